@@ -1,0 +1,53 @@
+"""Names of the keys of a run; nobody else builds one.
+
+All keys of a run share one hash tag, so that a run lives in one slot of Redis Cluster. The Lua side derives the same names from the state key
+(`lua/include/run.lua`).
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Schema of the state in Redis; a client refuses a schema that it does not know.
+SCHEMA = 1
+
+_STATE = re.compile(rf"^rb{SCHEMA}:\{{(?P<run>[^{{}}]+)\}}:state$")
+
+
+def key(run: str, name: str) -> str:
+    """The key `name` of a run.
+
+    Args:
+        run: name of the run, validated.
+        name: one of `state`, `policies`, `tasks`, `slots`, `payloads`, `pending`, `delayed`, `retries`, `open`, `running`, `ready`, `sessions`,
+            `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`, `rejected`, `reasons`, `wake`,
+            `wake:ready`, `events`, `requests`, `request_order`.
+    """
+    return f"rb{SCHEMA}:{{{run}}}:{name}"
+
+
+def state(run: str) -> str:
+    """The state key: KEYS[1] of every script."""
+    return key(run, "state")
+
+
+def result(run: str, attempt_id: str) -> str:
+    """Where the bytes of an attempt's result are."""
+    return key(run, f"result:{attempt_id}")
+
+
+def pattern_of_runs() -> str:
+    """The SCAN pattern that finds the state key of every run."""
+    return f"rb{SCHEMA}:{{*}}:state"
+
+
+def pattern_of_run(run: str) -> str:
+    """The SCAN pattern that finds every key of a run."""
+    escaped = re.sub(r"([*?\[\]\\^])", r"\\\1", run)
+    return f"rb{SCHEMA}:{{{escaped}}}:*"
+
+
+def run_of(state_key: str) -> str | None:
+    """The run whose state key this is, or None."""
+    match = _STATE.match(state_key)
+    return match["run"] if match else None

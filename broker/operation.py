@@ -1,0 +1,30 @@
+"""One call of one script: what to send and how to read the answer, without any I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+Argument = str | bytes | int
+
+
+@dataclass(slots=True)
+class Operation(Generic[T]):
+    """A call of ``lua/<script>.lua``.
+
+    Args:
+        script: name of the script, without ``.lua``.
+        keys: KEYS; the first is the state key of the run, which fixes the hash slot.
+        args: ARGV; the first is the injected clock in milliseconds, or empty for the server's.
+        parse: reads the raw reply.
+        before: plain commands sent ahead of the script in the same pipeline.
+    """
+
+    script: str
+    keys: tuple[str, ...]
+    args: tuple[Argument, ...]
+    parse: Callable[[Any], T]
+    before: tuple[tuple[Argument, ...], ...] = ()

@@ -1,0 +1,188 @@
+"""Operations that anyone may call: reading, taking back what is due, freeing what nothing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker import keys
+from broker.operation import Operation
+from broker.operations.replies import clock, text, texts
+
+
+def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[int]:
+    """Takes back what is due, at most limit of each kind; answers how many."""
+    return Operation("requeue", (keys.state(run),), (clock(now), limit), int)
+
+
+def trim(run: str, limit: int = 500, *, now: int | None = None) -> Operation[bool]:
+    """Frees at most limit of each kind of what nothing needs any more; True: there is more."""
+    return Operation("trim", (keys.state(run),), (clock(now), limit), bool)
+
+
+def _numbers(reply: Any) -> dict[str, str]:
+    parts = texts(reply)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def stats(run: str, *, now: int | None = None) -> Operation[dict[str, str]]:
+    """The state hash, the capacity and the size of every set, by name."""
+    return Operation("stats", (keys.state(run),), (clock(now),), _numbers)
+
+
+def _drift(reply: Any) -> dict[str, tuple[int, int]]:
+    parts = texts(reply)
+    return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}
+
+
+def audit(run: str, *, now: int | None = None) -> Operation[dict[str, tuple[int, int]]]:
+    """Counters by name: (stored, recomputed)."""
+    return Operation("audit", (keys.state(run),), (clock(now),), _drift)
+
+
+def check(run: str, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
+    """Problems of at most 1000 tasks: not in the set of their state, held by nobody."""
+    return Operation("check", (keys.state(run),), (clock(now), *tasks), texts)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One sample of a rollout, without its bytes."""
+
+    slot: int
+    attempt_id: str
+    version: int
+    newest: int
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """One rollout of a batch, without its bytes."""
+
+    task: str
+    priority: int
+    oldest: int
+    newest: int
+    payload: bytes
+    samples: tuple[SampleRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPiece:
+    """A piece of a batch: its size and digest as a whole, and the rows asked for."""
+
+    size: int
+    sealed: bool
+    digest: str
+    rows: tuple[RolloutRow, ...]
+
+
+def _row(row: Any) -> RolloutRow:
+    samples = tuple(
+        SampleRow(int(row[i]), text(row[i + 1]), int(row[i + 2]), int(row[i + 3]), text(row[i + 4])) for i in range(5, len(row), 5)
+    )
+    return RolloutRow(text(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4], samples)
+
+
+def _piece(reply: Any) -> BatchPiece:
+    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), tuple(_row(row) for row in reply[3:]))
+
+
+def batch(run: str, step: int, offset: int, count: int, *, now: int | None = None) -> Operation[BatchPiece]:
+    """Rows offset to offset + count of a batch (count 0: only its size)."""
+    return Operation("batch", (keys.state(run),), (clock(now), step, offset, count), _piece)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRow:
+    """The last attempt of a slot."""
+
+    slot: int
+    attempt_id: str
+    tries: int
+    version: int
+    session: str
+    at_ms: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """All that is known of a task."""
+
+    id: str
+    state: str
+    priority: int
+    order: int
+    samples: int
+    min_samples: int
+    errors: int
+    oldest: int
+    newest: int
+    stale_requeues: int
+    requeues: int
+    step: int
+    letters: str
+    reason: str
+    payload_bytes: int
+    slots: tuple[SlotRow, ...]
+
+
+def task(run: str, task_id: str, *, now: int | None = None) -> Operation[TaskRow | None]:
+    """One task, or None when the run does not know it."""
+
+    def parse(reply: Any) -> TaskRow | None:
+        if not reply:
+            return None
+        slots = tuple(
+            SlotRow(int(s[0]), text(s[1]), int(s[2]), int(s[3]), text(s[4]), int(s[5]), text(s[6])) for s in reply[14:]
+        )
+        numbers = [int(value) for value in reply[1:11]]
+        return TaskRow(task_id, text(reply[0]), *numbers, text(reply[11]), text(reply[12]), int(reply[13]), slots)
+
+    return Operation("task", (keys.state(run),), (clock(now), task_id), parse)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A connected worker process."""
+
+    session: str
+    deadline_ms: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A slot that somebody holds."""
+
+    attempt_id: str
+    session: str
+    version: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What explain reads: sessions, held slots of the oldest running tasks, when what is next due (ms, 0: nothing), the oldest tasks."""
+
+    now: int
+    sessions: tuple[SessionRow, ...]
+    held: tuple[HeldRow, ...]
+    due: dict[str, int]
+    oldest_pending: str
+    oldest_ready: str
+
+
+def _facts(reply: Any) -> Facts:
+    sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2])) for s in reply[1])
+    held = tuple(HeldRow(text(h[0]), text(h[1]), int(h[2]), int(h[3])) for h in reply[2])
+    due = dict(zip(("delayed", "retries", "deadlines", "sessions"), (int(float(d)) for d in reply[3]), strict=True))
+    return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]))
+
+
+def facts(run: str, limit: int = 50, *, now: int | None = None) -> Operation[Facts]:
+    """The facts behind `broker explain`."""
+    return Operation("explain", (keys.state(run),), (clock(now), limit), _facts)

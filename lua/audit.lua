@@ -1,0 +1,20 @@
+-- Recomputes the counters from the structures; changes nothing.
+-- Transition: none
+-- KEYS: state
+-- ARGV: now
+-- Returns: per counter: name, stored, recomputed
+-- Errors: NORUN, SCHEMA
+-- Bound: constant
+-- Flags: no-writes
+-- @include counters
+
+return run(function()
+  load_state({ 'open_size' })
+  local found, answer = recomputed(), {}
+  for _, name in ipairs(COUNTERS) do
+    answer[#answer + 1] = name
+    answer[#answer + 1] = int_text(num(name))
+    answer[#answer + 1] = int_text(found[name])
+  end
+  return answer
+end)

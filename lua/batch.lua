@@ -1,0 +1,48 @@
+-- A piece of a batch, without the results' bytes: any rank may read it once it is sealed.
+-- Transition: none
+-- KEYS: state
+-- ARGV: now, step, offset, count
+-- Returns: size, sealed (1 or 0), digest (`-`: open), then per task a list: id, priority, oldest, newest, payload, then per sample: slot, attempt, version, newest, session
+-- Errors: NORUN, SCHEMA, EARLY (step, step_next), GONE (step), BADARG
+-- Bound: count tasks, at most 1000, and their slots
+-- Flags: no-writes
+-- @include records
+
+local function samples_of(t, row)
+  for k = 0, t.samples - 1 do
+    local s = slots[t.id .. '#' .. k]
+    if letter(t, k) == 'D' and s then
+      local n = #row
+      row[n + 1], row[n + 2], row[n + 3], row[n + 4], row[n + 5] = k, attempt_id(t, k, s), s.version, s.newest, s.session
+    end
+  end
+  return row
+end
+
+return run(function()
+  load_state({ 'open_size' })
+  local step, offset = int_arg(2, 'step', 0, MAX_INT), int_arg(3, 'offset', 0, MAX_INT)
+  local count = int_arg(4, 'count', 0, 1000)
+  local size, digest, sealed = num('open_size'), '-', 0
+  if step > num('step_next') then fail('EARLY', 'step', int_text(step), 'step_next', state.step_next) end
+  if step < num('step_next') then
+    size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
+    if not size then fail('GONE', 'step', int_text(step)) end
+    sealed = 1
+  end
+  local answer = { tonumber(size), sealed, digest }
+  if count == 0 then return answer end
+  local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), offset, offset + count - 1)
+  load_tasks(ids)
+  local payloads, names = hmget(PAYLOADS, ids), {}
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    for k = 0, t.samples - 1 do names[#names + 1] = t.id .. '#' .. k end
+  end
+  load_slots(names)
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    answer[#answer + 1] = samples_of(t, { t.id, t.priority, t.oldest, t.newest, payloads[i] or '' })
+  end
+  return answer
+end)

@@ -1,0 +1,28 @@
+-- Takes tasks out of the run, whoever works on them.
+-- Transition: pending, delayed, running, ready or batched (not sealed) -> rejected
+-- KEYS: state
+-- ARGV: now, gate (3), tasks...
+-- Returns: a word a task: `cancelled`, or the state it is in, or `unknown`
+-- Errors: gate's, BADARG
+-- Bound: the tasks given, at most 1000, and their slots
+-- Flags: allow-oom
+-- @include gate
+-- @include tasks
+
+return run(function()
+  load_state(gate_fields({ 'open_size' }))
+  local stored = gate()
+  if stored then return stored end
+  local ids, answer = task_args(FIRST_ARG), {}
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    if t and is_unsealed(t) then
+      finish_task(t, 'J', 'cancelled', 'cancelled')
+      bump('total_cancelled', 1)
+      answer[i] = 'cancelled'
+    else
+      answer[i] = state_word(t)
+    end
+  end
+  return remember(table.concat(answer, ' '))
+end)

@@ -1,0 +1,67 @@
+-- Hands out work: open slots of running tasks first, then new tasks within capacity. Takes back what is due before.
+-- Transition: pending -> running; an open slot -> held
+-- KEYS: state
+-- ARGV: now, session, number (of this claim), n, version, epoch (the policy the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_version (newest blob it has)
+-- Returns: reason (empty: as many as asked), due_in_ms (-1: nothing is due), version, epoch (of the attempts), run_version, run_epoch, blob_version, blob (empty: none newer), now, then per task: id, payload, samples, `slot claims tries ...`
+-- Errors: NORUN, SCHEMA, NOSESSION, OLDREQUEST (number, last), BADARG
+-- Bound: n slots and limit of each kind that is taken back or reset
+-- Flags: none
+-- @include sweep
+-- @include handout
+
+local function answer_head(reason, due_in, claim)
+  local blob_version, blob = num('blob_version'), ''
+  if blob_version > int_arg(9, 'blob_version', -1, MAX_INT) then blob = redis.call('HGET', STATE, 'blob') or '' end
+  return { reason, due_in, claim.version_text, claim.epoch, state.version, state.version_epoch, blob_version, blob,
+    int_text(now) }
+end
+
+-- The same claim again: what it was given and still holds.
+local function replay(words)
+  local reason, version, epoch, random, rest = words:match('^(%S+) (%S+) (%S+) (%S+) ?(.*)$')
+  local ids = {}
+  for id in rest:gmatch('%S+') do ids[#ids + 1] = id end
+  if random ~= ARGV[7] then fail('BADARG', 'argument', 'random', 'given', ARGV[7]) end
+  load_attempts(ids)
+  local by_task = {}
+  for i = 1, #ids do
+    local t, k, _, holds = holder(ids[i])
+    if holds then
+      if not by_task[t.id] then
+        by_task[t.id] = { t, {} }
+        granted[#granted + 1] = by_task[t.id]
+      end
+      table.insert(by_task[t.id][2], k)
+    end
+  end
+  return add_granted(answer_head(reason == '-' and '' or reason, 0, { version_text = version, epoch = epoch }))
+end
+
+return run(function()
+  load_state({ 'lease_ms', 'first_seq', 'blob_version', 'attempt_timeout_ms', 'samples_hint' })
+  local session, number, n = ARGV[2], int_arg(3, 'number', 1, MAX_INT), int_arg(4, 'n', 1, 1000)
+  local given, limit = ARGV[5] ~= '', int_arg(8, 'limit', 1, 1000)
+  if not ARGV[7]:find('^%w+$') or #ARGV[7] > 64 then fail('BADARG', 'argument', 'random', 'given', ARGV[7]) end
+  local call = redis.call('HGET', CALLS, session)
+  if not call then fail('NOSESSION', 'session', session) end
+  local last, lease, words = call:match('^(%d+) (%d+) ?(.*)$')
+  if tonumber(last) == number then return replay(words) end
+  if tonumber(last) > number then fail('OLDREQUEST', 'number', int_text(number), 'last', last) end
+  local version = given and int_arg(5, 'version', 0, MAX_INT) or num('version')
+  zput(SESSIONS, session, now + lease)
+  if is_due() then
+    flush()
+    sweep(limit)
+  end
+  local claim = {
+    session = session, random = ARGV[7], version = version, version_text = int_text(version), given = given,
+    epoch = given and ARGV[6] or state.version_epoch, timeout = num('attempt_timeout_ms'), attempts = {},
+  }
+  local reason = hand_out(n, limit, claim)
+  local head = { int_text(number), lease, reason or '-', claim.version_text, claim.epoch, claim.random }
+  hput(CALLS, session, table.concat(head, ' ') .. ' ' .. table.concat(claim.attempts, ' '))
+  local due = num('due')
+  local answer = answer_head(reason or '', due > 0 and int_text(math.max(0, due - now)) or -1, claim)
+  flush()
+  return add_granted(answer)
+end)

@@ -1,0 +1,29 @@
+-- The trainer's filter: rollouts that it will not train on.
+-- Transition: ready or batched (not sealed) -> rejected
+-- KEYS: state
+-- ARGV: now, gate (3), reason, tasks...
+-- Returns: a word a task: `discarded`, or the state it is in, or `unknown`
+-- Errors: gate's, RECOVERING, BADARG
+-- Bound: the tasks given, at most 1000
+-- Flags: allow-oom
+-- @include gate
+-- @include tasks
+
+return run(function()
+  load_state(gate_fields({ 'open_size' }))
+  local stored = gate()
+  if stored then return stored end
+  refuse_while_recovering()
+  local ids, answer = task_args(FIRST_ARG + 1), {}
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    if t and (t.state == 'Y' or t.state == 'B') and is_unsealed(t) then
+      finish_task(t, 'J', ARGV[FIRST_ARG], 'revoked')
+      bump('total_discarded', 1)
+      answer[i] = 'discarded'
+    else
+      answer[i] = state_word(t)
+    end
+  end
+  return remember(table.concat(answer, ' '))
+end)

@@ -1,0 +1,61 @@
+-- Adds tasks that do not exist in any state, and stores the data loader's position in the same step.
+-- Transition: (none) -> pending
+-- KEYS: state
+-- ARGV: now, gate (3), has_cursor (1: store it), cursor, then per task: id, priority, samples, min_samples, payload
+-- Returns: `added existing...`: how many were added, then the positions (from 0) of those that existed
+-- Errors: gate's, RECOVERING, BADARG, TOOBIG (task, bytes, limit)
+-- Bound: the tasks given, at most 1000
+-- Flags: none
+-- @include gate
+
+return run(function()
+  load_state(gate_fields({ 'order_seq', 'max_payload_bytes', 'total_enqueued' }))
+  local stored = gate()
+  if stored then return stored end
+  refuse_while_recovering()
+  local first = FIRST_ARG + 2
+  local n = (#ARGV - first + 1) / 5
+  if n ~= math.floor(n) or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'high', 1000) end
+  local ids, limit = {}, num('max_payload_bytes')
+  for i = 0, n - 1 do
+    local at = first + i * 5
+    local id = ARGV[at]
+    if #id < 1 or #id > 200 or not id:find('^[%w%._:/@+-]+$') then fail('BADARG', 'argument', 'task', 'given', id) end
+    int_arg(at + 1, 'priority', -1000, 1000)
+    int_arg(at + 3, 'min_samples', 1, int_arg(at + 2, 'samples', 1, 1024))
+    if #ARGV[at + 4] > limit then fail('TOOBIG', 'task', id, 'bytes', #ARGV[at + 4], 'limit', int_text(limit)) end
+    ids[i + 1] = id
+  end
+  local exists, answer = hmget(TASKS, ids), {}
+  local records, payloads, places, order = {}, {}, {}, num('order_seq')
+  local added, seen = 0, {}
+  for i = 1, n do
+    local id, at = ids[i], first + (i - 1) * 5
+    if exists[i] or seen[id] then
+      answer[#answer + 1] = i - 1
+    else
+      seen[id] = true
+      added = added + 1
+      order = order + 1
+      local priority = tonumber(ARGV[at + 1])
+      local j = added * 2
+      records[j - 1] = id
+      records[j] = table.concat({ 'P', priority, order, ARGV[at + 2], ARGV[at + 3], '0,0,-1,-1,0,0,-1,' }, ',')
+      payloads[j - 1], payloads[j] = id, ARGV[at + 4]
+      places[j - 1], places[j] = int_text(place({ priority = priority, order = order })), id
+      event('enqueue', id)
+    end
+  end
+  if added > 0 then
+    call_in_pieces('HSET', TASKS, records, 2)
+    call_in_pieces('HSET', PAYLOADS, payloads, 2)
+    call_in_pieces('ZADD', PENDING, places, 2)
+    arm_workers()
+    set('order_seq', order)
+    set('samples_hint', ARGV[first + 2])
+    bump('total_enqueued', added)
+  end
+  if ARGV[FIRST_ARG] == '1' then set('cursor', ARGV[FIRST_ARG + 1]) end
+  table.insert(answer, 1, added)
+  return remember(table.concat(answer, ' '))
+end)

@@ -1,0 +1,92 @@
+-- @include tasks
+-- Transitions of one held slot whose attempt ends without a result.
+
+local function fail_slot_for_good(t, k, with_error)
+  set_letter(t, k, 'F')
+  if with_error then t.errors = t.errors + 1 end
+end
+
+-- An expiry or an error costs one of max_attempts. Returns whether the slot may try again.
+local function spend_try(t, k, s)
+  s.tries = s.tries + 1
+  if s.tries < num('max_attempts') then return true end
+  fail_slot_for_good(t, k, true)
+  return false
+end
+
+-- The lease or the hard deadline of the attempt passed.
+local function expire_attempt(t, k, s)
+  end_hold(t, k, s, 'expired')
+  if spend_try(t, k, s) then set_letter(t, k, 'O') end
+  bump('total_expired', 1)
+  end_check(t, 'expired')
+end
+
+-- The worker reports an error. Returns 'retried' or 'failed'.
+local function fail_attempt(t, k, s, message, may_retry)
+  end_hold(t, k, s, 'failed')
+  local answer = 'failed'
+  if not may_retry then
+    fail_slot_for_good(t, k, true)
+  elseif spend_try(t, k, s) then
+    answer = 'retried'
+    local base = num('retry_backoff_ms')
+    if base > 0 then
+      local at = now + math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(s.tries - 1, 40))
+      set_letter(t, k, 'W')
+      zput(RETRIES, t.id .. '#' .. k, at)
+      due_at(at)
+    else
+      set_letter(t, k, 'O')
+    end
+  end
+  bump('total_failed', 1)
+  end_check(t, 'failed', message)
+  return answer
+end
+
+-- The worker's verdict: this rollout must not be trained on. Final for the slot, and no error.
+local function reject_attempt(t, k, s, reason)
+  end_hold(t, k, s, 'rejected')
+  fail_slot_for_good(t, k, false)
+  bump('total_verdicts', 1)
+  end_check(t, 'rejected', reason)
+end
+
+local function release_attempt(t, k, s)
+  end_hold(t, k, s, 'released')
+  set_letter(t, k, 'O')
+  bump('total_released', 1)
+  end_check(t, 'released')
+end
+
+-- Reads the tasks and slots that attempt ids name, in two HMGETs.
+local function load_attempts(ids)
+  local task_ids, names = {}, {}
+  for i = 1, #ids do
+    local task, k = parse_attempt(ids[i])
+    if not task then fail('BADARG', 'argument', 'attempt', 'given', ids[i]) end
+    task_ids[i], names[i] = task, task .. '#' .. k
+  end
+  load_tasks(task_ids)
+  load_slots(names)
+end
+
+-- The task, slot number and slot record of an attempt id, and whether that attempt holds the slot.
+local function holder(id)
+  local task, k, claims, random = parse_attempt(id)
+  local t, s = tasks[task], slots[task .. '#' .. k]
+  if not t or not s or k >= t.samples then return nil, k, nil, false, false end
+  local same = is_attempt(s, claims, random)
+  return t, k, s, same and letter(t, k) == 'H', same
+end
+
+-- Why an attempt does not hold its slot (any more): how it ended, or by whom it was superseded.
+local function ended_why(id)
+  local t, k, s, _, same = holder(id)
+  if not t then return 'unknown' end
+  if same then return letter(t, k) == 'D' and 'done' or (s.why ~= '' and s.why or 'unknown') end
+  local _, _, claims = parse_attempt(id)
+  if claims < s.claims then return 'superseded' end
+  return 'unknown'
+end

@@ -1,0 +1,14 @@
+-- @include state
+-- The counters, recomputed from the structures by (I1) and (I2) of the protocol.
+
+local function recomputed()
+  local version, step_next, b = num('version'), num('step_next'), batch_size()
+  local open_size = redis.call('ZCARD', key('batch:' .. int_text(step_next)))
+  local accepted = version * b + redis.call('ZCARD', READY) + open_size
+  for step = version, step_next - 1 do
+    accepted = accepted + math.max(b, redis.call('ZCARD', key('batch:' .. int_text(step))))
+  end
+  return { running = redis.call('ZCARD', RUNNING), accepted = accepted, open_size = open_size }
+end
+
+local COUNTERS = { 'accepted', 'running', 'open_size' }

@@ -1,0 +1,78 @@
+-- @include records
+-- Who may change the run, and the stored answers that make a repeated call harmless.
+-- ARGV[2] `t`: the trainer; ARGV[3] its epoch token, ARGV[4] the number of the call.
+-- ARGV[2] `o`: an operator, without the fence; ARGV[3] a request id, ARGV[4] is not used. The last 64 answers are kept.
+
+local REQUESTS, REQUEST_ORDER = key('requests'), key('request_order')
+local GATE_FIELDS = { 'epoch', 'call', 'answer' }
+local FIRST_ARG = 5 -- the script's own arguments start here
+
+local function gate_fields(more)
+  local names = {}
+  for i = 1, #GATE_FIELDS do names[i] = GATE_FIELDS[i] end
+  for i = 1, #(more or {}) do names[#names + 1] = more[i] end
+  return names
+end
+
+-- Checks the caller. Returns the stored answer when this call was executed before.
+local function gate()
+  local caller, id = ARGV[2], ARGV[3]
+  if caller == 'o' then
+    if #id < 1 or #id > 100 then fail('BADARG', 'argument', 'request_id', 'given', id) end
+    return redis.call('HGET', REQUESTS, id) or nil
+  end
+  if caller ~= 't' then fail('BADARG', 'argument', 'caller', 'given', caller) end
+  if id ~= (state.epoch or ''):match('%.(%w+)$') then fail('FENCED', 'epoch', state.epoch, 'token', id) end
+  local call, last = int_arg(4, 'call', 1, MAX_INT), num('call')
+  if call == last then return state.answer end
+  if call < last then fail('OLDCALL', 'call', int_text(call), 'last', int_text(last)) end
+  if call > last + 1 then fail('REWOUND', 'call', int_text(call), 'last', int_text(last), 'version', state.version) end
+  return nil
+end
+
+local function refuse_while_recovering()
+  if state.recovering and state.recovering ~= '' then fail('RECOVERING', 'version', state.recovering) end
+end
+
+-- Stores the answer under the call's number or id, writes everything, and returns the answer.
+local function remember(answer)
+  if ARGV[2] == 't' then
+    set('call', ARGV[4])
+    set('answer', answer)
+  else
+    bump('total_requests', 1)
+    hput(REQUESTS, ARGV[3], answer)
+    zput(REQUEST_ORDER, ARGV[3], num('total_requests'))
+    local old = redis.call('ZRANGE', REQUEST_ORDER, 0, -64)
+    for i = 1, #old do
+      zdel(REQUEST_ORDER, old[i])
+      hdel(REQUESTS, old[i])
+    end
+  end
+  flush()
+  return answer
+end
+
+-- The state of a task in words, for answers.
+local function state_word(t)
+  if not t then return 'unknown' end
+  if t.state == 'B' then
+    if t.step >= num('step_next') then return 'batched' end
+    return t.step < num('version') and 'consumed' or 'sealed'
+  end
+  return ({ P = 'pending', D = 'delayed', R = 'running', Y = 'ready', X = 'dead', J = 'rejected' })[t.state]
+end
+
+-- Whether the task may still be taken out of the run: not in a sealed batch, not finished.
+local function is_unsealed(t)
+  return t.state ~= 'X' and t.state ~= 'J' and (t.state ~= 'B' or t.step >= num('step_next'))
+end
+
+-- The task ids from argument `from` on, read into the cache.
+local function task_args(from)
+  local ids = {}
+  for i = from, #ARGV do ids[#ids + 1] = ARGV[i] end
+  if #ids < 1 or #ids > 1000 then fail('BADARG', 'argument', 'tasks', 'given', #ids, 'low', 1, 'high', 1000) end
+  load_tasks(ids)
+  return ids
+end

@@ -1,0 +1,12 @@
+-- @include attempts
+-- What an attempt is told that does not hold its slot, and who holds it instead.
+
+local function refusal(attempt)
+  local why = ended_why(attempt)
+  if why == 'superseded' then
+    local t, k, s = holder(attempt)
+    return table.concat({ why, attempt_id(t, k, s), s.session, int_text(now - s.at) }, ' '), why, attempt_id(t, k, s)
+  end
+  if why == 'stale' then return why, why, '-' end
+  return 'unknown ' .. why, why, '-'
+end

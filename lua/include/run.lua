@@ -1,0 +1,78 @@
+-- The frame of every script: key names, the error reply, argument checks.
+-- KEYS[1] is the run's state key `rb1:{<run>}:state`; every other key of the run has the same prefix and so the same hash slot.
+
+local PREFIX = KEYS[1]:sub(1, -6)
+
+local function key(name)
+  return PREFIX .. name
+end
+
+local STATE, TASKS, SLOTS, PAYLOADS, REASONS =
+  KEYS[1], key('tasks'), key('slots'), key('payloads'), key('reasons')
+local PENDING, DELAYED, OPEN, RUNNING, READY =
+  key('pending'), key('delayed'), key('open'), key('running'), key('ready')
+local RETRIES, SESSIONS, CALLS, DEADLINES = key('retries'), key('sessions'), key('calls'), key('deadlines')
+local DEAD, REJECTED, BATCHES, POLICIES = key('dead'), key('rejected'), key('batches'), key('policies')
+
+-- Integers as text, exact up to 2^53 (tostring would give an exponent from 1e14 on).
+local function int_text(n)
+  return string.format('%.0f', n)
+end
+
+local function escape(value)
+  return (tostring(value):gsub('[^%w%._:/@+#~,-]', function(c)
+    return string.format('%%%02X', c:byte())
+  end))
+end
+
+-- Ends the script with the error reply `CODE name=value ...`. Only before the first write.
+local function fail(code, ...)
+  local text, pairs_given = { code }, { ... }
+  for i = 1, #pairs_given, 2 do
+    text[#text + 1] = pairs_given[i] .. '=' .. escape(pairs_given[i + 1])
+  end
+  error({ coded = table.concat(text, ' ') })
+end
+
+-- Argument i as an integer from low to high.
+local function int_arg(i, name, low, high)
+  local n = tonumber(ARGV[i])
+  if not n or n ~= math.floor(n) or n < low or n > high then
+    fail('BADARG', 'argument', name, 'given', ARGV[i] or 'nothing', 'low', int_text(low), 'high', int_text(high))
+  end
+  return n
+end
+
+local MAX_INT = 9007199254740991
+
+-- Calls command with its leading words and a long list of arguments, in pieces that unpack can take.
+local function call_in_pieces(command, name, list, stride)
+  local piece = 1000 - 1000 % (stride or 1)
+  for from = 1, #list, piece do
+    redis.call(command, name, unpack(list, from, math.min(from + piece - 1, #list)))
+  end
+end
+
+-- HMGET of any number of fields, as one list.
+local function hmget(name, fields)
+  if #fields <= 1000 then
+    return #fields > 0 and redis.call('HMGET', name, unpack(fields)) or {}
+  end
+  local all = {}
+  for from = 1, #fields, 1000 do
+    local got = redis.call('HMGET', name, unpack(fields, from, math.min(from + 999, #fields)))
+    for i = 1, #got do all[from + i - 1] = got[i] end
+  end
+  return all
+end
+
+-- Runs the script's body; a coded failure becomes a clean error reply.
+local function run(body)
+  local ok, answer = pcall(body)
+  if ok then return answer end
+  if type(answer) == 'table' then
+    if answer.coded then return redis.error_reply(answer.coded) end
+    return answer
+  end
+  return redis.error_reply('ERR ' .. tostring(answer))
+end

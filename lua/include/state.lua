@@ -1,0 +1,90 @@
+-- @include run
+-- The run's state hash: read once in one HMGET, changed in memory, written in one HSET by flush().
+
+local state, state_changed = {}, {}
+local now = 0
+
+-- What nearly every script needs.
+local HOT = {
+  'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
+  'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch',
+}
+
+local function field(name)
+  if state[name] == nil then state[name] = redis.call('HGET', STATE, name) end
+  return state[name]
+end
+
+local function num(name)
+  return tonumber(field(name) or 0) or 0
+end
+
+local function set(name, value)
+  if type(value) == 'number' then value = int_text(value) end
+  state[name] = value
+  state_changed[name] = value
+end
+
+local function bump(name, n)
+  set(name, num(name) + n)
+end
+
+-- Reads the hot fields and `more`, refuses a missing run and an unknown schema, and sets the clock.
+-- Time is the server's, or injected as ARGV[1]; it never goes back (a failover may bring an older clock).
+local function load_state(more, may_be_missing)
+  local names = {}
+  for i = 1, #HOT do names[i] = HOT[i] end
+  for i = 1, #(more or {}) do names[#names + 1] = more[i] end
+  local got = redis.call('HMGET', STATE, unpack(names))
+  for i = 1, #names do state[names[i]] = got[i] end
+  if state.schema ~= '1' then
+    if state.schema then fail('SCHEMA', 'stored', state.schema, 'known', 1) end
+    if not may_be_missing then fail('NORUN') end
+  end
+  now = tonumber(ARGV[1] or '') or 0
+  if now <= 0 then
+    local time = redis.call('TIME')
+    now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  end
+  if now > num('clock') then set('clock', now) else now = num('clock') end
+end
+
+local function batch_size()
+  return math.max(1, num('consumer_batch_size'))
+end
+
+-- S as a number, or nil for "no bound".
+local function max_staleness()
+  return tonumber(state.max_staleness or '')
+end
+
+-- The terms of AReaL's capacity formula (protocol, "Notation"): concurrency, staleness (nil: no bound).
+local function capacity_terms()
+  local by_concurrency = math.max(1, num('max_concurrent_rollouts')) - num('running')
+  local s = max_staleness()
+  if not s then return by_concurrency, nil end
+  return by_concurrency, (s + num('version') + 1) * batch_size() - (num('accepted') + num('running'))
+end
+
+local function capacity()
+  local by_concurrency, by_staleness = capacity_terms()
+  return by_staleness and math.min(by_concurrency, by_staleness) or by_concurrency
+end
+
+local function too_old(version)
+  local s = max_staleness()
+  return s ~= nil and state.on_stale ~= 'keep' and num('step_next') - version > s
+end
+
+-- A policy survives when its version was made by that very epoch and is not above the version being recovered.
+local function surviving(version, epoch)
+  if state.recovering and state.recovering ~= '' and version > num('recovering') then return false end
+  if version == num('version') then return epoch == state.version_epoch end
+  return redis.call('HGET', POLICIES, int_text(version)) == epoch
+end
+
+-- Remembers that something is due at `at`: a lower bound, so that claims look at the timers only when one may have run out.
+local function due_at(at)
+  local due = num('due')
+  if due == 0 or at < due then set('due', at) end
+end

@@ -1,0 +1,103 @@
+-- @include attempts
+-- Takes back what is due: retries, attempt time-outs, sessions past their lease. At most `limit` of each a call.
+
+local function due_members(name, limit)
+  return redis.call('ZRANGEBYSCORE', name, '-inf', now, 'LIMIT', 0, limit)
+end
+
+-- delayed -> pending
+local function promote_tasks(ids)
+  load_tasks(ids)
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    zdel(DELAYED, ids[i])
+    if t and t.state == 'D' then
+      t.state = 'P'
+      changed(t)
+      zput(PENDING, t.id, place(t))
+      arm_workers()
+    end
+  end
+  return #ids
+end
+
+-- W -> O: one slot of a running task.
+local function promote_slots(names)
+  local ids = {}
+  for i = 1, #names do ids[i] = names[i]:match('^[^#]+') end
+  load_tasks(ids)
+  for i = 1, #names do
+    local t, k = tasks[ids[i]], tonumber(names[i]:match('#(%d+)$'))
+    zdel(RETRIES, names[i])
+    if t and t.state == 'R' and letter(t, k) == 'W' then
+      set_letter(t, k, 'O')
+      zput(OPEN, t.id, place(t))
+      arm_for_open_slot()
+    end
+  end
+  return #names
+end
+
+local function expire_all(attempts)
+  load_attempts(attempts)
+  local n = 0
+  for i = 1, #attempts do
+    local t, k, s, holds = holder(attempts[i])
+    if holds then
+      expire_attempt(t, k, s)
+      n = n + 1
+    end
+  end
+  return n
+end
+
+local function forget_session(id, why)
+  zdel(SESSIONS, id)
+  hdel(CALLS, id)
+  event('leave', id .. ' ' .. why)
+end
+
+-- Sessions in the order of their deadlines; one with more attempts than the limit stays due for the next sweep.
+local function expire_sessions(limit)
+  local n, ids = 0, due_members(SESSIONS, limit)
+  for i = 1, #ids do
+    if n >= limit then break end
+    local held = redis.call('ZRANGE', key('session:' .. ids[i]), 0, limit - n - 1)
+    local all = redis.call('ZCARD', key('session:' .. ids[i])) == #held
+    for j = 1, #held do zdel(key('session:' .. ids[i]), held[j]) end
+    expire_all(held)
+    n = n + math.max(1, #held)
+    if all then forget_session(ids[i], 'expired') end
+  end
+  return n
+end
+
+local function earliest(name)
+  local first = redis.call('ZRANGE', name, 0, 0, 'WITHSCORES')
+  return tonumber(first[2])
+end
+
+local function is_due()
+  local due = num('due')
+  return due > 0 and due <= now
+end
+
+-- Runs the sweep if anything may be due, writes it, and returns how many things it took back.
+local function sweep(limit)
+  if not is_due() then return 0 end
+  local n = promote_tasks(due_members(DELAYED, limit)) + promote_slots(due_members(RETRIES, limit))
+  flush()
+  local timed_out = due_members(DEADLINES, limit)
+  for i = 1, #timed_out do zdel(DEADLINES, timed_out[i]) end
+  n = n + expire_all(timed_out)
+  flush()
+  n = n + expire_sessions(limit)
+  flush()
+  local next_due = 0
+  for _, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
+    local at = earliest(name)
+    if at and (next_due == 0 or at < next_due) then next_due = at end
+  end
+  set('due', next_due)
+  return n
+end

@@ -1,0 +1,153 @@
+-- @include records
+-- Transitions of whole tasks. Each takes a task record in the cache and only changes memory; flush() writes.
+
+-- Takes the task out of the set of its state and of the counter that counts it.
+local function leave_state(t)
+  if t.state == 'P' then
+    zdel(PENDING, t.id)
+  elseif t.state == 'D' then
+    zdel(DELAYED, t.id)
+  elseif t.state == 'R' then
+    zdel(RUNNING, t.id)
+    zdel(OPEN, t.id)
+    bump('running', -1)
+    arm_workers()
+  elseif t.state == 'Y' then
+    zdel(READY, t.id)
+    bump('accepted', -1)
+    arm_workers()
+  elseif t.state == 'B' then -- of the open batch: the callers never touch a sealed one
+    zdel(key('batch:' .. t.step), t.id)
+    bump('open_size', -1)
+    bump('accepted', -1)
+    arm_workers()
+  elseif t.state == 'X' then
+    zdel(DEAD, t.id)
+    hdel(REASONS, t.id)
+  elseif t.state == 'J' then
+    zdel(REJECTED, t.id)
+    hdel(REASONS, t.id)
+  end
+end
+
+-- A held slot loses its attempt: the session and the deadline forget it, the slot remembers why.
+local function end_hold(t, k, s, why)
+  local attempt = attempt_id(t, k, s)
+  zdel(key('session:' .. s.session), attempt)
+  if num('attempt_timeout_ms') > 0 then zdel(DEADLINES, attempt) end
+  s.why = why
+  slot_changed(t, k, s)
+  event('ended', attempt .. ' ' .. why)
+end
+
+-- Ends what is left in the slots: live attempts are revoked (and told why), results dropped, retries unscheduled.
+-- Done slots are told done_why where they open again; in a finished task they stay done, so that a repeated submit hears the same.
+-- Returns the latest due time of a slot that waited for its backoff, or nil.
+local function clear_slots(t, why, done_why)
+  if not t.letters:find('[HDW]') then return nil end
+  load_slots_of(t)
+  local due
+  for k = 0, t.samples - 1 do
+    local c, s = letter(t, k), slots[t.id .. '#' .. k]
+    if c == 'H' then
+      end_hold(t, k, s, why)
+    elseif c == 'D' then
+      unlink(key('result:' .. attempt_id(t, k, s)))
+      if done_why then
+        s.why = done_why
+        slot_changed(t, k, s)
+      end
+    elseif c == 'W' then
+      local name = t.id .. '#' .. k
+      local at = zscore(RETRIES, name)
+      if not due or at > due then due = at end
+      zdel(RETRIES, name)
+    end
+  end
+  return due
+end
+
+local function wait_again(t, due)
+  t.first, t.oldest, t.newest, t.step = 0, -1, -1, -1
+  t.letters = t.letters:gsub('[HDW]', 'O')
+  if due and due > now then
+    t.state = 'D'
+    zput(DELAYED, t.id, due)
+    due_at(due)
+  else
+    t.state = 'P'
+    zput(PENDING, t.id, place(t))
+    arm_workers()
+  end
+  changed(t)
+end
+
+-- running, ready or open batch -> pending or delayed: nobody works on it, nothing of it is kept.
+local function requeue_task(t, why)
+  local attempts_why = why == 'stale' and 'stale' or 'revoked'
+  local due = clear_slots(t, attempts_why, attempts_why)
+  leave_state(t)
+  t.requeues = t.requeues + 1
+  wait_again(t, due)
+  bump('total_requeued', 1)
+  event('requeue', t.id .. ' ' .. why)
+end
+
+-- Any state -> dead ('X') or rejected ('J'), for good unless retried.
+local function finish_task(t, final, reason, attempts_why)
+  clear_slots(t, attempts_why)
+  leave_state(t)
+  t.letters = t.letters:gsub('[HW]', 'O')
+  t.state, t.step, t.oldest, t.newest = final, num('step_next'), -1, -1
+  changed(t)
+  local name, total, kind = REJECTED, 'total_rejected', 'rejected'
+  if final == 'X' then name, total, kind = DEAD, 'total_dead', 'dead' end
+  zput(name, t.id, now)
+  hput(REASONS, t.id, reason)
+  bump(total, 1)
+  arm_workers()
+  arm_trainer(true)
+  event(kind, t.id .. ' ' .. escape(reason))
+end
+
+-- A task met with a sample that is too old: the whole task is reset, as on_stale says.
+local function stale_task(t)
+  bump('total_stale', 1)
+  if state.on_stale == 'drop' or t.stales + 1 > num('max_stale_requeues') then
+    finish_task(t, 'J', 'stale', 'stale')
+  else
+    t.stales = t.stales + 1
+    requeue_task(t, 'stale')
+  end
+end
+
+-- running -> ready
+local function ready_task(t)
+  zdel(RUNNING, t.id)
+  zdel(OPEN, t.id)
+  zput(READY, t.id, t.first)
+  t.state = 'Y'
+  changed(t)
+  bump('running', -1)
+  bump('accepted', 1)
+  arm_workers()
+  arm_trainer(false)
+  event('ready', t.id)
+end
+
+-- After a slot of a running task ended (protocol, end_check).
+local function end_check(t, why, reason)
+  local letters = t.letters
+  local failed = 0
+  if letters:find('F', 1, true) then failed = select(2, letters:gsub('F', '')) end
+  if t.samples - failed < t.min then
+    finish_task(t, t.errors > 0 and 'X' or 'J', reason or why, 'revoked')
+  elseif not letters:find('[OWH]') then
+    ready_task(t)
+  elseif not letters:find('[HD]') then
+    requeue_task(t, why)
+  elseif letters:find('O', 1, true) then
+    zput(OPEN, t.id, place(t))
+    arm_for_open_slot()
+  end
+end

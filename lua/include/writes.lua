@@ -1,0 +1,98 @@
+-- @include state
+-- Collects what a script decided and writes it in few variadic commands: a fixed number of calls for a batch, not for a task.
+-- Nothing is written before flush(), so a script that fails while it decides has written nothing.
+
+local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {}
+local wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
+
+local function put(book, name, member, value)
+  local entries = book[name]
+  if not entries then
+    entries = {}
+    book[name] = entries
+  end
+  entries[member] = value
+end
+
+local function zput(name, member, score) put(zset_writes, name, member, score) end
+local function zdel(name, member) put(zset_writes, name, member, false) end
+local function hput(name, field_name, value) put(hash_writes, name, field_name, value) end
+local function hdel(name, field_name) put(hash_writes, name, field_name, false) end
+
+-- The score of a member as this script leaves it, in milliseconds; 0 when it is not there.
+local function zscore(name, member)
+  local written = zset_writes[name] and zset_writes[name][member]
+  if written ~= nil then return written or 0 end
+  return tonumber(redis.call('ZSCORE', name, member) or 0)
+end
+
+local function unlink(name)
+  unlinks[#unlinks + 1] = name
+end
+
+-- One transition for the event stream; all of a call share one entry.
+local function event(kind, text)
+  if state.events_maxlen ~= '0' then
+    events[#events + 1] = kind
+    events[#events + 1] = text
+  end
+end
+
+-- The workers' marker is armed only where a claim could get something: an open slot, or capacity. Paths that raise capacity say so.
+local function arm_workers() wake_workers = true end
+-- The trainer's: when as many are ready as it waits for, or a task ended otherwise (fewer may be left than it waits for).
+local function arm_trainer(ended) wake_trainer, task_ended = true, task_ended or ended end
+local function arm_for_open_slot() wake_workers, slot_opened = true, true end
+
+local function write_book(book, add, remove, score_first)
+  for name, entries in pairs(book) do
+    local adds, removes = {}, {}
+    for member, value in pairs(entries) do
+      if value == false then
+        removes[#removes + 1] = member
+      else
+        if type(value) == 'number' then value = int_text(value) end
+        adds[#adds + 1] = score_first and value or member
+        adds[#adds + 1] = score_first and member or value
+      end
+    end
+    if #removes > 0 then call_in_pieces(remove, name, removes) end
+    if #adds > 0 then call_in_pieces(add, name, adds, 2) end
+  end
+end
+
+local function arm_markers()
+  if wake_workers and state.paused ~= 'paused' and (slot_opened or capacity() > 0) then
+    redis.call('ZADD', key('wake'), 0, '1')
+  end
+  local want = num('want')
+  if wake_trainer and want > 0 and (task_ended or redis.call('ZCARD', READY) >= want) then
+    redis.call('ZADD', key('wake:ready'), 0, '1')
+  end
+end
+
+local save_records -- set by records.lua: puts changed tasks and slots into hash_writes
+
+local function flush()
+  if save_records then save_records() end
+  write_book(zset_writes, 'ZADD', 'ZREM', true)
+  write_book(hash_writes, 'HSET', 'HDEL', false)
+  if #unlinks > 0 then
+    for from = 1, #unlinks, 1000 do redis.call('UNLINK', unpack(unlinks, from, math.min(from + 999, #unlinks))) end
+  end
+  if #events > 0 then
+    for from = 1, #events, 1000 do
+      redis.call('XADD', key('events'), 'MAXLEN', '~', state.events_maxlen, '*',
+        unpack(events, from, math.min(from + 999, #events)))
+    end
+  end
+  arm_markers()
+  local fields = {}
+  for name, value in pairs(state_changed) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  if #fields > 0 then redis.call('HSET', STATE, unpack(fields)) end
+  zset_writes, hash_writes, unlinks, events, state_changed = {}, {}, {}, {}, {}
+  wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
+end

@@ -1,0 +1,28 @@
+-- Starts a session: one connected worker process with a lease. Its number is the server's, so an id is never used again.
+-- Transition: none of a task
+-- KEYS: state
+-- ARGV: now, worker, nonce, lease_ms (0: the run's)
+-- Returns: session, lease_ms, version, version_epoch, now
+-- Errors: NORUN, SCHEMA, BADARG
+-- Bound: constant
+-- Flags: allow-oom
+-- @include records
+
+return run(function()
+  load_state({ 'lease_ms', 'session_seq' })
+  local worker, nonce = ARGV[2], ARGV[3]
+  if #worker < 1 or #worker > 200 or not worker:find('^[%w%._:/@+-]+$') then
+    fail('BADARG', 'argument', 'worker', 'given', worker)
+  end
+  if not nonce:find('^%w+$') or #nonce > 64 then fail('BADARG', 'argument', 'nonce', 'given', nonce) end
+  local lease = int_arg(4, 'lease_ms', 0, 86400000)
+  if lease == 0 then lease = num('lease_ms') end
+  bump('session_seq', 1)
+  local id = worker .. '~' .. state.session_seq .. '.' .. nonce
+  zput(SESSIONS, id, now + lease)
+  due_at(now + lease)
+  hput(CALLS, id, '0 ' .. int_text(lease))
+  event('join', id)
+  flush()
+  return { id, lease, state.version, state.version_epoch, int_text(now) }
+end)

@@ -1,0 +1,27 @@
+-- Ends a session: what it holds is released without penalty.
+-- Transition: running -> pending where nothing else of the task is held or done
+-- KEYS: state
+-- ARGV: now, session, limit
+-- Returns: 1 when the session is gone, 0 when it holds more than limit attempts: call again
+-- Errors: NORUN, SCHEMA, BADARG
+-- Bound: limit attempts
+-- Flags: allow-oom
+-- @include sweep
+
+return run(function()
+  load_state()
+  local id, limit = ARGV[2], int_arg(3, 'limit', 1, 1000)
+  if not redis.call('HGET', CALLS, id) then return 1 end
+  local held = redis.call('ZRANGE', key('session:' .. id), 0, limit)
+  local n = math.min(limit, #held)
+  load_attempts(held)
+  for i = 1, n do
+    local t, k, s, holds = holder(held[i])
+    if holds then release_attempt(t, k, s) end
+    zdel(key('session:' .. id), held[i])
+  end
+  local gone = #held <= limit
+  if gone then forget_session(id, 'left') end
+  flush()
+  return gone and 1 or 0
+end)

@@ -1,0 +1,85 @@
+-- Makes the caller the trainer of the run; creates the run where there is none.
+-- Transition: none of a task; epoch n -> n+1, the trainer before is fenced.
+-- KEYS: state
+-- ARGV: now, token (the caller's own choice: a repeated open is recognised), update (1: change a config that differs), then pairs of config field, value (none: the run must exist)
+-- Returns: `epoch version step_next created`
+-- Errors: NORUN, SCHEMA, CONFIG (field, stored, given), FENCED (the token of an earlier epoch), BADARG
+-- Bound: the config fields
+-- Flags: none
+-- @include records
+
+local CONFIG_START = 4
+-- Longer than a listpack entry: the state stays a hash table, so that reading its fields does not walk over all of them.
+local ABOUT = 'state of a run of rollout-broker; change it through the commands and the client only, never by hand'
+
+local function create(token)
+  local epoch = '1.' .. token
+  set('schema', 1)
+  set('about', ABOUT)
+  for i = CONFIG_START, #ARGV, 2 do set(ARGV[i], ARGV[i + 1]) end
+  for _, name in ipairs({ 'version', 'step_next', 'accepted', 'running', 'floor', 'call', 'open_size', 'due', 'want',
+    'order_seq', 'first_seq', 'session_seq', 'blob_version', 'bytes_from', 'tasks_from', 'committed' }) do
+    set(name, 0)
+  end
+  set('policies_from', 0)
+  set('epoch', epoch)
+  set('version_epoch', epoch)
+  set('tokens', token)
+  for _, name in ipairs({ 'answer', 'recovering', 'paused', 'cursor' }) do set(name, '') end
+  hput(POLICIES, '0', epoch)
+  event('open', epoch)
+  flush()
+  return epoch .. ' 0 0 1'
+end
+
+-- Only what differs is written; the counters follow a changed batch size.
+local function change_config(update)
+  local differs = false
+  for i = CONFIG_START, #ARGV, 2 do
+    local name, given = ARGV[i], ARGV[i + 1]
+    local stored = field(name)
+    if stored ~= given then
+      if not update then fail('CONFIG', 'field', name, 'stored', stored or '', 'given', given) end
+      differs = true
+    end
+  end
+  if not differs then return end
+  local before = batch_size()
+  for i = CONFIG_START, #ARGV, 2 do set(ARGV[i], ARGV[i + 1]) end
+  local b = batch_size()
+  if b ~= before then
+    bump('accepted', num('version') * (b - before))
+    for step = num('version'), num('step_next') - 1 do
+      local size = tonumber((redis.call('HGET', BATCHES, int_text(step)) or '0'):match('^%d+'))
+      bump('accepted', math.max(b, size) - math.max(before, size))
+    end
+  end
+  set('recheck', 1)
+  arm_workers()
+end
+
+return run(function()
+  local token, update = ARGV[2], ARGV[3] == '1'
+  if not token:find('^%w+$') or #token < 8 or #token > 64 then fail('BADARG', 'argument', 'token', 'given', token) end
+  if #ARGV % 2 == 0 then fail('BADARG', 'argument', 'config', 'given', #ARGV) end
+  load_state({ 'epoch', 'tokens' }, #ARGV >= CONFIG_START)
+  if not state.schema then return create(token) end
+  local answer_tail = ' ' .. state.version .. ' ' .. state.step_next .. ' 0'
+  if state.epoch:match('%.(%w+)$') == token then return state.epoch .. answer_tail end
+  if (' ' .. state.tokens .. ' '):find(' ' .. token .. ' ', 1, true) then
+    fail('FENCED', 'epoch', state.epoch, 'token', token)
+  end
+  change_config(update)
+  local number = tonumber(state.epoch:match('^%d+')) + 1
+  local epoch = int_text(number) .. '.' .. token
+  set('epoch', epoch)
+  set('call', 0)
+  set('answer', '')
+  set('want', 0)
+  local tokens = token .. ' ' .. state.tokens
+  if number > 100 then tokens = tokens:match('^(.*) %w+$') end
+  set('tokens', tokens)
+  event('open', epoch)
+  flush()
+  return epoch .. answer_tail
+end)

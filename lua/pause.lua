@@ -1,0 +1,24 @@
+-- Stops or restarts the handing out of work; submissions go on in any case.
+-- Transition: none of a task
+-- KEYS: state
+-- ARGV: now, gate (3), mode (`paused`: no claims; `draining`: open slots of running tasks only; empty: resume)
+-- Returns: the mode before, or `-`
+-- Errors: gate's, BADARG
+-- Bound: constant
+-- Flags: allow-oom
+-- @include gate
+
+return run(function()
+  load_state(gate_fields())
+  local stored = gate()
+  if stored then return stored end
+  local mode, before = ARGV[FIRST_ARG], state.paused
+  if mode ~= '' and mode ~= 'paused' and mode ~= 'draining' then
+    fail('BADARG', 'argument', 'mode', 'given', mode)
+  end
+  set('paused', mode)
+  if redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end
+  arm_workers()
+  event(mode == '' and 'resume' or 'pause', mode == '' and '-' or mode)
+  return remember(before ~= '' and before or '-')
+end)

@@ -1,0 +1,29 @@
+-- Rewrites the counters by what the structures hold.
+-- Transition: none of a task
+-- KEYS: state
+-- ARGV: now, gate (3)
+-- Returns: `name before after ...` of the counters that were wrong
+-- Errors: gate's
+-- Bound: constant
+-- Flags: allow-oom
+-- @include gate
+-- @include counters
+
+return run(function()
+  load_state(gate_fields({ 'open_size' }))
+  local stored = gate()
+  if stored then return stored end
+  local found, answer = recomputed(), {}
+  for _, name in ipairs(COUNTERS) do
+    if num(name) ~= found[name] then
+      answer[#answer + 1] = table.concat({ name, int_text(num(name)), int_text(found[name]) }, ' ')
+      set(name, found[name])
+    end
+  end
+  if #answer > 0 then
+    arm_workers()
+    arm_trainer(true)
+    event('repair', table.concat(answer, ' '))
+  end
+  return remember(table.concat(answer, ' '))
+end)

@@ -1,0 +1,16 @@
+-- Takes back what is due, without claiming: leases that ran out, time-outs, retries.
+-- Transition: held -> open; running -> pending or dead; delayed -> pending
+-- KEYS: state
+-- ARGV: now, limit
+-- Returns: how many things it took back
+-- Errors: NORUN, SCHEMA, BADARG
+-- Bound: limit of each kind
+-- Flags: allow-oom
+-- @include sweep
+
+return run(function()
+  load_state()
+  local n = sweep(int_arg(2, 'limit', 1, 1000))
+  flush()
+  return n
+end)

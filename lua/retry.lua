@@ -1,0 +1,40 @@
+-- Starts dead or rejected tasks over, with all their slots open and nothing counted against them.
+-- Transition: dead or rejected -> pending
+-- KEYS: state
+-- ARGV: now, gate (3), tasks...
+-- Returns: a word a task: `retried`, or the state it is in, or `unknown`
+-- Errors: gate's, RECOVERING, BADARG
+-- Bound: the tasks given, at most 1000, and their slots
+-- Flags: none
+-- @include gate
+-- @include tasks
+
+return run(function()
+  load_state(gate_fields())
+  local stored = gate()
+  if stored then return stored end
+  refuse_while_recovering()
+  local ids, answer = task_args(FIRST_ARG), {}
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    if t and (t.state == 'X' or t.state == 'J') then
+      load_slots_of(t)
+      for k = 0, t.samples - 1 do
+        local s = slots[t.id .. '#' .. k]
+        if s then
+          s.tries, s.why = 0, s.why ~= '' and s.why or 'revoked'
+          slot_changed(t, k, s)
+        end
+      end
+      leave_state(t)
+      t.letters, t.errors, t.stales, t.requeues = string.rep('O', t.samples), 0, 0, t.requeues + 1
+      wait_again(t)
+      bump('total_retried', 1)
+      event('retry', t.id)
+      answer[i] = 'retried'
+    else
+      answer[i] = state_word(t)
+    end
+  end
+  return remember(table.concat(answer, ' '))
+end)

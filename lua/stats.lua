@@ -1,0 +1,34 @@
+-- The numbers of a run.
+-- Transition: none
+-- KEYS: state
+-- ARGV: now
+-- Returns: pairs of name, value: the whole state hash but its blob and stored answer, `now`, `capacity`, and the size of every set
+-- Errors: NORUN, SCHEMA
+-- Bound: constant
+-- Flags: no-writes
+-- @include state
+
+local HIDDEN = { answer = true, blob = true, tokens = true, about = true }
+
+return run(function()
+  load_state()
+  local answer, all = {}, redis.call('HGETALL', STATE)
+  for i = 1, #all, 2 do
+    if not HIDDEN[all[i]] then
+      answer[#answer + 1] = all[i]
+      answer[#answer + 1] = all[i + 1]
+    end
+  end
+  local function add(name, value)
+    answer[#answer + 1] = name
+    answer[#answer + 1] = int_text(value)
+  end
+  add('now', now)
+  add('capacity', capacity())
+  for name, set_key in pairs({ pending = PENDING, delayed = DELAYED, retries = RETRIES, open = OPEN, ready = READY,
+    in_running = RUNNING, sessions = SESSIONS, dead = DEAD, rejected = REJECTED }) do
+    add('n_' .. name, redis.call('ZCARD', set_key))
+  end
+  add('n_tasks', redis.call('HLEN', TASKS))
+  return answer
+end)

@@ -1,0 +1,98 @@
+-- Fills the next batch from the oldest ready rollouts; seals it when it is full.
+-- Transition: ready -> batched; too old: ready -> pending or rejected
+-- KEYS: state
+-- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run)
+-- Returns: `size sealed exhausted left more digest`
+-- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
+-- Bound: limit tasks; sealing reads the ids of the batch, n <= (S+1)*B
+-- Flags: allow-oom
+-- @include gate
+-- @include tasks
+
+-- A batch that was sealed before: its answer again.
+local function sealed_already(step)
+  local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
+  if not size then fail('GONE', 'step', int_text(step)) end
+  return table.concat({ size, 1, 0, 0, 0, digest }, ' ')
+end
+
+local function check_wanted(step, n)
+  if step > num('step_next') or step > num('version') + 1 then
+    fail('EARLY', 'step', int_text(step), 'step_next', state.step_next, 'version', state.version)
+  end
+  local s = max_staleness()
+  if not s then return end
+  local bound = (step > num('version') and s or s + 1) * batch_size()
+  if n > bound then fail('TOOMANY', 'n', int_text(n), 'bound', int_text(bound), 'step', int_text(step)) end
+end
+
+-- After a change of config the open batch may hold rollouts that are too old now.
+local function recheck_open_batch(step)
+  if field('recheck') ~= '1' then return end
+  local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1)
+  load_tasks(ids)
+  for i = 1, #ids do
+    if too_old(tasks[ids[i]].oldest) then stale_task(tasks[ids[i]]) end
+  end
+  set('recheck', 0)
+  flush()
+end
+
+-- Returns whether ready tasks are left that it did not look at.
+local function fill(step, n, limit)
+  local ids = redis.call('ZRANGE', READY, 0, limit)
+  local looked = math.min(limit, #ids)
+  load_tasks(ids)
+  local batch = key('batch:' .. int_text(step))
+  for i = 1, looked do
+    if num('open_size') >= n then break end
+    local t = tasks[ids[i]]
+    if too_old(t.oldest) then
+      stale_task(t)
+    else
+      t.state, t.step = 'B', step
+      changed(t)
+      zdel(READY, t.id)
+      zput(batch, t.id, t.first)
+      bump('open_size', 1)
+      event('batch', t.id .. ' ' .. int_text(step) .. ' ' .. int_text(t.oldest))
+    end
+  end
+  return #ids > looked
+end
+
+local function seal_batch(step, size)
+  local members = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES')
+  local digest = redis.sha1hex(int_text(step) .. ' ' .. table.concat(members, ' '))
+  hput(BATCHES, int_text(step), size .. ' ' .. digest)
+  set('step_next', step + 1)
+  set('open_size', 0)
+  bump('accepted', math.max(batch_size(), size) - size)
+  event('seal', table.concat({ int_text(step), size, digest }, ' '))
+  return digest
+end
+
+return run(function()
+  load_state(gate_fields({ 'open_size', 'recheck' }))
+  local stored = gate()
+  if stored then return stored end
+  refuse_while_recovering()
+  local step, n = int_arg(FIRST_ARG, 'step', 0, MAX_INT), int_arg(FIRST_ARG + 1, 'n', 1, 1000000000)
+  local limit = int_arg(FIRST_ARG + 2, 'limit', 0, 1000)
+  local seal, short = ARGV[FIRST_ARG + 3] == '1', ARGV[FIRST_ARG + 4] == '1'
+  if step < num('step_next') then return remember(sealed_already(step)) end
+  check_wanted(step, n)
+  recheck_open_batch(step)
+  local more = false
+  if limit > 0 then more = fill(step, n, limit) end
+  flush()
+  local size = num('open_size')
+  local left = size
+  for _, name in ipairs({ PENDING, DELAYED, RUNNING, READY }) do left = left + redis.call('ZCARD', name) end
+  local exhausted = left < n
+  local digest = '-'
+  if seal and (size >= n or (short and exhausted and size == left and size > 0)) then digest = seal_batch(step, size) end
+  set('want', digest == '-' and math.max(0, n - size) or 0)
+  return remember(table.concat({ size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest },
+    ' '))
+end)

@@ -1,0 +1,27 @@
+-- All that is known of one task, for people.
+-- Transition: none
+-- KEYS: state
+-- ARGV: now, task
+-- Returns: nothing when unknown, else state word, priority, order, samples, min_samples, errors, oldest, newest, stale requeues, requeues, step, letters, reason, payload bytes, then per claimed slot a list: slot, attempt, tries, version, session, at, why
+-- Errors: NORUN, SCHEMA
+-- Bound: the slots of one task
+-- Flags: no-writes
+-- @include gate
+
+return run(function()
+  load_state()
+  local id = ARGV[2]
+  load_tasks({ id })
+  local t = tasks[id]
+  if not t then return {} end
+  local answer = { state_word(t), t.priority, t.order, t.samples, t.min, t.errors, t.oldest, t.newest, t.stales, t.requeues,
+    t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or '') }
+  load_slots_of(t)
+  for k = 0, t.samples - 1 do
+    local s = slots[id .. '#' .. k]
+    if s then
+      answer[#answer + 1] = { k, attempt_id(t, k, s), s.tries, s.version, s.session, int_text(s.at), s.why }
+    end
+  end
+  return answer
+end)
