@@ -11,10 +11,7 @@
 
 local MAX_BLOB_BYTES = 1048576
 
-return run(function()
-  load_state(gate_fields({ 'open_size', 'total_consumed' }))
-  local stored = gate()
-  if stored then return stored end
+return gated({ 'open_size', 'total_consumed' }, function()
   refuse_while_recovering()
   local step, digest = int_arg(FIRST_ARG, 'step', 0, MAX_INT), ARGV[FIRST_ARG + 1]
   local allow_empty, blob = ARGV[FIRST_ARG + 2] == '1', ARGV[FIRST_ARG + 4]
@@ -45,5 +42,5 @@ return run(function()
   end
   arm_workers()
   event('advance', state.version .. ' ' .. state.epoch)
-  return remember(state.version .. ' ' .. int_text(size))
+  return state.version .. ' ' .. int_text(size)
 end)

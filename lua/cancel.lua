@@ -9,10 +9,7 @@
 -- @include gate
 -- @include tasks
 
-return run(function()
-  load_state(gate_fields({ 'open_size' }))
-  local stored = gate()
-  if stored then return stored end
+return gated({ 'open_size' }, function()
   local ids, answer = task_args(FIRST_ARG), {}
   for i = 1, #ids do
     local t = tasks[ids[i]]
@@ -24,5 +21,5 @@ return run(function()
       answer[i] = state_word(t)
     end
   end
-  return remember(table.concat(answer, ' '))
+  return table.concat(answer, ' ')
 end)

@@ -9,10 +9,7 @@
 -- @include gate
 -- @include tasks
 
-return run(function()
-  load_state(gate_fields({ 'open_size' }))
-  local stored = gate()
-  if stored then return stored end
+return gated({ 'open_size' }, function()
   refuse_while_recovering()
   local ids, answer = task_args(FIRST_ARG + 1), {}
   for i = 1, #ids do
@@ -25,5 +22,5 @@ return run(function()
       answer[i] = state_word(t)
     end
   end
-  return remember(table.concat(answer, ' '))
+  return table.concat(answer, ' ')
 end)

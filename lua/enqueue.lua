@@ -8,10 +8,7 @@
 -- Flags: none
 -- @include gate
 
-return run(function()
-  load_state(gate_fields({ 'order_seq', 'max_payload_bytes', 'total_enqueued' }))
-  local stored = gate()
-  if stored then return stored end
+return gated({ 'order_seq', 'max_payload_bytes', 'total_enqueued' }, function()
   refuse_while_recovering()
   local first = FIRST_ARG + 2
   local n = (#ARGV - first + 1) / 5
@@ -57,5 +54,5 @@ return run(function()
   end
   if ARGV[FIRST_ARG] == '1' then set('cursor', ARGV[FIRST_ARG + 1]) end
   table.insert(answer, 1, added)
-  return remember(table.concat(answer, ' '))
+  return table.concat(answer, ' ')
 end)

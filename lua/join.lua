@@ -2,14 +2,14 @@
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: now, worker, nonce, lease_ms (0: the run's)
--- Returns: session, lease_ms, version, version_epoch, now
+-- Returns: session, lease_ms, version, version_epoch, now, max_result_bytes, result_ttl_ms
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: constant
 -- Flags: allow-oom
 -- @include records
 
 return run(function()
-  load_state({ 'lease_ms', 'session_seq' })
+  load_state({ 'lease_ms', 'session_seq', 'max_result_bytes', 'result_ttl_ms' })
   local worker, nonce = ARGV[2], ARGV[3]
   if #worker < 1 or #worker > 200 or not worker:find('^[%w%._:/@+-]+$') then
     fail('BADARG', 'argument', 'worker', 'given', worker)
@@ -24,5 +24,5 @@ return run(function()
   hput(CALLS, id, '0 ' .. int_text(lease))
   event('join', id)
   flush()
-  return { id, lease, state.version, state.version_epoch, int_text(now) }
+  return { id, lease, state.version, state.version_epoch, int_text(now), state.max_result_bytes, state.result_ttl_ms }
 end)

@@ -8,10 +8,7 @@
 -- Flags: allow-oom
 -- @include gate
 
-return run(function()
-  load_state(gate_fields())
-  local stored = gate()
-  if stored then return stored end
+return gated({}, function()
   local mode, before = ARGV[FIRST_ARG], state.paused
   if mode ~= '' and mode ~= 'paused' and mode ~= 'draining' then
     fail('BADARG', 'argument', 'mode', 'given', mode)
@@ -20,5 +17,5 @@ return run(function()
   if redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end
   arm_workers()
   event(mode == '' and 'resume' or 'pause', mode == '' and '-' or mode)
-  return remember(before ~= '' and before or '-')
+  return before ~= '' and before or '-'
 end)

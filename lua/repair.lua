@@ -9,10 +9,7 @@
 -- @include gate
 -- @include counters
 
-return run(function()
-  load_state(gate_fields({ 'open_size' }))
-  local stored = gate()
-  if stored then return stored end
+return gated({ 'open_size' }, function()
   local found, answer = recomputed(), {}
   for _, name in ipairs(COUNTERS) do
     if num(name) ~= found[name] then
@@ -25,5 +22,5 @@ return run(function()
     arm_trainer(true)
     event('repair', table.concat(answer, ' '))
   end
-  return remember(table.concat(answer, ' '))
+  return table.concat(answer, ' ')
 end)

@@ -61,9 +61,17 @@ local function fill(step, n, limit)
   return #ids > looked
 end
 
+-- What a batch is called: a hash of its step, its tasks and their first claims. (fakeredis has no sha1hex.)
+local function digest_of(text)
+  if redis.sha1hex then return redis.sha1hex(text) end
+  local hash = 5381
+  for i = 1, #text do hash = (hash * 33 + text:byte(i)) % 1099511627776 end
+  return string.format('%x', hash)
+end
+
 local function seal_batch(step, size)
   local members = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES')
-  local digest = redis.sha1hex(int_text(step) .. ' ' .. table.concat(members, ' '))
+  local digest = digest_of(int_text(step) .. ' ' .. table.concat(members, ' '))
   hput(BATCHES, int_text(step), size .. ' ' .. digest)
   set('step_next', step + 1)
   set('open_size', 0)
@@ -72,15 +80,12 @@ local function seal_batch(step, size)
   return digest
 end
 
-return run(function()
-  load_state(gate_fields({ 'open_size', 'recheck' }))
-  local stored = gate()
-  if stored then return stored end
+return gated({ 'open_size', 'recheck' }, function()
   refuse_while_recovering()
   local step, n = int_arg(FIRST_ARG, 'step', 0, MAX_INT), int_arg(FIRST_ARG + 1, 'n', 1, 1000000000)
   local limit = int_arg(FIRST_ARG + 2, 'limit', 0, 1000)
   local seal, short = ARGV[FIRST_ARG + 3] == '1', ARGV[FIRST_ARG + 4] == '1'
-  if step < num('step_next') then return remember(sealed_already(step)) end
+  if step < num('step_next') then return sealed_already(step) end
   check_wanted(step, n)
   recheck_open_batch(step)
   local more = false
@@ -93,6 +98,6 @@ return run(function()
   local digest = '-'
   if seal and (size >= n or (short and exhausted and size == left and size > 0)) then digest = seal_batch(step, size) end
   set('want', digest == '-' and math.max(0, n - size) or 0)
-  return remember(table.concat({ size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest },
-    ' '))
+  return table.concat({ size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest },
+    ' ')
 end)

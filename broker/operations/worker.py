@@ -13,18 +13,20 @@ from broker.operations.replies import clock, text, texts
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A new session: its id, its lease in milliseconds, and the run's policy."""
+    """A new session: its id, its lease in milliseconds, the run's policy, and its limits for results (bytes, milliseconds)."""
 
     session: str
     lease_ms: int
     version: int
     epoch: str
     now: int
+    max_result_bytes: int
+    result_ttl_ms: int
 
 
 def _joined(reply: Any) -> Joined:
-    session, lease, version, epoch, now = texts(reply)
-    return Joined(session, int(lease), int(version), epoch, int(now))
+    session, lease, version, epoch, now, max_bytes, ttl = texts(reply)
+    return Joined(session, int(lease), int(version), epoch, int(now), int(max_bytes), int(ttl))
 
 
 def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: int | None = None) -> Operation[Joined]:

@@ -2,6 +2,7 @@
 -- Who may change the run, and the stored answers that make a repeated call harmless.
 -- ARGV[2] `t`: the trainer; ARGV[3] its epoch token, ARGV[4] the number of the call.
 -- ARGV[2] `o`: an operator, without the fence; ARGV[3] a request id, ARGV[4] is not used. The last 64 answers are kept.
+-- A refusal behind the gate is an answer like any other and uses up its number: else a late copy of a refused call could run in place of the next one.
 
 local REQUESTS, REQUEST_ORDER = key('requests'), key('request_order')
 local GATE_FIELDS = { 'epoch', 'call', 'answer' }
@@ -34,7 +35,7 @@ local function refuse_while_recovering()
   if state.recovering and state.recovering ~= '' then fail('RECOVERING', 'version', state.recovering) end
 end
 
--- Stores the answer under the call's number or id, writes everything, and returns the answer.
+-- Stores the answer under the call's number or id, and writes everything.
 local function remember(answer)
   if ARGV[2] == 't' then
     set('call', ARGV[4])
@@ -50,7 +51,29 @@ local function remember(answer)
     end
   end
   flush()
+end
+
+-- Stored refusals begin with `!`.
+local function reply(answer)
+  if answer:sub(1, 1) == '!' then return redis.error_reply(answer:sub(2)) end
   return answer
+end
+
+-- A script behind the gate: body decides and returns the answer, a string; it does not write before it can no longer fail.
+local function gated(fields, body)
+  return run(function()
+    load_state(gate_fields(fields))
+    local stored = gate()
+    if stored then return reply(stored) end
+    local ok, answer = pcall(body)
+    if not ok then
+      if type(answer) ~= 'table' or not answer.coded then error(answer, 0) end
+      drop_writes()
+      answer = '!' .. answer.coded .. ' used_call=' .. ARGV[4]
+    end
+    remember(answer)
+    return reply(answer)
+  end)
 end
 
 -- The state of a task in words, for answers.

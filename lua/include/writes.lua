@@ -71,6 +71,11 @@ local function arm_markers()
   end
 end
 
+local function drop_writes()
+  zset_writes, hash_writes, unlinks, events = {}, {}, {}, {}
+  wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
+end
+
 local save_records -- set by records.lua: puts changed tasks and slots into hash_writes
 
 local function flush()
@@ -93,6 +98,6 @@ local function flush()
     fields[#fields + 1] = value
   end
   if #fields > 0 then redis.call('HSET', STATE, unpack(fields)) end
-  zset_writes, hash_writes, unlinks, events, state_changed = {}, {}, {}, {}, {}
-  wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
+  state_changed = {}
+  drop_writes()
 end
