@@ -32,7 +32,7 @@ end
 
 local function accept(t, k, s, attempt, item)
   zdel(key('session:' .. s.session), attempt)
-  if num('attempt_timeout_ms') > 0 then zdel(DEADLINES, attempt) end
+  if field('timeouts') then zdel(DEADLINES, attempt) end
   if item.version > s.newest then s.newest, s.newest_epoch = item.version, item.epoch end
   if s.newest > t.newest then t.newest = s.newest end
   slot_changed(t, k, s)
@@ -73,7 +73,7 @@ local function submit(attempt, item)
 end
 
 return run(function()
-  load_state({ 'attempt_timeout_ms', 'total_results' })
+  load_state({ 'timeouts', 'total_results' })
   local n = (#ARGV - 1) / ITEM
   if n ~= math.floor(n) or n < 1 or n > 256 then fail('BADARG', 'argument', 'items', 'given', n, 'low', 1, 'high', 256) end
   local ids, items, answer = {}, {}, {}

@@ -69,6 +69,7 @@ local function gated(fields, body)
     if not ok then
       if type(answer) ~= 'table' or not answer.coded then error(answer, 0) end
       drop_writes()
+      state_changed = {}
       answer = '!' .. answer.coded .. ' used_call=' .. ARGV[4]
     end
     remember(answer)

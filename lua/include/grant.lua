@@ -18,6 +18,7 @@ local function hold(t, k, claim)
   local attempt = attempt_id(t, k, s)
   zput(key('session:' .. claim.session), attempt, claim.version)
   if claim.timeout > 0 then
+    if not field('timeouts') then set('timeouts', 1) end -- from now on, whatever the config becomes, attempts may have a deadline
     zput(DEADLINES, attempt, now + claim.timeout)
     due_at(now + claim.timeout)
   end

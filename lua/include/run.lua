@@ -31,6 +31,8 @@ local function fail(code, ...)
   for i = 1, #pairs_given, 2 do
     text[#text + 1] = pairs_given[i] .. '=' .. escape(pairs_given[i + 1])
   end
+  -- Never the bare code: servers put `ERR ` in front of an error of one word.
+  if #text == 1 then text[2] = 'run=' .. escape(PREFIX:match('{(.*)}')) end
   error({ coded = table.concat(text, ' ') })
 end
 

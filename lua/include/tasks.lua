@@ -34,7 +34,7 @@ end
 local function end_hold(t, k, s, why)
   local attempt = attempt_id(t, k, s)
   zdel(key('session:' .. s.session), attempt)
-  if num('attempt_timeout_ms') > 0 then zdel(DEADLINES, attempt) end
+  if field('timeouts') then zdel(DEADLINES, attempt) end
   s.why = why
   slot_changed(t, k, s)
   event('ended', attempt .. ' ' .. why)

@@ -1,0 +1,144 @@
+"""Forming a batch: fill, filter, wait, seal, read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from broker.errors import BrokerError, Early, Exhausted, WaitTimeout
+from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
+from broker.models import Rollout
+from broker.operations import anyone, trainer
+from broker.operations.anyone import BatchPiece
+from broker.operations.trainer import Taken
+from broker.reading import read_rollouts, read_rows
+from broker.trainer_core import TrainerCore
+
+#: Ready tasks that one call looks at.
+TAKE_LIMIT = 500
+#: Longest wait for a marker before looking again, seconds.
+LOOK_AGAIN_S = 2.0
+
+Accept = Callable[[Rollout], Any]
+
+
+class Deadline:
+    """Until when a caller is willing to wait; timeout_s None: for ever."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self.timeout_s = timeout_s
+        self._at = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def left(self, at_most: float) -> float:
+        """Seconds left, at most so many."""
+        return at_most if self._at is None else min(at_most, self._at - time.monotonic())
+
+    def check(self, what: str, **fields: Any) -> None:
+        """Raises WaitTimeout once nothing is left."""
+        if self._at is not None and time.monotonic() >= self._at:
+            raise WaitTimeout(what=what, seconds=self.timeout_s, **fields)
+
+
+class Forming:
+    """One batch on its way: what was judged so far.
+
+    Args:
+        core: the trainer.
+        step: the step whose batch it is.
+        n: rollouts wanted.
+        accept: the user's filter, or None.
+        short: take what is left of the run when that is less than n.
+    """
+
+    def __init__(self, core: TrainerCore, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
+        self._core, self._step, self._n, self._accept, self._short = core, step, n, accept, short
+        self._kept: dict[str, Rollout] = {}
+
+    def batch(self, deadline: Deadline) -> Flow[list[Rollout]]:
+        """Waits until the batch is sealed, and reads it.
+
+        Raises:
+            Exhausted: fewer tasks than wanted are left in the run.
+            WaitTimeout: the deadline passed; what was gathered stays in the open batch.
+        """
+        core, step = self._core, self._step
+        while True:
+            taken = yield from self._take(TAKE_LIMIT, seal=self._accept is None)
+            if not taken.sealed and self._accept is not None:
+                if (yield from self._filter(taken.size)):
+                    continue
+                if taken.size >= self._n or taken.exhausted:
+                    taken = yield from self._take(0, seal=True)
+            if taken.sealed:
+                break
+            if taken.more and taken.size < self._n:
+                continue
+            if taken.exhausted and (not self._short or taken.left == 0):
+                raise Exhausted(left=taken.left, step=step, n=self._n)
+            deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=core.run)
+            woken = yield WaitMarker((core.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
+            if not woken:
+                yield Call((anyone.requeue(core.run, now=core.now),))
+        core.digests[step] = taken.digest
+        core.step_next = max(core.step_next, step + 1)
+        if self._accept is not None and len(self._kept) == taken.size:
+            return list(self._kept.values())
+        rows = yield from read_rows(core.run, step, 0, taken.size)
+        return (yield from read_rollouts(core.run, step, rows))
+
+    def _take(self, limit: int, *, seal: bool) -> Flow[Taken]:
+        core = self._core
+        return (
+            yield GatedCall(
+                lambda gate: trainer.take(
+                    core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short, now=core.now
+                )
+            )
+        )
+
+    def _filter(self, size: int) -> Flow[bool]:
+        """Judges what is new in the open batch and discards what the user refuses. Answers whether something was discarded."""
+        core = self._core
+        assert self._accept is not None
+        rows = yield from read_rows(core.run, self._step, 0, size)
+        # A task that was reset meanwhile may be back with other samples.
+        present = {row.task: [sample.attempt_id for sample in row.samples] for row in rows}
+        self._kept = {
+            task: rollout
+            for task, rollout in self._kept.items()
+            if present.get(task) == [sample.attempt_id for sample in rollout.samples]
+        }
+        refused: list[str] = []
+        for rollout in (yield from read_rollouts(core.run, self._step, [row for row in rows if row.task not in self._kept])):
+            if (yield Judge(self._accept, rollout)):
+                self._kept[rollout.task] = rollout
+            else:
+                refused.append(rollout.task)
+        if refused:
+            yield from core.discard(refused, "filtered")
+        return bool(refused)
+
+
+def next_batch(
+    core: TrainerCore, step: int, n: int | None, accept: Accept | None, timeout: float | None, *, short: bool
+) -> Flow[list[Rollout]]:
+    """The batch of a step; n None: the config's size."""
+    wanted = core.config.batch_size if n is None else n
+    return Forming(core, step, wanted, accept, short=short).batch(Deadline(timeout))
+
+
+def read_batch(run: str, step: int, rank: int, world: int, timeout: float | None) -> Flow[list[Rollout]]:
+    """The shard of one rank of a sealed batch; waits until it is sealed."""
+    deadline, pause_s = Deadline(timeout), 0.01
+    while True:
+        piece: BatchPiece | BrokerError = (yield Call((anyone.batch(run, step, 0, 0),)))[0]
+        if isinstance(piece, BatchPiece) and piece.sealed:
+            break
+        if isinstance(piece, BrokerError) and not isinstance(piece, Early):
+            raise piece
+        deadline.check(f"the batch of step {step}", run=run)
+        yield Pause(max(0.0, deadline.left(pause_s)))
+        pause_s = min(0.5, pause_s * 2)
+    rows = yield from read_rows(run, step, piece.size * rank // world, piece.size * (rank + 1) // world)
+    return (yield from read_rollouts(run, step, rows))

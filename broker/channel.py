@@ -1,0 +1,53 @@
+"""The trainer's numbered channel: which call is next, and which one's outcome is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from broker.errors import BrokerError, OldCall
+from broker.operation import Operation
+from broker.operations.trainer import Gate, trainer_gate
+
+
+class Channel:
+    """Numbers the calls of one trainer. Not for concurrent use: the shell holds a lock around `prepare` ... `settle`.
+
+    Args:
+        token: the trainer's epoch token, its own choice.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self._last = 0
+        self._unknown: list[Operation[Any]] = []
+
+    def prepare(self, make: Callable[[Gate], Operation[Any]]) -> list[Operation[Any]]:
+        """The operations to send, in order: first those whose outcome is still unknown, if any, then the new one.
+
+        A call that timed out may have been executed. It is sent again with the same number, so that it has its effect once, before the next number is used.
+        """
+        return [*self._unknown, make(trainer_gate(self.token, self._last + len(self._unknown) + 1))]
+
+    def settle(self, sent: list[Operation[Any]], outcomes: list[Any]) -> Any:
+        """Reads the outcomes of what prepare returned, and answers the new call's value.
+
+        Raises:
+            BrokerError: the call was refused.
+        """
+        self._unknown = []
+        for operation, outcome in zip(sent, outcomes, strict=True):
+            last = operation is sent[-1]
+            refused = isinstance(outcome, BrokerError)
+            # An unknown call that others followed was executed before: the server keeps the newest answer only.
+            if not refused or "used_call" in outcome.fields or (isinstance(outcome, OldCall) and not last):
+                self._last += 1
+            elif not last:
+                raise outcome
+            if last and refused:
+                raise outcome
+        return outcomes[-1]
+
+    def lost(self, sent: list[Operation[Any]]) -> None:
+        """No answer came: whether the operations took effect is unknown."""
+        self._unknown = sent

@@ -1,0 +1,67 @@
+"""Carries out flows over a synchronous transport."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, TypeVar
+
+from broker.channel import Channel
+from broker.connections import Transport
+from broker.flow import Call, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
+
+T = TypeVar("T")
+
+
+class Driver:
+    """Does the I/O that flows ask for.
+
+    Args:
+        transport: where to.
+        channel: the trainer's numbered channel, None for others.
+    """
+
+    def __init__(self, transport: Transport, channel: Channel | None = None) -> None:
+        self.transport = transport
+        self.closing = threading.Event()
+        self._channel = channel
+        self._turn = threading.Lock()
+
+    def run(self, flow: Flow[T]) -> T:
+        """Runs a flow to its end; errors of the steps are raised into it."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    value = self._do(step)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(value)
+        except StopIteration as end:
+            return end.value
+
+    def _do(self, step: Step) -> Any:
+        match step:
+            case Call(operations):
+                return self.transport.execute(operations)
+            case GatedCall():
+                return self._gated(step)
+            case Fetch(keys):
+                return self.transport.command("MGET", *keys)
+            case WaitMarker(keys, seconds):
+                return self.transport.wait_marker(keys, seconds) is not None
+            case Pause(seconds):
+                return self.closing.wait(seconds)
+            case Judge(accept, rollout):
+                return accept(rollout)
+
+    def _gated(self, step: GatedCall) -> Any:
+        assert self._channel is not None
+        with self._turn:
+            sent = self._channel.prepare(step.make)
+            try:
+                outcomes = self.transport.execute([*sent, *step.then])
+            except BaseException:
+                self._channel.lost(sent)
+                raise
+            return self._channel.settle(sent, outcomes[: len(sent)])

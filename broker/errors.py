@@ -1,0 +1,395 @@
+"""Every error that the broker raises: one base, one subclass per code, fields rather than prose.
+
+The server's scripts answer `CODE name=value name=value ...` (values percent-encoded); `from_reply` turns that into the
+matching class. The sentence that a person reads is made from the fields when it is asked for, never parsed by anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from string import Formatter
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote
+
+_REPLY_FIELD: Final = re.compile(r"([A-Za-z_]\w*)=(\S*)")
+#: Longest text of one field within a sentence, in characters; the field itself is never cut.
+_SHOWN_CHARS: Final = 300
+
+
+class BrokerError(Exception):
+    """Base of all errors of the broker.
+
+    Args:
+        code: stable code in capitals; subclasses have their own, which is the default.
+        fields: what is known about the error, by name; what the class's sentence does not mention is added to it.
+    """
+
+    code: str = "ERROR"
+    fields: dict[str, Any]
+
+    #: What happened, to what: the first whose placeholders are all among the fields is used.
+    happened: ClassVar[tuple[str, ...]] = ("{message}", "the broker reported an error")
+    #: What to do about it.
+    remedy: ClassVar[str] = ""
+
+    def __init__(self, code: str | None = None, /, **fields: Any) -> None:
+        super().__init__()
+        if code is not None:
+            self.code = code
+        self.fields = fields
+
+    def __str__(self) -> str:
+        template, used = self._choose()
+        sentence = template.format_map({name: _shown(self.fields[name]) for name in used})
+        rest = [f"{name}={_shown(value)}" for name, value in self.fields.items() if name not in used]
+        if rest:
+            sentence += f" ({', '.join(rest)})"
+        if self.remedy:
+            sentence += f": {self.remedy}"
+        return f"{sentence} [{self.code}]"
+
+    def __repr__(self) -> str:
+        fields = "".join(f", {name}={value!r}" for name, value in self.fields.items())
+        return f"{type(self).__name__}({self.code!r}{fields})"
+
+    # Exceptions pickle by their positional arguments only; the fields are keywords.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.code, self.fields, getattr(self, "__notes__", None))
+
+    def _choose(self) -> tuple[str, frozenset[str]]:
+        for template in self.happened:
+            used = frozenset(name for _, name, _, _ in Formatter().parse(template) if name)
+            if used <= self.fields.keys():
+                return template, used
+        return "the broker reported an error", frozenset()
+
+
+class Fenced(BrokerError):
+    """Another trainer opened the run; this one may not change it any more."""
+
+    code = "FENCED"
+    happened = ("another trainer opened run {run} and holds epoch {epoch}", "another trainer opened the run")
+    remedy = "stop this process; if it is the one to keep, end the other and open the run again"
+
+
+class Rewound(BrokerError):
+    """The server forgot calls that it had answered: it lost acknowledged writes."""
+
+    code = "REWOUND"
+    happened = (
+        "the server went back to call {last} of this trainer, which is at call {call}",
+        "the server lost writes that it had acknowledged to this trainer",
+    )
+    remedy = "open the run again and recover from the last checkpoint"
+
+
+class NoRun(BrokerError):
+    """The run does not exist on this server."""
+
+    code = "NORUN"
+    happened = ("there is no run {run} on this server", "there is no such run on this server")
+    remedy = "check the run's name and the URL, or let a trainer create it by opening it with a config"
+
+
+class SchemaMismatch(BrokerError):
+    """The run's state was written in a layout that this version does not know."""
+
+    code = "SCHEMA"
+    happened = (
+        "the run's state has schema {stored}, this version knows schema {known}",
+        "the run's state has a schema that this version does not know",
+    )
+    remedy = "use the version of rollout-broker that wrote the run"
+
+
+class ConfigMismatch(BrokerError):
+    """The run is stored with another configuration than the one given."""
+
+    code = "CONFIG"
+    happened = (
+        "the run is stored with {field}={stored}, but {field}={given} was given",
+        "the run is stored with another configuration than the one given",
+    )
+    remedy = "open it with update=True to change the stored configuration, or give the stored one"
+
+
+class Early(BrokerError):
+    """The call is for a step whose turn has not come."""
+
+    code = "EARLY"
+    happened = (
+        "step {step} is not the one whose turn it is (version {version}, next step {step_next})",
+        "the call is for a step whose turn has not come",
+    )
+    remedy = "form and train the batches in order; at most one step ahead of the version"
+
+
+class TooMany(BrokerError):
+    """More rollouts were asked for than staleness can ever let a batch hold."""
+
+    code = "TOOMANY"
+    happened = (
+        "a batch of {n} rollouts can never be filled, {limit} is the most here",
+        "a batch of that many rollouts can never be filled",
+    )
+    remedy = "ask for fewer, or raise max_staleness or consumer_batch_size"
+
+
+class DigestMismatch(BrokerError):
+    """The batch named in `advance` is not the one that the server sealed."""
+
+    code = "DIGEST"
+    happened = (
+        "the batch of step {step} has digest {stored}, but {given} was given",
+        "the batch that was named is not the one that the server sealed",
+    )
+    remedy = "take the batch of this step again and train on that one"
+
+
+class OldCall(BrokerError):
+    """A call of a trainer that it has already followed by another one arrived late."""
+
+    code = "OLDCALL"
+    happened = ("call {call} arrived after call {last}", "a call arrived after its successor")
+    remedy = "nothing was changed; if you did not share one Trainer between processes, report this as a bug"
+
+
+class OldRequest(BrokerError):
+    """A claim or renewal that its session has already followed by another one arrived late."""
+
+    code = "OLDREQUEST"
+    happened = (
+        "request {number} of session {session} arrived after request {last}",
+        "a request arrived after its successor",
+    )
+    remedy = "nothing was changed; claim again"
+
+
+class NoSession(BrokerError):
+    """The worker's session has ended or is unknown; its attempts went back."""
+
+    code = "NOSESSION"
+    happened = ("session {session} has ended or is unknown", "the session has ended or is unknown")
+    remedy = "join again; if it expired, renew more often or raise lease_ms"
+
+
+class Recovering(BrokerError):
+    """The run is being recovered; until that is committed, the call is refused."""
+
+    code = "RECOVERING"
+    happened = ("the run is being recovered to version {version}", "the run is being recovered")
+    remedy = "wait until it is committed, or finish it by recovering again from the same checkpoint"
+
+
+class Gone(BrokerError):
+    """What recovery would need does not exist any more."""
+
+    code = "GONE"
+    happened = (
+        "cannot recover to version {version}: {missing}",
+        "cannot recover to version {version}, the oldest one still recoverable is {floor}",
+        "what this recovery needs does not exist any more",
+    )
+    remedy = "recover from a newer checkpoint, or start a new run"
+
+
+class BadArgument(BrokerError, ValueError):
+    """An argument is out of its range or of the wrong type."""
+
+    code = "BADARG"
+    happened = (
+        "{problems}",
+        "{argument} must be {low} to {high}, not {given}",
+        "{argument} cannot be {given}",
+        "{problem}",
+        "an argument was refused",
+    )
+
+
+class NoResult(BrokerError):
+    """The bytes of a submitted result are not on the server."""
+
+    code = "NORESULT"
+    happened = (
+        "the bytes of the result of attempt {attempt} are not on the server",
+        "the bytes of a submitted result are not on the server",
+    )
+    remedy = "submit it again; if it repeats, raise result_ttl_ms"
+
+
+class TooBig(BrokerError):
+    """A payload or result is larger than the run allows."""
+
+    code = "TOOBIG"
+    happened = (
+        "the {what} of {subject} is {size} bytes, {limit} is the most",
+        "the {what} is {size} bytes, {limit} is the most",
+        "{size} bytes are too many, {limit} is the most",
+        "a payload or result is larger than the run allows",
+    )
+    remedy = "make it smaller, or raise max_payload_bytes or max_result_bytes of the run"
+
+
+class Exhausted(BrokerError):
+    """Fewer tasks are left in the whole run than the batch needs."""
+
+    code = "EXHAUSTED"
+    happened = (
+        "{left} tasks are left in the run, but the batch of step {step} needs {n}",
+        "{left} tasks are left in the run, but the batch needs {n}",
+        "fewer tasks are left in the run than the batch needs",
+    )
+    remedy = "enqueue more, or ask for a short batch with short=True"
+
+
+class ServerUnavailable(BrokerError):
+    """The server could not be reached for as long as the client was willing to try."""
+
+    code = "UNAVAILABLE"
+    happened = (
+        "{url} did not answer for {seconds} s, last: {error}",
+        "{url} did not answer: {error}",
+        "{url} did not answer",
+        "the server did not answer",
+    )
+    remedy = "check that it runs and is reachable; whether the last call took effect is unknown, repeating it is safe"
+
+
+class UnsupportedServer(BrokerError):
+    """The server is too old, or set up in a way that would lose data."""
+
+    code = "UNSUPPORTED"
+    happened = ("{url}: {problem}", "{problem}", "this server is not supported")
+    remedy = "use Redis 6.2 or newer or Valkey, with maxmemory-policy noeviction"
+
+
+class OutOfMemory(BrokerError):
+    """The server has reached its memory limit and refuses writes."""
+
+    code = "OOM"
+    happened = ("the server is out of memory: {message}", "the server is out of memory")
+    remedy = "raise its maxmemory, or lower retention_steps, keep_checkpoints or max_concurrent_rollouts"
+
+
+class AuthenticationFailed(BrokerError):
+    """The server refused the user, the password or the user's rights."""
+
+    code = "AUTH"
+    happened = (
+        "{url} refused access: {error}",
+        "{url} refused access",
+        "the server refused access: {message}",
+        "the server refused access",
+    )
+    remedy = "check the user and the password in the URL, and that user's rights (ACL)"
+
+
+class ReadOnlyServer(BrokerError):
+    """The server is a replica, which takes no writes."""
+
+    code = "READONLY"
+    happened = ("{url} is a replica that takes no writes", "the server is a replica that takes no writes")
+    remedy = "connect to the primary, or through Sentinel, which finds it"
+
+
+class CodecError(BrokerError):
+    """A value cannot be encoded, or bytes are not a value that the broker encoded."""
+
+    code = "CODEC"
+    happened = ("cannot {action} {subject}: {problem}", "{problem}")
+
+    @classmethod
+    def of_value(cls, problem: str, place: str = "the value") -> CodecError:
+        """A value cannot be encoded."""
+        return cls(action="encode", subject=place, problem=problem)
+
+    @classmethod
+    def of_bytes(cls, problem: str) -> CodecError:
+        """Bytes cannot be decoded."""
+        return cls(action="decode", subject="these bytes", problem=problem)
+
+
+class BadUrl(BrokerError, ValueError):
+    """The URL of the server cannot be understood."""
+
+    code = "BADURL"
+    happened = ("cannot use the URL {url}: {problem}", "{problem}", "the URL of the server cannot be understood")
+    remedy = (
+        "give one like redis://host:6379/0, rediss://, unix:///path, redis+sentinel://host:26379/name or embedded://"
+    )
+
+
+class BadName(BrokerError, ValueError):
+    """The name of a run, task or worker is not allowed."""
+
+    code = "NAME"
+    happened = ("{value} cannot be the name of a {kind}: {problem}", "{problem}", "a name is not allowed")
+    remedy = "use 1 to 200 characters of A-Z a-z 0-9 . _ : / @ + -"
+
+
+class WaitTimeout(BrokerError, TimeoutError):
+    """The time that the caller was willing to wait has passed."""
+
+    code = "TIMEOUT"
+    happened = ("{what} was not ready within {seconds} s", "the wait took longer than allowed")
+    remedy = "wait longer, or look at `explain()` for what the run waits for"
+
+
+_KINDS: Final[tuple[type[BrokerError], ...]] = (
+    *(Fenced, Rewound, NoRun, SchemaMismatch, ConfigMismatch, Early, TooMany, DigestMismatch, OldCall, OldRequest),
+    *(NoSession, Recovering, Gone, BadArgument, NoResult, TooBig, Exhausted, ServerUnavailable, UnsupportedServer),
+    *(OutOfMemory, AuthenticationFailed, ReadOnlyServer, CodecError, BadUrl, BadName, WaitTimeout),
+)
+#: By code; the last three are the server's own words for it.
+_BY_CODE: Final = {kind.code: kind for kind in _KINDS} | dict.fromkeys(
+    ("NOAUTH", "WRONGPASS", "NOPERM"), AuthenticationFailed
+)
+
+
+class Reject(Exception):
+    """Raised by a user's handler: the rollout is of no use and should not be tried again.
+
+    Args:
+        reason: why, for the events and for people.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def from_reply(text: str) -> BrokerError:
+    """Make the error that an error reply of the server stands for.
+
+    Args:
+        text: the reply without its leading `-`: `CODE name=value ...` from the broker's scripts, or `CODE free text`
+            from the server itself, which becomes the field `message`.
+
+    Returns:
+        An instance of the code's class, or of `BrokerError` with that code if it is unknown. All values are strings.
+    """
+    code, _, rest = text.strip().partition(" ")
+    kind = _BY_CODE.get(code, BrokerError)
+    own_code = kind.code if kind is not BrokerError else code or BrokerError.code
+    fields: dict[str, Any] = {}
+    for word in rest.split():
+        field = _REPLY_FIELD.fullmatch(word)
+        if field is None:
+            return kind(own_code, message=rest.strip())
+        fields[field[1]] = unquote(field[2])
+    return kind(own_code, **fields)
+
+
+def _rebuild(kind: type[BrokerError], code: str, fields: dict[str, Any], notes: list[str] | None) -> BrokerError:
+    error = kind(code, **fields)
+    for note in notes or ():
+        error.add_note(note)
+    return error
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        items: tuple[object, ...] = tuple(value)  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType] - of anything
+        return "\n".join(map(str, items))
+    text = str(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}... ({len(text)} characters)"

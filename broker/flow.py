@@ -1,0 +1,72 @@
+"""What the I/O-free core asks of a shell.
+
+The logic of trainers and workers is written once, as generators that yield the steps below and are sent back what came of them. The synchronous and the
+asyncio client only carry the steps out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from broker.operation import Operation
+from broker.operations.trainer import Gate
+
+T = TypeVar("T")
+
+Operations = tuple[Operation[Any], ...]
+
+
+@dataclass(slots=True)
+class Call:
+    """Send operations in one round trip. Sent back: the list of their values; a BrokerError among them is not raised."""
+
+    operations: Operations
+
+
+@dataclass(slots=True)
+class GatedCall:
+    """Send one call of the trainer's numbered channel, alone on it. Sent back: its value; its BrokerError is raised into the flow.
+
+    Args:
+        make: builds the operation when its turn has come.
+        then: ungated operations for the same round trip, whose answers are not needed.
+    """
+
+    make: Callable[[Gate], Operation[Any]]
+    then: Operations = ()
+
+
+@dataclass(slots=True)
+class Fetch:
+    """Read the values of keys (MGET). Sent back: list of bytes or None, in order."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class WaitMarker:
+    """Wait for a marker on one of the keys. Sent back: whether there was one before `seconds` passed."""
+
+    keys: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(slots=True)
+class Pause:
+    """Wait, seconds. Ends early when the client is closed."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Judge:
+    """Ask the user's filter about a rollout. Sent back: its answer (asyncio: awaited if it is awaitable)."""
+
+    accept: Callable[[Any], Any]
+    rollout: Any
+
+
+Step = Call | GatedCall | Fetch | WaitMarker | Pause | Judge
+Flow = Generator[Step, Any, T]

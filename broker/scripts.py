@@ -1,0 +1,134 @@
+"""Loads the Lua scripts and resolves their includes.
+
+A script is `lua/<name>.lua`. A line `-- @include <name>` stands for `lua/include/<name>.lua`, which may include others;
+each file comes in once, where it is named first. The header of a script has a line `-- Flags: ...` with the flags of
+its `#!lua` line (`allow-oom`, `no-writes`, ..., or `none`), which servers older than Redis 7 do not know.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
+_FLAGS = re.compile(r"^--\s*Flags:\s*(.*?)\s*$")
+_KNOWN_FLAGS = frozenset({"allow-oom", "no-writes", "allow-stale", "no-cluster", "allow-cross-slot-keys"})
+
+#: Where a file of the source checkout or of the installed package is; the package wins.
+_PLACES = (Path(__file__).parent / "lua", Path(__file__).parent.parent / "lua")
+
+
+Line = tuple[str, str, int]
+
+
+class ScriptError(Exception):
+    """A Lua file is missing, includes itself or an unknown file, or lacks its header: a fault of the installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script, ready for `SCRIPT LOAD`.
+
+    Attributes:
+        name: the name that operations use: `claim` for `lua/claim.lua`.
+        source: the text that the server gets, without comments and blank lines.
+        sha1: what EVALSHA calls it by, 40 hexadecimal digits.
+        flags: the flags of its header; none is the empty tuple.
+        lines: for each line of `source`, the file and line that it came from.
+    """
+
+    name: str
+    source: bytes
+    sha1: str
+    flags: tuple[str, ...]
+    lines: tuple[tuple[str, int], ...]
+
+    def origin(self, line: int) -> str:
+        """Where line `line` (counted from 1, as in error messages of the server) was written: `claim.lua:12`."""
+        if not 1 <= line <= len(self.lines):
+            return f"{self.name}.lua"
+        file, number = self.lines[line - 1]
+        return f"{file}:{number}"
+
+
+def lua_directory() -> Path:
+    """The directory of the Lua scripts, in an installed package or in a source checkout.
+
+    Raises:
+        ScriptError: neither is there.
+    """
+    for place in _PLACES:
+        if place.is_dir():
+            return place
+    raise ScriptError(f"no Lua scripts in {' or '.join(map(str, _PLACES))}: install rollout-broker again")
+
+
+def names() -> list[str]:
+    """The names of all scripts, sorted."""
+    return sorted(path.stem for path in lua_directory().glob("*.lua"))
+
+
+@cache
+def load(name: str, shebang: bool) -> Script:
+    """Reads a script and what it includes.
+
+    Args:
+        name: the script's name, without `.lua`.
+        shebang: begin with a `#!lua flags=...` line (Redis 7 and later, Valkey).
+
+    Raises:
+        ScriptError: a file is missing or its header is; an include is unknown or goes in circles.
+    """
+    directory = lua_directory()
+    path = directory / f"{name}.lua"
+    if not path.is_file():
+        raise ScriptError(f"no script {name!r} in {directory}; there are: {', '.join(names()) or 'none'}")
+    flags = _flags(path)
+    lines: list[Line] = []
+    _collect(directory, path, [], set(), lines)
+    if shebang:
+        lines.insert(0, ("#!lua" + (f" flags={','.join(flags)}" if flags else ""), path.name, 1))
+    source = ("\n".join(text for text, _, _ in lines) + "\n").encode()
+    origins = tuple((file, number) for _, file, number in lines)
+    return Script(name, source, hashlib.sha1(source).hexdigest(), flags, origins)
+
+
+def _flags(path: Path) -> tuple[str, ...]:
+    """The flags that the header of a script names."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if match := _FLAGS.match(line):
+            flags = tuple(word for word in re.split(r"[\s,]+", match[1]) if word)
+            if flags == ("none",):
+                return ()
+            unknown = [flag for flag in flags if flag not in _KNOWN_FLAGS]
+            if unknown or not flags:
+                raise ScriptError(f"{path}:{number}: unknown flags {match[1]!r}; write 'none' for no flags")
+            return flags
+        if line.strip() and not line.startswith("--"):
+            break
+    raise ScriptError(f"{path}:1: the header comment has no line '-- Flags: ...' (allow-oom, no-writes or none)")
+
+
+def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], out: list[Line]) -> None:
+    """Appends the lines of a file to `out` as (text, file, line number), and those of its includes in their places."""
+    seen.add(path)
+    shown = path.relative_to(directory).as_posix()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if match := _INCLUDE.match(line):
+            target = directory / "include" / f"{match[1]}.lua"
+            if target == path or target in parents:
+                circle = " -> ".join(file.stem for file in [*parents, path, target])
+                raise ScriptError(f"{path}:{number}: include goes in circles: {circle}")
+            if not target.is_file():
+                raise ScriptError(f"{path}:{number}: unknown include {match[1]!r}: there is no {target}")
+            if target not in seen:
+                _collect(directory, target, [*parents, path], seen, out)
+        elif line.strip() and not _is_comment(line):
+            out.append((line.rstrip(), shown, number))
+
+
+def _is_comment(line: str) -> bool:
+    """Whether a line holds only a comment that ends with it: `--[[` may go on, and is left to Lua."""
+    text = line.lstrip()
+    return text.startswith("--") and not text.startswith("--[")

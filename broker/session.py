@@ -1,0 +1,264 @@
+"""A worker's session with one run, without I/O: its lease, its claims, what it holds."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker import keys
+from broker.codec import decode, encode
+from broker.errors import BrokerError, NoResult, NoSession, TooBig
+from broker.flow import Call, Flow
+from broker.models import Attempt, Policy
+from broker.operation import Operation
+from broker.operations import worker
+from broker.operations.worker import Answer, Claimed, Joined, Renewed, Submission
+
+#: Attempts of one submit or claim call.
+ITEMS_PER_CALL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a result or an attempt given back.
+
+    Args:
+        answer: `accepted`, `rejected`, `superseded`, `stale`, `unknown`, or for attempts given back `released`, `retried`, `failed`.
+        why: how the attempt ended where the answer is `unknown`.
+        by_attempt: the attempt that holds the slot instead, where superseded.
+        by_worker: its worker.
+        age_s: since when, in seconds.
+    """
+
+    answer: str
+    why: str = ""
+    by_attempt: str = ""
+    by_worker: str = ""
+    age_s: float = 0.0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the result counts."""
+        return self.answer == "accepted"
+
+
+class Session:
+    """One run as a worker sees it. Shared between the worker's thread and its heartbeat: everything they both touch is under one lock.
+
+    Args:
+        run: name of the run.
+        worker: name of the worker.
+        lease_ms: lease asked for, 0: the run's.
+        clock: injected time in milliseconds, or None.
+    """
+
+    def __init__(self, run: str, worker_name: str, lease_ms: int, clock: Callable[[], int] | None) -> None:
+        self.run = run
+        self.reason = ""
+        self.due_in_ms = -1
+        self.run_policy: Policy | None = None
+        self._worker, self._lease_asked, self._clock = worker_name, lease_ms, clock
+        self._joined: Joined | None = None
+        self._number = 0  # of the newest claim sent
+        self._settled = 0  # of the newest claim whose answer was dealt with, or that was given up
+        self._held: dict[str, Attempt] = {}
+        self._blob: tuple[int, bytes | None] = (-1, None)
+        self._lock = threading.Lock()
+
+    @property
+    def now(self) -> int | None:
+        """The injected clock in milliseconds, or None."""
+        return None if self._clock is None else self._clock()
+
+    @property
+    def id(self) -> str:
+        """The session's id, empty before it has joined."""
+        return self._joined.session if self._joined else ""
+
+    @property
+    def marker(self) -> str:
+        """Key of the marker that says there may be work."""
+        return keys.key(self.run, "wake")
+
+    @property
+    def lease_ms(self) -> int | None:
+        """The session's lease, None before it has joined."""
+        return self._joined.lease_ms if self._joined else None
+
+    @property
+    def held(self) -> list[Attempt]:
+        """The attempts that this worker works on, oldest first."""
+        with self._lock:
+            return list(self._held.values())
+
+    def join(self) -> Flow[None]:
+        """Starts a session; what an earlier one held is lost."""
+        nonce = secrets.token_hex(6)
+        joined: Joined | BrokerError = (yield Call((worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now),)))[0]
+        if isinstance(joined, BrokerError):
+            raise joined
+        with self._lock:
+            self._joined, self._number, self._settled = joined, 0, 0
+            self.run_policy = Policy(version=joined.version, epoch=joined.epoch)
+
+    def lost(self) -> None:
+        """The server does not know the session any more: its attempts were given to others."""
+        with self._lock:
+            self._joined = None
+            for attempt in self._held.values():
+                attempt.mark_cancelled("expired")
+
+    def claim_operation(self, n: int, policy: Policy | None) -> Operation[Claimed]:
+        """The next claim."""
+        self._number += 1
+        loaded = None if policy is None else (policy.version, policy.epoch)
+        return worker.claim(
+            self.run, self.id, self._number, n, secrets.token_hex(4), policy=loaded, blob_version=self._blob[0], now=self.now
+        )  # fmt: skip
+
+    def claim(self, n: int, policy: Policy | None) -> Flow[list[Attempt]]:
+        """Asks for up to n attempts; joins first, or anew, where needed."""
+        for _ in range(2):
+            if self._joined is None:
+                yield from self.join()
+            try:
+                claimed: Claimed | BrokerError = (yield Call((self.claim_operation(n, policy),)))[0]
+            except BaseException:
+                self._give_up()
+                raise
+            if isinstance(claimed, NoSession):
+                self.lost()
+                continue
+            return self.take_in(claimed)
+        raise NoSession(session=self.id or "a new one", run=self.run)
+
+    def take_in(self, claimed: Claimed | BrokerError) -> list[Attempt]:
+        """Reads a claim's answer; what it granted is held from now on."""
+        if isinstance(claimed, BrokerError):
+            self._give_up()
+            raise claimed
+        if claimed.blob_version > self._blob[0]:
+            self._blob = (claimed.blob_version, claimed.blob)
+        blob = self._blob[1] if self._blob[0] > 0 else None
+        self.reason, self.due_in_ms = claimed.reason, claimed.due_in_ms
+        self.run_policy = Policy(version=claimed.run_version, epoch=claimed.run_epoch)
+        policy = Policy(version=claimed.version, epoch=claimed.epoch)
+        attempts = [
+            Attempt(g.attempt_id, self.run, g.task, g.slot, decode(g.payload), claimed.version, policy, g.samples, g.tries, blob)
+            for g in claimed.granted
+        ]
+        with self._lock:
+            self._held.update((attempt.id, attempt) for attempt in attempts)
+            self._settled = self._number
+        return attempts
+
+    def _give_up(self) -> None:
+        """The answer of the newest claim is not waited for any more: the heartbeat gives back what it may have granted."""
+        with self._lock:
+            self._settled = self._number
+
+    @property
+    def blob(self) -> bytes | None:
+        """The newest blob that came with a claim, or None."""
+        return self._blob[1]
+
+    def renew_operation(self) -> Operation[Renewed] | None:
+        """The heartbeat with what is held now, or None before the session has joined."""
+        with self._lock:
+            if self._joined is None:
+                return None
+            return worker.renew(self.run, self.id, self._settled, list(self._held), now=self.now)
+
+    def renewed(self, session: str, answer: Renewed | BrokerError) -> list[Attempt]:
+        """Reads a heartbeat's answer and cancels what it says. Returns what was cancelled now."""
+        if isinstance(answer, NoSession):
+            if session == self.id:
+                self.lost()
+            return []
+        if isinstance(answer, BrokerError):
+            return []
+        self.run_policy = Policy(version=answer.run_version, epoch=answer.run_epoch)
+        cancelled: list[Attempt] = []
+        with self._lock:
+            for attempt_id, why in answer.abandon.items():
+                attempt = self._held.get(attempt_id)
+                if attempt is not None and attempt.mark_cancelled(why):
+                    cancelled.append(attempt)
+        return cancelled
+
+    def encoded(self, attempt: Attempt, result: Any) -> bytes:
+        """A result's bytes; refuses one that is too large."""
+        body = encode(result)
+        if self._joined is not None and len(body) > self._joined.max_result_bytes:
+            raise TooBig(what="result", subject=attempt.id, size=len(body), limit=self._joined.max_result_bytes)
+        return body
+
+    def submit_operation(self, items: Sequence[Submission]) -> Operation[list[Answer]]:
+        """Submits results or verdicts."""
+        ttl = self._joined.result_ttl_ms if self._joined else 3_600_000
+        return worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
+
+    def submit(self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()) -> Flow[tuple[list[Submitted], list[Any]]]:
+        """Submits at most 64 results or verdicts in one round trip; other operations may ride along.
+
+        Returns:
+            An answer for each item, and the outcomes of the others.
+        """
+        others: list[Any] | None = None
+        for _ in range(3):
+            outcomes: list[Any] = yield Call((self.submit_operation(items), *(then if others is None else ())))
+            answers: list[Answer] | BrokerError = outcomes[0]
+            if others is None:
+                others = outcomes[1:]
+            if isinstance(answers, BrokerError):
+                raise answers
+            if all(answer.word != "noresult" for answer in answers):
+                self.forget(item.attempt_id for item in items)
+                return [submitted(answer) for answer in answers], others
+        raise NoResult(attempt=items[0].attempt_id)
+
+    def release(self, attempts: Sequence[str]) -> Flow[list[Submitted]]:
+        """Gives attempts back without penalty."""
+        answers: list[Answer] | BrokerError = (yield Call((worker.release(self.run, attempts, now=self.now),)))[0]
+        if isinstance(answers, BrokerError):
+            raise answers
+        self.forget(attempts)
+        return [submitted(answer) for answer in answers]
+
+    def fail(self, attempt: Attempt, error: str, *, retry: bool) -> Flow[Submitted]:
+        """Reports an error of the attempt."""
+        operation = worker.fail(self.run, attempt.id, error, may_retry=retry, now=self.now)
+        answer: Answer | BrokerError = (yield Call((operation,)))[0]
+        if isinstance(answer, BrokerError):
+            raise answer
+        self.forget([attempt.id])
+        return submitted(answer)
+
+    def leave(self) -> Flow[None]:
+        """Ends the session; what it holds is released at once."""
+        joined = self._joined
+        if joined is None:
+            return
+        with self._lock:
+            self._joined = None
+            self._held.clear()
+        while True:
+            gone: bool | BrokerError = (yield Call((worker.leave(self.run, joined.session, now=self.now),)))[0]
+            if isinstance(gone, BrokerError):
+                raise gone
+            if gone:
+                return
+
+    def forget(self, attempts: Iterable[str]) -> None:
+        """These are not worked on any more."""
+        with self._lock:
+            for attempt in attempts:
+                self._held.pop(attempt, None)
+
+
+def submitted(answer: Answer) -> Submitted:
+    """An answer in the client's words."""
+    return Submitted(answer.word, answer.why, answer.by_attempt, answer.by_session.rpartition("~")[0], answer.age_ms / 1000)

@@ -1,0 +1,31 @@
+"""SIGTERM as an exception, so that held work is given back when a worker is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+
+class TerminationAsExit:
+    """While installed, SIGTERM raises SystemExit(143) in the main thread. Leaves a handler of the user's alone."""
+
+    def __init__(self) -> None:
+        self._installed = False
+
+    def install(self) -> None:
+        """Only in the main thread, and only over the default handler."""
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _exit)
+            self._installed = True
+
+    def remove(self) -> None:
+        """Puts the default handler back."""
+        if self._installed and threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGTERM) is _exit:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._installed = False
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,269 @@
+"""The synchronous trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+from broker.batches import Accept, next_batch, read_batch
+from broker.connections import open_transport
+from broker.driver import Driver
+from broker.errors import BadArgument, BrokerError
+from broker.models import Rollout, RunConfig, Stats, Task
+from broker.operations import anyone
+from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
+from broker.trainer_core import Enqueued, TrainerCore
+
+
+class Trainer:
+    """The trainer of a run: enqueues tasks, takes batches, advances the version.
+
+    Opening fences the trainer before. Safe to use from several threads: the calls that change the run are sent one after the other.
+
+    Args:
+        url: the server, e.g. `redis://head:6379/0`; see the README for the kinds.
+        run: name of the run.
+        config: how the run works; it is created if it does not exist. None: it must exist.
+        update: change the stored config where it differs, instead of refusing.
+        attach: only read (ranks of a data-parallel trainer): no fence, and no call that changes the run.
+        clock: injected time in milliseconds, for tests.
+
+    Raises:
+        NoRun: there is no such run, and no config to create it with.
+        ConfigMismatch: the stored config differs.
+        ServerUnavailable: no answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        config: RunConfig | None = None,
+        *,
+        update: bool = False,
+        attach: bool = False,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self._core = TrainerCore(run, config, update=update, clock=clock)
+        transport = open_transport(url)
+        self._driver = Driver(transport, None if attach else self._core.channel)
+        self._attached = attach
+        self._ahead: tuple[int, Future[list[Rollout]]] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        try:
+            self._driver.run(self._core.refresh() if attach else self._core.open())
+        except BaseException:
+            transport.close()
+            raise
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self._core.run
+
+    @property
+    def version(self) -> int:
+        """The current version of the policy, as this trainer knows it."""
+        return self._core.version
+
+    @property
+    def step_next(self) -> int:
+        """The first step whose batch is not sealed, as this trainer knows it."""
+        return self._core.step_next
+
+    @property
+    def epoch(self) -> str:
+        """This trainer's epoch, `<number>.<token>`."""
+        return self._core.epoch
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's stored config."""
+        return self._core.config
+
+    @property
+    def cursor(self) -> Any:
+        """The data loader's position that was stored last, or None."""
+        return self._core.cursor
+
+    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None) -> Enqueued:
+        """Adds tasks; those whose id the run knows already are left alone and reported.
+
+        Args:
+            tasks: one task or any number of them; sent in pieces as they come.
+            cursor: the data loader's position after them (anything JSON can hold), stored with the last piece.
+
+        Raises:
+            TooBig: a payload is larger than `max_payload_bytes`.
+            Fenced: another trainer has taken over.
+        """
+        self._must_lead("enqueue")
+        return self._driver.run(self._core.enqueue(tasks, cursor))
+
+    def next_batch(
+        self,
+        n: int | None = None,
+        *,
+        accept: Accept | None = None,
+        prefetch: bool = False,
+        timeout: float | None = None,
+        short: bool = False,
+    ) -> list[Rollout]:
+        """Waits for the batch of the current version. Called again before `advance`, it answers the same batch.
+
+        Args:
+            n: rollouts wanted; None: the config's consumer_batch_size.
+            accept: a filter, called once for each rollout; what it refuses is discarded and replaced.
+            prefetch: form and read the batch after this one in the background; asked again before `advance`, answer that one.
+            timeout: how long to wait, in seconds; None: as long as it takes.
+            short: when fewer than n tasks are left in the run, take those.
+
+        Returns:
+            The rollouts, oldest first.
+
+        Raises:
+            Exhausted: fewer than n tasks are left in the run (none, with short).
+            WaitTimeout: the time is over; what was gathered is kept for the next call.
+            TooMany: n is more than could ever be ready at once.
+            Fenced, Rewound: this trainer may not go on.
+        """
+        self._must_lead("next_batch")
+        step = self._core.step_to_deliver(prefetch=prefetch)
+        batch = self._from_ahead(step, timeout)
+        if batch is None:
+            batch = self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
+        self._core.delivered = step
+        if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
+            self._start_ahead(step + 1, n, accept, short=short)
+        return batch
+
+    def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
+        if self._ahead is not None and self._ahead[0] == step:
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "broker-prefetch")
+        flow = next_batch(self._core, step, n, accept, None, short=short)
+        self._ahead = (step, self._thread.submit(self._driver.run, flow))
+
+    def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
+        """The batch that was formed in the background; None: there is none, or it failed and is tried again in the open."""
+        if self._ahead is None or self._ahead[0] != step:
+            return None
+        future = self._ahead[1]
+        try:
+            batch = future.result(timeout)
+        except TimeoutError:
+            if not future.done():
+                raise
+            batch = None
+        except BrokerError:
+            batch = None
+        self._ahead = None
+        return batch
+
+    def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
+        """The shard of one rank of a sealed batch; waits until the batch is sealed. Also for attached trainers.
+
+        Args:
+            step: the step that trains the batch.
+            rank: this rank, 0 <= rank < world.
+            world: number of ranks; their shards are contiguous, and together the batch.
+            timeout: how long to wait, in seconds.
+
+        Raises:
+            Gone: the batch is not kept any more.
+            WaitTimeout: it was not sealed in time.
+        """
+        if not 0 <= rank < world:
+            raise BadArgument(argument="rank", given=rank, expected=f"0 <= rank < {world}")
+        return self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
+
+    def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
+        """Takes finished rollouts out for good. Answers for each task `discarded`, or the state it is in."""
+        self._must_lead("discard")
+        return self._driver.run(self._core.discard(tasks, reason))
+
+    def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
+        """Takes tasks out of the run, whoever works on them. Answers for each `cancelled`, or the state it is in."""
+        self._must_lead("cancel")
+        return self._driver.run(self._core.cancel(tasks))
+
+    def retry(self, tasks: Iterable[str]) -> dict[str, str]:
+        """Starts dead or rejected tasks over. Answers for each `retried`, or the state it is in."""
+        self._must_lead("retry")
+        return self._driver.run(self._core.retry(tasks))
+
+    def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
+        """Says that the batch is trained on; opens capacity for the next one.
+
+        Args:
+            blob: at most 1 MiB that travels with the workers' next claims (where the new weights are).
+            allow_empty: advance although no batch was taken.
+
+        Returns:
+            The new version.
+
+        Raises:
+            Early: the batch of this step was not taken.
+            DigestMismatch: the server's batch is not the one that this trainer took.
+        """
+        self._must_lead("advance")
+        return self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    def pause(self) -> str:
+        """Hands out no more work, submissions go on. Answers the mode before."""
+        self._must_lead("pause")
+        return self._driver.run(self._core.pause("paused"))
+
+    def drain(self) -> str:
+        """Starts no more tasks, running ones are finished. Answers the mode before."""
+        self._must_lead("drain")
+        return self._driver.run(self._core.pause("draining"))
+
+    def resume(self) -> str:
+        """Hands out work again. Answers the mode before."""
+        self._must_lead("resume")
+        return self._driver.run(self._core.pause(""))
+
+    def requeue(self, limit: int = 100) -> int:
+        """Takes back what is due: leases that ran out, time-outs, retries. Answers how many."""
+        return self._driver.run(self._core.call(anyone.requeue(self.run, limit, now=self._core.now)))
+
+    def stats(self) -> Stats:
+        """One consistent look at the run; also brings `version` and `step_next` of an attached trainer up to date."""
+        stored = self._driver.run(self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now)))
+        return stats_of(self.run, stored)
+
+    def capacity(self) -> int:
+        """How many tasks may be started now; may be negative."""
+        return self.stats().capacity
+
+    def explain(self) -> Explanation:
+        """Why the run does what it does: which term of the capacity formula binds, who holds the slots, what is next due."""
+        return self._driver.run(explain_flow(self.run, self._core.now))
+
+    def audit(self, *, repair: bool = False) -> Audit:
+        """Recomputes the counters from the structures; repair also rewrites them."""
+        if repair:
+            self._must_lead("audit with repair")
+            return Audit(self._driver.run(self._core.repair()), repaired=True)
+        return self._driver.run(audit_flow(self.run, self._core.now))
+
+    def _must_lead(self, what: str) -> None:
+        if self._attached:
+            raise BadArgument(argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read")
+
+    def close(self) -> None:
+        """Closes the connections. The run stays as it is, and another trainer may open it."""
+        self._driver.closing.set()
+        self._driver.transport.close()
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,196 @@
+"""The trainer without I/O: what it remembers of its run, and its calls as flows."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from broker import keys
+from broker.channel import Channel
+from broker.codec import encode
+from broker.errors import BadArgument, BrokerError, Early, TooBig
+from broker.flow import Call, Flow, GatedCall
+from broker.models import RunConfig, Task
+from broker.names import check_name
+from broker.operations import anyone, trainer
+from broker.operations.trainer import Advanced, EnqueuedPiece, NewTask, Opened
+
+#: Tasks of one enqueue call, and the bytes of payload above which a call is closed earlier.
+TASKS_PER_CALL = 64
+PAYLOAD_BYTES_PER_CALL = 4 * 1024 * 1024
+#: Ids of one discard, cancel or retry call.
+IDS_PER_CALL = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """How many tasks were added, and the ids of those that the run knew already."""
+
+    added: int
+    existing: list[str]
+
+
+class TrainerCore:
+    """State of one trainer of one run.
+
+    Args:
+        run: name of the run.
+        config: what to create the run with, or what it must agree with; None: the run must exist.
+        update: change a stored config that differs.
+        clock: injected time in milliseconds; None: the server's.
+    """
+
+    def __init__(self, run: str, config: RunConfig | None, *, update: bool, clock: Callable[[], int] | None) -> None:
+        self.run = check_name("run", run)
+        self._given, self._update, self._clock = config, update, clock
+        self.channel = Channel(secrets.token_hex(8))
+        self.config: RunConfig = config if config is not None else RunConfig(consumer_batch_size=1)
+        self.version = 0
+        self.step_next = 0
+        self.epoch = ""
+        self.cursor: Any = None
+        self.digests: dict[int, str] = {}
+        self.delivered = -1  # newest step handed to the caller
+
+    @property
+    def now(self) -> int | None:
+        """The injected clock in milliseconds, or None."""
+        return None if self._clock is None else self._clock()
+
+    @property
+    def marker(self) -> str:
+        """Key of the marker that says enough rollouts are ready."""
+        return keys.key(self.run, "wake:ready")
+
+    def step_to_deliver(self, *, prefetch: bool) -> int:
+        """The step whose batch the caller gets next: that of the version, or the one after it when prefetching and the first was handed out."""
+        return self.version + 1 if prefetch and self.delivered >= self.version else self.version
+
+    def call(self, operation: Any) -> Flow[Any]:
+        """One ungated operation; raises its error."""
+        value = (yield Call((operation,)))[0]
+        if isinstance(value, BrokerError):
+            raise value
+        return value
+
+    def open(self) -> Flow[Opened]:
+        """Becomes the run's trainer."""
+        config = None if self._given is None else self._given.to_fields()
+        opened: Opened = yield from self.call(
+            trainer.open_run(self.run, self.channel.token, config, update=self._update, now=self.now)
+        )
+        self.epoch = opened.epoch
+        yield from self.refresh()
+        return opened
+
+    def refresh(self) -> Flow[dict[str, str]]:
+        """Reads the run's state: version, next step, config, cursor."""
+        stored: dict[str, str] = yield from self.call(anyone.stats(self.run, now=self.now))
+        self.version, self.step_next = int(stored["version"]), int(stored["step_next"])
+        self.config = RunConfig.from_fields(stored)
+        self.cursor = json.loads(stored["cursor"]) if stored.get("cursor") else None
+        if not self.epoch:
+            self.epoch = stored["epoch"]
+        return stored
+
+    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None) -> Flow[Enqueued]:
+        """Adds tasks in pieces; the cursor is stored with the last one."""
+        source = iter([tasks] if isinstance(tasks, Task) else tasks)
+        position = None if cursor is None else _cursor_text(cursor)
+        added, existing = 0, list[str]()
+        pieces = self._pieces(source)
+        piece = next(pieces, None)
+        while piece is not None or position is not None:
+            following = next(pieces, None)
+            sent = piece or []
+            text, position = (position, None) if following is None else (None, position)
+            answer: EnqueuedPiece = yield GatedCall(
+                lambda gate, sent=sent, text=text: trainer.enqueue(self.run, gate, sent, text, now=self.now)
+            )
+            added += answer.added
+            existing += [sent[i].id for i in answer.existing]
+            piece = following
+        if cursor is not None:
+            self.cursor = cursor
+        return Enqueued(added, existing)
+
+    def _pieces(self, tasks: Iterator[Task]) -> Iterator[list[NewTask]]:
+        piece, size = list[NewTask](), 0
+        for task in tasks:
+            if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+                raise BadArgument(argument="tasks", given=type(task).__name__, expected="broker.Task")
+            payload = encode(task.payload)
+            if len(payload) > self.config.max_payload_bytes:
+                raise TooBig(what="payload", subject=task.id, size=len(payload), limit=self.config.max_payload_bytes)
+            if piece and size + len(payload) > PAYLOAD_BYTES_PER_CALL:
+                yield piece
+                piece, size = [], 0
+            piece.append(NewTask(task.id, payload, task.samples, task.needed, task.priority))
+            size += len(payload)
+            if len(piece) == TASKS_PER_CALL:
+                yield piece
+                piece, size = [], 0
+        if piece:
+            yield piece
+
+    def discard(self, tasks: Iterable[str], reason: str = "discarded") -> Flow[dict[str, str]]:
+        """Takes rollouts out for good: task -> `discarded`, or the state it is in."""
+        return self._by_ids(tasks, lambda gate, ids: trainer.discard(self.run, gate, reason, ids, now=self.now))
+
+    def cancel(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
+        """Takes tasks out of the run: task -> `cancelled`, or the state it is in."""
+        return self._by_ids(tasks, lambda gate, ids: trainer.cancel(self.run, gate, ids, now=self.now))
+
+    def retry(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
+        """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
+        return self._by_ids(tasks, lambda gate, ids: trainer.retry(self.run, gate, ids, now=self.now))
+
+    def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.Gate, list[str]], Any]) -> Flow[dict[str, str]]:
+        ids = [check_name("task", task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
+        answers: dict[str, str] = {}
+        source = iter(ids)
+        while piece := list(islice(source, IDS_PER_CALL)):
+            words: list[str] = yield GatedCall(lambda gate, piece=piece: make(gate, piece))
+            answers.update(zip(piece, words, strict=True))
+        return answers
+
+    def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> Flow[int]:
+        """Acknowledges the batch of step = version; answers the new version.
+
+        Raises:
+            Early: its batch was not taken by this trainer.
+        """
+        step = self.version
+        digest = self.digests.get(step, "-")
+        if digest == "-" and not allow_empty:
+            raise Early(step=step, version=self.version, step_next=self.step_next)
+        advanced: Advanced = yield GatedCall(
+            lambda gate: trainer.advance(self.run, gate, step, digest, allow_empty=allow_empty, blob=blob, now=self.now),
+            then=(anyone.trim(self.run, now=self.now),),
+        )
+        self.digests.pop(step, None)
+        self.version = advanced.version
+        self.step_next = max(self.step_next, self.version)
+        return self.version
+
+    def pause(self, mode: str) -> Flow[str]:
+        """`paused`, `draining` or empty; answers the mode before."""
+        return (yield GatedCall(lambda gate: trainer.pause(self.run, gate, mode, now=self.now)))
+
+    def repair(self) -> Flow[dict[str, tuple[int, int]]]:
+        """Rewrites the counters by the structures: name -> (before, after) of those that were wrong."""
+        return (yield GatedCall(lambda gate: trainer.repair(self.run, gate, now=self.now)))
+
+
+def _cursor_text(cursor: Any) -> str:
+    try:
+        text = json.dumps(cursor, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadArgument(argument="cursor", given=type(cursor).__name__, expected="something JSON can hold") from error
+    if len(text) > 65536:
+        raise TooBig(what="cursor", size=len(text), limit=65536)
+    return text

@@ -1,0 +1,260 @@
+"""The synchronous worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from broker.connections import open_transport
+from broker.driver import Driver
+from broker.errors import BadArgument, BrokerError, Reject
+from broker.heartbeat import Heartbeat
+from broker.models import Attempt, Policy
+from broker.session import Submitted
+from broker.termination import TerminationAsExit
+from broker.worker_core import WorkerCore
+
+_log = logging.getLogger("broker")
+
+StaleWeights = Callable[[Policy, "bytes | None"], "Policy | None"]
+
+
+class Worker:
+    """A worker: claims attempts, renews its lease from a thread, submits results.
+
+    As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM included.
+
+    Args:
+        url: the server.
+        run: name of the run, or several in order of preference.
+        name: shown to people; None: host and process id.
+        lease_s: time without a sign of life after which its attempts go to others, in seconds; None: the run's.
+        policy: the weights it has loaded; None: it always generates with `attempt.version`.
+        on_weights_stale: called with the run's policy and newest blob when `policy` is too old to start work with; returns the policy it has loaded, or None to be asked again.
+        clock: injected time in milliseconds, for tests.
+        heartbeat: False: the caller renews the lease itself, with `renew`.
+
+    Raises:
+        NoRun: a run does not exist.
+        ServerUnavailable: no answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str | Sequence[str],
+        *,
+        name: str | None = None,
+        lease_s: float | None = None,
+        policy: Policy | None = None,
+        on_weights_stale: StaleWeights | None = None,
+        clock: Callable[[], int] | None = None,
+        heartbeat: bool = True,
+    ) -> None:
+        self._core = WorkerCore([run] if isinstance(run, str) else run, name, lease_s, policy, clock)
+        self._core.on_weights_stale = on_weights_stale
+        self._driver = Driver(open_transport(url))
+        self._claiming = threading.Lock()
+        self._iterating = False
+        self._next: Attempt | None = None
+        self._termination = TerminationAsExit()
+        self._closed = False
+        try:
+            self._driver.run(self._core.join())
+        except BaseException:
+            self._driver.transport.close()
+            raise
+        self._heartbeat = Heartbeat(self._driver.transport, self._core.sessions.values(), _say_cancelled)
+        if heartbeat:
+            self._heartbeat.start()
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._core.name
+
+    @property
+    def policy(self) -> Policy | None:
+        """The weights that it has loaded, None: always the current ones."""
+        return self._core.policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self._core.policy = policy
+
+    @property
+    def held(self) -> list[Attempt]:
+        """The attempts it works on."""
+        return self._core.held
+
+    @property
+    def claim_reason(self) -> str:
+        """Why the last claim gave less than asked: `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or nothing."""
+        return self._core.reason
+
+    @property
+    def sessions(self) -> dict[str, str]:
+        """The id of its session with each run."""
+        return {run: session.id for run, session in self._core.sessions.items()}
+
+    def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
+        """Up to n attempts.
+
+        Args:
+            n: most attempts wanted, 1 to 1000.
+            timeout: how long to wait for the first, in seconds; None: as long as it takes.
+        """
+        if not 1 <= n <= 1000:
+            raise BadArgument(argument="n", given=n, expected="1 to 1000")
+        with self._claiming:
+            return self._driver.run(self._core.claim(n, timeout))
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """Attempts one after the other, for ever; ends after `stop` or `drain`. Submitting one claims the next in the same round trip."""
+        self._iterating = True
+        try:
+            while not self._core.stopping:
+                attempt, self._next = self._next, None
+                if attempt is None:
+                    attempts = self.claim(1, None)
+                    if not attempts:
+                        return
+                    attempt = attempts[0]
+                yield attempt
+        finally:
+            self._iterating = False
+            ahead, self._next = self._next, None
+            if ahead is not None and not self._closed:
+                self.release([ahead])
+
+    def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
+        """Submits a result. Sent again, it has its effect once.
+
+        Args:
+            attempt: what the result is of.
+            result: `bytes`, or anything that the codec takes (NumPy arrays included).
+            policy: the newest policy used, where weights changed during generation.
+
+        Raises:
+            TooBig: the result is larger than `max_result_bytes`.
+            CodecError: the result holds something that cannot be encoded.
+        """
+        if self._iterating and self._next is None:
+            with self._claiming:
+                answer, following = self._driver.run(self._core.submit_and_claim(attempt, result, policy))
+            self._next = following[0] if following else None
+            return answer
+        return self._driver.run(self._core.submit(attempt, result, policy))
+
+    def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
+        """The verdict that this rollout must not be trained on; final for its slot."""
+        return self._driver.run(self._core.reject(attempt, reason))
+
+    def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
+        """Gives attempts back without penalty."""
+        return self._driver.run(self._core.release([attempts] if isinstance(attempts, Attempt) else list(attempts)))
+
+    def fail(self, attempt: Attempt, error: str, *, retry: bool = True) -> Submitted:
+        """Reports that the attempt could not be finished; with retry it is tried again after a pause, until max_attempts."""
+        return self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+
+    def renew(self) -> None:
+        """Renews the leases now (the heartbeat does so by itself)."""
+        self._heartbeat.beat()
+
+    def run(self, handler: Callable[[Attempt], Any], concurrency: int = 1) -> None:
+        """Works until `stop` or `drain`: claims, calls the handler in threads, submits what it returns.
+
+        Args:
+            handler: returns the result; raises Reject to reject the rollout; any other exception counts as a failure that is retried.
+            concurrency: attempts at the same time.
+        """
+        if concurrency < 1:
+            raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        free = threading.Semaphore(concurrency)
+        threads: set[threading.Thread] = set()
+        while not (self._core.stopping or self._core.draining):
+            if not free.acquire(timeout=0.2):
+                continue
+            free.release()
+            room = concurrency - sum(thread.is_alive() for thread in threads)
+            threads = {thread for thread in threads if thread.is_alive()}
+            for attempt in self.claim(max(1, room), 1.0):
+                free.acquire()
+                thread = threading.Thread(target=self._handle, args=(handler, attempt, free), name=f"broker-{attempt.id}", daemon=True)
+                threads.add(thread)
+                thread.start()
+        if self._core.stopping:
+            self._give_back()
+        else:
+            for thread in threads:
+                thread.join()
+
+    def _handle(self, handler: Callable[[Attempt], Any], attempt: Attempt, free: threading.Semaphore) -> None:
+        try:
+            try:
+                result = handler(attempt)
+            except Reject as rejection:
+                self.reject(attempt, str(rejection))
+            except Exception as error:
+                if not attempt.cancelled:
+                    _log.warning("attempt %s failed: %r", attempt.id, error)
+                    self.fail(attempt, repr(error))
+            else:
+                if not attempt.cancelled:
+                    self.submit(attempt, result)
+        except BrokerError as error:
+            if not self._closed:
+                _log.warning("attempt %s could not be reported: %s", attempt.id, error)
+        finally:
+            if attempt.cancelled:
+                self._core.session_of(attempt).forget([attempt.id])
+            free.release()
+
+    def _give_back(self) -> None:
+        held = self._core.held
+        for attempt in held:
+            attempt.mark_cancelled("stopped")
+        if held:
+            self.release(held)
+
+    def drain(self) -> None:
+        """Claims nothing more; what is held is finished. From any thread."""
+        self._core.draining = True
+        self._driver.transport.interrupt()
+
+    def stop(self) -> None:
+        """Claims nothing more and gives back what is held. From any thread, or a signal handler."""
+        self._core.stopping = True
+        self._driver.transport.interrupt()
+
+    def close(self) -> None:
+        """Gives back what it holds, ends its sessions, closes the connections."""
+        if self._closed:
+            return
+        self._closed = True
+        self.stop()
+        self._termination.remove()
+        self._heartbeat.stop()
+        for attempt in self._core.held:
+            attempt.mark_cancelled("stopped")
+        try:
+            self._driver.run(self._core.leave())
+        except BrokerError as error:
+            _log.warning("what was held is given to others only when its lease runs out: %s", error)
+        finally:
+            self._driver.transport.close()
+
+    def __enter__(self) -> Self:
+        self._termination.install()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _say_cancelled(attempt: Attempt) -> None:
+    _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)

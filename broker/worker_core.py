@@ -1,0 +1,172 @@
+"""A worker of one or several runs, without I/O."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from broker.errors import BadArgument, BrokerError, NoSession
+from broker.flow import Flow, Pause, WaitMarker
+from broker.models import Attempt, Policy
+from broker.names import check_name
+from broker.operations.worker import Submission
+from broker.session import Session, Submitted
+
+#: Longest wait for a marker before claiming again, seconds.
+CLAIM_AGAIN_S = 5.0
+#: How long a worker with stale weights waits before it asks again, seconds.
+WEIGHTS_AGAIN_S = 0.2
+
+
+def default_name() -> str:
+    """`<host>-<pid>`, in the characters that a name may have."""
+    host = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname())
+    return f"{host[:100] or 'host'}-{os.getpid()}"
+
+
+class WorkerCore:
+    """What a worker remembers; its calls as flows.
+
+    Args:
+        runs: names of the runs that it serves, the preferred one first.
+        name: the worker's name, None: host and process.
+        lease_s: lease asked for, in seconds; None: each run's own.
+        policy: the weights it has loaded; None: always the run's current ones.
+        clock: injected time in milliseconds, or None.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[str],
+        name: str | None,
+        lease_s: float | None,
+        policy: Policy | None,
+        clock: Callable[[], int] | None,
+    ) -> None:
+        self.name = check_name("worker", default_name() if name is None else name)
+        if lease_s is not None and not 0.001 <= lease_s <= 86_400:
+            raise BadArgument(argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds, or None for the run's")
+        lease_ms = 0 if lease_s is None else int(lease_s * 1000)
+        names = [check_name("run", run) for run in runs]
+        if not names or len(set(names)) != len(names):
+            raise BadArgument(argument="run", given=", ".join(names) or "none", expected="one run, or several different ones")
+        self.sessions = {run: Session(run, self.name, lease_ms, clock) for run in names}
+        self.policy = policy
+        self.on_weights_stale: Callable[[Policy, bytes | None], Policy | None] | None = None
+        self.draining = False
+        self.stopping = False
+
+    @property
+    def reason(self) -> str:
+        """Why the last claim gave less than asked; of several runs, the preferred one's."""
+        return next((s.reason for s in self.sessions.values() if s.reason), "")
+
+    @property
+    def held(self) -> list[Attempt]:
+        """What the worker works on, in all runs."""
+        return [attempt for session in self.sessions.values() for attempt in session.held]
+
+    def session_of(self, attempt: Attempt) -> Session:
+        """The session that an attempt belongs to."""
+        try:
+            return self.sessions[attempt.run]
+        except KeyError:
+            raise BadArgument(argument="attempt", given=f"one of run {attempt.run}", expected="one that this worker claimed") from None
+
+    def join(self) -> Flow[None]:
+        """Starts the sessions, so that a missing run is reported at once."""
+        for session in self.sessions.values():
+            yield from session.join()
+
+    def claim_once(self, n: int) -> Flow[list[Attempt]]:
+        """Up to n attempts, from the preferred run first."""
+        attempts: list[Attempt] = []
+        for session in self.sessions.values():
+            attempts += yield from session.claim(n - len(attempts), self.policy)
+            if len(attempts) >= n:
+                break
+        return attempts
+
+    def claim(self, n: int, timeout_s: float | None) -> Flow[list[Attempt]]:
+        """Waits until there is something to do; empty after the time-out, or when draining or stopped.
+
+        Args:
+            n: most attempts wanted.
+            timeout_s: how long to wait, in seconds; None: for ever.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while not (self.draining or self.stopping):
+            attempts = yield from self.claim_once(n)
+            if attempts:
+                return attempts
+            left = CLAIM_AGAIN_S if until is None else min(CLAIM_AGAIN_S, until - time.monotonic())
+            if left <= 0:
+                return []
+            yield from self._wait(left)
+        return []
+
+    def _wait(self, left: float) -> Flow[None]:
+        """For a marker, for what is next due, or for weights that may be used."""
+        sessions = list(self.sessions.values())
+        if all(session.reason == "weights_stale" for session in sessions):
+            session = sessions[0]
+            if self.on_weights_stale is not None and session.run_policy is not None:
+                loaded = self.on_weights_stale(session.run_policy, session.blob)
+                if loaded is not None:
+                    self.policy = loaded
+                    return
+            yield Pause(min(left, WEIGHTS_AGAIN_S))
+            return
+        dues = [session.due_in_ms / 1000 for session in sessions if session.due_in_ms >= 0]
+        yield WaitMarker(tuple(session.marker for session in sessions), max(0.001, min([left, *dues])))
+
+    def submit(self, attempt: Attempt, result: Any, policy: Policy | None) -> Flow[Submitted]:
+        """Submits one result."""
+        session = self.session_of(attempt)
+        answers, _ = yield from session.submit([self.submission(attempt, result, policy)])
+        return answers[0]
+
+    def submit_and_claim(self, attempt: Attempt, result: Any, policy: Policy | None) -> Flow[tuple[Submitted, list[Attempt]]]:
+        """Submits one result and claims the next attempt of the same run, in one round trip."""
+        session = self.session_of(attempt)
+        if len(self.sessions) > 1 or not session.id or self.draining or self.stopping:
+            return (yield from self.submit(attempt, result, policy)), []
+        following = session.claim_operation(1, self.policy)
+        answers, outcomes = yield from session.submit([self.submission(attempt, result, policy)], (following,))
+        try:
+            attempts = session.take_in(outcomes[0])
+        except NoSession:
+            session.lost()
+            attempts = []
+        except BrokerError:
+            attempts = []  # the next claim meets the same error, in the open
+        return answers[0], attempts
+
+    def submission(self, attempt: Attempt, result: Any, policy: Policy | None) -> Submission:
+        """One result, encoded."""
+        body = self.session_of(attempt).encoded(attempt, result)
+        return Submission(attempt.id, True, body, (policy.version, policy.epoch) if policy else None)
+
+    def reject(self, attempt: Attempt, reason: str) -> Flow[Submitted]:
+        """The verdict that the rollout must not be trained on."""
+        body = reason.encode()[:2000]
+        answers, _ = yield from self.session_of(attempt).submit([Submission(attempt.id, False, body)])
+        return answers[0]
+
+    def release(self, attempts: Sequence[Attempt]) -> Flow[list[Submitted]]:
+        """Gives attempts back without penalty; an answer for each, in order."""
+        answers: dict[str, Submitted] = {}
+        for run in {attempt.run for attempt in attempts}:
+            ids = [attempt.id for attempt in attempts if attempt.run == run]
+            for at in range(0, len(ids), 500):
+                piece = ids[at : at + 500]
+                answers.update(zip(piece, (yield from self.sessions[run].release(piece)), strict=True))
+        return [answers[attempt.id] for attempt in attempts]
+
+    def leave(self) -> Flow[None]:
+        """Ends all sessions; what they hold is released at once."""
+        for session in self.sessions.values():
+            yield from session.leave()
