@@ -1,0 +1,72 @@
+"""Carries out flows over an asyncio transport."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any, TypeVar
+
+from broker.channel import Channel
+from broker.connections import AsyncTransport
+from broker.flow import Call, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
+
+T = TypeVar("T")
+
+
+class Driver:
+    """Does the I/O that flows ask for.
+
+    Args:
+        transport: where to.
+        channel: the trainer's numbered channel, None for others.
+    """
+
+    def __init__(self, transport: AsyncTransport, channel: Channel | None = None) -> None:
+        self.transport = transport
+        self.closing = asyncio.Event()
+        self._channel = channel
+        self._turn = asyncio.Lock()
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Runs a flow to its end; errors of the steps (cancellation included) are raised into it."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    value = await self._do(step)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(value)
+        except StopIteration as end:
+            return end.value
+
+    async def _do(self, step: Step) -> Any:
+        match step:
+            case Call(operations):
+                return await self.transport.execute(operations)
+            case GatedCall():
+                return await self._gated(step)
+            case Fetch(keys):
+                return await self.transport.command("MGET", *keys)
+            case WaitMarker(keys, seconds):
+                return await self.transport.wait_marker(keys, seconds) is not None
+            case Pause(seconds):
+                try:
+                    return await asyncio.wait_for(self.closing.wait(), seconds)
+                except TimeoutError:
+                    return False
+            case Judge(accept, rollout):
+                verdict = accept(rollout)
+                return await verdict if inspect.isawaitable(verdict) else verdict
+
+    async def _gated(self, step: GatedCall) -> Any:
+        assert self._channel is not None
+        async with self._turn:
+            sent = self._channel.prepare(step.make)
+            try:
+                outcomes = await self.transport.execute([*sent, *step.then])
+            except BaseException:
+                self._channel.lost(sent)
+                raise
+            return self._channel.settle(sent, outcomes[: len(sent)])

@@ -1,0 +1,220 @@
+"""The trainer for asyncio. Its calls mean what those of `broker.Trainer` mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from broker.aio.driver import Driver
+from broker.batches import Accept, next_batch, read_batch
+from broker.connections import open_async_transport
+from broker.errors import BadArgument, BrokerError
+from broker.models import Rollout, RunConfig, Stats, Task
+from broker.operations import anyone
+from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
+from broker.trainer_core import TASKS_PER_CALL, Enqueued, TrainerCore
+
+
+class Trainer:
+    """The trainer of a run. Use it with `async with`, or call `open` first and `close` last.
+
+    Args:
+        url: the server.
+        run: name of the run.
+        config: how the run works; None: it must exist.
+        update: change the stored config where it differs.
+        attach: only read.
+        clock: injected time in milliseconds, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        config: RunConfig | None = None,
+        *,
+        update: bool = False,
+        attach: bool = False,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self._core = TrainerCore(run, config, update=update, clock=clock)
+        self._driver = Driver(open_async_transport(url), None if attach else self._core.channel)
+        self._attached = attach
+        self._ahead: tuple[int, asyncio.Task[list[Rollout]]] | None = None
+
+    async def open(self) -> Self:
+        """Connects and becomes the run's trainer. Raises NoRun, ConfigMismatch, ServerUnavailable."""
+        try:
+            await self._driver.run(self._core.refresh() if self._attached else self._core.open())
+        except BaseException:
+            await self._driver.transport.close()
+            raise
+        return self
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self._core.run
+
+    @property
+    def version(self) -> int:
+        """The current version of the policy, as this trainer knows it."""
+        return self._core.version
+
+    @property
+    def step_next(self) -> int:
+        """The first step whose batch is not sealed, as this trainer knows it."""
+        return self._core.step_next
+
+    @property
+    def epoch(self) -> str:
+        """This trainer's epoch, `<number>.<token>`."""
+        return self._core.epoch
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's stored config."""
+        return self._core.config
+
+    @property
+    def cursor(self) -> Any:
+        """The data loader's position that was stored last, or None."""
+        return self._core.cursor
+
+    async def enqueue(self, tasks: Task | Iterable[Task] | AsyncIterable[Task], cursor: Any = None) -> Enqueued:
+        """As `broker.Trainer.enqueue`; takes an asynchronous iterable, too."""
+        self._must_lead("enqueue")
+        if not isinstance(tasks, AsyncIterable):
+            return await self._driver.run(self._core.enqueue(tasks, cursor))
+        added, existing, piece = 0, list[str](), list[Task]()
+        async for task in tasks:
+            piece.append(task)
+            if len(piece) == TASKS_PER_CALL:
+                answer = await self._driver.run(self._core.enqueue(piece))
+                added, existing, piece = added + answer.added, existing + answer.existing, []
+        answer = await self._driver.run(self._core.enqueue(piece, cursor))
+        return Enqueued(added + answer.added, existing + answer.existing)
+
+    async def next_batch(
+        self,
+        n: int | None = None,
+        *,
+        accept: Accept | None = None,
+        prefetch: bool = False,
+        timeout: float | None = None,
+        short: bool = False,
+    ) -> list[Rollout]:
+        """As `broker.Trainer.next_batch`; the filter may be a coroutine function."""
+        self._must_lead("next_batch")
+        step = self._core.step_to_deliver(prefetch=prefetch)
+        batch = await self._from_ahead(step, timeout)
+        if batch is None:
+            batch = await self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
+        self._core.delivered = step
+        if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
+            if self._ahead is None or self._ahead[0] != step + 1:
+                flow = next_batch(self._core, step + 1, n, accept, None, short=short)
+                self._ahead = (step + 1, asyncio.create_task(self._driver.run(flow)))
+        return batch
+
+    async def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
+        if self._ahead is None or self._ahead[0] != step:
+            return None
+        task = self._ahead[1]
+        try:
+            batch = await asyncio.wait_for(asyncio.shield(task), timeout)
+        except TimeoutError:
+            if not task.done():
+                raise
+            batch = None
+        except BrokerError:
+            batch = None
+        self._ahead = None
+        return batch
+
+    async def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
+        """As `broker.Trainer.read_batch`."""
+        if not 0 <= rank < world:
+            raise BadArgument(argument="rank", given=rank, expected=f"0 <= rank < {world}")
+        return await self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
+
+    async def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
+        """As `broker.Trainer.discard`."""
+        self._must_lead("discard")
+        return await self._driver.run(self._core.discard(tasks, reason))
+
+    async def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
+        """As `broker.Trainer.cancel`."""
+        self._must_lead("cancel")
+        return await self._driver.run(self._core.cancel(tasks))
+
+    async def retry(self, tasks: Iterable[str]) -> dict[str, str]:
+        """As `broker.Trainer.retry`."""
+        self._must_lead("retry")
+        return await self._driver.run(self._core.retry(tasks))
+
+    async def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
+        """As `broker.Trainer.advance`."""
+        self._must_lead("advance")
+        return await self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    async def pause(self) -> str:
+        """As `broker.Trainer.pause`."""
+        self._must_lead("pause")
+        return await self._driver.run(self._core.pause("paused"))
+
+    async def drain(self) -> str:
+        """As `broker.Trainer.drain`."""
+        self._must_lead("drain")
+        return await self._driver.run(self._core.pause("draining"))
+
+    async def resume(self) -> str:
+        """As `broker.Trainer.resume`."""
+        self._must_lead("resume")
+        return await self._driver.run(self._core.pause(""))
+
+    async def requeue(self, limit: int = 100) -> int:
+        """As `broker.Trainer.requeue`."""
+        return await self._driver.run(self._core.call(anyone.requeue(self.run, limit, now=self._core.now)))
+
+    async def stats(self) -> Stats:
+        """As `broker.Trainer.stats`."""
+        flow = self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
+        return stats_of(self.run, await self._driver.run(flow))
+
+    async def capacity(self) -> int:
+        """As `broker.Trainer.capacity`."""
+        return (await self.stats()).capacity
+
+    async def explain(self) -> Explanation:
+        """As `broker.Trainer.explain`."""
+        return await self._driver.run(explain_flow(self.run, self._core.now))
+
+    async def audit(self, *, repair: bool = False) -> Audit:
+        """As `broker.Trainer.audit`."""
+        if repair:
+            self._must_lead("audit with repair")
+            return Audit(await self._driver.run(self._core.repair()), repaired=True)
+        return await self._driver.run(audit_flow(self.run, self._core.now))
+
+    def _must_lead(self, what: str) -> None:
+        if self._attached:
+            raise BadArgument(argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read")
+
+    async def close(self) -> None:
+        """Closes the connections. The run stays as it is."""
+        self._driver.closing.set()
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+            await asyncio.gather(self._ahead[1], return_exceptions=True)
+        await self._driver.transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

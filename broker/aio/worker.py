@@ -1,0 +1,271 @@
+"""The worker for asyncio. Its calls mean what those of `broker.Worker` mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from broker.aio.driver import Driver
+from broker.connections import open_async_transport, open_transport
+from broker.errors import BadArgument, BrokerError, Reject
+from broker.heartbeat import Heartbeat
+from broker.models import Attempt, Policy
+from broker.session import Submitted
+from broker.worker_core import WorkerCore
+
+_log = logging.getLogger("broker")
+
+Handler = Callable[[Attempt], Awaitable[Any]]
+
+
+class Worker:
+    """A worker. Use it with `async with`, or call `open` first and `close` last.
+
+    The lease is renewed from a thread with a connection of its own, so that a busy event loop does not cost it.
+
+    Args:
+        url: the server.
+        run: name of the run, or several in order of preference.
+        name: shown to people; None: host and process id.
+        lease_s: lease asked for, in seconds; None: the run's.
+        policy: the weights it has loaded; None: it always generates with `attempt.version`.
+        on_weights_stale: as `broker.Worker`.
+        clock: injected time in milliseconds, for tests.
+        heartbeat: False: the caller renews the lease itself, with `renew`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str | Sequence[str],
+        *,
+        name: str | None = None,
+        lease_s: float | None = None,
+        policy: Policy | None = None,
+        on_weights_stale: Callable[[Policy, bytes | None], Policy | None] | None = None,
+        clock: Callable[[], int] | None = None,
+        heartbeat: bool = True,
+    ) -> None:
+        self._core = WorkerCore([run] if isinstance(run, str) else run, name, lease_s, policy, clock)
+        self._core.on_weights_stale = on_weights_stale
+        self._url, self._beats = url, heartbeat
+        self._driver = Driver(open_async_transport(url))
+        self._claiming = asyncio.Lock()
+        self._heartbeat: Heartbeat | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._claims: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def open(self) -> Self:
+        """Connects and starts the sessions. Raises NoRun, ServerUnavailable."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._driver.run(self._core.join())
+            thread_transport = await asyncio.to_thread(open_transport, self._url)
+        except BaseException:
+            await self._driver.transport.close()
+            raise
+        self._thread_transport = thread_transport
+        self._heartbeat = Heartbeat(thread_transport, self._core.sessions.values(), self._cancel_from_thread)
+        if self._beats:
+            self._heartbeat.start()
+        return self
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._core.name
+
+    @property
+    def policy(self) -> Policy | None:
+        """The weights that it has loaded, None: always the current ones."""
+        return self._core.policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self._core.policy = policy
+
+    @property
+    def held(self) -> list[Attempt]:
+        """The attempts it works on."""
+        return self._core.held
+
+    @property
+    def claim_reason(self) -> str:
+        """Why the last claim gave less than asked."""
+        return self._core.reason
+
+    @property
+    def sessions(self) -> dict[str, str]:
+        """The id of its session with each run."""
+        return {run: session.id for run, session in self._core.sessions.items()}
+
+    async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
+        """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
+        if not 1 <= n <= 1000:
+            raise BadArgument(argument="n", given=n, expected="1 to 1000")
+        async with self._claiming:
+            return await self._driver.run(self._core.claim(n, timeout))
+
+    async def __aiter__(self) -> AsyncIterator[Attempt]:
+        while not self._core.stopping:
+            attempts = await self.claim(1, None)
+            if not attempts:
+                return
+            yield attempts[0]
+
+    async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
+        """Submits a result."""
+        return await self._driver.run(self._core.submit(attempt, result, policy))
+
+    async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
+        """The verdict that this rollout must not be trained on."""
+        return await self._driver.run(self._core.reject(attempt, reason))
+
+    async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
+        """Gives attempts back without penalty."""
+        return await self._driver.run(self._core.release([attempts] if isinstance(attempts, Attempt) else list(attempts)))
+
+    async def fail(self, attempt: Attempt, error: str, *, retry: bool = True) -> Submitted:
+        """Reports that the attempt could not be finished."""
+        return await self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+
+    async def renew(self) -> None:
+        """Renews the leases now (the heartbeat does so by itself)."""
+        assert self._heartbeat is not None, "opened"
+        await asyncio.to_thread(self._heartbeat.beat)
+
+    async def run(self, handler: Handler, concurrency: int = 1) -> None:
+        """Works until `stop` or `drain`: claims, awaits the handler, submits what it returns.
+
+        An attempt that the server takes back cancels its handler's task. On SIGTERM and Ctrl-C all handlers are cancelled and what is held is given back.
+
+        Args:
+            handler: coroutine function; raises Reject to reject the rollout; any other exception counts as a failure that is retried.
+            concurrency: attempts at the same time.
+        """
+        if concurrency < 1:
+            raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        terminated = self._on_sigterm()
+        free = asyncio.Condition()
+        try:
+            while not (self._core.stopping or self._core.draining):
+                async with free:
+                    await free.wait_for(lambda: len(self._tasks) < concurrency or self._core.stopping or self._core.draining)
+                if self._core.stopping or self._core.draining:
+                    break
+                self._claims = asyncio.current_task()
+                for attempt in await self.claim(min(1000, concurrency - len(self._tasks)), None):
+                    self._tasks[attempt.id] = asyncio.create_task(self._handle(handler, attempt, free), name=attempt.id)
+            if self._core.draining and not self._core.stopping:
+                await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        finally:
+            terminated()
+            await self._give_back()
+
+    async def _handle(self, handler: Handler, attempt: Attempt, free: asyncio.Condition) -> None:
+        try:
+            result = await handler(attempt)
+            if not attempt.cancelled:
+                await self.submit(attempt, result)
+        except Reject as rejection:
+            await self._report(self.reject(attempt, str(rejection)), attempt)
+        except asyncio.CancelledError:
+            if not attempt.cancelled:
+                raise
+        except BrokerError as error:
+            _log.warning("attempt %s could not be submitted: %s", attempt.id, error)
+            await self._report(self.fail(attempt, str(error)), attempt)
+        except Exception as error:
+            if not attempt.cancelled:
+                _log.warning("attempt %s failed: %r", attempt.id, error)
+                await self._report(self.fail(attempt, repr(error)), attempt)
+        finally:
+            self._tasks.pop(attempt.id, None)
+            if attempt.cancelled:
+                self._core.session_of(attempt).forget([attempt.id])
+            async with free:
+                free.notify_all()
+
+    async def _report(self, call: Awaitable[Submitted], attempt: Attempt) -> None:
+        try:
+            await call
+        except BrokerError as error:
+            _log.warning("attempt %s could not be reported: %s", attempt.id, error)
+
+    async def _give_back(self) -> None:
+        tasks = list(self._tasks.values())
+        for attempt in self._core.held:
+            attempt.mark_cancelled("stopped")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        held = self._core.held
+        if held and not self._closed:
+            with suppress(BrokerError):
+                await self.release(held)
+
+    def _on_sigterm(self) -> Callable[[], None]:
+        """SIGTERM stops the worker. Leaves a handler of the user's alone. Returns what undoes it."""
+        assert self._loop is not None, "opened"
+        loop = self._loop
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            return lambda: None
+        try:
+            loop.add_signal_handler(signal.SIGTERM, self.stop)
+        except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
+            return lambda: None
+        return lambda: bool(loop.remove_signal_handler(signal.SIGTERM))
+
+    def _cancel_from_thread(self, attempt: Attempt) -> None:
+        _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._cancel_task, attempt)
+
+    def _cancel_task(self, attempt: Attempt) -> None:
+        task = self._tasks.get(attempt.id)
+        if task is not None:
+            task.cancel()
+
+    def drain(self) -> None:
+        """Claims nothing more; what is held is finished."""
+        self._core.draining = True
+        self._driver.transport.interrupt()
+
+    def stop(self) -> None:
+        """Claims nothing more and gives back what is held."""
+        self._core.stopping = True
+        self._driver.transport.interrupt()
+
+    async def close(self) -> None:
+        """Gives back what it holds, ends its sessions, closes the connections."""
+        if self._closed:
+            return
+        self.stop()
+        if self._heartbeat is not None:
+            await asyncio.to_thread(self._heartbeat.stop)
+        await self._give_back()
+        self._closed = True
+        try:
+            await self._driver.run(self._core.leave())
+        except BrokerError as error:
+            _log.warning("what was held is given to others only when its lease runs out: %s", error)
+        finally:
+            await self._driver.transport.close()
+            if self._heartbeat is not None:
+                self._thread_transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,241 @@
+"""What operators may do while a trainer runs: look, pause, cancel, retry, repair, purge. The command line stands on it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from broker import keys
+from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
+from broker.driver import Driver
+from broker.errors import BadArgument, BrokerError, NoRun
+from broker.flow import Call, Flow
+from broker.models import Stats
+from broker.names import check_name
+from broker.operation import Operation
+from broker.operations import anyone, trainer
+from broker.operations.anyone import TaskRow
+from broker.operations.replies import text
+from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
+
+T = TypeVar("T")
+
+_PIECE = 500
+#: Pause between two looks at the event stream, seconds.
+_EVENTS_AGAIN_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Transitions of one call.
+
+    Args:
+        id: of the stream entry; its first part is the server's clock in milliseconds.
+        transitions: (kind, words) pairs in order; see docs/operations.md for the kinds.
+    """
+
+    id: str
+    transitions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A dead or rejected task: its id, when it ended (ms of the server's clock) and why."""
+
+    id: str
+    at_ms: int
+    reason: str
+
+
+class Operator:
+    """A connection of a person, not of a trainer: no fence.
+
+    Args:
+        url: the server.
+        retry_for_s: how long to try to reach it, in seconds.
+    """
+
+    def __init__(self, url: str, *, retry_for_s: float = DEFAULT_RETRY_FOR_S) -> None:
+        self.transport = open_transport(url, retry_for_s=retry_for_s)
+        self._driver = Driver(self.transport)
+
+    def runs(self) -> list[str]:
+        """The names of all runs on the server."""
+        return sorted({run for name in self._scan(keys.pattern_of_runs()) if (run := keys.run_of(name)) is not None})
+
+    def stats(self, run: str) -> Stats:
+        """One consistent look at a run. Raises NoRun."""
+        return stats_of(run, self._call(anyone.stats(check_name("run", run))))
+
+    def explain(self, run: str, limit: int = 50) -> Explanation:
+        """Why the run does what it does. Raises NoRun."""
+        return self._driver.run(explain_flow(check_name("run", run), None, limit))
+
+    def audit(self, run: str, *, repair: bool = False, deep: bool = False, progress: Callable[[int], None] | None = None) -> Audit:
+        """Recomputes the counters; deep also looks at every task, in pieces.
+
+        Args:
+            run: the run.
+            repair: rewrite the counters where they differ.
+            deep: look at every task, too.
+            progress: called with the number of tasks looked at so far.
+        """
+        found = self._driver.run(audit_flow(check_name("run", run), None))
+        problems, looked_at = list[str](), 0
+        if deep:
+            for piece in _pieces(self.tasks(run)):
+                problems += self._call(anyone.check(run, piece))
+                looked_at += len(piece)
+                if progress is not None:
+                    progress(looked_at)
+        if repair and found.drift:
+            drift = self._call(trainer.repair(run, _request()))
+            return Audit(drift, True, problems, looked_at)
+        return Audit(found.drift, False, problems, looked_at)
+
+    def tasks(self, run: str) -> Iterator[str]:
+        """The ids of all tasks that the run knows; each at least once, in no order."""
+        cursor = "0"
+        while True:
+            cursor, rows = self.transport.command("HSCAN", keys.key(check_name("run", run), "tasks"), cursor, "COUNT", _PIECE)
+            yield from (text(name) for name in rows[::2])
+            cursor = text(cursor)
+            if cursor == "0":
+                return
+
+    def task(self, run: str, task: str) -> TaskRow | None:
+        """All that is known of one task."""
+        return self._call(anyone.task(check_name("run", run), check_name("task", task)))
+
+    def dead(self, run: str, kind: str = "dead", count: int = 100) -> list[Finished]:
+        """The newest dead or rejected tasks, newest first.
+
+        Args:
+            run: the run.
+            kind: `dead` or `rejected`.
+            count: at most so many.
+        """
+        if kind not in {"dead", "rejected"}:
+            raise BadArgument(argument="kind", given=kind, expected="dead or rejected")
+        self.stats(run)
+        rows = self.transport.command("ZREVRANGE", keys.key(run, kind), 0, count - 1, "WITHSCORES")
+        ids = [text(name) for name in rows[::2]]
+        if not ids:
+            return []
+        reasons = self.transport.command("HMGET", keys.key(run, "reasons"), *ids)
+        return [Finished(name, int(float(at)), text(why or b"")) for name, at, why in zip(ids, rows[1::2], reasons, strict=True)]
+
+    def events(self, run: str, from_id: str = "-", count: int = 100, block_s: float = 0.0) -> list[Event]:
+        """The events after an id.
+
+        Args:
+            run: the run.
+            from_id: read what came after it; `-`: from the oldest kept.
+            count: at most so many.
+            block_s: wait so long for the first, in seconds.
+        """
+        start = "-" if from_id == "-" else f"({from_id}"
+        until = time.monotonic() + block_s
+        while True:
+            rows: list[Any] = self.transport.command("XRANGE", keys.key(check_name("run", run), "events"), start, "+", "COUNT", count)
+            if rows or time.monotonic() >= until or self._driver.closing.wait(_EVENTS_AGAIN_S):
+                return [_event(row) for row in rows]
+
+    def last_event_id(self, run: str) -> str:
+        """Id of the newest event, or `-`."""
+        rows: list[Any] = self.transport.command("XREVRANGE", keys.key(check_name("run", run), "events"), "+", "-", "COUNT", 1)
+        return text(rows[0][0]) if rows else "-"
+
+    def retry(self, run: str, tasks: Iterable[str]) -> dict[str, str]:
+        """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
+        return self._by_ids(run, tasks, trainer.retry)
+
+    def cancel(self, run: str, tasks: Iterable[str]) -> dict[str, str]:
+        """Takes tasks out of the run: task -> `cancelled`, or the state it is in."""
+        return self._by_ids(run, tasks, trainer.cancel)
+
+    def pause(self, run: str, mode: str = "paused") -> str:
+        """Hands out no more work, or with mode `draining` only open slots of running tasks. Answers the mode before."""
+        return self._call(trainer.pause(check_name("run", run), _request(), mode))
+
+    def resume(self, run: str) -> str:
+        """Hands out work again. Answers the mode before."""
+        return self._call(trainer.pause(check_name("run", run), _request(), ""))
+
+    def requeue(self, run: str, limit: int = 100) -> int:
+        """Takes back what is due; answers how many."""
+        return self._call(anyone.requeue(check_name("run", run), limit))
+
+    def purge(self, run: str, progress: Callable[[int], None] | None = None) -> int:
+        """Deletes a run: first its state, so that every client of it is refused, then its other keys in pieces.
+
+        Returns:
+            How many keys were deleted.
+
+        Raises:
+            NoRun: there is no such run.
+        """
+        if self.transport.command("DEL", keys.state(check_name("run", run))) == 0 and not any(self._scan(keys.pattern_of_run(run))):
+            raise NoRun(run=run)
+        deleted = 1
+        for piece in _pieces(self._scan(keys.pattern_of_run(run))):
+            deleted += self.transport.command("UNLINK", *piece)
+            if progress is not None:
+                progress(deleted)
+        return deleted
+
+    def _scan(self, pattern: str) -> Iterator[str]:
+        cursor = "0"
+        while True:
+            cursor, names = self.transport.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            yield from (text(name) for name in names)
+            cursor = text(cursor)
+            if cursor == "0":
+                return
+
+    def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
+        answers: dict[str, str] = {}
+        for piece in _pieces([check_name("task", task) for task in tasks]):
+            answers.update(zip(piece, self._call(operation(check_name("run", run), _request(), tasks=piece)), strict=True))
+        return answers
+
+    def _call(self, operation: Operation[T]) -> T:
+        return self._driver.run(_single(operation))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._driver.closing.set()
+        self.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _single(operation: Operation[T]) -> Flow[T]:
+    value: T | BrokerError = (yield Call((operation,)))[0]
+    if isinstance(value, BrokerError):
+        raise value
+    return value
+
+
+def _request() -> trainer.Gate:
+    return trainer.operator_gate(secrets.token_hex(12))
+
+
+def _pieces(names: Iterable[str]) -> Iterator[list[str]]:
+    source = iter(names)
+    while piece := list(islice(source, _PIECE)):
+        yield piece
+
+
+def _event(row: Any) -> Event:
+    fields = [text(part) for part in row[1]]
+    return Event(text(row[0]), tuple(zip(fields[::2], fields[1::2], strict=True)))
