@@ -65,7 +65,7 @@ class Session:
         self._number = 0  # of the newest claim sent
         self._settled = 0  # of the newest claim whose answer was dealt with, or that was given up
         self._held: dict[str, Attempt] = {}
-        self._blob: tuple[int, bytes | None] = (-1, None)
+        self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
         self._lock = threading.Lock()
 
     @property
@@ -116,7 +116,7 @@ class Session:
         self._number += 1
         loaded = None if policy is None else (policy.version, policy.epoch)
         return worker.claim(
-            self.run, self.id, self._number, n, secrets.token_hex(4), policy=loaded, blob_version=self._blob[0], now=self.now
+            self.run, self.id, self._number, n, secrets.token_hex(4), policy=loaded, blob_seq=self._blob[0], now=self.now
         )  # fmt: skip
 
     def claim(self, n: int, policy: Policy | None) -> Flow[list[Attempt]]:
@@ -140,9 +140,9 @@ class Session:
         if isinstance(claimed, BrokerError):
             self._give_up()
             raise claimed
-        if claimed.blob_version > self._blob[0]:
-            self._blob = (claimed.blob_version, claimed.blob)
-        blob = self._blob[1] if self._blob[0] > 0 else None
+        if claimed.blob_seq != self._blob[0]:
+            self._blob = (claimed.blob_seq, claimed.blob or None)
+        blob = self._blob[1]
         self.reason, self.due_in_ms = claimed.reason, claimed.due_in_ms
         self.run_policy = Policy(version=claimed.run_version, epoch=claimed.run_epoch)
         policy = Policy(version=claimed.version, epoch=claimed.epoch)

@@ -7,7 +7,6 @@
 -- Bound: constant
 -- Flags: allow-oom
 -- @include gate
--- @include tasks
 
 local MAX_BLOB_BYTES = 1048576
 
@@ -38,7 +37,7 @@ return gated({ 'open_size', 'total_consumed' }, function()
   hput(POLICIES, int_text(version + 1), state.epoch)
   if ARGV[FIRST_ARG + 3] == '1' then
     set('blob', blob)
-    set('blob_version', version + 1)
+    bump('blob_seq', 1)
   end
   arm_workers()
   event('advance', state.version .. ' ' .. state.epoch)

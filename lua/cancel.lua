@@ -7,7 +7,7 @@
 -- Bound: the tasks given, at most 1000, and their slots
 -- Flags: allow-oom
 -- @include gate
--- @include tasks
+-- @include endings
 
 return gated({ 'open_size' }, function()
   local ids, answer = task_args(FIRST_ARG), {}

@@ -1,8 +1,8 @@
 -- Hands out work: open slots of running tasks first, then new tasks within capacity. Takes back what is due before.
 -- Transition: pending -> running; an open slot -> held
 -- KEYS: state
--- ARGV: now, session, number (of this claim), n, version, epoch (the policy the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_version (newest blob it has)
--- Returns: reason (empty: as many as asked), due_in_ms (-1: nothing is due), version, epoch (of the attempts), run_version, run_epoch, blob_version, blob (empty: none newer), now, then per task: id, payload, samples, `slot claims tries ...`
+-- ARGV: now, session, number (of this claim), n, version, epoch (the policy the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_seq (of the blob that it has; 0: none)
+-- Returns: reason (empty: as many as asked), due_in_ms (-1: nothing is due), version, epoch (of the attempts), run_version, run_epoch, blob_seq, blob (empty: none, or the one it has), now, then per task: id, payload, samples, `slot claims tries ...`
 -- Errors: NORUN, SCHEMA, NOSESSION, OLDREQUEST (number, last), BADARG
 -- Bound: n slots and limit of each kind that is taken back or reset
 -- Flags: none
@@ -10,9 +10,9 @@
 -- @include handout
 
 local function answer_head(reason, due_in, claim)
-  local blob_version, blob = num('blob_version'), ''
-  if blob_version > int_arg(9, 'blob_version', -1, MAX_INT) then blob = redis.call('HGET', STATE, 'blob') or '' end
-  return { reason, due_in, claim.version_text, claim.epoch, state.version, state.version_epoch, blob_version, blob,
+  local seq, blob = num('blob_seq'), ''
+  if seq ~= int_arg(9, 'blob_seq', 0, MAX_INT) then blob = redis.call('HGET', STATE, 'blob') or '' end
+  return { reason, due_in, claim.version_text, claim.epoch, state.version, state.version_epoch, seq, blob,
     int_text(now) }
 end
 
@@ -38,7 +38,7 @@ local function replay(words)
 end
 
 return run(function()
-  load_state({ 'lease_ms', 'first_seq', 'blob_version', 'attempt_timeout_ms', 'samples_hint' })
+  load_state({ 'lease_ms', 'first_seq', 'blob_seq', 'attempt_timeout_ms', 'samples_hint' })
   local session, number, n = ARGV[2], int_arg(3, 'number', 1, MAX_INT), int_arg(4, 'n', 1, 1000)
   local given, limit = ARGV[5] ~= '', int_arg(8, 'limit', 1, 1000)
   if not ARGV[7]:find('^%w+$') or #ARGV[7] > 64 then fail('BADARG', 'argument', 'random', 'given', ARGV[7]) end

@@ -7,7 +7,7 @@
 -- Bound: the tasks given, at most 1000
 -- Flags: allow-oom
 -- @include gate
--- @include tasks
+-- @include endings
 
 return gated({ 'open_size' }, function()
   refuse_while_recovering()

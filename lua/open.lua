@@ -6,32 +6,9 @@
 -- Errors: NORUN, SCHEMA, CONFIG (field, stored, given), FENCED (the token of an earlier epoch), BADARG
 -- Bound: the config fields
 -- Flags: none
--- @include records
+-- @include creation
 
 local CONFIG_START = 4
--- Longer than a listpack entry: the state stays a hash table, so that reading its fields does not walk over all of them.
-local ABOUT = 'state of a run of rollout-broker; change it through the commands and the client only, never by hand'
-
-local function create(token)
-  local epoch = '1.' .. token
-  set('schema', 1)
-  set('about', ABOUT)
-  for i = CONFIG_START, #ARGV, 2 do set(ARGV[i], ARGV[i + 1]) end
-  for _, name in ipairs({ 'version', 'step_next', 'accepted', 'running', 'floor', 'call', 'open_size', 'due', 'want',
-    'order_seq', 'first_seq', 'session_seq', 'blob_version', 'bytes_from', 'tasks_from', 'committed' }) do
-    set(name, 0)
-  end
-  set('policies_from', 0)
-  set('epoch', epoch)
-  set('version_epoch', epoch)
-  set('tokens', token)
-  for _, name in ipairs({ 'answer', 'recovering', 'paused', 'cursor' }) do set(name, '') end
-  hput(POLICIES, '0', epoch)
-  event('open', epoch)
-  flush()
-  return epoch .. ' 0 0 1'
-end
-
 -- Only what differs is written; the counters follow a changed batch size.
 local function change_config(update)
   local differs = false
@@ -60,25 +37,22 @@ end
 
 return run(function()
   local token, update = ARGV[2], ARGV[3] == '1'
-  if not token:find('^%w+$') or #token < 8 or #token > 64 then fail('BADARG', 'argument', 'token', 'given', token) end
+  check_token(token)
   if #ARGV % 2 == 0 then fail('BADARG', 'argument', 'config', 'given', #ARGV) end
   load_state({ 'epoch', 'tokens' }, #ARGV >= CONFIG_START)
-  if not state.schema then return create(token) end
+  if not state.schema then
+    local epoch = '1.' .. token
+    create_run(epoch, CONFIG_START)
+    flush()
+    return epoch .. ' 0 0 1'
+  end
   local answer_tail = ' ' .. state.version .. ' ' .. state.step_next .. ' 0'
   if state.epoch:match('%.(%w+)$') == token then return state.epoch .. answer_tail end
-  if (' ' .. state.tokens .. ' '):find(' ' .. token .. ' ', 1, true) then
-    fail('FENCED', 'epoch', state.epoch, 'token', token)
-  end
+  refuse_old_token(token)
   change_config(update)
   local number = tonumber(state.epoch:match('^%d+')) + 1
   local epoch = int_text(number) .. '.' .. token
-  set('epoch', epoch)
-  set('call', 0)
-  set('answer', '')
-  set('want', 0)
-  local tokens = token .. ' ' .. state.tokens
-  if number > 100 then tokens = tokens:match('^(.*) %w+$') end
-  set('tokens', tokens)
+  take_over(epoch)
   event('open', epoch)
   flush()
   return epoch .. answer_tail

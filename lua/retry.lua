@@ -7,7 +7,7 @@
 -- Bound: the tasks given, at most 1000, and their slots
 -- Flags: none
 -- @include gate
--- @include tasks
+-- @include restart
 
 return gated({}, function()
   refuse_while_recovering()
@@ -15,17 +15,7 @@ return gated({}, function()
   for i = 1, #ids do
     local t = tasks[ids[i]]
     if t and (t.state == 'X' or t.state == 'J') then
-      load_slots_of(t)
-      for k = 0, t.samples - 1 do
-        local s = slots[t.id .. '#' .. k]
-        if s then
-          s.tries, s.why = 0, s.why ~= '' and s.why or 'revoked'
-          slot_changed(t, k, s)
-        end
-      end
-      leave_state(t)
-      t.letters, t.errors, t.stales, t.requeues = string.rep('O', t.samples), 0, 0, t.requeues + 1
-      wait_again(t)
+      restart_task(t)
       bump('total_retried', 1)
       event('retry', t.id)
       answer[i] = 'retried'

@@ -7,7 +7,7 @@
 -- Bound: limit tasks; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
 -- @include gate
--- @include tasks
+-- @include endings
 
 -- A batch that was sealed before: its answer again.
 local function sealed_already(step)

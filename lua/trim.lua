@@ -37,9 +37,9 @@ local function forget(t)
   hdel(PAYLOADS, t.id)
 end
 
--- Without checkpoints the floor follows the version at a distance of retention_steps.
+-- Where no checkpoint was committed, the floor follows the version at a distance of retention_steps.
 local function free_tasks(limit)
-  if num('committed') == 0 then
+  if state.checkpoints == '' then
     local floor = num('version') - num('retention_steps')
     if floor > num('floor') then set('floor', floor) end
   end
@@ -83,7 +83,7 @@ local function free_policies(limit)
 end
 
 return run(function()
-  load_state({ 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'committed', 'retention_steps', 'max_finished',
+  load_state({ 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps', 'max_finished',
     'policies_from' })
   local limit = int_arg(2, 'limit', 1, 1000)
   if state.recovering ~= '' then return 0 end

@@ -62,7 +62,7 @@ class Claimed:
     epoch: str
     run_version: int
     run_epoch: str
-    blob_version: int
+    blob_seq: int
     blob: bytes
     now: int
     granted: tuple[Granted, ...]
@@ -95,7 +95,7 @@ def claim(
     *,
     policy: tuple[int, str] | None = None,
     limit: int = 100,
-    blob_version: int = -1,
+    blob_seq: int = 0,
     now: int | None = None,
 ) -> Operation[Claimed]:
     """Asks for up to n slots. The same number and random part again get the same answer.
@@ -105,10 +105,10 @@ def claim(
         random: the client's part of the attempt ids, letters and digits.
         policy: version and epoch of the weights that the worker has loaded; None: the run's current one.
         limit: how many expired things the call takes back, of each kind.
-        blob_version: version of the newest blob that the worker has, -1 for none.
+        blob_seq: number of the blob that the worker has, 0 for none.
     """
     version, epoch = policy if policy else ("", "")
-    args = (clock(now), session, number, n, version, epoch, random, limit, blob_version)
+    args = (clock(now), session, number, n, version, epoch, random, limit, blob_seq)
     return Operation("claim", (keys.state(run),), args, _claimed_with(random))
 
 

@@ -1,4 +1,4 @@
--- @include tasks
+-- @include endings
 -- Transitions of one held slot whose attempt ends without a result.
 
 local function fail_slot_for_good(t, k, with_error)

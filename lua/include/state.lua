@@ -76,11 +76,13 @@ local function too_old(version)
   return s ~= nil and state.on_stale ~= 'keep' and num('step_next') - version > s
 end
 
--- A policy survives when its version was made by that very epoch and is not above the version being recovered.
+local given_policies = {} -- version -> epoch, what a checkpoint knows beyond the server (only a recovery sets it)
+
+-- A policy survives when its version was made by that very epoch. Versions above the run's are of a future that a recovery undid.
 local function surviving(version, epoch)
-  if state.recovering and state.recovering ~= '' and version > num('recovering') then return false end
+  if version > num('version') then return false end
   if version == num('version') then return epoch == state.version_epoch end
-  return redis.call('HGET', POLICIES, int_text(version)) == epoch
+  return (given_policies[version] or redis.call('HGET', POLICIES, int_text(version))) == epoch
 end
 
 -- Remembers that something is due at `at`: a lower bound, so that claims look at the timers only when one may have run out.

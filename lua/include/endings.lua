@@ -1,0 +1,61 @@
+-- @include tasks
+-- How tasks end: dead, rejected, ready; and what follows when a slot ended.
+
+-- Any state -> dead ('X') or rejected ('J'), for good unless retried.
+local function finish_task(t, final, reason, attempts_why)
+  clear_slots(t, attempts_why)
+  leave_state(t)
+  t.letters = t.letters:gsub('[HW]', 'O')
+  t.state, t.step, t.oldest, t.newest = final, num('step_next'), -1, -1
+  changed(t)
+  local name, total, kind = REJECTED, 'total_rejected', 'rejected'
+  if final == 'X' then name, total, kind = DEAD, 'total_dead', 'dead' end
+  zput(name, t.id, now)
+  hput(REASONS, t.id, reason)
+  bump(total, 1)
+  arm_workers()
+  arm_trainer(true)
+  event(kind, t.id .. ' ' .. escape(reason))
+end
+
+-- A task met with a sample that is too old: the whole task is reset, as on_stale says.
+local function stale_task(t)
+  bump('total_stale', 1)
+  if state.on_stale == 'drop' or t.stales + 1 > num('max_stale_requeues') then
+    finish_task(t, 'J', 'stale', 'stale')
+  else
+    t.stales = t.stales + 1
+    requeue_task(t, 'stale')
+  end
+end
+
+-- running -> ready
+local function ready_task(t)
+  zdel(RUNNING, t.id)
+  zdel(OPEN, t.id)
+  zput(READY, t.id, t.first)
+  t.state = 'Y'
+  changed(t)
+  bump('running', -1)
+  bump('accepted', 1)
+  arm_workers()
+  arm_trainer(false)
+  event('ready', t.id)
+end
+
+-- After a slot of a running task ended (protocol, end_check).
+local function end_check(t, why, reason)
+  local letters = t.letters
+  local failed = 0
+  if letters:find('F', 1, true) then failed = select(2, letters:gsub('F', '')) end
+  if t.samples - failed < t.min then
+    finish_task(t, t.errors > 0 and 'X' or 'J', reason or why, 'revoked')
+  elseif not letters:find('[OWH]') then
+    ready_task(t)
+  elseif not letters:find('[HD]') then
+    requeue_task(t, why)
+  elseif letters:find('O', 1, true) then
+    zput(OPEN, t.id, place(t))
+    arm_for_open_slot()
+  end
+end

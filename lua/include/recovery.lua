@@ -1,0 +1,83 @@
+-- @include records
+-- What a recovery to version r does with one task, decided and done apart, so that a preview can decide alone.
+-- The state's version and next step are r from the beginning of the recovery on.
+
+-- Whether all done (and held) samples are by surviving policies, and the results of the done ones are there.
+local function samples_good(t)
+  local results = {}
+  for k = 0, t.samples - 1 do
+    local c, s = letter(t, k), slots[t.id .. '#' .. k]
+    if c == 'H' or c == 'D' then
+      if not surviving(s.version, s.epoch) or not surviving(s.newest, s.newest_epoch) then return false, 'lost_policy' end
+      if c == 'D' then results[#results + 1] = key('result:' .. attempt_id(t, k, s)) end
+    end
+  end
+  if #results > 0 and redis.call('EXISTS', unpack(results)) < #results then return false, 'bytes_gone' end
+  return true
+end
+
+-- What becomes of t: a word, and the cause where it starts over. listed: the checkpoint says it is unfinished (nil: there is no list).
+--   keep; ready (out of a batch of a lost step); pending; finished (the checkpoint says so, the server forgot); release (its held slots)
+local function recovered_fate(t, r, listed, listed_order, requeue_in_flight)
+  local known = listed ~= nil and t.order <= listed_order -- existed when the checkpoint was made
+  if t.state == 'X' or t.state == 'J' then
+    local again = t.step >= r
+    if known then again = listed end
+    if again then return 'pending', t.state == 'X' and 'dead' or 'discarded' end
+    return 'keep'
+  end
+  if known and not listed then return 'finished' end
+  if t.state == 'P' or t.state == 'D' then return 'keep' end
+  load_slots_of(t)
+  local good, cause = samples_good(t)
+  if not good then return 'pending', t.state == 'B' and 'lost_step' or cause end
+  if t.state == 'B' then return 'ready' end
+  if t.state == 'R' and requeue_in_flight and t.letters:find('H', 1, true) then return 'release', 'in_flight' end
+  return 'keep'
+end
+
+local SLOTS_PER_CALL = 2000
+local counts = {}
+
+local function count(name, n) counts[name] = (counts[name] or 0) + n end
+
+local function letters_of(t, c) return select(2, t.letters:gsub(c, '')) end
+
+-- Counts what the fate means: causes of going back to pending, attempts and results kept or not, and what is running or ready afterwards.
+local function tally(t, fate, cause)
+  local held, done = letters_of(t, 'H'), letters_of(t, 'D')
+  if cause then count(cause, 1) end
+  if fate == 'finished' then count('finished', 1) end
+  if t.state == 'X' or t.state == 'J' or fate == 'finished' then return end
+  count((fate == 'keep' or fate == 'ready') and 'attempts_kept' or 'attempts_revoked', held)
+  count(fate == 'pending' and 'results_dropped' or 'results_kept', done)
+  if fate == 'ready' then count('ready_again', 1) end
+  if fate == 'ready' or (fate == 'keep' and t.state == 'Y') then count('ready', 1) end
+  if t.state == 'R' and (fate == 'keep' or (fate == 'release' and done > 0)) then count('running', 1) end
+end
+
+-- Decides for each task that the arguments from `first` on name (listed, task, listed, task ...), counts, and lets `act` do it.
+-- Returns the answer: how many of them it came to, then the counts.
+local function walk(first, r, listed_order, requeue_in_flight, act)
+  local ids, looked, answer = {}, 0, { 0 }
+  for i = first + 1, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
+  if #ids < 1 or #ids > 1000 then fail('BADARG', 'argument', 'tasks', 'given', #ids, 'low', 1, 'high', 1000) end
+  load_tasks(ids)
+  for i = 1, #ids do
+    if looked >= SLOTS_PER_CALL then break end
+    local t, listed = tasks[ids[i]], nil
+    if listed_order >= 0 then listed = ARGV[first + 2 * (i - 1)] == '1' end
+    if t and not (t.state == 'B' and t.step < r) then
+      local fate, cause = recovered_fate(t, r, listed, listed_order, requeue_in_flight)
+      tally(t, fate, cause)
+      looked = looked + (t.letters:find('[^O]') and t.samples or 1)
+      act(t, fate)
+    end
+    answer[1] = i
+  end
+  for name, n in pairs(counts) do
+    answer[#answer + 1] = name
+    answer[#answer + 1] = n
+  end
+  return table.concat(answer, ' ')
+end

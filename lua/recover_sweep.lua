@@ -1,0 +1,56 @@
+-- A piece of a recovery: decides what becomes of each task that it is given, and does it. May be repeated.
+-- Transition: running, ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; whatever the checkpoint calls finished -> forgotten
+-- KEYS: state
+-- ARGV: now, gate (3), then per task: listed (1: the checkpoint says it is unfinished), task
+-- Returns: `done name count ...`: how many of the tasks were dealt with (call again with the rest), and what became of them
+-- Errors: gate's, EARLY (no recovery is under way), BADARG
+-- Bound: the tasks given, at most 1000, until 2000 slots were looked at
+-- Flags: allow-oom
+-- @include gate
+-- @include attempts
+-- @include recovery
+-- @include restart
+
+local function release_held(t)
+  for k = 0, t.samples - 1 do
+    if t.state == 'R' and letter(t, k) == 'H' then release_attempt(t, k, slots[t.id .. '#' .. k]) end
+  end
+end
+
+-- Forgets a task altogether, with its results.
+local function forget_task(t)
+  load_slots_of(t)
+  clear_slots(t, 'revoked')
+  leave_state(t)
+  for k = 0, t.samples - 1 do hdel(SLOTS, t.id .. '#' .. k) end
+  hdel(TASKS, t.id)
+  hdel(PAYLOADS, t.id)
+  dirty_tasks[t.id] = nil
+  for k = 0, t.samples - 1 do dirty_slots[t.id .. '#' .. k] = nil end
+  tasks[t.id] = false
+end
+
+local function back_to_ready(t)
+  zdel(key('batch:' .. int_text(t.step)), t.id)
+  t.state, t.step = 'Y', -1
+  zput(READY, t.id, t.first)
+  changed(t)
+  event('ready', t.id)
+end
+
+local function act(t, fate)
+  if fate == 'ready' then
+    back_to_ready(t)
+  elseif fate == 'release' then
+    release_held(t)
+  elseif fate == 'finished' then
+    forget_task(t)
+  elseif fate == 'pending' then
+    if t.state == 'X' or t.state == 'J' then restart_task(t) else requeue_task(t, 'recovery') end
+  end
+end
+
+return gated({ 'recover_order', 'recover_in_flight', 'open_size' }, function()
+  if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
+  return walk(FIRST_ARG, num('recovering'), num('recover_order'), state.recover_in_flight == 'requeue', act)
+end)
