@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from broker.errors import BrokerError, Early, Exhausted, WaitTimeout
+from broker.errors import BrokerError, Early, Exhausted, Recovering, WaitTimeout
 from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
 from broker.models import Rollout
 from broker.operations import anyone, trainer
@@ -54,6 +54,7 @@ class Forming:
     def __init__(self, core: TrainerCore, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
         self._core, self._step, self._n, self._accept, self._short = core, step, n, accept, short
         self._kept: dict[str, Rollout] = {}
+        self._epoch = core.epoch
 
     def batch(self, deadline: Deadline) -> Flow[list[Rollout]]:
         """Waits until the batch is sealed, and reads it.
@@ -89,6 +90,8 @@ class Forming:
 
     def _take(self, limit: int, *, seal: bool) -> Flow[Taken]:
         core = self._core
+        if core.epoch != self._epoch:  # a recovery went on while this batch was formed in the background
+            raise Recovering(version=core.version)
         return (
             yield GatedCall(
                 lambda gate: trainer.take(

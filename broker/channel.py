@@ -22,6 +22,10 @@ class Channel:
         self._last = 0
         self._unknown: list[Operation[Any]] = []
 
+    def restart(self, token: str) -> None:
+        """A new epoch: numbers start again."""
+        self.token, self._last, self._unknown = token, 0, []
+
     def prepare(self, make: Callable[[Gate], Operation[Any]]) -> list[Operation[Any]]:
         """The operations to send, in order: first those whose outcome is still unknown, if any, then the new one.
 

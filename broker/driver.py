@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from broker.channel import Channel
 from broker.connections import Transport
-from broker.flow import Call, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
+from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
 
 T = TypeVar("T")
 
@@ -48,6 +48,10 @@ class Driver:
                 return self._gated(step)
             case Fetch(keys):
                 return self.transport.command("MGET", *keys)
+            case Command(args):
+                return self.transport.command(*args)
+            case Blocking(call):
+                return call()
             case WaitMarker(keys, seconds):
                 return self.transport.wait_marker(keys, seconds) is not None
             case Pause(seconds):

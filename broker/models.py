@@ -352,4 +352,4 @@ def _stored(name: str, text: str) -> int | str | None:
     # isdecimal alone accepts digits of other scripts; a number longer than this is out of any range.
     if text.isascii() and text.isdecimal() and len(text) < 20:
         return int(text)
-    raise BadArgument(argument=name, given=repr(text[:40]), stored="not a whole number")
+    raise BadArgument(argument=name, given=repr(text[:40]), expected="a whole number")

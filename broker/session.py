@@ -10,7 +10,7 @@ from typing import Any
 
 from broker import keys
 from broker.codec import decode, encode
-from broker.errors import BrokerError, NoResult, NoSession, TooBig
+from broker.errors import BrokerError, NoResult, NoRun, NoSession, TooBig
 from broker.flow import Call, Flow
 from broker.models import Attempt, Policy
 from broker.operation import Operation
@@ -247,6 +247,8 @@ class Session:
             self._held.clear()
         while True:
             gone: bool | BrokerError = (yield Call((worker.leave(self.run, joined.session, now=self.now),)))[0]
+            if isinstance(gone, NoRun):
+                return  # nothing is held of a run that is not there
             if isinstance(gone, BrokerError):
                 raise gone
             if gone:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from broker.batches import Accept, next_batch, read_batch
+from broker.checkpoint import Checkpoint
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
+from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
 from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
 from broker.trainer_core import Enqueued, TrainerCore
 
@@ -211,6 +215,67 @@ class Trainer:
         """
         self._must_lead("advance")
         return self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    def checkpoint(
+        self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+    ) -> Checkpoint:
+        """Writes the broker's part of a training checkpoint, whole or not at all, and commits it: what no kept checkpoint needs is freed.
+
+        Args:
+            path: the file; save it beside the weights of this version.
+            full: also write the unfinished tasks themselves, in a second file beside it, so that even an empty server can be refilled.
+            progress: called with tasks looked at so far, and about how many there are.
+
+        Raises:
+            CheckpointError: the file could not be written; nothing is committed.
+        """
+        self._must_lead("checkpoint")
+        return self._driver.run(checkpoint(self._core, Path(path), full=full, progress=progress))
+
+    def recover(
+        self,
+        source: Checkpoint | str | os.PathLike[str] | None = None,
+        *,
+        version: int | None = None,
+        in_flight: str = "keep",
+        missing_ok: bool = False,
+        allow_loss: bool = False,
+        blob: bytes | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RecoveryReport:
+        """Takes the run to where a checkpoint has it: the right capacity, no rollout of a lost future, each task trained once in the history that survives.
+
+        May be called again if it was interrupted. Workers need not be restarted.
+
+        Args:
+            source: a checkpoint or its path, or what AReaL, Hugging Face, Megatron or verl left behind; None with no version: version 0.
+            version: a version alone, without a list of tasks.
+            in_flight: `keep` attempts in flight whose policy survives, or `requeue` them all.
+            missing_ok: take a file that does not exist for version 0.
+            allow_loss: go below the floor although tasks were freed.
+            blob: what travels with the workers' claims at that version; None: the checkpoint's.
+            dry_run: report what would happen and change nothing.
+            progress: called with tasks dealt with so far, and about how many there are.
+
+        Raises:
+            CheckpointError: the source cannot be used; nothing was changed.
+            Gone: below the floor. Undone: of a future that a later recovery undid. Fenced: another trainer took over meanwhile.
+        """
+        if not dry_run:
+            self._must_lead("recover")
+        flow = recover_from(
+            self._core,
+            source,
+            version,
+            in_flight=in_flight,
+            missing_ok=missing_ok,
+            allow_loss=allow_loss,
+            blob=blob,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        return self._driver.run(flow)
 
     def pause(self) -> str:
         """Hands out no more work, submissions go on. Answers the mode before."""

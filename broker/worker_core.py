@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from broker.errors import BadArgument, BrokerError, NoSession
+from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.flow import Flow, Pause, WaitMarker
 from broker.models import Attempt, Policy
 from broker.names import check_name
@@ -19,6 +20,10 @@ from broker.session import Session, Submitted
 CLAIM_AGAIN_S = 5.0
 #: How long a worker with stale weights waits before it asks again, seconds.
 WEIGHTS_AGAIN_S = 0.2
+#: How long it waits before it looks again for a run that has vanished, seconds.
+RUN_AGAIN_S = 1.0
+
+_log = logging.getLogger("broker")
 
 
 def default_name() -> str:
@@ -98,14 +103,27 @@ class WorkerCore:
             timeout_s: how long to wait, in seconds; None: for ever.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        missing = False
         while not (self.draining or self.stopping):
-            attempts = yield from self.claim_once(n)
+            try:
+                attempts = yield from self.claim_once(n)
+                missing = False
+            except NoRun as error:
+                # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
+                if not missing:
+                    _log.warning("waiting for the run to come back: %s", error)
+                missing, attempts = True, []
+                for session in self.sessions.values():
+                    session.lost()
             if attempts:
                 return attempts
             left = CLAIM_AGAIN_S if until is None else min(CLAIM_AGAIN_S, until - time.monotonic())
             if left <= 0:
                 return []
-            yield from self._wait(left)
+            if missing:
+                yield Pause(min(left, RUN_AGAIN_S))
+            else:
+                yield from self._wait(left)
         return []
 
     def _wait(self, left: float) -> Flow[None]:

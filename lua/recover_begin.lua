@@ -7,20 +7,9 @@
 -- Bound: the steps between the versions, the policies and config given
 -- Flags: allow-oom
 -- @include creation
+-- @include target
 
 local POLICIES_START = 13
-
-local function number_of(epoch) return tonumber(epoch:match('^%d+')) or 0 end
-
--- A checkpoint of a future that a later recovery undid would bring back what is lost for good.
-local function refuse_undone(version, file_epoch)
-  if file_epoch == '' then return end
-  for by, to in (state.recoveries or ''):gmatch('(%d+):(%d+)') do
-    if tonumber(by) > number_of(file_epoch) and version > tonumber(to) then
-      fail('UNDONE', 'version', int_text(version), 'epoch', file_epoch, 'by', by, 'to', to)
-    end
-  end
-end
 
 -- How many tasks the steps from version on have consumed that are not part of the history any more.
 local function consumed_by_lost_steps(version)
@@ -78,10 +67,7 @@ return run(function()
   else
     if state.epoch:match('%.(%w+)$') == token then return state.begin_answer end
     refuse_old_token(token)
-    refuse_undone(version, ARGV[4])
-    if version < num('floor') and ARGV[7] ~= '1' then
-      fail('GONE', 'version', int_text(version), 'floor', state.floor, 'steps', int_text(num('floor') - version))
-    end
+    refuse_target(version, ARGV[4], ARGV[7] == '1')
     epoch = int_text(math.max(number_of(ARGV[4]), number_of(state.epoch)) + 1) .. '.' .. token
     take_over(epoch)
   end

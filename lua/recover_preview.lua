@@ -1,18 +1,20 @@
 -- What a recovery would do with the tasks given; changes nothing.
 -- Transition: none
 -- KEYS: state
--- ARGV: now, version, listed_order (-1: no list), in_flight, count of policies, then pairs version, epoch, then per task: listed (1), task
+-- ARGV: now, version, listed_order (-1: no list), in_flight, file_epoch, allow_loss (1), count of policies, then pairs version, epoch, then per task: listed (1), task
 -- Returns: `done name count ...` as recover_sweep
--- Errors: NORUN, SCHEMA, BADARG
+-- Errors: NORUN, SCHEMA, GONE, UNDONE, BADARG
 -- Bound: the tasks given, at most 1000, until 2000 slots were looked at
 -- Flags: no-writes
 -- @include recovery
+-- @include target
 
 return run(function()
   load_state()
   local version, listed_order = int_arg(2, 'version', 0, MAX_INT), int_arg(3, 'listed_order', -1, MAX_INT)
-  local first = 6 + 2 * int_arg(5, 'policies', 0, 10000)
-  for i = 6, first - 1, 2 do given_policies[tonumber(ARGV[i])] = ARGV[i + 1] end
+  local first = 8 + 2 * int_arg(7, 'policies', 0, 10000)
+  for i = 8, first - 1, 2 do given_policies[tonumber(ARGV[i])] = ARGV[i + 1] end
+  refuse_target(version, ARGV[5], ARGV[6] == '1')
   local made_by = given_policies[version] or redis.call('HGET', POLICIES, int_text(version)) or ''
   state.version, state.version_epoch = int_text(version), made_by
   return walk(first, version, listed_order, ARGV[4] == 'requeue', function() end)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from broker.channel import Channel
 from broker.connections import AsyncTransport
-from broker.flow import Call, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
+from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
 
 T = TypeVar("T")
 
@@ -49,6 +49,10 @@ class Driver:
                 return await self._gated(step)
             case Fetch(keys):
                 return await self.transport.command("MGET", *keys)
+            case Command(args):
+                return await self.transport.command(*args)
+            case Blocking(call):
+                return await asyncio.to_thread(call)
             case WaitMarker(keys, seconds):
                 return await self.transport.wait_marker(keys, seconds) is not None
             case Pause(seconds):

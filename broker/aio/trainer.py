@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterable, Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from broker.aio.driver import Driver
 from broker.batches import Accept, next_batch, read_batch
+from broker.checkpoint import Checkpoint
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
+from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
 from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
 from broker.trainer_core import TASKS_PER_CALL, Enqueued, TrainerCore
 
@@ -159,6 +163,41 @@ class Trainer:
         """As `broker.Trainer.advance`."""
         self._must_lead("advance")
         return await self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    async def checkpoint(
+        self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+    ) -> Checkpoint:
+        """As `broker.Trainer.checkpoint`."""
+        self._must_lead("checkpoint")
+        return await self._driver.run(checkpoint(self._core, Path(path), full=full, progress=progress))
+
+    async def recover(
+        self,
+        source: Checkpoint | str | os.PathLike[str] | None = None,
+        *,
+        version: int | None = None,
+        in_flight: str = "keep",
+        missing_ok: bool = False,
+        allow_loss: bool = False,
+        blob: bytes | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RecoveryReport:
+        """As `broker.Trainer.recover`."""
+        if not dry_run:
+            self._must_lead("recover")
+        flow = recover_from(
+            self._core,
+            source,
+            version,
+            in_flight=in_flight,
+            missing_ok=missing_ok,
+            allow_loss=allow_loss,
+            blob=blob,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        return await self._driver.run(flow)
 
     async def pause(self) -> str:
         """As `broker.Trainer.pause`."""

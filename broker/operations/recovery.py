@@ -101,7 +101,8 @@ def preview(
     run: str, to: Begin, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
 ) -> Operation[Swept]:
     """What sweep would do, changing nothing."""
-    args = (clock(now), to.version, to.listed_order, to.in_flight, *to.policy_args, *_listed(tasks, is_listed))
+    head = (clock(now), to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
+    args = (*head, *to.policy_args, *_listed(tasks, is_listed))
     return Operation("recover_preview", (keys.state(run),), args, _swept)
 
 

@@ -1,0 +1,219 @@
+"""The broker's part of a training checkpoint: what it holds, and its file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from broker.errors import BrokerError, CheckpointError
+from broker.models import RunConfig
+
+#: Schema of the file; a newer one is refused.
+FILE_SCHEMA = 1
+FORMAT = "rollout-broker checkpoint"
+#: Largest file that is read, and largest list of names after decompression, in bytes.
+MAX_FILE_BYTES = 1024**3
+MAX_NAMES_BYTES = 4 * 1024**3
+
+
+class TasksFile(BaseModel):
+    """The second file of a full checkpoint: the unfinished tasks themselves.
+
+    Args:
+        name: file name, beside the checkpoint.
+        sha256: of its bytes.
+        tasks: how many it holds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$", max_length=255)]
+    sha256: str
+    tasks: int
+
+
+class _Document(BaseModel):
+    """The file as JSON, without its checksum."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    format: Literal["rollout-broker checkpoint"]
+    schema_: Annotated[int, Field(alias="schema")]
+    run: str
+    version: Annotated[int, Field(ge=0, lt=2**53)]
+    epoch: Annotated[str, Field(pattern=r"^\d+\.\w+$")]
+    order: Annotated[int, Field(ge=0, lt=2**53)]
+    config: dict[str, Any]
+    counters: dict[str, int]
+    cursor: Any
+    blob: str | None
+    policies: dict[str, str]
+    unfinished_count: Annotated[int, Field(ge=0)]
+    unfinished: str
+    tasks_file: TasksFile | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a trainer saves of its run beside its weights. What is before the cursor and not unfinished is finished.
+
+    Args:
+        run: name of the run.
+        version: the policy's version.
+        epoch: the trainer's epoch.
+        order: number of the newest task that existed.
+        config: the run's config.
+        counters: accepted, running and capacity at the time.
+        cursor: the data loader's position.
+        blob: what travelled with the version, or None.
+        policies: version -> epoch that made it, for the versions that may still matter.
+        unfinished: ids of the tasks that were not finished.
+        tasks_file: the tasks themselves, in a full checkpoint.
+        path: where it was written to or read from, or None.
+    """
+
+    run: str
+    version: int
+    epoch: str
+    order: int
+    config: RunConfig
+    counters: dict[str, int]
+    cursor: Any
+    blob: bytes | None
+    policies: dict[int, str]
+    unfinished: frozenset[str] = field(repr=False)
+    tasks_file: TasksFile | None = None
+    path: Path | None = None
+
+    @property
+    def tasks_path(self) -> Path | None:
+        """Where the tasks of a full checkpoint are."""
+        if self.tasks_file is None or self.path is None:
+            return None
+        return self.path.parent / self.tasks_file.name
+
+
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes the file whole or not at all. Raises CheckpointError."""
+    names = "\n".join(sorted(checkpoint.unfinished)).encode()
+    document = {
+        "format": FORMAT,
+        "schema": FILE_SCHEMA,
+        "run": checkpoint.run,
+        "version": checkpoint.version,
+        "epoch": checkpoint.epoch,
+        "order": checkpoint.order,
+        "config": checkpoint.config.model_dump(),
+        "counters": checkpoint.counters,
+        "cursor": checkpoint.cursor,
+        "blob": None if checkpoint.blob is None else base64.b64encode(checkpoint.blob).decode(),
+        "policies": {str(version): epoch for version, epoch in sorted(checkpoint.policies.items())},
+        "unfinished_count": len(checkpoint.unfinished),
+        "unfinished": base64.b64encode(zlib.compress(names, 6)).decode(),
+        "tasks_file": None if checkpoint.tasks_file is None else checkpoint.tasks_file.model_dump(),
+    }
+    document["checksum"] = _checksum(document)
+    write_atomically(path, [json.dumps(document, indent=1).encode(), b"\n"])
+
+
+def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
+    """Temporary file, fsync, rename, fsync of the directory. Raises CheckpointError."""
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise CheckpointError(path=str(path), problem=f"could not be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads and checks a file.
+
+    Raises:
+        CheckpointError: it is not there, cannot be read, is not whole, or of a schema that this version does not know.
+    """
+
+    def bad(problem: str) -> CheckpointError:
+        return CheckpointError(path=str(path), problem=problem)
+
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise bad(f"has {size} bytes, {MAX_FILE_BYTES} is the most that is read")
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise bad("does not exist") from None
+    except OSError as error:
+        raise bad(f"could not be read: {error.strerror or error}") from error
+    if not raw.strip():
+        raise bad("is empty")
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise bad("is not whole, or not JSON") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:  # pyright: ignore[reportUnknownMemberType]
+        raise bad("is not one of the broker's")
+    schema = document.get("schema")  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+    if schema != FILE_SCHEMA:
+        raise bad(f"has schema {schema!r}, this version of the broker knows {FILE_SCHEMA}")
+    checksum = document.pop("checksum", None)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
+    if checksum != _checksum(document):  # pyright: ignore[reportUnknownArgumentType]
+        raise bad("is damaged: its checksum is wrong")
+    try:
+        return _checkpoint(_Document.model_validate(document), path)
+    except (ValidationError, BrokerError, ValueError, binascii.Error, zlib.error) as error:
+        raise bad(f"does not hold what it should: {str(error).splitlines()[0]}") from error
+
+
+def _checkpoint(document: _Document, path: Path) -> Checkpoint:
+    inflate = zlib.decompressobj()
+    names = inflate.decompress(base64.b64decode(document.unfinished, validate=True), MAX_NAMES_BYTES)
+    if not inflate.eof:
+        raise ValueError("the list of unfinished tasks is not whole")
+    unfinished = frozenset(names.decode().split("\n")) if names else frozenset[str]()
+    if len(unfinished) != document.unfinished_count:
+        raise ValueError(f"{len(unfinished)} unfinished tasks are listed, {document.unfinished_count} are announced")
+    return Checkpoint(
+        run=document.run,
+        version=document.version,
+        epoch=document.epoch,
+        order=document.order,
+        config=RunConfig.model_validate(document.config),
+        counters=document.counters,
+        cursor=document.cursor,
+        blob=None if document.blob is None else base64.b64decode(document.blob, validate=True),
+        policies={int(version): epoch for version, epoch in document.policies.items()},
+        unfinished=unfinished,
+        tasks_file=document.tasks_file,
+        path=path,
+    )
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

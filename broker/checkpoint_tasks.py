@@ -1,0 +1,94 @@
+"""The second file of a full checkpoint: the unfinished tasks themselves, in pieces that bound memory.
+
+Layout: for each piece of tasks its length in bytes (4, big-endian), then msgpack of a list of [id, priority, samples, min_samples, payload].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+
+from broker.checkpoint import TasksFile, write_atomically
+from broker.errors import CheckpointError
+from broker.operations.trainer import NewTask
+
+_MAX_PIECE_BYTES = 2**31
+
+
+class TasksWriter:
+    """Collects pieces on disk as they come; `finish` names the whole."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self._name = f"{checkpoint.name}.{secrets.token_hex(4)}.tasks"
+        self._spool = checkpoint.parent / f".{self._name}.tmp"
+        self._digest = hashlib.sha256()
+        self._tasks = 0
+        try:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._spool.open("wb")
+        except OSError as error:
+            raise CheckpointError(path=str(self._spool), problem=f"could not be written: {error.strerror or error}") from error
+
+    def add(self, tasks: list[NewTask]) -> None:
+        """Appends a piece."""
+        body: bytes = msgpack.packb([[t.id, t.priority, t.samples, t.min_samples, t.payload] for t in tasks])
+        piece = len(body).to_bytes(4, "big") + body
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            raise CheckpointError(path=str(self._spool), problem=f"could not be written: {error.strerror or error}") from error
+        self._digest.update(piece)
+        self._tasks += len(tasks)
+
+    def finish(self) -> TasksFile:
+        """Puts the file in its place, beside the checkpoint that will name it."""
+        self._file.close()
+        with self._spool.open("rb") as spool:
+            write_atomically(self._checkpoint.parent / self._name, iter(lambda: spool.read(1 << 20), b""))
+        self._spool.unlink(missing_ok=True)
+        return TasksFile(name=self._name, sha256=self._digest.hexdigest(), tasks=self._tasks)
+
+    def abandon(self) -> None:
+        """Leaves nothing behind."""
+        self._file.close()
+        self._spool.unlink(missing_ok=True)
+
+
+def remove_other_tasks_files(checkpoint: Path, keep: str | None) -> None:
+    """Deletes tasks files of earlier checkpoints at this path."""
+    for old in checkpoint.parent.glob(f"{checkpoint.name}.*.tasks"):
+        if old.name != keep:
+            old.unlink(missing_ok=True)
+
+
+def verify_tasks_file(path: Path, expected: TasksFile) -> None:
+    """Raises CheckpointError unless the file is there and whole."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise CheckpointError(path=str(path), problem=f"could not be read: {error.strerror or error}") from error
+    if digest.hexdigest() != expected.sha256:
+        raise CheckpointError(path=str(path), problem="is damaged: its checksum is wrong")
+
+
+def read_tasks(path: Path) -> Iterator[list[NewTask]]:
+    """The pieces of a verified file."""
+    try:
+        with path.open("rb") as file:
+            while head := file.read(4):
+                size = int.from_bytes(head, "big")
+                body = file.read(size)
+                if len(head) < 4 or len(body) < size or size > _MAX_PIECE_BYTES:
+                    raise CheckpointError(path=str(path), problem="is not whole")
+                rows: list[list[object]] = msgpack.unpackb(body)
+                yield [NewTask(str(r[0]), bytes(r[4]), int(r[2]), int(r[3]), int(r[1])) for r in rows]  # type: ignore[arg-type,call-overload]
+    except OSError as error:
+        raise CheckpointError(path=str(path), problem=f"could not be read: {error.strerror or error}") from error

@@ -1,0 +1,26 @@
+"""Reading task records as Lua writes them (`lua/include/records.lua`), where a scan brings them anyway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What checkpoints need of a record."""
+
+    state: str
+    priority: int
+    samples: int
+    min_samples: int
+    step: int
+
+    def unfinished(self, version: int) -> bool:
+        """Whether the task is still to be trained, seen from this version."""
+        return self.state in "PDRY" or (self.state == "B" and self.step >= version)
+
+
+def task_record(raw: bytes) -> TaskRecord:
+    """Decodes a record."""
+    parts = raw.split(b",")
+    return TaskRecord(parts[0].decode(), int(parts[1]), int(parts[3]), int(parts[4]), int(parts[11]))

@@ -1,0 +1,320 @@
+"""Making checkpoints and recovering from them, as flows."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from broker import keys
+from broker.checkpoint import Checkpoint, write_checkpoint
+from broker.checkpoint_tasks import TasksWriter, read_tasks, remove_other_tasks_files
+from broker.errors import BadArgument, Early
+from broker.flow import Blocking, Command, Flow, GatedCall
+from broker.models import RunConfig
+from broker.operations import anyone, recovery, trainer
+from broker.operations.recovery import Begin, Begun, Recovered, Swept
+from broker.operations.replies import text
+from broker.operations.trainer import NewTask
+from broker.records import TaskRecord, task_record
+from broker.sources import Foreign, check_in_flight, exists, load_source
+from broker.trainer_core import TrainerCore
+
+#: Tasks that one HSCAN returns, about, and that one sweep gets.
+SCAN_COUNT = 500
+SWEEP_TASKS = 200
+#: Policies of older versions than this many are not written into a checkpoint.
+POLICIES_KEPT = 1000
+
+#: Called with tasks dealt with so far, and how many there are about.
+Progress = Callable[[int, int], None]
+
+_CAUSES = ("lost_step", "lost_policy", "bytes_gone", "discarded", "dead", "in_flight")
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What a recovery did, or would do.
+
+    Args:
+        run: the run.
+        version_from: version before.
+        version_to: version now.
+        epoch: the new epoch; empty in a preview.
+        requeued: tasks that start over, by cause: `lost_step` (in a batch of a lost step, its results not usable), `lost_policy` (a sample by a policy that is
+            not on the surviving history), `bytes_gone`, `discarded` and `dead` (ended in a lost step), `in_flight` (revoked as asked).
+        ready_again: tasks of lost steps whose results are good and wait to be trained again.
+        finished: tasks that the checkpoint calls finished and the server had forgotten to be.
+        results_dropped, results_kept: samples.
+        attempts_revoked, attempts_kept: attempts in flight.
+        consumed_by_lost_steps: tasks that the lost steps had trained on.
+        accepted, running, capacity: pairs (before, after).
+        cursor: where the data loader goes on from.
+        missing: ids of unfinished tasks that the server does not know; the caller enqueues them again.
+        restored: how many of such tasks were put back from a full checkpoint.
+    """
+
+    run: str
+    version_from: int
+    version_to: int
+    epoch: str
+    requeued: dict[str, int]
+    ready_again: int
+    finished: int
+    results_dropped: int
+    results_kept: int
+    attempts_revoked: int
+    attempts_kept: int
+    consumed_by_lost_steps: int
+    accepted: tuple[int, int]
+    running: tuple[int, int]
+    capacity: tuple[int, int]
+    cursor: Any
+    missing: list[str] = field(default_factory=list[str])
+    restored: int = 0
+
+
+def checkpoint(core: TrainerCore, path: Path, *, full: bool, progress: Progress | None) -> Flow[Checkpoint]:
+    """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs."""
+    made = yield from collect(core, path if full else None, progress)
+    made = _at(made, path)
+    yield Blocking(lambda: write_checkpoint(made, path))
+    yield Blocking(lambda: remove_other_tasks_files(path, made.tasks_file.name if made.tasks_file else None))
+    yield GatedCall(lambda gate: recovery.commit(core.run, gate, made.version, now=core.now))
+    while (yield from core.call(anyone.trim(core.run, now=core.now))):
+        pass
+    return made
+
+
+def _at(made: Checkpoint, path: Path) -> Checkpoint:
+    return Checkpoint(
+        made.run, made.version, made.epoch, made.order, made.config, made.counters, made.cursor, made.blob, made.policies,
+        made.unfinished, made.tasks_file, path,
+    )  # fmt: skip
+
+
+def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None) -> Flow[Checkpoint]:
+    """Reads what a checkpoint holds. The version must not change meanwhile: it is the trainer that changes it.
+
+    Args:
+        core: the trainer.
+        full_for: path of the checkpoint whose tasks file to write too, or None.
+        progress: called as the scan goes on.
+    """
+    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    version = int(stored["version"])
+    blob: bytes | None = (yield Command(("HGET", keys.state(core.run), "blob"))) or None
+    policies: list[bytes] = yield Command(("HGETALL", keys.key(core.run, "policies")))
+    made_by = {int(policies[i]): text(policies[i + 1]) for i in range(0, len(policies), 2)}
+    writer = TasksWriter(full_for) if full_for is not None else None
+    unfinished: set[str] = set()
+    try:
+        seen, total = 0, int(stored["n_tasks"])
+        cursor = "0"
+        while True:
+            cursor, rows = yield from _scan(core.run, cursor)
+            fresh = {task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished}
+            unfinished |= fresh.keys()
+            if writer is not None and fresh:
+                payloads: list[bytes | None] = yield Command(("HMGET", keys.key(core.run, "payloads"), *fresh))
+                tasks = [
+                    NewTask(task, payload or b"", record.samples, record.min_samples, record.priority)
+                    for (task, record), payload in zip(fresh.items(), payloads, strict=True)
+                ]
+                yield Blocking(lambda tasks=tasks: writer.add(tasks))
+            seen += len(rows)
+            if progress is not None:
+                progress(min(seen, total), total)
+            if cursor == "0":
+                break
+        after: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+        if after["version"] != stored["version"] or after["epoch"] != stored["epoch"]:
+            raise Early(step=int(after["version"]), version=version, problem="the run went on while its checkpoint was made")
+        tasks_file = (yield Blocking(writer.finish)) if writer is not None else None
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+    return Checkpoint(
+        run=core.run,
+        version=version,
+        epoch=stored["epoch"],
+        order=int(stored["order_seq"]),
+        config=RunConfig.from_fields(stored),
+        counters={name: int(stored[name]) for name in ("accepted", "running", "capacity")},
+        cursor=json.loads(stored["cursor"]) if stored.get("cursor") else None,
+        blob=blob,
+        policies={v: epoch for v, epoch in made_by.items() if version - POLICIES_KEPT <= v <= version},
+        unfinished=frozenset(unfinished),
+        tasks_file=tasks_file,
+    )
+
+
+def _scan(run: str, cursor: str) -> Flow[tuple[str, dict[str, TaskRecord]]]:
+    following, rows = yield Command(("HSCAN", keys.key(run, "tasks"), cursor, "COUNT", SCAN_COUNT))
+    return text(following), {text(rows[i]): task_record(rows[i + 1]) for i in range(0, len(rows), 2)}
+
+
+def recover_from(
+    core: TrainerCore,
+    source: Checkpoint | str | os.PathLike[str] | None,
+    version: int | None,
+    *,
+    in_flight: str,
+    missing_ok: bool,
+    allow_loss: bool,
+    blob: bytes | None,
+    dry_run: bool,
+    progress: Progress | None,
+) -> Flow[RecoveryReport]:
+    """Reads the source, then recovers or previews. Nothing is changed before the source is known to be good."""
+    check_in_flight(in_flight)
+    if source is not None and version is not None:
+        raise BadArgument(argument="version", given=version, expected="None where a checkpoint is given: it has its own")
+    if version is not None and not 0 <= version < 2**53:
+        raise BadArgument(argument="version", given=version, expected="0 or more")
+    made: Checkpoint | None = None
+    if source is not None and not (missing_ok and not exists(source)):
+        found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run))
+        if isinstance(found, Foreign):
+            version = found.version
+        else:
+            made = found
+    to = target_of(made, version or 0, in_flight, blob, allow_loss=allow_loss)
+    if dry_run:
+        return (yield from preview(core, to, made, progress))
+    return (yield from recover(core, to, made, progress))
+
+
+def target_of(source: Checkpoint | None, version: int, in_flight: str, blob: bytes | None, *, allow_loss: bool) -> Begin:
+    """What to recover to: a checkpoint, or a version alone."""
+    if source is None:
+        return Begin(version, in_flight=in_flight, allow_loss=allow_loss, blob=blob)
+    return Begin(
+        source.version,
+        source.epoch,
+        source.order,
+        in_flight,
+        source.policies,
+        allow_loss,
+        None if source.cursor is None else json.dumps(source.cursor),
+        source.blob if blob is None else blob,
+    )
+
+
+def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> Flow[RecoveryReport]:
+    """Takes the run to a version, under a new epoch of this trainer."""
+    config = core.config if source is None else source.config
+    token = secrets.token_hex(8)
+    begun: Begun = yield from core.call(recovery.begin(core.run, token, to, config.to_fields(), now=core.now))
+    core.channel.restart(token)
+    core.epoch = begun.epoch
+    core.digests.clear()
+    core.delivered = -1
+
+    def sweep(piece: list[str]) -> Flow[Swept]:
+        return (yield GatedCall(lambda gate: recovery.sweep(core.run, gate, piece, is_listed, now=core.now)))
+
+    listed = frozenset[str]() if source is None else source.unfinished
+    is_listed = listed.__contains__
+    counts, known = yield from _walk(core, listed, sweep, progress)
+    after: Recovered = yield GatedCall(lambda gate: recovery.end(core.run, gate, now=core.now))
+    missing = sorted(listed - known)
+    restored = 0
+    if missing and source is not None and source.tasks_path is not None:
+        restored = yield from _restore(core, source.tasks_path, set(missing))
+        missing = []
+    yield from core.refresh()
+    return _report(core, to, begun, counts, after, missing, restored)
+
+
+def _walk(
+    core: TrainerCore, listed: frozenset[str], deal_with: Callable[[list[str]], Flow[Swept]], progress: Progress | None
+) -> Flow[tuple[Counter[str], set[str]]]:
+    """Scans all tasks and deals with them in pieces. Returns the counts, and which of the listed tasks the server knows."""
+    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    counts, known, done, total = Counter[str](), set[str](), set[str](), int(stored["n_tasks"])
+    cursor = "0"
+    while True:
+        cursor, rows = yield from _scan(core.run, cursor)
+        fresh = [task for task in rows if task not in done]  # a scan may return a task twice
+        known.update(task for task in fresh if task in listed)
+        done.update(fresh)
+        while fresh:
+            swept = yield from deal_with(fresh[:SWEEP_TASKS])
+            counts.update(swept.counts)
+            fresh = fresh[swept.done :]
+        if progress is not None:
+            progress(min(len(done), total), total)
+        if cursor == "0":
+            return counts, known
+
+
+def _restore(core: TrainerCore, path: Path, missing: set[str]) -> Flow[int]:
+    """Enqueues the missing tasks from a full checkpoint."""
+    restored = 0
+    pieces: Iterator[list[NewTask]] = read_tasks(path)
+    while (piece := (yield Blocking(lambda: next(pieces, None)))) is not None:
+        wanted = [task for task in piece if task.id in missing]
+        for at in range(0, len(wanted), 64):
+            part = wanted[at : at + 64]
+            answer = yield GatedCall(lambda gate, part=part: trainer.enqueue(core.run, gate, part, now=core.now))
+            restored += answer.added
+    return restored
+
+
+def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> Flow[RecoveryReport]:
+    """What `recover` would report; changes nothing."""
+    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    listed = frozenset[str]() if source is None else source.unfinished
+
+    def look(piece: list[str]) -> Flow[Swept]:
+        return (yield from core.call(recovery.preview(core.run, to, piece, listed.__contains__, now=core.now)))
+
+    counts, known = yield from _walk(core, listed, look, progress)
+    config = RunConfig.from_fields(stored)
+    accepted = to.version * config.batch_size + counts["ready"]
+    running = counts["running"]
+    capacity = config.concurrency - running
+    if config.max_staleness is not None:
+        capacity = min(capacity, (config.max_staleness + to.version + 1) * config.batch_size - accepted - running)
+    steps = [str(step) for step in range(to.version, int(stored["version"]))]
+    sizes: list[bytes | None] = (yield Command(("HMGET", keys.key(core.run, "batches"), *steps))) if steps else []
+    lost = sum(int(size.split()[0]) for size in sizes if size)
+    begun = Begun(
+        "", int(stored["version"]), int(stored["step_next"]), int(stored["accepted"]), int(stored["running"]), int(stored["capacity"]), lost
+    )  # fmt: skip
+    core.cursor = json.loads(to.cursor) if to.cursor is not None else json.loads(stored["cursor"]) if stored["cursor"] else None
+    missing = [] if source is not None and source.tasks_file is not None else sorted(listed - known)
+    return _report(core, to, begun, counts, Recovered(accepted, running, capacity), missing, 0)
+
+
+def _report(
+    core: TrainerCore, to: Begin, begun: Begun, counts: Counter[str], after: Recovered, missing: list[str], restored: int
+) -> RecoveryReport:
+    return RecoveryReport(
+        run=core.run,
+        version_from=begun.version,
+        version_to=to.version,
+        epoch=begun.epoch,
+        requeued={cause: counts[cause] for cause in _CAUSES if counts[cause]},
+        ready_again=counts["ready_again"],
+        finished=counts["finished"],
+        results_dropped=counts["results_dropped"],
+        results_kept=counts["results_kept"],
+        attempts_revoked=counts["attempts_revoked"],
+        attempts_kept=counts["attempts_kept"],
+        consumed_by_lost_steps=begun.consumed_by_lost_steps,
+        accepted=(begun.accepted, after.accepted),
+        running=(begun.running, after.running),
+        capacity=(begun.capacity, after.capacity),
+        cursor=core.cursor,
+        missing=missing,
+        restored=restored,
+    )
+
