@@ -101,7 +101,10 @@ class Forming:
         )
 
     def _filter(self, size: int) -> Flow[bool]:
-        """Judges what is new in the open batch and discards what the user refuses. Answers whether something was discarded."""
+        """Judges what is new in the open batch and discards what the user refuses.
+
+        Answers whether something was discarded.
+        """
         core = self._core
         assert self._accept is not None
         rows = yield from read_rows(core.run, self._step, 0, size)
@@ -113,7 +116,9 @@ class Forming:
             if present.get(task) == [sample.attempt_id for sample in rollout.samples]
         }
         refused: list[str] = []
-        for rollout in (yield from read_rollouts(core.run, self._step, [row for row in rows if row.task not in self._kept])):
+        for rollout in (
+            yield from read_rollouts(core.run, self._step, [row for row in rows if row.task not in self._kept])
+        ):
             if (yield Judge(self._accept, rollout)):
                 self._kept[rollout.task] = rollout
             else:

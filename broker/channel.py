@@ -29,7 +29,8 @@ class Channel:
     def prepare(self, make: Callable[[Gate], Operation[Any]]) -> list[Operation[Any]]:
         """The operations to send, in order: first those whose outcome is still unknown, if any, then the new one.
 
-        A call that timed out may have been executed. It is sent again with the same number, so that it has its effect once, before the next number is used.
+        A call that timed out may have been executed. It is sent again with the same number, so that it has its effect
+        once, before the next number is used.
         """
         return [*self._unknown, make(trainer_gate(self.token, self._last + len(self._unknown) + 1))]
 

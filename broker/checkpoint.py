@@ -136,8 +136,8 @@ def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
         temporary = None
         directory = os.open(path.parent, os.O_RDONLY)
         try:
@@ -148,7 +148,7 @@ def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
         raise CheckpointError(path=str(path), problem=f"could not be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
-            os.unlink(temporary)
+            Path(temporary).unlink()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -1,14 +1,16 @@
 """The second file of a full checkpoint: the unfinished tasks themselves, in pieces that bound memory.
 
-Layout: for each piece of tasks its length in bytes (4, big-endian), then msgpack of a list of [id, priority, samples, min_samples, payload].
+Layout: for each piece of tasks its length in bytes (4, big-endian), then msgpack of a list of [id, priority,
+    samples, min_samples, payload].
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgpack
 
@@ -17,6 +19,10 @@ from broker.errors import CheckpointError
 from broker.operations.trainer import NewTask
 
 _MAX_PIECE_BYTES = 2**31
+
+# msgpack's own annotations leave these open.
+_pack = cast("Callable[[object], bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType]
+_unpack = cast("Callable[[bytes], list[Any]]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType]
 
 
 class TasksWriter:
@@ -32,16 +38,20 @@ class TasksWriter:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._spool.open("wb")
         except OSError as error:
-            raise CheckpointError(path=str(self._spool), problem=f"could not be written: {error.strerror or error}") from error
+            raise CheckpointError(
+                path=str(self._spool), problem=f"could not be written: {error.strerror or error}"
+            ) from error
 
     def add(self, tasks: list[NewTask]) -> None:
         """Appends a piece."""
-        body: bytes = msgpack.packb([[t.id, t.priority, t.samples, t.min_samples, t.payload] for t in tasks])
+        body = _pack([[t.id, t.priority, t.samples, t.min_samples, t.payload] for t in tasks])
         piece = len(body).to_bytes(4, "big") + body
         try:
             self._file.write(piece)
         except OSError as error:
-            raise CheckpointError(path=str(self._spool), problem=f"could not be written: {error.strerror or error}") from error
+            raise CheckpointError(
+                path=str(self._spool), problem=f"could not be written: {error.strerror or error}"
+            ) from error
         self._digest.update(piece)
         self._tasks += len(tasks)
 
@@ -85,10 +95,9 @@ def read_tasks(path: Path) -> Iterator[list[NewTask]]:
         with path.open("rb") as file:
             while head := file.read(4):
                 size = int.from_bytes(head, "big")
-                body = file.read(size)
-                if len(head) < 4 or len(body) < size or size > _MAX_PIECE_BYTES:
+                piece = file.read(size)
+                if len(head) < 4 or len(piece) < size or size > _MAX_PIECE_BYTES:
                     raise CheckpointError(path=str(path), problem="is not whole")
-                rows: list[list[object]] = msgpack.unpackb(body)
-                yield [NewTask(str(r[0]), bytes(r[4]), int(r[2]), int(r[3]), int(r[1])) for r in rows]  # type: ignore[arg-type,call-overload]
+                yield [NewTask(task, body, n, least, priority) for task, priority, n, least, body in _unpack(piece)]
     except OSError as error:
         raise CheckpointError(path=str(path), problem=f"could not be read: {error.strerror or error}") from error

@@ -33,7 +33,7 @@ class Driver:
             while True:
                 try:
                     value = self._do(step)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - raised into the flow, not swallowed
                     step = flow.throw(error)
                 else:
                     step = flow.send(value)

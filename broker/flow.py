@@ -1,6 +1,7 @@
 """What the I/O-free core asks of a shell.
 
-The logic of trainers and workers is written once, as generators that yield the steps below and are sent back what came of them. The synchronous and the
+The logic of trainers and workers is written once, as generators that yield the steps below and are sent back what
+came of them. The synchronous and the
 asyncio client only carry the steps out.
 """
 
@@ -20,14 +21,19 @@ Operations = tuple[Operation[Any], ...]
 
 @dataclass(slots=True)
 class Call:
-    """Send operations in one round trip. Sent back: the list of their values; a BrokerError among them is not raised."""
+    """Send operations in one round trip.
+
+    Sent back: the list of their values; a BrokerError among them is not raised.
+    """
 
     operations: Operations
 
 
 @dataclass(slots=True)
 class GatedCall:
-    """Send one call of the trainer's numbered channel, alone on it. Sent back: its value; its BrokerError is raised into the flow.
+    """Send one call of the trainer's numbered channel, alone on it.
+
+    Sent back: its value; its BrokerError is raised into the flow.
 
     Args:
         make: builds the operation when its turn has come.

@@ -1,4 +1,4 @@
-"""Renews the leases of a worker from a thread of its own, so that a busy event loop or a long computation does not cost the lease."""
+"""Renews the leases of a worker from a thread of its own: a busy event loop or long computation must not cost them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Heartbeat:
         on_cancelled: called from the thread for each attempt that the server says to give up.
     """
 
-    def __init__(self, transport: Transport, sessions: Iterable[Session], on_cancelled: Callable[[Attempt], None]) -> None:
+    def __init__(
+        self, transport: Transport, sessions: Iterable[Session], on_cancelled: Callable[[Attempt], None]
+    ) -> None:
         self._transport, self._sessions, self._on_cancelled = transport, list(sessions), on_cancelled
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broker-heartbeat", daemon=True)
@@ -43,7 +45,9 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Renews all leases once, in one round trip."""
-        renewals = [(session, session.id, operation) for session in self._sessions if (operation := session.renew_operation())]
+        renewals = [
+            (session, session.id, operation) for session in self._sessions if (operation := session.renew_operation())
+        ]
         if not renewals:
             return
         answers = self._transport.execute([operation for _, _, operation in renewals])
@@ -58,7 +62,7 @@ class Heartbeat:
             except BrokerError as error:
                 if not self._stop.is_set():
                     _log.warning("the lease could not be renewed: %s", error)
-            except Exception:
+            except Exception:  # noqa: BLE001 - as the next line says
                 # The thread must outlive any single failure, or all later work of this worker would be taken from it.
                 _log.exception("the heartbeat failed and goes on")
 

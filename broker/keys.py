@@ -1,6 +1,7 @@
 """Names of the keys of a run; nobody else builds one.
 
-All keys of a run share one hash tag, so that a run lives in one slot of Redis Cluster. The Lua side derives the same names from the state key
+All keys of a run share one hash tag, so that a run lives in one slot of Redis Cluster. The Lua side derives the same
+names from the state key
 (`lua/include/run.lua`).
 """
 
@@ -19,8 +20,10 @@ def key(run: str, name: str) -> str:
 
     Args:
         run: name of the run, validated.
-        name: one of `state`, `policies`, `tasks`, `slots`, `payloads`, `pending`, `delayed`, `retries`, `open`, `running`, `ready`, `sessions`,
-            `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`, `rejected`, `reasons`, `wake`,
+        name: one of `state`, `policies`, `tasks`, `slots`, `payloads`, `pending`, `delayed`, `retries`, `open`,
+            `running`, `ready`, `sessions`,
+            `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`,
+            `rejected`, `reasons`, `wake`,
             `wake:ready`, `events`, `requests`, `request_order`.
     """
     return f"rb{SCHEMA}:{{{run}}}:{name}"

@@ -1,4 +1,7 @@
-"""What operators may do while a trainer runs: look, pause, cancel, retry, repair, purge. The command line stands on it."""
+"""What operators may do while a trainer runs: look, pause, cancel, retry, repair, purge.
+
+The command line stands on it.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,9 @@ class Operator:
         """Why the run does what it does. Raises NoRun."""
         return self._driver.run(explain_flow(check_name("run", run), None, limit))
 
-    def audit(self, run: str, *, repair: bool = False, deep: bool = False, progress: Callable[[int], None] | None = None) -> Audit:
+    def audit(
+        self, run: str, *, repair: bool = False, deep: bool = False, progress: Callable[[int], None] | None = None
+    ) -> Audit:
         """Recomputes the counters; deep also looks at every task, in pieces.
 
         Args:
@@ -102,7 +107,9 @@ class Operator:
         """The ids of all tasks that the run knows; each at least once, in no order."""
         cursor = "0"
         while True:
-            cursor, rows = self.transport.command("HSCAN", keys.key(check_name("run", run), "tasks"), cursor, "COUNT", _PIECE)
+            cursor, rows = self.transport.command(
+                "HSCAN", keys.key(check_name("run", run), "tasks"), cursor, "COUNT", _PIECE
+            )
             yield from (text(name) for name in rows[::2])
             cursor = text(cursor)
             if cursor == "0":
@@ -128,7 +135,10 @@ class Operator:
         if not ids:
             return []
         reasons = self.transport.command("HMGET", keys.key(run, "reasons"), *ids)
-        return [Finished(name, int(float(at)), text(why or b"")) for name, at, why in zip(ids, rows[1::2], reasons, strict=True)]
+        return [
+            Finished(name, int(float(at)), text(why or b""))
+            for name, at, why in zip(ids, rows[1::2], reasons, strict=True)
+        ]
 
     def events(self, run: str, from_id: str = "-", count: int = 100, block_s: float = 0.0) -> list[Event]:
         """The events after an id.
@@ -142,13 +152,17 @@ class Operator:
         start = "-" if from_id == "-" else f"({from_id}"
         until = time.monotonic() + block_s
         while True:
-            rows: list[Any] = self.transport.command("XRANGE", keys.key(check_name("run", run), "events"), start, "+", "COUNT", count)
+            rows: list[Any] = self.transport.command(
+                "XRANGE", keys.key(check_name("run", run), "events"), start, "+", "COUNT", count
+            )
             if rows or time.monotonic() >= until or self._driver.closing.wait(_EVENTS_AGAIN_S):
                 return [_event(row) for row in rows]
 
     def last_event_id(self, run: str) -> str:
         """Id of the newest event, or `-`."""
-        rows: list[Any] = self.transport.command("XREVRANGE", keys.key(check_name("run", run), "events"), "+", "-", "COUNT", 1)
+        rows: list[Any] = self.transport.command(
+            "XREVRANGE", keys.key(check_name("run", run), "events"), "+", "-", "COUNT", 1
+        )
         return text(rows[0][0]) if rows else "-"
 
     def retry(self, run: str, tasks: Iterable[str]) -> dict[str, str]:
@@ -180,7 +194,9 @@ class Operator:
         Raises:
             NoRun: there is no such run.
         """
-        if self.transport.command("DEL", keys.state(check_name("run", run))) == 0 and not any(self._scan(keys.pattern_of_run(run))):
+        if self.transport.command("DEL", keys.state(check_name("run", run))) == 0 and not any(
+            self._scan(keys.pattern_of_run(run))
+        ):
             raise NoRun(run=run)
         deleted = 1
         for piece in _pieces(self._scan(keys.pattern_of_run(run))):
@@ -201,7 +217,9 @@ class Operator:
     def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
         answers: dict[str, str] = {}
         for piece in _pieces([check_name("task", task) for task in tasks]):
-            answers.update(zip(piece, self._call(operation(check_name("run", run), _request(), tasks=piece)), strict=True))
+            answers.update(
+                zip(piece, self._call(operation(check_name("run", run), _request(), tasks=piece)), strict=True)
+            )
         return answers
 
     def _call(self, operation: Operation[T]) -> T:
@@ -215,7 +233,9 @@ class Operator:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -54,7 +54,11 @@ def read_rollouts(run: str, step: int, rows: list[RolloutRow]) -> Flow[list[Roll
 
 def _rollout(step: int, row: RolloutRow, results: dict[str, bytes]) -> Rollout:
     samples = [
-        Sample(s.attempt_id, s.slot, decode(results.pop(s.attempt_id)), s.version, s.newest, s.session.rpartition("~")[0])
+        Sample(
+            s.attempt_id, s.slot, decode(results.pop(s.attempt_id)), s.version, s.newest, s.session.rpartition("~")[0]
+        )
         for s in row.samples
     ]
-    return Rollout(row.task, decode(row.payload), samples, row.oldest, row.newest, step, step - row.oldest, row.priority)
+    return Rollout(
+        row.task, decode(row.payload), samples, row.oldest, row.newest, step, step - row.oldest, row.priority
+    )

@@ -46,8 +46,10 @@ class RecoveryReport:
         version_from: version before.
         version_to: version now.
         epoch: the new epoch; empty in a preview.
-        requeued: tasks that start over, by cause: `lost_step` (in a batch of a lost step, its results not usable), `lost_policy` (a sample by a policy that is
-            not on the surviving history), `bytes_gone`, `discarded` and `dead` (ended in a lost step), `in_flight` (revoked as asked).
+        requeued: tasks that start over, by cause: `lost_step` (in a batch of a lost step, its results not
+            usable), `lost_policy` (a sample by a policy that is
+            not on the surviving history), `bytes_gone`, `discarded` and `dead` (ended in a lost step), `in_flight`
+            (revoked as asked).
         ready_again: tasks of lost steps whose results are good and wait to be trained again.
         finished: tasks that the checkpoint calls finished and the server had forgotten to be.
         results_dropped, results_kept: samples.
@@ -93,7 +95,8 @@ def checkpoint(core: TrainerCore, path: Path, *, full: bool, progress: Progress 
 
 def _at(made: Checkpoint, path: Path) -> Checkpoint:
     return Checkpoint(
-        made.run, made.version, made.epoch, made.order, made.config, made.counters, made.cursor, made.blob, made.policies,
+        made.run, made.version, made.epoch, made.order, made.config, made.counters, made.cursor, made.blob,
+        made.policies,
         made.unfinished, made.tasks_file, path,
     )  # fmt: skip
 
@@ -118,7 +121,9 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
         cursor = "0"
         while True:
             cursor, rows = yield from _scan(core.run, cursor)
-            fresh = {task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished}
+            fresh = {
+                task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished
+            }
             unfinished |= fresh.keys()
             if writer is not None and fresh:
                 payloads: list[bytes | None] = yield Command(("HMGET", keys.key(core.run, "payloads"), *fresh))
@@ -134,7 +139,9 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
                 break
         after: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
         if after["version"] != stored["version"] or after["epoch"] != stored["epoch"]:
-            raise Early(step=int(after["version"]), version=version, problem="the run went on while its checkpoint was made")
+            raise Early(  # noqa: TRY301 - the writer is abandoned for any reason
+                step=int(after["version"]), version=version, problem="the run went on while its checkpoint was made"
+            )
         tasks_file = (yield Blocking(writer.finish)) if writer is not None else None
     except BaseException:
         if writer is not None:
@@ -175,7 +182,9 @@ def recover_from(
     """Reads the source, then recovers or previews. Nothing is changed before the source is known to be good."""
     check_in_flight(in_flight)
     if source is not None and version is not None:
-        raise BadArgument(argument="version", given=version, expected="None where a checkpoint is given: it has its own")
+        raise BadArgument(
+            argument="version", given=version, expected="None where a checkpoint is given: it has its own"
+        )
     if version is not None and not 0 <= version < 2**53:
         raise BadArgument(argument="version", given=version, expected="0 or more")
     made: Checkpoint | None = None
@@ -191,7 +200,9 @@ def recover_from(
     return (yield from recover(core, to, made, progress))
 
 
-def target_of(source: Checkpoint | None, version: int, in_flight: str, blob: bytes | None, *, allow_loss: bool) -> Begin:
+def target_of(
+    source: Checkpoint | None, version: int, in_flight: str, blob: bytes | None, *, allow_loss: bool
+) -> Begin:
     """What to recover to: a checkpoint, or a version alone."""
     if source is None:
         return Begin(version, in_flight=in_flight, allow_loss=allow_loss, blob=blob)
@@ -236,7 +247,10 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
 def _walk(
     core: TrainerCore, listed: frozenset[str], deal_with: Callable[[list[str]], Flow[Swept]], progress: Progress | None
 ) -> Flow[tuple[Counter[str], set[str]]]:
-    """Scans all tasks and deals with them in pieces. Returns the counts, and which of the listed tasks the server knows."""
+    """Scans all tasks and deals with them in pieces.
+
+    Returns the counts, and which of the listed tasks the server knows.
+    """
     stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
     counts, known, done, total = Counter[str](), set[str](), set[str](), int(stored["n_tasks"])
     cursor = "0"
@@ -286,16 +300,23 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     steps = [str(step) for step in range(to.version, int(stored["version"]))]
     sizes: list[bytes | None] = (yield Command(("HMGET", keys.key(core.run, "batches"), *steps))) if steps else []
     lost = sum(int(size.split()[0]) for size in sizes if size)
-    begun = Begun(
-        "", int(stored["version"]), int(stored["step_next"]), int(stored["accepted"]), int(stored["running"]), int(stored["capacity"]), lost
-    )  # fmt: skip
-    core.cursor = json.loads(to.cursor) if to.cursor is not None else json.loads(stored["cursor"]) if stored["cursor"] else None
+    before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
+    begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)
+    core.cursor = (
+        json.loads(to.cursor) if to.cursor is not None else json.loads(stored["cursor"]) if stored["cursor"] else None
+    )
     missing = [] if source is not None and source.tasks_file is not None else sorted(listed - known)
     return _report(core, to, begun, counts, Recovered(accepted, running, capacity), missing, 0)
 
 
 def _report(
-    core: TrainerCore, to: Begin, begun: Begun, counts: Counter[str], after: Recovered, missing: list[str], restored: int
+    core: TrainerCore,
+    to: Begin,
+    begun: Begun,
+    counts: Counter[str],
+    after: Recovered,
+    missing: list[str],
+    restored: int,
 ) -> RecoveryReport:
     return RecoveryReport(
         run=core.run,
@@ -317,4 +338,3 @@ def _report(
         missing=missing,
         restored=restored,
     )
-

@@ -39,7 +39,11 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         recovering=int(stored["recovering"]) if stored.get("recovering") else None,
         floor=number("floor"),
         config=RunConfig.from_fields(stored),
-        totals={name.removeprefix("total_"): int(value) for name, value in sorted(stored.items()) if name.startswith("total_")},
+        totals={
+            name.removeprefix("total_"): int(value)
+            for name, value in sorted(stored.items())
+            if name.startswith("total_")
+        },
     )
 
 
@@ -122,5 +126,6 @@ def _explanation(stats: Stats, facts: Facts) -> Explanation:
     if stats.capacity <= 0:
         binding = "concurrency" if by_staleness is None or by_concurrency <= by_staleness else "staleness"
     return Explanation(
-        stats, by_concurrency, by_staleness, binding, facts.now, facts.sessions, facts.held, facts.due, facts.oldest_pending, facts.oldest_ready
+        stats, by_concurrency, by_staleness, binding, facts.now, facts.sessions, facts.held, facts.due,
+        facts.oldest_pending, facts.oldest_ready
     )  # fmt: skip

@@ -26,7 +26,8 @@ class Submitted:
     """What became of a result or an attempt given back.
 
     Args:
-        answer: `accepted`, `rejected`, `superseded`, `stale`, `unknown`, or for attempts given back `released`, `retried`, `failed`.
+        answer: `accepted`, `rejected`, `superseded`, `stale`, `unknown`, or for attempts given back `released`,
+            `retried`, `failed`.
         why: how the attempt ended where the answer is `unknown`.
         by_attempt: the attempt that holds the slot instead, where superseded.
         by_worker: its worker.
@@ -46,7 +47,9 @@ class Submitted:
 
 
 class Session:
-    """One run as a worker sees it. Shared between the worker's thread and its heartbeat: everything they both touch is under one lock.
+    """One run as a worker sees it.
+
+    Shared between the worker's thread and its heartbeat: everything they both touch is under one lock.
 
     Args:
         run: name of the run.
@@ -97,7 +100,9 @@ class Session:
     def join(self) -> Flow[None]:
         """Starts a session; what an earlier one held is lost."""
         nonce = secrets.token_hex(6)
-        joined: Joined | BrokerError = (yield Call((worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now),)))[0]
+        joined: Joined | BrokerError = (
+            yield Call((worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now),))
+        )[0]
         if isinstance(joined, BrokerError):
             raise joined
         with self._lock:
@@ -116,7 +121,8 @@ class Session:
         self._number += 1
         loaded = None if policy is None else (policy.version, policy.epoch)
         return worker.claim(
-            self.run, self.id, self._number, n, secrets.token_hex(4), policy=loaded, blob_seq=self._blob[0], now=self.now
+            self.run, self.id, self._number, n, secrets.token_hex(4), policy=loaded, blob_seq=self._blob[0],
+            now=self.now
         )  # fmt: skip
 
     def claim(self, n: int, policy: Policy | None) -> Flow[list[Attempt]]:
@@ -147,7 +153,18 @@ class Session:
         self.run_policy = Policy(version=claimed.run_version, epoch=claimed.run_epoch)
         policy = Policy(version=claimed.version, epoch=claimed.epoch)
         attempts = [
-            Attempt(g.attempt_id, self.run, g.task, g.slot, decode(g.payload), claimed.version, policy, g.samples, g.tries, blob)
+            Attempt(
+                g.attempt_id,
+                self.run,
+                g.task,
+                g.slot,
+                decode(g.payload),
+                claimed.version,
+                policy,
+                g.samples,
+                g.tries,
+                blob,
+            )
             for g in claimed.granted
         ]
         with self._lock:
@@ -156,7 +173,10 @@ class Session:
         return attempts
 
     def _give_up(self) -> None:
-        """The answer of the newest claim is not waited for any more: the heartbeat gives back what it may have granted."""
+        """The answer of the newest claim is not waited for any more.
+
+        The heartbeat gives back what it may have granted.
+        """
         with self._lock:
             self._settled = self._number
 
@@ -201,7 +221,9 @@ class Session:
         ttl = self._joined.result_ttl_ms if self._joined else 3_600_000
         return worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
 
-    def submit(self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()) -> Flow[tuple[list[Submitted], list[Any]]]:
+    def submit(
+        self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()
+    ) -> Flow[tuple[list[Submitted], list[Any]]]:
         """Submits at most 64 results or verdicts in one round trip; other operations may ride along.
 
         Returns:
@@ -263,4 +285,6 @@ class Session:
 
 def submitted(answer: Answer) -> Submitted:
     """An answer in the client's words."""
-    return Submitted(answer.word, answer.why, answer.by_attempt, answer.by_session.rpartition("~")[0], answer.age_ms / 1000)
+    return Submitted(
+        answer.word, answer.why, answer.by_attempt, answer.by_session.rpartition("~")[0], answer.age_ms / 1000
+    )

@@ -32,7 +32,10 @@ class Foreign:
 
 
 def load_source(source: Checkpoint | str | os.PathLike[str], run: str) -> Checkpoint | Foreign:
-    """Reads a checkpoint, ours or one of AReaL (`recover_info/`), Hugging Face (`trainer_state.json`), Megatron or verl (`latest_checkpointed_iteration.txt`).
+    """Reads a checkpoint, ours or what another trainer left behind.
+
+    AReaL's `recover_info/`, Hugging Face's `trainer_state.json`, Megatron's or verl's
+    `latest_checkpointed_iteration.txt`.
 
     Raises:
         CheckpointError: it cannot be used; says why.
@@ -69,7 +72,9 @@ def _foreign(path: Path) -> Foreign | None:
         for name in ("step_info.json", "recover_info/step_info.json", "trainer_state.json", _MEGATRON):
             if (path / name).is_file():
                 return _foreign(path / name)
-        raise CheckpointError(path=str(path), problem=f"is a directory without step_info.json, trainer_state.json or {_MEGATRON}")
+        raise CheckpointError(
+            path=str(path), problem=f"is a directory without step_info.json, trainer_state.json or {_MEGATRON}"
+        )
     if path.name == "step_info.json":
         return Foreign(_step(path, "global_step") + 1, "AReaL's recover_info (version = global_step + 1)")
     if path.name == "trainer_state.json":

@@ -27,5 +27,5 @@ class TerminationAsExit:
             self._installed = False
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)

@@ -24,7 +24,8 @@ from broker.trainer_core import Enqueued, TrainerCore
 class Trainer:
     """The trainer of a run: enqueues tasks, takes batches, advances the version.
 
-    Opening fences the trainer before. Safe to use from several threads: the calls that change the run are sent one after the other.
+    Opening fences the trainer before. Safe to use from several threads: the calls that change the run are sent one
+    after the other.
 
     Args:
         url: the server, e.g. `redis://head:6379/0`; see the README for the kinds.
@@ -120,7 +121,8 @@ class Trainer:
         Args:
             n: rollouts wanted; None: the config's consumer_batch_size.
             accept: a filter, called once for each rollout; what it refuses is discarded and replaced.
-            prefetch: form and read the batch after this one in the background; asked again before `advance`, answer that one.
+            prefetch: form and read the batch after this one in the background; asked again before `advance`,
+                answer that one.
             timeout: how long to wait, in seconds; None: as long as it takes.
             short: when fewer than n tasks are left in the run, take those.
 
@@ -152,7 +154,10 @@ class Trainer:
         self._ahead = (step, self._thread.submit(self._driver.run, flow))
 
     def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
-        """The batch that was formed in the background; None: there is none, or it failed and is tried again in the open."""
+        """The batch that was formed in the background.
+
+        None: there is none, or forming it failed and is tried again in the open.
+        """
         if self._ahead is None or self._ahead[0] != step:
             return None
         future = self._ahead[1]
@@ -219,11 +224,14 @@ class Trainer:
     def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
     ) -> Checkpoint:
-        """Writes the broker's part of a training checkpoint, whole or not at all, and commits it: what no kept checkpoint needs is freed.
+        """Writes the broker's part of a training checkpoint, whole or not at all, and commits it.
+
+        What no kept checkpoint needs is freed.
 
         Args:
             path: the file; save it beside the weights of this version.
-            full: also write the unfinished tasks themselves, in a second file beside it, so that even an empty server can be refilled.
+            full: also write the unfinished tasks themselves, in a second file beside it, so that even an empty
+                server can be refilled.
             progress: called with tasks looked at so far, and about how many there are.
 
         Raises:
@@ -244,12 +252,15 @@ class Trainer:
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> RecoveryReport:
-        """Takes the run to where a checkpoint has it: the right capacity, no rollout of a lost future, each task trained once in the history that survives.
+        """Takes the run to where a checkpoint has it.
 
+        Afterwards capacity is right, no rollout of the lost future comes, and each task is trained once in the
+        history that survives.
         May be called again if it was interrupted. Workers need not be restarted.
 
         Args:
-            source: a checkpoint or its path, or what AReaL, Hugging Face, Megatron or verl left behind; None with no version: version 0.
+            source: a checkpoint or its path, or what AReaL, Hugging Face, Megatron or verl left behind; None with
+                no version: version 0.
             version: a version alone, without a list of tasks.
             in_flight: `keep` attempts in flight whose policy survives, or `requeue` them all.
             missing_ok: take a file that does not exist for version 0.
@@ -260,7 +271,8 @@ class Trainer:
 
         Raises:
             CheckpointError: the source cannot be used; nothing was changed.
-            Gone: below the floor. Undone: of a future that a later recovery undid. Fenced: another trainer took over meanwhile.
+            Gone: below the floor. Undone: of a future that a later recovery undid. Fenced: another trainer took
+                over meanwhile.
         """
         if not dry_run:
             self._must_lead("recover")
@@ -298,7 +310,9 @@ class Trainer:
 
     def stats(self) -> Stats:
         """One consistent look at the run; also brings `version` and `step_next` of an attached trainer up to date."""
-        stored = self._driver.run(self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now)))
+        stored = self._driver.run(
+            self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
+        )
         return stats_of(self.run, stored)
 
     def capacity(self) -> int:
@@ -306,7 +320,10 @@ class Trainer:
         return self.stats().capacity
 
     def explain(self) -> Explanation:
-        """Why the run does what it does: which term of the capacity formula binds, who holds the slots, what is next due."""
+        """Why the run does what it does.
+
+        Which term of the capacity formula binds, who holds the slots, what is next due.
+        """
         return self._driver.run(explain_flow(self.run, self._core.now))
 
     def audit(self, *, repair: bool = False) -> Audit:
@@ -318,7 +335,9 @@ class Trainer:
 
     def _must_lead(self, what: str) -> None:
         if self._attached:
-            raise BadArgument(argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read")
+            raise BadArgument(
+                argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"
+            )
 
     def close(self) -> None:
         """Closes the connections. The run stays as it is, and another trainer may open it."""
@@ -330,5 +349,7 @@ class Trainer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

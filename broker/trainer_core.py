@@ -67,7 +67,10 @@ class TrainerCore:
         return keys.key(self.run, "wake:ready")
 
     def step_to_deliver(self, *, prefetch: bool) -> int:
-        """The step whose batch the caller gets next: that of the version, or the one after it when prefetching and the first was handed out."""
+        """The step whose batch the caller gets next.
+
+        It is the version, or with prefetch the one after, once the batch of the version was handed out.
+        """
         return self.version + 1 if prefetch and self.delivered >= self.version else self.version
 
     def call(self, operation: Any) -> Flow[Any]:
@@ -169,7 +172,9 @@ class TrainerCore:
         if digest == "-" and not allow_empty:
             raise Early(step=step, version=self.version, step_next=self.step_next)
         advanced: Advanced = yield GatedCall(
-            lambda gate: trainer.advance(self.run, gate, step, digest, allow_empty=allow_empty, blob=blob, now=self.now),
+            lambda gate: trainer.advance(
+                self.run, gate, step, digest, allow_empty=allow_empty, blob=blob, now=self.now
+            ),
             then=(anyone.trim(self.run, now=self.now),),
         )
         self.digests.pop(step, None)

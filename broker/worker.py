@@ -25,7 +25,8 @@ StaleWeights = Callable[[Policy, "bytes | None"], "Policy | None"]
 class Worker:
     """A worker: claims attempts, renews its lease from a thread, submits results.
 
-    As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM included.
+    As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM
+    included.
 
     Args:
         url: the server.
@@ -33,7 +34,8 @@ class Worker:
         name: shown to people; None: host and process id.
         lease_s: time without a sign of life after which its attempts go to others, in seconds; None: the run's.
         policy: the weights it has loaded; None: it always generates with `attempt.version`.
-        on_weights_stale: called with the run's policy and newest blob when `policy` is too old to start work with; returns the policy it has loaded, or None to be asked again.
+        on_weights_stale: called with the run's policy and newest blob when `policy` is too old to start work
+            with; returns the policy it has loaded, or None to be asked again.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
 
@@ -92,7 +94,10 @@ class Worker:
 
     @property
     def claim_reason(self) -> str:
-        """Why the last claim gave less than asked: `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or nothing."""
+        """Why the last claim gave less than asked.
+
+        `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or nothing.
+        """
         return self._core.reason
 
     @property
@@ -113,7 +118,10 @@ class Worker:
             return self._driver.run(self._core.claim(n, timeout))
 
     def __iter__(self) -> Iterator[Attempt]:
-        """Attempts one after the other, for ever; ends after `stop` or `drain`. Submitting one claims the next in the same round trip."""
+        """Attempts one after the other, for ever; ends after `stop` or `drain`.
+
+        Submitting one claims the next in the same round trip.
+        """
         self._iterating = True
         try:
             while not self._core.stopping:
@@ -158,7 +166,10 @@ class Worker:
         return self._driver.run(self._core.release([attempts] if isinstance(attempts, Attempt) else list(attempts)))
 
     def fail(self, attempt: Attempt, error: str, *, retry: bool = True) -> Submitted:
-        """Reports that the attempt could not be finished; with retry it is tried again after a pause, until max_attempts."""
+        """Reports that the attempt could not be finished.
+
+        With retry it is tried again after a pause, until max_attempts.
+        """
         return self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
 
     def renew(self) -> None:
@@ -169,7 +180,8 @@ class Worker:
         """Works until `stop` or `drain`: claims, calls the handler in threads, submits what it returns.
 
         Args:
-            handler: returns the result; raises Reject to reject the rollout; any other exception counts as a failure that is retried.
+            handler: returns the result; raises Reject to reject the rollout; any other exception counts as a
+                failure that is retried.
             concurrency: attempts at the same time.
         """
         if concurrency < 1:
@@ -184,7 +196,9 @@ class Worker:
             threads = {thread for thread in threads if thread.is_alive()}
             for attempt in self.claim(max(1, room), 1.0):
                 free.acquire()
-                thread = threading.Thread(target=self._handle, args=(handler, attempt, free), name=f"broker-{attempt.id}", daemon=True)
+                thread = threading.Thread(
+                    target=self._handle, args=(handler, attempt, free), name=f"broker-{attempt.id}", daemon=True
+                )
                 threads.add(thread)
                 thread.start()
         if self._core.stopping:
@@ -199,7 +213,7 @@ class Worker:
                 result = handler(attempt)
             except Reject as rejection:
                 self.reject(attempt, str(rejection))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever the user's handler raises
                 if not attempt.cancelled:
                     _log.warning("attempt %s failed: %r", attempt.id, error)
                     self.fail(attempt, repr(error))
@@ -252,7 +266,9 @@ class Worker:
         self._termination.install()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -53,11 +53,15 @@ class WorkerCore:
     ) -> None:
         self.name = check_name("worker", default_name() if name is None else name)
         if lease_s is not None and not 0.001 <= lease_s <= 86_400:
-            raise BadArgument(argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds, or None for the run's")
+            raise BadArgument(
+                argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds, or None for the run's"
+            )
         lease_ms = 0 if lease_s is None else int(lease_s * 1000)
         names = [check_name("run", run) for run in runs]
         if not names or len(set(names)) != len(names):
-            raise BadArgument(argument="run", given=", ".join(names) or "none", expected="one run, or several different ones")
+            raise BadArgument(
+                argument="run", given=", ".join(names) or "none", expected="one run, or several different ones"
+            )
         self.sessions = {run: Session(run, self.name, lease_ms, clock) for run in names}
         self.policy = policy
         self.on_weights_stale: Callable[[Policy, bytes | None], Policy | None] | None = None
@@ -79,7 +83,9 @@ class WorkerCore:
         try:
             return self.sessions[attempt.run]
         except KeyError:
-            raise BadArgument(argument="attempt", given=f"one of run {attempt.run}", expected="one that this worker claimed") from None
+            raise BadArgument(
+                argument="attempt", given=f"one of run {attempt.run}", expected="one that this worker claimed"
+            ) from None
 
     def join(self) -> Flow[None]:
         """Starts the sessions, so that a missing run is reported at once."""
@@ -147,7 +153,9 @@ class WorkerCore:
         answers, _ = yield from session.submit([self.submission(attempt, result, policy)])
         return answers[0]
 
-    def submit_and_claim(self, attempt: Attempt, result: Any, policy: Policy | None) -> Flow[tuple[Submitted, list[Attempt]]]:
+    def submit_and_claim(
+        self, attempt: Attempt, result: Any, policy: Policy | None
+    ) -> Flow[tuple[Submitted, list[Attempt]]]:
         """Submits one result and claims the next attempt of the same run, in one round trip."""
         session = self.session_of(attempt)
         if len(self.sessions) > 1 or not session.id or self.draining or self.stopping:

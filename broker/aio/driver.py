@@ -34,7 +34,7 @@ class Driver:
             while True:
                 try:
                     value = await self._do(step)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - raised into the flow, not swallowed
                     step = flow.throw(error)
                 else:
                     step = flow.send(value)

@@ -118,10 +118,13 @@ class Trainer:
             batch = await self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
         self._core.delivered = step
         if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
-            if self._ahead is None or self._ahead[0] != step + 1:
-                flow = next_batch(self._core, step + 1, n, accept, None, short=short)
-                self._ahead = (step + 1, asyncio.create_task(self._driver.run(flow)))
+            self._start_ahead(step + 1, n, accept, short=short)
         return batch
+
+    def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
+        if self._ahead is None or self._ahead[0] != step:
+            flow = next_batch(self._core, step, n, accept, None, short=short)
+            self._ahead = (step, asyncio.create_task(self._driver.run(flow)))
 
     async def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
         if self._ahead is None or self._ahead[0] != step:
@@ -240,7 +243,9 @@ class Trainer:
 
     def _must_lead(self, what: str) -> None:
         if self._attached:
-            raise BadArgument(argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read")
+            raise BadArgument(
+                argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"
+            )
 
     async def close(self) -> None:
         """Closes the connections. The run stays as it is."""

@@ -130,7 +130,9 @@ class Worker:
 
     async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return await self._driver.run(self._core.release([attempts] if isinstance(attempts, Attempt) else list(attempts)))
+        return await self._driver.run(
+            self._core.release([attempts] if isinstance(attempts, Attempt) else list(attempts))
+        )
 
     async def fail(self, attempt: Attempt, error: str, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished."""
@@ -144,10 +146,12 @@ class Worker:
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
         """Works until `stop` or `drain`: claims, awaits the handler, submits what it returns.
 
-        An attempt that the server takes back cancels its handler's task. On SIGTERM and Ctrl-C all handlers are cancelled and what is held is given back.
+        An attempt that the server takes back cancels its handler's task. On SIGTERM and Ctrl-C all handlers are
+        cancelled and what is held is given back.
 
         Args:
-            handler: coroutine function; raises Reject to reject the rollout; any other exception counts as a failure that is retried.
+            handler: coroutine function; raises Reject to reject the rollout; any other exception counts as a
+                failure that is retried.
             concurrency: attempts at the same time.
         """
         if concurrency < 1:
@@ -157,7 +161,9 @@ class Worker:
         try:
             while not (self._core.stopping or self._core.draining):
                 async with free:
-                    await free.wait_for(lambda: len(self._tasks) < concurrency or self._core.stopping or self._core.draining)
+                    await free.wait_for(
+                        lambda: len(self._tasks) < concurrency or self._core.stopping or self._core.draining
+                    )
                 if self._core.stopping or self._core.draining:
                     break
                 self._claims = asyncio.current_task()
@@ -182,7 +188,7 @@ class Worker:
         except BrokerError as error:
             _log.warning("attempt %s could not be submitted: %s", attempt.id, error)
             await self._report(self.fail(attempt, str(error)), attempt)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the user's handler raises
             if not attempt.cancelled:
                 _log.warning("attempt %s failed: %r", attempt.id, error)
                 await self._report(self.fail(attempt, repr(error)), attempt)
@@ -221,7 +227,11 @@ class Worker:
             loop.add_signal_handler(signal.SIGTERM, self.stop)
         except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
             return lambda: None
-        return lambda: bool(loop.remove_signal_handler(signal.SIGTERM))
+
+        def undo() -> None:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+        return undo
 
     def _cancel_from_thread(self, attempt: Attempt) -> None:
         _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)

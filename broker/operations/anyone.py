@@ -81,7 +81,8 @@ class BatchPiece:
 
 def _row(row: Any) -> RolloutRow:
     samples = tuple(
-        SampleRow(int(row[i]), text(row[i + 1]), int(row[i + 2]), int(row[i + 3]), text(row[i + 4])) for i in range(5, len(row), 5)
+        SampleRow(int(row[i]), text(row[i + 1]), int(row[i + 2]), int(row[i + 3]), text(row[i + 4]))
+        for i in range(5, len(row), 5)
     )
     return RolloutRow(text(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4], samples)
 
@@ -130,6 +131,12 @@ class TaskRow:
     slots: tuple[SlotRow, ...]
 
 
+_TASK_NUMBERS = (
+    *("priority", "order", "samples", "min_samples", "errors"),
+    *("oldest", "newest", "stale_requeues", "requeues", "step"),
+)
+
+
 def task(run: str, task_id: str, *, now: int | None = None) -> Operation[TaskRow | None]:
     """One task, or None when the run does not know it."""
 
@@ -139,8 +146,16 @@ def task(run: str, task_id: str, *, now: int | None = None) -> Operation[TaskRow
         slots = tuple(
             SlotRow(int(s[0]), text(s[1]), int(s[2]), int(s[3]), text(s[4]), int(s[5]), text(s[6])) for s in reply[14:]
         )
-        numbers = [int(value) for value in reply[1:11]]
-        return TaskRow(task_id, text(reply[0]), *numbers, text(reply[11]), text(reply[12]), int(reply[13]), slots)
+        numbers = dict(zip(_TASK_NUMBERS, map(int, reply[1:11]), strict=True))
+        return TaskRow(
+            id=task_id,
+            state=text(reply[0]),
+            letters=text(reply[11]),
+            reason=text(reply[12]),
+            payload_bytes=int(reply[13]),
+            slots=slots,
+            **numbers,
+        )
 
     return Operation("task", (keys.state(run),), (clock(now), task_id), parse)
 
@@ -166,7 +181,10 @@ class HeldRow:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What explain reads: sessions, held slots of the oldest running tasks, when what is next due (ms, 0: nothing), the oldest tasks."""
+    """What explain reads: sessions, held slots of the oldest running tasks, the oldest tasks, and what is next due.
+
+    `due` gives the server's clock in milliseconds by kind, 0 where nothing is due.
+    """
 
     now: int
     sessions: tuple[SessionRow, ...]
@@ -176,10 +194,13 @@ class Facts:
     oldest_ready: str
 
 
+_TIMERS: tuple[str, ...] = ("delayed", "retries", "deadlines", "sessions")
+
+
 def _facts(reply: Any) -> Facts:
     sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2])) for s in reply[1])
     held = tuple(HeldRow(text(h[0]), text(h[1]), int(h[2]), int(h[3])) for h in reply[2])
-    due = dict(zip(("delayed", "retries", "deadlines", "sessions"), (int(float(d)) for d in reply[3]), strict=True))
+    due = dict(zip(_TIMERS, (int(float(d)) for d in reply[3]), strict=True))
     return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]))
 
 

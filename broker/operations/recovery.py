@@ -60,7 +60,9 @@ def _begun(reply: Any) -> Begun:
     return Begun(epoch, *map(int, numbers))
 
 
-def begin(run: str, token: str, to: Begin, config: Mapping[str, str] | None, *, now: int | None = None) -> Operation[Begun]:
+def begin(
+    run: str, token: str, to: Begin, config: Mapping[str, str] | None, *, now: int | None = None
+) -> Operation[Begun]:
     """Begins a recovery under a new epoch; config creates a run that is not there."""
     args: list[Argument] = [
         *(clock(now), token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),

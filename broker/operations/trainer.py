@@ -112,7 +112,10 @@ def _taken(reply: Any) -> Taken:
 def take(
     run: str, gate: Gate, step: int, n: int, *, limit: int, seal: bool, short: bool = False, now: int | None = None
 ) -> Operation[Taken]:
-    """Fills batch `step` up to n rollouts from at most `limit` ready ones, and seals it when full (short: or when it is all that is left)."""
+    """Fills batch `step` up to n rollouts from at most `limit` ready ones.
+
+    With seal it is sealed when full; with short also when it holds all that is left of the run.
+    """
     args = (clock(now), *gate.args, step, n, limit, int(seal), int(short))
     return Operation("take", (keys.state(run),), args, _taken)
 
@@ -146,7 +149,14 @@ def _advanced(reply: Any) -> Advanced:
 
 
 def advance(
-    run: str, gate: Gate, step: int, digest: str, *, allow_empty: bool = False, blob: bytes | None = None, now: int | None = None
+    run: str,
+    gate: Gate,
+    step: int,
+    digest: str,
+    *,
+    allow_empty: bool = False,
+    blob: bytes | None = None,
+    now: int | None = None,
 ) -> Operation[Advanced]:
     """Acknowledges the sealed batch of step = version by its digest (`-`: none)."""
     args = (clock(now), *gate.args, step, digest, int(allow_empty), int(blob is not None), blob or b"")

@@ -13,7 +13,7 @@ from broker.operations.replies import clock, text, texts
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A new session: its id, its lease in milliseconds, the run's policy, and its limits for results (bytes, milliseconds)."""
+    """A new session: its id, its lease in milliseconds, the run's policy and clock, and its limits for results."""
 
     session: str
     lease_ms: int
@@ -79,9 +79,17 @@ def _claimed_with(random: str) -> Any:
                 attempt_id = f"{task}#{slot}.{claims}.{random}"
                 granted.append(Granted(attempt_id, task, slot, claims, tries, samples, reply[i + 1]))
         return Claimed(
-            text(reply[0]), int(reply[1]), int(reply[2]), text(reply[3]), int(reply[4]), text(reply[5]), int(reply[6]), reply[7],
-            int(reply[8]), tuple(granted),
-        )  # fmt: skip
+            reason=text(reply[0]),
+            due_in_ms=int(reply[1]),
+            version=int(reply[2]),
+            epoch=text(reply[3]),
+            run_version=int(reply[4]),
+            run_epoch=text(reply[5]),
+            blob_seq=int(reply[6]),
+            blob=reply[7],
+            now=int(reply[8]),
+            granted=tuple(granted),
+        )
 
     return parse
 
@@ -107,14 +115,17 @@ def claim(
         limit: how many expired things the call takes back, of each kind.
         blob_seq: number of the blob that the worker has, 0 for none.
     """
-    version, epoch = policy if policy else ("", "")
+    version, epoch = policy or ("", "")
     args = (clock(now), session, number, n, version, epoch, random, limit, blob_seq)
     return Operation("claim", (keys.state(run),), args, _claimed_with(random))
 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """Answer of renew: the clock and the new deadline (ms), the run's policy and mode, and what to give up: attempt -> why."""
+    """Answer of renew: the clock and the new deadline (ms), the run's policy and mode.
+
+    `abandon` says which attempts to give up, and why.
+    """
 
     now: int
     deadline: int
@@ -153,9 +164,12 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of an attempt: a word (`accepted`, `rejected`, `superseded`, `stale`, `unknown`, `noresult`, `released`, `retried`, `failed`).
+    """What became of an attempt, in a word.
 
-    `why` says how the attempt ended where it is unknown; the others who holds the slot instead, and for how many milliseconds.
+    `accepted`, `rejected`, `superseded`, `stale`, `unknown`, `noresult`, `released`, `retried` or `failed`.
+
+    `why` says how the attempt ended where it is unknown; the others who holds the slot instead, and for how many
+    milliseconds.
     """
 
     word: str
@@ -182,17 +196,29 @@ INLINE_BYTES = 16 * 1024
 
 
 def submit(
-    run: str, items: Sequence[Submission], *, result_ttl_ms: int = 3_600_000, inline_bytes: int = INLINE_BYTES, now: int | None = None
+    run: str,
+    items: Sequence[Submission],
+    *,
+    result_ttl_ms: int = 3_600_000,
+    inline_bytes: int = INLINE_BYTES,
+    now: int | None = None,
 ) -> Operation[list[Answer]]:
     """Submits at most 256 results or verdicts; an answer for each, in order."""
     args: list[Argument] = [clock(now)]
     before: list[tuple[Argument, ...]] = []
     for item in items:
-        version, epoch = item.policy if item.policy else ("", "")
+        version, epoch = item.policy or ("", "")
         inline = not item.accept or len(item.body) <= inline_bytes
         if not inline:
             before.append(("SET", keys.result(run, item.attempt_id), item.body, "NX", "PX", result_ttl_ms))
-        args += (item.attempt_id, "a" if item.accept else "r", version, epoch, "i" if inline else "s", item.body if inline else b"")
+        args += (
+            item.attempt_id,
+            "a" if item.accept else "r",
+            version,
+            epoch,
+            "i" if inline else "s",
+            item.body if inline else b"",
+        )
     return Operation("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
 
 
