@@ -1,0 +1,39 @@
+"""Reports of commands that do one thing to many tasks and get a word of answer for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.cli.failure import EXIT_FINDING, EXIT_OK
+from broker.cli.output import Output
+
+_MEANING = {
+    "unknown": "no such task in this run",
+    "sealed": "it is in a sealed batch, which never changes",
+    "consumed": "it has been trained on",
+    "dead": "it is dead",
+    "rejected": "it is rejected",
+}
+
+
+def report(output: Output, answers: Mapping[str, str], *, wanted: str) -> int:
+    """Print the answers.
+
+    Args:
+        answers: by task, what the server said: `wanted`, the state that the task is in, or `unknown`.
+        wanted: the answer that means it was done.
+
+    Returns:
+        0 if all were done, else 1.
+    """
+    refused = {task: answer for task, answer in answers.items() if answer != wanted}
+    if output.as_json:
+        output.json({wanted: [task for task in answers if task not in refused], "refused": refused})
+    else:
+        for task, answer in answers.items():
+            output.line(
+                f"{task}: {answer}"
+                if answer == wanted
+                else f"{task}: not {wanted}, {_MEANING.get(answer, f'it is {answer}')}"
+            )
+    return EXIT_FINDING if refused else EXIT_OK

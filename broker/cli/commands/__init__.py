@@ -1,0 +1,54 @@
+"""The commands, one module each.
+
+A module has `configure(parser)`, which adds its arguments, and `run(namespace, output) -> int`, which returns the exit
+code. The catalogue names them without importing them: a command loads nothing but itself, so that `broker --help` is
+instant and an optional dependency is missed only by the command that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from broker.cli.output import Output
+
+
+class Command(Protocol):
+    """What a module in this package offers."""
+
+    configure: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace, Output], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command in the catalogue: its name, its line in `broker --help`, and the module that has it."""
+
+    name: str
+    summary: str
+    module: str
+
+    def load(self) -> Command:
+        """Import the command's module."""
+        return cast("Command", import_module(f"broker.cli.commands.{self.module}"))
+
+
+CATALOGUE: tuple[Entry, ...] = (
+    Entry("demo", "train a real policy asynchronously, on this machine, in a minute or two", "demo"),
+    Entry("serve", "run a private server in the foreground and print its URL", "serve"),
+    Entry("runs", "list the runs on a server", "runs"),
+    Entry("status", "show a run's counters; --watch keeps them on the screen", "status"),
+    Entry("explain", "say in words why workers get tasks or do not, and what would change it", "explain"),
+    Entry("tail", "follow what happens in a run, transition by transition", "tail"),
+    Entry("audit", "recompute a run's counters from its structures; exit 1 if they disagree", "audit"),
+    Entry("dead", "list, show or retry tasks that ended dead or rejected", "dead"),
+    Entry("pause", "stop handing out tasks (--drain: finish the groups that are started)", "pause"),
+    Entry("resume", "hand out tasks again", "resume"),
+    Entry("cancel", "reject tasks that nobody needs any more", "cancel"),
+    Entry("purge", "delete everything of a run", "purge"),
+)

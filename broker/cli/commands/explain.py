@@ -1,0 +1,112 @@
+"""`broker explain RUN`: in words, why workers get tasks or do not, and what would change it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from broker.cli import options
+from broker.cli.output import Output, Table
+from broker.cli.plain import to_plain
+from broker.cli.reasons import batch_progress, formula, verdict
+from broker.cli.words import count, duration, worker_of
+
+if TYPE_CHECKING:
+    from broker.reports import Explanation
+
+_DUE = {
+    "delayed": "a task's backoff ends",
+    "retries": "a slot's backoff ends",
+    "deadlines": "an attempt reaches attempt_timeout_ms",
+    "sessions": "a lease ends, unless its worker renews it",
+}
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    options.add_run(parser)
+    options.add_url(parser)
+    options.add_json(parser)
+    options.add_examples(parser, "  broker explain math-7b\n  broker explain math-7b --json | jq -r .reason")
+
+
+def run(namespace: Namespace, output: Output) -> int:
+    """Say which term of the capacity formula binds, who holds the slots since when, and what would change it."""
+    with options.connected(namespace) as operator:
+        explanation = operator.explain(namespace.run)
+    if output.as_json:
+        answer = verdict(explanation.stats)
+        words = {"reason": answer.reason, "sentence": answer.sentence, "remedies": answer.remedies}
+        output.json({**words, "batch": batch_progress(explanation.stats), **to_plain(explanation)})
+    else:
+        _tell(explanation, output)
+    return 0
+
+
+def _tell(explanation: Explanation, output: Output) -> None:
+    stats, answer = explanation.stats, verdict(explanation.stats)
+    terms = formula(stats)
+    output.line(f"run {stats.run}: version {stats.version}, next step {stats.step_next}, epoch {stats.epoch}")
+    output.line()
+    output.line("Would a worker with the newest weights get a task now?")
+    output.line(f"  {answer.sentence}" + ("" if answer.reason == "open" else f"  [{answer.reason}]"))
+    if answer.remedies:
+        output.line("  What would change it:")
+        for remedy in answer.remedies:
+            output.line(f"  - {remedy}")
+    output.line()
+    output.line("How many tasks may be started:")
+    for line in terms.lines:
+        output.line(f"  {line}")
+    output.line(f"  The term of {terms.binding} is the one that binds.")
+    output.line()
+    output.line("What the trainer waits for:")
+    output.line(f"  {batch_progress(stats)}")
+    if explanation.oldest_ready:
+        output.line(f"  The oldest task that is ready: {explanation.oldest_ready}.")
+    if explanation.oldest_pending:
+        output.line(f"  The next task to be started: {explanation.oldest_pending}.")
+    output.line()
+    _tell_holders(explanation, output)
+    _tell_due(explanation, output)
+
+
+def _tell_holders(explanation: Explanation, output: Output) -> None:
+    workers = count(len(explanation.sessions), "worker")
+    held = sum(session.held for session in explanation.sessions)
+    output.line(f"Who holds what: {workers} connected, {count(held, 'slot')} held.")
+    if not explanation.held:
+        return
+    leases = {session.session: session.deadline_ms for session in explanation.sessions}
+    rows = [
+        (
+            row.attempt_id,
+            worker_of(row.session),
+            f"{row.version}",
+            duration((explanation.now_ms - row.at_ms) / 1000),
+            _lease(leases.get(row.session), explanation.now_ms),
+        )
+        for row in explanation.held
+    ]
+    output.table(Table(("attempt", "worker", "version", "held for", "lease"), rows, numeric=frozenset({2, 3})))
+    if len(rows) < held:
+        output.line(f"and {held - len(rows):,} more, of tasks that started later")
+
+
+def _tell_due(explanation: Explanation, output: Output) -> None:
+    due = sorted((at_ms, name) for name, at_ms in explanation.due.items() if at_ms)
+    if not due:
+        return
+    output.line()
+    output.line("What is due next:")
+    for at_ms, name in due:
+        left_ms = at_ms - explanation.now_ms
+        when = f"in {duration(left_ms / 1000)}" if left_ms > 0 else "now, with the next claim"
+        output.line(f"  {when}: {_DUE.get(name, name)}")
+
+
+def _lease(deadline_ms: int | None, now_ms: int) -> str:
+    if deadline_ms is None:
+        return "?"  # its session is beyond the ones that were read
+    left_s = (deadline_ms - now_ms) / 1000
+    return f"{duration(left_s)} left" if left_s > 0 else f"passed {duration(-left_s)} ago"

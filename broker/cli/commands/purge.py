@@ -1,0 +1,56 @@
+"""`broker purge RUN`: delete everything of a run."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from broker.cli import options
+from broker.cli.failure import EXIT_FINDING, CommandFailure
+from broker.cli.output import Output
+from broker.cli.words import count, listing
+
+if TYPE_CHECKING:
+    from broker.models import Stats
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    options.add_run(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    options.add_url(parser)
+    options.add_json(parser)
+    options.add_examples(parser, "  broker purge math-7b/eval\n  broker purge math-7b/eval --yes     # in scripts")
+
+
+def run(namespace: Namespace, output: Output) -> int:
+    """Ask, then delete. A trainer that still runs is fenced by it."""
+    with options.connected(namespace) as operator:
+        if not namespace.yes and not _confirmed(namespace.run, _loss(operator.stats(namespace.run)), output):
+            output.note("nothing was deleted")
+            return EXIT_FINDING
+        keys = operator.purge(namespace.run)
+    if output.as_json:
+        output.json({"run": namespace.run, "keys_deleted": keys})
+    else:
+        output.line(f"run {namespace.run} is gone: {count(keys, 'key')} deleted")
+    return 0
+
+
+def _loss(stats: Stats) -> str:
+    """What would be gone, in words."""
+    tasks = {"waiting": stats.pending + stats.delayed, "running": stats.running, "ready": stats.ready + stats.batched}
+    lost = [count(number, f"{state} task") for state, number in tasks.items() if number]
+    lost.append(f"the record of {count(stats.consumed, 'consumed task')}")
+    alive = f" {count(stats.sessions, 'worker is', 'workers are')} connected." if stats.sessions else ""
+    return f"It is at version {stats.version} and holds {listing(lost)}.{alive}"
+
+
+def _confirmed(run_name: str, loss: str, output: Output) -> bool:
+    if not sys.stdin.isatty():
+        raise CommandFailure(f"purge deletes run {run_name} for good and there is nobody to ask: give --yes")
+    output.note(f"This deletes run {run_name} for good. {loss}")
+    sys.stderr.write("Type the run's name to go on: ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip() == run_name

@@ -1,0 +1,56 @@
+"""`broker runs`: what is on a server."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from broker.cli import options
+from broker.cli.output import Output, Table
+
+_COLUMNS = (
+    "run",
+    "version",
+    "next step",
+    "capacity",
+    "pending",
+    "running",
+    "ready",
+    "consumed",
+    "dead",
+    "workers",
+    "claims",
+)
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    options.add_url(parser)
+    options.add_json(parser)
+    options.add_examples(parser, "  broker runs\n  broker runs --json | jq -r .run")
+
+
+def run(namespace: Namespace, output: Output) -> int:
+    """List the runs with their main counters."""
+    from broker.errors import NoRun, SchemaMismatch
+
+    rows: list[tuple[str, ...]] = []
+    with options.connected(namespace) as operator:
+        for name in sorted(operator.runs()):
+            try:
+                stats = operator.stats(name)
+            except NoRun:  # purged since it was listed
+                continue
+            except SchemaMismatch as error:
+                output.note(f"run {name}: {error}")
+                continue
+            if output.as_json:
+                output.json(stats)
+            numbers = (stats.version, stats.step_next, stats.capacity, stats.pending, stats.running, stats.ready)
+            more = (stats.consumed, stats.dead, stats.sessions)
+            rows.append((name, *(f"{number:,}" for number in (*numbers, *more)), stats.paused or "open"))
+    if not output.as_json:
+        if rows:
+            output.table(Table(_COLUMNS, rows, numeric=frozenset(range(1, len(_COLUMNS) - 1))))
+        else:
+            output.note("no runs on this server")
+    return 0

@@ -1,0 +1,113 @@
+"""`broker serve`: a private server in the foreground."""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.cli import options
+from broker.cli.failure import CommandFailure
+from broker.cli.output import Output
+
+if TYPE_CHECKING:
+    from broker.embedded import EmbeddedServer
+
+_LOOK_S = 0.5
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--port", type=_port, metavar="PORT", help="listen on this port of 127.0.0.1 (default: any that is free)"
+    )
+    parser.add_argument(
+        "--unix", type=Path, metavar="SOCKET", help="listen on this Unix socket; without --port on nothing else"
+    )
+    parser.add_argument(
+        "--path", type=Path, metavar="DIR", help="keep the data in this directory (default: it is gone at the end)"
+    )
+    options.add_json(parser)
+    options.add_examples(
+        parser,
+        "  broker serve                        # prints the URL to give to trainers, workers and commands\n"
+        "  broker serve --port 6399 --path ./broker-data\n\n"
+        "It listens on this machine only. For several hosts run Redis or Valkey themselves;\n"
+        "docs/operations.md has the settings.",
+    )
+
+
+def run(namespace: Namespace, output: Output) -> int:
+    """Serve until Ctrl-C or SIGTERM, then stop the server and leave nothing behind but the data that was asked for."""
+    with _serving(namespace) as server:
+        url = f"unix://{namespace.unix.absolute()}" if namespace.unix and namespace.port is None else server.url
+        if output.as_json:
+            output.json({"url": url, "socket": server.socket, "pid": server.pid, "path": namespace.path})
+        else:
+            output.line(url)
+            kept = f"the data is kept in {namespace.path}" if namespace.path else "the data is gone at the end"
+            output.note(f"serving on this machine only; {kept}; Ctrl-C stops it")
+        while server.pid is not None and _alive(server.pid):
+            time.sleep(_LOOK_S)
+        raise CommandFailure(
+            "the server ended by itself" + (f"; its log is {namespace.path}/server.log" if namespace.path else "")
+        )
+
+
+@contextmanager
+def _serving(namespace: Namespace) -> Generator[EmbeddedServer]:
+    from broker.embedded import EmbeddedServer
+    from broker.errors import ServerUnavailable
+
+    port: int | None = namespace.port
+    if port is None and namespace.unix is None:
+        port = 0
+    try:
+        server = EmbeddedServer(str(namespace.path.absolute()) if namespace.path else "", port)
+    except ServerUnavailable as error:
+        raise CommandFailure(f"the server did not start: {error.fields.get('error', error)}") from error
+    except OSError as error:
+        raise CommandFailure(f"the server did not start: {error}") from error
+    try:
+        if server.pid is None:
+            raise CommandFailure(f"{namespace.path} is served by another process already: {server.url}")
+        with _linked(namespace.unix, Path(server.socket)):
+            yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _linked(name: Path | None, socket: Path) -> Generator[None]:
+    """A second name for the server's socket, for as long as it runs."""
+    if name is None:
+        yield
+        return
+    try:
+        if name.is_symlink() and not name.exists():  # left behind by a server that was killed
+            name.unlink()
+        name.symlink_to(socket)
+    except OSError as error:
+        raise CommandFailure(f"cannot listen on {name}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
+    return int(text)

@@ -1,0 +1,106 @@
+"""`broker status RUN`: the counters of a run, once or live."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from broker.cli import options
+from broker.cli.output import Output, Table
+
+if TYPE_CHECKING:
+    from broker.models import Stats
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    options.add_run(parser)
+    parser.add_argument(
+        "--watch", action="store_true", help="keep it on the screen until Ctrl-C; with --json one object a look"
+    )
+    parser.add_argument(
+        "--interval",
+        type=options.positive_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="time between looks (default: 1)",
+    )
+    options.add_url(parser)
+    options.add_json(parser)
+    options.add_examples(
+        parser,
+        "  broker status math-7b\n"
+        "  broker status math-7b --watch --interval 0.5\n"
+        "  broker status math-7b --json | jq .capacity",
+    )
+
+
+def run(namespace: Namespace, output: Output) -> int:
+    """Show the run's counters."""
+    with options.connected(namespace) as operator:
+        if not namespace.watch:
+            stats = operator.stats(namespace.run)
+            if output.as_json:
+                output.json(stats)
+            else:
+                output.tables(tables(stats))
+            return 0
+        if output.as_json:
+            while True:
+                output.json(operator.stats(namespace.run))
+                time.sleep(namespace.interval)
+        with output.live() as show:
+            while True:
+                show(tables(operator.stats(namespace.run)))
+                time.sleep(namespace.interval)
+
+
+def tables(stats: Stats) -> list[Table]:
+    """The counters as tables: the run, its tasks by state, and what happened so far."""
+    happened = [(name.replace("_", " "), f"{number:,}") for name, number in sorted(stats.totals.items()) if number]
+    shown = [
+        Table(("", ""), _run_rows(stats), title=f"run {stats.run}"),
+        Table(("tasks", "now"), _task_rows(stats), numeric=frozenset({1})),
+    ]
+    if happened:
+        shown.append(Table(("since the start", "times"), happened, numeric=frozenset({1})))
+    return shown
+
+
+def _run_rows(stats: Stats) -> list[tuple[str, str]]:
+    config = stats.config
+    bound = "no bound" if config.max_staleness is None else f"max_staleness {config.max_staleness}"
+    rows = [
+        ("version", f"{stats.version}"),
+        ("next step", f"{stats.step_next}"),
+        ("epoch", stats.epoch),
+        (
+            "capacity",
+            f"{stats.capacity} (batch {config.batch_size}, {bound}, max_concurrent_rollouts {config.concurrency})",
+        ),
+        ("workers", f"{stats.sessions}"),
+    ]
+    if stats.paused:
+        rows.append(("claims", stats.paused))
+    if stats.recovering is not None:
+        rows.append(("recovering", f"to version {stats.recovering}"))
+    if stats.floor:
+        rows.append(("recoverable from", f"version {stats.floor}"))
+    return rows
+
+
+def _task_rows(stats: Stats) -> list[tuple[str, str]]:
+    numbers = {
+        "pending": stats.pending,
+        "delayed": stats.delayed,
+        "running": stats.running,
+        "  with an open slot": stats.open_slots,
+        "ready": stats.ready,
+        "in the open batch": stats.batched,
+        "consumed": stats.consumed,
+        "dead": stats.dead,
+        "rejected": stats.rejected,
+        "accepted (counter)": stats.accepted,
+    }
+    return [(name, f"{number:,}") for name, number in numbers.items()]

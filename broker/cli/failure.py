@@ -1,0 +1,50 @@
+"""Failures of a command that are the user's to mend, and how errors of the broker are told to a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.errors import BrokerError
+
+#: The command did what it was asked, and there is nothing to complain about.
+EXIT_OK = 0
+#: It worked and the finding is negative: drift, a refused task, a question answered with no.
+EXIT_FINDING = 1
+#: It could not be done: wrong usage, or the environment does not allow it.
+EXIT_UNUSABLE = 2
+#: Ended by Ctrl-C, SIGTERM or a reader that went away; the shell's convention is 128 + the signal's number.
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+EXIT_BROKEN_PIPE = 141
+
+#: Errors that say no to a well-formed request, rather than that something is broken.
+_FINDINGS = frozenset({"FENCED", "REWOUND", "EARLY", "GONE", "UNDONE", "DIGEST", "CONFIG", "RECOVERING", "EXHAUSTED"})
+
+#: What the command line can add to the error's own sentence.
+_ADVICE = {
+    "NORUN": "`broker runs` lists what is there.",
+    "UNAVAILABLE": "The server is the one of --url, or of the environment variable BROKER_URL.",
+    "AUTH": "With a password the URL is redis://USER:PASSWORD@HOST:PORT/0.",
+}
+
+
+class CommandFailure(Exception):
+    """A command gives up with a message for the user and an exit code, without a traceback.
+
+    Args:
+        message: what happened, to what, and what to do.
+        exit_code: 1 for a negative finding, 2 for usage and environment.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_UNUSABLE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code
+
+
+def from_broker_error(error: BrokerError) -> CommandFailure:
+    """Turn an error of the broker into a failure of the command, with advice where there is some."""
+    advice = _ADVICE.get(error.code)
+    text = f"{error}\n{advice}" if advice else str(error)
+    return CommandFailure(text, EXIT_FINDING if error.code in _FINDINGS else EXIT_UNUSABLE)

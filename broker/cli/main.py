@@ -1,0 +1,150 @@
+"""Parses the command line, runs one command, and turns whatever ends it into an exit code without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import NoReturn
+
+from broker.cli.commands import CATALOGUE, Entry
+from broker.cli.failure import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_UNUSABLE,
+    CommandFailure,
+    from_broker_error,
+)
+from broker.cli.output import Output
+
+_DESCRIPTION = (
+    "Look after the runs of rollout-broker: tasks and counters of asynchronous RL training, in Redis or Valkey."
+)
+
+_EPILOG = """\
+examples:
+  broker demo                                   see it train, here and now
+  broker serve --port 6399                      a private server; prints its URL
+  export BROKER_URL=redis://127.0.0.1:6399/0
+  broker runs                                   what is on the server
+  broker status math-7b --watch                 a run's counters, live
+  broker explain math-7b                        why do my workers get nothing?
+  broker tail math-7b --json | jq .             every transition as it happens
+
+exit codes: 0 fine, 1 a negative finding (drift, a refused task, "no"), 2 wrong usage or environment.
+`broker COMMAND --help` has the options and examples of each command.
+"""
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception: no handler of a command may swallow it."""
+
+
+def entry_point() -> NoReturn:
+    """The command `broker`: run with the arguments of the process and leave it."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str], output: Output | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments after the program's name.
+        output: where it prints; by default the process's streams.
+
+    Returns:
+        the exit code: 0, 1 (negative finding), 2 (usage, environment), 130 (Ctrl-C), 143 (SIGTERM), 141 (reader gone).
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    previous = _on_sigterm(_raise_terminated)
+    try:
+        return _guarded(argv, output)
+    finally:
+        if previous is not None:
+            _on_sigterm(previous)
+
+
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for `argv`: all commands by name, but only the ones that `argv` mentions with their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="broker",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rollout-broker {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for entry in CATALOGUE:
+        subparser = commands.add_parser(
+            entry.name,
+            help=entry.summary,
+            description=entry.summary[0].upper() + entry.summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if entry.name in argv:
+            entry.load().configure(subparser)
+    return parser
+
+
+def _guarded(argv: Sequence[str], output: Output | None) -> int:
+    try:
+        code = _dispatch(argv, output)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except _Terminated:
+        return EXIT_TERMINATED
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more when it exits; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    return code
+
+
+def _dispatch(argv: Sequence[str], output: Output | None) -> int:
+    try:
+        namespace = build_parser(argv).parse_args(argv)
+    except SystemExit as finished:  # argparse printed its help (0) or what is wrong (2)
+        return finished.code if isinstance(finished.code, int) else EXIT_UNUSABLE
+    except CommandFailure as failure:
+        return _told(failure)
+    entry: Entry = next(entry for entry in CATALOGUE if entry.name == namespace.command)
+    from broker.errors import BrokerError
+
+    try:
+        return entry.load().run(namespace, output or Output(as_json=getattr(namespace, "json", False)))
+    except CommandFailure as failure:
+        return _told(failure)
+    except BrokerError as error:
+        return _told(from_broker_error(error))
+
+
+def _told(failure: CommandFailure) -> int:
+    sys.stderr.write(f"broker: {failure.message}\n")
+    return failure.exit_code
+
+
+def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _on_sigterm(handler: signal._HANDLER) -> signal._HANDLER:  # pyright: ignore[reportPrivateUsage]
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except ValueError:  # not in the main thread: whoever runs us there has the signals
+        return None
+
+
+def _version() -> str:
+    try:
+        return version("rollout-broker")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"

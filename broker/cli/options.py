@@ -1,0 +1,99 @@
+"""Arguments that several commands share, and the connection that they describe."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from broker.cli.failure import CommandFailure
+
+if TYPE_CHECKING:
+    from broker.operator import Operator
+
+#: The environment variable that stands in for --url.
+URL_VARIABLE = "BROKER_URL"
+
+#: How long a command tries to reach a server that does not answer. A person waits: shorter than a worker's patience.
+PATIENCE_S = 3.0
+
+
+def add_examples(parser: ArgumentParser, text: str) -> None:
+    """Put examples below the options of `--help`."""
+    parser.epilog = f"examples:\n{text.rstrip()}\n"
+
+
+def add_run(parser: ArgumentParser) -> None:
+    """The positional argument RUN."""
+    parser.add_argument("run", metavar="RUN", help="the run's name, as its trainer gives it; `broker runs` lists them")
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """The option --json."""
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, one object a line, and nothing else on standard output"
+    )
+
+
+def add_url(parser: ArgumentParser) -> None:
+    """The option --url."""
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="the server: redis://, rediss://, valkey://, unix://, redis+sentinel://, redis+cluster:// "
+        f"(default: the environment variable {URL_VARIABLE})",
+    )
+
+
+def positive_seconds(text: str) -> float:
+    """An argument in seconds above 0, for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not 0 < seconds <= 86_400:
+        raise ArgumentTypeError(f"{text} is not between 0 and 86400 seconds")
+    return seconds
+
+
+def positive_int(text: str) -> int:
+    """An argument of at least 1, for argparse."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < 1:
+        raise ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def resolve_url(namespace: Namespace) -> str:
+    """The server that the user means.
+
+    Raises:
+        CommandFailure: neither --url nor BROKER_URL is set, or it is embedded://, which no other process could share.
+    """
+    url: str = namespace.url or os.environ.get(URL_VARIABLE, "")
+    if not url:
+        raise CommandFailure(
+            f"which server? Give --url redis://HOST:6379/0 or set {URL_VARIABLE}.\n"
+            "Without a server of your own, `broker serve` starts one and prints its URL."
+        )
+    if url == "embedded://":
+        raise CommandFailure(
+            f"{url} would be a new, private server that holds no run.\n"
+            "Start one that can be shared with `broker serve`, and give the URL that it prints."
+        )
+    return url
+
+
+@contextmanager
+def connected(namespace: Namespace) -> Generator[Operator]:
+    """The operator's client of the server that the arguments name, closed afterwards."""
+    url = resolve_url(namespace)
+    from broker.operator import Operator
+
+    with Operator(url, retry_for_s=PATIENCE_S) as operator:
+        yield operator

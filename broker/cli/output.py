@@ -1,0 +1,149 @@
+"""Where commands print: JSON for programs, tables for terminals, aligned text for pipes and where rich is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from broker.cli.plain import to_plain
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: headings (all empty: none), and rows of text; columns with an index in `numeric` stand to the right."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    numeric: frozenset[int] = field(default_factory=frozenset[int])
+
+
+class Output:
+    """The standard output of one command.
+
+    Args:
+        as_json: print data as JSON and nothing else on standard output.
+        stdout, stderr: the streams, replaced in tests.
+    """
+
+    def __init__(self, *, as_json: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._stdout = stdout or sys.stdout
+        self._stderr = stderr or sys.stderr
+        self._console: Console | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person looks at a terminal."""
+        return self._stdout.isatty()
+
+    def line(self, text: str = "") -> None:
+        """Print one line of text."""
+        print(text, file=self._stdout, flush=True)
+
+    def note(self, text: str) -> None:
+        """Say something beside the data: on standard error, so that a pipe holds data only."""
+        print(text, file=self._stderr, flush=True)
+
+    def json(self, value: Any) -> None:
+        """Print one value as one line of JSON."""
+        self.line(json.dumps(to_plain(value), ensure_ascii=False, separators=(", ", ": ")))
+
+    def table(self, table: Table) -> None:
+        """Print a table: drawn on a terminal, aligned in a pipe."""
+        console = self._terminal()
+        if console is None:
+            self.line(aligned(table))
+        else:
+            console.print(_drawn(table))
+
+    def tables(self, tables: Sequence[Table]) -> None:
+        """Print several tables: below each other in a pipe; on a terminal all but the first stand side by side."""
+        console = self._terminal()
+        if console is None:
+            self.line("\n\n".join(aligned(table) for table in tables))
+        else:
+            console.print(_laid_out(tables))
+
+    @contextmanager
+    def live(self) -> Generator[Callable[[Sequence[Table]], None]]:
+        """A view that is redrawn in place on a terminal, and printed again and again elsewhere.
+
+        Yields:
+            a function that shows the tables given to it instead of those before.
+        """
+        console = self._terminal()
+        if console is None:
+            yield self._append
+            return
+        from rich.live import Live
+
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda tables: live.update(_laid_out(tables), refresh=True)
+
+    def _append(self, tables: Sequence[Table]) -> None:
+        self.tables(tables)
+        self.line()
+
+    def _terminal(self) -> Console | None:
+        # rich only where there is a terminal to draw on: in a pipe it would fold columns to 80 characters
+        if not self.interactive:
+            return None
+        if self._console is None:
+            try:
+                from rich.console import Console
+            except ModuleNotFoundError:
+                return None
+            self._console = Console(file=self._stdout, highlight=False)
+        return self._console
+
+
+def aligned(table: Table) -> str:
+    """A table as lines of text with its columns aligned, two spaces apart."""
+    grid = [list(row) for row in table.rows]
+    if any(table.columns):
+        grid.insert(0, list(table.columns))
+    widths = [max((len(row[index]) for row in grid), default=0) for index in range(len(table.columns))]
+    lines = [table.title] if table.title else []
+    for row in grid:
+        cells = (
+            cell.rjust(width) if index in table.numeric else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _laid_out(tables: Sequence[Table]) -> RenderableType:
+    from rich.columns import Columns
+    from rich.console import Group
+
+    first, *rest = (_drawn(table) for table in tables)
+    return Group(first, Columns(rest, padding=(0, 4))) if rest else first
+
+
+def _drawn(table: Table) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(
+        title=escape(table.title) or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        show_header=any(table.columns),
+    )
+    for index, column in enumerate(table.columns):
+        drawn.add_column(escape(column), justify="right" if index in table.numeric else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    return drawn

@@ -1,0 +1,151 @@
+"""Why workers get tasks or do not, in words: the capacity formula with its numbers, what binds, and the ways out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker.cli.words import count
+
+if TYPE_CHECKING:
+    from broker.models import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """The capacity of a run with its terms.
+
+    Attributes:
+        concurrency: `C - running`.
+        staleness: `(S + version + 1) * B - (accepted + running)`; None without a bound.
+        lines: the formula with names, with numbers and with its result.
+    """
+
+    concurrency: int
+    staleness: int | None
+    lines: tuple[str, ...]
+
+    @property
+    def capacity(self) -> int:
+        """How many tasks may be started."""
+        return self.concurrency if self.staleness is None else min(self.concurrency, self.staleness)
+
+    @property
+    def binding(self) -> str:
+        """The name of the term that decides: `max_concurrent_rollouts` or `max_staleness`."""
+        return (
+            "max_concurrent_rollouts"
+            if self.staleness is None or self.concurrency < self.staleness
+            else "max_staleness"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a worker with the newest weights would get something now.
+
+    Attributes:
+        reason: the word that `claim` would answer, or `open` where it would hand out a task.
+        sentence: the same for people.
+        remedies: what would change it; empty where nothing has to.
+    """
+
+    reason: str
+    sentence: str
+    remedies: tuple[str, ...] = ()
+
+
+def formula(stats: Stats) -> Formula:
+    """The capacity formula of DESIGN, section 4, with the numbers of a run."""
+    config, running = stats.config, stats.running
+    concurrency = config.concurrency - running
+    if config.max_staleness is None:
+        lines = (
+            "capacity = C - running     (max_staleness is not bounded)",
+            f"         = {config.concurrency} - {running} = {concurrency}",
+        )
+        return Formula(concurrency, None, lines)
+    bound, batch = config.max_staleness, config.batch_size
+    staleness = (bound + stats.version + 1) * batch - (stats.accepted + running)
+    given = f"({bound} + {stats.version} + 1) * {batch} - ({stats.accepted} + {running})"
+    lines = (
+        "capacity = min(C - running, (S + version + 1) * B - (accepted + running))",
+        f"         = min({config.concurrency} - {running}, {given})",
+        f"         = min({concurrency}, {staleness}) = {min(concurrency, staleness)}",
+    )
+    return Formula(concurrency, staleness, lines)
+
+
+def verdict(stats: Stats) -> Verdict:
+    """What a claim with the newest weights would meet, in the order in which `claim` decides."""
+    if stats.paused == "paused":
+        return Verdict("paused", "No: the run is paused.", (f"broker resume {stats.run}",))
+    if stats.recovering is not None:
+        return Verdict(
+            "recovering",
+            f"No: a recovery to version {stats.recovering} has begun and is not committed.",
+            ("The recovering trainer commits. If it died, recover again from the same checkpoint.",),
+        )
+    config, terms = stats.config, formula(stats)
+    following = f"version {stats.version + 1}"
+    # Even the newest version may be too stale for the next batch: nothing starts, and running tasks are reset when met.
+    overtaken = config.on_stale != "keep" and config.max_staleness is not None and _lag(stats) > config.max_staleness
+    if stats.open_slots and not overtaken:
+        tasks = count(stats.open_slots, "running task has", "running tasks have")
+        return Verdict("open", f"Yes: {tasks} open slots, which need no capacity.")
+    if stats.paused == "draining":
+        return Verdict("draining", "No: only groups that are started are finished.", (f"broker resume {stats.run}",))
+    if not (stats.pending or stats.open_slots):
+        return Verdict("empty", "No: no task is pending.", _ways_to_pending(stats))
+    if terms.concurrency <= 0:
+        return Verdict(
+            "max_concurrent",
+            f"No: {count(stats.running, 'task')} are running, max_concurrent_rollouts allows {config.concurrency}.",
+            ("A running task ends: each gives back 1.", "A larger max_concurrent_rollouts."),
+        )
+    if overtaken:
+        return Verdict(
+            "at_capacity",
+            f"No: a rollout of version {stats.version} is too stale for step {stats.step_next}, which is taken next.",
+            (f"The trainer advances to {following}.", "A larger max_staleness lets rollouts and training overlap."),
+        )
+    if terms.capacity <= 0:
+        return Verdict(
+            "at_capacity",
+            f"No: what may be started before {following} has been started.",
+            (
+                f"The trainer advances to {following}: opens {config.batch_size}. {batch_progress(stats)}",
+                "A task that is discarded, cancelled, or ends dead or rejected: each gives back 1.",
+                f"A larger max_staleness: each step more opens {config.batch_size}.",
+            ),
+        )
+    startable = min(terms.capacity, stats.pending)
+    return Verdict("open", f"Yes: {count(startable, 'task')} may be started now.")
+
+
+def batch_progress(stats: Stats) -> str:
+    """What the trainer's next batch has and lacks, in a sentence."""
+    if stats.step_next > stats.version:
+        return f"The batch of step {stats.version} is sealed and being trained."
+    batch, have = stats.config.batch_size, stats.ready + stats.batched
+    left = have + stats.running + stats.pending + stats.delayed
+    name = f"The batch of step {stats.step_next}"
+    if have >= batch:
+        return f"{name} can be taken: it needs {batch}, and {have} are ready."
+    if left < batch:
+        return f"{name} cannot be filled: it needs {batch}, and {left} are left. Enqueue more, or take a short batch."
+    return f"{name} has {have} of {batch}; {stats.running} are running."
+
+
+def _lag(stats: Stats) -> int:
+    """How stale a rollout of the newest version is in the next batch."""
+    return stats.step_next - stats.version
+
+
+def _ways_to_pending(stats: Stats) -> tuple[str, ...]:
+    ways = ["The trainer enqueues tasks."]
+    if stats.delayed:
+        ways.append(f"{count(stats.delayed, 'task waits', 'tasks wait')} for a retry.")
+    if stats.running:
+        ways.append("A running task loses its last attempt and goes back.")
+    return tuple(ways)

@@ -1,0 +1,118 @@
+"""Commands that change a run."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from broker import RunConfig, Trainer, Worker, keys
+from broker.connections import open_transport
+from tests.conformance.cli.commands import RUN, Result
+
+
+def test_audit_finds_nothing_in_a_sound_run(broker: Any, worker: Worker) -> None:
+    worker.claim(2)
+    result = broker("audit", RUN)
+    assert result.code == 0
+    assert "the counters agree" in result.out
+    assert broker("audit", RUN, "--json").json["drift"] == {}
+
+
+def test_audit_finds_drift_and_repairs_it(broker: Any, url: str, trainer: Trainer) -> None:
+    with open_transport(url) as transport:
+        transport.command("HINCRBY", keys.state(RUN), "accepted", 7)
+    found = broker("audit", RUN)
+    assert found.code == 1
+    assert re.search(r"^accepted +7 +0$", found.out, flags=re.MULTILINE)
+    assert broker("audit", RUN, "--json").json["drift"] == {"accepted": [7, 0]}
+    repaired = broker("audit", RUN, "--repair")
+    assert repaired.code == 1
+    assert "rewritten" in repaired.out
+    assert broker("audit", RUN).code == 0
+    assert broker("audit", RUN, "--repair").code == 0
+
+
+def test_dead_tasks_are_listed_shown_and_retried(broker: Any, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    worker.fail(attempt, "out of disk", retry=False)
+    listed = broker("dead", RUN, "list")
+    assert listed.code == 0
+    assert "t0" in listed.out
+    assert "out of disk" in listed.out
+    assert [row["id"] for row in broker("dead", RUN, "--json").json_lines] == ["t0"]
+
+    shown = broker("dead", RUN, "show", "t0")
+    assert shown.code == 0
+    assert attempt.id in shown.out
+    assert broker("dead", RUN, "show", "t0", "--json").json["state"] == "dead"
+
+    retried = broker("dead", RUN, "retry", "t0")
+    assert (retried.code, retried.out) == (0, "t0: retried\n")
+    assert broker("dead", RUN).out == ""
+
+
+def test_all_dead_tasks_can_be_retried_and_rejected_ones_too(broker: Any, trainer: Trainer) -> None:
+    trainer.cancel(["t1", "t2"])
+    assert [row["id"] for row in broker("dead", RUN, "--rejected", "--json").json_lines] == ["t2", "t1"]
+    assert broker("dead", RUN, "retry", "--all", "--json").json == {"retried": [], "refused": {}}
+    assert sorted(broker("dead", RUN, "retry", "--all", "--rejected", "--json").json["retried"]) == ["t1", "t2"]
+    assert trainer.stats().rejected == 0
+
+
+def test_what_cannot_be_retried_or_shown_is_a_finding(broker: Any, trainer: Trainer) -> None:
+    refused = broker("dead", RUN, "retry", "t0", "no-such-task")
+    assert refused.code == 1
+    assert refused.out.splitlines() == [
+        "t0: not retried, it is pending",
+        "no-such-task: not retried, no such task in this run",
+    ]
+    assert broker("dead", RUN, "show", "no-such-task").code == 1
+
+
+def test_pause_drain_and_resume(broker: Any, trainer: Trainer, worker: Worker) -> None:
+    assert broker("pause", RUN).code == 0
+    assert trainer.stats().paused == "paused"
+    assert worker.claim(1) == []
+    assert "already" in broker("pause", RUN).out
+    assert broker("pause", RUN, "--drain", "--json").json == {"run": RUN, "claims": "draining", "before": "paused"}
+    assert broker("resume", RUN, "--json").json == {"run": RUN, "claims": "open", "before": "draining"}
+    assert trainer.stats().paused == ""
+    assert "was not paused" in broker("resume", RUN).out
+
+
+def test_cancel_says_what_became_of_each_task(broker: Any, trainer: Trainer, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    assert broker("cancel", RUN, attempt.task, "t4") == Result(0, "t0: cancelled\nt4: cancelled\n", "")
+    again = broker("cancel", RUN, "t3", "t4", "--json")
+    assert again.code == 1
+    assert again.json == {"cancelled": ["t3"], "refused": {"t4": "rejected"}}
+    assert trainer.stats().rejected == 3
+
+
+def test_purge_needs_a_yes(broker: Any, trainer: Trainer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = broker("purge", RUN)
+    assert refused.code == 2
+    assert "--yes" in refused.err
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdin, "readline", lambda: "n\n")
+    asked = broker("purge", RUN)
+    assert asked.code == 1
+    assert "5 waiting tasks" in asked.err
+    assert trainer.stats().pending == 5
+
+    monkeypatch.setattr(sys.stdin, "readline", lambda: f"{RUN}\n")
+    assert broker("purge", RUN).code == 0
+    with open_transport(url) as transport:
+        assert transport.command("KEYS", keys.pattern_of_run(RUN)) == []
+
+
+def test_purge_leaves_other_runs_alone(broker: Any, trainer: Trainer, url: str) -> None:
+    with Trainer(url, run=f"{RUN}/2", config=RunConfig(consumer_batch_size=1)):
+        result = broker("purge", RUN, "--yes", "--json")
+        assert result.code == 0
+        assert result.json["keys_deleted"] > 3
+        assert [row["run"] for row in broker("runs", "--json").json_lines] == [f"{RUN}/2"]

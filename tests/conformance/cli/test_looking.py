@@ -1,0 +1,155 @@
+"""Commands that look at a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from broker import RunConfig, Task, Trainer, Worker
+from tests.conformance.cli.commands import RUN, Result, ended, first_line, started
+
+
+def test_runs_lists_every_run_with_its_counters(broker: Any, trainer: Trainer, url: str) -> None:
+    with Trainer(url, run="another", config=RunConfig(consumer_batch_size=1)):
+        listed = broker("runs")
+        assert listed.code == 0
+        assert [line.split()[0] for line in listed.out.splitlines()] == ["run", "another", RUN]
+        assert [row["run"] for row in broker("runs", "--json").json_lines] == ["another", RUN]
+
+
+def test_runs_of_an_empty_server_are_none(broker: Any) -> None:
+    assert broker("runs") == Result(0, "", "no runs on this server\n")
+    assert broker("runs", "--json").out == ""
+
+
+def test_status_shows_what_stats_say(broker: Any, trainer: Trainer, worker: Worker) -> None:
+    worker.claim(3)
+    shown = broker("status", RUN)
+    assert shown.code == 0
+    assert re.search(r"^running +2$", shown.out, flags=re.MULTILINE)
+    assert re.search(r"^pending +3$", shown.out, flags=re.MULTILINE)
+    assert broker("status", RUN, "--json").json["capacity"] == trainer.stats().capacity == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_watch_ends_cleanly(number: int, code: int, trainer: Trainer) -> None:
+    with started("status", RUN, "--watch", "--interval", "0.05", "--json") as process:
+        assert json.loads(first_line(process))["run"] == RUN
+        assert json.loads(first_line(process))["pending"] == 5
+        process.send_signal(number)
+        result = ended(process)
+        assert (result.code, result.err) == (code, "")
+
+
+def test_a_watch_prints_again_and_again_into_a_pipe(trainer: Trainer) -> None:
+    with started("status", RUN, "--watch", "--interval", "0.05") as process:
+        assert process.stdout
+        titles = (line for line in process.stdout if line.startswith("run "))
+        assert next(titles) == next(titles)
+
+
+def test_explain_tells_who_holds_what_and_what_binds(broker: Any, worker: Worker) -> None:
+    first, *_ = worker.claim(4)
+    told = broker("explain", RUN)
+    assert told.code == 0
+    assert "No: 2 tasks are running, max_concurrent_rollouts allows 2.  [max_concurrent]" in told.out
+    assert "min(2 - 2, (1 + 0 + 1) * 2 - (0 + 2))" in told.out
+    assert "The term of max_concurrent_rollouts is the one that binds." in told.out
+    assert "1 worker connected, 4 slots held" in told.out
+    assert re.search(rf"^{re.escape(first.id)} +w1 +0 +\d\.\d s +(\d+ s|1 min) left$", told.out, flags=re.MULTILINE)
+    assert "a lease ends, unless its worker renews it" in told.out
+
+
+def test_explain_in_json_has_the_facts_and_the_words(broker: Any, worker: Worker) -> None:
+    worker.claim(1)
+    told = broker("explain", RUN, "--json").json
+    assert told["reason"] == "open"
+    assert told["sentence"] == "Yes: 1 running task has open slots, which need no capacity."
+    assert told["stats"]["running"] == 1
+    assert [row["session"].partition("~")[0] for row in told["held"]] == ["w1"]
+    assert told["oldest_pending"] == "t1"
+
+
+@pytest.mark.parametrize("before", ["paused", "empty", "at_capacity"])
+def test_explain_agrees_with_what_claim_answers(before: str, broker: Any, trainer: Trainer, worker: Worker) -> None:
+    if before == "paused":
+        trainer.pause()
+    elif before == "empty":
+        trainer.cancel([f"t{i}" for i in range(5)])
+    else:
+        for attempt in [*worker.claim(4), *worker.claim(4)]:
+            worker.submit(attempt, 1)
+        for attempt in worker.claim(4):
+            worker.submit(attempt, 1)
+    worker.claim(1)
+    assert worker.claim_reason == before
+    assert broker("explain", RUN, "--json").json["reason"] == before
+
+
+def test_explain_tells_that_the_newest_weights_are_too_old_for_the_next_batch(broker: Any, url: str) -> None:
+    with Trainer(url, run="strict", config=RunConfig(consumer_batch_size=1, max_staleness=0)) as trainer:
+        trainer.enqueue([Task(id="a"), Task(id="b")])
+        with Worker(url, run="strict", name="w") as worker:
+            (attempt,) = worker.claim(1)
+            worker.submit(attempt, 1)
+            trainer.next_batch(timeout=10.0)
+            assert worker.claim(1) == []
+            told = broker("explain", "strict", "--json").json
+            assert told["reason"] == worker.claim_reason == "at_capacity"
+            assert "too stale for step 1" in told["sentence"]
+            trainer.advance()
+            assert broker("explain", "strict", "--json").json["reason"] == "open"
+
+
+def test_tail_tells_what_happened_in_order(broker: Any, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    worker.submit(attempt, "result")
+    told = broker("tail", RUN, "--from", "start", "--no-follow")
+    assert told.code == 0
+    kinds = [line.split()[1] for line in told.out.splitlines()]
+    assert [kind for kind in kinds if kind != "enqueue"] == ["open", "join", "start", "claim", "done"]
+    assert kinds.count("enqueue") == 5
+
+
+def test_tail_in_json_names_the_fields_and_stops_at_the_count(broker: Any, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    lines = broker("tail", RUN, "--from", "start", "--no-follow", "--json").json_lines
+    (claim,) = [line for line in lines if line["event"] == "claim"]
+    assert claim["attempt"] == attempt.id
+    assert claim["session"].startswith("w1~")
+    assert claim["at_ms"] == int(claim["id"].partition("-")[0])
+    assert broker("tail", RUN, "--from", "start", "--count", "3", "--json").json_lines == lines[:3]
+    after = broker("tail", RUN, "--from", claim["id"], "--no-follow", "--json").json_lines
+    assert all(line["id"] > claim["id"] for line in after)
+
+
+def test_tail_follows(trainer: Trainer) -> None:
+    with started("tail", RUN, "--count", "2", "--json") as process:
+        beat = threading.Event()
+
+        def act() -> None:
+            while not beat.wait(0.1):
+                trainer.pause()
+                trainer.resume()
+
+        thread = threading.Thread(target=act)
+        thread.start()
+        try:
+            result = ended(process)
+        finally:
+            beat.set()
+            thread.join()
+        assert result.code == 0
+        assert {line["event"] for line in result.json_lines} == {"pause", "resume"}
+
+
+def test_tail_of_a_run_without_events_says_how_to_get_some(broker: Any, url: str) -> None:
+    with Trainer(url, run="silent", config=RunConfig(consumer_batch_size=1, events_maxlen=0)):
+        result = broker("tail", "silent", "--no-follow")
+        assert result.code == 2
+        assert "events_maxlen" in result.err

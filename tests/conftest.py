@@ -1,0 +1,97 @@
+"""Servers for the tests, a lab on each of them, and the guard against what tests leave behind."""
+
+import gc
+import secrets
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import mutants
+from tests.conformance.lab import Lab
+from tests.servers import ServerKind, ServerUnderTest, server_kinds
+from tests.waiting import wait_until
+
+mutants.install_from_environment()
+
+#: How long threads, processes and connections may take to end after a test, seconds.
+_ENDING_S = 5.0
+
+
+def _children() -> set[int]:
+    """The processes that this one started and that have not been waited for."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(int(pid) for pid in (task / "children").read_text().split())
+        except OSError:  # the thread has ended
+            continue
+    return found
+
+
+def _sockets() -> set[str]:
+    found: set[str] = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(fd.readlink())
+        except OSError:  # that of the listing itself
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+def _threads() -> set[threading.Thread]:
+    return set(threading.enumerate())
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Generator[None]:
+    """Fails a test after which more threads, child processes or sockets are there than before.
+
+    A connection to a server is a socket of this process, so none can stay open unnoticed. Keys are the lab's to check.
+    """
+    before = _threads(), _children(), _sockets()
+    yield
+    if request.node.get_closest_marker("shares_resources"):
+        return
+
+    def more() -> list[object]:
+        after = _threads(), _children(), _sockets()
+        return [thing for kind, old in zip(after, before, strict=True) for thing in kind - old]
+
+    if more():
+        gc.collect()
+        wait_until(lambda: not more(), f"the test has ended what it started; more are {more()}", _ENDING_S)
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Generator[dict[ServerKind, ServerUnderTest]]:
+    """One server of each kind for all tests together, started with the first test that needs one."""
+    with ExitStack() as stack:
+        yield {kind: stack.enter_context(ServerUnderTest(kind)) for kind in server_kinds()}
+
+
+@pytest.fixture(params=server_kinds(), ids=str)
+def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnderTest]) -> ServerUnderTest:
+    """A server of each kind that this machine has. Do not stop it: others use it after this test."""
+    return _servers[request.param]
+
+
+@pytest.fixture
+def run() -> str:
+    """A name that no other test uses."""
+    return f"run-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def lab(server: ServerUnderTest, run: str) -> Generator[Lab]:
+    """A run's worth of trainers and workers on a simulated clock; what they leave in the server is checked at the end."""
+    with Lab(server, run) as made:
+        yield made
+        made.close_clients()
+        made.check()
+        made.purge()
+    assert server.command("KEYS", "rb1:*") == []

@@ -1,0 +1,168 @@
+"""What the README shows is true: its Python runs, its commands exist, its links work, its table is complete."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from broker import Trainer, errors
+from broker.cli.commands import CATALOGUE
+from broker.embedded import EmbeddedServer
+from broker.errors import NoRun
+from broker.models import RunConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+SERVER_IN_README = "redis://localhost:6379/0"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def url() -> Generator[str]:
+    server = EmbeddedServer()
+    yield server.url
+    server.stop()
+
+
+def start(code: str, url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code.replace(SERVER_IN_README, url)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.processes
+def test_the_trainer_and_the_worker_of_the_readme_train_together(url: str) -> None:
+    trainer_code, worker_code = blocks("python")
+    trainer = start(trainer_code, url)
+    until_it_exists(url, "math-7b")
+    worker = start(worker_code, url)
+    try:
+        printed, complaints = trainer.communicate(timeout=60)
+        assert trainer.returncode == 0, complaints
+        assert printed.splitlines() == [f"step {step}: 4 groups, mean reward 1.00" for step in range(10)]
+        worker.send_signal(signal.SIGTERM)
+        _, complaints = worker.communicate(timeout=30)
+        assert (worker.returncode, complaints) == (143, "")
+    finally:
+        for process in (trainer, worker):
+            process.kill()
+            process.communicate()
+
+
+def until_it_exists(url: str, run: str) -> None:
+    """A worker of a run that no trainer has created yet is told so (NORUN)."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            Trainer(url, run, attach=True).close()
+        except NoRun:
+            assert time.monotonic() < deadline, "the trainer created no run"
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("name", "last_line"),
+    [("threads.py", "trained 40 tasks in 10 steps"), ("asyncio_rollouts.py", "trained 160 tasks, rejected 1")],
+)
+def test_examples_run_to_their_end(name: str, last_line: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, REPOSITORY / "examples" / name], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines()[-1] == last_line
+    assert {path.name for path in (REPOSITORY / "examples").glob("*.py")} == {"threads.py", "asyncio_rollouts.py"}
+
+
+def test_the_configuration_table_is_the_configuration() -> None:
+    table = README.partition("## Configuration")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    defaults: dict[str, str] = {}
+    for row in rows:
+        names, values = (re.findall(r"`(\w+)`", row.split("|")[1]), row.split("|")[2].split(", "))
+        defaults |= dict(zip(names, values, strict=True))
+    fields = RunConfig.model_fields
+    assert list(defaults) == list(fields)
+    for name, shown in defaults.items():
+        field = fields[name]
+        if field.is_required() or name == "max_concurrent_rollouts":
+            continue
+        assert shown.strip() == stated(field.default), name
+
+
+def stated(value: object) -> str:
+    """A default as the README states it."""
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    assert isinstance(value, int)
+    if value and value % 1024**2 == 0:
+        return f"{value // 1024**2} MiB"
+    return f"{value:,}"
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    shown = set(re.findall(r"^broker (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE))
+    assert shown
+    assert shown <= {entry.name for entry in CATALOGUE}
+
+
+@pytest.mark.parametrize("name", ["test", "demo"])
+def test_the_marked_commands_are_one_line_each(name: str) -> None:
+    match = re.search(rf"^<!-- command: {name} -->\n```sh\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    assert match
+    assert match[1].count("\n") == 1
+    assert match[1].startswith("python3 -m venv .venv && ")
+
+
+def test_the_operations_page_names_every_error() -> None:
+    table = (
+        (REPOSITORY / "docs" / "operations.md")
+        .read_text(encoding="utf-8")
+        .partition("\n## Errors")[2]
+        .partition("\n## ")[0]
+    )
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    documented = {
+        pair
+        for row in rows
+        for pair in zip(re.findall(r"`(\w+)`", row[1]), re.findall(r"`(\w+)`", row[2]), strict=True)
+    }
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.BrokerError)]
+    assert documented == {(kind.code, kind.__name__) for kind in kinds if kind is not errors.BrokerError}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target or target.startswith("#"):
+            continue
+        assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def test_the_compose_file_runs_redis_as_the_operations_page_asks() -> None:
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    command = " ".join(services["redis"]["command"])
+    for setting in ("--appendonly yes", "--appendfsync everysec", "--maxmemory-policy noeviction"):
+        assert setting in command
+    assert services["redis"]["healthcheck"]["test"]
+    for name in ("trainer", "worker"):
+        assert services[name]["depends_on"]["redis"]["condition"] == "service_healthy"
+        assert "container_name" not in services[name], "a fixed name cannot be scaled"

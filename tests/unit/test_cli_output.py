@@ -1,0 +1,60 @@
+import io
+import json
+import sys
+
+import pytest
+
+from broker.cli.output import Output, Table
+
+TABLE = Table(("run", "version"), [("math-7b", "12"), ("[b]x", "7")], title="runs", numeric=frozenset({1}))
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_pipe_gets_aligned_text() -> None:
+    stream = io.StringIO()
+    Output(stdout=stream).table(TABLE)
+    assert stream.getvalue().splitlines() == ["runs", "run      version", "math-7b       12", "[b]x           7"]
+
+
+def test_a_table_without_headings_or_rows_prints() -> None:
+    stream = io.StringIO()
+    Output(stdout=stream).tables([Table(("", ""), [("a", "b")]), Table(("x",), [])])
+    assert stream.getvalue() == "a  b\n\nx\n"
+
+
+def test_a_terminal_gets_a_drawn_table_and_names_are_not_markup() -> None:
+    stream = _Terminal()
+    Output(stdout=stream).table(TABLE)
+    assert "[b]x" in stream.getvalue()
+    assert "─" in stream.getvalue()
+
+
+def test_without_rich_a_terminal_gets_aligned_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name == "rich" or name.startswith("rich.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    stream = _Terminal()
+    output = Output(stdout=stream)
+    output.table(TABLE)
+    with output.live() as show:
+        show([TABLE])
+    assert stream.getvalue().count("math-7b       12") == 2
+
+
+def test_json_is_one_line_and_keeps_text_readable() -> None:
+    stream = io.StringIO()
+    Output(as_json=True, stdout=stream).json({"name": "über", "bytes": b"x"})
+    assert stream.getvalue() == '{"name": "über", "bytes": "x"}\n'
+    assert json.loads(stream.getvalue())["name"] == "über"
+
+
+def test_a_live_view_redraws_on_a_terminal() -> None:
+    stream = _Terminal()
+    with Output(stdout=stream).live() as show:
+        show([TABLE])
+        show([TABLE, TABLE])
+    assert "math-7b" in stream.getvalue()

@@ -1,0 +1,76 @@
+from typing import Any
+
+import pytest
+
+from broker.cli.reasons import batch_progress, formula, verdict
+from broker.models import RunConfig, Stats
+
+
+def make_stats(*, size: int = 4, staleness: int | None = 2, concurrency: int = 100, **changes: Any) -> Stats:
+    """A run at version 5 with nothing left but what `changes` say; accepted as the protocol counts it."""
+    values: dict[str, Any] = {"version": 5, "ready": 0, "batched": 0, "running": 0, "pending": 0, **changes}
+    values.setdefault("step_next", values["version"])
+    values.setdefault("accepted", values["version"] * size + values["ready"] + values["batched"])
+    config = RunConfig(consumer_batch_size=size, max_staleness=staleness, max_concurrent_rollouts=concurrency)
+    terms = [concurrency - values["running"]]
+    if staleness is not None:
+        terms.append((staleness + values["version"] + 1) * size - values["accepted"] - values["running"])
+    waiting: dict[str, Any] = {"delayed": 0, "consumed": 0, "dead": 0, "rejected": 0, "sessions": 0}
+    return Stats(run="r", epoch="1.ab", capacity=min(terms), config=config, **(waiting | values))
+
+
+def test_the_formula_shows_its_numbers() -> None:
+    terms = formula(make_stats(running=3, ready=2))
+    assert terms.lines[1:] == (
+        "         = min(100 - 3, (2 + 5 + 1) * 4 - (22 + 3))",
+        "         = min(97, 7) = 7",
+    )
+    assert (terms.capacity, terms.binding) == (7, "max_staleness")
+
+
+def test_without_a_bound_only_concurrency_counts() -> None:
+    terms = formula(make_stats(staleness=None, concurrency=8, running=3))
+    assert (terms.capacity, terms.staleness, terms.binding) == (5, None, "max_concurrent_rollouts")
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("paused", {"paused": "paused", "pending": 9, "open_slots": 1, "running": 1}),
+        ("recovering", {"recovering": 3, "pending": 9}),
+        ("at_capacity", {"staleness": 0, "step_next": 6, "accepted": 24, "pending": 9}),
+        ("at_capacity", {"staleness": 0, "step_next": 6, "accepted": 24, "running": 1, "open_slots": 1}),
+        ("open", {"paused": "draining", "open_slots": 1, "running": 1}),
+        ("draining", {"paused": "draining", "pending": 9}),
+        ("empty", {"running": 2, "delayed": 1}),
+        ("max_concurrent", {"pending": 9, "running": 4, "concurrency": 4}),
+        ("at_capacity", {"pending": 9, "running": 4, "ready": 8}),
+        ("open", {"pending": 9}),
+    ],
+)
+def test_the_verdict_names_what_a_claim_would_meet(reason: str, changes: dict[str, Any]) -> None:
+    answer = verdict(make_stats(**changes))
+    assert answer.reason == reason
+    assert answer.sentence.startswith("Yes" if reason == "open" else "No")
+    assert bool(answer.remedies) == (reason != "open")
+
+
+def test_at_capacity_says_what_the_next_version_opens() -> None:
+    answer = verdict(make_stats(pending=9, running=4, ready=8))
+    assert answer.sentence == "No: what may be started before version 6 has been started."
+    assert answer.remedies[0] == (
+        "The trainer advances to version 6: opens 4. The batch of step 5 can be taken: it needs 4, and 8 are ready."
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("is sealed and being trained", {"step_next": 6}),
+        ("can be taken: it needs 4, and 4", {"ready": 3, "batched": 1}),
+        ("has 1 of 4; 3 are running", {"ready": 1, "running": 3}),
+        ("needs 4, and 3 are left", {"ready": 1, "running": 2}),
+    ],
+)
+def test_the_batch_tells_what_it_lacks(words: str, changes: dict[str, Any]) -> None:
+    assert words in batch_progress(make_stats(**changes))

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+from broker import errors
+from broker.errors import BrokerError, from_reply
+
+CODES = {
+    "FENCED": "Fenced",
+    "REWOUND": "Rewound",
+    "NORUN": "NoRun",
+    "SCHEMA": "SchemaMismatch",
+    "CONFIG": "ConfigMismatch",
+    "EARLY": "Early",
+    "TOOMANY": "TooMany",
+    "DIGEST": "DigestMismatch",
+    "OLDCALL": "OldCall",
+    "OLDREQUEST": "OldRequest",
+    "NOSESSION": "NoSession",
+    "RECOVERING": "Recovering",
+    "GONE": "Gone",
+    "BADARG": "BadArgument",
+    "NORESULT": "NoResult",
+    "TOOBIG": "TooBig",
+    "EXHAUSTED": "Exhausted",
+    "UNAVAILABLE": "ServerUnavailable",
+    "UNSUPPORTED": "UnsupportedServer",
+    "OOM": "OutOfMemory",
+    "AUTH": "AuthenticationFailed",
+    "READONLY": "ReadOnlyServer",
+    "CODEC": "CodecError",
+    "BADURL": "BadUrl",
+    "NAME": "BadName",
+    "TIMEOUT": "WaitTimeout",
+}
+
+
+@pytest.mark.parametrize(("code", "name"), CODES.items())
+def test_every_code_has_its_class(code: str, name: str) -> None:
+    error = from_reply(f"{code} run=a")
+    assert type(error) is getattr(errors, name)
+    assert error.code == code
+    assert error.fields == {"run": "a"}
+
+
+def test_no_class_is_without_a_code_in_the_table() -> None:
+    kinds = {kind.code for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, BrokerError)}
+    assert kinds - {"ERROR"} == set(CODES)
+
+
+@pytest.mark.parametrize("name", CODES.values())
+def test_every_class_makes_a_sentence_without_any_field(name: str) -> None:
+    text = str(getattr(errors, name)())
+    assert len(text) > 20
+    assert "{" not in text
+
+
+def test_values_of_a_reply_are_unescaped() -> None:
+    error = from_reply("CONFIG field=on_stale stored=a%20b%3D%25 given=")
+    assert error.fields == {"field": "on_stale", "stored": "a b=%", "given": ""}
+
+
+def test_an_unknown_code_keeps_its_code() -> None:
+    error = from_reply("NEWCODE step=3")
+    assert type(error) is BrokerError
+    assert (error.code, error.fields) == ("NEWCODE", {"step": "3"})
+    assert "step=3" in str(error)
+    assert "NEWCODE" in str(error)
+
+
+def test_the_servers_own_errors_keep_their_text() -> None:
+    error = from_reply("OOM command not allowed when used memory > 'maxmemory'.")
+    assert type(error) is errors.OutOfMemory
+    assert "used memory > 'maxmemory'" in str(error)
+    assert from_reply("ERR unknown command 'A=b'").fields == {"message": "unknown command 'A=b'"}
+
+
+@pytest.mark.parametrize("code", ["NOAUTH", "WRONGPASS", "NOPERM"])
+def test_the_servers_words_for_a_refused_user_become_one_class(code: str) -> None:
+    error = from_reply(f"{code} you shall not pass")
+    assert type(error) is errors.AuthenticationFailed
+    assert error.code == "AUTH"
+
+
+@pytest.mark.parametrize("text", ["", " ", "A", "A  b", "%% =", "FENCED =x", "é ü=1"])
+def test_any_reply_becomes_an_error(text: str) -> None:
+    error = from_reply(text)
+    assert error.code
+    assert str(error)
+
+
+def test_a_sentence_says_what_happened_to_what_and_what_to_do() -> None:
+    text = str(errors.ConfigMismatch(field="max_staleness", stored=2, given=3, run="math"))
+    assert text == (
+        "the run is stored with max_staleness=2, but max_staleness=3 was given (run=math): "
+        "open it with update=True to change the stored configuration, or give the stored one [CONFIG]"
+    )
+
+
+def test_braces_in_a_field_are_shown_as_they_are() -> None:
+    assert "{x} {" in str(errors.BadArgument(problem="{x} {"))
+
+
+def test_a_long_field_is_shortened_in_the_sentence_only() -> None:
+    error = errors.BadArgument(problem="x" * 10_000)
+    assert len(str(error)) < 500
+    assert len(error.fields["problem"]) == 10_000
+
+
+@pytest.mark.parametrize("name", CODES.values())
+def test_errors_survive_pickling(name: str) -> None:
+    error = getattr(errors, name)(run="a", step=3)
+    error.add_note("seen by rank 1")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - what was just written
+    assert type(copy) is type(error)
+    assert (copy.code, copy.fields, str(copy), repr(copy)) == (error.code, error.fields, str(error), repr(error))
+    assert copy.__notes__ == ["seen by rank 1"]
+
+
+def test_an_unknown_code_survives_pickling() -> None:
+    copy = pickle.loads(pickle.dumps(BrokerError("NEWCODE", code="x")))  # noqa: S301 - what was just written
+    assert (copy.code, copy.fields) == ("NEWCODE", {"code": "x"})
+
+
+def test_errors_that_python_has_a_class_for_are_of_it_too() -> None:
+    assert issubclass(errors.BadName, ValueError)
+    assert issubclass(errors.BadArgument, ValueError)
+    assert issubclass(errors.BadUrl, ValueError)
+    with pytest.raises(TimeoutError):
+        raise errors.WaitTimeout(what="batch 3", seconds=2)
+
+
+def test_reject_is_a_verdict_and_not_an_error_of_the_broker() -> None:
+    assert not issubclass(errors.Reject, BrokerError)
+    verdict = pickle.loads(pickle.dumps(errors.Reject("no answer found")))  # noqa: S301 - what was just written
+    assert verdict.reason == str(verdict) == "no answer found"

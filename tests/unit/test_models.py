@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker import models
+from broker.errors import BadArgument, BadName, BrokerError
+from broker.models import Attempt, Policy, Rollout, RunConfig, Sample, Stats, Task
+
+
+def attempt(**changes: Any) -> Attempt:
+    fields: dict[str, Any] = {
+        "id": "t1#0.1.f00",
+        "run": "math",
+        "task": "t1",
+        "slot": 0,
+        "payload": {"prompt": np.zeros(3)},
+        "version": 4,
+        "policy": Policy(version=4, epoch="1.abc"),
+        "samples": 8,
+        "tries": 0,
+    }
+    return Attempt(**(fields | changes))
+
+
+def test_the_smallest_config_has_the_documented_defaults() -> None:
+    config = RunConfig(consumer_batch_size=256)
+    assert config.max_staleness == 0
+    assert config.max_concurrent_rollouts == 256
+    assert (config.batch_size, config.concurrency) == (256, 256)
+    assert config.on_stale == "requeue"
+    assert config.max_payload_bytes == 16 * 1024**2
+
+
+def test_zero_sizes_count_as_one() -> None:
+    config = RunConfig(consumer_batch_size=0)
+    assert (config.batch_size, config.concurrency, config.max_concurrent_rollouts) == (1, 1, 1)
+    assert RunConfig(consumer_batch_size=0, max_concurrent_rollouts=0).concurrency == 1
+
+
+@pytest.mark.parametrize("name", [name for name in RunConfig.model_fields if name != "on_stale"])
+@pytest.mark.parametrize("value", [-1, 2**53, 10**400, math.nan, math.inf, True, "3", 3.0, np.int64(3), b"3", [3]])
+def test_a_number_that_is_none_or_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
+    given_fields: dict[str, Any] = {"consumer_batch_size": 4} | {name: value}
+    with pytest.raises(BadArgument) as caught:
+        RunConfig(**given_fields)
+    text = str(caught.value)
+    assert f"RunConfig: {name} must be " in text
+    assert "pydantic" not in text
+    assert len(text.splitlines()) == 1
+    assert len(text) < 250
+
+
+def test_a_bad_argument_is_a_value_error_without_pydantics_traceback() -> None:
+    with pytest.raises(ValueError, match="consumer_batch_size must be 0 or more, not -1") as caught:
+        RunConfig(consumer_batch_size=-1)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_each_bad_field_has_a_line() -> None:
+    wrong: Any = {"consumer_batch_size": 2, "on_stale": "x", "max_staleness": -1, "lease_ms": 0}
+    with pytest.raises(BadArgument) as caught:
+        RunConfig(**wrong)
+    assert len(caught.value.fields["problems"]) == len(str(caught.value).splitlines()) == 3
+    assert "on_stale must be one of 'requeue', 'drop' or 'keep', not 'x'" in str(caught.value)
+
+
+def test_a_misspelt_field_gets_a_suggestion() -> None:
+    wrong: Any = {"consumer_batchsize": 2}
+    with pytest.raises(BadArgument) as caught:
+        RunConfig(**wrong)
+    assert "consumer_batchsize is not a field; did you mean consumer_batch_size?" in str(caught.value)
+    assert "consumer_batch_size is required" in str(caught.value)
+
+
+def test_the_largest_config_stays_exact_in_the_servers_numbers() -> None:
+    config = RunConfig(consumer_batch_size=models.MAX_BATCH_SIZE, max_staleness=models.MAX_STALENESS)
+    assert config.max_staleness is not None
+    assert config.batch_size * (config.max_staleness + 8 * 10**9 + 1) < 2**53
+
+
+def test_validating_a_mapping_raises_the_same_error() -> None:
+    with pytest.raises(BadArgument, match="must be 0 or more"):
+        RunConfig.model_validate({"consumer_batch_size": -1})
+    with pytest.raises(BadArgument, match="must be 0 or more"):
+        RunConfig.model_validate_json('{"consumer_batch_size": -1}')
+    assert RunConfig.model_validate_json('{"consumer_batch_size": 3}') == RunConfig(consumer_batch_size=3)
+
+
+@given(
+    size=st.integers(0, models.MAX_BATCH_SIZE),
+    staleness=st.none() | st.integers(0, models.MAX_STALENESS),
+    concurrent=st.none() | st.integers(0, 10**9),
+    on_stale=st.sampled_from(["requeue", "drop", "keep"]),
+)
+def test_a_config_survives_storage(size: int, staleness: int | None, concurrent: int | None, on_stale: Any) -> None:
+    config = RunConfig(
+        consumer_batch_size=size, max_staleness=staleness, max_concurrent_rollouts=concurrent, on_stale=on_stale
+    )
+    fields = config.to_fields()
+    assert all(type(text) is str for text in fields.values())
+    assert set(fields) == set(RunConfig.model_fields)
+    assert RunConfig.from_fields(fields) == config
+
+
+def test_no_bound_on_staleness_is_stored_as_the_empty_string() -> None:
+    fields = RunConfig(consumer_batch_size=4, max_staleness=None).to_fields()
+    assert fields["max_staleness"] == ""
+    assert RunConfig.from_fields(fields).max_staleness is None
+
+
+def test_stored_fields_may_stand_among_others_and_be_incomplete() -> None:
+    config = RunConfig.from_fields({"schema": "1", "version": "7", "consumer_batch_size": "4"})
+    assert config == RunConfig(consumer_batch_size=4)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "-1", "1e3", "9" * 5000, "٣", " 1"])
+def test_stored_fields_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(BadArgument) as caught:
+        RunConfig.from_fields({"consumer_batch_size": text})
+    assert "consumer_batch_size" in str(caught.value)
+
+
+def test_a_config_is_a_value() -> None:
+    config = RunConfig(consumer_batch_size=4)
+    assert hash(config) == hash(RunConfig(consumer_batch_size=4))
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - what was just written
+    with pytest.raises(ValueError, match="frozen"):
+        config.lease_ms = 3  # type: ignore[misc]
+
+
+def test_a_task_needs_all_its_samples_unless_told_otherwise() -> None:
+    assert Task(id="a", samples=8).needed == 8
+    assert Task(id="a", samples=8, min_samples=3).needed == 3
+    assert Task(id="a").min_samples == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"samples": 0}, "samples must be 1 or more, not 0"),
+        ({"samples": 1025}, "samples must be 1024 or less"),
+        ({"samples": 2, "min_samples": 3}, "min_samples must not be above samples, which is 2, not 3"),
+        ({"min_samples": 0}, "min_samples must be 1 or more"),
+        ({"priority": -1001}, "priority must be -1000 or more"),
+        ({"priority": 1001}, "priority must be 1000 or less"),
+        ({"priority": 1.5}, "priority must be a whole number"),
+    ],
+)
+def test_a_task_that_could_not_run_is_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadArgument) as caught:
+        Task(id="a", **wrong)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 201, 5, None, b"x"])
+def test_a_bad_task_id_is_a_bad_name(name: Any) -> None:
+    with pytest.raises(BadName) as caught:
+        Task(id=name)
+    assert caught.value.fields["kind"] == "task"
+
+
+def test_a_bad_task_id_among_other_faults_is_one_of_the_lines() -> None:
+    with pytest.raises(BadArgument) as caught:
+        Task(id="a b", samples=0)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_payload_is_kept_as_the_same_object() -> None:
+    payload = {"x": np.zeros(3), "y": [object()]}
+    assert Task(id="a", payload=payload).payload is payload
+
+
+def test_a_value_whose_repr_fails_is_still_refused_clearly() -> None:
+    class Hostile:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    wrong: Any = Hostile()
+    with pytest.raises(BadArgument, match="its repr raises RuntimeError"):
+        Task(id="a", samples=wrong)
+
+
+def test_a_policy_is_a_value() -> None:
+    assert Policy(version=3, epoch="1.a") == Policy(version=3, epoch="1.a")
+    assert len({Policy(version=3, epoch="1.a"), Policy(version=3, epoch="2.b")}) == 2
+    with pytest.raises(BadArgument):
+        Policy(version=-1, epoch="1.a")
+    with pytest.raises(BadArgument):
+        Policy(version=1, epoch="")
+
+
+def test_stats_hold_what_the_server_says_even_when_its_counters_are_off() -> None:
+    counts = ["version", "step_next", "accepted", "running", "pending", "delayed", "ready", "batched", "consumed"]
+    counts += ["dead", "rejected", "sessions"]
+    fields: dict[str, Any] = dict.fromkeys(counts, -1)
+    stats = Stats(run="a", epoch="1.a", capacity=-5, config=RunConfig(consumer_batch_size=1), **fields)
+    assert stats.capacity == -5
+    assert (stats.paused, stats.recovering, stats.floor, stats.totals) == ("", None, None, {})
+
+
+def test_an_attempt_is_cancelled_once_and_keeps_the_first_reason() -> None:
+    one = attempt()
+    assert (one.cancelled, one.cancel_reason) == (False, None)
+    assert one.mark_cancelled("stale")
+    assert not one.mark_cancelled("expired")
+    assert (one.cancelled, one.cancel_reason) == (True, "stale")
+
+
+def test_of_many_threads_one_cancels() -> None:
+    one = attempt()
+    begin = threading.Barrier(8)
+    won: list[str] = []
+
+    def cancel(reason: str) -> None:
+        begin.wait()
+        if one.mark_cancelled(reason):
+            won.append(reason)
+
+    threads = [threading.Thread(target=cancel, args=(str(i),)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [one.cancel_reason]
+
+
+def test_attempts_and_rollouts_with_arrays_can_be_compared_hashed_and_shown() -> None:
+    one, other = attempt(), attempt(payload={"prompt": np.zeros(100_000)}, blob=b"x" * 100_000)
+    assert one != other
+    assert len({one, other}) == 2
+    assert len(repr(other)) < 300
+    sample = Sample("t1#0.1.f00", 0, np.zeros(3), 4, 5, "w1")
+    rollout = Rollout("t1", {"p": np.zeros(3)}, [sample], 4, 5, 6, 2, 0)
+    assert rollout != Rollout("t1", {"p": np.zeros(3)}, [sample], 4, 5, 6, 2, 0)
+    assert rollout.results == [sample.result]
+    assert "payload" not in repr(rollout)
+
+
+def test_an_attempt_can_be_sent_to_another_process() -> None:
+    one = attempt(payload=1)
+    one.mark_cancelled("stale")
+    copy = pickle.loads(pickle.dumps(one))  # noqa: S301 - what was just written
+    assert (copy.id, copy.policy, copy.cancel_reason) == (one.id, one.policy, "stale")
+
+
+def test_importing_the_models_and_the_codec_leaves_numpy_and_zstandard_alone() -> None:
+    program = (
+        "import sys, broker.models, broker.codec; broker.codec.encode({'a': [1, 'x']}); "
+        "print([m for m in ('numpy', 'zstandard', 'redis') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_refusal_of_the_edge_is_an_error_of_the_broker() -> None:
+    makers: list[Any] = [RunConfig, Task, Policy, Stats]
+    for make in makers:
+        with pytest.raises(BrokerError):
+            make(nothing=None)
