@@ -206,7 +206,9 @@ class Undone(BrokerError):
     """The checkpoint is of a future that a later recovery undid."""
 
     code = "UNDONE"
-    happened = ("the checkpoint of version {version}, epoch {epoch}, is of a future that was undone: epoch {by} went back to version {to}",)
+    happened = (
+        "the checkpoint of version {version}, epoch {epoch}, is of a future that was undone: epoch {by} went back to version {to}",
+    )
     remedy = "recover from a checkpoint made since, or from one of that version or before"
 
 
@@ -368,7 +370,19 @@ class WaitTimeout(BrokerError, TimeoutError):
 
 _KINDS: Final[tuple[type[BrokerError], ...]] = (
     *(Fenced, Rewound, NoRun, SchemaMismatch, ConfigMismatch, Early, TooMany, DigestMismatch, OldCall, OldRequest),
-    *(NoSession, Recovering, Gone, Undone, CheckpointError, BadArgument, NoResult, TooBig, Exhausted, ServerUnavailable, UnsupportedServer),
+    *(
+        NoSession,
+        Recovering,
+        Gone,
+        Undone,
+        CheckpointError,
+        BadArgument,
+        NoResult,
+        TooBig,
+        Exhausted,
+        ServerUnavailable,
+        UnsupportedServer,
+    ),
     *(OutOfMemory, AuthenticationFailed, ReadOnlyServer, CodecError, BadUrl, BadName, WaitTimeout),
 )
 #: By code; the last three are the server's own words for it.

@@ -5,15 +5,18 @@ The command line stands on it.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker import keys
+from broker.checkpoint import Checkpoint
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, NoRun
@@ -24,7 +27,9 @@ from broker.operation import Operation
 from broker.operations import anyone, trainer
 from broker.operations.anyone import TaskRow
 from broker.operations.replies import text
+from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
 from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
+from broker.trainer_core import TrainerCore
 
 T = TypeVar("T")
 
@@ -204,6 +209,48 @@ class Operator:
             if progress is not None:
                 progress(deleted)
         return deleted
+
+    def checkpoint(
+        self, run: str, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+    ) -> Checkpoint:
+        """Writes a checkpoint of the run as it is, and commits it; a running trainer is not fenced.
+
+        Raises:
+            CheckpointError: the file could not be written.
+            Early: the run's version changed meanwhile: again, or pause the trainer.
+        """
+        core = TrainerCore(run, None, update=False, clock=None)
+        self.stats(run)
+        return self._driver.run(checkpoint(core, Path(path), full=full, progress=progress, gate=_request()))
+
+    def recover(
+        self,
+        run: str,
+        source: Checkpoint | str | os.PathLike[str] | None = None,
+        *,
+        version: int | None = None,
+        in_flight: str = "keep",
+        allow_loss: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RecoveryReport:
+        """Takes a run to a checkpoint or version, as `Trainer.recover`.
+
+        A running trainer is fenced, but not by a dry run.
+        """
+        core = TrainerCore(run, None, update=False, clock=None)
+        flow = recover_from(
+            core,
+            source,
+            version,
+            in_flight=in_flight,
+            missing_ok=False,
+            allow_loss=allow_loss,
+            blob=None,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        return Driver(self.transport, core.channel).run(flow)
 
     def _scan(self, pattern: str) -> Iterator[str]:
         cursor = "0"

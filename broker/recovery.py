@@ -81,13 +81,26 @@ class RecoveryReport:
     restored: int = 0
 
 
-def checkpoint(core: TrainerCore, path: Path, *, full: bool, progress: Progress | None) -> Flow[Checkpoint]:
-    """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs."""
+def checkpoint(
+    core: TrainerCore, path: Path, *, full: bool, progress: Progress | None, gate: trainer.Gate | None = None
+) -> Flow[Checkpoint]:
+    """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
+
+    Args:
+        core: the trainer.
+        path: the file.
+        full: write the tasks, too.
+        progress: called as the scan goes on.
+        gate: an operator's request to commit with; None: the trainer's own channel.
+    """
     made = yield from collect(core, path if full else None, progress)
     made = _at(made, path)
     yield Blocking(lambda: write_checkpoint(made, path))
     yield Blocking(lambda: remove_other_tasks_files(path, made.tasks_file.name if made.tasks_file else None))
-    yield GatedCall(lambda gate: recovery.commit(core.run, gate, made.version, now=core.now))
+    if gate is None:
+        yield GatedCall(lambda own: recovery.commit(core.run, own, made.version, now=core.now))
+    else:
+        yield from core.call(recovery.commit(core.run, gate, made.version, now=core.now))
     while (yield from core.call(anyone.trim(core.run, now=core.now))):
         pass
     return made
@@ -220,9 +233,10 @@ def target_of(
 
 def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> Flow[RecoveryReport]:
     """Takes the run to a version, under a new epoch of this trainer."""
-    config = core.config if source is None else source.config
+    # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
+    config = source.config.to_fields() if source is not None else core.config.to_fields() if core.epoch else None
     token = secrets.token_hex(8)
-    begun: Begun = yield from core.call(recovery.begin(core.run, token, to, config.to_fields(), now=core.now))
+    begun: Begun = yield from core.call(recovery.begin(core.run, token, to, config, now=core.now))
     core.channel.restart(token)
     core.epoch = begun.epoch
     core.digests.clear()

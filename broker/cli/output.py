@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,6 +56,38 @@ class Output:
     def json(self, value: Any) -> None:
         """Print one value as one line of JSON."""
         self.line(json.dumps(to_plain(value), ensure_ascii=False, separators=(", ", ": ")))
+
+    @staticmethod
+    def plain(value: Any) -> Any:
+        """A value as JSON would hold it."""
+        return to_plain(value)
+
+    @contextmanager
+    def progress(self, what: str) -> Generator[Callable[[int, int], None]]:
+        """Shows how far long work is, on standard error when that is a terminal; silent elsewhere and for short work.
+
+        Args:
+            what: of the numbers, in words.
+
+        Yields:
+            a function that is told what is done, and how much there is in all.
+        """
+        started, last, shown = time.monotonic(), 0.0, False
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last, shown
+            moment = time.monotonic()
+            if self._stderr.isatty() and moment - started > 1.0 and moment - last > 0.2:
+                self._stderr.write(f"\r{done} of {total} {what}")
+                self._stderr.flush()
+                last, shown = moment, True
+
+        try:
+            yield tell
+        finally:
+            if shown:
+                self._stderr.write("\r\033[K")
+                self._stderr.flush()
 
     def table(self, table: Table) -> None:
         """Print a table: drawn on a terminal, aligned in a pipe."""

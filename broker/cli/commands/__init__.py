@@ -50,5 +50,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("pause", "stop handing out tasks (--drain: finish the groups that are started)", "pause"),
     Entry("resume", "hand out tasks again", "resume"),
     Entry("cancel", "reject tasks that nobody needs any more", "cancel"),
+    Entry("checkpoint", "write a checkpoint of a run by hand, and commit it", "checkpoint"),
+    Entry("recover", "take a run back to a checkpoint: counters, tasks, and what is in flight", "recover"),
     Entry("purge", "delete everything of a run", "purge"),
 )

@@ -1,0 +1,134 @@
+"""`broker recover RUN`: take a run to a checkpoint or a version."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.cli import options
+from broker.cli.failure import EXIT_FINDING, CommandFailure
+from broker.cli.output import Output, Table
+from broker.cli.words import count
+
+if TYPE_CHECKING:
+    from broker.recovery import RecoveryReport
+
+_CAUSES = {
+    "lost_step": "were in a batch of a lost step, and their results cannot be used",
+    "lost_policy": "have a sample by a policy that is lost",
+    "bytes_gone": "have results whose bytes are gone",
+    "discarded": "were rejected in a lost step",
+    "dead": "died in a lost step",
+    "in_flight": "were in flight",
+}
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    options.add_run(parser)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        help="a checkpoint of the broker, or what another trainer left behind: AReaL's recover_info/, Hugging Face's "
+        "trainer_state.json, Megatron's or verl's latest_checkpointed_iteration.txt",
+    )
+    target.add_argument(
+        "--version", metavar="N", type=int, help="this version, without a file: counters by the version alone"
+    )
+    parser.add_argument(
+        "--in-flight",
+        choices=("keep", "requeue"),
+        default="keep",
+        help="attempts in flight whose policy survives: keep them (default) or take them back",
+    )
+    parser.add_argument("--allow-loss", action="store_true", help="go below the floor although tasks were freed")
+    parser.add_argument("--dry-run", action="store_true", help="print the whole report and change nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    options.add_url(parser)
+    options.add_json(parser)
+    options.add_examples(
+        parser,
+        "  broker recover math-7b --checkpoint ckpt/broker.json --dry-run\n"
+        "  broker recover math-7b --checkpoint ckpt/broker.json --yes\n"
+        "  broker recover math-7b --checkpoint out/recover_info --in-flight requeue --yes\n"
+        "  broker recover math-7b --version 268 --yes",
+    )
+
+
+def run(namespace: Namespace, output: Output) -> int:
+    """Ask, then recover. A trainer that still runs is fenced by it, workers go on by themselves."""
+    with options.connected(namespace) as operator:
+        _say_what_it_cannot_tell(namespace, output)
+        if not (namespace.dry_run or namespace.yes) and not _confirmed(namespace.run, output):
+            output.note("nothing was changed")
+            return EXIT_FINDING
+        with output.progress("tasks looked at") as progress:
+            report = operator.recover(
+                namespace.run,
+                namespace.checkpoint,
+                version=namespace.version,
+                in_flight=namespace.in_flight,
+                allow_loss=namespace.allow_loss,
+                dry_run=namespace.dry_run,
+                progress=progress,
+            )
+    if output.as_json:
+        output.json({**output.plain(report), "dry_run": namespace.dry_run})
+    else:
+        _tell(report, output, dry_run=namespace.dry_run)
+    return 0
+
+
+def _say_what_it_cannot_tell(namespace: Namespace, output: Output) -> None:
+    if namespace.checkpoint is None:
+        return
+    from broker.sources import Foreign, load_source
+
+    found = load_source(Path(namespace.checkpoint), namespace.run)
+    if isinstance(found, Foreign):
+        output.note(f"{namespace.checkpoint} is {found.kind}: version {found.version}.")
+        output.note(f"Such a file cannot tell {found.cannot_tell}; tasks are judged by the step that trained them.")
+
+
+def _confirmed(run_name: str, output: Output) -> bool:
+    if not sys.stdin.isatty():
+        raise CommandFailure(
+            f"recover changes run {run_name} and fences its trainer, and there is nobody to ask: give --yes, or --dry-run"
+        )
+    output.note(f"This changes run {run_name} and fences its trainer. (--dry-run shows what would happen.)")
+    sys.stderr.write("Type the run's name to go on: ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip() == run_name
+
+
+def _tell(report: RecoveryReport, output: Output, *, dry_run: bool) -> None:
+    would = "would go" if dry_run else "went"
+    output.line(f"run {report.run} {would} from version {report.version_from} to version {report.version_to}")
+    if report.epoch:
+        output.line(f"new epoch: {report.epoch}")
+    rows = [(name, str(before), str(after)) for name, (before, after) in _counters(report).items()]
+    output.table(Table(("", "before", "after"), rows, numeric=frozenset({1, 2})))
+    output.line(f"tasks that start over: {sum(report.requeued.values())}")
+    for cause, tasks in report.requeued.items():
+        output.line(f"  {tasks} {_CAUSES[cause]}")
+    output.line(f"ready to be trained again: {report.ready_again}")
+    output.line(f"results: {report.results_kept} kept, {report.results_dropped} dropped")
+    output.line(f"attempts in flight: {report.attempts_kept} kept, {report.attempts_revoked} taken back")
+    if report.consumed_by_lost_steps:
+        output.line(f"the lost steps had trained on {count(report.consumed_by_lost_steps, 'task')}")
+    if report.finished:
+        output.line(f"finished according to the checkpoint, forgotten by the server: {report.finished}")
+    if report.restored:
+        output.line(f"put back from the full checkpoint: {report.restored}")
+    if report.missing:
+        output.line(
+            f"unknown to the server, to be enqueued again by the trainer: {len(report.missing)} (--json names them)"
+        )
+    output.line(f"the data loader goes on from cursor {report.cursor!r}")
+
+
+def _counters(report: RecoveryReport) -> dict[str, tuple[int, int]]:
+    return {"accepted": report.accepted, "running": report.running, "capacity": report.capacity}

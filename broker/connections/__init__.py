@@ -1,0 +1,39 @@
+"""Connections: URLs to transports, with retries, script loading, Sentinel and Cluster.
+
+The only part of the broker that has sockets.
+"""
+
+from broker.connections.aio import AsyncTransport
+from broker.connections.server import ServerInfo
+from broker.connections.sync import Transport
+
+__all__ = ["AsyncTransport", "ServerInfo", "Transport", "open_async_transport", "open_transport"]
+
+#: How long a server may be silent before the connection counts as lost, seconds.
+DEFAULT_TIMEOUT_S = 10.0
+#: How long to try again before giving up, seconds: longer than a failover takes.
+DEFAULT_RETRY_FOR_S = 30.0
+
+
+def open_transport(
+    url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, retry_for_s: float = DEFAULT_RETRY_FOR_S
+) -> Transport:
+    """A transport to the server that a URL names; connects at the first call (`embedded://` starts its server now).
+
+    Args:
+        url: see `broker.connections.url`.
+        timeout_s: how long a server may be silent before the connection counts as lost, seconds.
+        retry_for_s: how long to send again before giving up, seconds.
+
+    Raises:
+        BadUrl: the URL cannot be understood.
+        ServerUnavailable: the embedded server did not start.
+    """
+    return Transport(url, timeout_s, retry_for_s)
+
+
+def open_async_transport(
+    url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, retry_for_s: float = DEFAULT_RETRY_FOR_S
+) -> AsyncTransport:
+    """The same for asyncio: one for each event loop."""
+    return AsyncTransport(url, timeout_s, retry_for_s)

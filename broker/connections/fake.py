@@ -1,0 +1,110 @@
+"""`fakeredis://name`: a server inside this process, for tests. All users of a name share it."""
+
+import importlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from broker.connections.link import Command, LinkLost
+from broker.connections.replies import ReplyError
+from broker.connections.server import ServerInfo
+from broker.errors import ServerUnavailable, UnsupportedServer
+
+#: How often a waiting call looks for a marker, seconds: fakeredis' own blocking calls would stop the event loop.
+_LOOK_EVERY_S = 0.002
+_VERSION = (7, 0)
+
+_servers: dict[str, Any] = {}
+_lock = threading.Lock()
+
+
+def _server(name: str) -> Any:
+    try:
+        import fakeredis
+
+        # fakeredis runs Lua with it, and says so only when a script is called.
+        importlib.import_module("lupa")
+    except ImportError:
+        raise UnsupportedServer(
+            url=f"fakeredis://{name}", problem="it needs fakeredis: pip install 'fakeredis[lua]'"
+        ) from None
+    with _lock:
+        if name not in _servers:
+            _servers[name] = fakeredis.FakeServer(version=_VERSION)
+        return _servers[name]
+
+
+def forget_server(name: str) -> None:
+    """Deletes the server of a name, with its data."""
+    with _lock:
+        _servers.pop(name, None)
+
+
+class FakeLink:
+    """A connection to a server in this process."""
+
+    def __init__(self, name: str, pause: Callable[[float], Awaitable[None]]) -> None:
+        import fakeredis
+
+        self.info: ServerInfo | None = ServerInfo("fakeredis", (*_VERSION, 0), supports_shebang=False)
+        self._pause = pause
+        self._interrupted = False
+        client: Any = fakeredis.FakeRedis(server=_server(name), protocol=2)
+        self._connection: Any = client.connection_pool.get_connection()
+
+    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
+        """As `Link.exchange`."""
+        if wait_s:
+            return [await self._wait(commands[0], wait_s)]
+        return [self._call(command) for command in commands]
+
+    def _call(self, command: Command) -> Any:
+        from redis.exceptions import ResponseError
+
+        try:
+            self._connection.send_command(*command)
+            return self._connection.read_response()
+        except ResponseError as error:
+            return ReplyError(_text(error))
+
+    async def _wait(self, command: Command, wait_s: float) -> Any:
+        """BZPOPMIN, by looking again and again."""
+        keys = command[1:-1]
+        deadline = time.monotonic() + wait_s
+        while not self._interrupted:
+            for key in keys:
+                found = self._call(("ZPOPMIN", key))
+                if found:
+                    return found if isinstance(found, ReplyError) else [str(key).encode(), *found]
+            if time.monotonic() >= deadline:
+                return None
+            try:
+                await self._pause(_LOOK_EVERY_S)
+            except ServerUnavailable as error:
+                raise LinkLost("closed") from error
+        raise LinkLost("interrupted")
+
+    def interrupt(self) -> None:
+        """As `Link.interrupt`."""
+        self._interrupted = True
+
+    def abort(self) -> None:
+        """As `Link.abort`."""
+        self._connection.disconnect()
+
+
+#: Error codes that redis-py turned into classes and cut off the text.
+_CODES = {
+    "NoScriptError": "NOSCRIPT",
+    "ReadOnlyError": "READONLY",
+    "OutOfMemoryError": "OOM",
+    "BusyLoadingError": "LOADING",
+}
+
+
+def _text(error: Exception) -> str:
+    """The error reply as the server sent it."""
+    text = str(error)
+    code = _CODES.get(type(error).__name__, "" if text.partition(" ")[0].isupper() else "ERR")
+    return f"{code} {text}" if code else text

@@ -1,0 +1,32 @@
+"""Paths of Unix sockets that are too long for `connect`."""
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from broker.errors import BadUrl
+
+#: The longest path that `connect` and `bind` take on all systems, bytes (Linux: 107, macOS: 103).
+LONGEST_SOCKET_PATH = 100
+
+
+@contextmanager
+def socket_path(path: str) -> Generator[str]:
+    """A path of a Unix socket that `connect` takes, however long the real one is.
+
+    Raises:
+        BadUrl: it is too long and this system has no way around.
+        OSError: its directory does not exist.
+    """
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        yield path
+        return
+    if not sys.platform.startswith("linux"):
+        raise BadUrl(url=f"unix://{path}", problem=f"the path is longer than {LONGEST_SOCKET_PATH} bytes")
+    directory = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{Path(path).name}"
+    finally:
+        os.close(directory)

@@ -1,0 +1,90 @@
+"""Reads replies: which error means what, and which ones pass when the same bytes are sent again."""
+
+import re
+from dataclasses import dataclass
+
+from broker import scripts
+from broker.errors import AuthenticationFailed, BrokerError, ReadOnlyServer, UnsupportedServer, from_reply
+
+#: The server, or its place in a failover or a cluster, is not ready yet: the same bytes are sent again.
+_PASSING = frozenset(
+    {
+        "BUSY",  # another client's script runs too long
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",  # cannot write its snapshot or its log: refuses writes until it can
+        "NOREPLICAS",  # min-replicas-to-write
+        "READONLY",
+        "TRYAGAIN",
+        "UNBLOCKED",  # a blocking call while the server became a replica
+    }
+)
+#: Those of them that mean that the server takes no writes.
+_NO_WRITES = frozenset({"MISCONF", "NOREPLICAS", "READONLY"})
+_REFUSED = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"})
+_UNKNOWN_COMMAND = re.compile(r"unknown (sub)?command", re.IGNORECASE)
+#: How servers before Redis 7 report an error of a command inside a script.
+_INSIDE_SCRIPT = re.compile(r"-([A-Z]{3,}) [^\n]*")
+_SCRIPT_LINE = re.compile(r'(?:user_script|\[string "<python>"\]):(\d+)')
+
+
+class ReplyError(Exception):
+    """An error reply, as the parser hands it over: not raised, a value among the replies."""
+
+    __slots__ = ("code", "text")
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = text.partition(" ")[0]
+        if self.code == "ERR" and (inside := _INSIDE_SCRIPT.search(text)):
+            self.text, self.code = inside[0][1:], inside[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Redirection:
+    """What MOVED and ASK say: another node of the cluster has the slot."""
+
+    asking: bool
+    slot: int
+    host: str
+    port: int
+
+
+def passes(error: ReplyError) -> bool:
+    """Whether the same bytes may succeed later or elsewhere (MOVED, ASK and NOSCRIPT need more than that)."""
+    return error.code in _PASSING or (error.code == "ERR" and "max number of clients" in error.text)
+
+
+def redirection(error: ReplyError) -> Redirection | None:
+    """Reads `MOVED 3999 127.0.0.1:6381` and `ASK ...`; the host is "" where it is that of the node that answered."""
+    if error.code not in ("MOVED", "ASK"):
+        return None
+    words = error.text.split(" ")
+    host, _, port = words[2].rpartition(":")
+    return Redirection(error.code == "ASK", int(words[1]), host, int(port))
+
+
+def refusal(error: ReplyError, url: str, script: str = "", shebang: bool = True) -> BrokerError:
+    """The exception for an error reply that does not pass.
+
+    Args:
+        error: the reply.
+        url: of the server, without password.
+        script: the script that was called, if one was.
+        shebang: whether it was loaded with its `#!lua` line.
+    """
+    code = error.code
+    if code in _NO_WRITES:
+        return ReadOnlyServer(url=url, message=error.text)
+    if code in _REFUSED:
+        return AuthenticationFailed(url=url, error=error.text)
+    if code in ("MOVED", "ASK"):
+        return UnsupportedServer(url=url, problem="it is a node of a cluster; connect with redis+cluster://")
+    if code == "ERR" and _UNKNOWN_COMMAND.search(error.text):
+        return UnsupportedServer(url=url, problem=error.text)
+    if script and (line := _SCRIPT_LINE.search(error.text)):
+        where = scripts.load(script, shebang).origin(int(line[1]))
+        return BrokerError(code, message=error.text, script=script, where=where)
+    return from_reply(error.text)

@@ -1,0 +1,83 @@
+"""Sends again: after which failures, with which pauses, and for how long."""
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from broker.errors import BrokerError, ReadOnlyServer, ServerUnavailable
+
+log = logging.getLogger("broker")
+T = TypeVar("T")
+
+#: Pauses between two tries, seconds: the first, and the most; doubled each time, minus up to half of it at random.
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 1.0
+
+
+class Again(Exception):
+    """The same bytes are to be sent again.
+
+    Args:
+        reason: what happened.
+        error: what to raise for it in the end, where the server did answer.
+    """
+
+    def __init__(self, reason: str, error: BrokerError | None = None) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
+class Patience:
+    """How long the calls to one address go on.
+
+    Args:
+        url: the address, for messages.
+        retry_for_s: how long to send again before giving up, seconds.
+        pause: waits for some seconds.
+    """
+
+    def __init__(self, url: str, retry_for_s: float, pause: Callable[[float], Awaitable[None]]) -> None:
+        self._url = url
+        self._retry_for_s = retry_for_s
+        self._pause = pause
+
+    async def persist(self, once: Callable[[], Awaitable[T]]) -> T:
+        """Calls `once` until it no longer raises Again.
+
+        Raises:
+            ServerUnavailable: it raised it for `retry_for_s`.
+            ReadOnlyServer: the server took no writes for so long.
+        """
+        failures, since = 0, 0.0
+        while True:
+            try:
+                result = await once()
+            except Again as again:
+                now = time.monotonic()
+                since = since if failures else now
+                failures += 1
+                seconds = pause_s(failures)
+                if now + seconds > since + self._retry_for_s:
+                    self._give_up(again, now - since)
+                # A pooled connection that the server had closed is nothing to tell; failing a second time is.
+                if failures == 2:
+                    log.warning("%s: %s; trying for %g s", self._url, again, self._retry_for_s)
+                await self._pause(seconds)
+            else:
+                if failures > 1:
+                    log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
+                return result
+
+    def _give_up(self, again: Again, seconds: float) -> None:
+        if isinstance(again.error, ReadOnlyServer):
+            raise again.error
+        raise ServerUnavailable(url=self._url, seconds=round(seconds, 1), error=str(again)) from again
+
+
+def pause_s(failures: int) -> float:
+    """The pause after so many failures in a row, seconds; none before the second try."""
+    if failures <= 1:
+        return 0.0
+    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (failures - 2)) * random.uniform(0.5, 1.0)

@@ -1,0 +1,10 @@
+"""`broker demo`: asynchronous policy gradient on CartPole, to see the broker at work on a real training run.
+
+A trainer process and worker processes share nothing but the server. A supervisor starts them, shows how it goes, kills
+some if asked to, and judges the run by its event log.
+"""
+
+from broker.demo.options import DemoOptions, Summary
+from broker.demo.run import DemoInterrupted, run_demo
+
+__all__ = ["DemoInterrupted", "DemoOptions", "Summary", "run_demo"]

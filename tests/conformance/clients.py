@@ -1,0 +1,109 @@
+"""Both clients behind one synchronous face, so that each test is written once and run with both."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from broker.connections import AsyncTransport, ServerInfo, Transport, open_async_transport, open_transport
+from broker.operation import Operation
+
+T = TypeVar("T")
+
+
+class LoopClient:
+    """The asyncio client, on an event loop in a thread of its own."""
+
+    def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._closed = False
+
+        async def opened() -> AsyncTransport:
+            return open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
+
+        try:
+            self.transport: AsyncTransport = self.run(opened())
+        except BaseException:
+            self._end()
+            raise
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine, on the loop of the client."""
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+    def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        return self.run(self.transport.execute(operations))
+
+    def command(self, *args: str | bytes | int) -> Any:
+        return self.run(self.transport.command(*args))
+
+    def pipeline(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+        return self.run(self.transport.pipeline(commands))
+
+    def wait_marker(self, keys: Sequence[str], timeout_s: float) -> str | None:
+        return self.run(self.transport.wait_marker(keys, timeout_s))
+
+    def server_info(self) -> ServerInfo:
+        return self.run(self.transport.server_info())
+
+    def interrupt(self) -> None:
+        self._loop.call_soon_threadsafe(self.transport.interrupt)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.run(self.transport.close())
+            self._end()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def make_client(flavour: str, url: str, timeout_s: float = 5.0, retry_for_s: float = 10.0) -> Transport | LoopClient:
+    """A client; `flavour` is `sync` or `aio`."""
+    if flavour == "sync":
+        return open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
+    return LoopClient(url, timeout_s, retry_for_s)
+
+
+class InThread:
+    """A call in another thread; `result` waits for it and raises what it raised."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._answer: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._call()
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`
+            self._error = error
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the call has not come back yet."""
+        return self._thread.is_alive()
+
+    def result(self, timeout_s: float = 20.0) -> Any:
+        """What the call returned."""
+        self._thread.join(timeout_s)
+        assert not self.is_running, f"no answer after {timeout_s:g} s"
+        if self._error is not None:
+            raise self._error
+        return self._answer

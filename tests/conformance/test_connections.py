@@ -1,0 +1,688 @@
+"""What both clients promise of their connections, on every kind of server that this machine has."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import scripts
+from broker.connections import Transport
+from broker.errors import (
+    AuthenticationFailed,
+    BrokerError,
+    NoRun,
+    OutOfMemory,
+    ReadOnlyServer,
+    ServerUnavailable,
+    UnsupportedServer,
+)
+from broker.operation import Operation
+from tests.conformance.clients import InThread, LoopClient, make_client
+from tests.lossy_proxy import LossyProxy, ScriptedServer, bulk
+from tests.servers import (
+    ServerKind,
+    ServerUnderTest,
+    cluster,
+    free_port,
+    real_kinds,
+    redis_kind,
+    sentinel,
+    server_kinds,
+)
+from tests.waiting import wait_until
+
+Connect = Callable[..., Transport | LoopClient]
+
+STATE = "rb1:{run}:state"
+WAKE = "rb1:{run}:wake"
+SCRIPTS = {
+    "bump": ["-- Flags: none", "return redis.call('INCRBY', KEYS[1], ARGV[1])"],
+    "read": ["-- Flags: no-writes", "return redis.call('GET', KEYS[1])"],
+    "free": ["-- Flags: allow-oom", "return redis.call('DEL', KEYS[1])"],
+    "refuse": ["-- Flags: none", "return redis.error_reply('NORUN run=math%207b')"],
+    "fault": ["-- Flags: none", "", "local nothing", "return nothing.there"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Tiny scripts instead of the broker's."""
+    for name, lines in SCRIPTS.items():
+        (tmp_path / f"{name}.lua").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(scripts, "_PLACES", (tmp_path,))
+    scripts.load.cache_clear()
+    yield
+    scripts.load.cache_clear()
+
+
+@pytest.fixture(params=["sync", "aio"])
+def connect(request: pytest.FixtureRequest) -> Generator[Connect]:
+    """Makes clients of one flavour, and closes them."""
+    clients: list[Transport | LoopClient] = []
+
+    def connected(url: str, **options: float) -> Transport | LoopClient:
+        clients.append(make_client(request.param, url, **options))
+        return clients[-1]
+
+    yield connected
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(params=server_kinds(), ids=str)
+def server(request: pytest.FixtureRequest) -> Generator[ServerUnderTest]:
+    with ServerUnderTest(request.param) as started:
+        yield started
+
+
+@pytest.fixture(params=real_kinds(), ids=str)
+def real_kind(request: pytest.FixtureRequest) -> ServerKind:
+    return request.param
+
+
+@pytest.fixture
+def real_server(real_kind: ServerKind) -> Generator[ServerUnderTest]:
+    with ServerUnderTest(real_kind, durable=True) as started:
+        yield started
+
+
+@pytest.fixture
+def redis() -> ServerKind:
+    kind = redis_kind()
+    if kind is None:
+        pytest.skip("needs redis-server on PATH or in BROKER_TEST_SERVERS")
+    return kind
+
+
+def operation(
+    script: str, *args: str | int, key: str = STATE, before: tuple[tuple[Any, ...], ...] = ()
+) -> Operation[Any]:
+    return Operation(script, (key,), args, lambda reply: reply, before)
+
+
+def bump(by: int = 1, key: str = STATE) -> Operation[Any]:
+    return operation("bump", by, key=key)
+
+
+# -- scripts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_answers_in_order_with_errors_as_values(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+
+    answers = client.execute([bump(1), operation("refuse"), bump(10), operation("read")])
+
+    assert [answers[0], answers[2], answers[3]] == [1, 11, b"11"]
+    assert isinstance(answers[1], NoRun)
+    assert answers[1].fields == {"run": "math 7b"}
+
+
+def test_nothing_to_execute_needs_no_server(connect: Connect):
+    assert connect("redis://127.0.0.1:1").execute([]) == []
+
+
+def test_scripts_are_loaded_again_when_the_server_forgot_them(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+    client.execute([bump(), operation("read")])
+
+    client.command("SCRIPT", "FLUSH")
+    # Half of the pipeline's scripts are known to the server, half are not.
+    client.command("SCRIPT", "LOAD", scripts.load("read", client.server_info().supports_shebang).source)
+    answers = client.execute([operation("read"), bump(), operation("read")])
+
+    assert answers == [b"1", 2, b"2"]
+
+
+def test_a_first_use_costs_no_failure(real_server: ServerUnderTest, connect: Connect):
+    connect(real_server.url).execute([bump(), operation("read"), bump()])
+    assert b"NOSCRIPT" not in real_server.command("INFO", "errorstats")
+
+
+def test_a_fault_in_a_script_names_its_file_and_line(server: ServerUnderTest, connect: Connect):
+    (answer,) = connect(server.url).execute([operation("fault")])
+    assert isinstance(answer, BrokerError)
+    assert answer.fields["where"] == "fault.lua:4"
+
+
+def test_what_is_sent_before_a_script_runs_first_and_its_error_counts(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+
+    ok, failed = client.execute(
+        [
+            operation("read", before=(("SET", STATE, "x" * 100_000),)),
+            operation("read", before=(("LPUSH", STATE, "y"),)),
+        ]
+    )
+
+    assert ok == b"x" * 100_000
+    assert isinstance(failed, BrokerError)
+    assert failed.code == "WRONGTYPE"
+
+
+def test_an_answer_that_cannot_be_read_is_an_error_of_its_operation(server: ServerUnderTest, connect: Connect):
+    def unreadable(reply: Any) -> Any:
+        raise NoRun(run="other")
+
+    first, second = connect(server.url).execute([Operation("bump", (STATE,), (1,), unreadable), bump()])
+
+    assert isinstance(first, NoRun)
+    assert second == 2
+
+
+@pytest.mark.parametrize("size", [32 * 1024 - 1, 32 * 1024, 20_000_000])
+def test_large_values_arrive_whole(server: ServerUnderTest, connect: Connect, size: int):
+    client = connect(server.url)
+    value = bytes(range(256)) * (size // 256 + 1)
+    client.pipeline([("SET", "before", "1"), ("SET", STATE, value[:size]), ("SET", "after", "2")])
+    assert client.pipeline([("GET", "before"), ("GET", STATE), ("GET", "after")]) == [b"1", value[:size], b"2"]
+
+
+def test_plain_commands_raise_what_the_server_says(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+    client.command("SET", "text", "x")
+    with pytest.raises(BrokerError) as caught:
+        client.command("LPUSH", "text", "y")
+    assert caught.value.code == "WRONGTYPE"
+
+
+def test_the_server_is_known(server: ServerUnderTest, connect: Connect):
+    info = connect(server.url).server_info()
+    assert info.kind == server.kind.name
+    assert info.supports_shebang == server.kind.supports_shebang
+    if server.kind.is_real:
+        assert info.version == server.kind.version
+
+
+def test_unix_sockets_and_databases(real_server: ServerUnderTest, connect: Connect):
+    connect(f"{real_server.unix_url}?db=3").command("SET", "a", "three")
+    assert connect(f"{real_server.url}/3").command("GET", "a") == b"three"
+    assert connect(real_server.url).command("GET", "a") is None
+
+
+# -- lost messages -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_lost_reply_is_asked_for_again_once_for_each_loss(real_server: ServerUnderTest, connect: Connect, lost: int):
+    with LossyProxy(real_server.port) as proxy:
+        client = connect(proxy.url)
+        client.execute([bump(0)])
+        proxy.requests, proxy.lose_replies = 0, lost
+
+        # This script is not replay-safe, so that it counts how often it ran.
+        assert client.execute([bump()]) == [1 + lost]
+        assert proxy.requests == 1 + lost
+
+
+def test_a_request_that_never_arrived_is_sent_again(real_server: ServerUnderTest, connect: Connect):
+    with LossyProxy(real_server.port) as proxy:
+        client = connect(proxy.url)
+        proxy.lose_requests = 2
+        assert client.execute([bump()]) == [1]
+        assert proxy.requests == 3
+
+
+def test_silence_counts_as_loss_after_the_time_out(real_server: ServerUnderTest, connect: Connect):
+    with LossyProxy(real_server.port) as proxy:
+        client = connect(proxy.url, timeout_s=0.2)
+        proxy.swallow_replies = 1
+        assert client.execute([bump()]) == [2]
+
+
+def test_a_reply_that_is_late_but_in_time_is_waited_for(real_server: ServerUnderTest, connect: Connect):
+    with LossyProxy(real_server.port) as proxy:
+        client = connect(proxy.url, timeout_s=5.0)
+        proxy.delay_s = 0.3
+        assert client.execute([bump()]) == [1]
+        assert proxy.requests == 1
+
+
+def test_a_connection_that_the_server_closed_is_replaced_without_a_word(
+    real_server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
+):
+    client = connect(real_server.url)
+    client.execute([bump()])
+    real_server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert client.execute([bump()]) == [2]
+    assert not caplog.records
+
+
+def test_a_restart_during_a_call_is_ridden_out(
+    real_server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
+):
+    client = connect(real_server.url)
+    client.execute([bump()])
+    real_server.kill()
+    call = InThread(lambda: client.execute([bump(), operation("read")]))
+    wait_until(lambda: "trying for" in caplog.text, "the client says that it tries again")
+
+    real_server.start()
+
+    assert call.result() == [2, b"2"]
+    assert "answers again" in caplog.text
+
+
+# -- servers that are not there ----------------------------------------------------------------------------------------
+
+
+def test_nobody_listens(connect: Connect):
+    client = connect(f"redis://:secret@127.0.0.1:{free_port()}", retry_for_s=0.3)
+    started = time.monotonic()
+    with pytest.raises(ServerUnavailable) as caught:
+        client.execute([bump()])
+    assert time.monotonic() - started < 2
+    assert "refused" in str(caught.value)
+    assert "secret" not in f"{caught.value} {caught.value!r} {client!r}"
+
+
+def test_a_frozen_server_is_given_up(real_server: ServerUnderTest, connect: Connect):
+    client = connect(real_server.url, timeout_s=0.2, retry_for_s=0.5)
+    client.execute([bump()])
+    real_server.freeze()
+    with pytest.raises(ServerUnavailable, match=r"no answer for 0\.2 s"):
+        client.execute([bump()])
+    real_server.thaw()
+    # The frozen one still had the requests: the client could not know.
+    assert client.execute([bump(0)])[0] >= 1
+
+
+def test_a_host_that_does_not_exist(connect: Connect):
+    with pytest.raises(ServerUnavailable, match="cannot connect"):
+        connect("redis://no-such-host.invalid", retry_for_s=0.1).execute([bump()])
+
+
+def test_what_speaks_http_is_no_redis(connect: Connect):
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - the name that the base has
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        with pytest.raises(UnsupportedServer, match="neither Redis nor Valkey"):
+            connect(f"redis://127.0.0.1:{http.server_port}").execute([bump()])
+        http.shutdown()
+
+
+def test_a_server_without_tls_is_silent_and_the_error_says_what_that_may_mean(
+    real_server: ServerUnderTest, connect: Connect
+):
+    client = connect(real_server.url.replace("redis://", "rediss://"), timeout_s=0.3, retry_for_s=0.1)
+    with pytest.raises(ServerUnavailable, match=r"does it speak TLS\?"):
+        client.execute([bump()])
+
+
+@pytest.mark.parametrize(
+    ("info", "problem"),
+    [
+        ("redis_version:5.0.7\r\n", r"Redis 5\.0\.7; 6\.2 is the oldest"),
+        ("redis_version:6.0.16\r\n", r"Redis 6\.0\.16"),
+        ("nothing:here\r\n", "does not say which version"),
+    ],
+)
+def test_a_server_that_is_too_old(connect: Connect, info: str, problem: str):
+    with ScriptedServer(lambda _: bulk(info)) as old, pytest.raises(UnsupportedServer, match=problem):
+        connect(old.url).execute([bump()])
+
+
+def test_redis_6_gets_scripts_without_a_shebang(connect: Connect):
+    loaded: list[bytes] = []
+
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"INFO":
+            return bulk("redis_version:6.2.14\r\n")
+        if command[0] == b"SCRIPT":
+            loaded.append(command[2])
+        return b":1\r\n"
+
+    with ScriptedServer(answer) as six:
+        client = connect(six.url)
+        assert client.execute([bump()]) == [1]
+        assert not client.server_info().supports_shebang
+    assert loaded == [scripts.load("bump", shebang=False).source]
+
+
+def test_errors_inside_scripts_of_redis_6_are_recognised(connect: Connect):
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"INFO":
+            return bulk("redis_version:6.2.14\r\n")
+        if command[0] == b"EVALSHA":
+            return (
+                b"-ERR Error running script (call to f_60aa): @user_script:1: @user_script: 1: "
+                b"-OOM command not allowed when used memory > 'maxmemory'. \r\n"
+            )
+        return b"+OK\r\n"
+
+    with ScriptedServer(answer) as six:
+        (answered,) = connect(six.url).execute([bump()])
+    assert isinstance(answered, OutOfMemory)
+
+
+def test_a_server_that_reads_its_data_back_is_waited_for(connect: Connect):
+    loading = iter([True, True, False])
+
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"INFO":
+            return bulk("redis_version:7.0.0\r\n")
+        if command[0] == b"EVALSHA" and next(loading):
+            return b"-LOADING Redis is loading the dataset in memory\r\n"
+        return b":7\r\n"
+
+    with ScriptedServer(answer) as server:
+        assert connect(server.url).execute([bump()]) == [7]
+
+
+# -- access ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "said"), [("", "NOAUTH"), (":wrong@", "WRONGPASS"), ("nobody:secret@", "WRONGPASS")]
+)
+def test_wrong_passwords(real_kind: ServerKind, connect: Connect, userinfo: str, said: str):
+    with ServerUnderTest(real_kind, settings={"requirepass": "secret"}) as server:
+        url = server.url.replace("redis://", f"redis://{userinfo}")
+        with pytest.raises(AuthenticationFailed, match=said) as caught:
+            connect(url).execute([bump()])
+        assert "secret@" not in str(caught.value)
+        assert "wrong" not in str(caught.value)
+        assert connect(server.url.replace("redis://", "redis://:secret@")).execute([bump()]) == [1]
+
+
+def test_a_password_where_none_is_set(real_server: ServerUnderTest, connect: Connect):
+    with pytest.raises(AuthenticationFailed):
+        connect(real_server.url.replace("redis://", "redis://:secret@")).execute([bump()])
+
+
+def test_a_user_with_few_rights(real_server: ServerUnderTest, connect: Connect):
+    real_server.command("ACL", "SETUSER", "w", "on", ">pw", "~rb1:*", "+script", "+evalsha", "+get")
+    client = connect(real_server.url.replace("redis://", "redis://w:pw@"))
+
+    assert client.server_info().version == real_server.kind.version
+    assert client.execute([operation("read")]) == [None]
+    (denied,) = client.execute([operation("read", before=(("SET", "elsewhere", "x"),))])
+    assert isinstance(denied, AuthenticationFailed)
+
+
+# -- servers that take no writes ---------------------------------------------------------------------------------------
+
+
+def test_a_replica_is_told_from_a_broken_server(real_kind: ServerKind, real_server: ServerUnderTest, connect: Connect):
+    settings = {"replicaof": f"127.0.0.1 {real_server.port}"}
+    with ServerUnderTest(real_kind, settings=settings) as replica:
+        client = connect(replica.url, retry_for_s=0.3)
+        with pytest.raises(ReadOnlyServer):
+            client.execute([bump()])
+        assert client.execute([operation("read")]) == [None]
+
+
+def test_a_replica_that_is_promoted_in_time_is_used(real_kind: ServerKind, connect: Connect):
+    port = free_port()
+    with ServerUnderTest(real_kind, settings={"replicaof": f"127.0.0.1 {port}"}) as replica:
+        client = connect(replica.url)
+        call = InThread(lambda: client.execute([bump()]))
+        wait_until(lambda: b"READONLY" in replica.command("INFO", "errorstats"), "the write is refused")
+
+        replica.command("REPLICAOF", "NO", "ONE")
+
+        assert call.result() == [1]
+
+
+def test_a_full_server_refuses_before_it_starts_and_still_frees(real_kind: ServerKind, connect: Connect):
+    with ServerUnderTest(real_kind) as server:
+        client = connect(server.url)
+        client.execute([bump()])
+        server.command("CONFIG", "SET", "maxmemory", 1)
+
+        refused, freed = client.execute([bump(), operation("free")])
+
+        assert isinstance(refused, OutOfMemory)
+        assert freed == 1
+
+
+def test_eviction_is_warned_of_once(real_kind: ServerKind, connect: Connect, caplog: pytest.LogCaptureFixture):
+    with ServerUnderTest(real_kind, settings={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
+        connect(server.url).execute([bump()])
+        connect(server.url).execute([bump()])
+    assert caplog.text.count("allkeys-lru") == 1
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_marker_ends_the_wait_and_is_taken(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+    call = InThread(lambda: client.wait_marker(["rb1:{run}:other", WAKE], 10))
+    connect(server.url).command("ZADD", WAKE, 1, "m")
+    assert call.result() == WAKE
+    assert client.command("EXISTS", WAKE) == 0
+
+
+def test_a_wait_ends_after_its_time(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url, timeout_s=0.1)
+    started = time.monotonic()
+    assert client.wait_marker([WAKE], 0.4) is None
+    assert 0.3 < time.monotonic() - started < 2
+
+
+def test_waiting_does_not_hold_up_other_calls(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+    wait = InThread(lambda: client.wait_marker([WAKE], 10))
+    assert client.execute([bump()]) == [1]
+    assert wait.is_running
+    client.command("ZADD", WAKE, 1, "m")
+    assert wait.result() == WAKE
+
+
+@pytest.mark.parametrize("end", ["interrupt", "close"])
+def test_a_wait_can_be_ended(server: ServerUnderTest, connect: Connect, end: str):
+    client = connect(server.url)
+    client.execute([bump()])
+    wait = InThread(lambda: client.wait_marker([WAKE], 10))
+    if server.kind.is_real:
+        wait_until(lambda: b"blocked_clients:1" in server.command("INFO", "clients"), "the client waits")
+
+    getattr(client, end)()
+
+    assert wait.result(5) is None
+
+
+def test_an_interrupt_that_comes_too_early_ends_the_next_wait(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+    client.interrupt()
+    assert client.wait_marker([WAKE], 10) is None
+    client.command("ZADD", WAKE, 1, "m")
+    assert client.wait_marker([WAKE], 10) == WAKE
+
+
+def test_a_crash_of_the_server_ends_the_wait_and_the_next_one_works(real_server: ServerUnderTest, connect: Connect):
+    client = connect(real_server.url)
+    wait = InThread(lambda: client.wait_marker([WAKE], 30))
+    wait_until(lambda: b"blocked_clients:1" in real_server.command("INFO", "clients"), "the client waits")
+
+    real_server.kill()
+    assert wait.result(5) is None
+    assert client.wait_marker([WAKE], 0.1) is None
+
+    real_server.start()
+    client.command("ZADD", WAKE, 1, "m")
+    assert client.wait_marker([WAKE], 10) == WAKE
+
+
+def test_waits_on_a_dead_server_are_no_busy_loop(connect: Connect):
+    client = connect(f"redis://127.0.0.1:{free_port()}")
+    started, waits = time.monotonic(), 0
+    while time.monotonic() - started < 1:
+        assert client.wait_marker([WAKE], 5) is None
+        waits += 1
+    assert waits < 20
+
+
+# -- threads, processes, tasks -----------------------------------------------------------------------------------------
+
+
+def test_many_threads_share_a_client(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+    calls = [InThread(lambda: [client.execute([bump()]) for _ in range(50)]) for _ in range(8)]
+    counted = sorted(answer for call in calls for (answer,) in call.result(60))
+    assert counted == list(range(1, 401))
+
+
+def test_a_forked_child_has_connections_of_its_own(real_server: ServerUnderTest, tmp_path: Path):
+    code = f"""
+import os, pathlib
+from broker import scripts
+from broker.connections import open_transport
+from broker.operation import Operation
+scripts._PLACES = (pathlib.Path({str(tmp_path)!r}),)
+bump = [Operation("bump", ({STATE!r},), (1,), int)]
+with open_transport({real_server.url!r}) as transport:
+    own = transport.execute([*bump]), transport.command("CLIENT", "ID")
+    child = os.fork()
+    id = transport.command("CLIENT", "ID")
+    for _ in range(100):
+        transport.execute(bump)
+    if not child:
+        os._exit(0 if id != own[1] else 1)
+    assert id == own[1], "the parent goes on with its own"
+    assert os.waitpid(child, 0)[1] == 0
+    assert transport.execute(bump) == [202]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_client_says_so(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url)
+    if isinstance(client, LoopClient):
+        client.run(client.transport.close())
+    else:
+        client.close()
+    with pytest.raises(ServerUnavailable, match="closed"):
+        client.execute([bump()])
+
+
+# -- cluster -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def members() -> Generator[list[ServerUnderTest]]:
+    kind = redis_kind()
+    if kind is None:
+        pytest.skip("needs redis-server on PATH or in BROKER_TEST_SERVERS")
+    with cluster(kind) as nodes:
+        yield nodes
+
+
+def owner_of(slot: int, members: list[ServerUnderTest]) -> int:
+    """Which of three nodes was given a slot."""
+    return slot // 5_462
+
+
+def test_runs_of_a_cluster_are_on_their_nodes(members: list[ServerUnderTest], connect: Connect):
+    for member in members:
+        member.command("FLUSHALL")
+    client = connect(f"redis+cluster://127.0.0.1:{members[0].port},127.0.0.1:{free_port()}")
+    keys = [f"rb1:{{run{i}}}:state" for i in range(12)]
+
+    assert client.execute([bump(i, key) for i, key in enumerate(keys)]) == list(range(12))
+
+    assert sum(member.command("DBSIZE") for member in members) == 12
+    assert all(member.command("DBSIZE") for member in members)
+    assert client.command("GET", keys[5]) == b"5"
+    assert client.server_info().cluster
+
+
+def test_a_wait_on_runs_of_several_nodes(members: list[ServerUnderTest], connect: Connect):
+    client = connect(f"redis+cluster://127.0.0.1:{members[1].port}")
+    keys = [f"rb1:{{run{i}}}:wake" for i in range(6)]
+    for key in keys:
+        wait = InThread(lambda: client.wait_marker(keys, 10))
+        client.command("ZADD", key, 1, "m")
+        assert wait.result() == key
+    assert client.wait_marker(keys, 0.3) is None
+
+
+def test_a_slot_that_moves_is_followed(members: list[ServerUnderTest], connect: Connect):
+    key = "rb1:{moving}:state"
+    slot: int = members[0].command("CLUSTER", "KEYSLOT", key)
+    old = members[owner_of(slot, members)]
+    new = members[(owner_of(slot, members) + 1) % 3]
+    old_id, new_id = old.command("CLUSTER", "MYID"), new.command("CLUSTER", "MYID")
+    client = connect(f"redis+cluster://127.0.0.1:{members[0].port}")
+    client.pipeline([("DEL", key), ("SET", key, 2)])
+
+    # On its way: the key is at the new node already, the slot still belongs to the old one, which answers ASK.
+    new.command("CLUSTER", "SETSLOT", slot, "IMPORTING", old_id)
+    old.command("CLUSTER", "SETSLOT", slot, "MIGRATING", new_id)
+    old.command("MIGRATE", "127.0.0.1", new.port, key, 0, 5000)
+    assert client.execute([bump(1, key), operation("read", key=key)]) == [3, b"3"]
+    assert client.command("GET", key) == b"3"
+
+    # Moved: the old node answers MOVED.
+    new.command("CLUSTER", "SETSLOT", slot, "NODE", new_id)
+    old.command("CLUSTER", "SETSLOT", slot, "NODE", new_id)
+    assert client.execute([bump(1, key)]) == [4]
+
+    # And back, for the tests to come.
+    new.command("DEL", key)
+    assert client.execute([operation("read", key=key)]) == [None]
+    for member in (old, new):
+        member.command("CLUSTER", "SETSLOT", slot, "NODE", old_id)
+    assert client.execute([bump(1, key)]) == [1]
+
+
+@pytest.mark.slow
+def test_a_failover_in_a_cluster_is_followed(redis: ServerKind, connect: Connect):
+    with cluster(redis, replicas=1) as nodes:
+        keys = [f"rb1:{{run{i}}}:state" for i in range(12)]
+        client = connect(f"redis+cluster://127.0.0.1:{nodes[1].port}", retry_for_s=30.0)
+        assert client.execute([bump(1, key) for key in keys]) == [1] * 12
+        wait_until(lambda: nodes[3].command("DBSIZE") == nodes[0].command("DBSIZE"), "the replica has the writes")
+
+        nodes[0].kill()
+
+        # Those of the other nodes were not sent again.
+        assert client.execute([bump(1, key) for key in keys]) == [2] * 12
+
+
+def test_a_node_of_a_cluster_is_not_taken_for_a_server(members: list[ServerUnderTest], connect: Connect):
+    client = connect(members[0].url)
+    answers = client.execute([bump(1, f"rb1:{{run{i}}}:state") for i in range(6)])
+    refused = [answer for answer in answers if isinstance(answer, UnsupportedServer)]
+    assert refused
+    assert "redis+cluster://" in str(refused[0])
+
+
+# -- sentinel ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failover_by_sentinel_is_followed(redis: ServerKind, connect: Connect):
+    with ServerUnderTest(redis) as primary:
+        replicating = {"replicaof": f"127.0.0.1 {primary.port}", "repl-diskless-sync-delay": "0"}
+        with ServerUnderTest(redis, settings=replicating) as replica, sentinel(redis, primary) as port:
+            client = connect(f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{port}/main", retry_for_s=30.0)
+            assert client.execute([bump()]) == [1]
+            wait = InThread(lambda: client.wait_marker([WAKE], 30))
+            wait_until(lambda: replica.command("GET", STATE) == b"1", "the replica has the write", 20)
+            replica.command("SCRIPT", "FLUSH")
+
+            primary.kill()
+
+            assert client.execute([bump(), operation("read")]) == [2, b"2"]
+            assert replica.command("GET", STATE) == b"2"
+            assert wait.result(5) is None
+
+
+def test_a_service_that_no_sentinel_knows(redis: ServerKind, connect: Connect):
+    with (
+        ServerUnderTest(redis) as primary,
+        ServerUnderTest(redis, settings={"replicaof": f"127.0.0.1 {primary.port}"}),
+        sentinel(redis, primary) as port,
+    ):
+        client = connect(f"redis+sentinel://127.0.0.1:{port}/other", retry_for_s=0.2)
+        with pytest.raises(ServerUnavailable, match="knows no such service"):
+            client.execute([bump()])

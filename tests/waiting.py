@@ -1,0 +1,27 @@
+"""Waiting for conditions instead of sleeping."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.01
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
+    """Calls `condition` until its answer is true, and returns that answer.
+
+    Args:
+        condition: what to wait for; its exceptions come through.
+        what: names the condition in the error.
+        timeout_s: for how long, seconds.
+
+    Raises:
+        AssertionError: it did not come true in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}; last answer {answer!r}"
+        time.sleep(_LOOK_EVERY_S)
+    return answer
