@@ -90,15 +90,19 @@ class Forming:
 
     def _take(self, limit: int, *, seal: bool) -> Flow[Taken]:
         core = self._core
-        if core.epoch != self._epoch:  # a recovery went on while this batch was formed in the background
-            raise Recovering(version=core.version)
-        return (
-            yield GatedCall(
-                lambda gate: trainer.take(
-                    core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short, now=core.now
-                )
+        self._refuse_after_recovery()
+        taken: Taken = yield GatedCall(
+            lambda gate: trainer.take(
+                core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short, now=core.now
             )
         )
+        self._refuse_after_recovery()
+        return taken
+
+    def _refuse_after_recovery(self) -> None:
+        """A batch formed in the background ends when a recovery begins."""
+        if self._core.epoch != self._epoch:
+            raise Recovering(version=self._core.version)
 
     def _filter(self, size: int) -> Flow[bool]:
         """Judges what is new in the open batch and discards what the user refuses.

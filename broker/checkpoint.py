@@ -24,6 +24,8 @@ FILE_SCHEMA = 1
 FORMAT = "rollout-broker checkpoint"
 #: Largest file that is read, and largest list of names after decompression, in bytes.
 MAX_FILE_BYTES = 1024**3
+#: Newest version that a run can have, so that (S + version + 1) * B stays exact.
+MAX_VERSION = 1_000_000_000
 MAX_NAMES_BYTES = 4 * 1024**3
 
 
@@ -49,7 +51,7 @@ class _Document(BaseModel):
     format: Literal["rollout-broker checkpoint"]
     schema_: Annotated[int, Field(alias="schema")]
     run: str
-    version: Annotated[int, Field(ge=0, lt=2**53)]
+    version: Annotated[int, Field(ge=0, le=MAX_VERSION)]
     epoch: Annotated[str, Field(pattern=r"^\d+\.\w+$")]
     order: Annotated[int, Field(ge=0, lt=2**53)]
     config: dict[str, Any]
@@ -57,6 +59,7 @@ class _Document(BaseModel):
     cursor: Any
     blob: str | None
     policies: dict[str, str]
+    recoveries: Annotated[str, Field(pattern=r"^(\d+:\d+( \d+:\d+)*)?$")]
     unfinished_count: Annotated[int, Field(ge=0)]
     unfinished: str
     tasks_file: TasksFile | None
@@ -76,6 +79,7 @@ class Checkpoint:
         cursor: the data loader's position.
         blob: what travelled with the version, or None.
         policies: version -> epoch that made it, for the versions that may still matter.
+        recoveries: the recoveries of the run before, as the server writes them.
         unfinished: ids of the tasks that were not finished.
         tasks_file: the tasks themselves, in a full checkpoint.
         path: where it was written to or read from, or None.
@@ -90,6 +94,7 @@ class Checkpoint:
     cursor: Any
     blob: bytes | None
     policies: dict[int, str]
+    recoveries: str
     unfinished: frozenset[str] = field(repr=False)
     tasks_file: TasksFile | None = None
     path: Path | None = None
@@ -117,6 +122,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "cursor": checkpoint.cursor,
         "blob": None if checkpoint.blob is None else base64.b64encode(checkpoint.blob).decode(),
         "policies": {str(version): epoch for version, epoch in sorted(checkpoint.policies.items())},
+        "recoveries": checkpoint.recoveries,
         "unfinished_count": len(checkpoint.unfinished),
         "unfinished": base64.b64encode(zlib.compress(names, 6)).decode(),
         "tasks_file": None if checkpoint.tasks_file is None else checkpoint.tasks_file.model_dump(),
@@ -208,6 +214,7 @@ def _checkpoint(document: _Document, path: Path) -> Checkpoint:
         cursor=document.cursor,
         blob=None if document.blob is None else base64.b64decode(document.blob, validate=True),
         policies={int(version): epoch for version, epoch in document.policies.items()},
+        recoveries=document.recoveries,
         unfinished=unfinished,
         tasks_file=document.tasks_file,
         path=path,

@@ -7,6 +7,7 @@ Layout: for each piece of tasks its length in bytes (4, big-endian), then msgpac
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,8 +72,9 @@ class TasksWriter:
 
 def remove_other_tasks_files(checkpoint: Path, keep: str | None) -> None:
     """Deletes tasks files of earlier checkpoints at this path."""
-    for old in checkpoint.parent.glob(f"{checkpoint.name}.*.tasks"):
-        if old.name != keep:
+    ours = re.compile(re.escape(checkpoint.name) + r"\.[0-9a-f]{8}\.tasks")
+    for old in checkpoint.parent.iterdir():
+        if ours.fullmatch(old.name) and old.name != keep:
             old.unlink(missing_ok=True)
 
 

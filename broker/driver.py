@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from broker.channel import Channel
 from broker.connections import Transport
-from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
+from broker.errors import BrokerError
+from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, TakeOver, WaitMarker
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ class Driver:
                 return self.transport.execute(operations)
             case GatedCall():
                 return self._gated(step)
+            case TakeOver():
+                return self._take_over(step)
             case Fetch(keys):
                 return self.transport.command("MGET", *keys)
             case Command(args):
@@ -58,6 +61,15 @@ class Driver:
                 return self.closing.wait(seconds)
             case Judge(accept, rollout):
                 return accept(rollout)
+
+    def _take_over(self, step: TakeOver) -> Any:
+        assert self._channel is not None
+        with self._turn:
+            outcome = (self.transport.execute([step.operation]))[0]
+            if isinstance(outcome, BrokerError):
+                raise outcome
+            self._channel.restart(step.token)
+            return outcome
 
     def _gated(self, step: GatedCall) -> Any:
         assert self._channel is not None

@@ -207,7 +207,8 @@ class Undone(BrokerError):
 
     code = "UNDONE"
     happened = (
-        "the checkpoint of version {version}, epoch {epoch}, is of a future that was undone: epoch {by} went back to version {to}",
+        ("the checkpoint of version {version}, epoch {epoch}, is of a future that was undone: "
+        "epoch {by} went back to version {to}"),
     )
     remedy = "recover from a checkpoint made since, or from one of that version or before"
 

@@ -45,6 +45,17 @@ class GatedCall:
 
 
 @dataclass(slots=True)
+class TakeOver:
+    """Send an operation that begins a new epoch, with no other call of the channel under way; then its numbers restart.
+
+    Sent back: its value; its BrokerError is raised and changes nothing.
+    """
+
+    operation: Operation[Any]
+    token: str
+
+
+@dataclass(slots=True)
 class Fetch:
     """Read the values of keys (MGET). Sent back: list of bytes or None, in order."""
 
@@ -88,5 +99,5 @@ class Judge:
     rollout: Any
 
 
-Step = Call | GatedCall | Fetch | Command | Blocking | WaitMarker | Pause | Judge
+Step = Call | GatedCall | TakeOver | Fetch | Command | Blocking | WaitMarker | Pause | Judge
 Flow = Generator[Step, Any, T]

@@ -7,15 +7,15 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from broker import keys
-from broker.checkpoint import Checkpoint, write_checkpoint
+from broker.checkpoint import MAX_VERSION, Checkpoint, write_checkpoint
 from broker.checkpoint_tasks import TasksWriter, read_tasks, remove_other_tasks_files
-from broker.errors import BadArgument, Early
-from broker.flow import Blocking, Command, Flow, GatedCall
+from broker.errors import BadArgument, Early, Fenced, Recovering
+from broker.flow import Blocking, Command, Flow, GatedCall, TakeOver
 from broker.models import RunConfig
 from broker.operations import anyone, recovery, trainer
 from broker.operations.recovery import Begin, Begun, Recovered, Swept
@@ -94,7 +94,7 @@ def checkpoint(
         gate: an operator's request to commit with; None: the trainer's own channel.
     """
     made = yield from collect(core, path if full else None, progress)
-    made = _at(made, path)
+    made = replace(made, path=path)
     yield Blocking(lambda: write_checkpoint(made, path))
     yield Blocking(lambda: remove_other_tasks_files(path, made.tasks_file.name if made.tasks_file else None))
     if gate is None:
@@ -106,14 +106,6 @@ def checkpoint(
     return made
 
 
-def _at(made: Checkpoint, path: Path) -> Checkpoint:
-    return Checkpoint(
-        made.run, made.version, made.epoch, made.order, made.config, made.counters, made.cursor, made.blob,
-        made.policies,
-        made.unfinished, made.tasks_file, path,
-    )  # fmt: skip
-
-
 def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None) -> Flow[Checkpoint]:
     """Reads what a checkpoint holds. The version must not change meanwhile: it is the trainer that changes it.
 
@@ -123,6 +115,7 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
         progress: called as the scan goes on.
     """
     stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    _must_hold(core, stored)
     version = int(stored["version"])
     blob: bytes | None = (yield Command(("HGET", keys.state(core.run), "blob"))) or None
     policies: list[bytes] = yield Command(("HGETALL", keys.key(core.run, "policies")))
@@ -155,6 +148,7 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
             raise Early(  # noqa: TRY301 - the writer is abandoned for any reason
                 step=int(after["version"]), version=version, problem="the run went on while its checkpoint was made"
             )
+        _must_hold(core, after)
         tasks_file = (yield Blocking(writer.finish)) if writer is not None else None
     except BaseException:
         if writer is not None:
@@ -169,10 +163,19 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
         counters={name: int(stored[name]) for name in ("accepted", "running", "capacity")},
         cursor=json.loads(stored["cursor"]) if stored.get("cursor") else None,
         blob=blob,
+        recoveries=stored["recoveries"],
         policies={v: epoch for v, epoch in made_by.items() if version - POLICIES_KEPT <= v <= version},
         unfinished=frozenset(unfinished),
         tasks_file=tasks_file,
     )
+
+
+def _must_hold(core: TrainerCore, stored: dict[str, str]) -> None:
+    """A trainer that lost the run, or a run that is half recovered, must not overwrite a good file."""
+    if core.epoch and stored["epoch"] != core.epoch:
+        raise Fenced(run=core.run, epoch=stored["epoch"])
+    if stored["recovering"]:
+        raise Recovering(version=stored["recovering"])
 
 
 def _scan(run: str, cursor: str) -> Flow[tuple[str, dict[str, TaskRecord]]]:
@@ -198,8 +201,8 @@ def recover_from(
         raise BadArgument(
             argument="version", given=version, expected="None where a checkpoint is given: it has its own"
         )
-    if version is not None and not 0 <= version < 2**53:
-        raise BadArgument(argument="version", given=version, expected="0 or more")
+    if version is not None and not 0 <= version <= MAX_VERSION:
+        raise BadArgument(argument="version", given=version, expected=f"0 to {MAX_VERSION}")
     made: Checkpoint | None = None
     if source is not None and not (missing_ok and not exists(source)):
         found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run))
@@ -228,6 +231,7 @@ def target_of(
         allow_loss,
         None if source.cursor is None else json.dumps(source.cursor),
         source.blob if blob is None else blob,
+        source.recoveries,
     )
 
 
@@ -236,8 +240,7 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
     config = source.config.to_fields() if source is not None else core.config.to_fields() if core.epoch else None
     token = secrets.token_hex(8)
-    begun: Begun = yield from core.call(recovery.begin(core.run, token, to, config, now=core.now))
-    core.channel.restart(token)
+    begun: Begun = yield TakeOver(recovery.begin(core.run, token, to, config, now=core.now), token)
     core.epoch = begun.epoch
     core.digests.clear()
     core.delivered = -1
@@ -255,7 +258,7 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
         restored = yield from _restore(core, source.tasks_path, set(missing))
         missing = []
     yield from core.refresh()
-    return _report(core, to, begun, counts, after, missing, restored)
+    return _report(core.run, core.cursor, to, begun, counts, after, missing, restored)
 
 
 def _walk(
@@ -316,15 +319,16 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     lost = sum(int(size.split()[0]) for size in sizes if size)
     before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
     begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)
-    core.cursor = (
+    cursor = (
         json.loads(to.cursor) if to.cursor is not None else json.loads(stored["cursor"]) if stored["cursor"] else None
     )
     missing = [] if source is not None and source.tasks_file is not None else sorted(listed - known)
-    return _report(core, to, begun, counts, Recovered(accepted, running, capacity), missing, 0)
+    return _report(core.run, cursor, to, begun, counts, Recovered(accepted, running, capacity), missing, 0)
 
 
 def _report(
-    core: TrainerCore,
+    run: str,
+    cursor: Any,
     to: Begin,
     begun: Begun,
     counts: Counter[str],
@@ -333,7 +337,7 @@ def _report(
     restored: int,
 ) -> RecoveryReport:
     return RecoveryReport(
-        run=core.run,
+        run=run,
         version_from=begun.version,
         version_to=to.version,
         epoch=begun.epoch,
@@ -348,7 +352,7 @@ def _report(
         accepted=(begun.accepted, after.accepted),
         running=(begun.running, after.running),
         capacity=(begun.capacity, after.capacity),
-        cursor=core.cursor,
+        cursor=cursor,
         missing=missing,
         restored=restored,
     )

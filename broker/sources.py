@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from broker.checkpoint import Checkpoint, read_checkpoint
+from broker.checkpoint import MAX_VERSION, Checkpoint, read_checkpoint
 from broker.checkpoint_tasks import verify_tasks_file
 from broker.errors import BadArgument, CheckpointError
 
@@ -57,7 +57,15 @@ def load_source(source: Checkpoint | str | os.PathLike[str], run: str) -> Checkp
 
 def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
     """Whether there is anything at that place."""
-    return isinstance(source, Checkpoint) or Path(source).exists()
+    if isinstance(source, Checkpoint):
+        return True
+    try:
+        Path(source).stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path=str(source), problem=f"could not be read: {error}") from error
+    return True
 
 
 def check_in_flight(in_flight: str) -> str:
@@ -81,7 +89,7 @@ def _foreign(path: Path) -> Foreign | None:
         return Foreign(_step(path, "global_step"), "Hugging Face's trainer_state.json (version = global_step)")
     if path.name == _MEGATRON:
         word = _read(path).strip()
-        if not (word.isascii() and word.isdecimal() and len(word) < 16):
+        if not (word.isascii() and word.isdecimal() and int(word) <= MAX_VERSION):
             raise CheckpointError(path=str(path), problem=f"does not hold an iteration, but {word[:40]!r}")
         return Foreign(int(word), f"Megatron's or verl's {_MEGATRON} (version = iteration)")
     return None
@@ -104,6 +112,6 @@ def _step(path: Path, name: str) -> int:
     except ValueError as error:
         raise CheckpointError(path=str(path), problem="is not whole, or not JSON") from error
     value = cast("dict[str, Any]", document).get(name) if isinstance(document, dict) else None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_VERSION:
         raise CheckpointError(path=str(path), problem=f"has no {name} that is a number of steps")
     return value

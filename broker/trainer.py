@@ -13,7 +13,7 @@ from broker.batches import Accept, next_batch, read_batch
 from broker.checkpoint import Checkpoint
 from broker.connections import open_transport
 from broker.driver import Driver
-from broker.errors import BadArgument, BrokerError
+from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
 from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
@@ -165,12 +165,17 @@ class Trainer:
             batch = future.result(timeout)
         except TimeoutError:
             if not future.done():
-                raise
+                raise WaitTimeout(what=f"the batch of step {step}", seconds=timeout, run=self.run) from None
             batch = None
         except BrokerError:
             batch = None
         self._ahead = None
         return batch
+
+    def _drop_ahead(self) -> None:
+        """A batch of the future that a recovery undoes must not be delivered; forming it ends at its next call."""
+        self._ahead = None
+        self._driver.transport.interrupt()
 
     def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
         """The shard of one rank of a sealed batch; waits until the batch is sealed. Also for attached trainers.
@@ -276,6 +281,7 @@ class Trainer:
         """
         if not dry_run:
             self._must_lead("recover")
+            self._drop_ahead()
         flow = recover_from(
             self._core,
             source,

@@ -3,13 +3,14 @@
 -- KEYS: state
 -- ARGV: now, gate (3), tasks...
 -- Returns: a word a task: `cancelled`, or the state it is in, or `unknown`
--- Errors: gate's, BADARG
+-- Errors: gate's, RECOVERING, BADARG
 -- Bound: the tasks given, at most 1000, and their slots
 -- Flags: allow-oom
 -- @include gate
 -- @include endings
 
 return gated({ 'open_size' }, function()
+  refuse_while_recovering()
   local ids, answer = task_args(FIRST_ARG), {}
   for i = 1, #ids do
     local t = tasks[ids[i]]

@@ -1,24 +1,43 @@
 -- Begins a recovery: the run goes back (or on) to a version, under a new epoch. Claims, take, enqueue, advance and discard stop until recover_commit.
 -- Transition: none of a task; the sweep that follows moves them
 -- KEYS: state
--- ARGV: now, token (the caller's own choice), version, file_epoch (of the checkpoint; empty: none), listed_order (newest task that the checkpoint knows; -1: it has no list), in_flight (`keep` or `requeue`), allow_loss (1), has_cursor (1), cursor, has_blob (1), blob, count of policies, then pairs version, epoch, then pairs of config field, value (to create a run that is not there)
+-- ARGV: now, token (the caller's own choice), version, file_epoch (of the checkpoint; empty: none), listed_order (newest task that the checkpoint knows; -1: it has no list), in_flight (`keep` or `requeue`), allow_loss (1), has_cursor (1), cursor, has_blob (1), blob, count of policies, recoveries (that the checkpoint knows, `epoch:version ...`), then pairs version, epoch, then pairs of config field, value (to create a run that is not there)
 -- Returns: epoch, version before, step_next before, accepted before, running before, capacity before, consumed tasks of lost steps
 -- Errors: NORUN, SCHEMA, FENCED, GONE (version, floor), UNDONE (version, epoch, by, to), BADARG
--- Bound: the steps between the versions, the policies and config given
+-- Bound: the batches that are kept, the policies and config given
 -- Flags: allow-oom
 -- @include creation
 -- @include target
 
-local POLICIES_START = 13
+local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
+local POLICIES_START = 14
 
 -- How many tasks the steps from version on have consumed that are not part of the history any more.
 local function consumed_by_lost_steps(version)
-  local steps, n = {}, 0
-  for step = version, num('version') - 1 do steps[#steps + 1] = int_text(step) end
-  for _, entry in ipairs(hmget(BATCHES, steps)) do
-    if entry then n = n + tonumber(entry:match('^%d+')) end
+  local n, entries = 0, redis.call('HGETALL', BATCHES)
+  for i = 1, #entries, 2 do
+    local step = tonumber(entries[i])
+    if step >= version and step < num('version') then n = n + tonumber(entries[i + 1]:match('^%d+')) end
   end
   return n
+end
+
+-- The recoveries that count, as `epoch:version` each: one is implied by a later one to the same or a lower version.
+local function recoveries_with(epoch, version)
+  local all, kept = {}, {}
+  for by, to in (state.recoveries .. ' ' .. ARGV[13]):gmatch('(%d+):(%d+)') do
+    all[#all + 1] = { tonumber(by), tonumber(to) }
+  end
+  all[#all + 1] = { number_of(epoch), version }
+  table.sort(all, function(a, b) return a[1] > b[1] or (a[1] == b[1] and a[2] < b[2]) end)
+  local lowest = math.huge
+  for i = 1, #all do
+    if all[i][2] < lowest and #kept < 1000 then
+      lowest = all[i][2]
+      kept[#kept + 1] = int_text(all[i][1]) .. ':' .. int_text(lowest)
+    end
+  end
+  return table.concat(kept, ' ')
 end
 
 local function take_policies(version, epoch)
@@ -34,8 +53,11 @@ local function take_policies(version, epoch)
 end
 
 local function go_to(version, epoch)
+  -- Steps below are consumed by the history that survives; kept through recoveries that are interrupted and begun anew.
+  set('recover_limit', math.min(tonumber(field('recover_limit') or '') or MAX_INT, num('version'), version))
+  if state.recovering == '' then set('recover_open', num('step_next')) end -- the open batch
+  set('floor', math.min(num('floor'), version))
   set('recovering', version)
-  set('recover_steps', math.max(num('recover_steps'), num('step_next')))
   set('version', version)
   set('step_next', version)
   set('recover_order', ARGV[5])
@@ -44,8 +66,7 @@ local function go_to(version, epoch)
   if ARGV[8] == '1' then set('cursor', ARGV[9]) end
   set('blob', ARGV[10] == '1' and ARGV[11] or '')
   bump('blob_seq', 1)
-  local recoveries = int_text(number_of(epoch)) .. ':' .. int_text(version) .. ' ' .. (state.recoveries or '')
-  set('recoveries', recoveries:sub(1, 2000))
+  set('recoveries', recoveries_with(epoch, version))
   local kept = {}
   for v in (state.checkpoints or ''):gmatch('%d+') do
     if tonumber(v) <= version then kept[#kept + 1] = v end
@@ -54,12 +75,12 @@ local function go_to(version, epoch)
 end
 
 return run(function()
-  local token, version = ARGV[2], int_arg(3, 'version', 0, MAX_INT)
+  local token, version = ARGV[2], int_arg(3, 'version', 0, MAX_VERSION)
   check_token(token)
   int_arg(5, 'listed_order', -1, MAX_INT)
   if ARGV[6] ~= 'keep' and ARGV[6] ~= 'requeue' then fail('BADARG', 'argument', 'in_flight', 'given', ARGV[6]) end
   local first_config = POLICIES_START + 2 * int_arg(12, 'policies', 0, 10000)
-  load_state({ 'epoch', 'tokens', 'recoveries', 'checkpoints', 'floor', 'recover_steps', 'order_seq', 'begin_answer' },
+  load_state({ 'epoch', 'tokens', 'recoveries', 'checkpoints', 'floor', 'recover_limit', 'order_seq', 'begin_answer' },
     #ARGV >= first_config)
   local epoch = int_text(number_of(ARGV[4]) + 1) .. '.' .. token
   if not state.schema then

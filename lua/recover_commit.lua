@@ -4,22 +4,30 @@
 -- ARGV: now, gate (3)
 -- Returns: `accepted running capacity`
 -- Errors: gate's, EARLY (no recovery is under way)
--- Bound: the steps that were undone
+-- Bound: the batches that are kept
 -- Flags: allow-oom
 -- @include gate
 -- @include counters
 
-return gated({ 'recover_steps', 'bytes_from', 'tasks_from', 'open_size' }, function()
-  if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
-  local version = num('version')
-  for step = version, num('recover_steps') do
-    unlink(key('batch:' .. int_text(step)))
-    hdel(BATCHES, int_text(step))
+-- Batches of steps that the surviving history has not consumed, and the one that was open: their tasks are elsewhere now.
+local function drop_batches(limit)
+  unlink(key('batch:' .. int_text(num('recover_open'))))
+  for _, step in ipairs(redis.call('HKEYS', BATCHES)) do
+    if tonumber(step) >= limit then
+      unlink(key('batch:' .. step))
+      hdel(BATCHES, step)
+    end
   end
-  set('bytes_from', math.min(num('bytes_from'), version))
+end
+
+return gated({ 'recover_limit', 'recover_open', 'bytes_from', 'tasks_from', 'open_size' }, function()
+  if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
+  local version, limit = num('version'), num('recover_limit')
+  drop_batches(limit)
+  set('bytes_from', math.min(num('bytes_from'), limit))
   set('bytes_at', 0)
-  set('tasks_from', math.min(num('tasks_from'), version))
-  set('recover_steps', 0)
+  set('tasks_from', math.min(num('tasks_from'), limit))
+  set('recover_limit', '')
   set('recovering', '')
   set('recheck', 0)
   set('open_size', 0)

@@ -16,6 +16,8 @@ return run(function()
   for i = 8, first - 1, 2 do given_policies[tonumber(ARGV[i])] = ARGV[i + 1] end
   refuse_target(version, ARGV[5], ARGV[6] == '1')
   local made_by = given_policies[version] or redis.call('HGET', POLICIES, int_text(version)) or ''
+  local before = num('version')
   state.version, state.version_epoch = int_text(version), made_by
-  return walk(first, version, listed_order, ARGV[4] == 'requeue', function() end)
+  local limit = math.min(tonumber(field('recover_limit') or '') or MAX_INT, before, version)
+  return walk(first, version, limit, listed_order, ARGV[4] == 'requeue', function() end)
 end)

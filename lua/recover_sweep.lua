@@ -38,7 +38,22 @@ local function back_to_ready(t)
   event('ready', t.id)
 end
 
+-- What a lost attempt, released since, left behind in the task's range of versions.
+local function mend_versions(t)
+  if t.newest <= num('recovering') or not t.letters:find('[HD]') then return end
+  t.oldest, t.newest = -1, -1
+  for k = 0, t.samples - 1 do
+    local c, s = letter(t, k), slots[t.id .. '#' .. k]
+    if c == 'H' or c == 'D' then
+      if t.oldest < 0 or s.version < t.oldest then t.oldest = s.version end
+      if s.newest > t.newest then t.newest = s.newest end
+    end
+  end
+  changed(t)
+end
+
 local function act(t, fate)
+  if (fate == 'keep' or fate == 'ready') and (t.state == 'R' or t.state == 'Y' or t.state == 'B') then mend_versions(t) end
   if fate == 'ready' then
     back_to_ready(t)
   elseif fate == 'release' then
@@ -50,7 +65,7 @@ local function act(t, fate)
   end
 end
 
-return gated({ 'recover_order', 'recover_in_flight', 'open_size' }, function()
+return gated({ 'recover_limit', 'recover_order', 'recover_in_flight', 'open_size' }, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
-  return walk(FIRST_ARG, num('recovering'), num('recover_order'), state.recover_in_flight == 'requeue', act)
+  return walk(FIRST_ARG, num('recovering'), num('recover_limit'), num('recover_order'), state.recover_in_flight == 'requeue', act)
 end)

@@ -1,4 +1,4 @@
--- Starts dead or rejected tasks over, with all their slots open and nothing counted against them.
+-- Starts dead or rejected tasks over, as if they were enqueued now: at the end of the order, all slots open, nothing counted against them.
 -- Transition: dead or rejected -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), tasks...
@@ -15,6 +15,8 @@ return gated({}, function()
   for i = 1, #ids do
     local t = tasks[ids[i]]
     if t and (t.state == 'X' or t.state == 'J') then
+      bump('order_seq', 1)
+      t.order = num('order_seq')
       restart_task(t)
       bump('total_retried', 1)
       event('retry', t.id)

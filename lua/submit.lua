@@ -14,12 +14,22 @@ local persisted = {}
 
 local function result_key(attempt) return key('result:' .. attempt) end
 
+-- The bytes of a repeated submit stand for the accepted ones, or are left over where those were freed already.
+local function keep_or_free(t, attempt)
+  local from = num('bytes_from')
+  local freed = t.state == 'B' and (t.step < from or (t.step == from and num('bytes_at') > 0))
+  if t.state == 'X' or t.state == 'J' or freed then
+    unlink(result_key(attempt))
+  else
+    persisted[#persisted + 1] = attempt
+  end
+end
+
 -- The attempt does not hold its slot: its own answer again, or why it is late. It leaves no bytes, unless they are its accepted ones.
 local function refuse(attempt, verdict, by_set)
   local t, k, s, _, same = holder(attempt)
   if same and letter(t, k) == 'D' and verdict == 'a' then
-    local freed = t.state == 'X' or t.state == 'J' or (t.state == 'B' and t.step < num('version') - 1)
-    if by_set and freed then unlink(result_key(attempt)) end
+    if by_set then keep_or_free(t, attempt) end
     return 'accepted'
   end
   if by_set and not (same and letter(t, k) == 'D') then unlink(result_key(attempt)) end

@@ -4,13 +4,25 @@
 -- ARGV: now, limit
 -- Returns: 1 when there is more to free, else 0
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit tasks of each kind, and their slots
+-- Bound: limit tasks of each kind and their slots; the batches that are kept, where steps had none
 -- Flags: allow-oom
 -- @include records
 
+-- The first step from `from` on whose batch is kept, or `bound`: steps without one are passed over at once.
+local function next_kept(from, bound)
+  if from >= bound or redis.call('HEXISTS', BATCHES, int_text(from)) == 1 then return from end
+  local step = bound
+  for _, kept in ipairs(redis.call('HKEYS', BATCHES)) do
+    local n = tonumber(kept)
+    if n >= from and n < step then step = n end
+  end
+  return step
+end
+
 -- The results of a batch live until the advance after its own: slow ranks still read.
 local function free_bytes(limit)
-  local step = num('bytes_from')
+  local step = next_kept(num('bytes_from'), num('version') - 1)
+  set('bytes_from', math.max(num('bytes_from'), step))
   if step >= num('version') - 1 then return false end
   local offset = num('bytes_at')
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), offset, offset + limit - 1)
@@ -43,8 +55,10 @@ local function free_tasks(limit)
     local floor = num('version') - num('retention_steps')
     if floor > num('floor') then set('floor', floor) end
   end
-  local step = num('tasks_from')
-  if step >= math.min(num('floor'), num('bytes_from')) then return false end
+  local bound = math.min(num('floor'), num('bytes_from'))
+  local step = next_kept(num('tasks_from'), bound)
+  set('tasks_from', math.max(num('tasks_from'), step))
+  if step >= bound then return false end
   local batch = key('batch:' .. int_text(step))
   local ids = redis.call('ZRANGE', batch, 0, limit - 1)
   load_tasks(ids)
@@ -74,17 +88,22 @@ end
 
 -- A policy older than this could not be used after a recovery to the floor either.
 local function free_policies(limit)
-  local s, from = max_staleness(), num('policies_from')
+  local s = max_staleness()
   if not s or state.on_stale == 'keep' then return false end
-  local to = math.min(num('floor') - s - 2, from + limit - 1)
-  for version = from, to do hdel(POLICIES, int_text(version)) end
-  if to >= from then set('policies_from', to + 1) end
-  return to >= from
+  local needed = num('version') - num('floor') + s + 2
+  if redis.call('HLEN', POLICIES) <= needed then return false end
+  local freed = 0
+  for _, version in ipairs(redis.call('HKEYS', POLICIES)) do
+    if freed < limit and tonumber(version) < num('floor') - s - 1 then
+      hdel(POLICIES, version)
+      freed = freed + 1
+    end
+  end
+  return freed == limit
 end
 
 return run(function()
-  load_state({ 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps', 'max_finished',
-    'policies_from' })
+  load_state({ 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps', 'max_finished' })
   local limit = int_arg(2, 'limit', 1, 1000)
   if state.recovering ~= '' then return 0 end
   local more = free_bytes(limit)

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from broker.channel import Channel
 from broker.connections import AsyncTransport
-from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, WaitMarker
+from broker.errors import BrokerError
+from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, TakeOver, WaitMarker
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Driver:
                 return await self.transport.execute(operations)
             case GatedCall():
                 return await self._gated(step)
+            case TakeOver():
+                return await self._take_over(step)
             case Fetch(keys):
                 return await self.transport.command("MGET", *keys)
             case Command(args):
@@ -63,6 +66,15 @@ class Driver:
             case Judge(accept, rollout):
                 verdict = accept(rollout)
                 return await verdict if inspect.isawaitable(verdict) else verdict
+
+    async def _take_over(self, step: TakeOver) -> Any:
+        assert self._channel is not None
+        async with self._turn:
+            outcome = (await self.transport.execute([step.operation]))[0]
+            if isinstance(outcome, BrokerError):
+                raise outcome
+            self._channel.restart(step.token)
+            return outcome
 
     async def _gated(self, step: GatedCall) -> Any:
         assert self._channel is not None

@@ -13,7 +13,7 @@ from broker.aio.driver import Driver
 from broker.batches import Accept, next_batch, read_batch
 from broker.checkpoint import Checkpoint
 from broker.connections import open_async_transport
-from broker.errors import BadArgument, BrokerError
+from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
 from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
@@ -134,12 +134,19 @@ class Trainer:
             batch = await asyncio.wait_for(asyncio.shield(task), timeout)
         except TimeoutError:
             if not task.done():
-                raise
+                raise WaitTimeout(what=f"the batch of step {step}", seconds=timeout, run=self.run) from None
             batch = None
         except BrokerError:
             batch = None
         self._ahead = None
         return batch
+
+    async def _drop_ahead(self) -> None:
+        """A batch of the future that a recovery undoes must not be delivered."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead[1].cancel()
+            await asyncio.gather(ahead[1], return_exceptions=True)
 
     async def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
         """As `broker.Trainer.read_batch`."""
@@ -189,6 +196,7 @@ class Trainer:
         """As `broker.Trainer.recover`."""
         if not dry_run:
             self._must_lead("recover")
+            await self._drop_ahead()
         flow = recover_from(
             self._core,
             source,
@@ -250,9 +258,7 @@ class Trainer:
     async def close(self) -> None:
         """Closes the connections. The run stays as it is."""
         self._driver.closing.set()
-        if self._ahead is not None:
-            self._ahead[1].cancel()
-            await asyncio.gather(self._ahead[1], return_exceptions=True)
+        await self._drop_ahead()
         await self._driver.transport.close()
 
     async def __aenter__(self) -> Self:

@@ -28,6 +28,10 @@ from broker.errors import BrokerError, NoRun
 from broker.operations import anyone
 from broker.reports import stats_of
 
+#: What the children run.
+TRAINER: Final = "broker.demo.trainer"
+WORKER: Final = "broker.demo.worker"
+
 #: Pause between two looks, seconds.
 _LOOK_S: Final = 0.1
 
@@ -151,11 +155,11 @@ class Supervisor:
             "--checkpoints": savings,
         }
         words = [str(word) for pair in arguments.items() for word in pair]
-        return Child("trainer", "broker.demo.trainer", [*words, "--lifeline"], self._url)
+        return Child("trainer", TRAINER, [*words, "--lifeline"], self._url)
 
     def _start_worker(self, name: str) -> Child:
         arguments = ["--run", self._options.run, "--name", name, "--lifeline"]
-        return Child(name, "broker.demo.worker", arguments, self._url)
+        return Child(name, WORKER, arguments, self._url)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ class Begin:
         allow_loss: go below the floor.
         cursor: the data loader's position as JSON, None: leave the stored one.
         blob: what travels with the workers' claims at that version, or None.
+        recoveries: what the checkpoint knows of earlier ones, `epoch:version ...`.
     """
 
     version: int
@@ -35,11 +36,12 @@ class Begin:
     allow_loss: bool = False
     cursor: str | None = None
     blob: bytes | None = None
+    recoveries: str = ""
 
     @property
-    def policy_args(self) -> list[Argument]:
-        """Their count, then the pairs."""
-        return [len(self.policies), *(part for item in self.policies.items() for part in item)]
+    def policy_pairs(self) -> list[Argument]:
+        """Version, epoch, version, epoch ..."""
+        return [part for item in self.policies.items() for part in item]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def begin(
     args: list[Argument] = [
         *(clock(now), token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),
         *(int(to.cursor is not None), to.cursor or "", int(to.blob is not None), to.blob or b""),
-        *to.policy_args,
+        *(len(to.policies), to.recoveries),
+        *to.policy_pairs,
     ]
     for name, value in (config or {}).items():
         args += (name, value)
@@ -104,7 +107,7 @@ def preview(
 ) -> Operation[Swept]:
     """What sweep would do, changing nothing."""
     head = (clock(now), to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
-    args = (*head, *to.policy_args, *_listed(tasks, is_listed))
+    args = (*head, len(to.policies), *to.policy_pairs, *_listed(tasks, is_listed))
     return Operation("recover_preview", (keys.state(run),), args, _swept)
 
 

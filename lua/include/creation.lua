@@ -10,7 +10,7 @@ local function create_run(epoch, first_config)
   set('about', ABOUT)
   for i = first_config, #ARGV, 2 do set(ARGV[i], ARGV[i + 1]) end
   for _, name in ipairs({ 'version', 'step_next', 'accepted', 'running', 'floor', 'call', 'open_size', 'due', 'want',
-    'order_seq', 'first_seq', 'session_seq', 'blob_seq', 'bytes_from', 'tasks_from', 'policies_from' }) do
+    'order_seq', 'first_seq', 'session_seq', 'blob_seq', 'bytes_from', 'tasks_from' }) do
     set(name, 0)
   end
   set('epoch', epoch)

@@ -17,9 +17,10 @@ local function samples_good(t)
 end
 
 -- What becomes of t: a word, and the cause where it starts over. listed: the checkpoint says it is unfinished (nil: there is no list).
---   keep; ready (out of a batch of a lost step); pending; finished (the checkpoint says so, the server forgot); release (its held slots)
-local function recovered_fate(t, r, listed, listed_order, requeue_in_flight)
+--   consumed (by a step below limit, which survives); keep; ready (out of a batch of a lost step); pending; finished (the checkpoint says so, the server forgot); release (its held slots)
+local function recovered_fate(t, r, limit, listed, listed_order, requeue_in_flight)
   local known = listed ~= nil and t.order <= listed_order -- existed when the checkpoint was made
+  if t.state == 'B' and t.step < limit and not (known and listed) then return 'consumed' end
   if t.state == 'X' or t.state == 'J' then
     local again = t.step >= r
     if known then again = listed end
@@ -58,7 +59,7 @@ end
 
 -- Decides for each task that the arguments from `first` on name (listed, task, listed, task ...), counts, and lets `act` do it.
 -- Returns the answer: how many of them it came to, then the counts.
-local function walk(first, r, listed_order, requeue_in_flight, act)
+local function walk(first, r, limit, listed_order, requeue_in_flight, act)
   local ids, looked, answer = {}, 0, { 0 }
   for i = first + 1, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
   if #ids < 1 or #ids > 1000 then fail('BADARG', 'argument', 'tasks', 'given', #ids, 'low', 1, 'high', 1000) end
@@ -67,9 +68,9 @@ local function walk(first, r, listed_order, requeue_in_flight, act)
     if looked >= SLOTS_PER_CALL then break end
     local t, listed = tasks[ids[i]], nil
     if listed_order >= 0 then listed = ARGV[first + 2 * (i - 1)] == '1' end
-    if t and not (t.state == 'B' and t.step < r) then
-      local fate, cause = recovered_fate(t, r, listed, listed_order, requeue_in_flight)
-      tally(t, fate, cause)
+    if t then
+      local fate, cause = recovered_fate(t, r, limit, listed, listed_order, requeue_in_flight)
+      if fate ~= 'consumed' then tally(t, fate, cause) end
       looked = looked + (t.letters:find('[^O]') and t.samples or 1)
       act(t, fate)
     end

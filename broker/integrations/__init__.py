@@ -1,0 +1,1 @@
+"""Adapters to other systems, each behind an extra; the core imports none of them."""

@@ -1,0 +1,173 @@
+"""Claiming for workers that hold no session of their own, and remembering who was given what.
+
+A worker that speaks HTTP sends no heartbeats. What it was given is therefore held by sessions that nobody renews: a
+session takes claims for a short while and then runs out, and with it all that was not submitted. No attempt depends on
+the gateway that gave it: if that one dies, the worker submits through another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from broker import keys
+from broker.connections import AsyncTransport
+from broker.errors import BrokerError, NoSession
+from broker.models import RunConfig
+from broker.operation import Operation
+from broker.operations import anyone, worker
+from broker.operations.worker import Claimed, Granted, Joined
+
+#: How long a claimed task may take where neither the run nor the gateway says so, milliseconds: agent-lightning's own.
+DEFAULT_TASK_TIMEOUT_MS = 300_000
+#: Longest lease that the broker gives, milliseconds.
+_LONGEST_LEASE_MS = 86_400_000
+#: A session takes claims for this part of its lease, and at most for this long, milliseconds.
+_WINDOW_PART, _LONGEST_WINDOW_MS = 0.1, 30_000
+#: How long it is remembered who was given an attempt: this often the task's time-out, and this long at least.
+_REMEMBERED_TIMEOUTS, _REMEMBERED_AT_LEAST_MS = 4, 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """One attempt handed out: the grant, and when, in milliseconds of the broker's clock."""
+
+    grant: Granted
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things last, in milliseconds.
+
+    Args:
+        task_ms: time-out of a claimed task.
+        lease_ms: lease of the sessions.
+        window_ms: how long a session takes claims.
+    """
+
+    task_ms: int
+    lease_ms: int
+    window_ms: int
+
+    @classmethod
+    def of(cls, config: RunConfig, task_timeout_ms: int | None) -> Limits:
+        """The run's attempt_timeout_ms is kept exactly; a shorter limit of the gateway's is kept by its sessions."""
+        attempt_ms = config.attempt_timeout_ms
+        if attempt_ms and (task_timeout_ms is None or task_timeout_ms >= attempt_ms):
+            window = max(100, min(_LONGEST_WINDOW_MS, int(attempt_ms * _WINDOW_PART)))
+            return cls(attempt_ms, min(_LONGEST_LEASE_MS, attempt_ms + window + 1000), window)
+        task_ms = min(_LONGEST_LEASE_MS, task_timeout_ms or DEFAULT_TASK_TIMEOUT_MS)
+        return cls(task_ms, task_ms, max(1, min(_LONGEST_WINDOW_MS, int(task_ms * _WINDOW_PART))))
+
+
+class Claims:
+    """The claims of one gateway.
+
+    Args:
+        transport: the server.
+        run: name of the run.
+        name: name of the gateway, shown to people as the worker.
+        task_timeout_ms: time-out of a claimed task; None: the run's attempt_timeout_ms, or else 5 minutes.
+        monotonic: the clock that ends a session's window, seconds.
+    """
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        run: str,
+        name: str,
+        task_timeout_ms: int | None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transport, self._run, self._name = transport, run, name
+        self._task_timeout_ms, self._monotonic = task_timeout_ms, monotonic
+        self._joined: Joined | None = None
+        self._limits = Limits(DEFAULT_TASK_TIMEOUT_MS, DEFAULT_TASK_TIMEOUT_MS, 1)
+        self._until = 0.0
+        self._number = 0
+        # Claims of one session are numbered, and must arrive in that order.
+        self._turn = asyncio.Lock()
+
+    @property
+    def result_ttl_ms(self) -> int:
+        """How long a result's bytes wait for the submission that accepts them."""
+        return self._joined.result_ttl_ms if self._joined else 3_600_000
+
+    @property
+    def max_result_bytes(self) -> int | None:
+        """The run's limit for one result, None before the first claim."""
+        return self._joined.max_result_bytes if self._joined else None
+
+    async def next(self) -> Handed | None:
+        """One attempt, or None when there is nothing to do. Raises NoRun, ServerUnavailable."""
+        async with self._turn:
+            for _ in range(2):
+                session = await self._session()
+                self._number += 1
+                try:
+                    claimed: Claimed = await self.execute(
+                        worker.claim(self._run, session, self._number, 1, secrets.token_hex(4))
+                    )
+                except NoSession:  # it ran out, or the server lost it
+                    self._joined = None
+                    continue
+                return Handed(claimed.granted[0], claimed.now) if claimed.granted else None
+        return None
+
+    async def _session(self) -> str:
+        if self._joined is None or self._monotonic() >= self._until:
+            stored: dict[str, str] = await self.execute(anyone.stats(self._run))
+            self._limits = Limits.of(RunConfig.from_fields(stored), self._task_timeout_ms)
+            self._joined = await self.execute(
+                worker.join(self._run, self._name, secrets.token_hex(6), self._limits.lease_ms)
+            )
+            self._number = 0
+            self._until = self._monotonic() + self._limits.window_ms / 1000
+        assert self._joined is not None, "joined just now"
+        return self._joined.session
+
+    async def remember(self, slot: str, attempt_id: str, client: str) -> None:
+        """Notes that a client was given an attempt of a slot (`<task>#<slot>`), for all gateways."""
+        name = _given_key(self._run, slot)
+        ttl_ms = max(_REMEMBERED_AT_LEAST_MS, _REMEMBERED_TIMEOUTS * self._limits.task_ms)
+        await self._transport.pipeline([("HSET", name, attempt_id, client), ("PEXPIRE", name, ttl_ms)])
+
+    async def given(self, slot: str) -> dict[str, str]:
+        """Which attempts of a slot gateways gave to whom, oldest first."""
+        flat: list[bytes] = await self._transport.command("HGETALL", _given_key(self._run, slot))
+        parts = [part.decode() for part in flat]
+        return dict(sorted(zip(parts[::2], parts[1::2], strict=True), key=lambda pair: _claims_of(pair[0])))
+
+    async def first_writer(self, attempt_id: str, digest: str) -> bool:
+        """Whether this is the first rollout written for an attempt that nobody brought the id of.
+
+        Args:
+            attempt_id: the attempt that holds the slot.
+            digest: of the rollout: the same one may be written again.
+        """
+        name = keys.key(self._run, f"gateway:first:{attempt_id}")
+        before = await self._transport.command(
+            "SET", name, digest, "NX", "GET", "PX", max(_REMEMBERED_AT_LEAST_MS, self._limits.task_ms)
+        )
+        return before is None or before == digest.encode()
+
+    async def execute(self, operation: Operation[Any]) -> Any:
+        """One operation; raises its error."""
+        value = (await self._transport.execute([operation]))[0]
+        if isinstance(value, BrokerError):
+            raise value
+        return value
+
+
+def _given_key(run: str, slot: str) -> str:
+    return keys.key(run, f"gateway:given:{slot}")
+
+
+def _claims_of(attempt_id: str) -> int:
+    # The part before the random one; the attempt ids are the gateways' own notes.
+    return int(attempt_id.rsplit(".", 2)[1])

@@ -1,0 +1,28 @@
+-- An owner of an admission run ends: its last report counts, and what it has running and enqueued is given back.
+-- Transition: none of a task
+-- KEYS: state
+-- ARGV: as of admission_report
+-- Returns: 1, or 0 when the owner had ended already
+-- Errors: NORUN, SCHEMA, CONFIG (field `kind`), BADARG
+-- Bound: the owners
+-- Flags: allow-oom
+-- @include admission
+
+return run(function()
+  local r = report_args()
+  load_admission()
+  local owners = live_owners()
+  local o = owners[r.owner]
+  if not o then return 0 end
+  end_expired(owners, r.owner, r.lease)
+  if r.number >= o.number then
+    take_numbers(o, r)
+    take_recovery(o, r)
+    take_version(o, r.version)
+  end
+  end_owner(owners, r.owner, 'left')
+  total(owners)
+  wake_owners(owners)
+  flush()
+  return 1
+end)

@@ -1,0 +1,75 @@
+-- Makes a process an owner of an admission run; creates the run where there is none.
+-- Transition: none of a task
+-- KEYS: state
+-- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), then pairs of config field, value
+-- Returns: `version accepted created`
+-- Errors: SCHEMA, CONFIG (field, stored, given; field `kind`: it is a run of tasks), BADARG
+-- Bound: the config fields, the owners, 100 ended owners
+-- Flags: none
+-- @include creation
+-- @include admission
+
+local CONFIG_START = 10
+local COMPARED = { consumer_batch_size = true, max_staleness = true, max_concurrent_rollouts = true }
+local KEPT_ENDED = 1000
+
+local function create(token, lost_version)
+  create_run('1.' .. token, CONFIG_START)
+  if lost_version >= 0 then
+    set('version', lost_version)
+    set('step_next', lost_version)
+    set('accepted', lost_version * batch_size())
+    hput(POLICIES, int_text(lost_version), state.epoch)
+  end
+end
+
+-- The batch size counts in what the versions so far have consumed.
+local function agree(update)
+  local before = batch_size()
+  for i = CONFIG_START, #ARGV, 2 do
+    local name, given = ARGV[i], ARGV[i + 1]
+    if COMPARED[name] and field(name) ~= given then
+      if not update then fail('CONFIG', 'field', name, 'stored', field(name) or '', 'given', given) end
+      set(name, given)
+    end
+  end
+  if batch_size() ~= before then bump('accepted', num('version') * (batch_size() - before)) end
+end
+
+local function forget_ended()
+  local old = redis.call('ZRANGE', ENDED_OWNERS, 0, redis.call('ZCARD', ENDED_OWNERS) - KEPT_ENDED - 1)
+  for i = 1, math.min(#old, 100) do
+    zdel(ENDED_OWNERS, old[i])
+    hdel(OWNERS, old[i])
+  end
+end
+
+return run(function()
+  local id, lease, lost_version = ARGV[2], int_arg(3, 'lease_ms', 1, 86400000), int_arg(5, 'lost_version', -1, MAX_INT)
+  if #id > 300 or not id:find('^[%w%._:/@+~-]+$') then fail('BADARG', 'argument', 'owner', 'given', id) end
+  check_token(ARGV[4])
+  load_state(ADMISSION_FIELDS, true)
+  local owner = { number = 0, running = 0, enqueued = 0, reserved = 0, version = -1, waiting = 0 }
+  for i, name in ipairs({ 'accepted', 'rejected', 'recovery' }) do owner[name] = int_arg(6 + i, name, 0, MAX_INT) end
+  local created = not state.schema
+  if created then
+    create(ARGV[4], lost_version)
+  elseif not is_admission() and redis.call('HLEN', TASKS) + redis.call('HLEN', BATCHES) > 0 then
+    fail('CONFIG', unpack(KIND))
+  else
+    agree(ARGV[6] == '1')
+  end
+  if not redis.call('HGET', OWNERS, id) then
+    if redis.call('ZCARD', OWNER_LEASES) >= MOST_OWNERS then
+      fail('BADARG', 'argument', 'owners', 'given', MOST_OWNERS + 1, 'high', MOST_OWNERS)
+    end
+    set('admission', 1)
+    owner.history = state.epoch .. '/' .. int_text(num('admission_recoveries'))
+    put_owner(id, owner)
+    zput(OWNER_LEASES, id, now + lease)
+    event('join', id)
+    forget_ended()
+  end
+  flush()
+  return table.concat({ state.version, state.accepted, created and 1 or 0 }, ' ')
+end)

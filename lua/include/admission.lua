@@ -1,0 +1,106 @@
+-- @include admission_owners
+-- What an owner's report does: its numbers, the version, a recovery, and at most one more slot promised to it.
+
+local ADMISSION_FIELDS = { 'admission', 'admission_at', 'admission_recoveries', 'epoch', 'total_rejected' }
+local KIND = { 'field', 'kind', 'stored', 'tasks', 'given', 'admission' }
+
+local function load_admission()
+  load_state(ADMISSION_FIELDS)
+  if not is_admission() then fail('CONFIG', unpack(KIND)) end
+end
+
+-- The report in the arguments from 2 on.
+local function report_args()
+  local owner = ARGV[2]
+  if #owner < 1 or #owner > 300 then fail('BADARG', 'argument', 'owner', 'given', owner) end
+  local r = { owner = owner, lease = int_arg(3, 'lease_ms', 1, 86400000), number = int_arg(4, 'number', 1, MAX_INT) }
+  r.running, r.enqueued = int_arg(5, 'running', -MAX_INT, MAX_INT), int_arg(6, 'enqueued', -MAX_INT, MAX_INT)
+  r.accepted, r.rejected = int_arg(7, 'accepted', 0, MAX_INT), int_arg(8, 'rejected', 0, MAX_INT)
+  r.held, r.asks = int_arg(9, 'held', 0, 100000), int_arg(10, 'asks', 0, 1) == 1
+  r.version, r.recovery = int_arg(11, 'version', -1, MAX_INT), int_arg(12, 'recovery', 0, MAX_INT)
+  r.recovered_to = int_arg(13, 'recovered_to', 0, MAX_INT)
+  r.accepted_then = int_arg(14, 'accepted_then', 0, MAX_INT)
+  return r
+end
+
+-- Ends the owners whose lease has run out. While nobody called, because the server or the network was away, no owner could renew:
+-- most of such a silence is given back, else the first one to return would take the slots of all the others.
+local function end_expired(owners, caller, lease)
+  local silence = now - num('admission_at')
+  local forgiven = num('admission_at') > 0 and silence > lease / 2 and silence - math.floor(lease / 3) or 0
+  for id, o in pairs(owners) do
+    if forgiven > 0 and id ~= caller then
+      o.deadline = o.deadline + forgiven
+      zput(OWNER_LEASES, id, o.deadline)
+    end
+  end
+  local expired = {}
+  for id, o in pairs(owners) do
+    if o.deadline <= now and id ~= caller then expired[#expired + 1] = id end
+  end
+  for i = 1, #expired do end_owner(owners, expired[i], 'expired') end
+  set('admission_at', now)
+end
+
+local function history() return state.epoch .. '/' .. int_text(num('admission_recoveries')) end
+
+-- An owner that still reports what it reported before somebody else's recovery has not heard of it: its version would open the capacity of a lost future.
+local function take_version(o, given)
+  if given < 0 or (given > num('version') and given == o.version and o.history ~= history()) then return end
+  o.version, o.history = given, history()
+  if given <= num('version') then return end
+  set('version', given)
+  set('step_next', given)
+  set('version_epoch', state.epoch)
+  hput(POLICIES, int_text(given), state.epoch)
+  event('advance', int_text(given) .. ' ' .. state.epoch)
+end
+
+-- accepted = version * B, running untouched; what was accepted after the announcement is on top of it.
+local function take_recovery(o, r)
+  if r.recovery <= o.recovery then return end
+  o.recovery = r.recovery
+  bump('admission_recoveries', 1)
+  set('version', r.recovered_to)
+  set('step_next', r.recovered_to)
+  set('accepted', r.recovered_to * batch_size() + r.accepted - r.accepted_then)
+  event('recovered', state.version .. ' ' .. state.epoch)
+end
+
+local function take_numbers(o, r)
+  bump('accepted', r.accepted - o.accepted)
+  bump('total_rejected', r.rejected - o.rejected)
+  for _, name in ipairs({ 'number', 'running', 'enqueued', 'accepted', 'rejected' }) do o[name] = r[name] end
+  o.reserved = r.held
+end
+
+local function blocked() return state.paused ~= '' or state.recovering ~= '' end
+
+local function total(owners)
+  set('running', sum_of(owners, 'running'))
+  set('admission_enqueued', sum_of(owners, 'enqueued'))
+end
+
+-- Slots that nobody has and nobody was promised.
+local function spare(owners)
+  return blocked() and 0 or capacity() - sum_of(owners, 'reserved')
+end
+
+-- Wakes as many owners as there are spare slots: those first that have rollouts to start, then who waits longest.
+local function wake_owners(owners)
+  local waiting, slots = {}, spare(owners)
+  for id, o in pairs(owners) do
+    if o.waiting > 0 then waiting[#waiting + 1] = { id, o.enqueued > 0 and 0 or 1, o.waiting } end
+  end
+  table.sort(waiting, function(a, b)
+    if a[2] ~= b[2] then return a[2] < b[2] end
+    if a[3] ~= b[3] then return a[3] < b[3] end
+    return a[1] < b[1]
+  end)
+  for i = 1, math.min(slots, #waiting) do
+    local id = waiting[i][1]
+    owners[id].waiting = 0
+    put_owner(id, owners[id])
+    zput(wake_key(id), '1', 0)
+  end
+end
