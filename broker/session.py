@@ -19,6 +19,8 @@ from broker.operations.worker import Answer, Claimed, Joined, Renewed, Submissio
 
 #: Attempts of one submit or claim call.
 ITEMS_PER_CALL = 64
+#: Bytes of results above which a submit call is closed earlier.
+BYTES_PER_CALL = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,14 @@ class Worker:
             return answer
         return self._driver.run(self._core.submit(attempt, result, policy))
 
+    def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
+        """Submits many results, 64 in a round trip; an answer for each, in order.
+
+        Args:
+            results: pairs of an attempt and its result.
+        """
+        return self._driver.run(self._core.submit_many(results))
+
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""
         return self._driver.run(self._core.reject(attempt, reason))

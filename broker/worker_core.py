@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
@@ -14,7 +15,7 @@ from broker.flow import Flow, Pause, WaitMarker
 from broker.models import Attempt, Policy
 from broker.names import check_name
 from broker.operations.worker import Submission
-from broker.session import Session, Submitted
+from broker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted
 
 #: Longest wait for a marker before claiming again, seconds.
 CLAIM_AGAIN_S = 5.0
@@ -152,6 +153,22 @@ class WorkerCore:
         session = self.session_of(attempt)
         answers, _ = yield from session.submit([self.submission(attempt, result, policy)])
         return answers[0]
+
+    def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> Flow[list[Submitted]]:
+        """Submits results in pieces of one round trip each; an answer for each, in order."""
+        answers: list[Submitted] = []
+        for run, group in groupby(results, key=lambda pair: pair[0].run):
+            piece: list[Submission] = []
+            size = 0
+            for attempt, result in group:
+                submission = self.submission(attempt, result, None)
+                if piece and (len(piece) == ITEMS_PER_CALL or size + len(submission.body) > BYTES_PER_CALL):
+                    answers += (yield from self.sessions[run].submit(piece))[0]
+                    piece, size = [], 0
+                piece.append(submission)
+                size += len(submission.body)
+            answers += (yield from self.sessions[run].submit(piece))[0]
+        return answers
 
     def submit_and_claim(
         self, attempt: Attempt, result: Any, policy: Policy | None

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.aio.driver import Driver
+from broker.aio.submitter import Submitter
 from broker.connections import open_async_transport, open_transport
 from broker.errors import BadArgument, BrokerError, Reject
 from broker.heartbeat import Heartbeat
@@ -56,6 +57,7 @@ class Worker:
         self._url, self._beats = url, heartbeat
         self._driver = Driver(open_async_transport(url))
         self._claiming = asyncio.Lock()
+        self._submitters = {run: Submitter(self._driver, session) for run, session in self._core.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,8 +123,13 @@ class Worker:
             yield attempts[0]
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
-        """Submits a result."""
-        return await self._driver.run(self._core.submit(attempt, result, policy))
+        """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
+        submission = self._core.submission(attempt, result, policy)
+        return await self._submitters[attempt.run].submit(submission)
+
+    async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
+        """Submits many results, 64 in a round trip; an answer for each, in order."""
+        return await self._driver.run(self._core.submit_many(results))
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""
