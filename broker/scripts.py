@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from broker.lua_library import NameClash, as_function
+
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
 _FLAGS = re.compile(r"^--\s*Flags:\s*(.*?)\s*$")
 _KNOWN_FLAGS = frozenset({"allow-oom", "no-writes", "allow-stale", "no-cluster", "allow-cross-slot-keys"})
@@ -20,6 +22,10 @@ _PLACES = (Path(__file__).parent / "lua", Path(__file__).parent.parent / "lua")
 
 
 Line = tuple[str, str, int]
+
+
+#: Stands for the library's name until its hash is known.
+_LIBRARY = "broker_library_name"
 
 
 class ScriptError(Exception):
@@ -92,6 +98,43 @@ def load(name: str, shebang: bool) -> Script:
     source = ("\n".join(text for text, _, _ in lines) + "\n").encode()
     origins = tuple((file, number) for _, file, number in lines)
     return Script(name, source, hashlib.sha1(source).hexdigest(), flags, origins)
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """All scripts as one function library, for servers that have functions (Redis 7 and later, Valkey).
+
+    Attributes:
+        name: of the library; it contains a hash of its source, so that clients of different releases do not disturb
+            each other.
+        source: what FUNCTION LOAD gets.
+    """
+
+    name: str
+    source: bytes
+
+    def function(self, script: str) -> str:
+        """What FCALL calls a script by."""
+        return f"{self.name}_{script}"
+
+
+@cache
+def library() -> Library:
+    """The function library of all scripts.
+
+    Raises:
+        ScriptError: as `load`; or a name is declared inside a function and at the top level of a script.
+    """
+    parts: list[str] = []
+    for name in names():
+        script = load(name, False)
+        try:
+            parts.append(as_function(script.source.decode(), f"{_LIBRARY}_{name}", script.flags))
+        except NameClash as error:
+            raise ScriptError(f"{name}.lua: {error}") from error
+    body = "\n".join(parts)
+    full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
+    return Library(full_name, f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode())
 
 
 def _flags(path: Path) -> tuple[str, ...]:

@@ -57,9 +57,9 @@ local function tally(t, fate, cause)
   if t.state == 'R' and (fate == 'keep' or (fate == 'release' and done > 0)) then count('running', 1) end
 end
 
--- Decides for each task that the arguments from `first` on name (listed, task, listed, task ...), counts, and lets `act` do it.
+-- Decides for each task that the arguments from `first` on name (listed, task, listed, task ...), counts, and lets `apply` do it.
 -- Returns the answer: how many of them it came to, then the counts.
-local function walk(first, r, limit, listed_order, requeue_in_flight, act)
+local function walk(first, r, limit, listed_order, requeue_in_flight, apply)
   local ids, looked, answer = {}, 0, { 0 }
   for i = first + 1, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
   if #ids < 1 or #ids > 1000 then fail('BADARG', 'argument', 'tasks', 'given', #ids, 'low', 1, 'high', 1000) end
@@ -72,7 +72,7 @@ local function walk(first, r, limit, listed_order, requeue_in_flight, act)
       local fate, cause = recovered_fate(t, r, limit, listed, listed_order, requeue_in_flight)
       if fate ~= 'consumed' then tally(t, fate, cause) end
       looked = looked + (t.letters:find('[^O]') and t.samples or 1)
-      act(t, fate)
+      apply(t, fate)
     end
     answer[1] = i
   end

@@ -1,0 +1,126 @@
+"""Turns a Lua script into a function of a library, made once and called often.
+
+A script is one chunk that runs anew with every call: all its functions are made again each time, which costs several
+times what a small call does with its data (see docs/performance.md). In a function library they are made once, when the
+library is loaded. For that the top-level names become fields of one table, so that variables can be set anew at the
+beginning of each call while the functions stay. The Lua files themselves stay plain scripts.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TOKEN = re.compile(
+    r"""--\[\[.*?\]\]|--[^\n]*|\[\[.*?\]\]|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
+    r"""|[A-Za-z_]\w*|\d[\w.]*|[=~<>]=|\.\.\.|\.\.|\S""",
+    re.DOTALL,
+)
+_FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
+_VARIABLES = re.compile(r"^local (\w+(?:, \w+)*)( *=| *(?:--.*)?$)", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*\Z")
+#: The table.
+TABLE = "M"
+#: What a script finds as globals, and a function of a library gets as arguments.
+_ARGUMENTS = frozenset({"KEYS", "ARGV"})
+
+
+class NameClash(Exception):
+    """A nested declaration has the name of a top-level one."""
+
+
+def as_function(source: str, name: str, flags: tuple[str, ...]) -> str:
+    """A block of a library that registers the script as a function.
+
+    Args:
+        source: a resolved script without a shebang line: top-level functions and variables, then one `return`.
+        name: what the function is called by.
+        flags: as on the shebang line.
+
+    Raises:
+        NameClash: a parameter or nested local has the name of a top-level one, or the name of the table is taken.
+    """
+    names = set(_FUNCTION.findall(source)) | _ARGUMENTS
+    for declared, _ in _VARIABLES.findall(source):
+        names.update(declared.split(", "))
+    if TABLE in names:
+        raise NameClash(f"the name {TABLE} is the library's")
+    source = _FUNCTION.sub(rf"function {TABLE}.\1", source)
+    source = _VARIABLES.sub(_assignment, source)
+    functions: list[str] = []
+    statements: list[str] = []
+    for part in _top_level(_prefixed(source, names)):
+        (functions if _defines_function(part) else statements).append(part)
+    quoted = ", ".join(f"'{flag}'" for flag in flags)
+    return "\n".join(
+        [
+            f"do local {TABLE} = {{}}",
+            *functions,
+            f"redis.register_function{{ function_name = '{name}', flags = {{ {quoted} }}, callback = function(keys, args)",
+            f"{TABLE}.KEYS, {TABLE}.ARGV = keys, args",
+            *statements,
+            "end } end",
+        ]
+    )
+
+
+def _assignment(match: re.Match[str]) -> str:
+    # Without a value it announces a function that is assigned later: set once, it must not be cleared at each call.
+    return match[1] + match[2] if "=" in match[2] else ""
+
+
+def _defines_function(part: str) -> bool:
+    # A function that is assigned to a variable declared before counts, too: it is made once.
+    return part.startswith(f"function {TABLE}.") or re.match(rf"{TABLE}\.\w+ = function\(", part) is not None
+
+
+def _top_level(source: str) -> list[str]:
+    """The top-level statements: each begins in the first column, its inner lines and its last one do not begin one."""
+    parts: list[list[str]] = []
+    for line in source.splitlines():
+        goes_on = not line or line[0] in " )}" or line.startswith("end")
+        if goes_on and parts:
+            parts[-1].append(line)
+        else:
+            parts.append([line])
+    return ["\n".join(lines) for lines in parts]
+
+
+def _prefixed(source: str, names: set[str]) -> str:
+    tokens = list(_TOKEN.finditer(source))
+    texts = [match[0] for match in tokens]
+    out: list[str] = []
+    brackets: list[str] = []
+    at = 0
+    for i, match in enumerate(tokens):
+        text = texts[i]
+        before, after = texts[i - 1] if i else "", texts[i + 1] if i + 1 < len(texts) else ""
+        if text in {"{", "(", "["}:
+            brackets.append(text)
+        elif text in {"}", ")", "]"} and brackets:
+            brackets.pop()
+        elif text in {"local", "for", "function"}:
+            _refuse_clash(texts, i, names)
+        elif text in names and before not in {".", ":"}:
+            is_key = after == "=" and before in {"{", ",", ";"} and bool(brackets) and brackets[-1] == "{"
+            if not is_key:
+                out.append(source[at : match.start()] + f"{TABLE}.")
+                at = match.start()
+    out.append(source[at:])
+    return "".join(out)
+
+
+def _refuse_clash(texts: list[str], i: int, names: set[str]) -> None:
+    """The names that `local`, `for` or `function` at position i declares must be new."""
+    position = i + 1
+    if texts[i] == "local" and texts[position] == "function":
+        position += 1
+    if texts[i] == "function":
+        while texts[position] != "(":
+            position += 1
+        position += 1
+    while _WORD.match(texts[position]):
+        if texts[position] in names or texts[position] == TABLE:
+            raise NameClash(f"{texts[position]!r} is declared inside a function and at the top level; rename one")
+        if texts[position + 1] != ",":
+            break
+        position += 2
