@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from broker.errors import BrokerError, OldCall
+from broker.errors import BrokerError, OldCall, Rewound
 from broker.operation import Operation
 from broker.operations.trainer import Gate, trainer_gate
 
@@ -21,17 +21,22 @@ class Channel:
         self.token = token
         self._last = 0
         self._unknown: list[Operation[Any]] = []
+        self._broken: BrokerError | None = None
 
     def restart(self, token: str) -> None:
         """A new epoch: numbers start again."""
-        self.token, self._last, self._unknown = token, 0, []
+        self.token, self._last, self._unknown, self._broken = token, 0, [], None
 
     def prepare(self, make: Callable[[Gate], Operation[Any]]) -> list[Operation[Any]]:
         """The operations to send, in order: first those whose outcome is still unknown, if any, then the new one.
 
+        After a rewind no call is made any more: late copies of forgotten calls could fill the gap in the numbers.
+
         A call that timed out may have been executed. It is sent again with the same number, so that it has its effect
         once, before the next number is used.
         """
+        if self._broken is not None:
+            raise self._broken
         return [*self._unknown, make(trainer_gate(self.token, self._last + len(self._unknown) + 1))]
 
     def settle(self, sent: list[Operation[Any]], outcomes: list[Any]) -> Any:
@@ -49,6 +54,8 @@ class Channel:
                 self._last += 1
             elif not last:
                 raise outcome
+            if isinstance(outcome, Rewound):
+                self._broken = outcome
             if last and refused:
                 raise outcome
         return outcomes[-1]

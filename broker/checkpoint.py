@@ -18,15 +18,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from broker.errors import BrokerError, CheckpointError
 from broker.models import RunConfig
+from broker.names import MAX_NAME_CHARS, check_name
 
 #: Schema of the file; a newer one is refused.
 FILE_SCHEMA = 1
 FORMAT = "rollout-broker checkpoint"
-#: Largest file that is read, and largest list of names after decompression, in bytes.
+#: Largest file that is read, in bytes, and most policies in it.
 MAX_FILE_BYTES = 1024**3
 #: Newest version that a run can have, so that (S + version + 1) * B stays exact.
 MAX_VERSION = 1_000_000_000
-MAX_NAMES_BYTES = 4 * 1024**3
+MAX_POLICIES = 10_000
 
 
 class TasksFile(BaseModel):
@@ -197,13 +198,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _checkpoint(document: _Document, path: Path) -> Checkpoint:
-    inflate = zlib.decompressobj()
-    names = inflate.decompress(base64.b64decode(document.unfinished, validate=True), MAX_NAMES_BYTES)
-    if not inflate.eof:
-        raise ValueError("the list of unfinished tasks is not whole")
-    unfinished = frozenset(names.decode().split("\n")) if names else frozenset[str]()
-    if len(unfinished) != document.unfinished_count:
-        raise ValueError(f"{len(unfinished)} unfinished tasks are listed, {document.unfinished_count} are announced")
+    policies = {int(version): epoch for version, epoch in document.policies.items()}
+    if len(policies) > MAX_POLICIES or any(not 0 <= version <= document.version for version in policies):
+        raise ValueError("its policies are not those of versions up to its own")
     return Checkpoint(
         run=document.run,
         version=document.version,
@@ -213,12 +210,26 @@ def _checkpoint(document: _Document, path: Path) -> Checkpoint:
         counters=document.counters,
         cursor=document.cursor,
         blob=None if document.blob is None else base64.b64decode(document.blob, validate=True),
-        policies={int(version): epoch for version, epoch in document.policies.items()},
+        policies=policies,
         recoveries=document.recoveries,
-        unfinished=unfinished,
+        unfinished=_names(document.unfinished, document.unfinished_count),
         tasks_file=document.tasks_file,
         path=path,
     )
+
+
+def _names(encoded: str, count: int) -> frozenset[str]:
+    """The list of unfinished tasks. No more memory is spent than the announced number of names can need."""
+    inflate = zlib.decompressobj()
+    raw = inflate.decompress(base64.b64decode(encoded, validate=True), count * (MAX_NAME_CHARS + 1) + 1)
+    if not inflate.eof or inflate.unused_data:
+        raise ValueError("the list of unfinished tasks is not whole")
+    names = frozenset(raw.decode().split("\n")) if raw else frozenset[str]()
+    if len(names) != count:
+        raise ValueError(f"{len(names)} unfinished tasks are listed, {count} are announced")
+    for name in names:
+        check_name("task", name)
+    return names
 
 
 def _checksum(document: dict[str, Any]) -> str:

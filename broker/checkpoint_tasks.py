@@ -17,13 +17,16 @@ import msgpack
 
 from broker.checkpoint import TasksFile, write_atomically
 from broker.errors import CheckpointError
+from broker.models import Task
 from broker.operations.trainer import NewTask
-
-_MAX_PIECE_BYTES = 2**31
 
 # msgpack's own annotations leave these open.
 _pack = cast("Callable[[object], bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType]
-_unpack = cast("Callable[[bytes], list[Any]]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType]
+_unpackb = cast("Callable[..., list[Any]]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _unpack(raw: bytes) -> list[Any]:
+    return _unpackb(raw, max_array_len=100_000, max_map_len=0, max_str_len=1000, max_ext_len=0)
 
 
 class TasksWriter:
@@ -79,27 +82,41 @@ def remove_other_tasks_files(checkpoint: Path, keep: str | None) -> None:
 
 
 def verify_tasks_file(path: Path, expected: TasksFile) -> None:
-    """Raises CheckpointError unless the file is there and whole."""
+    """Raises CheckpointError unless the file is there, whole, and holds the tasks that it should."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+            while block := file.read(1 << 20):
+                digest.update(block)
     except OSError as error:
         raise CheckpointError(path=str(path), problem=f"could not be read: {error.strerror or error}") from error
     if digest.hexdigest() != expected.sha256:
         raise CheckpointError(path=str(path), problem="is damaged: its checksum is wrong")
+    tasks = sum(len(piece) for piece in read_tasks(path))
+    if tasks != expected.tasks:
+        raise CheckpointError(path=str(path), problem=f"holds {tasks} tasks, {expected.tasks} are announced")
 
 
 def read_tasks(path: Path) -> Iterator[list[NewTask]]:
-    """The pieces of a verified file."""
+    """The pieces of the file, each checked."""
     try:
+        left = path.stat().st_size
         with path.open("rb") as file:
             while head := file.read(4):
                 size = int.from_bytes(head, "big")
-                piece = file.read(size)
-                if len(head) < 4 or len(piece) < size or size > _MAX_PIECE_BYTES:
+                left -= 4 + size
+                if len(head) < 4 or left < 0:
                     raise CheckpointError(path=str(path), problem="is not whole")
-                yield [NewTask(task, body, n, least, priority) for task, priority, n, least, body in _unpack(piece)]
+                yield [_task(row) for row in _unpack(file.read(size))]
     except OSError as error:
         raise CheckpointError(path=str(path), problem=f"could not be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise CheckpointError(path=str(path), problem=f"does not hold tasks as it should: {error}") from error
+
+
+def _task(row: Any) -> NewTask:
+    name, priority, samples, min_samples, payload = row
+    if not isinstance(payload, bytes):
+        raise TypeError("a payload is not bytes")
+    task = Task(id=name, samples=samples, min_samples=min_samples, priority=priority)
+    return NewTask(task.id, payload, task.samples, task.needed, task.priority)

@@ -207,8 +207,10 @@ class Undone(BrokerError):
 
     code = "UNDONE"
     happened = (
-        ("the checkpoint of version {version}, epoch {epoch}, is of a future that was undone: "
-        "epoch {by} went back to version {to}"),
+        (
+            "the checkpoint of version {version}, epoch {epoch}, is of a future that was undone: "
+            "epoch {by} went back to version {to}"
+        ),
     )
     remedy = "recover from a checkpoint made since, or from one of that version or before"
 
@@ -319,11 +321,14 @@ class AuthenticationFailed(BrokerError):
 
 
 class ReadOnlyServer(BrokerError):
-    """The server is a replica, which takes no writes."""
+    """The server takes no writes: a replica, or one that cannot save or has too few replicas."""
 
     code = "READONLY"
-    happened = ("{url} is a replica that takes no writes", "the server is a replica that takes no writes")
-    remedy = "connect to the primary, or through Sentinel, which finds it"
+    happened = ("{url} takes no writes: {message}", "{url} takes no writes", "the server takes no writes")
+    remedy = (
+        "READONLY: connect to the primary, or through Sentinel, which finds it; MISCONF: look at the server's disk and "
+        "log; NOREPLICAS: bring its replicas back"
+    )
 
 
 class CodecError(BrokerError):

@@ -28,13 +28,16 @@ class NameClash(Exception):
     """A nested declaration has the name of a top-level one."""
 
 
-def as_function(source: str, name: str, flags: tuple[str, ...]) -> str:
+def as_function(source: str, name: str, flags: tuple[str, ...]) -> list[tuple[str, int]]:
     """A block of a library that registers the script as a function.
 
     Args:
         source: a resolved script without a shebang line: top-level functions and variables, then one `return`.
         name: what the function is called by.
         flags: as on the shebang line.
+
+    Returns:
+        Its lines, each with the number of the source's line that it was made of, 0 for none.
 
     Raises:
         NameClash: a parameter or nested local has the name of a top-level one, or the name of the table is taken.
@@ -46,21 +49,20 @@ def as_function(source: str, name: str, flags: tuple[str, ...]) -> str:
         raise NameClash(f"the name {TABLE} is the library's")
     source = _FUNCTION.sub(rf"function {TABLE}.\1", source)
     source = _VARIABLES.sub(_assignment, source)
-    functions: list[str] = []
-    statements: list[str] = []
+    functions: list[tuple[str, int]] = []
+    statements: list[tuple[str, int]] = []
     for part in _top_level(_prefixed(source, names)):
-        (functions if _defines_function(part) else statements).append(part)
+        (functions if _defines_function(part[0][0]) else statements).extend(part)
     quoted = ", ".join(f"'{flag}'" for flag in flags)
-    return "\n".join(
-        [
-            f"do local {TABLE} = {{}}",
-            *functions,
-            f"redis.register_function{{ function_name = '{name}', flags = {{ {quoted} }}, callback = function(keys, args)",
-            f"{TABLE}.KEYS, {TABLE}.ARGV = keys, args",
-            *statements,
-            "end } end",
-        ]
-    )
+    return [
+        (f"do local {TABLE} = {{}}", 0),
+        *functions,
+        (f"redis.register_function{{ function_name = '{name}', flags = {{ {quoted} }},", 0),
+        ("callback = function(keys, args)", 0),
+        (f"{TABLE}.KEYS, {TABLE}.ARGV = keys, args", 0),
+        *statements,
+        ("end } end", 0),
+    ]
 
 
 def _assignment(match: re.Match[str]) -> str:
@@ -68,21 +70,21 @@ def _assignment(match: re.Match[str]) -> str:
     return match[1] + match[2] if "=" in match[2] else ""
 
 
-def _defines_function(part: str) -> bool:
+def _defines_function(line: str) -> bool:
     # A function that is assigned to a variable declared before counts, too: it is made once.
-    return part.startswith(f"function {TABLE}.") or re.match(rf"{TABLE}\.\w+ = function\(", part) is not None
+    return line.startswith(f"function {TABLE}.") or re.match(rf"{TABLE}\.\w+ = function\(", line) is not None
 
 
-def _top_level(source: str) -> list[str]:
+def _top_level(source: str) -> list[list[tuple[str, int]]]:
     """The top-level statements: each begins in the first column, its inner lines and its last one do not begin one."""
-    parts: list[list[str]] = []
-    for line in source.splitlines():
+    parts: list[list[tuple[str, int]]] = []
+    for number, line in enumerate(source.splitlines(), 1):
         goes_on = not line or line[0] in " )}" or line.startswith("end")
         if goes_on and parts:
-            parts[-1].append(line)
+            parts[-1].append((line, number))
         else:
-            parts.append([line])
-    return ["\n".join(lines) for lines in parts]
+            parts.append([(line, number)])
+    return parts
 
 
 def _prefixed(source: str, names: set[str]) -> str:

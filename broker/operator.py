@@ -74,7 +74,9 @@ class Operator:
 
     def runs(self) -> list[str]:
         """The names of all runs on the server."""
-        return sorted({run for name in self._scan(keys.pattern_of_runs()) if (run := keys.run_of(name)) is not None})
+        return sorted(
+            {run for name in self.transport.scan(keys.pattern_of_runs()) if (run := keys.run_of(name)) is not None}
+        )
 
     def stats(self, run: str) -> Stats:
         """One consistent look at a run. Raises NoRun."""
@@ -200,11 +202,11 @@ class Operator:
             NoRun: there is no such run.
         """
         if self.transport.command("DEL", keys.state(check_name("run", run))) == 0 and not any(
-            self._scan(keys.pattern_of_run(run))
+            self.transport.scan(keys.pattern_of_run(run))
         ):
             raise NoRun(run=run)
         deleted = 1
-        for piece in _pieces(self._scan(keys.pattern_of_run(run))):
+        for piece in _pieces(self.transport.scan(keys.pattern_of_run(run))):
             deleted += self.transport.command("UNLINK", *piece)
             if progress is not None:
                 progress(deleted)
@@ -251,15 +253,6 @@ class Operator:
             progress=progress,
         )
         return Driver(self.transport, core.channel).run(flow)
-
-    def _scan(self, pattern: str) -> Iterator[str]:
-        cursor = "0"
-        while True:
-            cursor, names = self.transport.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-            yield from (text(name) for name in names)
-            cursor = text(cursor)
-            if cursor == "0":
-                return
 
     def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
         answers: dict[str, str] = {}

@@ -322,8 +322,11 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     cursor = (
         json.loads(to.cursor) if to.cursor is not None else json.loads(stored["cursor"]) if stored["cursor"] else None
     )
-    missing = [] if source is not None and source.tasks_file is not None else sorted(listed - known)
-    return _report(core.run, cursor, to, begun, counts, Recovered(accepted, running, capacity), missing, 0)
+    missing = sorted(listed - known)
+    restored = 0
+    if source is not None and source.tasks_file is not None:
+        restored, missing = len(missing), []
+    return _report(core.run, cursor, to, begun, counts, Recovered(accepted, running, capacity), missing, restored)
 
 
 def _report(

@@ -108,14 +108,23 @@ class Library:
         name: of the library; it contains a hash of its source, so that clients of different releases do not disturb
             each other.
         source: what FUNCTION LOAD gets.
+        lines: for each line of `source`, the file and line that it came from, 0 for none.
     """
 
     name: str
     source: bytes
+    lines: tuple[tuple[str, int], ...]
 
     def function(self, script: str) -> str:
         """What FCALL calls a script by."""
         return f"{self.name}_{script}"
+
+    def origin(self, line: int) -> str:
+        """Where line `line` (counted from 1, as in error messages of the server) was written: `claim.lua:12`."""
+        if not 1 <= line <= len(self.lines) or not self.lines[line - 1][1]:
+            return "the function library"
+        file, number = self.lines[line - 1]
+        return f"{file}:{number}"
 
 
 @cache
@@ -125,16 +134,20 @@ def library() -> Library:
     Raises:
         ScriptError: as `load`; or a name is declared inside a function and at the top level of a script.
     """
-    parts: list[str] = []
+    lines: list[str] = []
+    origins: list[tuple[str, int]] = [("", 0)]
     for name in names():
         script = load(name, False)
         try:
-            parts.append(as_function(script.source.decode(), f"{_LIBRARY}_{name}", script.flags))
+            block = as_function(script.source.decode(), f"{_LIBRARY}_{name}", script.flags)
         except NameClash as error:
             raise ScriptError(f"{name}.lua: {error}") from error
-    body = "\n".join(parts)
+        lines += [text for text, _ in block]
+        origins += [script.lines[number - 1] if number else ("", 0) for _, number in block]
+    body = "\n".join(lines)
     full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
-    return Library(full_name, f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode())
+    source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
+    return Library(full_name, source, tuple(origins))
 
 
 def _flags(path: Path) -> tuple[str, ...]:

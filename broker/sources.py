@@ -44,7 +44,10 @@ def load_source(source: Checkpoint | str | os.PathLike[str], run: str) -> Checkp
         made = source
     else:
         path = Path(source)
-        foreign = _foreign(path)
+        try:
+            foreign = _foreign(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(path=str(path), problem=f"could not be read: {error}") from error
         if foreign is not None:
             return foreign
         made = read_checkpoint(path)
@@ -109,7 +112,7 @@ def _read(path: Path) -> str:
 def _step(path: Path, name: str) -> int:
     try:
         document: Any = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(path=str(path), problem="is not whole, or not JSON") from error
     value = cast("dict[str, Any]", document).get(name) if isinstance(document, dict) else None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_VERSION:

@@ -22,6 +22,8 @@ from broker.operations.trainer import Advanced, EnqueuedPiece, NewTask, Opened
 #: Tasks of one enqueue call, and the bytes of payload above which a call is closed earlier.
 TASKS_PER_CALL = 64
 PAYLOAD_BYTES_PER_CALL = 4 * 1024 * 1024
+#: Tasks that one trim frees; a batch that is larger takes more of them.
+TRIM_TASKS = 250
 #: Ids of one discard, cancel or retry call.
 IDS_PER_CALL = 500
 
@@ -177,6 +179,9 @@ class TrainerCore:
             ),
             then=(anyone.trim(self.run, now=self.now),),
         )
+        for _ in range(advanced.size // TRIM_TASKS):  # what one trim could not free
+            if not (yield from self.call(anyone.trim(self.run, now=self.now))):
+                break
         self.digests.pop(step, None)
         self.version = advanced.version
         self.step_next = max(self.step_next, self.version)

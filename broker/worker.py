@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from broker.connections import open_transport
 from broker.driver import Driver
-from broker.errors import BadArgument, BrokerError, Reject
+from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -217,17 +217,7 @@ class Worker:
 
     def _handle(self, handler: Callable[[Attempt], Any], attempt: Attempt, free: threading.Semaphore) -> None:
         try:
-            try:
-                result = handler(attempt)
-            except Reject as rejection:
-                self.reject(attempt, str(rejection))
-            except Exception as error:  # noqa: BLE001 - whatever the user's handler raises
-                if not attempt.cancelled:
-                    _log.warning("attempt %s failed: %r", attempt.id, error)
-                    self.fail(attempt, repr(error))
-            else:
-                if not attempt.cancelled:
-                    self.submit(attempt, result)
+            self._work_on(handler, attempt)
         except BrokerError as error:
             if not self._closed:
                 _log.warning("attempt %s could not be reported: %s", attempt.id, error)
@@ -235,6 +225,20 @@ class Worker:
             if attempt.cancelled:
                 self._core.session_of(attempt).forget([attempt.id])
             free.release()
+
+    def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
+        try:
+            result = handler(attempt)
+            if not attempt.cancelled:
+                self.submit(attempt, result)
+        except Reject as rejection:
+            self.reject(attempt, str(rejection))
+        except ServerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the user's handler raises, or a result that cannot be sent
+            if not attempt.cancelled:
+                _log.warning("attempt %s failed: %r", attempt.id, error)
+                self.fail(attempt, repr(error))
 
     def _give_back(self) -> None:
         held = self._core.held

@@ -19,7 +19,6 @@ local function create(token, lost_version)
     set('version', lost_version)
     set('step_next', lost_version)
     set('accepted', lost_version * batch_size())
-    hput(POLICIES, int_text(lost_version), state.epoch)
   end
 end
 
@@ -37,8 +36,9 @@ local function agree(update)
 end
 
 local function forget_ended()
-  local old = redis.call('ZRANGE', ENDED_OWNERS, 0, redis.call('ZCARD', ENDED_OWNERS) - KEPT_ENDED - 1)
-  for i = 1, math.min(#old, 100) do
+  local over = math.min(100, redis.call('ZCARD', ENDED_OWNERS) - KEPT_ENDED)
+  local old = over > 0 and redis.call('ZRANGE', ENDED_OWNERS, 0, over - 1) or {}
+  for i = 1, #old do
     zdel(ENDED_OWNERS, old[i])
     hdel(OWNERS, old[i])
   end

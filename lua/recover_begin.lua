@@ -40,6 +40,13 @@ local function recoveries_with(epoch, version)
   return table.concat(kept, ' ')
 end
 
+-- Policies above the version belong to no history any more, also when a later recovery goes forward past them.
+local function drop_policies_above(version)
+  for _, v in ipairs(redis.call('HKEYS', POLICIES)) do
+    if tonumber(v) > version then hdel(POLICIES, v) end
+  end
+end
+
 local function take_policies(version, epoch)
   local n = int_arg(12, 'policies', 0, 10000)
   for i = POLICIES_START, POLICIES_START + 2 * n - 1, 2 do
@@ -93,6 +100,7 @@ return run(function()
     take_over(epoch)
   end
   local lost = consumed_by_lost_steps(version)
+  drop_policies_above(math.min(version, num('version')))
   local answer = table.concat({ epoch, state.version, state.step_next, state.accepted, state.running,
     int_text(capacity()), lost }, ' ')
   bump('total_consumed', -lost)

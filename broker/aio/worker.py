@@ -13,7 +13,7 @@ from typing import Any, Self
 from broker.aio.driver import Driver
 from broker.aio.submitter import Submitter
 from broker.connections import open_async_transport, open_transport
-from broker.errors import BadArgument, BrokerError, Reject
+from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -192,9 +192,8 @@ class Worker:
         except asyncio.CancelledError:
             if not attempt.cancelled:
                 raise
-        except BrokerError as error:
+        except ServerUnavailable as error:
             _log.warning("attempt %s could not be submitted: %s", attempt.id, error)
-            await self._report(self.fail(attempt, str(error)), attempt)
         except Exception as error:  # noqa: BLE001 - whatever the user's handler raises
             if not attempt.cancelled:
                 _log.warning("attempt %s failed: %r", attempt.id, error)

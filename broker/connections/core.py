@@ -1,15 +1,22 @@
-"""Sends operations and judges the answers: scripts, redirections, waits. Does no I/O itself; both clients use it."""
+"""What both clients do: send operations, judge the answers, send again."""
 
+import asyncio
 import logging
+import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from broker import scripts
-from broker.connections.link import Command, LinkLost
-from broker.connections.nodes import Node, Nodes, Sockets
-from broker.connections.replies import ReplyError, passes, redirection, refusal
+from broker.connections.link import Command, Link, LinkLost, NotRedis, unreachable
+from broker.connections.nodes import Gate, Node, not_redis
+from broker.connections.paths import socket_path
+from broker.connections.replies import ReplyError, lacks_function, passes, redirection, refusal
 from broker.connections.retrying import Again, Patience, pause_s
 from broker.connections.server import ServerInfo
 from broker.connections.topology import make_topology
@@ -23,25 +30,49 @@ log = logging.getLogger("broker")
 _MOST_TURNS = 5
 #: How long a call that waits on several servers in turns stays with one, seconds.
 _TURN_S = 0.1
+#: How long a sentinel, or a node that is asked where the others are, may be silent, seconds: there are more to ask.
+_ASK_S = 2.0
 
 
-class Core:
-    """The transport without its sockets.
+class Core(ABC):
+    """The calls of a transport, as coroutines. Those of the synchronous client never suspend (`run_blocking`).
 
     Args:
         address: what the URL says.
-        sockets: makes connections.
         timeout_s: how long a server may be silent, seconds.
         retry_for_s: how long to try again before giving up, seconds.
+        closing: set when the transport is closed.
     """
 
-    def __init__(self, address: Address, sockets: Sockets, timeout_s: float, retry_for_s: float) -> None:
+    def __init__(
+        self, address: Address, timeout_s: float, retry_for_s: float, closing: threading.Event | asyncio.Event
+    ) -> None:
         self._address = address
         self._topology = make_topology(address)
-        self._sockets = sockets
-        self._nodes = Nodes(address, self._topology, sockets, timeout_s)
-        self._patience = Patience(address.shown, retry_for_s, sockets.pause)
+        self._timeout_s = timeout_s
+        self._closing = closing
+        self._patience = Patience(address.shown, retry_for_s, self.pause)
+        self._nodes: dict[Endpoint, Node] = {}
+        #: Whether the next wait is to end at once.
+        self._interrupted = False
         self._failed_waits = 0
+
+    @abstractmethod
+    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
+        """A new connection, logged in; raises what redis-py raises."""
+
+    @abstractmethod
+    def _gate(self) -> Gate:
+        """What limits the exchanges with one server at a time."""
+
+    @abstractmethod
+    async def _until_closing(self, seconds: float) -> None:
+        """Waits for some time, or until the transport is closed."""
+
+    async def pause(self, seconds: float) -> None:
+        """Waits; raises ServerUnavailable when the transport is closed meanwhile."""
+        await self._until_closing(seconds)
+        self._refuse_when_closed()
 
     async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         """As `Transport.execute`."""
@@ -67,14 +98,18 @@ class Core:
             await self._patience.persist(once)
         return results
 
-    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        """As `Transport.pipeline`. All keys must be on the server of the first command's first argument."""
+    async def command(self, *args: str | bytes | int) -> Any:
+        """As `Transport.command`."""
+        return (await self.pipeline([args]))[0]
+
+    async def pipeline(self, commands: Sequence[Sequence[str | bytes | int]], at: Endpoint | None = None) -> list[Any]:
+        """As `Transport.pipeline`; `at` names the server, instead of the first command's first argument."""
+        tuples = [tuple(command) for command in commands]
 
         async def once() -> list[Any]:
-            first = commands[0][1] if len(commands[0]) > 1 else ""
+            first = tuples[0][1] if len(tuples[0]) > 1 else ""
             key = str(first, "utf-8", "replace") if isinstance(first, bytes) else str(first)
-            node = await self._nodes.node(await self._nodes.locate(key))
-            return await self._plain(node, commands)
+            return await self._plain(at or await self._locate(key), tuples)
 
         return await self._patience.persist(once) if commands else []
 
@@ -86,58 +121,149 @@ class Core:
             for key in keys:
                 # Keys in different slots may not share a command, not even those of one node.
                 slot = key.partition("}")[0] if self._topology.has_slots else ""
-                groups.setdefault((await self._nodes.locate(key), slot), []).append(key)
+                groups.setdefault((await self._locate(key), slot), []).append(key)
             while (left_s := deadline - time.monotonic()) > 0:
                 for (endpoint, _), part in groups.items():
-                    if self._nodes.interrupted:
-                        self._nodes.interrupted = False
+                    if self._was_interrupted():
                         return None
                     turn_s = left_s if len(groups) == 1 else min(_TURN_S, left_s)
                     if (key := await self._wait_on(endpoint, part, turn_s)) is not None:
                         return key
-            return None
         except Again as again:
             # The caller looks for work now and comes back; without a pause that could be a busy loop.
             log.debug("waiting on %s ended early: %s", self._address.shown, again)
-            if self._nodes.interrupted:
-                self._nodes.interrupted = False
-                return None
-            self._failed_waits = min(self._failed_waits + 1, 10)
-            with suppress(ServerUnavailable):  # closed meanwhile
-                await self._sockets.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
-            return None
+            if not self._was_interrupted():
+                self._failed_waits += 1
+                with suppress(ServerUnavailable):  # closed meanwhile
+                    await self.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
+        return None
 
     async def server_info(self) -> ServerInfo:
         """As `Transport.server_info`."""
 
         async def once() -> ServerInfo:
-            node = await self._nodes.node(await self._nodes.locate(None))
-            assert node.info is not None, "set by `node`"
+            node = await self._node(await self._locate(None))
+            assert node.info is not None, "set by `_node`"
             return node.info
+
+        return await self._patience.persist(once)
+
+    async def primaries(self) -> list[Endpoint | None]:
+        """The servers that together have all keys, for `pipeline`."""
+
+        async def once() -> list[Endpoint | None]:
+            try:
+                return await self._topology.primaries(self._ask)
+            except LinkLost as error:
+                raise Again(str(error)) from error
 
         return await self._patience.persist(once)
 
     def interrupt(self) -> None:
         """As `Transport.interrupt`."""
-        self._nodes.interrupt_waits()
+        self._interrupted = True
+        for node in list(self._nodes.values()):
+            node.waits.interrupt()
 
-    def close(self) -> None:
-        """Ends calls under way and closes all connections."""
-        self._nodes.close()
+    def end(self) -> None:
+        """Closes all connections; calls under way fail."""
+        self._closing.set()
+        self.interrupt()
+        for node in list(self._nodes.values()):
+            node.pool.interrupt()
+            node.drop()
 
     def abandon(self) -> None:
-        """In a forked child: leaves the parent's connections alone."""
-        self._nodes.abandon()
+        """In a forked child: closes its copies of the connections, which are the parent's."""
+        for node in list(self._nodes.values()):
+            node.drop()
+
+    # -- servers ---------------------------------------------------------------------------------------------------
+
+    async def _locate(self, key: str | None) -> Endpoint:
+        """The server of a key (None: any)."""
+        try:
+            return await self._topology.locate(key, self._ask)
+        except LinkLost as error:
+            raise Again(str(error)) from error
+
+    async def _node(self, endpoint: Endpoint) -> Node:
+        """A server, after a first connection told what it is."""
+        node = self._nodes.get(endpoint)
+        if node is None:
+
+            async def dial(to: Endpoint) -> Link:
+                return await self._dial(to, self._address, self._timeout_s)
+
+            node = self._nodes[endpoint] = Node(
+                endpoint, self._address, dial, self._gate(), self._closing.is_set, lambda: self._interrupted
+            )
+        if node.info is None:
+            await self._exchange(node, [("PING",)])
+        return node
+
+    async def _dial(self, endpoint: Endpoint, address: Address, timeout_s: float) -> Link:
+        """A new connection; raises LinkLost, ReplyError (logging in failed), or what is to be told."""
+        self._refuse_when_closed()
+        if address.mode == "fakeredis":
+            from broker.connections.fake import FakeLink
+
+            return FakeLink(address.path, self.pause)
+        try:
+            with socket_path(endpoint.path) as path:
+                return await self._connected(endpoint, path, address, timeout_s)
+        except (RedisError, OSError) as error:
+            problem = unreachable(error, address, timeout_s)
+            raise not_redis(problem, endpoint, address) if isinstance(problem, NotRedis) else problem from error
+
+    def _refuse_when_closed(self) -> None:
+        if self._closing.is_set():
+            raise ServerUnavailable(url=self._address.shown, error="this client was closed")
+
+    async def _exchange(self, node: Node, commands: Sequence[Command], asking: bool = False) -> list[Any]:
+        """One round trip; a broken connection asks for another try, and for a new look at where the keys are.
+
+        With `asking`, each command is let through by a node that is still being given the slot.
+        """
+        try:
+            if asking:
+                both = [part for command in commands for part in (("ASKING",), command)]
+                return (await node.pool.exchange(both))[1::2]
+            return await node.pool.exchange(commands)
+        except (LinkLost, NotRedis) as error:
+            node.drop()
+            self._topology.forget()
+            raise Again(f"{node.endpoint}: {error}") from error
+
+    async def _ask(self, endpoint: Endpoint, command: Command) -> Any:
+        """One command on a connection of its own: to a sentinel, or a node of a cluster that may own nothing."""
+        address = self._address
+        if address.mode == "sentinel":
+            user, password = address.sentinel_username, address.sentinel_password
+            address = replace(address, username=user, password=password, db=0)
+        try:
+            link = await self._dial(endpoint, address, min(self._timeout_s, _ASK_S))
+        except ReplyError as error:
+            return error
+        try:
+            return (await link.exchange([command]))[0]
+        finally:
+            link.abort()
+
+    def _was_interrupted(self) -> bool:
+        """Whether this wait is to end; the next one is not, unless the client was closed."""
+        was, self._interrupted = self._interrupted, self._closing.is_set()
+        return was
 
     # -- one try ---------------------------------------------------------------------------------------------------
 
     async def _placed(self, operations: Sequence[Operation[Any]], left: list[int]) -> list[tuple[Endpoint, list[int]]]:
         """The operations that are left, by the server of their run."""
         if not self._topology.has_slots:
-            return [(await self._nodes.locate(None), list(left))]
+            return [(await self._locate(None), list(left))]
         groups: dict[Endpoint, list[int]] = {}
         for i in left:
-            groups.setdefault(await self._nodes.locate(operations[i].keys[0]), []).append(i)
+            groups.setdefault(await self._locate(operations[i].keys[0]), []).append(i)
         return list(groups.items())
 
     async def _run(self, endpoint: Endpoint, operations: Sequence[Operation[Any]], asking: bool = False) -> list[Any]:
@@ -146,11 +272,17 @@ class Core:
         Returns:
             For each operation what it parsed, or its error.
         """
-        node = await self._nodes.node(endpoint)
+        node = await self._node(endpoint)
         for _ in range(_MOST_TURNS):
             commands, loads = self._commands(node, operations)
-            replies = await self._nodes.exchange(node, commands, asking)
-            errors = [reply for reply in replies if isinstance(reply, ReplyError)] if any_error(replies) else []
+            replies = await self._exchange(node, commands, asking)
+            errors = [reply for reply in replies if isinstance(reply, ReplyError)]
+            if node.calls_functions and any(lacks_function(error) for error in errors):
+                await self._load_functions(node, errors)
+                continue
+            for name, reply in zip(loads, replies, strict=False):
+                if isinstance(reply, ReplyError) and not passes(reply) and redirection(reply) is None:
+                    raise refusal(reply, self._address.shown, name, self._shebang(node))
             if any(error.code == "NOSCRIPT" for error in errors):
                 # Restarted, flushed or newly promoted. What ran already in this pipeline runs again: replay-safe.
                 node.known.clear()
@@ -159,26 +291,43 @@ class Core:
                 if (owner := self._redirect(node, error)) is not None:
                     return await self._run(owner, operations, asking=True)
                 self._pass(error)
-            for name, reply in zip(loads, replies, strict=False):
-                if isinstance(reply, ReplyError):
-                    raise refusal(reply, self._address.shown, name, self._shebang(node))
-                node.known.add(name)
+            node.known.update(loads)
             return self._results(node, operations, replies[len(loads) :])
         raise Again(f"{endpoint} forgets its scripts at once")
 
-    async def _plain(self, node: Node, commands: Sequence[Command], asking: bool = False) -> list[Any]:
+    async def _plain(self, endpoint: Endpoint, commands: Sequence[Command], asking: bool = False) -> list[Any]:
         """Sends plain commands to one server; raises the first error."""
-        replies = await self._nodes.exchange(node, commands, asking)
+        node = await self._node(endpoint)
+        replies = await self._exchange(node, commands, asking)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 if (owner := self._redirect(node, reply)) is not None:
-                    return await self._plain(await self._nodes.node(owner), commands, asking=True)
+                    return await self._plain(owner, commands, asking=True)
                 self._pass(reply)
                 raise refusal(reply, self._address.shown)
         return replies
 
+    async def _load_functions(self, node: Node, errors: Sequence[ReplyError]) -> None:
+        """Gives a server the function library; where it may not have it, scripts are called one by one."""
+        if all(error.code != "NOPERM" for error in errors):
+            (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)])
+            if not isinstance(reply, ReplyError) or "already exists" in reply.text:
+                return
+            if passes(reply):
+                self._pass(reply)
+        log.debug("%s takes no functions, scripts are used", node.endpoint)
+        node.calls_functions = False
+
     def _commands(self, node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[Command], list[str]]:
         """The pipeline of some operations, and the scripts that its first commands load."""
+        if node.calls_functions:
+            library = scripts.library()
+            calls: list[Command] = []
+            for operation in operations:
+                name = library.function(operation.script)
+                calls.extend(operation.before)
+                calls.append(("FCALL", name, len(operation.keys), *operation.keys, *operation.args))
+            return calls, []
         shebang = self._shebang(node)
         loads = list(dict.fromkeys(op.script for op in operations if op.script not in node.known))
         commands: list[Command] = [("SCRIPT", "LOAD", scripts.load(name, shebang).source) for name in loads]
@@ -207,7 +356,7 @@ class Core:
 
     async def _wait_on(self, endpoint: Endpoint, keys: Sequence[str], timeout_s: float) -> str | None:
         """Waits for a marker on one server; the key that had one, or None."""
-        node = await self._nodes.node(endpoint)
+        node = await self._node(endpoint)
         # Redis reads "0" as "for ever".
         command: Command = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
         try:
@@ -234,13 +383,11 @@ class Core:
     def _pass(self, error: ReplyError) -> None:
         """Asks for another try where that may help."""
         if passes(error):
-            self._nodes.forget_all()
+            # Names are resolved, and primaries looked up, again: this server is not the right one any more.
+            for node in list(self._nodes.values()):
+                node.pool.drop()
+            self._topology.forget()
             raise Again(error.text, refusal(error, self._address.shown))
 
     def _shebang(self, node: Node) -> bool:
         return node.info is not None and node.info.supports_shebang
-
-
-def any_error(replies: list[Any]) -> bool:
-    """Whether one of the replies is an error."""
-    return any(isinstance(reply, ReplyError) for reply in replies)

@@ -1,32 +1,41 @@
-"""One connection to one server, and pools of them: what the synchronous and the asyncio client have in common.
+"""One connection to one server, a redis-py connection that is driven directly, and what its failures mean.
 
-Everything above the sockets is written once, as coroutines. The asyncio client awaits them. The synchronous client has
-links and pauses that block instead of suspending: its coroutines never suspend, and `run_blocking` finishes them.
+redis-py connects, speaks TLS, logs in, packs commands and parses replies. It never sends anything again: its retries
+and health checks are off, and a connection that failed once is not used any more (redis-py would open it anew).
+Its classes for clients and pools are not used: they retry, and cost several times the server's work for a small call.
 """
 
 import os
 import socket
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+import ssl
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from hiredis import Reader, pack_command  # pyright: ignore[reportUnknownVariableType] - returns bytes
+from hiredis import pack_command
+from redis.connection import PythonRespSerializer
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.connections.replies import ReplyError
+from broker.connections.url import Address, Endpoint
+from broker.errors import AuthenticationFailed, BadUrl
 
 if TYPE_CHECKING:
     from broker.connections.server import ServerInfo
 
 T = TypeVar("T")
-Argument = str | bytes | int
-Command = tuple[Argument, ...]
+Command = tuple[str | bytes | int, ...]
 
-#: From this size on, in bytes, an argument is sent from where it lies instead of being copied into the command.
-LARGE_BYTES = 32 * 1024
-#: What the reply parser says when it wants more bytes.
-MORE: Any = object()
-
-_pack = cast("Callable[[Command], bytes]", pack_command)
+#: The most that is read from a socket at once, bytes.
+_READ_BYTES = 256 * 1024
+#: The most that is handed to a socket at once, bytes: the time-out is for each piece, not for a whole large value.
+_WRITE_BYTES = 1024 * 1024
+#: From this size on, in bytes, an argument is sent from where it lies (redis-py's packer in C copies it).
+_LARGE_BYTES = 16 * 1024
+#: What redis-py says when the other end closed the connection.
+_CLOSED = "Connection closed by server"
 
 
 class LinkLost(Exception):
@@ -68,121 +77,135 @@ class Link(Protocol):
         ...
 
 
-class Pool(Protocol):
-    """The connections to one server for one purpose."""
-
-    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
-        """As `Link.exchange`, on one of the connections, which is opened when there is none."""
-        ...
-
-    def interrupt(self) -> bool:
-        """Breaks the connections that are waiting for replies; says whether there was one."""
-        ...
-
-    def drop(self) -> None:
-        """Closes the connections; those that are in use when they are given back."""
-        ...
+def parse_error(text: str) -> Exception:
+    """The exception for an error reply: whole, where redis-py's parser would cut its code off."""
+    # Said to a connection that is closed next: a broken connection to redis-py, in whatever step it comes.
+    return RedisConnectionError(text.removeprefix("ERR ")) if "max number of clients" in text else ReplyError(text)
 
 
-class ExclusivePool:
-    """Connections of which each carries one exchange at a time.
+def new_connection(library: Any, endpoint: Endpoint, path: str, address: Address, timeout_s: float, **own: Any) -> Any:
+    """A connection of redis-py, not yet connected.
 
     Args:
-        opened: opens one.
-        interrupted: whether exchanges are to fail now. Who sets it calls `interrupt` afterwards: an exchange that has
-            not begun by then sees it.
+        library: `redis.connection` or `redis.asyncio.connection`.
+        endpoint: where to.
+        path: of the Unix socket, "" for TCP.
+        address: user, password, database, TLS.
+        timeout_s: for connecting, seconds.
+        own: further options.
     """
-
-    def __init__(self, opened: Callable[[], Awaitable[Link]], interrupted: Callable[[], bool] = lambda: False) -> None:
-        self._opened = opened
-        self._interrupted = interrupted
-        self._idle: deque[Link] = deque()
-        self._busy: set[Link] = set()
-        self._generation = 0
-
-    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
-        """As `Pool.exchange`."""
-        generation = self._generation
-        try:
-            link = self._idle.pop()
-        except IndexError:
-            link = await self._opened()
-        self._busy.add(link)
-        if self._interrupted():
-            link.interrupt()
-        try:
-            replies = await link.exchange(commands, wait_s)
-        except BaseException:
-            link.abort()
-            raise
-        finally:
-            self._busy.discard(link)
-        if generation == self._generation:
-            self._idle.append(link)
-        else:
-            link.abort()
-        return replies
-
-    def interrupt(self) -> bool:
-        """As `Pool.interrupt`."""
-        busy = list(self._busy)
-        for link in busy:
-            link.interrupt()
-        return bool(busy)
-
-    def drop(self) -> None:
-        """As `Pool.drop`."""
-        self._generation += 1
-        while self._idle:
-            self._idle.pop().abort()
+    options: dict[str, Any] = {
+        "db": address.db,
+        "username": address.username if address.password else None,
+        "password": address.password or None,
+        # Notifications of maintenance, which move a connection behind its user's back, need protocol 3.
+        "protocol": 2,
+        "socket_connect_timeout": timeout_s,
+        "socket_read_size": _READ_BYTES,
+        "health_check_interval": 0,
+        "retry_on_timeout": False,
+        "retry_on_error": [],
+        **own,
+    }
+    if path:
+        return library.UnixDomainSocketConnection(path=path, **options)
+    options.update(host=endpoint.host, port=endpoint.port, socket_keepalive=True)
+    if address.tls is None:
+        return library.Connection(**options)
+    _check_files(tuple(address.tls.get(f"ssl_{kind}") for kind in ("ca_certs", "certfile", "keyfile")), address.shown)
+    return library.SSLConnection(**address.tls, **options)
 
 
-def make_reader() -> Reader:
-    """A reply parser: bytes stay bytes, error replies become values, `MORE` means that bytes are missing."""
-    return Reader(protocolError=NotRedis, replyError=ReplyError, errors="replace", notEnoughData=MORE)
-
-
-def reason(error: OSError) -> str:
-    """What went wrong, without the addresses that some messages repeat."""
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return error.strerror or str(error)
-    return os.strerror(error.errno)
-
-
-def pack(commands: Sequence[Command]) -> list[bytes]:
-    """Commands as pieces to send one after the other; large arguments are pieces of their own and not copied."""
-    pieces: list[bytes] = []
+def packed(commands: Iterable[Command]) -> list[bytes]:
+    """Commands as they are sent: those with large values without copying these, the others in C, which copies."""
+    parts: list[bytes] = []
     small: list[bytes] = []
     for command in commands:
-        for argument in command:
-            if not isinstance(argument, int) and len(argument) >= LARGE_BYTES:
-                _pack_large(command, small, pieces)
-                break
+        if any(isinstance(argument, bytes) and len(argument) >= _LARGE_BYTES for argument in command):
+            parts.append(b"".join(small))
+            small = []
+            parts.extend(_PACKER.pack(*command))
         else:
-            small.append(_pack(command))
-    if small:
-        pieces.append(b"".join(small))
-    return pieces
+            small.append(pack_command(command))
+    parts.append(b"".join(small))
+    return [part for part in parts if part]
 
 
-def _pack_large(command: Command, small: list[bytes], pieces: list[bytes]) -> None:
-    """Packs a command that has large arguments; `small` collects the bytes between them."""
-    small.append(b"*%d\r\n" % len(command))
-    for argument in command:
-        data = argument if isinstance(argument, bytes) else str(argument).encode()
-        size = len(data)
-        small.append(b"$%d\r\n" % size)
-        if size >= LARGE_BYTES:
-            pieces.append(b"".join(small))
-            pieces.append(data)
-            small.clear()
+def _encode(argument: str | bytes | int) -> bytes:
+    return argument if isinstance(argument, bytes) else str(argument).encode()
+
+
+_PACKER = PythonRespSerializer(_LARGE_BYTES, _encode)
+
+
+def in_pieces(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:
+    """Packed commands, in pieces of limited size."""
+    for part in packed:
+        if len(part) <= _WRITE_BYTES:
+            yield part
         else:
-            small.append(data)
-        small.append(b"\r\n")
+            view = memoryview(part)
+            yield from (view[start : start + _WRITE_BYTES] for start in range(0, len(view), _WRITE_BYTES))
+
+
+@lru_cache(maxsize=8)
+def _check_files(files: tuple[Any, Any, Any], url: str) -> None:
+    """Reads certificates once before redis-py does, whose error would look like a failed connection."""
+    ca_certs, certfile, keyfile = files
+    try:
+        context = ssl.create_default_context(cafile=ca_certs)
+        if certfile:
+            context.load_cert_chain(certfile, keyfile)
+    except OSError as error:
+        problem = f"its certificates ({', '.join(filter(None, files))}) cannot be read: {error.strerror or error}"
+        raise BadUrl(url=url, problem=problem) from error
+
+
+def lost(error: BaseException, timeout_s: float) -> LinkLost | NotRedis:
+    """What an exception means that redis-py raised during an exchange."""
+    cause = _cause(error)
+    if isinstance(cause, InvalidResponse):
+        return NotRedis(str(cause))
+    if isinstance(cause, RedisTimeoutError | TimeoutError):
+        return LinkLost(f"no answer for {timeout_s:g} s")
+    if _CLOSED in str(cause) or str(cause) == "Connection lost":  # asyncio says it like this
+        return LinkLost("the server closed the connection")
+    if not isinstance(cause, OSError):
+        return LinkLost(str(cause))
+    # Without the addresses that some messages repeat.
+    if cause.errno and not isinstance(cause, socket.gaierror):
+        return LinkLost(os.strerror(cause.errno))
+    return LinkLost(cause.strerror or str(cause))
+
+
+def unreachable(error: Exception, address: Address, timeout_s: float) -> BaseException:
+    """What an exception means that redis-py raised while it connected."""
+    cause = _cause(error)
+    if isinstance(cause, ReplyError):
+        return cause
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return AuthenticationFailed(url=address.shown, error=f"its certificate: {cause.verify_message}")
+    if isinstance(cause, ssl.SSLError):
+        return NotRedis(f"no TLS there: {cause.reason or cause}")
+    problem = lost(cause, timeout_s)
+    if isinstance(problem, NotRedis):
+        return problem
+    is_silent = address.tls is not None and "no answer" in str(problem)
+    return LinkLost(f"cannot connect ({problem}{': does it speak TLS?' if is_silent else ''})")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What redis-py wrapped into a ConnectionError of its own, if it did."""
+    while isinstance(error, RedisConnectionError) and _CLOSED not in str(error):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Finishes a coroutine that never suspends."""
+    """Finishes a coroutine of the synchronous client: its links and pauses block, so that it never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as stop:

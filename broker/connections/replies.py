@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from redis.exceptions import ResponseError
+
 from broker import scripts
 from broker.errors import AuthenticationFailed, BrokerError, ReadOnlyServer, UnsupportedServer, from_reply
 
@@ -26,16 +28,14 @@ _REFUSED = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"})
 _UNKNOWN_COMMAND = re.compile(r"unknown (sub)?command", re.IGNORECASE)
 #: How servers before Redis 7 report an error of a command inside a script.
 _INSIDE_SCRIPT = re.compile(r"-([A-Z]{3,}) [^\n]*")
-_SCRIPT_LINE = re.compile(r'(?:user_script|\[string "<python>"\]):(\d+)')
+_SCRIPT_LINE = re.compile(r'(user_script|user_function|\[string "<python>"\]):(\d+)')
 
 
-class ReplyError(Exception):
-    """An error reply, as the parser hands it over: not raised, a value among the replies."""
-
-    __slots__ = ("code", "text")
+class ReplyError(ResponseError):
+    """An error reply. redis-py raises it; our links make it a value among the replies."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
+        Exception.__init__(self, text)
         self.text = text
         self.code = text.partition(" ")[0]
         if self.code == "ERR" and (inside := _INSIDE_SCRIPT.search(text)):
@@ -54,7 +54,12 @@ class Redirection:
 
 def passes(error: ReplyError) -> bool:
     """Whether the same bytes may succeed later or elsewhere (MOVED, ASK and NOSCRIPT need more than that)."""
-    return error.code in _PASSING or (error.code == "ERR" and "max number of clients" in error.text)
+    return error.code in _PASSING
+
+
+def lacks_function(error: ReplyError) -> bool:
+    """Whether a function call failed because the server does not have the library, or not for this user."""
+    return "Function not found" in error.text or (error.code == "NOPERM" and "fcall" in error.text.lower())
 
 
 def redirection(error: ReplyError) -> Redirection | None:
@@ -85,6 +90,7 @@ def refusal(error: ReplyError, url: str, script: str = "", shebang: bool = True)
     if code == "ERR" and _UNKNOWN_COMMAND.search(error.text):
         return UnsupportedServer(url=url, problem=error.text)
     if script and (line := _SCRIPT_LINE.search(error.text)):
-        where = scripts.load(script, shebang).origin(int(line[1]))
+        source = scripts.library() if line[1] == "user_function" else scripts.load(script, shebang)
+        where = source.origin(int(line[2]))
         return BrokerError(code, message=error.text, script=script, where=where)
     return from_reply(error.text)

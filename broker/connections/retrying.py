@@ -1,19 +1,19 @@
 """Sends again: after which failures, with which pauses, and for how long."""
 
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+from redis.backoff import EqualJitterBackoff
 
 from broker.errors import BrokerError, ReadOnlyServer, ServerUnavailable
 
 log = logging.getLogger("broker")
 T = TypeVar("T")
 
-#: Pauses between two tries, seconds: the first, and the most; doubled each time, minus up to half of it at random.
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 1.0
+#: Pauses between two tries, seconds: from 0.02, doubled each time, up to 1, minus up to half of it at random.
+_PAUSES = EqualJitterBackoff(cap=1.0, base=0.02)
 
 
 class Again(Exception):
@@ -78,6 +78,4 @@ class Patience:
 
 def pause_s(failures: int) -> float:
     """The pause after so many failures in a row, seconds; none before the second try."""
-    if failures <= 1:
-        return 0.0
-    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (failures - 2)) * random.uniform(0.5, 1.0)
+    return _PAUSES.compute(min(failures - 2, 10)) if failures > 1 else 0.0

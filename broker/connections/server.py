@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from broker.connections.link import Command, Link
+from broker.connections.link import Link
 from broker.connections.replies import ReplyError, passes, refusal
 from broker.connections.url import Address
 from broker.errors import AuthenticationFailed, UnsupportedServer
@@ -37,38 +37,24 @@ class ServerInfo:
     cluster: bool = False
 
 
-def greeting(address: Address, username: str, password: str) -> list[Command]:
-    """The commands that open a connection: AUTH, SELECT as needed, then INFO."""
-    commands: list[Command] = []
-    if password:
-        commands.append(("AUTH", username, password) if username else ("AUTH", password))
-    if address.db:
-        commands.append(("SELECT", address.db))
-    commands.append(("INFO",))
-    return commands
-
-
 async def greet(link: Link, address: Address) -> ServerInfo | ReplyError:
-    """Logs in on a new connection and reads what the server is.
+    """Asks on a new connection what the server is.
 
     Returns:
-        The server, or the error reply that passes with time (`LOADING`, too many clients).
+        The server, or the error reply that passes with time (`LOADING`).
 
     Raises:
-        AuthenticationFailed: the server refuses the password, or wants one.
+        AuthenticationFailed: the server wants a password.
         UnsupportedServer: it is too old or none that this client knows.
         LinkLost: the connection broke.
     """
     if link.info is not None:
         return link.info
-    replies = await link.exchange(greeting(address, address.username, address.password))
-    for reply in replies[:-1]:
-        if isinstance(reply, ReplyError):
-            return _judge(reply, address)
-    if not isinstance(replies[-1], ReplyError):
-        return _from_info(_info_fields(replies[-1]), address)
-    if replies[-1].code != "NOPERM":
-        return _judge(replies[-1], address)
+    (info,) = await link.exchange([("INFO",)])
+    if not isinstance(info, ReplyError):
+        return _from_info(_info_fields(info), address)
+    if info.code != "NOPERM":
+        return judge(info, address)
     # The user may not call INFO; HELLO says as much as is needed here.
     (hello,) = await link.exchange([("HELLO",)])
     if isinstance(hello, ReplyError):
@@ -78,7 +64,7 @@ async def greet(link: Link, address: Address) -> ServerInfo | ReplyError:
     return _from_hello(hello, address)
 
 
-def _judge(error: ReplyError, address: Address) -> ReplyError:
+def judge(error: ReplyError, address: Address) -> ReplyError:
     """Lets an error pass that goes away; raises for the others, and for every answer to a wrong password."""
     if passes(error):
         return error

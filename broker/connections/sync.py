@@ -2,37 +2,35 @@
 
 import os
 import socket
-import ssl
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
+import redis.connection
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
 from broker.connections.core import Core
 from broker.connections.link import (
-    MORE,
     Command,
-    ExclusivePool,
     Link,
-    LinkLost,
-    Pool,
-    make_reader,
-    pack,
-    reason,
+    in_pieces,
+    lost,
+    new_connection,
+    packed,
+    parse_error,
     run_blocking,
 )
+from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
-from broker.connections.paths import socket_path
+from broker.connections.replies import ReplyError
 from broker.connections.server import ServerInfo
-from broker.connections.tls import tls_context, tls_failure
 from broker.connections.url import Address, Endpoint
-from broker.errors import ServerUnavailable
 from broker.operation import Operation
-
-_READ_BYTES = 256 * 1024
-_WRITE_BYTES = 1024 * 1024
 
 
 class Transport:
@@ -50,8 +48,7 @@ class Transport:
         _transports.add(self)
 
     def _reset(self) -> None:
-        self._sockets = BlockingSockets(self.url)
-        self._core = Core(self._address, self._sockets, self._timeout_s, self._retry_for_s)
+        self._core = BlockingCore(self._address, self._timeout_s, self._retry_for_s, threading.Event())
 
     def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         """Sends operations in one round trip (one for each server of a cluster), again if that fails.
@@ -68,7 +65,7 @@ class Transport:
 
     def command(self, *args: str | bytes | int) -> Any:
         """Sends one plain command; raises the BrokerError of an error reply, and as `execute`."""
-        return self.pipeline([args])[0]
+        return run_blocking(self._core.command(*args))
 
     def pipeline(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
         """Sends plain commands in one round trip; raises the BrokerError of the first error reply, and as `execute`.
@@ -76,7 +73,18 @@ class Transport:
         They are sent again after a lost connection, so each must be harmless twice. In a cluster all go to the
         server of the first one's first argument.
         """
-        return run_blocking(self._core.pipeline([tuple(command) for command in commands]))
+        return run_blocking(self._core.pipeline(commands))
+
+    def scan(self, pattern: str) -> Iterator[str]:
+        """The keys that match a glob pattern, on all primaries; one may come twice. Raises as `execute`."""
+        for server in run_blocking(self._core.primaries()):
+            cursor = b"0"
+            while True:
+                page: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                ((cursor, names),) = run_blocking(self._core.pipeline([page], server))
+                yield from (name.decode() for name in names)
+                if cursor == b"0":
+                    break
 
     def wait_marker(self, keys: Sequence[str], timeout_s: float) -> str | None:
         """Waits for a marker (BZPOPMIN), on a connection of its own.
@@ -101,8 +109,7 @@ class Transport:
     def close(self) -> None:
         """Closes the connections; calls under way in other threads end. An embedded server stops with its last user."""
         _transports.discard(self)
-        self._sockets.closed.set()
-        self._core.close()
+        self._core.end()
         if self._embedded is not None:
             self._embedded.release()
             self._embedded = None
@@ -110,10 +117,7 @@ class Transport:
     def after_fork(self) -> None:
         """In a forked child: leaves the parent's connections alone and makes its own."""
         self._core.abandon()
-        closed = self._sockets.closed.is_set()
         self._reset()
-        if closed:
-            self._sockets.closed.set()
 
     def __enter__(self) -> Self:
         return self
@@ -124,120 +128,88 @@ class Transport:
         self.close()
 
 
-class BlockingSockets:
-    """Blocking connections and pauses."""
+class BlockingCore(Core):
+    """Blocks instead of suspending."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self.closed = threading.Event()
+    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
+        link = BlockingLink(endpoint, path, address, timeout_s)
+        link.connect()
+        return link
 
-    async def dial(self, endpoint: Endpoint, address: Address, timeout_s: float) -> Link:
-        """As `Sockets.dial`."""
-        self._refuse_when_closed()
-        if address.mode == "fakeredis":
-            from broker.connections.fake import FakeLink
+    def _gate(self) -> Gate:
+        return nullcontext()
 
-            return FakeLink(address.path, self.pause)
-        try:
-            sock = (
-                _connected_unix(endpoint.path, timeout_s) if endpoint.path else _connected(endpoint, address, timeout_s)
-            )
-        except OSError as error:
-            raise LinkLost(f"cannot connect ({reason(error)})") from error
-        return BlockingLink(sock, timeout_s)
-
-    def pool(self, opened: Callable[[], Awaitable[Link]]) -> Pool:
-        """As `Sockets.pool`."""
-        return ExclusivePool(opened)
-
-    async def pause(self, seconds: float) -> None:
-        """As `Sockets.pause`."""
-        self.closed.wait(seconds)
-        self._refuse_when_closed()
-
-    def _refuse_when_closed(self) -> None:
-        if self.closed.is_set():
-            raise ServerUnavailable(url=self._url, error="this client was closed")
+    async def _until_closing(self, seconds: float) -> None:
+        assert isinstance(self._closing, threading.Event), "given by `Transport`"
+        self._closing.wait(seconds)
 
 
-def _connected_unix(path: str, timeout_s: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        with socket_path(path) as short:
-            sock.connect(short)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+#: The one with hiredis, where that is there.
+_DefaultParser: Any = redis.connection.DefaultParser
 
 
-def _connected(endpoint: Endpoint, address: Address, timeout_s: float) -> socket.socket:
-    """A TCP connection, with TLS where the URL says so."""
-    context = tls_context(address)
-    sock = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return sock if context is None else context.wrap_socket(sock, server_hostname=endpoint.host)
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, ssl.SSLError):
-            raise tls_failure(error, address) from error
-        if isinstance(error, TimeoutError):
-            raise LinkLost(f"no answer to the TLS handshake for {timeout_s:g} s: does it speak TLS?") from error
-        raise
+class Parser(_DefaultParser):
+    """redis-py's parser, with our errors."""
+
+    parse_error = staticmethod(parse_error)
 
 
 class BlockingLink:
-    """A connection with a blocking socket."""
+    """A connection of redis-py that blocks."""
 
-    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
         self.info: ServerInfo | None = None
-        self._socket = sock
         self._timeout_s = timeout_s
-        self._reader = make_reader()
-        self._buffer = bytearray(_READ_BYTES)
+        self._connection = new_connection(
+            redis.connection,
+            endpoint,
+            path,
+            address,
+            timeout_s,
+            socket_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            parser_class=Parser,
+        )
+
+    def connect(self) -> None:
+        """Connects and logs in; raises what redis-py raises."""
+        try:
+            self._connection.connect()
+        except BaseException:
+            self.abort()
+            raise
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`."""
+        connection = self._connection
         replies: list[Any] = []
-        reader, buffer = self._reader, self._buffer
         try:
             if wait_s:
-                self._socket.settimeout(self._timeout_s + wait_s)
-            for piece in pack(commands):
-                if len(piece) <= _WRITE_BYTES:
-                    self._socket.sendall(piece)
-                    continue
-                # The time-out is for each call: a large piece over a slow network gets several.
-                with memoryview(piece) as view:
-                    for start in range(0, len(view), _WRITE_BYTES):
-                        self._socket.sendall(view[start : start + _WRITE_BYTES])
+                self._socket().settimeout(self._timeout_s + wait_s)
+            connection.send_packed_command(in_pieces(packed(commands)), check_health=False)
             for _ in commands:
-                while (reply := reader.gets()) is MORE:
-                    size = self._socket.recv_into(buffer)
-                    if not size:
-                        raise LinkLost("the server closed the connection")
-                    reader.feed(buffer, 0, size)  # pyright: ignore[reportArgumentType] - takes any buffer
-                replies.append(reply)
+                try:
+                    replies.append(connection.read_response(disable_decoding=True))
+                except ReplyError as error:
+                    replies.append(error.with_traceback(None))
             if wait_s:
-                self._socket.settimeout(self._timeout_s)
-        except TimeoutError as error:
-            raise LinkLost(f"no answer for {self._timeout_s + wait_s:g} s") from error
-        except OSError as error:
-            raise LinkLost(reason(error)) from error
+                self._socket().settimeout(self._timeout_s)
+        except (RedisError, OSError) as error:
+            raise lost(error, self._timeout_s + wait_s) from error
         return replies
 
     def interrupt(self) -> None:
         """As `Link.interrupt`. Not by closing, which would free the number of a socket that another thread reads."""
-        with suppress(OSError):
+        with suppress(OSError, TypeError):  # closed already
             # Of the socket below TLS, which would forget its keys under the reader.
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            socket.socket.shutdown(self._socket(), socket.SHUT_RDWR)
 
     def abort(self) -> None:
-        """As `Link.abort`."""
-        self._socket.close()
+        """As `Link.abort`. After a fork redis-py closes only the child's copy."""
+        self._connection.disconnect()
+
+    def _socket(self) -> socket.socket:
+        return self._connection._sock  # noqa: SLF001 - redis-py has no other way to wake a reader
 
 
 _transports: "weakref.WeakSet[Transport]" = weakref.WeakSet()

@@ -1,9 +1,9 @@
 """Finds the server that a key lives on: a fixed one, the primary that Sentinel names, or a node of a cluster."""
 
-from abc import ABC, abstractmethod
-from binascii import crc_hqx
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
+
+from redis.crc import key_slot
 
 from broker.connections.link import Command, LinkLost, NotRedis
 from broker.connections.replies import Redirection, ReplyError
@@ -13,11 +13,9 @@ from broker.errors import AuthenticationFailed
 #: Asks one server one plain command, on a connection of its own.
 Ask = Callable[[Endpoint, Command], Awaitable[Any]]
 
-_SLOTS = 16_384
 
-
-class Topology(ABC):
-    """Where the keys are.
+class Topology:
+    """Where the keys are: here all on one server.
 
     Attributes:
         has_slots: whether keys are on different servers, and only those of one hash slot may share a command.
@@ -25,31 +23,23 @@ class Topology(ABC):
 
     has_slots: bool = False
 
-    @abstractmethod
+    def __init__(self, address: Address) -> None:
+        self._endpoint = address.endpoints[0]
+
     async def locate(self, key: str | None, ask: Ask) -> Endpoint:
-        """The server of a key (None: any primary).
+        """The server of a key (None: any primary); raises LinkLost when nobody can say."""
+        return self._endpoint
 
-        Raises:
-            LinkLost: nobody could say.
-        """
+    async def primaries(self, ask: Ask) -> list[Endpoint | None]:
+        """Those that together have all keys; None: the one that there is."""
+        return [None]
 
-    def forget(self) -> None:  # noqa: B027 - a fixed server has nothing to forget
+    def forget(self) -> None:
         """Something there changed or broke: the next `locate` asks again."""
 
     def moved(self, to: Redirection, told_by: Endpoint) -> Endpoint | None:
         """Notes that a node of a cluster sent us elsewhere; None: there is no cluster here."""
         return None
-
-
-class OneServer(Topology):
-    """Everything is on one server."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    async def locate(self, key: str | None, ask: Ask) -> Endpoint:
-        """As `Topology.locate`."""
-        return self._endpoint
 
 
 class SentinelPrimary(Topology):
@@ -106,11 +96,17 @@ class ClusterNodes(Topology):
             await self._discover(ask)
         if key is None:
             return next(iter(self._owners.values()))
-        slot = key_slot(key)
+        slot = key_slot(key.encode())
         if slot not in self._owners:
             self._stale = True
             raise LinkLost(f"no node of the cluster serves hash slot {slot}")
         return self._owners[slot]
+
+    async def primaries(self, ask: Ask) -> list[Endpoint | None]:
+        """As `Topology.primaries`."""
+        if self._stale:
+            await self._discover(ask)
+        return list(dict.fromkeys(self._owners.values()))
 
     async def _discover(self, ask: Ask) -> None:
         """Reads the table of slots from the first node that has one."""
@@ -155,13 +151,4 @@ def make_topology(address: Address) -> Topology:
         return SentinelPrimary(address)
     if address.mode == "cluster":
         return ClusterNodes(address)
-    return OneServer(address.endpoints[0])
-
-
-def key_slot(key: str) -> int:
-    """The hash slot of a key: CRC16 (XMODEM) of it, or of what stands between its first `{` and the next `}`."""
-    data = key.encode()
-    start = data.find(b"{")
-    if start >= 0 and (end := data.find(b"}", start + 1)) > start + 1:
-        data = data[start + 1 : end]
-    return crc_hqx(data, 0) % _SLOTS
+    return Topology(address)

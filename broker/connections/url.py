@@ -39,22 +39,12 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class TlsOptions:
-    """How to check the server's certificate, and which one to show it: paths of PEM files, or empty."""
-
-    ca_certs: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    verify: bool = True
-    check_hostname: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Address:
     """What a URL says.
 
     Attributes:
         endpoints: the server, the sentinels, or some nodes of the cluster.
+        tls: options of redis-py's SSLConnection; None: no TLS.
         service: what the sentinels call the server.
         path: for `embedded`, the directory of the data ("": none is kept); for `fakeredis`, the name of the server.
         shown: the URL without passwords, for messages.
@@ -66,7 +56,7 @@ class Address:
     db: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
-    tls: TlsOptions | None = None
+    tls: dict[str, str | bool] | None = None
     service: str = ""
     sentinel_username: str = ""
     sentinel_password: str = field(default="", repr=False)
@@ -212,21 +202,15 @@ def _options(url: str, query: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def _tls(url: str, options: dict[str, str]) -> TlsOptions:
-    """The `ssl_*` options, named as in redis-py."""
-    reqs = options.get("ssl_cert_reqs", "required")
-    if reqs not in ("required", "none"):
+def _tls(url: str, options: dict[str, str]) -> dict[str, str | bool]:
+    """The `ssl_*` options, as in redis-py; the certificate is checked unless the URL says not to."""
+    tls: dict[str, str | bool] = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
+    tls.update({name: value for name, value in options.items() if name in _TLS_OPTIONS})
+    if tls["ssl_cert_reqs"] not in ("required", "none"):
         raise _bad(url, "ssl_cert_reqs must be 'required' or 'none'")
-    check = options.get("ssl_check_hostname", "true").lower()
-    if check not in ("true", "false"):
+    if tls["ssl_check_hostname"] not in ("true", "false"):
         raise _bad(url, "ssl_check_hostname must be 'true' or 'false'")
-    return TlsOptions(
-        ca_certs=options.get("ssl_ca_certs", ""),
-        certfile=options.get("ssl_certfile", ""),
-        keyfile=options.get("ssl_keyfile", ""),
-        verify=reqs == "required",
-        check_hostname=check == "true" and reqs == "required",
-    )
+    return tls | {"ssl_check_hostname": tls["ssl_check_hostname"] == "true" and tls["ssl_cert_reqs"] == "required"}
 
 
 def _bad(url: str, problem: str) -> BadUrl:

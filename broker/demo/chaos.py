@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from broker.demo.children import Child
 from broker.demo.crew import Crew, Post
 from broker.demo.options import DemoOptions
 
-#: Pause before the next deed, seconds: shortest and longest.
+#: Pause before the next deed, seconds: shortest and longest. It begins when the last replacement has joined the run: on
+#: a busy machine workers that are killed faster than they can start would never work.
 _PAUSE_S: Final = (1.0, 2.5)
+
+#: How long a replacement may take to join before chaos goes on without it, seconds.
+_JOIN_S: Final = 20.0
 
 #: After this long the event log tells what a frozen worker holds, seconds.
 _LOOK_S: Final = 0.25
@@ -44,6 +48,22 @@ _AGAIN: Final = 0.5
 _AGAIN_S: Final = (0.3, 1.5)
 
 
+#: Something to do at a moment; answers what was done, in words.
+Deed = Callable[[float], list[str]]
+
+
+class Log(Protocol):
+    """What chaos wants to know of the workers; the referee knows."""
+
+    def held_by(self, worker: str) -> int:
+        """How many slots a worker holds."""
+        ...
+
+    def has_joined(self, worker: str) -> bool:
+        """Whether a worker has a session, or had one."""
+        ...
+
+
 class Chaos:
     """What the options ask for: nothing, the workers, the trainer, or all.
 
@@ -51,14 +71,14 @@ class Chaos:
         options: of the demo.
         crew: the workers.
         post: the trainer's place.
-        held_by: how many slots a worker of that name holds, as far as the event log tells.
+        log: what the event log tells of the workers.
     """
 
-    def __init__(self, options: DemoOptions, crew: Crew, post: Post, held_by: Callable[[str], int]) -> None:
+    def __init__(self, options: DemoOptions, crew: Crew, post: Post, log: Log) -> None:
         rng = Random(options.seed)
         self._workers = self._trainer = None
         if options.chaos in ("workers", "all"):
-            self._workers = WorkerChaos(crew, held_by, options.lease_s, rng)
+            self._workers = WorkerChaos(crew, log, options.lease_s, rng)
         if options.chaos in ("trainer", "all"):
             self._trainer = TrainerChaos(post, options.steps, rng)
 
@@ -75,17 +95,17 @@ class WorkerChaos:
 
     Args:
         crew: the workers.
-        held_by: how many slots a worker of that name holds, as far as the event log tells.
+        log: what the event log tells of the workers.
         lease_s: after how long without a sign of life a worker's slots go to others.
         rng: chooses whom and when.
     """
 
-    def __init__(self, crew: Crew, held_by: Callable[[str], int], lease_s: float, rng: Random) -> None:
+    def __init__(self, crew: Crew, log: Log, lease_s: float, rng: Random) -> None:
         self._crew = crew
-        self._held_by = held_by
+        self._log = log
         self._lease_s = lease_s
         self._rng = rng
-        self._next: Callable[[float], list[str]] = self._begin
+        self._next: Deed = self._begin
         self._due = 0.0
         self._tries = 0
 
@@ -106,8 +126,7 @@ class WorkerChaos:
 
     def _kill_any(self, now: float) -> list[str]:
         self._tries = _MOST_TRIES
-        self._then(self._freeze, now + self._pause())
-        return self._kill(self._rng.choice(self._crew.workers))
+        return self._kill(self._rng.choice(self._crew.workers), self._freeze, now)
 
     def _freeze(self, now: float) -> list[str]:
         worker = self._rng.choice(self._crew.workers)
@@ -116,7 +135,7 @@ class WorkerChaos:
         return []
 
     def _look(self, worker: Child, now: float) -> list[str]:
-        if self._held_by(worker.name) == 0 and self._tries > 0:
+        if self._log.held_by(worker.name) == 0 and self._tries > 0:
             self._tries -= 1
             worker.thaw()
             return self._freeze(now)
@@ -129,17 +148,22 @@ class WorkerChaos:
         return [f"thawed {worker.name}"]
 
     def _kill_thawed(self, worker: Child, now: float) -> list[str]:
-        self._then(self._kill_any, now + self._pause())
-        return self._kill(worker)
+        return self._kill(worker, self._kill_any, now)
 
-    def _kill(self, worker: Child) -> list[str]:
+    def _kill(self, worker: Child, following: Deed, now: float) -> list[str]:
         replacement = self._crew.replace(worker)
+        self._then(lambda later: self._await(replacement, following, now, later), now)
         return [f"killed {worker.name}, started {replacement.name}"]
+
+    def _await(self, replacement: Child, following: Deed, since: float, now: float) -> list[str]:
+        if self._log.has_joined(replacement.name) or now > since + _JOIN_S:
+            self._then(following, now + self._pause())
+        return []
 
     def _pause(self) -> float:
         return self._rng.uniform(*_PAUSE_S)
 
-    def _then(self, deed: Callable[[float], list[str]], due: float) -> None:
+    def _then(self, deed: Deed, due: float) -> None:
         self._next, self._due = deed, due
 
 

@@ -53,6 +53,7 @@ class Tally:
         duplicates: tasks trained on twice in it, and second accepted results of a slot.
         staleness: how many trained tasks were how many versions behind; steps that were undone count, too.
         requeued: slots that were handed out again.
+        accepted: accepted results.
         late: refused results, by answer.
         ended: attempts that ended without a result, by reason.
         recoveries: how often a trainer went back to a checkpoint.
@@ -64,6 +65,7 @@ class Tally:
     duplicates: int = 0
     staleness: Counter[int] = field(default_factory=Counter[int])
     requeued: int = 0
+    accepted: int = 0
     late: Counter[str] = field(default_factory=Counter[str])
     ended: Counter[str] = field(default_factory=Counter[str])
     recoveries: int = 0

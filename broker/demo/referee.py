@@ -40,6 +40,7 @@ class Referee:
         self._holders: dict[str, str] = {}
         self._held: dict[str, Held] = {}
         self._claimed_before: set[str] = set()
+        self._joined: set[str] = set()
         #: Tasks of each batch that was not trained on yet, and the steps among them that are sealed.
         self._batches: dict[int, set[str]] = {}
         self._sealed: set[int] = set()
@@ -47,6 +48,7 @@ class Referee:
         self._policies: dict[int, str] = {}
         self._judges: dict[str, Callable[..., None]] = {
             "open": self._open,
+            "join": self._join,
             "enqueue": self._enqueue,
             "start": self._start,
             "claim": self._claim,
@@ -81,8 +83,10 @@ class Referee:
             self.verdict.against("log", f"{count} entries of the event log were gone before they could be read")
 
     def stalled(self, seconds: float) -> None:
-        """Takes note that nothing has happened for so long although there is work."""
-        self.verdict.against("progress", f"nothing has happened for {seconds:.0f} s")
+        """Takes note that no result came and no step was made for so long although there is work."""
+        ended = ", ".join(f"{count} {why}" for why, count in sorted(self.tally.ended.items()))
+        text = f"no result and no step for {seconds:.0f} s (attempts that ended without a result: {ended or 'none'})"
+        self.verdict.against("progress", text)
 
     def compare(self, version: int, finished: set[str]) -> None:
         """Holds a checkpoint against the log: what it calls finished is what was trained on before its version."""
@@ -98,7 +102,11 @@ class Referee:
 
     def held_by(self, worker: str) -> int:
         """How many slots the sessions of a worker hold (a session is named `<worker>~<number>...`)."""
-        return sum(1 for held in self._held.values() if held.session.partition("~")[0] == worker)
+        return sum(1 for held in self._held.values() if _worker(held.session) == worker)
+
+    def has_joined(self, worker: str) -> bool:
+        """Whether a worker has, or had, a session."""
+        return worker in self._joined
 
     @property
     def trained_exactly_once(self) -> bool:
@@ -140,7 +148,10 @@ class Referee:
         self._expect(name, "was tried again", "gone")
         self._reset(name, "pending")
 
-    # -- attempts --------------------------------------------------------------------------------------------------
+    # -- workers and attempts ------------------------------------------------------------------------------------------
+
+    def _join(self, session: str) -> None:
+        self._joined.add(_worker(session))
 
     def _claim(self, attempt: str, version: str, epoch: str, session: str) -> None:
         slot, name = _parts(attempt)
@@ -156,6 +167,7 @@ class Referee:
     def _done(self, attempt: str, _newest: str) -> None:
         slot, name = _parts(attempt)
         task = self._known(name)
+        self.tally.accepted += 1
         if slot in task.done:
             self.tally.duplicates += 1
             self.verdict.against("duplicate", f"slot {slot} has a second accepted result, by {attempt}")
@@ -277,6 +289,11 @@ class Referee:
         self._batches.get(task.step, set()).discard(name)
         task.step, task.oldest_told = -1, -1
         task.done.clear()
+
+
+def _worker(session: str) -> str:
+    """The name of a session's worker."""
+    return session.partition("~")[0]
 
 
 def _parts(attempt: str) -> tuple[str, str]:

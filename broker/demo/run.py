@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,8 @@ def run_demo(options: DemoOptions) -> Summary:
             raise DemoFailed(f"run {options.run} exists already: choose another name, or `broker purge {options.run}`")
         if not isinstance(existing, NoRun):
             raise existing
+        if server is None:
+            stack.callback(_tell_where, options.run)
         display = stack.enter_context(make_display(quiet=options.json))
         supervisor = Supervisor(options, url, transport, display, interrupts)
         savings = Path(stack.enter_context(TemporaryDirectory(prefix="rollout-broker-demo-")))
@@ -76,3 +79,7 @@ def run_demo(options: DemoOptions) -> Summary:
         if interrupts.number is not None:
             raise DemoInterrupted(interrupts.number, summary)
         return summary
+
+
+def _tell_where(run: str) -> None:
+    sys.stderr.write(f"run {run} stays on the server, to look at (`broker tail {run}`) or to `broker purge {run}`\n")

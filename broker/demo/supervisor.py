@@ -35,7 +35,7 @@ WORKER: Final = "broker.demo.worker"
 #: Pause between two looks, seconds.
 _LOOK_S: Final = 0.1
 
-#: When no transition has happened for this long, the run stands still, seconds.
+#: When no result came and no step was made for this long, the run stands still, seconds.
 _STALL_S: Final = 90.0
 
 
@@ -89,7 +89,7 @@ class Supervisor:
                     return
             crew = self._crew = Crew(self._options.workers, self._start_worker)
             stack.callback(crew.dismiss)
-            chaos = Chaos(self._options, crew, post, self._referee.held_by)
+            chaos = Chaos(self._options, crew, post, self._referee)
             while not (self._completed or self._interrupts.wait(_LOOK_S)):
                 self._completed = post.done()
                 self._look(post)
@@ -175,10 +175,11 @@ class Supervisor:
         for line in post.lines():
             report = StepReport.from_line(line)
             self._reports[report.step] = report
-        seen = self._follower.seen
+        tally = self._referee.tally
+        before = tally.accepted, tally.version
         self._judge()
         now = time.monotonic()
-        if self._follower.seen > seen:
+        if (tally.accepted, tally.version) != before:
             self._moved = now
         self._refresh(now)
         self._display.show(self._view)

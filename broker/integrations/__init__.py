@@ -1,1 +1,1 @@
-"""Adapters to other systems, each behind an extra; the core imports none of them."""
+"""Other systems on the broker: each adapter stands outside the core, and imports the other package only when used."""

@@ -51,8 +51,6 @@ local function take_version(o, given)
   if given <= num('version') then return end
   set('version', given)
   set('step_next', given)
-  set('version_epoch', state.epoch)
-  hput(POLICIES, int_text(given), state.epoch)
   event('advance', int_text(given) .. ' ' .. state.epoch)
 end
 
@@ -88,7 +86,7 @@ end
 
 -- Wakes as many owners as there are spare slots: those first that have rollouts to start, then who waits longest.
 local function wake_owners(owners)
-  local waiting, slots = {}, spare(owners)
+  local waiting, room = {}, spare(owners)
   for id, o in pairs(owners) do
     if o.waiting > 0 then waiting[#waiting + 1] = { id, o.enqueued > 0 and 0 or 1, o.waiting } end
   end
@@ -97,7 +95,7 @@ local function wake_owners(owners)
     if a[3] ~= b[3] then return a[3] < b[3] end
     return a[1] < b[1]
   end)
-  for i = 1, math.min(slots, #waiting) do
+  for i = 1, math.min(room, #waiting) do
     local id = waiting[i][1]
     owners[id].waiting = 0
     put_owner(id, owners[id])

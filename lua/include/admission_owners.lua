@@ -7,7 +7,9 @@
 
 local OWNERS, OWNER_LEASES, ENDED_OWNERS = key('owners'), key('owner_leases'), key('ended_owners')
 local MOST_OWNERS = 1000
-local OWNER_FIELDS = { 'number', 'running', 'enqueued', 'accepted', 'rejected', 'reserved', 'recovery', 'version', 'waiting' }
+local OWNER_FIELDS = {
+  'number', 'running', 'enqueued', 'accepted', 'rejected', 'reserved', 'recovery', 'version', 'waiting',
+}
 
 local function is_admission() return field('admission') == '1' end
 

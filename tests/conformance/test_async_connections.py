@@ -1,6 +1,7 @@
 """What only the asyncio client promises: calls that overlap, and that may be cancelled."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Generator
 
 import pytest
@@ -115,5 +116,40 @@ def test_closing_ends_calls_under_way(server: ServerUnderTest):
         with pytest.raises(ServerUnavailable, match="closed"):
             await call
         server.thaw()
+
+    asyncio.run(scenario())
+
+
+def test_a_large_value_is_not_queued_as_a_whole(server: ServerUnderTest):
+    async def scenario() -> int:
+        async with open_async_transport(server.url, timeout_s=5) as transport:
+            await transport.server_info()
+            server.freeze()
+            value = b"x" * 64_000_000
+            tracemalloc.start()
+            call = asyncio.ensure_future(transport.command("SET", "large", value))
+            await asyncio.sleep(0.5)
+            queued = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            server.thaw()
+            assert await call == b"OK"
+            assert await transport.command("GET", "large") == value
+            return queued
+
+    assert asyncio.run(scenario()) < 8_000_000
+
+
+def test_a_cancelled_large_call_leaves_no_half_of_it_behind(server: ServerUnderTest):
+    async def scenario() -> None:
+        async with open_async_transport(server.url) as transport:
+            value = b"x" * 20_000_000
+            await transport.command("SET", "large", value)
+            for delay_s in (0.0, 0.002, 0.005, 0.01):
+                for command in (("GET", "large"), ("SET", "other", value)):
+                    call = asyncio.ensure_future(transport.command(*command))
+                    await asyncio.sleep(delay_s)
+                    call.cancel()
+                    assert await transport.command("ECHO", "after") == b"after"
+                    await asyncio.wait([call])
 
     asyncio.run(scenario())

@@ -1,5 +1,6 @@
 """What both clients promise of their connections, on every kind of server that this machine has."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -12,7 +13,11 @@ from typing import Any
 import pytest
 
 from broker import scripts
-from broker.connections import Transport
+from broker.connections import Transport, open_transport
+from broker.connections.aio import AsyncLink
+from broker.connections.link import LinkLost, run_blocking
+from broker.connections.sync import BlockingLink
+from broker.connections.url import Endpoint, parse_url
 from broker.errors import (
     AuthenticationFailed,
     BrokerError,
@@ -199,6 +204,12 @@ def test_the_server_is_known(server: ServerUnderTest, connect: Connect):
         assert info.version == server.kind.version
 
 
+def test_a_scan_sees_all_keys(server: ServerUnderTest):
+    with open_transport(server.url) as client:
+        client.pipeline([("SET", f"a{i}", "x") for i in range(2_500)] + [("SET", "b", "x")])
+        assert set(client.scan("a*")) == {f"a{i}" for i in range(2_500)}
+
+
 def test_unix_sockets_and_databases(real_server: ServerUnderTest, connect: Connect):
     connect(f"{real_server.unix_url}?db=3").command("SET", "a", "three")
     assert connect(f"{real_server.url}/3").command("GET", "a") == b"three"
@@ -266,6 +277,29 @@ def test_a_restart_during_a_call_is_ridden_out(
 
     assert call.result() == [2, b"2"]
     assert "answers again" in caplog.text
+
+
+@pytest.mark.parametrize("loss", ["lose_replies", "lose_requests", "swallow_replies"])
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_the_client_library_sends_nothing_again_by_itself(real_server: ServerUnderTest, flavour: str, loss: str):
+    async def once(port: int, kind: type[BlockingLink | AsyncLink]) -> None:
+        link = kind(Endpoint("127.0.0.1", port), "", parse_url("redis://"), 0.3)
+        connected = link.connect()
+        if connected is not None:
+            await connected
+        with pytest.raises(LinkLost):
+            await link.exchange([("INCR", "counter")])
+        link.abort()
+
+    with LossyProxy(real_server.port, watched=b"INCR") as proxy:
+        setattr(proxy, loss, 1)
+        if flavour == "sync":
+            run_blocking(once(proxy.port, BlockingLink))
+        else:
+            asyncio.run(once(proxy.port, AsyncLink))
+
+        assert (proxy.connections, proxy.requests) == (1, 1)
+        assert real_server.command("GET", "counter") == (None if loss == "lose_requests" else b"1")
 
 
 # -- servers that are not there ----------------------------------------------------------------------------------------
@@ -594,6 +628,16 @@ def test_runs_of_a_cluster_are_on_their_nodes(members: list[ServerUnderTest], co
     assert all(member.command("DBSIZE") for member in members)
     assert client.command("GET", keys[5]) == b"5"
     assert client.server_info().cluster
+
+
+def test_a_scan_sees_all_primaries(members: list[ServerUnderTest]):
+    for member in members:
+        member.command("FLUSHALL")
+    with open_transport(f"redis+cluster://127.0.0.1:{members[1].port}") as client:
+        names = {f"rb1:{{run{i}}}:state" for i in range(2_500)}
+        client.execute([bump(1, name) for name in [*names, "other:{a}"]])
+        assert set(client.scan("rb1:{*}:state")) == names
+        assert list(client.scan("nothing:*")) == []
 
 
 def test_a_wait_on_runs_of_several_nodes(members: list[ServerUnderTest], connect: Connect):

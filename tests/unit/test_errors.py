@@ -29,6 +29,8 @@ CODES = {
     "UNAVAILABLE": "ServerUnavailable",
     "UNSUPPORTED": "UnsupportedServer",
     "OOM": "OutOfMemory",
+    "UNDONE": "Undone",
+    "CHECKPOINT": "CheckpointError",
     "AUTH": "AuthenticationFailed",
     "READONLY": "ReadOnlyServer",
     "CODEC": "CodecError",

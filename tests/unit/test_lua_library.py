@@ -19,9 +19,19 @@ return later(tonumber(ARGV[1]))
 """
 
 
+def _text(source: str, *flags: str) -> str:
+    return "\n".join(line for line, _ in as_function(source, "f", flags))
+
+
+def test_each_line_says_where_it_was_written():
+    for text, number in as_function(SCRIPT, "f", ()):
+        if "answer.seen *" in text:
+            assert SCRIPT.splitlines()[number - 1] == "  answer.seen = answer.seen * SIZE"
+
+
 def test_functions_are_made_once_and_variables_at_each_call():
     # Given a script with functions, variables and a function that is announced first
-    made, called = as_function(SCRIPT, "f", ("no-writes",)).split("callback = function(keys, args)")
+    made, called = _text(SCRIPT, "no-writes").split("callback = function(keys, args)")
     # Then the functions stand outside the callback and the variables inside
     assert "function M.twice(n)" in made
     assert "M.later = function(n)" in made
@@ -31,7 +41,7 @@ def test_functions_are_made_once_and_variables_at_each_call():
 
 
 def test_fields_keys_and_strings_are_left_alone():
-    text = as_function(SCRIPT, "f", ())
+    text = _text(SCRIPT)
     assert "{ seen = n, [1] = 'seen -- not a name' }" in text
     assert "answer.seen = answer.seen * M.SIZE" in text
 

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from broker.connections.paths import socket_path
-from broker.connections.topology import key_slot
-from broker.connections.url import Endpoint, TlsOptions, parse_url
+from broker.connections.url import Endpoint, parse_url
 from broker.errors import BadUrl
 
 
@@ -46,12 +45,18 @@ def test_a_password_without_a_user():
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys", "rediss+cluster", "valkeys+cluster"])
 def test_tls(scheme: str):
     url = f"{scheme}://head?ssl_ca_certs=/ca.pem&ssl_certfile=/me.pem&ssl_keyfile=/me.key&ssl_check_hostname=false"
-    assert parse_url(url).tls == TlsOptions("/ca.pem", "/me.pem", "/me.key", verify=True, check_hostname=False)
+    assert parse_url(url).tls == {
+        "ssl_ca_certs": "/ca.pem",
+        "ssl_certfile": "/me.pem",
+        "ssl_keyfile": "/me.key",
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": False,
+    }
 
 
 def test_tls_checks_certificates_unless_told_not_to():
-    assert parse_url("rediss://head").tls == TlsOptions(verify=True, check_hostname=True)
-    assert parse_url("rediss://head?ssl_cert_reqs=none").tls == TlsOptions(verify=False, check_hostname=False)
+    assert parse_url("rediss://head").tls == {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    assert parse_url("rediss://head?ssl_cert_reqs=none").tls == {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
 
 
 def test_sentinel():
@@ -127,15 +132,3 @@ def test_long_socket_paths_get_a_short_name(tmp_path: Path):
     with socket_path(str(folder / "file")) as path:
         assert len(path) < 100
         assert Path(path).read_text() == "found"
-
-
-# Both from the specification of Redis Cluster (0x31C3) and its CLUSTER KEYSLOT.
-@pytest.mark.parametrize(("key", "slot"), [("123456789", 12739), ("foo{hash_tag}bar", 2515)])
-def test_hash_slots(key: str, slot: int):
-    assert key_slot(key) == slot
-
-
-def test_keys_of_a_run_share_a_slot_and_empty_tags_do_not_count():
-    assert key_slot("rb1:{math-7b}:state") == key_slot("rb1:{math-7b}:task:1") == key_slot("math-7b")
-    assert key_slot("{}a") != key_slot("{}b")
-    assert key_slot("a{b") != key_slot("b")

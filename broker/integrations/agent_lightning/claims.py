@@ -1,8 +1,8 @@
 """Claiming for workers that hold no session of their own, and remembering who was given what.
 
 A worker that speaks HTTP sends no heartbeats. What it was given is therefore held by sessions that nobody renews: a
-session takes claims for a short while and then runs out, and with it all that was not submitted. No attempt depends on
-the gateway that gave it: if that one dies, the worker submits through another.
+session takes claims for a short while after its first one and then runs out, and with it all that was not submitted. No
+attempt depends on the gateway that gave it: if that one dies, the worker submits through another.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Limits:
     Args:
         task_ms: time-out of a claimed task.
         lease_ms: lease of the sessions.
-        window_ms: how long a session takes claims.
+        window_ms: how long a session takes claims after the first that it was given something for.
     """
 
     task_ms: int
@@ -74,6 +74,9 @@ class Claims:
         name: name of the gateway, shown to people as the worker.
         task_timeout_ms: time-out of a claimed task; None: the run's attempt_timeout_ms, or else 5 minutes.
         monotonic: the clock that ends a session's window, seconds.
+
+    Attributes:
+        config: the run's, as it was when the newest session started.
     """
 
     def __init__(
@@ -86,22 +89,18 @@ class Claims:
     ) -> None:
         self._transport, self._run, self._name = transport, run, name
         self._task_timeout_ms, self._monotonic = task_timeout_ms, monotonic
+        self.config = RunConfig(consumer_batch_size=1)
+        self._limits = Limits.of(self.config, task_timeout_ms)
         self._joined: Joined | None = None
-        self._limits = Limits(DEFAULT_TASK_TIMEOUT_MS, DEFAULT_TASK_TIMEOUT_MS, 1)
-        self._until = 0.0
+        self._until: float | None = None  # when the session takes no more claims; None: it has handed out nothing yet
         self._number = 0
         # Claims of one session are numbered, and must arrive in that order.
         self._turn = asyncio.Lock()
 
-    @property
-    def result_ttl_ms(self) -> int:
-        """How long a result's bytes wait for the submission that accepts them."""
-        return self._joined.result_ttl_ms if self._joined else 3_600_000
-
-    @property
-    def max_result_bytes(self) -> int | None:
-        """The run's limit for one result, None before the first claim."""
-        return self._joined.max_result_bytes if self._joined else None
+    async def refresh(self) -> None:
+        """Reads the run's config again. Raises NoRun, ServerUnavailable."""
+        self.config = RunConfig.from_fields(await self.execute(anyone.stats(self._run)))
+        self._limits = Limits.of(self.config, self._task_timeout_ms)
 
     async def next(self) -> Handed | None:
         """One attempt, or None when there is nothing to do. Raises NoRun, ServerUnavailable."""
@@ -116,18 +115,20 @@ class Claims:
                 except NoSession:  # it ran out, or the server lost it
                     self._joined = None
                     continue
-                return Handed(claimed.granted[0], claimed.now) if claimed.granted else None
+                if not claimed.granted:
+                    return None
+                if self._until is None:
+                    self._until = self._monotonic() + self._limits.window_ms / 1000
+                return Handed(claimed.granted[0], claimed.now)
         return None
 
     async def _session(self) -> str:
-        if self._joined is None or self._monotonic() >= self._until:
-            stored: dict[str, str] = await self.execute(anyone.stats(self._run))
-            self._limits = Limits.of(RunConfig.from_fields(stored), self._task_timeout_ms)
+        if self._joined is None or (self._until is not None and self._monotonic() >= self._until):
+            await self.refresh()
             self._joined = await self.execute(
                 worker.join(self._run, self._name, secrets.token_hex(6), self._limits.lease_ms)
             )
-            self._number = 0
-            self._until = self._monotonic() + self._limits.window_ms / 1000
+            self._number, self._until = 0, None
         assert self._joined is not None, "joined just now"
         return self._joined.session
 
@@ -144,17 +145,16 @@ class Claims:
         return dict(sorted(zip(parts[::2], parts[1::2], strict=True), key=lambda pair: _claims_of(pair[0])))
 
     async def first_writer(self, attempt_id: str, digest: str) -> bool:
-        """Whether this is the first rollout written for an attempt that nobody brought the id of.
+        """Whether this is the first rollout written for an attempt, whoever brought it.
 
         Args:
-            attempt_id: the attempt that holds the slot.
+            attempt_id: the attempt.
             digest: of the rollout: the same one may be written again.
         """
         name = keys.key(self._run, f"gateway:first:{attempt_id}")
-        before = await self._transport.command(
-            "SET", name, digest, "NX", "GET", "PX", max(_REMEMBERED_AT_LEAST_MS, self._limits.task_ms)
-        )
-        return before is None or before == digest.encode()
+        ttl_ms = max(_REMEMBERED_AT_LEAST_MS, self._limits.task_ms)
+        _, first = await self._transport.pipeline([("SET", name, digest, "NX", "PX", ttl_ms), ("GET", name)])
+        return first == digest.encode()
 
     async def execute(self, operation: Operation[Any]) -> Any:
         """One operation; raises its error."""

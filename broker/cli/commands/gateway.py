@@ -1,0 +1,139 @@
+"""`broker gateway RUN`: serves a run to workers that speak another system's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from broker.cli import options
+from broker.cli.failure import CommandFailure
+from broker.cli.output import Output
+
+#: The environment variable that stands in for --token, which every user of the machine can see in the process list.
+TOKEN_VARIABLE = "BROKER_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
+#: What it needs beyond the core, by import name.
+_EXTRA = frozenset({"starlette", "uvicorn"})
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    options.add_run(parser)
+    parser.add_argument(
+        "--protocol", required=True, choices=["agent-lightning"], help="what the workers speak: agent-lightning's HTTP"
+    )
+    parser.add_argument("--port", required=True, type=_port, metavar="P", help="port to listen on; 0: any that is free")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--token",
+        metavar="T",
+        help=f"workers must send it as bearer token (default: the environment variable {TOKEN_VARIABLE}, or none)",
+    )
+    parser.add_argument(
+        "--max-request-bytes",
+        type=options.positive_int,
+        default=64 * 1024 * 1024,
+        metavar="N",
+        help="refuse larger requests (default: 64 MiB)",
+    )
+    parser.add_argument(
+        "--task-timeout",
+        type=options.positive_seconds,
+        metavar="S",
+        help="seconds that a worker may take for a task (default: the run's attempt_timeout_ms, or else 300)",
+    )
+    options.add_url(parser)
+    options.add_json(parser)
+    options.add_examples(
+        parser,
+        "  broker gateway math-7b --protocol agent-lightning --port 9997\n"
+        f"  export {TOKEN_VARIABLE}=$(cat token)\n"
+        "  broker gateway math-7b --protocol agent-lightning --host 0.0.0.0 --port 9997\n\n"
+        "It holds no state: run several, restart them at any time. docs/integrations/agent-lightning.md has the rest.",
+    )
+
+
+def run(namespace: Namespace, output: Output) -> int:
+    """Serve until Ctrl-C or SIGTERM, then let the requests under way end."""
+    with _extra_needed():
+        from broker.integrations.agent_lightning import application, serving
+    token: str | None = os.environ.get(TOKEN_VARIABLE) if namespace.token is None else namespace.token
+    if token == "":
+        raise CommandFailure(
+            f"the token is empty, which would protect nothing: give --token, or unset {TOKEN_VARIABLE}"
+        )
+    url = options.resolve_url(namespace)
+    with options.connected(namespace) as operator:
+        operator.stats(namespace.run)  # a run that is not there is told at once
+    try:
+        listener = serving.Listener(namespace.host, namespace.port)
+    except OSError as error:
+        raise CommandFailure(f"cannot listen on {namespace.host} port {namespace.port}: {error.strerror}") from error
+
+    async def serve() -> int:
+        from broker.integrations.agent_lightning.gateway import Gateway
+
+        ended = asyncio.Event()
+        caught: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, lambda n=number: (caught.append(n), ended.set()))
+        try:
+            async with Gateway(url, namespace.run, task_timeout_s=namespace.task_timeout) as gateway:
+                app = application.application(gateway, token=token, max_request_bytes=namespace.max_request_bytes)
+                await listener.start(app)
+                _say(output, namespace, listener.endpoint, has_token=token is not None)
+                await ended.wait()
+                await listener.stop()
+        finally:
+            await listener.stop()
+        return caught[0]
+
+    with _handlers_kept():
+        number = asyncio.run(serve())
+    signal.raise_signal(number)
+    return 128 + number  # where a handler of somebody's ignores it
+
+
+def _say(output: Output, namespace: Namespace, endpoint: str, *, has_token: bool) -> None:
+    if output.as_json:
+        output.json({"endpoint": endpoint, "run": namespace.run, "protocol": namespace.protocol, "pid": os.getpid()})
+        return
+    output.line(endpoint)
+    output.note(f"serving run {namespace.run} to agent-lightning workers; Ctrl-C stops it")
+    if not has_token and namespace.host not in {"127.0.0.1", "::1", "localhost"}:
+        output.note(f"without --token, whoever reaches {endpoint} may take tasks and report rollouts")
+
+
+@contextmanager
+def _handlers_kept() -> Generator[None]:
+    """The event loop puts handlers of its own in place, and leaves the system's defaults behind."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _extra_needed() -> Generator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        raise CommandFailure(
+            f"the gateway needs {error.name}, which is not installed. "
+            "Install it with: pip install 'rollout-broker[gateway]'"
+        ) from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text[:6]) <= 65_535:
+        raise ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)

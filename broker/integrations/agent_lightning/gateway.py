@@ -1,0 +1,273 @@
+"""What the gateway does, without HTTP: hands out tasks, takes rollouts, requeues what timed out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, cast
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from broker.codec import decode, encode
+from broker.connections import open_async_transport
+from broker.errors import BadArgument, BrokerError, CodecError, NoResult, NoRun, TooBig
+from broker.integrations.agent_lightning.attempts import AttemptId, Attribution, Slot, attributed, brought_back
+from broker.integrations.agent_lightning.claims import Claims, Handed
+from broker.integrations.agent_lightning.messages import PostedRollout, Rollout, Task, TaskDescription
+from broker.integrations.agent_lightning.resources import Resources
+from broker.names import check_name
+from broker.operations import anyone, worker
+from broker.operations.worker import Answer, Granted, Submission
+from broker.worker_core import default_name
+
+_log = logging.getLogger("broker")
+
+#: How long a call tries to reach a server that does not answer, seconds: well within a client's 10 s.
+PATIENCE_S = 5.0
+#: Pause between two looks for what timed out, seconds.
+REQUEUE_EVERY_S = 0.5
+#: Tasks that one request may find unfit for JSON before it answers that there is none.
+_UNFIT_TASKS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What became of a posted rollout.
+
+    Args:
+        stored: whether it is the one that the trainer gets.
+        attempt_id: the attempt that it was submitted for.
+        answer: the broker's word: `accepted`, `superseded`, `stale`, `unknown`.
+        instead: the attempt that has or had the slot instead, where that is known.
+        why: how its own attempt ended, where that is known.
+    """
+
+    stored: bool
+    attempt_id: str
+    answer: str
+    instead: str = ""
+    why: str = ""
+
+
+class Gateway:
+    """One gateway of a run. It holds nothing that another one would miss.
+
+    Args:
+        url: the server.
+        run: name of the run.
+        task_timeout_s: how long a worker may take for a task, in seconds; None: the run's attempt_timeout_ms, or else
+            5 minutes. Longer than the run's attempt_timeout_ms it has no effect.
+
+    Raises:
+        BadUrl, BadName, BadArgument: an argument is not usable.
+    """
+
+    def __init__(self, url: str, run: str, *, task_timeout_s: float | None = None) -> None:
+        if task_timeout_s is not None and not 0.001 <= task_timeout_s <= 86_400:
+            raise BadArgument(argument="task_timeout_s", given=task_timeout_s, expected="0.001 to 86400 seconds")
+        self.run = check_name("run", run)
+        self._transport = open_async_transport(url, timeout_s=PATIENCE_S, retry_for_s=PATIENCE_S)
+        timeout_ms = None if task_timeout_s is None else int(task_timeout_s * 1000)
+        self._claims = Claims(self._transport, self.run, f"gateway-{default_name()}"[:200], timeout_ms)
+        self.resources = Resources(self._transport, self.run)
+        self._upkeep: asyncio.Task[None] | None = None
+
+    async def open(self) -> Self:
+        """Connects, and begins to requeue what times out. Raises NoRun, ServerUnavailable."""
+        try:
+            await self._claims.refresh()
+        except BaseException:
+            await self._transport.close()
+            raise
+        self._upkeep = asyncio.create_task(self._requeue_for_ever(), name=f"gateway-{self.run}")
+        return self
+
+    async def close(self) -> None:
+        """Closes the connections. What workers hold stays theirs until it times out."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def next_task(self, client: str) -> Task | None:
+        """A task for a client, or None when there is nothing to do now.
+
+        Args:
+            client: who asks: what tells clients apart that do not bring their attempt id back.
+
+        Raises:
+            ServerUnavailable: no answer.
+        """
+        for _ in range(_UNFIT_TASKS):
+            try:
+                handed = await self._claims.next()
+            except NoRun as error:
+                _log.warning("no tasks can be handed out: %s", error)
+                return None
+            if handed is None:
+                return None
+            try:
+                task = _message(handed)
+            except (CodecError, PydanticSerializationError, ValueError) as error:
+                await self._give_up(handed.grant, error)
+                continue
+            slot = Slot(handed.grant.task, handed.grant.slot)
+            await self._claims.remember(slot.name, handed.grant.attempt_id, client)
+            return task
+        return None
+
+    async def _give_up(self, grant: Granted, error: Exception) -> None:
+        """The next worker would not get it either."""
+        _log.error("task %s cannot be handed out over HTTP: %s", grant.task, error)
+        await self._claims.execute(
+            worker.fail(self.run, grant.attempt_id, f"its payload cannot be sent as JSON: {error}", may_retry=False)
+        )
+
+    async def receive(self, posted: PostedRollout, client: str) -> Received:
+        """Takes a rollout: stored if its attempt holds its slot, else counted and logged as late.
+
+        Args:
+            posted: what the client sent.
+            client: who it is.
+
+        Raises:
+            TooBig, CodecError: it cannot be stored, whoever sends it.
+            NoRun, ServerUnavailable: nobody knows what became of it.
+        """
+        slot = Slot.of_rollout(posted.rollout_id)
+        if slot is None:
+            _log.warning(
+                "late: rollout %.200r of client %s is of no task of run %s", posted.rollout_id, client, self.run
+            )
+            return Received(stored=False, attempt_id="", answer="unknown")
+        body = self._encoded(posted)
+        attribution = await self._attribution(posted, slot, client)
+        answer = await self._submit(slot, attribution.attempt_id, body)
+        if answer.word == "accepted":
+            return Received(stored=True, attempt_id=attribution.attempt_id, answer=answer.word)
+        instead = answer.by_attempt or await self._holder(slot)
+        _log.warning(
+            "late: attempt %s of rollout %s (%s; client %s) is %s, %s: not stored",
+            attribution.attempt_id,
+            posted.rollout_id,
+            attribution.basis,
+            client,
+            f"{answer.word} {answer.why}".rstrip(),
+            f"attempt {instead} has the slot" if instead else "nobody has the slot now",
+        )
+        return Received(
+            stored=False,
+            attempt_id=attribution.attempt_id,
+            answer=answer.word,
+            instead=instead,
+            why=answer.why,
+        )
+
+    def _encoded(self, posted: PostedRollout) -> bytes:
+        fields = set(Rollout.model_fields)
+        body = encode(posted.model_dump(mode="python", include=fields, exclude={"task": {"attempt_id"}}))
+        limit = self._claims.config.max_result_bytes
+        if len(body) > limit:
+            raise TooBig(what="rollout", subject=posted.rollout_id, size=len(body), limit=limit)
+        return body
+
+    async def _attribution(self, posted: PostedRollout, slot: Slot, client: str) -> Attribution:
+        brought = brought_back(posted, slot)
+        if brought is not None:
+            return Attribution(brought.text, "brought")
+        row = await self._claims.execute(anyone.task(self.run, slot.task))
+        if row is not None and slot.rollout_id(row.samples) != posted.rollout_id:
+            row = None
+        return attributed(slot, row, await self._claims.given(slot.name), client)
+
+    async def _submit(self, slot: Slot, attempt_id: str, body: bytes) -> Answer:
+        attempt = AttemptId.parsed(attempt_id)
+        # A slot that was claimed again may be filled by a rollout whose attempt nobody knows. The attempt that it was
+        # written for is then told to be late, instead of hearing its own name as accepted.
+        if (
+            attempt is not None
+            and attempt.claims > 1
+            and not await self._claims.first_writer(attempt_id, hashlib.sha256(body).hexdigest())
+        ):
+            attempt_id = slot.no_attempt
+        ttl_ms = self._claims.config.result_ttl_ms
+        for _ in range(3):  # large bytes travel ahead of the call, and are sent again if the server lost them
+            operation = worker.submit(self.run, [Submission(attempt_id, True, body)], result_ttl_ms=ttl_ms)
+            answers: list[Answer] = await self._claims.execute(operation)
+            if answers[0].word != "noresult":
+                return answers[0]
+        raise NoResult(attempt=attempt_id)
+
+    async def _holder(self, slot: Slot) -> str:
+        """The attempt that holds a slot or has filled it, or nothing."""
+        row: anyone.TaskRow | None = await self._claims.execute(anyone.task(self.run, slot.task))
+        if row is None or row.letters[slot.number : slot.number + 1] not in {"H", "D"}:
+            return ""
+        return next((last.attempt_id for last in row.slots if last.slot == slot.number), "")
+
+    async def _requeue_for_ever(self) -> None:
+        """Takes back what timed out although nobody asks for tasks; every gateway does."""
+        failing = False
+        while True:
+            try:
+                await self._claims.execute(anyone.requeue(self.run))
+                failing = False
+            except BrokerError as error:
+                if not failing:
+                    _log.warning("tasks that time out are not requeued for now: %s", error)
+                failing = True
+            await asyncio.sleep(REQUEUE_EVERY_S)
+
+
+def described(payload: Any) -> TaskDescription:
+    """What a task's payload says: a description as `Server` queues it, or anything else, which is the input itself."""
+    if isinstance(payload, dict) and "input" in payload:
+        try:
+            return TaskDescription.model_validate(payload)
+        except ValidationError:
+            pass
+    return TaskDescription(input=cast("Any", payload))
+
+
+def to_json_values(value: Any) -> Any:
+    """A value as JSON can hold it: arrays become lists, tuples too.
+
+    Raises:
+        PydanticSerializationError, ValueError: it holds something else.
+    """
+    return to_jsonable_python(value, fallback=_array_as_list)
+
+
+def _array_as_list(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # of NumPy, arrays and scalars
+        return value.tolist()
+    raise ValueError(f"{type(value).__name__} is not JSON")
+
+
+def _message(handed: Handed) -> Task:
+    grant = handed.grant
+    description = described(to_json_values(decode(grant.payload)))
+    attempt = AttemptId.parsed(grant.attempt_id)
+    return Task(
+        rollout_id=Slot(grant.task, grant.slot).rollout_id(grant.samples),
+        input=description.input,
+        mode=description.mode,
+        resources_id=description.resources_id,
+        create_time=description.create_time,
+        last_claim_time=handed.at_ms / 1000,
+        num_claims=None if attempt is None else attempt.claims,
+        metadata={**(description.metadata or {}), "attempt_id": grant.attempt_id},
+        attempt_id=grant.attempt_id,
+    )

@@ -1,0 +1,108 @@
+"""Wakes dispatchers of this process when another process freed a slot, or there is a new version."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+
+from broker.connections import Transport
+from broker.errors import BadArgument, BrokerError
+
+_log = logging.getLogger("broker")
+
+#: The condition that AReaL's dispatcher waits on for capacity, without a time-out. It has no public name.
+_CONDITION = "_input_cv"
+#: Longest wait for a marker, seconds.
+_WAIT_S = 5.0
+#: Longest wait for a dispatcher's lock, seconds.
+_LOCK_S = 0.5
+
+
+class Listener:
+    """A thread that waits for markers, from the first dispatcher on.
+
+    Args:
+        transport: used by this thread alongside others; waits have a connection of their own.
+        markers: the keys to wait on.
+        on_marker: called with the key of a marker.
+    """
+
+    def __init__(
+        self, transport: Transport, markers: Callable[[], Sequence[str]], on_marker: Callable[[str], None]
+    ) -> None:
+        self._transport, self._markers, self._on_marker = transport, markers, on_marker
+        self._dispatchers: list[weakref.ref[object]] = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="broker-areal-listener", daemon=True)
+
+    def attach(self, dispatcher: object) -> None:
+        """Wakes this dispatcher from now on. It is held weakly.
+
+        Args:
+            dispatcher: AReaL's `BatchTaskDispatcher`, or what has one as its `dispatcher`.
+
+        Raises:
+            BadArgument: it is neither.
+        """
+        found = dispatcher if hasattr(dispatcher, _CONDITION) else getattr(dispatcher, "dispatcher", None)
+        if not isinstance(getattr(found, _CONDITION, None), threading.Condition):
+            raise BadArgument(
+                argument="dispatcher",
+                given=type(dispatcher).__name__,
+                expected=f"AReaL's BatchTaskDispatcher, which waits on its condition {_CONDITION}",
+            )
+        with self._lock:
+            if all(known() is not found for known in self._dispatchers):
+                self._dispatchers.append(weakref.ref(found))
+            if not self._thread.is_alive() and not self._stop.is_set():
+                self._thread.start()
+        self.notify()
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a dispatcher."""
+        with self._lock:
+            return any(known() is not None for known in self._dispatchers)
+
+    def notify(self) -> bool:
+        """Lets the dispatchers look at the capacity again. False: one was busy for too long; try again."""
+        with self._lock:
+            self._dispatchers = [known for known in self._dispatchers if known() is not None]
+            dispatchers = [known() for known in self._dispatchers]
+        for dispatcher in dispatchers:
+            condition = getattr(dispatcher, _CONDITION, None)
+            if not isinstance(condition, threading.Condition):
+                continue
+            # Bounded: whoever holds it for long must not cost this process its lease.
+            if not condition.acquire(timeout=_LOCK_S):
+                return False
+            try:
+                condition.notify_all()
+            finally:
+                condition.release()
+        return True
+
+    def stop(self) -> None:
+        """Stops it; the transport is closed afterwards, which ends a wait at the latest."""
+        self._stop.set()
+        self._transport.interrupt()
+
+    def join(self) -> None:
+        """Waits for its end."""
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if (marker := self._transport.wait_marker(self._markers(), _WAIT_S)) is not None:
+                    self._on_marker(marker)
+            except BrokerError as error:
+                if not self._stop.wait(1.0):
+                    _log.warning("waiting for capacity goes on with the heartbeat alone for now: %s", error)
+            except Exception:  # noqa: BLE001 - a dispatcher that nobody wakes waits for ever
+                _log.exception("waiting for capacity failed and goes on")
+                self._stop.wait(1.0)

@@ -1,0 +1,289 @@
+"""AReaL's staleness manager, counted in Redis by all processes of a run together."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from broker import keys
+from broker.errors import BadArgument
+from broker.integrations.areal.listener import Listener
+from broker.integrations.areal.reporter import Reporter
+from broker.integrations.areal.tally import Tally
+from broker.models import RunConfig
+from broker.names import MAX_NAME_CHARS, check_name
+from broker.operations.admission import wake_key
+
+_log = logging.getLogger("broker")
+
+#: Time without a report after which a process counts as dead, in seconds.
+DEFAULT_LEASE_S = 15.0
+
+
+class VersionProvider(Protocol):
+    """What knows the version of the weights: AReaL's inference engine or controller."""
+
+    def get_version(self) -> int:
+        """The current version."""
+        ...
+
+
+@dataclass
+class RolloutStat:
+    """Rollouts of the whole run, by what became of them; the fields of AReaL's class of that name."""
+
+    accepted: int = 0
+    enqueued: int = 0
+    rejected: int = 0
+    running: int = 0
+
+
+class StalenessManager:
+    """Bounds the rollouts that all processes of a run together have running and accepted. From any thread.
+
+    Surface and semantics are those of AReaL's own class, which counts in one process. Create it after forking, one in
+    each process.
+
+    Args:
+        version_provider: knows the version.
+        max_concurrent_rollouts: rollouts that may run at once in all processes together; at least 1 is allowed.
+        consumer_batch_size: rollouts that one training step consumes; counts as at least 1.
+        max_staleness: steps that a rollout may be behind the one that trains it.
+        url: the server.
+        run: name of the run; all processes that count together give the same.
+        owner: name of this process, shown to people; None: host and process id.
+        lease_s: time without a sign of life after which what this process has running and enqueued is given back,
+            in seconds.
+        update: change the three numbers of a run that is stored with others, instead of raising ConfigMismatch.
+        clock: injected time in milliseconds, for tests.
+
+    Raises:
+        BadArgument, BadName: an argument is out of range.
+        ConfigMismatch: the run is stored with other numbers, or is a run of tasks.
+        ServerUnavailable: no answer.
+    """
+
+    def __init__(
+        self,
+        version_provider: VersionProvider,
+        max_concurrent_rollouts: int,
+        consumer_batch_size: int,
+        max_staleness: int,
+        *,
+        url: str,
+        run: str,
+        owner: str | None = None,
+        lease_s: float = DEFAULT_LEASE_S,
+        update: bool = False,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        if not 0.001 <= lease_s <= 86_400:
+            raise BadArgument(argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds")
+        self.version_provider = version_provider
+        self._max_concurrent_rollouts = max_concurrent_rollouts
+        self._consumer_batch_size = consumer_batch_size
+        self._max_staleness = max_staleness
+        self.run = check_name("run", run)
+        self.owner = check_name("worker", owner if owner is not None else _default_owner())
+        config = RunConfig(
+            consumer_batch_size=max(0, consumer_batch_size),
+            max_staleness=max_staleness,
+            max_concurrent_rollouts=max(1, max_concurrent_rollouts),
+        )
+        self._tally = Tally()
+        self._reporter = Reporter(
+            url, self.run, self.owner, config.to_fields(), int(lease_s * 1000), self._tally, self._version,
+            self._wake, clock,
+        )  # fmt: skip
+        self._listener = Listener(self._reporter.transport, self._markers, self._on_marker)
+        self._closing = threading.Lock()
+        self._closed = self._warned = False
+        self._pid = os.getpid()
+        try:
+            self._reporter.open(update=update)
+        except BaseException:
+            self._reporter.transport.close()
+            raise
+        atexit.register(self.close)
+
+    # -- AReaL's surface -------------------------------------------------------------------------------------------
+
+    @property
+    def max_concurrent_rollouts(self) -> int:
+        """As given."""
+        return self._max_concurrent_rollouts
+
+    @property
+    def consumer_batch_size(self) -> int:
+        """As given."""
+        return self._consumer_batch_size
+
+    @property
+    def max_staleness(self) -> int:
+        """As given."""
+        return self._max_staleness
+
+    def get_pending_limit(self) -> int:
+        """How many rollouts may wait in this process: (max_staleness + 1) * consumer_batch_size."""
+        return (self._max_staleness + 1) * self._consumer_batch_size
+
+    def get_capacity(self) -> int:
+        """How many rollouts may be started, one round trip.
+
+        With C = max(1, max_concurrent_rollouts), B = max(1, consumer_batch_size), S = max_staleness:
+
+            min(C - running, (S + version + 1) * B - (accepted + running))
+
+        over all processes. A positive answer promises one slot to this thread, for a second: the rollout that it
+        starts next is within the bound, however many processes ask at once. Where the formula is positive but every
+        slot is promised to others the answer is 0.
+
+        Returns:
+            The capacity, negative where more runs than may; 0 or less while the server does not answer, and while the
+            run is paused or recovered.
+        """
+        version = self._version()
+        # A dispatcher that has nothing to start would only keep a slot from others.
+        asks = self._tally.waits or not self._listener.attached
+        standing = self._reporter.tell(version, asks=asks)
+        if standing is None:
+            return min(0, self._reporter.last.capacity)
+        self._warn_of_lag(version, standing.version)
+        return standing.capacity if standing.granted or not asks else min(0, standing.capacity)
+
+    def on_version_recovered(self, version: int) -> None:
+        """Training goes on from a checkpoint of this version: accepted becomes version * B, running stays.
+
+        Call it before the first rollout is submitted, in one process or in each.
+
+        Raises:
+            BadArgument: the version is negative.
+        """
+        if version < 0:
+            raise BadArgument(argument="version", given=version, expected="0 or more")
+        self._tally.recovered(version)
+        self._reporter.poke()
+
+    def on_rollout_enqueued(self) -> None:
+        """A rollout waits to be started. Never blocks, never raises."""
+        self._tally.enqueued()
+        self._reporter.poke()
+
+    def on_rollout_submitted(self) -> None:
+        """A rollout that waited was started. Never blocks, never raises."""
+        self._tally.submitted()
+        self._reporter.poke()
+
+    def on_rollout_accepted(self) -> None:
+        """A rollout ended and will be trained on. Never blocks, never raises."""
+        self._tally.accepted()
+        self._reporter.poke()
+
+    def on_rollout_rejected(self) -> None:
+        """A rollout ended and will not. Never blocks, never raises."""
+        self._tally.rejected()
+        self._reporter.poke()
+
+    def get_stats(self) -> RolloutStat:
+        """The numbers of all processes together: one round trip.
+
+        On an event loop, and while the server does not answer, none: then the others' numbers are those last heard.
+        """
+        if _on_event_loop():
+            self._reporter.poke(look=True)
+        else:
+            self._reporter.tell(self._version())
+        return RolloutStat(*self._reporter.numbers())
+
+    # -- beyond it -------------------------------------------------------------------------------------------------
+
+    def attach(self, dispatcher: object) -> None:
+        """Wakes a dispatcher when another process frees capacity, or there is a new version.
+
+        Args:
+            dispatcher: AReaL's `BatchTaskDispatcher`, or what has one as its `dispatcher` (`WorkflowExecutor`,
+                `RolloutController`).
+
+        Raises:
+            BadArgument: it is neither.
+        """
+        self._listener.attach(dispatcher)
+
+    def flush(self) -> bool:
+        """Reports what the hooks counted and waits for the answer; False: the server does not answer."""
+        return self._reporter.tell(self._version()) is not None
+
+    @property
+    def unreported(self) -> int:
+        """How many hooks' calls the server has not confirmed."""
+        return self._tally.unreported
+
+    def close(self) -> None:
+        """Ends the threads and gives back what this process has running and enqueued. May be called twice."""
+        with self._closing:
+            if self._closed or self._pid != os.getpid():
+                return
+            self._closed = True
+        atexit.unregister(self.close)
+        self._listener.stop()
+        self._reporter.close()
+        self._listener.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- within ----------------------------------------------------------------------------------------------------
+
+    def _version(self) -> int:
+        return int(self.version_provider.get_version())
+
+    def _wake(self) -> bool:
+        return self._listener.notify()
+
+    def _markers(self) -> list[str]:
+        # `wake` is armed by operators' calls (resume, recover): whoever gets it reports, which wakes the others.
+        return [wake_key(self.run, self._reporter.owner), keys.key(self.run, "wake")]
+
+    def _on_marker(self, marker: str) -> None:
+        shared = marker == keys.key(self.run, "wake")
+        busy = not self._listener.notify()
+        if shared or busy:
+            self._reporter.poke(look=shared, news=True)
+
+    def _warn_of_lag(self, version: int, run_version: int) -> None:
+        if not self._warned and version > 0 and version + self._max_staleness + 1 < run_version:
+            self._warned = True
+            _log.warning(
+                "run %s is at version %d, this process at %d: if training starts over, call on_version_recovered, "
+                "or give it a run of its own",
+                self.run,
+                run_version,
+                version,
+            )
+
+
+def _default_owner() -> str:
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+    return f"{host}-{os.getpid()}"[-MAX_NAME_CHARS:]
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

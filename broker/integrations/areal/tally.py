@@ -1,0 +1,144 @@
+"""What one process counts: without I/O, and with a lock that is held for a few instructions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from broker.operations.admission import Counted, Recovery, Report
+
+#: How long a slot stays promised to a thread that asked and started nothing, seconds. Between asking and starting a
+#: dispatcher only builds its task.
+PROMISE_S = 1.0
+
+
+class Tally:
+    """The numbers of one owner.
+
+    They are absolute: a report replaces all earlier ones, so that what could not be sent needs no queue that grows, and
+    what was sent twice counts once.
+
+    Args:
+        clock_s: a monotonic clock in seconds.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._running = self._enqueued = self._accepted = self._rejected = 0
+        self._recovery = Recovery()
+        self._promises: dict[int, float] = {}  # thread -> when its promise lapses
+        self._number = 0
+        self._changes = self._reported = 0
+        self._held_reported = 0
+        self._counted = Counted()
+
+    def enqueued(self) -> None:
+        """One more rollout waits."""
+        with self._lock:
+            self._enqueued += 1
+            self._changes += 1
+
+    def submitted(self) -> None:
+        """One that waited runs; it uses up the promise made to this thread, or else the oldest."""
+        with self._lock:
+            self._enqueued -= 1
+            self._running += 1
+            self._changes += 1
+            thread = threading.get_ident()
+            if thread not in self._promises and self._promises:
+                thread = min(self._promises, key=self._promises.__getitem__)
+            self._promises.pop(thread, None)
+
+    def accepted(self) -> None:
+        """One that ran ended and is trained on."""
+        with self._lock:
+            self._running -= 1
+            self._accepted += 1
+            self._changes += 1
+
+    def rejected(self) -> None:
+        """One that ran ended and is not."""
+        with self._lock:
+            self._running -= 1
+            self._rejected += 1
+            self._changes += 1
+
+    def recovered(self, version: int) -> None:
+        """Training goes on from a version."""
+        with self._lock:
+            self._recovery = Recovery(self._recovery.number + 1, version, self._accepted)
+            self._changes += 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether rollouts wait here."""
+        with self._lock:
+            return self._enqueued > 0
+
+    @property
+    def unreported(self) -> int:
+        """How many changes no answered report holds."""
+        with self._lock:
+            return self._changes - self._reported
+
+    @property
+    def to_tell(self) -> bool:
+        """Whether the server does not know all: changes, or promises that have lapsed."""
+        with self._lock:
+            return self._changes > self._reported or self._held() < self._held_reported
+
+    @property
+    def counted(self) -> Counted:
+        """What the server has counted."""
+        with self._lock:
+            return self._counted
+
+    def lapses_in_s(self) -> float | None:
+        """When the next promise lapses, seconds from now; None: there is none."""
+        with self._lock:
+            return max(0.0, min(self._promises.values()) - self._clock_s()) if self._promises else None
+
+    def report(self, version: int, *, asks: bool) -> tuple[Report, int]:
+        """The next report, and a mark to `settle` it with.
+
+        Args:
+            version: the provider's, -1 where it is not known.
+            asks: whether this thread wants a slot. A promise that it has already is asked for again, not doubled.
+        """
+        with self._lock:
+            if asks:
+                self._promises.pop(threading.get_ident(), None)
+            self._number += 1
+            made = Report(
+                self._number, self._running, self._enqueued, self._accepted, self._rejected, self._held(), asks,
+                version, self._recovery
+            )  # fmt: skip
+            return made, self._changes
+
+    def settle(self, report: Report, mark: int, *, granted: bool) -> None:
+        """The report was answered; granted: one more slot is promised to this thread."""
+        with self._lock:
+            self._reported = mark
+            self._counted = Counted(report.accepted, report.rejected, report.recovery.number)
+            self._held_reported = report.held + granted
+            if granted:
+                self._promises[threading.get_ident()] = self._clock_s() + PROMISE_S
+
+    def numbers(self) -> tuple[int, int, int, int]:
+        """Accepted, enqueued, rejected, running: of this process alone."""
+        with self._lock:
+            return self._accepted, self._enqueued, self._rejected, self._running
+
+    def renamed(self) -> None:
+        """The owner has a new id: its reports begin anew."""
+        with self._lock:
+            self._number = 0
+            self._changes += 1
+
+    def _held(self) -> int:
+        now = self._clock_s()
+        for thread in [thread for thread, until in self._promises.items() if until <= now]:
+            del self._promises[thread]
+        return len(self._promises)

@@ -1,0 +1,261 @@
+"""What users get wrong, and what they are told."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker import Policy, RunConfig, Task, Trainer, Worker, aio
+from broker.errors import BadArgument, BadName, BrokerError, CodecError, ConfigMismatch, NoRun, SchemaMismatch, TooBig
+from broker.operations import trainer as calls
+from broker.operator import Operator
+from tests.conformance.lab import Lab, tasks
+
+BAD_NAMES = ["", " ", "a b", "{a}", "a{b", "a}b", "a" * 201, "a\n", "ä", "a#b", "a*", "a,b", "a\0b", "a~b"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_are_not_allowed(lab: Lab, name: str):
+    lab.trainer()
+    config = RunConfig(consumer_batch_size=1)
+    for call in (
+        lambda: Trainer(lab.url, name, config),
+        lambda: Worker(lab.url, name),
+        lambda: Worker(lab.url, lab.run, name=name),
+        lambda: Task(id=name),
+        lambda: lab.trainer(reopen=True).cancel([name]),
+        lambda: aio.Trainer(lab.url, name, config),
+        lambda: stat_of(lab, name),
+    ):
+        with pytest.raises(BadName) as caught:
+            call()
+        assert isinstance(caught.value, ValueError)
+        assert caught.value.fields["problem"]
+
+
+def stat_of(lab: Lab, name: str) -> Any:
+    with Operator(lab.url) as operator:
+        return operator.stats(name)
+
+
+@pytest.mark.parametrize("name", ["a", "A-Za-z0-9._:/@+-", "x" * 200, "math-7b/eval", "..", "-"])
+def test_names_that_are_allowed(lab: Lab, name: str):
+    run = f"{lab.run}/{name}"[:200]
+    trainer = lab.trainer(run=run)
+    worker = lab.worker(run, name=name)
+    trainer.enqueue(Task(id=name))
+    (attempt,) = worker.claim()
+    assert attempt.task == name
+    worker.submit(attempt, b"x")
+    assert trainer.next_batch(timeout=1)[0].samples[0].worker == name
+
+
+def test_a_run_that_does_not_exist(lab: Lab):
+    lab.runs.clear()
+    with Operator(lab.url) as operator:
+        for call in (
+            lambda: Trainer(lab.url, lab.run),
+            lambda: Trainer(lab.url, lab.run, attach=True),
+            lambda: Worker(lab.url, lab.run),
+            lambda: operator.stats(lab.run),
+            lambda: operator.explain(lab.run),
+            lambda: operator.audit(lab.run),
+            lambda: operator.task(lab.run, "t"),
+            lambda: operator.dead(lab.run),
+            lambda: operator.pause(lab.run),
+            lambda: operator.cancel(lab.run, ["t"]),
+            lambda: operator.purge(lab.run),
+        ):
+            with pytest.raises(NoRun) as caught:
+                call()
+            assert lab.run in str(caught.value)
+        assert lab.command("KEYS", "rb1:*") == []
+
+
+def test_a_run_that_is_purged_under_its_users(lab: Lab):
+    trainer, worker = lab.trainer(consumer_batch_size=2), lab.worker()
+    trainer.enqueue(tasks(2))
+    (attempt,) = worker.claim()
+    with Operator(lab.url) as operator:
+        operator.purge(lab.run)
+    for call in (
+        lambda: trainer.enqueue(tasks(1)),
+        lambda: trainer.next_batch(timeout=0),
+        lambda: trainer.stats(),
+        lambda: worker.claim(),
+        lambda: worker.submit(attempt, b"x"),
+        lambda: worker.release(attempt),
+    ):
+        with pytest.raises(NoRun):
+            call()
+    worker.close()
+    assert lab.dump() == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "stored", "given"),
+    [("max_staleness", "2", "3"), ("max_staleness", "2", ""), ("on_stale", "requeue", "drop"), ("lease_ms", "60000", "5")],
+)
+def test_a_config_that_disagrees_says_where(lab: Lab, field: str, stored: str, given: str):
+    lab.checks_history = False
+    first = lab.trainer(consumer_batch_size=2, max_staleness=2)
+    changed = {"max_staleness": 2, field: None if given == "" else int(given) if given.isdigit() else given}
+    before = lab.dump()
+    with pytest.raises(ConfigMismatch) as caught:
+        lab.trainer(consumer_batch_size=2, **changed)
+    assert caught.value.fields == {"field": field, "stored": stored, "given": given}
+    assert field in str(caught.value)
+    assert lab.dump() == before
+    first.enqueue(tasks(1))  # the trainer before is not fenced
+    second = lab.trainer(consumer_batch_size=2, update=True, **changed)
+    assert getattr(second.config, field) == changed[field]
+    assert lab.trainer(reopen=True).config == second.config
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"samples": 0}, {"samples": -1}, {"samples": 1_025}, {"samples": 2, "min_samples": 3}, {"min_samples": 0},
+        {"samples": 10**30}, {"samples": 1.5}, {"samples": "2"}, {"priority": 1_001}, {"priority": -1_001},
+        {"priority": float("nan")}, {"samples": True}, {"sample": 2},
+    ],
+)  # fmt: skip
+def test_tasks_that_make_no_sense(fields: dict[str, Any]):
+    with pytest.raises(BadArgument):
+        Task(id="t", **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"consumer_batch_size": -1}, {"consumer_batch_size": 1_000_001}, {"max_staleness": -1}, {"lease_ms": 0},
+        {"max_staleness": 10**12}, {"max_concurrent_rollouts": -5}, {"on_stale": "wait"}, {"max_attempts": 0},
+        {"retry_backoff_ms": -1}, {"max_payload_bytes": 0}, {"lease_ms": 10**18}, {"lease_ms": 1.5}, {"batch": 1},
+        {"max_staleness": float("inf")}, {"events_maxlen": -1}, {"consumer_batch_size": None},
+    ],
+)  # fmt: skip
+def test_configs_that_make_no_sense(fields: dict[str, Any]):
+    with pytest.raises(BadArgument):
+        RunConfig(**{"consumer_batch_size": 1, **fields})
+
+
+@pytest.mark.parametrize("fields", [{"version": -1}, {"version": 2**53}, {"epoch": ""}, {"epoch": "x" * 201}])
+def test_policies_that_make_no_sense(fields: dict[str, Any]):
+    with pytest.raises(BadArgument):
+        Policy(**{"version": 1, "epoch": "1.x", **fields})
+
+
+@pytest.mark.parametrize("n", [0, -1, 10**10])
+def test_batches_of_no_sensible_size(lab: Lab, n: int):
+    trainer = lab.trainer(max_staleness=None)
+    with pytest.raises(BrokerError):
+        trainer.next_batch(n, timeout=0)
+    trainer.enqueue(tasks(1))
+    assert trainer.audit().ok
+
+
+@pytest.mark.parametrize("lease_s", [0, -1, 10**9, float("nan")])
+def test_leases_of_no_sensible_length(lab: Lab, lease_s: float):
+    lab.trainer()
+    with pytest.raises(BadArgument):
+        Worker(lab.url, lab.run, lease_s=lease_s)
+
+
+def test_a_payload_over_the_limit(lab: Lab):
+    trainer = lab.trainer(max_payload_bytes=1_000)
+    with pytest.raises(TooBig) as caught:
+        trainer.enqueue([Task(id="a"), Task(id="big", payload=b"x" * 1_001)])
+    fields = caught.value.fields
+    assert (fields["subject"], fields["size"], fields["limit"]) == ("big", 1_001, 1_000)
+    assert trainer.enqueue(Task(id="ok", payload=b"x" * 1_000)).added == 1
+    raw = lab.raw_trainer(max_payload_bytes=1_000)
+    with pytest.raises(TooBig):
+        raw.send(calls.enqueue, [calls.NewTask("ok2", b""), calls.NewTask("big", b"x" * 1_001)])
+    assert sorted(lab.states()) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    "payload", [object(), {1, 2}, np.array([object()]), {"a": lambda: 0}, 2**64, [np.array(["a", None])], {1.5: object}]
+)
+def test_payloads_of_types_that_are_not_stored(lab: Lab, payload: Any):
+    trainer = lab.trainer()
+    with pytest.raises(CodecError):
+        trainer.enqueue(Task(id="t", payload=payload))
+    assert lab.states() == {}
+    assert trainer.enqueue(Task(id="t", payload=1)).added == 1
+
+
+@pytest.mark.parametrize("cursor", [object(), {1, 2}, float("nan"), b"bytes", "x" * 70_000])
+def test_cursors_that_json_cannot_hold(lab: Lab, cursor: Any):
+    trainer = lab.trainer()
+    with pytest.raises(BrokerError):
+        trainer.enqueue(tasks(1), cursor=cursor)
+    assert lab.states() == {}
+
+
+@pytest.mark.parametrize("given", ["t", [1], [None], [{"id": "t"}]])
+def test_what_is_no_task(lab: Lab, given: Any):
+    with pytest.raises(BadArgument):
+        lab.trainer().enqueue(given)
+
+
+def test_a_blob_over_the_limit(lab: Lab):
+    trainer = lab.trainer()
+    with pytest.raises(TooBig):
+        trainer.advance(b"x" * (1024 * 1024 + 1), allow_empty=True)
+    assert trainer.stats().version == 0
+    assert trainer.advance(b"x" * (1024 * 1024), allow_empty=True) == 1
+
+
+def test_the_state_of_another_schema(lab: Lab):
+    trainer, worker = lab.trainer(), lab.worker()
+    trainer.enqueue(tasks(1))
+    (attempt,) = worker.claim()
+    lab.command("HSET", lab.key("state"), "schema", "2")
+    before = lab.dump()
+    for call in (
+        lambda: lab.trainer(),
+        lambda: lab.trainer(attach=True),
+        lambda: lab.worker(),
+        lambda: trainer.enqueue(tasks(1)),
+        lambda: trainer.stats(),
+        lambda: worker.claim(),
+        lambda: worker.submit(attempt, b"x"),
+    ):
+        with pytest.raises(SchemaMismatch) as caught:
+            call()
+        assert (caught.value.fields["stored"], caught.value.fields["known"]) == ("2", "1")
+    assert lab.dump() == before
+    lab.command("HSET", lab.key("state"), "schema", "1")
+
+
+def test_a_payload_that_cannot_be_read_back(lab: Lab):
+    """Written by something else: the worker says which, and does not sit on the slot for ever."""
+    trainer, worker = lab.raw_trainer(), lab.worker()
+    trainer.send(calls.enqueue, [calls.NewTask("t", b"\xc1garbage of another program")])
+    with pytest.raises(CodecError):
+        worker.claim()
+    worker.renew()
+    assert lab.row("t").state == "pending"
+
+
+def test_asyncio_users_are_told_the_same(lab: Lab):
+    lab.trainer(consumer_batch_size=2)
+
+    async def main() -> None:
+        with pytest.raises(ConfigMismatch):
+            async with aio.Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=3)):
+                pass
+        for client in (aio.Trainer(lab.url, "nobody"), aio.Worker(lab.url, "nobody")):
+            with pytest.raises(NoRun):
+                async with client:
+                    pass
+        async with aio.Worker(lab.url, lab.run) as worker:
+            with pytest.raises(BadArgument):
+                await worker.claim(0)
+            with pytest.raises(BadArgument):
+                await worker.run(None, concurrency=0)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+    lab.now = 10**13

@@ -1,0 +1,134 @@
+"""Groups: tasks that ask for several rollouts."""
+
+import pytest
+
+from broker import Task
+from tests.conformance.lab import Lab, names_of
+
+
+def test_a_group_is_ready_when_all_its_samples_are_done(lab: Lab):
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(Task(id="t", payload={"q": 1}, samples=4))
+
+    attempts = worker.claim(10)
+    assert [attempt.slot for attempt in attempts] == [0, 1, 2, 3]
+    assert [attempt.samples for attempt in attempts] == [4] * 4
+    for attempt in attempts[:3]:
+        worker.submit(attempt, attempt.slot)
+    assert lab.row("t").state == "running"
+    worker.submit(attempts[3], 3)
+
+    (rollout,) = trainer.next_batch(timeout=1)
+    assert rollout.results == [0, 1, 2, 3]
+    assert [sample.slot for sample in rollout.samples] == [0, 1, 2, 3]
+    assert rollout.payload == {"q": 1}
+
+
+def test_open_slots_of_started_groups_go_before_new_tasks_and_need_no_capacity(lab: Lab):
+    """Mutants: open_slots_need_capacity."""
+    trainer, one, two = lab.trainer(consumer_batch_size=1), lab.worker(), lab.worker()
+    trainer.enqueue([Task(id="a", samples=3), Task(id="b", samples=1, priority=1000)])
+
+    (first,) = one.claim(1)  # b, of the higher priority, starts and takes all the capacity
+    assert (first.task, lab.stat("capacity")) == ("b", 0)
+    assert two.claim(5) == []
+    one.release(first)
+    trainer.cancel(["b"])
+    (started,) = one.claim(1)
+    assert lab.stat("capacity") == 0
+
+    others = two.claim(5)
+
+    assert [attempt.task for attempt in [started, *others]] == ["a", "a", "a"]
+    assert two.claim_reason == "empty"
+
+
+@pytest.mark.parametrize(
+    ("samples", "least", "verdicts", "state"),
+    [
+        (3, 2, "aar", "ready"),
+        (3, 2, "arr", "rejected"),
+        (3, 1, "rra", "ready"),
+        (3, 3, "r", "rejected"),
+        (3, 3, "aar", "rejected"),
+        (3, 1, "ffa", "ready"),
+        (3, 2, "ff", "dead"),
+        (2, 1, "rf", "dead"),
+        (2, 1, "fr", "dead"),
+        (2, 1, "rr", "rejected"),
+        (1, 1, "f", "dead"),
+        (1, 1, "r", "rejected"),
+    ],
+)
+def test_slots_that_fail_for_good_count_against_min_samples(
+    lab: Lab, samples: int, least: int, verdicts: str, state: str
+):
+    """a: accepted, r: rejected by the worker, f: failed without retry, of the slots in order."""
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(Task(id="t", samples=samples, min_samples=least))
+
+    for attempt, verdict in zip(worker.claim(samples), verdicts, strict=False):
+        match verdict:
+            case "a":
+                assert worker.submit(attempt, b"x").answer == "accepted"
+            case "r":
+                assert worker.reject(attempt, "bad").answer == "rejected"
+            case _:
+                assert worker.fail(attempt, "boom", retry=False).answer == "failed"
+
+    row = lab.row("t")
+    assert row.state == state
+    assert lab.stat("running") == 0
+    if state == "ready":
+        (rollout,) = trainer.next_batch(timeout=1)
+        assert len(rollout.samples) == verdicts.count("a")
+    else:
+        assert row.reason == ("boom" if verdicts.rstrip("a")[-1] == "f" else "bad")
+        assert lab.result_keys() == set()
+
+
+def test_a_group_that_can_no_longer_succeed_revokes_its_live_attempts(lab: Lab):
+    trainer, worker = lab.trainer(), lab.worker()
+    trainer.enqueue(Task(id="t", samples=3))
+    first, second, third = worker.claim(3)
+    worker.submit(first, b"x")
+    worker.reject(second, "bad")
+
+    worker.renew()
+
+    assert (third.cancelled, third.cancel_reason) == (True, "revoked")
+    assert worker.submit(third, b"x").answer == "unknown"
+    assert lab.result_keys() == set()
+
+
+def test_a_group_is_done_by_several_workers(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=2)
+    workers = [lab.worker(name=f"w{i}") for i in range(4)]
+    trainer.enqueue([Task(id="a", samples=4), Task(id="b", samples=4)])
+    for _ in range(2):
+        for worker in workers:
+            (attempt,) = worker.claim(1)
+            worker.submit(attempt, worker.name)
+
+    batch = trainer.next_batch(timeout=1)
+
+    assert names_of(batch) == ["a", "b"]
+    for rollout in batch:
+        assert [sample.worker for sample in rollout.samples] == ["w0", "w1", "w2", "w3"]
+        assert rollout.results == ["w0", "w1", "w2", "w3"]
+
+
+def test_the_oldest_sample_counts_and_the_newest_is_told(lab: Lab):
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=3), lab.worker()
+    trainer.enqueue(Task(id="t", samples=2))
+    (first,) = worker.claim(1)
+    worker.submit(first, b"x")
+    trainer.advance(allow_empty=True)
+    trainer.advance(allow_empty=True)
+    (second,) = worker.claim(1)
+    worker.submit(second, b"y")
+
+    (rollout,) = trainer.next_batch(timeout=1)
+
+    assert [sample.version for sample in rollout.samples] == [0, 2]
+    assert (rollout.version, rollout.newest, rollout.step, rollout.staleness) == (0, 2, 2, 2)

@@ -1,0 +1,238 @@
+"""Sessions, leases and time-outs on a simulated clock; the heartbeat's own thread with the real one."""
+
+import pytest
+
+from broker import RunConfig, Task, Trainer, Worker
+from broker.errors import NoSession, OldRequest
+from broker.operations import anyone
+from broker.operations import worker as worker_calls
+from tests.conformance.lab import Lab, run_one, tasks
+from tests.waiting import wait_until
+
+
+def test_a_lease_runs_out_to_the_millisecond(lab: Lab):
+    """Mutants: leases_never_end."""
+    trainer, worker, other = lab.trainer(lease_ms=1_000), lab.worker(), lab.worker(lease_s=3600.0)
+    trainer.enqueue(tasks(1))
+    worker.claim()
+    lab.pass_ms(999)
+    assert other.claim() == []
+    lab.pass_ms(1)
+    (attempt,) = other.claim()
+    assert (attempt.task, attempt.tries) == ("t0", 1)
+
+
+@pytest.mark.parametrize("sign", ["renew", "claim"])
+def test_a_sign_of_life_extends_the_lease(lab: Lab, sign: str):
+    """Mutants: renew_extends_nothing."""
+    trainer, worker, other = lab.trainer(lease_ms=1_000), lab.worker(), lab.worker(lease_s=3600.0)
+    trainer.enqueue(tasks(1))
+    (attempt,) = worker.claim()
+    for _ in range(5):
+        lab.pass_ms(900)
+        if sign == "renew":
+            worker.renew()
+        else:
+            worker.claim()
+        assert other.claim() == []
+    assert worker.submit(attempt, b"x").answer == "accepted"
+
+
+def test_a_worker_may_ask_for_its_own_lease(lab: Lab):
+    lab.trainer(lease_ms=1_000)
+    lab.worker(name="own", lease_s=5.0)
+    lab.worker(name="runs")
+    deadlines = {row.session.partition("~")[0]: row.deadline_ms - lab.now for row in lab.call(anyone.facts).sessions}
+    assert deadlines == {"own": 5_000, "runs": 1_000}
+
+
+def test_a_claim_takes_back_what_expired_before_it_hands_out(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=3, lease_ms=1_000, max_attempts=9)
+    trainer.enqueue(tasks(3))
+    for name in ("a", "b", "c"):
+        lab.worker(name=name).claim()
+    lab.pass_ms(1_000)
+    last = lab.worker(name="last")
+    assert [attempt.task for attempt in last.claim(9)] == ["t0", "t1", "t2"]
+    assert trainer.stats().sessions == 1
+
+
+def test_taking_back_is_bounded_and_goes_on(lab: Lab):
+    trainer, worker = lab.raw_trainer(consumer_batch_size=50, lease_ms=1_000), lab.raw_worker()
+    trainer.enqueue(*[f"t{i}" for i in range(30)])
+    worker.claim(30)
+    lab.pass_ms(1_000)
+    taken = [lab.call(anyone.requeue, limit=8) for _ in range(5)]
+    assert all(n <= 8 for n in taken)
+    assert sum(taken) >= 30
+    assert lab.stat("n_pending") == 30
+    assert lab.stat("n_sessions") == 0
+
+
+def test_the_hard_limit_of_an_attempt_holds_however_alive_its_worker_is(lab: Lab):
+    """Mutants: timeouts_never_end."""
+    trainer = lab.trainer(lease_ms=1_000_000, attempt_timeout_ms=2_000, max_attempts=2)
+    worker = lab.worker()
+    trainer.enqueue(tasks(1))
+    (attempt,) = worker.claim()
+    lab.pass_ms(1_999)
+    trainer.requeue()
+    worker.renew()
+    assert not attempt.cancelled
+    lab.pass_ms(1)
+    trainer.requeue()
+    worker.renew()
+    assert attempt.cancel_reason == "expired"
+    assert worker.submit(attempt, b"x").why == "expired"
+    (again,) = worker.claim()
+    assert again.tries == 1
+    lab.pass_ms(2_000)
+    trainer.requeue()
+    assert lab.row("t0").state == "dead"
+    assert lab.dump().get("deadlines") is None
+
+
+def test_time_outs_that_were_switched_off_leave_nothing(lab: Lab):
+    lab.checks_history = False
+    trainer, worker = lab.trainer(consumer_batch_size=9, attempt_timeout_ms=2_000), lab.worker()
+    trainer.enqueue(tasks(3))
+    a, b, c = worker.claim(3)
+    lab.trainer(update=True, consumer_batch_size=9, attempt_timeout_ms=0)
+    worker.submit(a, b"x")
+    worker.fail(b, "boom")
+    worker.release(c)
+    assert lab.dump().get("deadlines") is None
+
+
+def test_calls_of_a_session_that_is_gone_are_refused(lab: Lab):
+    trainer, worker = lab.raw_trainer(lease_ms=1_000), lab.raw_worker()
+    trainer.enqueue("t")
+    attempt = worker.take_one()
+    worker.leave()
+    for call in (lambda: worker.claim(), lambda: worker.renew(attempt)):
+        with pytest.raises(NoSession) as caught:
+            call()
+        assert caught.value.fields["session"] == worker.session
+    assert worker.leave() is True
+    assert worker.submit(attempt).why == "released"
+
+
+def test_leaving_with_more_than_the_limit_takes_several_calls(lab: Lab):
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker()
+    trainer.enqueue(*"abcde")
+    worker.claim(5)
+    answers = [lab.call(worker_calls.leave, worker.session, limit=2) for _ in range(3)]
+    assert answers == [False, False, True]
+    assert lab.stat("n_pending") == 5
+
+
+def test_attempts_whose_claim_was_lost_for_good_are_given_back(lab: Lab):
+    """Nobody works on them, and the session lives on. Mutants: unknown_attempts_kept."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker()
+    trainer.enqueue(*"ab")
+    known = worker.take_one()
+    lost = worker.take_one()
+
+    worker.renew(known, number=1)  # the answer of claim 2 may still come
+    assert lab.row("b").letters == "H"
+    worker.renew(known, number=2)  # it was given up
+
+    assert lab.row("a").letters == "H"
+    assert lab.row("b").state == "pending"
+    assert worker.submit(lost).why == "released"
+
+
+def test_renew_says_why_each_attempt_is_to_be_given_up(lab: Lab):
+    trainer = lab.raw_trainer(
+        consumer_batch_size=9, max_staleness=9, max_concurrent_rollouts=99, retry_backoff_ms=0, max_attempts=9
+    )
+    worker, other = lab.raw_worker(), lab.raw_worker()
+    from broker.operations import trainer as calls
+
+    trainer.enqueue("done", "cancelled", "failed", "taken", "revoked", "mine")
+    trainer.enqueue("pair", samples=2)
+    claimed = {one.task: one.attempt_id for one in worker.claim(6).granted}
+    pair = [one.attempt_id for one in worker.claim(2, random="r2").granted]
+    worker.submit(claimed["done"])
+    trainer.send(calls.cancel, ["cancelled", "revoked"])
+    worker.fail(claimed["failed"])
+    worker.release(claimed["taken"])
+    other.claim(2, random="r3")
+    worker.submit(pair[0], accept=False)
+
+    told = worker.renew(*claimed.values(), *pair, "nobody#0.1.x").abandon
+
+    assert told == {
+        claimed["cancelled"]: "cancelled",
+        claimed["revoked"]: "cancelled",
+        claimed["failed"]: "superseded",
+        claimed["taken"]: "superseded",
+        pair[0]: "rejected",
+        pair[1]: "revoked",
+        "nobody#0.1.x": "unknown",
+    }
+
+
+def test_the_newest_claim_is_answered_again_and_older_ones_are_refused(lab: Lab):
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker()
+    trainer.enqueue(*"abc")
+    worker.claim(1, number=3)
+    worker.claim(1, number=7)  # gaps are allowed
+    with pytest.raises(OldRequest) as caught:
+        worker.claim(1, number=3)
+    assert (caught.value.fields["number"], caught.value.fields["last"]) == ("3", "7")
+    assert lab.stat("n_pending") == 1
+
+
+# -- the heartbeat -----------------------------------------------------------------------------------------------------
+
+
+def test_the_heartbeat_keeps_a_short_lease_for_a_long_task(lab: Lab):
+    """With the real clock: the lease is a fifth of what the task takes. Mutants: renew_extends_nothing."""
+    config = RunConfig(consumer_batch_size=1, lease_ms=300)
+    with Trainer(lab.url, lab.run, config) as trainer, Worker(lab.url, lab.run) as worker:
+        trainer.enqueue(Task(id="t"))
+        (attempt,) = worker.claim(timeout=5)
+        deadline = first = trainer.explain().sessions[0].deadline_ms
+
+        def renewed_often() -> bool:
+            nonlocal deadline
+            trainer.requeue()
+            deadline = trainer.explain().sessions[0].deadline_ms
+            return deadline > first + 1_500
+
+        wait_until(renewed_often, "the lease was renewed five times over")
+        assert worker.submit(attempt, b"x").answer == "accepted"
+
+
+def test_the_heartbeat_cancels_what_the_server_takes_back(lab: Lab):
+    config = RunConfig(consumer_batch_size=1, lease_ms=300)
+    with Trainer(lab.url, lab.run, config) as trainer, Worker(lab.url, lab.run) as worker:
+        trainer.enqueue(Task(id="t"))
+        (attempt,) = worker.claim(timeout=5)
+        trainer.cancel(["t"])
+        wait_until(lambda: attempt.cancelled, "the heartbeat says so")
+        assert attempt.cancel_reason == "cancelled"
+
+
+def test_the_heartbeat_outlives_the_session(lab: Lab):
+    config = RunConfig(consumer_batch_size=1, lease_ms=300)
+    with Trainer(lab.url, lab.run, config) as trainer, Worker(lab.url, lab.run) as worker:
+        trainer.enqueue(Task(id="t"))
+        (attempt,) = worker.claim(timeout=5)
+        lab.command("DEL", lab.key("sessions"), lab.key("calls"))  # as a server does that lost them
+        wait_until(lambda: attempt.cancelled, "the worker hears that its session is gone")
+        lab.transport.execute([worker_calls.release(lab.run, [attempt.id])])
+        (again,) = worker.claim(timeout=5)
+        before = trainer.explain().sessions[0].deadline_ms
+        wait_until(lambda: trainer.explain().sessions[0].deadline_ms > before, "the new lease is renewed too")
+        worker.submit(again, b"x")
+        lab.command("DEL", lab.key(f"session:{attempt.id}"))
+
+
+def test_two_workers_with_one_name_are_two_sessions(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=2)
+    one, two = lab.worker(name="same"), lab.worker(name="same")
+    trainer.enqueue(tasks(2))
+    assert {run_one(one), run_one(two)} == {"t0", "t1"}
+    assert trainer.stats().sessions == 2

@@ -1,0 +1,241 @@
+"""What trainers, workers, operators and the network may do: every rule of the walker and of the Hypothesis machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .aside import Waits
+from .calls import (
+    Advance,
+    Answer,
+    Call,
+    Cancel,
+    Config,
+    Discard,
+    Enqueue,
+    Gated,
+    NewTask,
+    Open,
+    Pause,
+    Requeue,
+    Resume,
+    Retry,
+    Take,
+    Trim,
+    error,
+)
+from .chooser import Chooser, chance, pick, some
+from .world import TrainerClient, World
+
+Action = Callable[[World, Chooser], None]
+
+#: At most this many unfinished tasks, so that the walk keeps meeting the same ones, and as many in all.
+MOST_UNFINISHED = 9
+MOST_TASKS = 40
+MOST_TRAINERS = 4
+#: The gate's own refusals, which do not use up a number.
+NOT_EXECUTED = ("FENCED", "OLDCALL", "REWOUND", "NORUN")
+
+
+def any_config(choose: Chooser) -> Config:
+    """Numbers small enough that every bound is met soon."""
+    return Config(
+        consumer_batch_size=pick(choose, [2, 1, 3, 0]),
+        max_staleness=pick(choose, [1, 0, 0, 1, 2, None]),
+        max_concurrent_rollouts=pick(choose, [4, 2, 1, 8]),
+        on_stale=pick(choose, ["requeue", "requeue", "drop", "keep"]),
+        max_attempts=pick(choose, [3, 2, 1, 5]),
+        max_stale_requeues=pick(choose, [1, 0, 3]),
+        attempt_timeout_ms=pick(choose, [0, 0, 3_000]),
+        retry_backoff_ms=pick(choose, [1_000, 0, 100]),
+        retry_backoff_max_ms=pick(choose, [60_000, 1_500]),
+        retention_steps=pick(choose, [100, 2, 0]),
+        max_finished=pick(choose, [100, 2, 0]),
+    )
+
+
+def changed_config(choose: Chooser, config: Config) -> Config:
+    """Another config: mostly the same but for one thing."""
+    other = any_config(choose)
+    one = pick(choose, ["max_staleness", "on_stale", "consumer_batch_size", "attempt_timeout_ms", ""])
+    return replace(config, **{one: getattr(other, one)}) if one else other
+
+
+def open_run(world: World, choose: Chooser) -> None:
+    """A trainer starts; mostly with the config that is there."""
+    run = world.model.run
+    config: Config | None = run.config if run else any_config(choose)
+    update = False
+    if run and chance(choose, 60):
+        config, update = changed_config(choose, run.config), chance(choose, 80)
+    elif chance(choose, 10):
+        config = None
+    client = TrainerClient(world.fresh("token000"))
+    answer = world.call(Open(client.token, config, update))
+    if "error" not in answer:
+        world.trainers = [*world.trainers, client][-MOST_TRAINERS:]
+
+
+def _trainer(world: World, choose: Chooser) -> TrainerClient | None:
+    if not world.trainers:
+        open_run(world, choose)
+    if not world.trainers:
+        return None
+    return pick(choose, world.trainers) if chance(choose, 10) else world.trainers[-1]
+
+
+def send(
+    world: World, choose: Chooser, call: Gated, operator: bool = False, client: TrainerClient | None = None
+) -> Answer:
+    """Sends a call through a trainer's channel; its reply may be lost and the call sent again, its number be wrong."""
+    if operator:
+        return world.call(replace(call, request=world.fresh("r")))
+    client = client or _trainer(world, choose)
+    if client is None:
+        return error("NORUN")
+    number = client.number + 1
+    if chance(choose, 4):
+        number += pick(choose, [1, -2, 5]) if client.number > 1 else 1
+    numbered = replace(call, token=client.token, number=number)
+    # One with a number that is still to come is not kept: its late copy would be another call of that number.
+    answer = world.call(numbered, record=number <= client.number + 1)
+    if chance(choose, 15):
+        answer = world.call(numbered, record=False)
+    if answer.get("error") == "REWOUND" and number == client.number + 1 and client in world.trainers:
+        # It knows that the server lost calls of its epoch, and makes no others: a late copy of an earlier call with the
+        # same number could be taken for it.
+        world.trainers.remove(client)
+    if answer.get("error") not in NOT_EXECUTED and number == client.number + 1:
+        client.number = number
+    return answer
+
+
+def enqueue(world: World, choose: Chooser) -> None:
+    """New tasks, and some that exist."""
+    run = world.model.run
+    tasks: list[NewTask] = []
+    unfinished = sum(t.state not in ("batched", "dead", "rejected") for t in run.tasks.values()) if run else 0
+    full = run is not None and (unfinished >= MOST_UNFINISHED or len(run.tasks) >= MOST_TASKS)
+    for _ in range(choose.integer(0, 3)):
+        if run and run.tasks and (full or chance(choose, 10)):
+            name = pick(choose, sorted(run.tasks))
+        else:
+            name = world.fresh("k")
+        samples = pick(choose, [1, 2, 1, 3])
+        least = choose.integer(1, samples) if chance(choose, 50) else samples
+        priority = pick(choose, [0, 0, 0, 1, -1000, 1000])
+        tasks.append(NewTask(name, f"payload of {name}".encode(), samples, least, priority))
+        if chance(choose, 5):
+            tasks.append(tasks[-1])
+    send(world, choose, Enqueue(tasks=tuple(tasks), cursor=world.fresh("c")))
+
+
+def take(world: World, choose: Chooser) -> None:
+    """Fills and seals; sometimes too early, too much, or a little at a time."""
+    run = world.model.run
+    if run is None:
+        return
+    step = run.step_next + (pick(choose, [-1, 1, -2]) if chance(choose, 10) else 0)
+    n = run.config.batch if chance(choose, 75) else choose.integer(1, 6)
+    limit = pick(choose, [100, 100, 1, 2, 0])
+    call = Take(step=max(0, step), n=n, limit=limit, seal=not chance(choose, 20), short=chance(choose, 30))
+    if chance(choose, 50):
+        world.driver.pop_marker("wake:ready")
+    world.waits = Waits()
+    answer = send(world, choose, call)
+    if "error" not in answer and not answer["sealed"] and limit >= MOST_TASKS and call.step == run.step_next:
+        world.waits = Waits(max(0, n - answer["size"]), 0 if answer["exhausted"] else n)
+
+
+def advance(world: World, choose: Chooser) -> None:
+    """Mostly right; sometimes with the digest of another batch, or without a batch."""
+    run = world.model.run
+    if run is None:
+        return
+    sealed = run.step_next > run.version
+    if not sealed and not chance(choose, 50):
+        take(world, choose)
+    step = max(0, run.version + (pick(choose, [1, -1]) if chance(choose, 5) else 0))
+    known = step < run.step_next and step in run.batches
+    digest = run.batches[step].digest if known else ""
+    if chance(choose, 5):
+        digest = pick(choose, ["", "another", *(batch.digest for batch in run.batches.values())])
+    blob = world.fresh("blob").encode() if chance(choose, 20) else None
+    send(world, choose, Advance(step=step, digest=digest, allow_empty=not sealed and chance(choose, 30), blob=blob))
+
+
+def leap(world: World, choose: Chooser) -> None:
+    """The version goes on without batches: what is under way becomes old."""
+    for _ in range(choose.integer(1, 2)):
+        run = world.model.run
+        if run is not None and run.step_next == run.version:
+            send(world, choose, Advance(step=run.version, allow_empty=True))
+
+
+def _names(world: World, choose: Chooser) -> tuple[str, ...]:
+    run = world.model.run
+    if run is None or not run.tasks or chance(choose, 3):
+        return ("no/such/task",)
+    return tuple(some(choose, sorted(run.tasks), 3))
+
+
+def discard(world: World, choose: Chooser) -> None:
+    """The filter, mostly on what it may discard."""
+    run = world.model.run
+    fit = sorted({*run.open_batch().tasks, *(t.id for t in run.ready())}) if run else []
+    names = tuple(some(choose, fit, 2)) if fit and chance(choose, 80) else _names(world, choose)
+    send(world, choose, Discard(tasks=names, reason=pick(choose, ["discarded", "no-advantage"])))
+
+
+def cancel(world: World, choose: Chooser) -> None:
+    """By the trainer or an operator."""
+    send(world, choose, Cancel(tasks=_names(world, choose)), operator=chance(choose, 50))
+
+
+def pause(world: World, choose: Chooser) -> None:
+    """By the trainer or an operator."""
+    send(world, choose, Pause(mode=pick(choose, ["paused", "draining"])), operator=chance(choose, 50))
+
+
+def resume(world: World, choose: Chooser) -> None:
+    """By the trainer or an operator."""
+    send(world, choose, Resume(), operator=chance(choose, 50))
+
+
+def retry(world: World, choose: Chooser) -> None:
+    """Dead and rejected tasks start over."""
+    run = world.model.run
+    fit = sorted(t.id for t in run.tasks.values() if t.state in ("dead", "rejected")) if run else []
+    names = tuple(some(choose, fit, 3)) if fit and chance(choose, 90) else _names(world, choose)
+    send(world, choose, Retry(tasks=names), operator=chance(choose, 50))
+
+
+def requeue(world: World, choose: Chooser) -> None:
+    """Anyone may take back what is due."""
+    world.call(Requeue(limit=pick(choose, [100, 1, 2, 3])))
+
+
+def trim(world: World, choose: Chooser) -> None:
+    """Anyone may free what nothing needs."""
+    world.call(Trim(pick(choose, [1_000, 1, 2])))
+
+
+def read(world: World, choose: Chooser) -> None:
+    """Everything that only reads, at any time."""
+    world.read()
+
+
+def pass_time(world: World, choose: Chooser) -> None:
+    """Leases, backoffs and deadlines come nearer or pass."""
+    world.now_ms += pick(choose, [500, 100, 1, 1_000, 2_500, 5_000, 12_000])
+
+
+def deliver_again(world: World, choose: Chooser) -> None:
+    """The network delivers a call of long ago once more, sometimes with a clock that is behind."""
+    if world.bag:
+        recent = min(len(world.bag), 12)
+        low = 0 if chance(choose, 50) else len(world.bag) - recent
+        call: Call = world.bag[choose.integer(low, len(world.bag) - 1)]
+        behind = pick(choose, [1, 700, 5_000]) if chance(choose, 20) else 0
+        world.call(call, now_ms=world.now_ms - behind, record=False)

@@ -1,0 +1,69 @@
+"""What the server keeps beside the model's state: timers' lower bound, markers, bytes that nobody reads any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .ghost import capacity, require
+from .model import Model
+from .view import View, unwanted_results
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What a trainer waits for after a take that did not fill its batch.
+
+    Args:
+        ready: this many more ready rollouts; 0: it does not wait.
+        left: it would also go on when fewer tasks than this are left in the whole run; 0: it knows that already.
+    """
+
+    ready: int = 0
+    left: int = 0
+
+
+def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
+    """Raises Violation where something that is due would not be looked at, a wake-up is missing, or bytes leak.
+
+    Args:
+        waits: what the trainer waits for.
+    """
+    timers = [at for kind in ("delayed", "retries", "deadlines", "sessions") for at in view[kind].values()]
+    if timers:
+        due = aside["due"]
+        require(0 < due <= min(timers), f"G9: a timer at {min(timers)} is not looked at: due is {due}")
+    if claimable(view):
+        require(aside["wake"], "G9: a claim would get something, and no waiting worker is woken")
+    left = sum(len(view[kind]) for kind in ("pending", "delayed", "running", "ready")) + (view["run"]["open_size"] or 0)
+    if waits.ready and view["run"]["recovering"] is None and (len(view["ready"]) >= waits.ready or left < waits.left):
+        require(aside["wake:ready"], f"G9: {waits}, {len(view['ready'])} are ready, {left} left: it is not woken")
+    _check_stray(aside, view, model)
+
+
+def claimable(view: View) -> bool:
+    """Whether a worker with the run's policy would be given something, without anything being due."""
+    config, run = view["config"], view["run"]
+    age = run["step_next"] - run["version"]
+    old = config["staleness"] is not None and config["on_stale"] != "keep" and age > config["staleness"]
+    if run["paused"] == "paused" or old or run["recovering"] is not None:
+        return False
+    if any("O" in (slot[0] for slot in view["tasks"][name]["slots"]) for name in view["open"]):
+        return True
+    return run["paused"] != "draining" and bool(view["pending"]) and capacity(view) > 0
+
+
+def _check_stray(aside: View, view: View, model: Model) -> None:
+    """Bytes that are not those of a sample to train on are those of a lost submit, or of batches that trim frees."""
+    run = model.run
+    assert run is not None
+    old = unwanted_results(run)
+    for attempt in old:
+        if attempt in run.results:
+            require(attempt in aside["stray"], f"the bytes of {attempt} are gone, and not by trim")
+    for attempt, (_, ttl) in aside["stray"].items():
+        if attempt in old:
+            require(attempt in run.results, f"the bytes of {attempt} came back")
+        elif ttl == -1:
+            require(run.recovering is not None, f"the bytes of {attempt} are kept for ever and belong to nobody")
+        else:
+            require(attempt in run.results, f"the refused submit of {attempt} left its bytes")

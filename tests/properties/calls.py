@@ -1,0 +1,284 @@
+"""The calls of the protocol as plain values: what a client sends, the same bytes however often it is sent.
+
+A call is immutable and hashable, so that it can be kept, sent again late, and printed as a trace that runs again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: A policy: (version, epoch that made it).
+Policy = tuple[int, str]
+
+#: What a call answered: plain data; an error is `{"error": CODE}`.
+Answer = dict[str, Any]
+
+Verdict = Literal["accept", "reject"]
+#: How a result travels: in the call, SET before it in the same pipeline, or not at all (the SET was lost).
+Bytes = Literal["inline", "set", "missing"]
+
+
+def error(code: str) -> Answer:
+    """The answer of a call that was refused with `code`."""
+    return {"error": code}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The numbers of a run that the protocol depends on (times in ms)."""
+
+    consumer_batch_size: int = 2
+    max_staleness: int | None = 0
+    max_concurrent_rollouts: int = 4
+    on_stale: Literal["requeue", "drop", "keep"] = "requeue"
+    max_attempts: int = 3
+    max_stale_requeues: int = 10
+    attempt_timeout_ms: int = 0
+    retry_backoff_ms: int = 1_000
+    retry_backoff_max_ms: int = 60_000
+    retention_steps: int = 100
+    max_finished: int = 10_000
+    keep_checkpoints: int = 2
+
+    @property
+    def batch(self) -> int:
+        """B of the design."""
+        return max(1, self.consumer_batch_size)
+
+    @property
+    def concurrent(self) -> int:
+        """C of the design."""
+        return max(1, self.max_concurrent_rollouts)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to enqueue."""
+
+    id: str
+    payload: bytes
+    samples: int = 1
+    min_samples: int = 1
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitItem:
+    """One result: the attempt, the verdict, the newest policy used (or none), and how its bytes travel."""
+
+    attempt: str
+    verdict: Verdict = "accept"
+    policy: Policy | None = None
+    data: bytes = b""
+    how: Bytes = "inline"
+    reason: str = ""
+
+    @property
+    def by_set(self) -> bool:
+        """Whether the bytes were SET before the call, as far as the sender knows; a verdict has none."""
+        return self.verdict == "accept" and self.how != "inline"
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A trainer opens the run: creates it or takes it over."""
+
+    token: str
+    config: Config | None
+    update: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A numbered call of a trainer (`request` empty), or the call of an operator with a request id."""
+
+    token: str = ""
+    number: int = 0
+    request: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue(Numbered):
+    """Adds tasks and stores the data loader's position."""
+
+    tasks: tuple[NewTask, ...] = ()
+    cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Take(Numbered):
+    """Fills the batch of a step, and seals it when it is full."""
+
+    step: int = 0
+    n: int = 1
+    limit: int = 100
+    seal: bool = True
+    short: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Discard(Numbered):
+    """The trainer's filter."""
+
+    tasks: tuple[str, ...] = ()
+    reason: str = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Advance(Numbered):
+    """Acknowledges the batch of step = version. `digest` is the model's name of it."""
+
+    step: int = 0
+    digest: str = ""
+    allow_empty: bool = False
+    blob: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Numbered):
+    """Ends tasks that are not yet sealed into a batch."""
+
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Numbered):
+    """Stops claims (`paused`) or starts of tasks (`draining`)."""
+
+    mode: Literal["paused", "draining"] = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Resume(Numbered):
+    """Ends a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry(Numbered):
+    """Dead and rejected tasks start over."""
+
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Numbered):
+    """A checkpoint of this version is safely written."""
+
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverSweep(Numbered):
+    """A piece of a recovery: tasks, and whether the checkpoint says that they are unfinished."""
+
+    tasks: tuple[tuple[str, bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverEnd(Numbered):
+    """The end of a recovery."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverBegin:
+    """The beginning of a recovery: by a checkpoint, with its epoch, newest task and policies, or to a version."""
+
+    token: str
+    version: int
+    file_epoch: str = ""
+    listed_order: int = -1
+    in_flight: Literal["keep", "requeue"] = "keep"
+    policies: tuple[tuple[int, str], ...] = ()
+    cursor: str | None = None
+    blob: bytes | None = None
+    #: (epoch number, version) of the recoveries that the checkpoint knows.
+    recoveries: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A new session of a worker."""
+
+    worker: str
+    nonce: str
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Asks for attempts."""
+
+    session: str
+    number: int
+    n: int
+    random: str
+    policy: Policy | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """A heartbeat; `number` is the last claim number that the worker has an answer of, 0 while one is under way."""
+
+    session: str
+    number: int
+    held: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Ends a session without penalty."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Hands in results."""
+
+    items: tuple[SubmitItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetBytes:
+    """The first half of a submit: the bytes arrived, and the connection was lost."""
+
+    attempt: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Gives attempts back without penalty."""
+
+    attempts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """An attempt failed with an error."""
+
+    attempt: str
+    error: str = "boom"
+    retry: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Takes back what is due."""
+
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Frees what nothing needs any more."""
+
+    limit: int = 1_000
+
+
+#: What goes through the trainer's channel, or comes from an operator.
+Gated = Enqueue | Take | Discard | Advance | Cancel | Pause | Resume | Retry | Commit | RecoverSweep | RecoverEnd
+
+Call = Open | RecoverBegin | Gated | Join | Claim | Renew | Leave | Submit | SetBytes | Release | Fail | Requeue | Trim

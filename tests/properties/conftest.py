@@ -1,0 +1,30 @@
+"""Servers and profiles of the property tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from .servers import binary_of, drivers_of
+from .world import Driver
+
+#: `ci`: the same few thousand steps every time; `deep`: random, for as long as one cares to wait.
+PROFILE = os.environ.get("BROKER_PROPERTY_PROFILE", "ci")
+
+
+@pytest.fixture(scope="session")
+def deep() -> bool:
+    """Whether to search for long."""
+    return PROFILE == "deep"
+
+
+@pytest.fixture(scope="session", params=["embedded", "redis"])
+def make_driver(request: pytest.FixtureRequest) -> Iterator[Callable[[], Driver]]:
+    """A maker of drivers over a private server, each call with an empty store."""
+    kind: str = request.param
+    if binary_of(kind) is None:
+        pytest.skip(f"no server of kind {kind} is installed")
+    with drivers_of(kind) as make:
+        yield make

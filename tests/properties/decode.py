@@ -1,0 +1,146 @@
+"""Reads the stored state of a run into a view. The layout of records is at the top of `lua/include/records.lua`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .view import View
+
+Dump = list[Any]
+
+STATES = {
+    "P": "pending",
+    "D": "delayed",
+    "R": "running",
+    "Y": "ready",
+    "B": "batched",
+    "X": "dead",
+    "J": "rejected",
+}
+
+
+def _text(value: bytes) -> str:
+    return value.decode()
+
+
+def _pairs(flat: list[bytes]) -> dict[str, bytes]:
+    return {_text(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
+def _scores(flat: list[bytes]) -> dict[str, int]:
+    return {_text(flat[i]): int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
+
+
+def view_from_dump(dump: Dump) -> View:
+    """The view of a run; empty where there is none.
+
+    `aside` holds what the model does not know; all bytes of results are there with their time to live (ms; -1: none),
+    until `claim_results` puts those that somebody still reads where they belong.
+    """
+    found: dict[str, Any] = {_text(name): value for name, value in dump}
+    if "state" not in found:
+        return {}
+    state = {name: _text(value) if name != "blob" else "" for name, value in _pairs(found["state"]).items()}
+    zsets = {name: _scores(found.get(name, [])) for name in ("delayed", "retries", "deadlines", "sessions")}
+    orders = {name: list(_scores(found.get(name, []))) for name in ("pending", "open", "running", "ready")}
+    batches = {int(name[6:]): list(_scores(value)) for name, value in found.items() if name.startswith("batch:")}
+    held = {name[8:]: _scores(value) for name, value in found.items() if name.startswith("session:")}
+    tasks = _tasks(found)
+    stray = {name[7:]: (value[0], int(value[1])) for name, value in found.items() if name.startswith("result:")}
+    calls = {name: value.split() for name, value in _pairs(found.get("calls", [])).items()}
+    return {
+        "run": {
+            "version": int(state["version"]),
+            "step_next": int(state["step_next"]),
+            "epoch": state["epoch"],
+            "call": int(state["call"]),
+            "accepted": None if state["recovering"] else int(state["accepted"]),
+            "running": int(state["running"]),
+            "paused": state["paused"],
+            "cursor": state["cursor"],
+            "open_size": None if state["recovering"] else int(state["open_size"]),
+            "recovering": int(state["recovering"]) if state["recovering"] else None,
+        },
+        "config": {
+            "batch": max(1, int(state["consumer_batch_size"])),
+            "staleness": int(state["max_staleness"]) if state["max_staleness"] else None,
+            "concurrent": max(1, int(state["max_concurrent_rollouts"])),
+            "on_stale": state["on_stale"],
+        },
+        "policies": {v: e for v, e in _policies(found).items() if v <= int(state["version"])},
+        "tasks": tasks,
+        **orders,
+        **zsets,
+        "calls": {name: [int(words[0]), int(words[1])] for name, words in calls.items()},
+        "held": held,
+        "batches": batches,
+        "sealed": {
+            step: size
+            for step, size in _sealed(found).items()
+            if step < int(state["recover_limit" if state["recovering"] else "step_next"])
+        },
+        "dead": sorted(_scores(found.get("dead", []))),
+        "rejected": sorted(_scores(found.get("rejected", []))),
+        "totals": {
+            name[6:]: int(value)
+            for name, value in state.items()
+            if name.startswith("total_") and name != "total_requests" and value != "0"
+        },
+        "results": {},
+        "aside": {
+            "clock": int(state["clock"]),
+            "due": int(state["due"]),
+            "want": int(state["want"]),
+            "wake": "wake" in found,
+            "wake:ready": "wake:ready" in found,
+            "stray": stray,
+        },
+    }
+
+
+def _policies(found: dict[str, Any]) -> dict[int, str]:
+    return {int(name): _text(value) for name, value in _pairs(found.get("policies", [])).items() if name.isdigit()}
+
+
+def _sealed(found: dict[str, Any]) -> dict[int, int]:
+    return {int(name): int(value.split()[0]) for name, value in _pairs(found.get("batches", [])).items()}
+
+
+def _tasks(found: dict[str, Any]) -> dict[str, View]:
+    slots = {name: _text(value).split(",") for name, value in _pairs(found.get("slots", [])).items()}
+    payloads = _pairs(found.get("payloads", []))
+    reasons = _pairs(found.get("reasons", []))
+    tasks: dict[str, View] = {}
+    for name, record in _pairs(found.get("tasks", [])).items():
+        words = _text(record).split(",")
+        samples, letters = int(words[3]), words[12] or "O" * int(words[3])
+        over = words[0] in "XJ"
+        oldest, newest, step = (int(words[i]) if words[i] != "-1" else None for i in (7, 8, 11))
+        task: View = {
+            "state": STATES[words[0]],
+            "slots": [_slot(name, index, letters[index], slots.get(f"{name}#{index}")) for index in range(samples)],
+            "payload": payloads.get(name),
+            "samples": samples,
+            "min_samples": int(words[4]),
+            "priority": int(words[1]),
+            "order": int(words[2]),
+            "errors": int(words[5]),
+            "requeues": int(words[10]),
+            "step": step,
+        }
+        if over:
+            task["reason"] = reasons[name].decode()
+        else:
+            task |= {"first": int(words[6]), "oldest": oldest, "newest": newest, "stale_requeues": int(words[9])}
+        tasks[name] = task
+    return tasks
+
+
+def _slot(task: str, index: int, letter: str, words: list[str] | None) -> list[Any]:
+    if words is None:
+        return [letter, 0, 0]
+    claims, tries, random, version, epoch, session, _at, _why, newest, _newest_epoch = words
+    found: list[Any] = [letter, int(claims), int(tries)]
+    if letter in "HD":
+        found += [f"{task}#{index}.{claims}.{random}", [int(version), epoch], session, int(newest)]
+    return found

@@ -1,0 +1,174 @@
+"""Drives the real operations and scripts: calls out, answers and the whole state back, in one round trip a step."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import hiredis
+
+from broker import keys, scripts
+from broker.operation import Operation
+
+from .calls import Answer, Call, SetBytes
+from .decode import Dump, view_from_dump
+from .dump import DUMP_SOURCE
+from .ghost import Violation
+from .reads import compare_reads
+from .view import View
+from .wire import Wire
+
+RUN = "math-7b/p1"
+Command = Sequence[str | bytes | int]
+# hiredis's own types say that a command has one word.
+pack_command = cast("Callable[[Command], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+
+
+class Connection:
+    """A bare connection; error replies are returned, not raised."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(30)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+        self._reader = hiredis.Reader()
+
+    @classmethod
+    def await_server(cls, path: str, seconds: float) -> None:
+        """Waits until a server answers at the socket."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                cls(path).close()
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.005)
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Sends commands in one round trip."""
+        self._socket.sendall(b"".join(pack_command(tuple(command)) for command in commands))
+        replies: list[Any] = []
+        while len(replies) < len(commands):
+            reply = self._reader.gets()
+            if reply is False:
+                self._reader.feed(self._socket.recv(1 << 18))
+            else:
+                replies.append(reply)
+        return replies
+
+    def close(self) -> None:
+        """Closes it."""
+        self._socket.close()
+
+
+class Scripts:
+    """The sources of the scripts, with a change for tests of the tests."""
+
+    def __init__(self, change: Callable[[str, bytes], bytes] = lambda _, source: source) -> None:
+        self._change = change
+        self._sources: dict[str, tuple[bytes, str]] = {}
+
+    def source(self, name: str) -> tuple[bytes, str]:
+        """Text and hash of a script."""
+        if name not in self._sources:
+            text = self._change(name, scripts.load(name, True).source)
+            self._sources[name] = (text, hashlib.sha1(text).hexdigest())
+        return self._sources[name]
+
+
+#: Long enough never to pass during a test.
+RESULT_TTL_MS = 3_600_000
+DUMP = ("EVALSHA", hashlib.sha1(DUMP_SOURCE).hexdigest(), 1, keys.state(RUN))
+
+
+class OperationDriver:
+    """One run on a real server."""
+
+    def __init__(self, connection: Connection, sources: Scripts) -> None:
+        self._connection = connection
+        self._sources = sources
+        self._wire = Wire(RUN)
+        self._view: View = {}
+        self._loaded: set[str] = set()
+        connection.exchange([("FLUSHALL",), ("SCRIPT", "LOAD", DUMP_SOURCE)])
+
+    def apply(self, call: Call, now_ms: int) -> Answer:
+        """Executes a call and reads the state after it."""
+        if isinstance(call, SetBytes):
+            command = ("SET", keys.result(RUN, call.attempt), call.data, "NX", "PX", RESULT_TTL_MS)
+            self._view = view_from_dump(self._connection.exchange([command, DUMP])[1])
+            return {}
+        operation = self._wire.operation(call, now_ms)
+        raw, dump = self._execute(operation)
+        self._view = view_from_dump(dump)
+        if isinstance(raw, hiredis.ReplyError):
+            code = str(raw).split(" ", 1)[0]
+            if not code.isupper() or code == "ERR":
+                raise Violation(f"{operation.script} broke: {raw}")
+            return {"error": code}
+        return self._wire.answer(call, operation.parse(raw))
+
+    def _execute(self, operation: Operation[Any]) -> tuple[Any, Dump]:
+        text, sha = self._sources.source(operation.script)
+        commands: list[Command] = []
+        if operation.script not in self._loaded:
+            self._loaded.add(operation.script)
+            commands.append(("SCRIPT", "LOAD", text))
+        commands += operation.before
+        commands.append(("EVALSHA", sha, len(operation.keys), *operation.keys, *operation.args))
+        commands.append(DUMP)
+        replies = self._connection.exchange(commands)
+        for reply in (*replies[:-2], replies[-1]):
+            if isinstance(reply, hiredis.ReplyError):
+                raise Violation(f"{operation.script}: {reply}")
+        return replies[-2], replies[-1]
+
+    def view(self) -> View:
+        """The state after the last call."""
+        return self._view
+
+    def read(self, view: View, now_ms: int) -> None:
+        """Reads by every operation that only reads, and compares with the view; they must not change anything."""
+        before = self._connection.exchange([DUMP])
+
+        def execute(operation: Operation[Any]) -> Any:
+            raw, _ = self._execute(operation)
+            if isinstance(raw, hiredis.ReplyError):
+                raise Violation(f"{operation.script}{operation.args}: {raw}")
+            return operation.parse(raw)
+
+        compare_reads(execute, RUN, view, now_ms)
+        if _content(self._connection.exchange([DUMP])) != _content(before):
+            raise Violation("a read changed the state")
+
+    def save(self) -> Any:
+        """Every key, with its time to live."""
+        names: list[bytes] = self._connection.exchange([("KEYS", "*")])[0]
+        dumps = self._connection.exchange([("DUMP", name) for name in names]) if names else []
+        lives = self._connection.exchange([("PTTL", name) for name in names]) if names else []
+        return [(name, max(0, ttl), dump) for name, ttl, dump in zip(names, lives, dumps, strict=True)]
+
+    def restore(self, saved: Any) -> None:
+        """The store as it was; the scripts are there still."""
+        self._connection.exchange([("FLUSHALL",), *(("RESTORE", name, ttl, dump) for name, ttl, dump in saved)])
+
+    def pop_marker(self, name: str) -> bool:
+        """A blocked client is woken by this marker, if it is there."""
+        return bool(self._connection.exchange([("ZPOPMIN", keys.key(RUN, name))])[0])
+
+
+def _content(replies: list[Any]) -> dict[bytes, Any]:
+    """What is stored, without times to live and without the order of hash tables, which may change at any time."""
+    found: dict[bytes, Any] = {}
+    for name, value in replies[0]:
+        found[name] = value[0] if name.startswith(b"result:") else dict(zip(value[::2], value[1::2], strict=True))
+    return found

@@ -1,0 +1,338 @@
+"""Faults put into the scripts one at a time: the walker must find each of them, or it tests nothing.
+
+A mutant is a change of text in the loaded source of all scripts that contain it. When a script is rewritten and a
+mutant does not apply any more, its test fails and says so: give it the new text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault.
+
+    Args:
+        name: what is wrong.
+        old: text of the source.
+        new: what takes its place.
+        scripts: only in these scripts; all that have the text where empty.
+    """
+
+    name: str
+    old: str
+    new: str
+    scripts: tuple[str, ...] = ()
+
+    def apply(self, script: str, source: bytes) -> bytes:
+        """The changed source of a script; unchanged where it does not have the text."""
+        if self.scripts and script not in self.scripts:
+            return source
+        return source.replace(self.old.encode(), self.new.encode())
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    # G2, G3: who holds a slot.
+    Mutant("no compare of the random part", "s.claims == claims and s.random == random", "s.claims == claims"),
+    Mutant("no compare of the claim number", "s.claims == claims and s.random == random", "s.random == random"),
+    Mutant("any attempt of a held slot may submit", "same and letter(t, k) == 'H', same", "letter(t, k) == 'H', same"),
+    Mutant("ended attempts count as holders", "same and letter(t, k) == 'H', same", "same, same"),
+    Mutant(
+        "claims do not count up",
+        "s.claims, s.random, s.version, s.epoch = s.claims + 1,",
+        "s.claims, s.random, s.version, s.epoch = math.max(1, s.claims),",
+    ),
+    Mutant(
+        "a policy needs no epoch",
+        "if version == num('version') then return epoch == state.version_epoch end",
+        "if version == num('version') then return true end",
+    ),
+    Mutant("every policy survives", "if not surviving(version, epoch) then", "if false then", ("submit",)),
+    Mutant("a repeated submit is refused", "if same and letter(t, k) == 'D' and verdict == 'a' then", "if false then"),
+    Mutant(
+        "a done attempt stays with its session",
+        "zdel(key('session:' .. s.session), attempt)\n  if field",
+        "if field",
+        ("submit",),
+    ),
+    # G4: admission.
+    Mutant("claim ignores capacity", "if granted_count >= n or capacity() <= 0 or", "if granted_count >= n or"),
+    Mutant(
+        "claim starts one too many",
+        "if granted_count >= n or capacity() <= 0 or",
+        "if granted_count >= n or capacity() < 0 or",
+    ),
+    Mutant(
+        "claim ignores concurrency",
+        "by_staleness and math.min(by_concurrency, by_staleness) or by_concurrency",
+        "by_staleness or by_concurrency",
+    ),
+    Mutant(
+        "claim ignores staleness",
+        "by_staleness and math.min(by_concurrency, by_staleness) or by_concurrency",
+        "by_concurrency",
+    ),
+    Mutant(
+        "capacity off by one version",
+        "(s + num('version') + 1) * batch_size()",
+        "(s + num('version') + 2) * batch_size()",
+    ),
+    Mutant("requeue forgets running - 1", "zdel(OPEN, t.id)\n    bump('running', -1)", "zdel(OPEN, t.id)"),
+    Mutant("start forgets running + 1", "bump('running', 1)", ""),
+    Mutant("ready forgets accepted + 1", "bump('accepted', 1)", ""),
+    Mutant("a ready task leaves accepted behind", "zdel(READY, t.id)\n    bump('accepted', -1)", "zdel(READY, t.id)"),
+    Mutant(
+        "the open batch leaves accepted behind",
+        "bump('open_size', -1)\n    bump('accepted', -1)",
+        "bump('open_size', -1)",
+    ),
+    Mutant("a small batch is not counted as B", "bump('accepted', math.max(batch_size(), size) - size)", ""),
+    Mutant(
+        "advance does not settle a large batch", "bump('accepted', batch_size() - math.max(batch_size(), size))", ""
+    ),
+    Mutant("an empty advance adds no batch", "bump('accepted', batch_size())", ""),
+    Mutant("a new batch size leaves accepted alone", "bump('accepted', num('version') * (b - before))", ""),
+    Mutant("draining starts tasks", "if state.paused ~= 'draining' then claim_pending", "if true then claim_pending"),
+    Mutant("a pause does not stop claims", "if state.paused == 'paused' then return 'paused' end", ""),
+    # G5: staleness.
+    Mutant("stale check off by one", "num('step_next') - version > s", "num('step_next') - version > s + 1"),
+    Mutant("stale check too strict", "num('step_next') - version > s", "num('step_next') - version >= s and s > 0"),
+    Mutant(
+        "take trains stale rollouts",
+        "if too_old(t.oldest) then\n      stale_task(t)\n    else\n      t.state",
+        "if false then\n      stale_task(t)\n    else\n      t.state",
+    ),
+    Mutant("submit does not look at the age", "elseif too_old(t.oldest) then", "elseif false then", ("submit",)),
+    Mutant("claim does not look at the age of open tasks", "elseif too_old(page[i].oldest) then", "elseif false then"),
+    Mutant("renew does not look at the age", "if too_old(t.oldest) then stale", "if false then stale", ("renew",)),
+    Mutant("an open batch is not looked at after a change of config", "set('recheck', 1)", ""),
+    Mutant("the oldest version is the last one", "if t.oldest < 0 or claim.version < t.oldest then", "if true then"),
+    Mutant("on_stale=drop requeues", "state.on_stale == 'drop' or", ""),
+    Mutant("stale requeues without bound", "or t.stales + 1 > num('max_stale_requeues')", ""),
+    Mutant("a stale policy may claim", "(claim.given and too_old(claim.version))", "false"),
+    # G1: nothing lost.
+    Mutant(
+        "a requeued task is in no set",
+        "zput(PENDING, t.id, place(t))\n    arm_workers()\n  end\n  changed(t)",
+        "end\n  changed(t)",
+    ),
+    Mutant("promotion forgets pending", "zput(PENDING, t.id, place(t))\n      arm_workers()", "arm_workers()"),
+    Mutant(
+        "promotion forgets the open slot",
+        "set_letter(t, k, 'O')\n      zput(OPEN, t.id, place(t))",
+        "set_letter(t, k, 'O')",
+    ),
+    Mutant(
+        "an ended slot is not offered again",
+        "elseif letters:find('O', 1, true) then\n    zput(OPEN",
+        "elseif false then\n    zput(OPEN",
+    ),
+    Mutant("enqueue overwrites", "if exists[i] or seen[id] then", "if seen[id] then"),
+    Mutant("enqueue takes one name twice", "if exists[i] or seen[id] then", "if exists[i] then"),
+    Mutant("priority upside down", "-t.priority * 4398046511104", "t.priority * 4398046511104"),
+    Mutant(
+        "discard reaches into sealed batches",
+        "(t.state == 'Y' or t.state == 'B') and is_unsealed(t)",
+        "(t.state == 'Y' or t.state == 'B')",
+        ("discard",),
+    ),
+    Mutant("cancel leaves live attempts", "if c == 'H' then\n      end_hold(t, k, s, why)", "if c == 'H' then"),
+    Mutant(
+        "a cleared slot keeps its retry",
+        "zdel(RETRIES, name)\n    end\n  end\n  return due",
+        "end\n  end\n  return due",
+    ),
+    Mutant(
+        "bytes of dropped results stay",
+        "unlink(key('result:' .. attempt_id(t, k, s)))\n      if done_why",
+        "if done_why",
+    ),
+    Mutant("accepted bytes keep their time to live", "redis.call('PERSIST', result_key(persisted[i]))", ""),
+    Mutant(
+        "a result needs no bytes",
+        "elseif item.by_set and redis.call('EXISTS', result_key(attempt)) == 0 then",
+        "elseif false then",
+    ),
+    Mutant(
+        "a refused result leaves its bytes",
+        "if by_set and not (same and letter(t, k) == 'D') then unlink",
+        "if false then unlink",
+    ),
+    Mutant(
+        "trim frees the bytes of the last batch",
+        "if step >= num('version') - 1 then return false end",
+        "if step >= num('version') then return false end",
+    ),
+    # How slots and tasks end.
+    Mutant("one try more than max_attempts", "if s.tries < num('max_attempts')", "if s.tries <= num('max_attempts')"),
+    Mutant("an expiry costs no try", "if spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')"),
+    Mutant(
+        "a release costs a try",
+        "end_hold(t, k, s, 'released')",
+        "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1",
+    ),
+    Mutant(
+        "min_samples is not looked at", "if t.samples - failed < t.min then", "if t.samples - failed < t.samples then"
+    ),
+    Mutant("a verdict counts as an error", "fail_slot_for_good(t, k, false)", "fail_slot_for_good(t, k, true)"),
+    Mutant("backoff does not grow", "base * 2 ^ math.min(s.tries - 1, 40)", "base"),
+    Mutant(
+        "backoff without bound",
+        "math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(s.tries - 1, 40))",
+        "base * 2 ^ math.min(s.tries - 1, 40)",
+    ),
+    Mutant(
+        "a ready group waits for its failed slots",
+        "elseif not letters:find('[OWH]') then",
+        "elseif not letters:find('[OWHF]') then",
+    ),
+    Mutant("retry keeps the tries", "s.tries, s.why = 0,", "s.tries, s.why = s.tries,"),
+    # G7: replay.
+    Mutant("a repeated call executes again", "if call == last then return state.answer end", ""),
+    Mutant("the number of a call is not stored", "set('call', ARGV[4])", ""),
+    Mutant("an old call executes", "if call < last then fail('OLDCALL'", "if false then fail('OLDCALL'"),
+    Mutant("a gap is not noticed", "if call > last + 1 then fail('REWOUND'", "if false then fail('REWOUND'"),
+    Mutant(
+        "no fence", "if id ~= (state.epoch or ''):match('%.(%w+)$') then fail('FENCED'", "if false then fail('FENCED'"
+    ),
+    Mutant(
+        "a late open takes over",
+        "if (' ' .. state.tokens .. ' '):find(' ' .. token .. ' ', 1, true) then",
+        "if false then",
+    ),
+    Mutant(
+        "a repeated open is another epoch",
+        "if state.epoch:match('%.(%w+)$') == token then return",
+        "if false then return",
+    ),
+    Mutant(
+        "an operator's repeated call executes again", "return redis.call('HGET', REQUESTS, id) or nil", "return nil"
+    ),
+    Mutant("a repeated claim claims more", "if tonumber(last) == number then return replay(words) end", ""),
+    Mutant(
+        "an old claim executes", "if tonumber(last) > number then fail('OLDREQUEST'", "if false then fail('OLDREQUEST'"
+    ),
+    Mutant(
+        "a repeated claim gives what is lost",
+        "if holds then\n      if not by_task[t.id] then",
+        "if t then\n      if not by_task[t.id] then",
+    ),
+    Mutant("session numbers are used again", "bump('session_seq', 1)", "set('session_seq', 1)"),
+    # Batches and steps.
+    Mutant("take forms any step", "if step > num('step_next') or step > num('version') + 1 then", "if false then"),
+    Mutant("take may ask for more than can be", "if n > bound then", "if false then"),
+    Mutant(
+        "prefetch bound like any other",
+        "(step > num('version') and s or s + 1) * batch_size()",
+        "(s + 1) * batch_size()",
+    ),
+    Mutant(
+        "a short batch while others run",
+        "short and exhausted and size == left and size > 0",
+        "short and exhausted and size > 0",
+    ),
+    Mutant(
+        "an empty batch is sealed",
+        "short and exhausted and size == left and size > 0",
+        "short and exhausted and size == left",
+    ),
+    Mutant("advance does not compare the digest", "if digest ~= sealed then", "if false then"),
+    Mutant("advance over an open batch", "if not allow_empty or num('open_size') > 0 then", "if not allow_empty then"),
+    Mutant("advance any step", "if step ~= version then fail('EARLY'", "if false then fail('EARLY'"),
+    Mutant("the new policy has no epoch", "set('version_epoch', state.epoch)", ""),
+    # Leases, and G9.
+    Mutant("claim does not extend the lease", "zput(SESSIONS, session, now + lease)", "", ("claim",)),
+    Mutant("renew does not extend the lease", "zput(SESSIONS, session, now + lease)", "", ("renew",)),
+    Mutant("what a worker does not know stays with it", "release_unknown(session, known)\n  end", "end", ("renew",)),
+    Mutant(
+        "a heartbeat during a claim gives it back",
+        "if tonumber(last) == number and redis.call('ZCARD'",
+        "if redis.call('ZCARD'",
+        ("renew",),
+    ),
+    Mutant("expired sessions stay", "if all then forget_session(ids[i], 'expired') end", ""),
+    Mutant("an expired session forgets only itself", "expire_all(held)\n    n = n +", "n = n +"),
+    Mutant(
+        "time-outs are not kept", "zput(DEADLINES, attempt, now + claim.timeout)\n    due_at(now + claim.timeout)", ""
+    ),
+    Mutant(
+        "nobody looks at a time-out",
+        "zput(DEADLINES, attempt, now + claim.timeout)\n    due_at(now + claim.timeout)",
+        "zput(DEADLINES, attempt, now + claim.timeout)",
+    ),
+    Mutant("nobody looks at a lease", "due_at(now + lease)", "", ("join",)),
+    Mutant(
+        "the clock goes back",
+        "if now > num('clock') then set('clock', now) else now = num('clock') end",
+        "set('clock', now)",
+    ),
+    Mutant("enqueue wakes nobody", "arm_workers()\n    set('order_seq', order)", "set('order_seq', order)"),
+    Mutant("a claim does not pass the wake-up on", "flush()\n  pass_on()", "flush()"),
+    Mutant("advance wakes nobody", "arm_workers()\n  event('advance'", "event('advance'"),
+    Mutant("resume wakes nobody", "arm_workers()\n  event(mode", "event(mode"),
+    Mutant(
+        "a stale worker keeps the wake-up",
+        "arm_for_open_slot() -- the marker that woke this worker is another one's",
+        "",
+    ),
+    Mutant(
+        "an open slot wakes nobody", "zput(OPEN, t.id, place(t))\n    arm_for_open_slot()", "zput(OPEN, t.id, place(t))"
+    ),
+    Mutant("ready rollouts do not wake the trainer", "arm_trainer(false)", ""),
+    Mutant("ended tasks do not wake the trainer", "arm_trainer(true)", ""),
+    # G6, G8: recovery.
+    Mutant("samples of a lost future are kept", "then return false, 'lost_policy' end", "then end"),
+    Mutant(
+        "the newest policy used is not judged",
+        "not surviving(s.newest, s.newest_epoch) then return false",
+        "false then return false",
+    ),
+    Mutant("lost bytes are not noticed", "redis.call('EXISTS', unpack(results)) < #results", "false"),
+    Mutant(
+        "what lost steps consumed stays consumed", "if t.state == 'B' and t.step < limit and", "if t.state == 'B' and"
+    ),
+    Mutant("consumed by a surviving step, trained again", "if t.state == 'B' and t.step < limit and", "if false and"),
+    Mutant("discards of lost steps stay", "local again = t.step >= r", "local again = false"),
+    Mutant("the list does not decide of ended tasks", "if known then again = listed end", ""),
+    Mutant(
+        "what the checkpoint calls finished is done again", "if known and not listed then return 'finished' end", ""
+    ),
+    Mutant("new tasks count as known", "listed ~= nil and t.order <= listed_order", "listed ~= nil"),
+    Mutant("in flight attempts are kept in any case", "if t.state == 'R' and requeue_in_flight and", "if false and"),
+    Mutant(
+        "a recovery keeps the epoch of the server",
+        "math.max(number_of(ARGV[4]), number_of(state.epoch)) + 1",
+        "number_of(state.epoch) + 1",
+    ),
+    Mutant("below the floor", "if version < num('floor') and not allow_loss then", "if false then"),
+    Mutant(
+        "a file of an undone future",
+        "if file_epoch ~= '' and tonumber(by) > number_of(file_epoch)",
+        "if false and tonumber(by) > number_of(file_epoch)",
+    ),
+    Mutant("claims go on during a recovery", "if state.recovering ~= '' then return 'recovering' end", ""),
+    Mutant(
+        "calls go on during a recovery",
+        "if state.recovering and state.recovering ~= '' then fail('RECOVERING'",
+        "if false then fail('RECOVERING'",
+    ),
+    Mutant(
+        "the counters are not recomputed", "set('accepted', version * batch_size() + redis.call('ZCARD', READY))", ""
+    ),
+    Mutant("undone batches stay", "unlink(key('batch:' .. step))\n      hdel(BATCHES, step)", "", ("recover_commit",)),
+    Mutant("a retried task keeps its order", "t.order = num('order_seq')", ""),
+    Mutant(
+        "order numbers are given twice after a recovery",
+        "if num('order_seq') < tonumber(ARGV[5]) then set('order_seq', ARGV[5]) end",
+        "",
+    ),
+    Mutant(
+        "a commit of any version",
+        "if version > num('version') then fail('EARLY'",
+        "if false then fail('EARLY'",
+        ("commit",),
+    ),
+    Mutant("the newest checkpoint is the floor", "math.min(#versions, num('keep_checkpoints'))", "1"),
+    Mutant("versions of the lost future stay on kept tasks", "then mend_versions(t) end", "then end"),
+)

@@ -1,0 +1,124 @@
+"""Checkpoints and recoveries, whole ones and such that are cut off in the middle."""
+
+from __future__ import annotations
+
+from . import actions, worker_actions
+from .calls import Commit, Enqueue, NewTask, RecoverBegin, RecoverEnd, RecoverSweep
+from .chooser import Chooser, chance, pick, weighted
+from .state import Run
+from .world import Checkpoint, TrainerClient, World
+
+#: Checkpoint files that a trainer keeps.
+MOST_FILES = 4
+
+
+def save(world: World, choose: Chooser) -> None:
+    """A checkpoint is written; mostly the broker is told so."""
+    run = world.model.run
+    if run is None or run.recovering is not None:
+        return
+    world.checkpoints = [*world.checkpoints, checkpoint_of(run, world.ghost.trained(run.version))][-MOST_FILES:]
+    if chance(choose, 70):
+        version = run.version + pick(choose, [1, -1, -2]) if chance(choose, 10) else run.version
+        actions.send(world, choose, Commit(version=max(0, version)))
+
+
+def checkpoint_of(run: Run, trained: frozenset[str]) -> Checkpoint:
+    """What a scan of the run finds."""
+    ends = ("consumed", "dead", "rejected")
+    unfinished = {
+        task.id: NewTask(task.id, task.payload, task.samples, task.min_samples, task.priority)
+        for task in run.tasks.values()
+        if run.visible_state(task) not in ends
+    }
+    policies = tuple((version, epoch) for version, epoch in run.policies.items() if version <= run.version)
+    recoveries = tuple(run.recoveries)
+    return Checkpoint(
+        run.version, run.epoch, run.orders, run.cursor, run.blob, policies, recoveries, unfinished, trained
+    )
+
+
+def fail_over(world: World, choose: Chooser) -> None:
+    """The server loses its last writes; mostly the trainer that notices recovers from its checkpoint."""
+    del choose
+    world.rewind()
+
+
+def remember(world: World, choose: Chooser) -> None:
+    """What a replica has: the state that a later failover goes back to."""
+    if not world.has_replica or chance(choose, 25):
+        world.keep()
+
+
+def recover(world: World, choose: Chooser) -> None:
+    """A trainer goes back to a checkpoint, or to a version; work goes on meanwhile, and so do faults."""
+    run = world.model.run
+    if run is None:
+        return
+    file = pick(choose, world.checkpoints[::-1]) if world.checkpoints and not chance(choose, 35) else None
+    version = file.version if file else max(0, run.version - choose.integer(0, 3))
+    client = TrainerClient(world.fresh("token000"))
+    begin = RecoverBegin(
+        client.token,
+        version,
+        in_flight=pick(choose, ["keep", "keep", "requeue"]),
+        file_epoch=file.epoch if file else "",
+        listed_order=file.order if file and not chance(choose, 20) else -1,
+        policies=file.policies if file else (),
+        cursor=file.cursor if file else None,
+        blob=file.blob or None if file else None,
+        recoveries=file.recoveries if file else (),
+    )
+    if "error" in world.call(begin):
+        return
+    if file and begin.listed_order >= 0:
+        world.ghost.trained_before = file.trained
+    world.trainers = [*world.trainers, client][-actions.MOST_TRAINERS :]
+    if sweep_all(world, choose, client, file if begin.listed_order >= 0 else None) and file:
+        _enqueue_missing(world, choose, client, file)
+
+
+def sweep_all(world: World, choose: Chooser, client: TrainerClient, file: Checkpoint | None) -> bool:
+    """Sweeps every task in pieces, with work in between, and ends the recovery; False where the trainer died before."""
+    run = world.model.run
+    assert run is not None
+    names = sorted(run.tasks)
+    while names:
+        piece = [names.pop(choose.integer(0, len(names) - 1)) for _ in range(min(len(names), choose.integer(1, 9)))]
+        tasks = tuple((name, file is not None and name in file.unfinished) for name in piece)
+        while "error" in actions.send(world, choose, RecoverSweep(tasks=tasks), client=client):
+            if client.token != run.token:
+                return False
+        while chance(choose, 40):
+            weighted(choose, MEANWHILE)(world, choose)
+        if chance(choose, 3):
+            return False
+    while "error" in actions.send(world, choose, RecoverEnd(), client=client):
+        if client.token != run.token:
+            return False
+    return True
+
+
+def _enqueue_missing(world: World, choose: Chooser, client: TrainerClient, file: Checkpoint) -> None:
+    run = world.model.run
+    assert run is not None
+    missing = tuple(task for name, task in file.unfinished.items() if name not in run.tasks)
+    if missing:
+        actions.send(world, choose, Enqueue(tasks=missing, cursor=run.cursor), client=client)
+
+
+#: What goes on while a recovery is under way.
+MEANWHILE: tuple[tuple[actions.Action, int], ...] = (
+    (worker_actions.submit, 5),
+    (worker_actions.claim, 2),
+    (worker_actions.renew, 2),
+    (worker_actions.fail, 1),
+    (worker_actions.release, 1),
+    (worker_actions.leave, 1),
+    (actions.requeue, 1),
+    (actions.pass_time, 1),
+    (actions.deliver_again, 2),
+    (actions.cancel, 1),
+    (actions.take, 1),
+    (actions.trim, 1),
+)

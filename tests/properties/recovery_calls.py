@@ -1,0 +1,140 @@
+"""Checkpoints and recovery of the reference model."""
+
+from __future__ import annotations
+
+from .calls import Answer, Commit, RecoverBegin, RecoverSweep, error
+from .state import Run, Task
+from .transitions import drop_result, end_attempt, restart, to_waiting
+
+#: How many earlier epoch tokens are remembered.
+REMEMBERED_TOKENS = 100
+
+
+def take_epoch(run: Run, token: str, at_least: int = 0) -> None:
+    """A new trainer's epoch: the one before is fenced."""
+    run.old_tokens = [*run.old_tokens, run.token][-REMEMBERED_TOKENS:]
+    run.token = token
+    run.epoch_number = max(run.epoch_number, at_least) + 1
+    run.call_number, run.call_answer = 0, None
+
+
+def commit(run: Run, call: Commit) -> Answer:
+    """A checkpoint is safely on disk: the floor is the oldest of those that are kept."""
+    if call.version > run.version:
+        return error("EARLY")
+    run.committed = sorted({*run.committed, call.version})[-run.config.keep_checkpoints :]
+    run.floor = max(run.floor, run.committed[0])
+    return {"floor": run.floor}
+
+
+def raise_floor(run: Run) -> None:
+    """Without checkpoints the floor follows the version, at the distance of `retention_steps`."""
+    if not run.committed and run.recovering is None:
+        run.floor = max(run.floor, run.version - run.config.retention_steps)
+
+
+def begin(run: Run, call: RecoverBegin) -> Answer:
+    """The run goes to another version at once; what it holds follows task by task."""
+    if call.token == run.token:
+        return {"epoch": run.epoch}
+    if call.token in run.old_tokens:
+        return error("FENCED")
+    file_number = int(call.file_epoch.split(".")[0]) if call.file_epoch else 0
+    if call.file_epoch and any(number > file_number and to < call.version for number, to in run.recoveries):
+        return error("UNDONE")
+    if call.version < run.floor:
+        return error("GONE")
+    run.count("consumed", -sum(b.size for b in run.batches.values() if call.version <= b.step < run.version))
+    known = {**run.policies, **dict(call.policies)}
+    limit = min(run.version, call.version)
+    run.recover_limit = limit if run.recovering is None else min(run.recover_limit, limit)
+    take_epoch(run, call.token, file_number)
+    run.policies = {version: epoch for version, epoch in known.items() if version <= call.version}
+    run.policies.setdefault(call.version, run.epoch)
+    run.version = run.step_next = run.recovering = call.version
+    run.recoveries += [*(each for each in call.recoveries if each not in run.recoveries)]
+    run.recoveries.append((run.epoch_number, call.version))
+    run.committed = [version for version in run.committed if version <= call.version]
+    run.listed_order, run.in_flight = call.listed_order, call.in_flight
+    run.orders = max(run.orders, call.listed_order)
+    run.blob = call.blob or b""
+    if call.cursor is not None:
+        run.cursor = call.cursor
+    for batch in run.batches.values():
+        if batch.step >= run.recover_limit:
+            batch.sealed = False
+    return {"epoch": run.epoch}
+
+
+def sweep(run: Run, call: RecoverSweep) -> Answer:
+    """Moves tasks to where the recovered version has them."""
+    if run.recovering is None:
+        return error("EARLY")
+    for name, listed in call.tasks:
+        task = run.tasks.get(name)
+        if task is not None:
+            _place(run, task, listed)
+    return {"done": len(call.tasks)}
+
+
+def _place(run: Run, task: Task, listed: bool) -> None:
+    assert run.recovering is not None
+    known = run.listed_order >= 0 and task.order <= run.listed_order
+    step = -1 if task.step is None else task.step
+    if task.state == "batched" and step < run.recover_limit and not (known and listed):
+        return
+    if task.state in ("dead", "rejected"):
+        if listed if known else step >= run.recovering:
+            restart(run, task)
+    elif known and not listed:
+        _forget(run, task)
+    elif task.state not in ("pending", "delayed"):
+        _judge(run, task)
+
+
+def _judge(run: Run, task: Task) -> None:
+    for index, slot in enumerate(task.slots):
+        if slot.letter in "HD":
+            good = run.surviving(slot.policy) and run.surviving((slot.newest, slot.newest_epoch))
+            if not good or (slot.letter == "D" and task.attempt_id(index) not in run.results):
+                to_waiting(run, task, "revoked")
+                return
+    if task.state == "running" and run.in_flight == "requeue" and task.has("H"):
+        for index in range(task.samples):
+            if task.slots[index].letter == "H":
+                end_attempt(run, task, index, "released")
+        return
+    _mend_versions(run, task)
+    if task.state == "batched":
+        assert task.step is not None
+        run.batches[task.step].tasks.remove(task.id)
+        task.state, task.step = "ready", None
+
+
+def _mend_versions(run: Run, task: Task) -> None:
+    """Versions of the lost future came from attempts that ended without a result: what is left of the task is older."""
+    assert task.newest is not None
+    if task.newest > run.version:
+        live = [slot for slot in task.slots if slot.letter in "HD"]
+        task.oldest = min(slot.policy[0] for slot in live)
+        task.newest = max(slot.newest for slot in live)
+
+
+def _forget(run: Run, task: Task) -> None:
+    if task.state == "batched" and task.step is not None:
+        run.batches[task.step].tasks.remove(task.id)
+    for index, slot in enumerate(task.slots):
+        if slot.letter == "D":
+            drop_result(run, task, index)
+    del run.tasks[task.id]
+
+
+def end(run: Run) -> Answer:
+    """The run goes on."""
+    if run.recovering is None:
+        return error("EARLY")
+    limit = run.recover_limit
+    assert not any(batch.tasks for batch in run.batches.values() if batch.step >= limit), "not every task was swept"
+    run.batches = {step: batch for step, batch in run.batches.items() if step < limit}
+    run.recovering = None
+    return {"accepted": run.accepted_count(), "running": len(run.running()), "capacity": run.capacity()}

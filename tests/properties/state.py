@@ -1,0 +1,256 @@
+"""The state of the reference model, and everything that follows from it.
+
+Only what cannot be derived is stored. Orders, sets and the counters `running` and `accepted` are computed from tasks
+by the definitions of the design (I1, I2): comparing them with the stored ones of the server tests its book-keeping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .calls import Answer, Config, Policy
+
+TaskState = Literal["pending", "delayed", "running", "ready", "batched", "dead", "rejected"]
+#: Open, waiting for its backoff, held, done, failed for good.
+Letter = Literal["O", "W", "H", "D", "F"]
+
+
+@dataclass(slots=True)
+class Slot:
+    """One sample of a task, with what is known of its last attempt."""
+
+    letter: Letter = "O"
+    claims: int = 0
+    tries: int = 0
+    random: str = ""
+    policy: Policy = (0, "")
+    session: str = ""
+    claimed_ms: int = 0
+    #: Why the last attempt ended ("" while it is held, or never was).
+    ended: str = ""
+    newest: int = 0
+    newest_epoch: str = ""
+    #: When a W slot becomes open.
+    due_ms: int = 0
+    #: Hard deadline of the attempt, 0 for none.
+    deadline_ms: int = 0
+    #: F because of an error (an expiry counts as one).
+    by_error: bool = False
+
+
+@dataclass(slots=True)
+class Task:
+    """One task."""
+
+    id: str
+    payload: bytes
+    samples: int
+    min_samples: int
+    priority: int
+    order: int
+    slots: list[Slot]
+    state: TaskState = "pending"
+    first: int = 0
+    oldest: int | None = None
+    newest: int | None = None
+    stale_requeues: int = 0
+    requeues: int = 0
+    step: int | None = None
+    reason: str = ""
+    due_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it stands among waiting and open tasks."""
+        return (-self.priority, self.order)
+
+    @property
+    def errors(self) -> int:
+        """Slots that failed for good with an error."""
+        return sum(slot.by_error for slot in self.slots)
+
+    def has(self, letters: str) -> bool:
+        """Whether any slot is in one of these states."""
+        return any(slot.letter in letters for slot in self.slots)
+
+    def count(self, letter: Letter) -> int:
+        """How many slots are in this state."""
+        return sum(slot.letter == letter for slot in self.slots)
+
+    def attempt_id(self, index: int) -> str:
+        """The id of the slot's last attempt."""
+        slot = self.slots[index]
+        return f"{self.id}#{index}.{slot.claims}.{slot.random}"
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rollouts of one step."""
+
+    step: int
+    tasks: list[str] = field(default_factory=lambda: [])
+    sealed: bool = False
+    #: How many it held when it was sealed; `trim` forgets its tasks later.
+    size: int = 0
+    #: The advance after its own was done: its bytes may be freed.
+    old: bool = False
+    digest: str = ""
+
+
+@dataclass(slots=True)
+class Session:
+    """One connected worker."""
+
+    id: str
+    worker: str
+    lease_ms: int
+    deadline_ms: int
+    number: int = 0
+    random: str = ""
+    answer: Answer | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that the broker keeps of a run."""
+
+    config: Config
+    epoch_number: int
+    token: str
+    version: int = 0
+    step_next: int = 0
+    clock_ms: int = 0
+    paused: str = ""
+    cursor: str = ""
+    old_tokens: list[str] = field(default_factory=lambda: [])
+    call_number: int = 0
+    call_answer: Answer | None = None
+    requests: dict[str, Answer] = field(default_factory=lambda: {})
+    policies: dict[int, str] = field(default_factory=lambda: {})
+    blob: bytes = b""
+    tasks: dict[str, Task] = field(default_factory=lambda: {})
+    batches: dict[int, Batch] = field(default_factory=lambda: {})
+    sessions: dict[str, Session] = field(default_factory=lambda: {})
+    #: The bytes of results that the broker keeps, by attempt id.
+    results: dict[str, bytes] = field(default_factory=lambda: {})
+    orders: int = 0
+    firsts: int = 0
+    #: Steps below it need not be recoverable any more.
+    floor: int = 0
+    #: The version that a recovery goes to, while it is under way.
+    recovering: int | None = None
+    #: Below it the server's steps are consumed by the history that survives.
+    recover_limit: int = 0
+    listed_order: int = -1
+    in_flight: str = "keep"
+    #: (epoch number, version) of each recovery.
+    recoveries: list[tuple[int, int]] = field(default_factory=lambda: [])
+    #: Versions of the checkpoints that are kept.
+    committed: list[int] = field(default_factory=lambda: [])
+    joins: int = 0
+    totals: dict[str, int] = field(default_factory=lambda: {})
+
+    @property
+    def epoch(self) -> str:
+        """The fence: `<number>.<token>`."""
+        return f"{self.epoch_number}.{self.token}"
+
+    def count(self, total: str, by: int = 1) -> None:
+        """Adds to a total."""
+        self.totals[total] = self.totals.get(total, 0) + by
+
+    # The sets and orders of section 6, from the tasks alone.
+
+    def pending(self) -> list[Task]:
+        """Tasks that wait to be started, next first."""
+        return sorted((t for t in self.tasks.values() if t.state == "pending"), key=lambda t: t.place)
+
+    def open(self) -> list[Task]:
+        """Running tasks with an open slot, next first."""
+        found = (t for t in self.tasks.values() if t.state == "running" and t.has("O"))
+        return sorted(found, key=lambda t: t.place)
+
+    def running(self) -> list[Task]:
+        """Tasks in state running, by first claim."""
+        return sorted((t for t in self.tasks.values() if t.state == "running"), key=lambda t: t.first)
+
+    def ready(self) -> list[Task]:
+        """Finished tasks, by first claim."""
+        return sorted((t for t in self.tasks.values() if t.state == "ready"), key=lambda t: t.first)
+
+    def delayed(self) -> list[tuple[int, str]]:
+        """(due, task), next first: ties in the order of the names."""
+        return sorted((t.due_ms, t.id) for t in self.tasks.values() if t.state == "delayed")
+
+    def retries(self) -> list[tuple[int, str]]:
+        """(due, `<task>#<slot>`) of the slots of running tasks that wait for their backoff, next first."""
+        return sorted(
+            (slot.due_ms, f"{task.id}#{index}")
+            for task in self.tasks.values()
+            if task.state == "running"
+            for index, slot in enumerate(task.slots)
+            if slot.letter == "W"
+        )
+
+    def deadlines(self) -> list[tuple[int, str]]:
+        """(hard deadline, attempt id) of held attempts that have one."""
+        return sorted(
+            (slot.deadline_ms, task.attempt_id(index))
+            for task in self.tasks.values()
+            for index, slot in enumerate(task.slots)
+            if slot.letter == "H" and slot.deadline_ms
+        )
+
+    def held(self, session: str) -> list[tuple[int, str, Task, int]]:
+        """(version, attempt id, task, slot) of what a session holds."""
+        found = [
+            (slot.policy[0], task.attempt_id(index), task, index)
+            for task in self.tasks.values()
+            for index, slot in enumerate(task.slots)
+            if slot.letter == "H" and slot.session == session
+        ]
+        return sorted(found, key=lambda each: each[:2])
+
+    def open_batch(self) -> Batch:
+        """The batch of `step_next`; an empty one that is not stored where none is being filled."""
+        return self.batches.get(self.step_next) or Batch(self.step_next)
+
+    def accepted_count(self) -> int:
+        """I2, as the protocol sharpens it."""
+        size = self.config.batch
+        sealed = sum(max(size, b.size) for b in self.batches.values() if b.sealed and b.step >= self.version)
+        return self.version * size + len(self.ready()) + len(self.open_batch().tasks) + sealed
+
+    def capacity(self) -> int:
+        """How many tasks may be started now; may be negative."""
+        running = len(self.running())
+        free = self.config.concurrent - running
+        if self.config.max_staleness is None:
+            return free
+        budget = (self.config.max_staleness + self.version + 1) * self.config.batch
+        return min(free, budget - (self.accepted_count() + running))
+
+    def too_old(self, version: int | None) -> bool:
+        """Whether a rollout of this version could not be trained by the next step any more."""
+        if version is None or self.config.on_stale == "keep" or self.config.max_staleness is None:
+            return False
+        return self.step_next - version > self.config.max_staleness
+
+    def unsealed(self, task: Task) -> bool:
+        """Whether it is in a batch that may still change: the open one, or one that a recovery undoes."""
+        limit = self.step_next if self.recovering is None else self.recover_limit
+        return task.state == "batched" and task.step is not None and task.step >= limit
+
+    def surviving(self, policy: Policy) -> bool:
+        """Whether the policy is on the surviving history."""
+        return policy[0] <= self.version and self.policies.get(policy[0]) == policy[1]
+
+    def visible_state(self, task: Task) -> str:
+        """The state in the words of answers: a batched task is sealed with its batch, and consumed by the advance."""
+        if task.state == "batched" and task.step is not None:
+            if task.step < self.version:
+                return "consumed"
+            return "sealed" if task.step < self.step_next else "batched"
+        return task.state

@@ -1,0 +1,244 @@
+"""The trainer's side of the reference model: one function for each call, after the channel let it through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from . import recovery_calls
+from .calls import (
+    Advance,
+    Answer,
+    Cancel,
+    Commit,
+    Discard,
+    Enqueue,
+    Numbered,
+    Open,
+    Pause,
+    RecoverEnd,
+    RecoverSweep,
+    Resume,
+    Retry,
+    Take,
+    error,
+)
+from .recovery_calls import take_epoch
+from .state import Batch, Run, Slot, Task
+from .transitions import finish, reset_stale, restart
+
+#: How many answers to operators are remembered.
+REMEMBERED_REQUESTS = 64
+STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Retry, Commit)
+
+
+def open_run(run: Run | None, call: Open) -> tuple[Run | None, Answer]:
+    """Creates the run, takes it over, or repeats the answer."""
+    if run is None:
+        if call.config is None:
+            return None, error("NORUN")
+        run = Run(call.config, 1, call.token)
+        run.policies[0] = run.epoch
+    elif call.token != run.token:
+        if call.token in run.old_tokens:
+            return run, error("FENCED")
+        if call.config is not None and call.config != run.config:
+            if not call.update:
+                return run, error("CONFIG")
+            run.config = call.config
+        take_epoch(run, call.token)
+    answer = {"epoch": run.epoch, "version": run.version, "step_next": run.step_next}
+    return run, answer
+
+
+def through_channel(run: Run, call: Numbered, execute: Callable[[], Answer]) -> Answer:
+    """Executes a call once: by its number, or by its request id where an operator sent it.
+
+    A refusal behind the gate is an answer like any other: it is kept, and uses up its number.
+    """
+    if call.request:
+        if call.request in run.requests:
+            return run.requests[call.request]
+        run.requests[call.request] = execute()
+        while len(run.requests) > REMEMBERED_REQUESTS:
+            del run.requests[next(iter(run.requests))]
+        return run.requests[call.request]
+    if call.token != run.token:
+        return error("FENCED")
+    if call.number == run.call_number:
+        return run.call_answer or error("OLDCALL")
+    if call.number < run.call_number:
+        return error("OLDCALL")
+    if call.number > run.call_number + 1:
+        return error("REWOUND")
+    run.call_number, run.call_answer = call.number, execute()
+    return run.call_answer
+
+
+def execute(run: Run, call: Numbered) -> Answer:
+    """Runs a call of the trainer or of an operator."""
+    if run.recovering is not None and isinstance(call, STOPPED_BY_RECOVERY):
+        return error("RECOVERING")
+    match call:
+        case Commit():
+            return recovery_calls.commit(run, call)
+        case RecoverSweep():
+            return recovery_calls.sweep(run, call)
+        case RecoverEnd():
+            return recovery_calls.end(run)
+        case _:
+            return _execute(run, call)
+
+
+def _execute(run: Run, call: Numbered) -> Answer:
+    match call:
+        case Enqueue():
+            return enqueue(run, call)
+        case Take():
+            return take(run, call)
+        case Discard():
+            return _each(run, call.tasks, lambda task: _discard(run, task, call.reason))
+        case Advance():
+            return advance(run, call)
+        case Cancel():
+            return _each(run, call.tasks, lambda task: _cancel(run, task))
+        case Pause():
+            return _set_mode(run, call.mode)
+        case Resume():
+            return _set_mode(run, "")
+        case Retry():
+            return _each(run, call.tasks, lambda task: _retry(run, task))
+        case _:
+            raise TypeError(call)
+
+
+def _set_mode(run: Run, mode: str) -> Answer:
+    before, run.paused = run.paused, mode
+    return {"before": before}
+
+
+def enqueue(run: Run, call: Enqueue) -> Answer:
+    """New tasks become pending, in the order of the call."""
+    existing: list[int] = []
+    added = 0
+    for position, new in enumerate(call.tasks):
+        if new.id in run.tasks:
+            existing.append(position)
+            continue
+        run.orders += 1
+        slots = [Slot() for _ in range(new.samples)]
+        run.tasks[new.id] = Task(new.id, new.payload, new.samples, new.min_samples, new.priority, run.orders, slots)
+        added += 1
+    run.cursor = call.cursor
+    if added:
+        run.count("enqueued", added)
+    return {"added": added, "existing": existing}
+
+
+def take(run: Run, call: Take) -> Answer:
+    """Fills the open batch from the oldest ready rollouts and seals it where it can."""
+    kept = run.batches.get(call.step)
+    if kept is not None and kept.sealed:
+        return {"size": kept.size, "sealed": True, "exhausted": False, "left": 0, "digest": kept.digest}
+    if call.step < run.step_next:
+        return error("GONE")
+    if call.step != run.step_next or call.step > run.version + 1:
+        return error("EARLY")
+    if run.config.max_staleness is not None:
+        most = run.config.max_staleness + (call.step == run.version)
+        if call.n > most * run.config.batch:
+            return error("TOOMANY")
+    batch = run.batches.setdefault(call.step, Batch(call.step))
+    _fill(run, batch, call)
+    size = len(batch.tasks)
+    left = sum(task.state in ("pending", "delayed", "running", "ready") for task in run.tasks.values()) + size
+    exhausted = left < call.n
+    last_one = exhausted and call.short and left == size and size > 0
+    if call.seal and (size >= call.n or last_one):
+        batch.sealed, batch.size = True, size
+        # The model's name of a digest says what it is made of; the world knows which of the server's it stands for.
+        batch.digest = f"{batch.step}: " + " ".join(f"{name}.{run.tasks[name].first}" for name in batch.tasks)
+        run.step_next += 1
+    answer: Answer = {"size": size, "sealed": batch.sealed, "exhausted": exhausted, "left": left}
+    if call.limit > 0 and size < call.n and not batch.sealed:
+        answer["more"] = bool(run.ready())
+    if batch.sealed:
+        answer["digest"] = batch.digest
+    return answer
+
+
+def _fill(run: Run, batch: Batch, call: Take) -> None:
+    """Resets what is too old, in the batch (the config may have changed) and among the ready; takes the others."""
+    for name in list(batch.tasks):
+        if run.too_old(run.tasks[name].oldest):
+            reset_stale(run, run.tasks[name])
+    for task in run.ready()[: call.limit]:
+        if len(batch.tasks) >= call.n:
+            break
+        if run.too_old(task.oldest):
+            reset_stale(run, task)
+        else:
+            task.state, task.step = "batched", call.step
+            batch.tasks.append(task.id)
+    batch.tasks.sort(key=lambda name: run.tasks[name].first)
+
+
+def advance(run: Run, call: Advance) -> Answer:
+    """Acknowledges the batch of step = version."""
+    if call.step != run.version:
+        return error("EARLY")
+    batch = run.batches.get(call.step)
+    if batch is not None and batch.sealed:
+        if call.digest != batch.digest:
+            return error("DIGEST")
+    elif call.digest:
+        return error("DIGEST")
+    elif not call.allow_empty or run.open_batch().tasks:
+        return error("EARLY")
+    else:
+        run.step_next = run.version + 1
+        run.batches.pop(call.step, None)
+    run.version += 1
+    run.policies[run.version] = run.epoch
+    for old in run.batches.values():
+        old.old |= old.step + 2 <= run.version
+    if call.blob is not None:
+        run.blob = call.blob
+    size = batch.size if batch is not None else 0
+    if size:
+        run.count("consumed", size)
+    return {"version": run.version, "size": size}
+
+
+def _each(run: Run, names: Sequence[str], act: Callable[[Task], str]) -> Answer:
+    answers: list[str] = []
+    for name in names:
+        task = run.tasks.get(name)
+        answers.append("unknown" if task is None else act(task) or run.visible_state(task))
+    return {"answers": answers}
+
+
+def _discard(run: Run, task: Task, reason: str) -> str:
+    if task.state != "ready" and not run.unsealed(task):
+        return ""
+    finish(run, task, "rejected", reason, "revoked")
+    run.count("discarded")
+    return "discarded"
+
+
+def _cancel(run: Run, task: Task) -> str:
+    waiting = task.state in ("pending", "delayed", "running", "ready")
+    if not waiting and not run.unsealed(task):
+        return ""
+    finish(run, task, "rejected", "cancelled", "cancelled")
+    run.count("cancelled")
+    return "cancelled"
+
+
+def _retry(run: Run, task: Task) -> str:
+    if task.state not in ("dead", "rejected"):
+        return ""
+    run.orders += 1
+    task.order = run.orders
+    restart(run, task)
+    run.count("retried")
+    return "retried"

@@ -1,0 +1,235 @@
+"""What happens to one task: the transitions of the protocol that several calls share."""
+
+from __future__ import annotations
+
+from .calls import Answer
+from .state import Run, Task
+
+#: The total that counts attempts which ended like this.
+TOTAL_OF = {
+    "expired": "expired",
+    "failed": "failed",
+    "rejected": "verdicts",
+    "released": "released",
+    "stale": "released",
+}
+
+
+def drop_result(run: Run, task: Task, index: int) -> None:
+    """The bytes of a slot's attempt are gone."""
+    run.results.pop(task.attempt_id(index), None)
+
+
+def leave_batch(run: Run, task: Task) -> None:
+    """Takes the task out of the open batch, if it is in it."""
+    if task.state == "batched":
+        assert run.unsealed(task)
+        assert task.step is not None
+        run.batches[task.step].tasks.remove(task.id)
+
+
+def finish(run: Run, task: Task, state: str, reason: str, why: str) -> None:
+    """The task ends dead or rejected; `why` is what its live attempts are told.
+
+    Done slots keep their letter, so that a repeated submit of theirs still gets its answer; their bytes go.
+    """
+    assert state in ("dead", "rejected")
+    leave_batch(run, task)
+    for index, slot in enumerate(task.slots):
+        if slot.letter == "H":
+            slot.letter, slot.ended = "O", why
+        elif slot.letter == "D":
+            drop_result(run, task, index)
+        elif slot.letter == "W":
+            slot.letter = "O"
+    task.state = "dead" if state == "dead" else "rejected"
+    task.reason = reason
+    task.ended_ms = run.clock_ms
+    run.count(state)
+    task.step = run.step_next
+    task.first, task.oldest, task.newest, task.due_ms = 0, None, None, 0
+
+
+def to_waiting(run: Run, task: Task, why: str) -> None:
+    """Back to pending, or to delayed until the latest backoff of its slots; `why` is what live attempts are told."""
+    leave_batch(run, task)
+    due = max((slot.due_ms for slot in task.slots if slot.letter == "W"), default=0)
+    for index, slot in enumerate(task.slots):
+        if slot.letter == "H":
+            slot.ended = why
+        elif slot.letter == "D":
+            drop_result(run, task, index)
+            slot.ended = why
+        if slot.letter != "F":
+            slot.letter, slot.due_ms, slot.deadline_ms = "O", 0, 0
+    task.due_ms = due if due > run.clock_ms else 0
+    task.state = "delayed" if task.due_ms else "pending"
+    task.first, task.oldest, task.newest, task.step = 0, None, None, None
+    task.requeues += 1
+    run.count("requeued")
+
+
+def restart(run: Run, task: Task) -> None:
+    """A dead or rejected task starts over, with nothing counted against it."""
+    assert task.state in ("dead", "rejected")
+    for slot in task.slots:
+        if slot.letter == "D":
+            slot.ended = "revoked"
+        slot.letter, slot.tries, slot.by_error = "O", 0, False
+        slot.due_ms = slot.deadline_ms = 0
+    task.requeues += 1
+    task.stale_requeues, task.state, task.step, task.reason = 0, "pending", None, ""
+
+
+def reset_stale(run: Run, task: Task) -> None:
+    """The whole task is too old: `on_stale` says what becomes of it."""
+    assert task.state in ("running", "ready") or run.unsealed(task)
+    run.count("stale")
+    if run.config.on_stale == "drop":
+        finish(run, task, "rejected", "stale", "stale")
+        return
+    task.stale_requeues += 1
+    if task.stale_requeues > run.config.max_stale_requeues:
+        finish(run, task, "rejected", "stale", "stale")
+    else:
+        to_waiting(run, task, "stale")
+
+
+def end_check(run: Run, task: Task, why: str, reason: str) -> None:
+    """After a slot of a running task ended: is the task ready, dead, rejected, waiting again, or still running?
+
+    Args:
+        why: how the slot ended; told to nobody, since no attempt is left where the task goes back to waiting.
+        reason: kept on the task where it ends.
+    """
+    assert task.state == "running"
+    possible = task.samples - task.count("F")
+    if possible < task.min_samples:
+        finish(run, task, "dead" if task.errors else "rejected", reason, "revoked")
+    elif not task.has("OWH"):
+        task.state = "ready"
+    elif not task.has("HD"):
+        to_waiting(run, task, why)
+
+
+def end_attempt(run: Run, task: Task, index: int, why: str, reason: str = "", retry: bool = True) -> str:
+    """A held slot's attempt ends without a result.
+
+    Args:
+        why: `expired`, `failed`, `rejected`, `released`, or `stale` (its policy does not survive: no penalty).
+
+    Returns:
+        `final` where the slot failed for good, else `again`.
+    """
+    slot = task.slots[index]
+    assert slot.letter == "H"
+    config = run.config
+    slot.ended, slot.deadline_ms = why, 0
+    run.count(TOTAL_OF[why])
+    slot.letter = "O"
+    outcome = "again"
+    if why == "rejected" or (why == "failed" and not retry):
+        slot.letter, slot.by_error, outcome = "F", why == "failed", "final"
+    elif why in ("expired", "failed"):
+        slot.tries += 1
+        if slot.tries >= config.max_attempts:
+            slot.letter, slot.by_error, outcome = "F", True, "final"
+        elif why == "failed" and config.retry_backoff_ms > 0:
+            wait = min(config.retry_backoff_max_ms, config.retry_backoff_ms * 2 ** (slot.tries - 1))
+            slot.letter, slot.due_ms = "W", run.clock_ms + wait
+    end_check(run, task, why, reason or why)
+    return outcome
+
+
+def sweep(run: Run, limit: int, spare: str = "") -> None:
+    """Takes back what is due: retries, attempt time-outs, sessions; at most `limit` of each.
+
+    Args:
+        spare: the session that is calling; it is alive.
+    """
+    for name in [name for at, name in run.delayed() if at <= run.clock_ms][:limit]:
+        run.tasks[name].state, run.tasks[name].due_ms = "pending", 0
+    for member in [member for at, member in run.retries() if at <= run.clock_ms][:limit]:
+        name, _, number = member.partition("#")
+        slot = run.tasks[name].slots[int(number)]
+        slot.letter, slot.due_ms = "O", 0
+    late = [attempt for at, attempt in run.deadlines() if at <= run.clock_ms][:limit]
+    for attempt in late:
+        found = holder(run, attempt)
+        if found is not None:
+            end_attempt(run, *found, "expired")
+    gone = sorted((s.deadline_ms, s.id) for s in run.sessions.values() if s.deadline_ms <= run.clock_ms)
+    left = limit
+    for _, session in [each for each in gone if each[1] != spare]:
+        if left > 0:
+            left -= max(1, end_session(run, session, "expired", left))
+
+
+def end_session(run: Run, session: str, why: str, most: int | None = None) -> int:
+    """Ends a session and all its attempts, or the first of them.
+
+    Args:
+        why: `expired`, or `released` where it left.
+        most: how many attempts may end; the session stays while it holds more.
+
+    Returns:
+        how many attempts were looked at.
+    """
+    held = run.held(session)
+    for _, attempt, _, _ in held[:most]:
+        found = holder(run, attempt)
+        if found is not None:
+            end_attempt(run, *found, why)
+    if most is None or len(held) <= most:
+        del run.sessions[session]
+        return len(held)
+    return most
+
+
+def parse_attempt(attempt: str) -> tuple[str, int, int, str]:
+    """Task, slot, number of the claim, random part of an attempt id."""
+    name, _, rest = attempt.rpartition("#")
+    index, claims, random = rest.split(".", 2)
+    return name, int(index), int(claims), random
+
+
+def holder(run: Run, attempt: str) -> tuple[Task, int] | None:
+    """Task and slot, if this very attempt holds it."""
+    name, index, _, _ = parse_attempt(attempt)
+    task = run.tasks.get(name)
+    if task is None or index >= len(task.slots):
+        return None
+    if task.slots[index].letter == "H" and task.attempt_id(index) == attempt:
+        return task, index
+    return None
+
+
+def not_holder(run: Run, attempt: str) -> Answer:
+    """What a submit, release or fail is answered that comes from an attempt which does not hold its slot.
+
+    `why` of an unknown one says how it ended.
+    """
+    name, index, claims, _ = parse_attempt(attempt)
+    task = run.tasks.get(name)
+    if task is None or index >= len(task.slots):
+        return {"answer": "unknown", "why": "unknown"}
+    slot = task.slots[index]
+    if task.attempt_id(index) == attempt:
+        why = "done" if slot.letter == "D" else slot.ended or "unknown"
+        return {"answer": "stale"} if why == "stale" else {"answer": "unknown", "why": why}
+    if slot.claims > claims:
+        age = run.clock_ms - slot.claimed_ms
+        return {"answer": "superseded", "by": task.attempt_id(index), "session": slot.session, "age_ms": age}
+    return {"answer": "unknown", "why": "unknown"}
+
+
+def repeated(run: Run, attempt: str, verdict: str) -> str:
+    """The answer of a submit that says once more what was done already, or nothing."""
+    name, index, _, _ = parse_attempt(attempt)
+    task = run.tasks.get(name)
+    if task is None or index >= len(task.slots) or task.attempt_id(index) != attempt:
+        return ""
+    slot = task.slots[index]
+    if verdict == "accept":
+        return "accepted" if slot.letter == "D" else ""
+    return "rejected" if slot.letter != "D" and slot.ended == "rejected" else ""

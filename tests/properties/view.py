@@ -1,0 +1,144 @@
+"""A view: the whole visible state of a run as plain data, made from the model here and from the server by a driver."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from .state import Run, Task
+
+View = dict[str, Any]
+
+
+def view_of(run: Run | None) -> View:
+    """The model's view; empty where there is no run."""
+    if run is None:
+        return {}
+    return {
+        "run": {
+            "version": run.version,
+            "step_next": run.step_next,
+            "epoch": run.epoch,
+            "call": run.call_number,
+            # While a recovery is under way the counters wait for its end.
+            "accepted": None if run.recovering is not None else run.accepted_count(),
+            "running": len(run.running()),
+            "paused": run.paused,
+            "cursor": run.cursor,
+            "open_size": None if run.recovering is not None else len(run.open_batch().tasks),
+            "recovering": run.recovering,
+        },
+        "config": {
+            "batch": run.config.batch,
+            "staleness": run.config.max_staleness,
+            "concurrent": run.config.concurrent,
+            "on_stale": run.config.on_stale,
+        },
+        "policies": {version: epoch for version, epoch in run.policies.items() if version <= run.version},
+        "tasks": {task.id: task_view(task) for task in run.tasks.values()},
+        "pending": [task.id for task in run.pending()],
+        "open": [task.id for task in run.open()],
+        "running": [task.id for task in run.running()],
+        "ready": [task.id for task in run.ready()],
+        "delayed": {member: due for due, member in run.delayed()},
+        "retries": {member: due for due, member in run.retries()},
+        "deadlines": {attempt: at for at, attempt in run.deadlines()},
+        "sessions": {s.id: s.deadline_ms for s in run.sessions.values()},
+        "calls": {s.id: [s.number, s.lease_ms] for s in run.sessions.values()},
+        "held": {
+            s.id: held
+            for s in run.sessions.values()
+            if (held := {attempt: version for version, attempt, _, _ in run.held(s.id)})
+        },
+        "batches": {b.step: list(b.tasks) for b in run.batches.values() if b.tasks},
+        "sealed": {b.step: b.size for b in run.batches.values() if b.sealed},
+        "dead": sorted(t.id for t in run.tasks.values() if t.state == "dead"),
+        "rejected": sorted(t.id for t in run.tasks.values() if t.state == "rejected"),
+        "totals": {name: count for name, count in run.totals.items() if count},
+        "results": {attempt: run.results[attempt] for attempt in wanted_results(run)},
+    }
+
+
+def task_view(task: Task) -> View:
+    """One task. What an ended task keeps of its slots matters only as far as answers depend on it."""
+    over = task.state in ("dead", "rejected")
+    slots: list[Any] = []
+    for index, slot in enumerate(task.slots):
+        letter = "O" if over and slot.letter in "OWH" else slot.letter
+        each: list[Any] = [letter, slot.claims, slot.tries]
+        if letter in "HD":
+            each += [task.attempt_id(index), list(slot.policy), slot.session, slot.newest]
+        slots.append(each)
+    found: View = {
+        "state": task.state,
+        "slots": slots,
+        "payload": task.payload,
+        "samples": task.samples,
+        "min_samples": task.min_samples,
+        "priority": task.priority,
+        "order": task.order,
+        "errors": task.errors,
+        "requeues": task.requeues,
+        "step": task.step,
+    }
+    if over:
+        found["reason"] = task.reason
+    else:
+        found |= {
+            "first": task.first,
+            "oldest": task.oldest,
+            "newest": task.newest,
+            "stale_requeues": task.stale_requeues,
+        }
+    return found
+
+
+def wanted_results(run: Run) -> list[str]:
+    """The attempts whose bytes must be there, without a time to live: until the advance after that of their batch.
+
+    Those of undone steps may be gone, until the sweep of the recovery judges them.
+    """
+    return [attempt for task in run.tasks.values() if not _may_be_freed(run, task) for attempt in _done(task)]
+
+
+def unwanted_results(run: Run) -> list[str]:
+    """The accepted attempts of batches whose bytes may be freed."""
+    return [attempt for task in run.tasks.values() if _may_be_freed(run, task) for attempt in _done(task)]
+
+
+def _may_be_freed(run: Run, task: Task) -> bool:
+    if task.state == "batched" and task.step is not None:
+        return run.batches[task.step].old or (run.recovering is not None and run.unsealed(task))
+    return False
+
+
+def _done(task: Task) -> list[str]:
+    if task.state not in ("running", "ready", "batched"):
+        return []
+    return [task.attempt_id(index) for index, slot in enumerate(task.slots) if slot.letter == "D"]
+
+
+def claim_results(run: Run, view: View, aside: View) -> None:
+    """Moves the bytes that must be there, and have no time to live, from `aside` into the view."""
+    for attempt in wanted_results(run):
+        if aside["stray"].get(attempt, (b"", 0))[1] == -1:
+            view["results"][attempt] = aside["stray"].pop(attempt)[0]
+
+
+def differences(expected: Any, found: Any, path: str = "") -> list[str]:
+    """Where two views or answers differ, one line for each place."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return _different_fields(cast("dict[Any, Any]", expected), cast("dict[Any, Any]", found), path)
+    return [] if expected == found else [f"{path}: model {expected!r}, server {found!r}"]
+
+
+def _different_fields(expected: dict[Any, Any], found: dict[Any, Any], path: str) -> list[str]:
+    lines: list[str] = []
+    for key in sorted({*expected, *found}, key=str):
+        where = f"{path}.{key}" if path else str(key)
+        if key not in expected:
+            lines.append(f"{where}: model has none, server {found[key]!r}")
+        elif key not in found:
+            lines.append(f"{where}: model {expected[key]!r}, server has none")
+        else:
+            lines += differences(expected[key], found[key], where)
+    return lines

@@ -1,0 +1,252 @@
+"""Between the model's calls and the broker's operations: builds the operation of a call, reads its answer back."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from broker.models import RunConfig
+from broker.operation import Operation
+from broker.operations import anyone, recovery, trainer, worker
+
+from .calls import (
+    Advance,
+    Answer,
+    Call,
+    Cancel,
+    Claim,
+    Commit,
+    Config,
+    Discard,
+    Enqueue,
+    Fail,
+    Join,
+    Leave,
+    Numbered,
+    Open,
+    Pause,
+    RecoverBegin,
+    RecoverEnd,
+    RecoverSweep,
+    Release,
+    Renew,
+    Requeue,
+    Resume,
+    Retry,
+    SetBytes,
+    Submit,
+    SubmitItem,
+    Take,
+    Trim,
+)
+from .worker_calls import WorkerCall
+
+#: Results that a call SETs before it are told apart by this size, so that short ones can take either way.
+NEVER_INLINE, ALWAYS_INLINE = -1, 1 << 20
+
+
+def config_fields(config: Config) -> dict[str, str]:
+    """A config as the run's state holds it."""
+    given = {each.name: getattr(config, each.name) for each in fields(config)}
+    return RunConfig(**given, events_maxlen=100).to_fields()
+
+
+class Wire:
+    """Translates for one run."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+
+    def operation(self, call: Call, now: int) -> Operation[Any]:
+        """The operation that sends this call."""
+        if isinstance(call, Numbered):
+            return self._gated(call, now)
+        run = self._run
+        match call:
+            case Open():
+                config = config_fields(call.config) if call.config else None
+                return trainer.open_run(run, call.token, config, update=call.update, now=now)
+            case RecoverBegin():
+                to = recovery.Begin(
+                    call.version,
+                    file_epoch=call.file_epoch,
+                    listed_order=call.listed_order,
+                    in_flight=call.in_flight,
+                    policies=dict(call.policies),
+                    cursor=call.cursor,
+                    blob=call.blob,
+                    recoveries=" ".join(f"{number}:{version}" for number, version in call.recoveries),
+                )
+                return recovery.begin(run, call.token, to, None, now=now)
+            case Requeue():
+                return anyone.requeue(run, call.limit, now=now)
+            case Trim():
+                return anyone.trim(run, call.limit, now=now)
+            case SetBytes():
+                raise TypeError("plain SET, no operation")
+            case _:
+                return self._of_worker(call, now)
+
+    def _of_worker(self, call: WorkerCall, now: int) -> Operation[Any]:
+        run = self._run
+        match call:
+            case Join():
+                return worker.join(run, call.worker, call.nonce, call.lease_ms, now=now)
+            case Claim():
+                return worker.claim(
+                    run, call.session, call.number, call.n, call.random, policy=call.policy, limit=call.limit, now=now
+                )
+            case Renew():
+                return worker.renew(run, call.session, call.number, call.held, now=now)
+            case Leave():
+                return worker.leave(run, call.session, now=now)
+            case Submit():
+                return self._submit(call, now)
+            case Release():
+                return worker.release(run, call.attempts, now=now)
+            case Fail():
+                return worker.fail(run, call.attempt, call.error, may_retry=call.retry, now=now)
+
+    def _gated(self, call: Numbered, now: int) -> Operation[Any]:
+        run = self._run
+        gate = trainer.operator_gate(call.request) if call.request else trainer.trainer_gate(call.token, call.number)
+        match call:
+            case Enqueue():
+                tasks = [trainer.NewTask(t.id, t.payload, t.samples, t.min_samples, t.priority) for t in call.tasks]
+                return trainer.enqueue(run, gate, tasks, call.cursor, now=now)
+            case Take():
+                return trainer.take(
+                    run, gate, call.step, call.n, limit=call.limit, seal=call.seal, short=call.short, now=now
+                )
+            case Discard():
+                return trainer.discard(run, gate, call.reason, call.tasks, now=now)
+            case Advance():
+                return trainer.advance(
+                    run, gate, call.step, call.digest or "-", allow_empty=call.allow_empty, blob=call.blob, now=now
+                )
+            case Commit() | RecoverSweep() | RecoverEnd():
+                return self._recovery(call, gate, now)
+            case Cancel():
+                return trainer.cancel(run, gate, call.tasks, now=now)
+            case Pause():
+                return trainer.pause(run, gate, call.mode, now=now)
+            case Resume():
+                return trainer.pause(run, gate, "", now=now)
+            case Retry():
+                return trainer.retry(run, gate, call.tasks, now=now)
+            case _:
+                raise TypeError(call)
+
+    def _recovery(self, call: Commit | RecoverSweep | RecoverEnd, gate: trainer.Gate, now: int) -> Operation[Any]:
+        match call:
+            case Commit():
+                return recovery.commit(self._run, gate, call.version, now=now)
+            case RecoverSweep():
+                listed = dict(call.tasks)
+                return recovery.sweep(self._run, gate, list(listed), listed.__getitem__, now=now)
+            case RecoverEnd():
+                return recovery.end(self._run, gate, now=now)
+
+    def _submit(self, call: Submit, now: int) -> Operation[Any]:
+        """One operation for all items, though each may send its bytes another way."""
+        parts = [self._submit_one(item, now) for item in call.items]
+        args = (parts[0].args[0], *(arg for part in parts for arg in part.args[1:]))
+        before = tuple(
+            command
+            for part, item in zip(parts, call.items, strict=True)
+            if item.how != "missing"
+            for command in part.before
+        )
+        return Operation("submit", parts[0].keys, args, parts[0].parse, before)
+
+    def _submit_one(self, item: SubmitItem, now: int) -> Operation[Any]:
+        body = item.data if item.verdict == "accept" else item.reason.encode()
+        sent = worker.Submission(item.attempt, item.verdict == "accept", body, item.policy)
+        size = ALWAYS_INLINE if item.how == "inline" else NEVER_INLINE
+        return worker.submit(self._run, [sent], inline_bytes=size, now=now)
+
+    def answer(self, call: Call, parsed: Any) -> Answer:
+        """What the operation answered, in the words of the model."""
+        if isinstance(call, Numbered):
+            return self._gated_answer(call, parsed)
+        match call:
+            case Open():
+                return {"epoch": parsed.epoch, "version": parsed.version, "step_next": parsed.step_next}
+            case RecoverBegin():
+                return {"epoch": parsed.epoch}
+            case Join():
+                policy = (parsed.version, parsed.epoch)
+                return {"session": parsed.session, "lease_ms": parsed.lease_ms, "run_policy": policy}
+            case Claim():
+                return _claimed(parsed)
+            case Renew():
+                return {"abandon": parsed.abandon, "run_version": parsed.run_version, "paused": parsed.paused}
+            case Submit() | Release():
+                return {"answers": [_worded(each) for each in parsed]}
+            case Fail():
+                return {"answers": [_worded(parsed)]}
+            case _:
+                return {}
+
+    def _gated_answer(self, call: Numbered, parsed: Any) -> Answer:
+        match call:
+            case Commit():
+                return {"floor": parsed}
+            case RecoverSweep():
+                return {"done": parsed.done}
+            case RecoverEnd():
+                return {"accepted": parsed.accepted, "running": parsed.running, "capacity": parsed.capacity}
+            case Enqueue():
+                return {"added": parsed.added, "existing": list(parsed.existing)}
+            case Take():
+                return self._taken(call, parsed)
+            case Advance():
+                return {"version": parsed.version, "size": parsed.size}
+            case Discard() | Cancel() | Retry():
+                return {"answers": parsed}
+            case Pause() | Resume():
+                return {"before": parsed}
+            case _:
+                raise TypeError(call)
+
+    def _taken(self, call: Take, parsed: trainer.Taken) -> Answer:
+        answer: Answer = {
+            "size": parsed.size,
+            "sealed": parsed.sealed,
+            "exhausted": parsed.exhausted,
+            "left": parsed.left,
+        }
+        if call.limit > 0 and not parsed.sealed and parsed.size < call.n:
+            answer["more"] = parsed.more
+        if parsed.sealed:
+            answer["digest"] = parsed.digest
+        return answer
+
+
+def _claimed(parsed: worker.Claimed) -> Answer:
+    attempts: list[Answer] = [
+        {
+            "id": each.attempt_id,
+            "task": each.task,
+            "slot": each.slot,
+            "payload": each.payload,
+            "version": parsed.version,
+            "epoch": parsed.epoch,
+            "samples": each.samples,
+            "tries": each.tries,
+        }
+        for each in parsed.granted
+    ]
+    policy = (parsed.run_version, parsed.run_epoch)
+    return {"attempts": attempts, "reason": parsed.reason, "run_policy": policy, "blob": parsed.blob}
+
+
+def _worded(parsed: worker.Answer) -> Answer:
+    if parsed.word == "superseded":
+        return {
+            "answer": parsed.word,
+            "by": parsed.by_attempt,
+            "session": parsed.by_session,
+            "age_ms": parsed.age_ms,
+        }
+    return {"answer": parsed.word, "why": parsed.why} if parsed.why else {"answer": parsed.word}

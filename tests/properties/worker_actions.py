@@ -1,0 +1,176 @@
+"""What workers do, and fail to do."""
+
+from __future__ import annotations
+
+from .calls import Bytes, Claim, Fail, Join, Leave, Policy, Release, Renew, SetBytes, Submit, SubmitItem, Verdict
+from .chooser import Chooser, chance, pick, some, weighted
+from .transitions import parse_attempt
+from .world import SessionClient, World
+
+#: At most this many workers are remembered; the oldest are mostly zombies.
+MOST_SESSIONS = 6
+#: How results travel, by weight.
+WAYS_OF_BYTES: tuple[tuple[Bytes, int], ...] = (("inline", 60), ("set", 35), ("missing", 5))
+
+
+def join(world: World, choose: Chooser) -> None:
+    """A worker starts."""
+    worker = pick(choose, ["w1", "w2", "host:3/gpu0"])
+    lease = pick(choose, [5_000, 1_000, 30_000])
+    answer = world.call(Join(worker, world.fresh("n"), lease))
+    if "error" not in answer and not chance(choose, 10):
+        world.sessions = [*world.sessions, SessionClient(answer["session"])][-MOST_SESSIONS:]
+
+
+def _session(world: World, choose: Chooser) -> SessionClient | None:
+    if not world.sessions:
+        join(world, choose)
+    if not world.sessions:
+        return None
+    run = world.model.run
+    alive = [s for s in world.sessions if run and s.id in run.sessions]
+    if not alive and chance(choose, 70):
+        join(world, choose)
+        alive = world.sessions[-1:]
+    return pick(choose, alive) if alive and not chance(choose, 8) else pick(choose, world.sessions)
+
+
+def _policy(world: World, choose: Chooser) -> Policy | None:
+    run = world.model.run
+    if run is None or chance(choose, 60):
+        return None
+    version = max(0, run.version - pick(choose, [0, 1, 1, 2, 3]))
+    if chance(choose, 5):
+        version = run.version + 1
+    epoch = run.policies.get(version, "9.nobody")
+    if chance(choose, 4):
+        epoch = "1.other"
+    return (version, epoch)
+
+
+def claim(world: World, choose: Chooser) -> None:
+    """Claims with the next number, at times with an older one; the answer may be lost, for a while or for good."""
+    session = _session(world, choose)
+    if session is None:
+        return
+    number = session.number + 1
+    if chance(choose, 4):
+        number += pick(choose, [2, -2]) if number > 2 else 2
+    limit = pick(choose, [100, 100, 1, 2])
+    n = choose.integer(1, 3) if chance(choose, 80) else choose.integer(1, 12)
+    call = Claim(session.id, number, n, world.fresh("x"), _policy(world, choose), limit)
+    run = world.model.run
+    if run and session.id in run.sessions and number > run.sessions[session.id].number and chance(choose, 50):
+        world.driver.pop_marker("wake")
+    # A copy of one with a wrong number could run after a failover, in place of the right one.
+    answer = world.call(call, record=number == session.number + 1)
+    if "error" in answer:
+        return
+    session.number = max(session.number, number)
+    if chance(choose, 10):
+        if chance(choose, 50):
+            world.now_ms += pick(choose, [1, 900, 2_500])
+        answer = world.call(call, record=False)
+    names = [each["id"] for each in answer.get("attempts", ())]
+    world.attempts += [name for name in names if name not in world.attempts]
+    if not chance(choose, 8):
+        session.held += [name for name in names if name not in session.held]
+
+
+def renew(world: World, choose: Chooser) -> None:
+    """A heartbeat with what the worker believes to hold; at times it has forgotten some, or a claim is under way."""
+    session = _session(world, choose)
+    if session is None:
+        return
+    held = list(session.held)
+    if held and chance(choose, 15):
+        held.pop(choose.integer(0, len(held) - 1))
+    if world.attempts and chance(choose, 8):
+        held.append(pick(choose, world.attempts))
+    number = 0 if chance(choose, 30) else session.number
+    answer = world.call(Renew(session.id, number, tuple(dict.fromkeys(held))))
+    for name in answer.get("abandon", {}):
+        if name in session.held and not chance(choose, 10):
+            session.held.remove(name)
+
+
+def leave(world: World, choose: Chooser) -> None:
+    """A worker goes, and says so."""
+    session = _session(world, choose)
+    if session is not None:
+        world.call(Leave(session.id))
+
+
+def _attempts(world: World, choose: Chooser, most: int) -> list[str]:
+    """Mostly attempts that are held, sometimes any that ever was."""
+    if world.attempts and chance(choose, 6):
+        return some(choose, world.attempts[-20:], most)
+    run = world.model.run
+    if world.attempts and chance(choose, 3):
+        return [_forged(choose, pick(choose, world.attempts[-10:]))]
+    holding = [s for s in world.sessions if s.held]
+    alive = [s for s in holding if run and s.id in run.sessions]
+    if not holding:
+        return []
+    session = pick(choose, alive) if alive and not chance(choose, 25) else pick(choose, holding)
+    return some(choose, session.held, most)
+
+
+def _forged(choose: Chooser, attempt: str) -> str:
+    """An attempt that nobody was given: a server that lost its last writes would have issued it."""
+    name, index, claims, random = parse_attempt(attempt)
+    if chance(choose, 50):
+        return f"{name}#{index}.{claims}.other"
+    return f"{name}#{index}.{max(1, claims + pick(choose, [1, -1]))}.{random}"
+
+
+def _item(world: World, choose: Chooser, attempt: str) -> SubmitItem:
+    verdict: Verdict = "reject" if chance(choose, 6) else "accept"
+    how = weighted(choose, WAYS_OF_BYTES)
+    data = f"{attempt} result {choose.integer(0, 1)}".encode()
+    policy = _policy(world, choose) if chance(choose, 15) else None
+    return SubmitItem(attempt, verdict, policy, data, how, "" if verdict == "accept" else "filtered")
+
+
+def submit(world: World, choose: Chooser) -> None:
+    """Results, one or several; sometimes sent twice in a row, sometimes of a worker that is a zombie."""
+    attempts = _attempts(world, choose, 3)
+    if not attempts:
+        return
+    call = Submit(tuple(_item(world, choose, attempt) for attempt in attempts))
+    answer = world.call(call)
+    if chance(choose, 10):
+        answer = world.call(call, record=False)
+    for attempt, each in zip(attempts, answer.get("answers", ()), strict=False):
+        if each["answer"] != "noresult" and not chance(choose, 10):
+            _forget(world, attempt)
+
+
+def lose_submit(world: World, choose: Chooser) -> None:
+    """The bytes of a result were SET before its submit, which never came."""
+    for attempt in _attempts(world, choose, 1):
+        world.call(SetBytes(attempt, f"{attempt} result {choose.integer(0, 1)}".encode()))
+
+
+def release(world: World, choose: Chooser) -> None:
+    """A worker gives attempts back."""
+    attempts = _attempts(world, choose, 3)
+    if attempts:
+        world.call(Release(tuple(attempts)))
+        for attempt in attempts:
+            if not chance(choose, 20):
+                _forget(world, attempt)
+
+
+def fail(world: World, choose: Chooser) -> None:
+    """A rollout raised."""
+    for attempt in _attempts(world, choose, 1):
+        world.call(Fail(attempt, pick(choose, ["boom", "out of memory: 3 of 4"]), not chance(choose, 15)))
+        if not chance(choose, 20):
+            _forget(world, attempt)
+
+
+def _forget(world: World, attempt: str) -> None:
+    for session in world.sessions:
+        if attempt in session.held:
+            session.held.remove(attempt)

@@ -1,0 +1,266 @@
+"""The workers' side of the reference model."""
+
+from __future__ import annotations
+
+from .calls import Answer, Claim, Fail, Join, Leave, Policy, Release, Renew, Submit, SubmitItem, error
+from .state import Run, Session, Task
+from .transitions import (
+    end_attempt,
+    end_check,
+    end_session,
+    holder,
+    not_holder,
+    parse_attempt,
+    repeated,
+    reset_stale,
+    sweep,
+)
+
+WorkerCall = Join | Claim | Renew | Leave | Submit | Release | Fail
+
+
+def execute(run: Run, call: WorkerCall) -> Answer:
+    """Runs a call of a worker."""
+    match call:
+        case Join():
+            return join(run, call)
+        case Claim():
+            return claim(run, call)
+        case Renew():
+            return renew(run, call)
+        case Leave():
+            return leave(run, call)
+        case Submit():
+            return submit(run, call)
+        case Release():
+            return release(run, call)
+        case Fail():
+            return fail(run, call)
+
+
+def join(run: Run, call: Join) -> Answer:
+    """A new session; its number is the server's."""
+    run.joins += 1
+    name = f"{call.worker}~{run.joins}.{call.nonce}"
+    run.sessions[name] = Session(name, call.worker, call.lease_ms, run.clock_ms + call.lease_ms)
+    return {"session": name, "lease_ms": call.lease_ms, "run_policy": (run.version, run.policies[run.version])}
+
+
+def claim(run: Run, call: Claim) -> Answer:
+    """Hands out open slots of running tasks, then starts tasks within capacity."""
+    session = run.sessions.get(call.session)
+    if session is None:
+        return error("NOSESSION")
+    if call.number < session.number:
+        return error("OLDREQUEST")
+    if call.number == session.number:
+        if call.random != session.random:
+            return error("BADARG")
+        assert session.answer is not None
+        kept = [each for each in session.answer["attempts"] if _holds(run, call.session, each["id"])]
+        return {**session.answer, "attempts": kept, **_newest(run)}
+    session.number, session.random = call.number, call.random
+    sweep(run, call.limit, spare=call.session)
+    session.deadline_ms = run.clock_ms + session.lease_ms
+    attempts: list[Answer] = []
+    policy = call.policy or (run.version, run.policies[run.version])
+    # A worker that names no policy cannot wait for a newer one: it is told of the capacity instead.
+    unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
+    if run.paused != "paused" and run.recovering is None and not unusable:
+        _claim_open(run, call, policy, attempts)
+        if run.paused != "draining":
+            _start_tasks(run, call, policy, attempts)
+    reason = "" if len(attempts) >= call.n else _reason(run, unusable)
+    session.answer = {"attempts": attempts, "reason": reason}
+    return {**session.answer, **_newest(run)}
+
+
+def _newest(run: Run) -> Answer:
+    """Where newer weights are: the run's policy and the newest blob."""
+    return {
+        "run_policy": (run.version, run.policies[run.version]),
+        "blob": run.blob,
+    }
+
+
+def _reason(run: Run, unusable: bool) -> str:
+    if run.paused == "paused":
+        return "paused"
+    if run.recovering is not None:
+        return "recovering"
+    if unusable:
+        return "weights_stale"
+    if run.paused == "draining":
+        return "draining"
+    if not run.pending():
+        return "empty"
+    if run.config.concurrent - len(run.running()) <= 0:
+        return "max_concurrent"
+    return "at_capacity"
+
+
+def _holds(run: Run, session: str, attempt: str) -> bool:
+    found = holder(run, attempt)
+    return found is not None and found[0].slots[found[1]].session == session
+
+
+def _claim_open(run: Run, call: Claim, policy: Policy, attempts: list[Answer]) -> None:
+    resets = 0
+    for task in run.open():
+        if len(attempts) >= call.n or resets >= call.limit:
+            return
+        if run.too_old(task.oldest):
+            reset_stale(run, task)
+            resets += 1
+        else:
+            _hand_out(run, call, policy, task, attempts)
+
+
+def _start_tasks(run: Run, call: Claim, policy: Policy, attempts: list[Answer]) -> None:
+    for task in run.pending():
+        if len(attempts) >= call.n or run.capacity() <= 0 or run.too_old(policy[0]):
+            return
+        run.firsts += 1
+        task.state, task.first = "running", run.firsts
+        _hand_out(run, call, policy, task, attempts)
+        assert run.capacity() >= 0, "G4: a task was started without capacity"
+
+
+def _hand_out(run: Run, call: Claim, policy: Policy, task: Task, attempts: list[Answer]) -> None:
+    for index, slot in enumerate(task.slots):
+        if slot.letter != "O" or len(attempts) >= call.n:
+            continue
+        slot.letter, slot.ended = "H", ""
+        slot.newest, slot.newest_epoch = policy
+        slot.claims += 1
+        slot.random, slot.policy, slot.session = call.random, policy, call.session
+        slot.claimed_ms = run.clock_ms
+        slot.deadline_ms = run.clock_ms + run.config.attempt_timeout_ms if run.config.attempt_timeout_ms else 0
+        task.oldest = policy[0] if task.oldest is None else min(task.oldest, policy[0])
+        task.newest = policy[0] if task.newest is None else max(task.newest, policy[0])
+        attempts.append(
+            {
+                "id": task.attempt_id(index),
+                "task": task.id,
+                "slot": index,
+                "payload": task.payload,
+                "version": policy[0],
+                "epoch": policy[1],
+                "samples": task.samples,
+                "tries": slot.tries,
+            }
+        )
+
+
+def renew(run: Run, call: Renew) -> Answer:
+    """Extends the lease; gives back what the worker does not know; says what it should abandon."""
+    session = run.sessions.get(call.session)
+    if session is None:
+        return error("NOSESSION")
+    session.deadline_ms = run.clock_ms + session.lease_ms
+    for _, attempt, task, _ in run.held(call.session):
+        if attempt in call.held and holder(run, attempt) is not None and run.too_old(task.oldest):
+            reset_stale(run, task)
+    if call.number == session.number:
+        for _, attempt, _, _ in run.held(call.session):
+            found = holder(run, attempt)
+            if attempt not in call.held and found is not None:
+                end_attempt(run, *found, "released")
+    abandon: dict[str, str] = {}
+    for attempt in call.held:
+        if holder(run, attempt) is None:
+            answer = not_holder(run, attempt)
+            why = answer.get("why", answer["answer"])
+            if why != "done":
+                abandon[attempt] = why
+    return {"abandon": abandon, "run_version": run.version, "paused": run.paused}
+
+
+def leave(run: Run, call: Leave) -> Answer:
+    """Ends a session without penalty."""
+    if call.session in run.sessions:
+        end_session(run, call.session, "released")
+    return {}
+
+
+def submit(run: Run, call: Submit) -> Answer:
+    """Accepts or refuses results, one after the other."""
+    there = set(run.results)
+    for item in call.items:
+        if item.by_set and item.how == "set":
+            run.results.setdefault(item.attempt, item.data)
+    return {"answers": [_submit_one(run, item, item.attempt in there) for item in call.items]}
+
+
+def _submit_one(run: Run, item: SubmitItem, there: bool) -> Answer:
+    found = holder(run, item.attempt)
+    if found is None:
+        again = repeated(run, item.attempt, item.verdict)
+        if not again:
+            run.count("late")
+        if item.by_set and not _keeps_bytes(run, item.attempt, there):
+            run.results.pop(item.attempt, None)
+        return {"answer": again} if again else not_holder(run, item.attempt)
+    task, index = found
+    slot = task.slots[index]
+    # The claim's policy need not be judged where another was used: a recovery's sweep meets every sample that is kept.
+    if not run.surviving(item.policy or slot.policy):
+        end_attempt(run, task, index, "stale")
+        return _stale(run, item)
+    if run.too_old(task.oldest):
+        reset_stale(run, task)
+        return _stale(run, item)
+    if item.verdict == "reject":
+        end_attempt(run, task, index, "rejected", item.reason)
+        return {"answer": "rejected"}
+    if item.how == "inline":
+        run.results[item.attempt] = item.data
+    elif item.attempt not in run.results:
+        return {"answer": "noresult"}
+    slot.letter, slot.ended, slot.deadline_ms = "D", "done", 0
+    if item.policy:
+        if item.policy[0] > slot.newest:
+            slot.newest, slot.newest_epoch = item.policy
+        task.newest = max(task.newest or 0, item.policy[0])
+    run.count("results")
+    end_check(run, task, "done", "")
+    return {"answer": "accepted"}
+
+
+def _stale(run: Run, item: SubmitItem) -> Answer:
+    if item.by_set:
+        run.results.pop(item.attempt, None)
+    return {"answer": "stale"}
+
+
+def _keeps_bytes(run: Run, attempt: str, there: bool) -> bool:
+    """Whether these are the bytes of a done attempt that are still wanted, or were not freed yet."""
+    name, index, _, _ = parse_attempt(attempt)
+    task = run.tasks.get(name)
+    if task is None or index >= len(task.slots) or task.attempt_id(index) != attempt or task.slots[index].letter != "D":
+        return False
+    if task.state == "batched" and task.step is not None:
+        return there or not run.batches[task.step].old
+    return task.state in ("running", "ready")
+
+
+def release(run: Run, call: Release) -> Answer:
+    """Gives attempts back without penalty."""
+    answers: list[Answer] = []
+    for attempt in call.attempts:
+        found = holder(run, attempt)
+        if found is None:
+            answers.append(not_holder(run, attempt))
+        else:
+            end_attempt(run, *found, "released")
+            answers.append({"answer": "released"})
+    return {"answers": answers}
+
+
+def fail(run: Run, call: Fail) -> Answer:
+    """An attempt ended with an error."""
+    found = holder(run, call.attempt)
+    if found is None:
+        return {"answers": [not_holder(run, call.attempt)]}
+    outcome = end_attempt(run, *found, "failed", call.error, retry=call.retry)
+    return {"answers": [{"answer": "failed" if outcome == "final" else "retried"}]}

@@ -1,0 +1,86 @@
+"""Kills a trainer at a chosen call to its server, as a crash does: nothing it would have done after it happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from broker import Trainer
+from broker.operation import Operation
+
+
+class Killed(BaseException):
+    """The process is gone. No Exception, so that nobody handles it."""
+
+
+#: What is left of the k-th call: nothing reached the server; only the first operation of its pipeline did; all of it did, and the answer was lost.
+MOMENTS = ("before", "halfway", "after")
+
+
+class MortalTransport:
+    """Counts the calls of a trainer, and ends them at one.
+
+    Args:
+        inner: the trainer's transport.
+        at: number of the fatal call, from 1; 0: never.
+        moment: one of MOMENTS.
+        instead: called before the fatal call, which then goes on, instead of the death.
+        sigkill: really kill the process.
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        at: int,
+        moment: str = "before",
+        instead: Callable[[], None] | None = None,
+        sigkill: bool = False,
+    ) -> None:
+        self.calls = 0
+        self._inner, self._at, self._moment, self._instead, self._sigkill = inner, at, moment, instead, sigkill
+
+    def _die(self) -> None:
+        if self._sigkill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise Killed
+
+    def _through(self, first: Callable[[], Any], whole: Callable[[], Any]) -> Any:
+        self.calls += 1
+        if self.calls != self._at:
+            if self._at and self.calls > self._at and self._instead is None:
+                raise Killed  # the dead do not call
+            return whole()
+        if self._instead is not None:
+            self._instead()
+            return whole()
+        if self._moment == "halfway":
+            first()
+        elif self._moment == "after":
+            whole()
+        return self._die()
+
+    def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        return self._through(lambda: self._inner.execute(operations[:1]), lambda: self._inner.execute(operations))
+
+    def command(self, *args: Any) -> Any:
+        return self._through(lambda: self._inner.command(*args), lambda: self._inner.command(*args))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@contextmanager
+def kill(
+    trainer: Trainer, at: int, moment: str = "before", *, instead: Callable[[], None] | None = None, sigkill: bool = False
+) -> Generator[MortalTransport]:
+    """Within the block the trainer dies (or `instead` happens) at that call; with `at` 0 its calls are only counted."""
+    inner = trainer._driver.transport
+    mortal = MortalTransport(inner, at, moment, instead, sigkill)
+    trainer._driver.transport = mortal  # type: ignore[assignment]
+    try:
+        yield mortal
+    finally:
+        trainer._driver.transport = inner

@@ -1,0 +1,409 @@
+"""A seeded walk over the public API of one run, with a ledger of its own that knows nothing of the server's.
+
+The ledger follows the promises only: what the surviving history has trained, which policies are on it, which tasks
+ended otherwise, and what each checkpoint said of that.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from broker import Attempt, Policy, Rollout, RunConfig, Task, Trainer, Worker
+from broker.errors import BrokerError, Exhausted, Recovering, TooMany, WaitTimeout
+from tests.recovery.interruptions import MOMENTS, Killed, kill
+
+#: Actions of one walk before everything is trained to the end.
+ACTIONS = 45
+#: Longest that time stands still in a walk, milliseconds.
+LEASE_MS = 10_000
+
+
+@dataclass
+class Saved:
+    """What the ledger knew when a checkpoint was written."""
+
+    path: Path
+    version: int
+    number: int
+    finished: set[str]
+    retried: int
+    cursor: int
+
+
+@dataclass
+class Ledger:
+    """The truth about the run."""
+
+    history: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    policies: dict[int, str] = field(default_factory=dict[int, str])
+    finished: set[str] = field(default_factory=set[str])
+    retried: list[str] = field(default_factory=list[str])
+    enqueued: list[str] = field(default_factory=list[str])
+    claimed: dict[str, Policy] = field(default_factory=dict[str, Policy])
+    saved: list[Saved] = field(default_factory=list[Saved])
+    batch: list[str] = field(default_factory=list[str])
+    cursor: int = 0
+
+
+class Walk:
+    """One walk.
+
+    Args:
+        url: the server.
+        run: name of the run.
+        seed: decides everything.
+        folder: for the checkpoints.
+    """
+
+    def __init__(self, url: str, run: str, seed: int, folder: Path) -> None:
+        self.rng, self.url, self.run, self.folder = random.Random(seed), url, run, folder
+        self.now, self.log = 1_000_000, list[str]()
+        rng = self.rng
+        self.b, self.s = rng.choice([1, 2, 3]), rng.choice([0, 1, 2, None])
+        self.config = RunConfig(
+            consumer_batch_size=self.b,
+            max_staleness=self.s,
+            max_concurrent_rollouts=rng.choice([1, 3, 8]),
+            on_stale=rng.choice(["requeue", "keep"]),
+            keep_checkpoints=rng.choice([1, 2, 3]),
+            max_attempts=1_000_000,
+            max_stale_requeues=1_000_000,
+            lease_ms=LEASE_MS,
+            retry_backoff_ms=rng.choice([0, 3_000]),
+            events_maxlen=0,
+        )
+        self.ledger = Ledger()
+        self.trainer = self._open()
+        self.ledger.policies[0] = self.trainer.epoch
+        self.workers = [self._worker() for _ in range(2)]
+
+    def _clock(self) -> int:
+        return self.now
+
+    def _open(self) -> Trainer:
+        return Trainer(self.url, self.run, self.config, clock=self._clock)
+
+    def _worker(self) -> Worker:
+        return Worker(self.url, self.run, clock=self._clock, heartbeat=False, name="w")
+
+    def close(self) -> None:
+        """Closes the clients."""
+        for client in (*self.workers, self.trainer):
+            client.close()
+
+    # -- the walk ----------------------------------------------------------------------------------------------------
+
+    def walk(self) -> None:
+        """All of it, with the judgement at the end."""
+        self.enqueue()
+        for _ in range(ACTIONS):
+            action = self.rng.choice(self._weighted)
+            self.log.append(action.__name__)
+            action(self)
+            self.check()
+        self.finish()
+
+    def check(self) -> None:
+        """What must hold at any time."""
+        stats = self.trainer.stats()
+        if stats.recovering is None:
+            assert self.trainer.audit().drift == {}
+            assert stats.version == len(self.ledger.history), "the version is the number of surviving steps"
+            if self.s is not None:
+                assert stats.capacity <= (self.s + 1) * self.b, f"capacity {stats.capacity}"
+            assert stats.accepted >= stats.version * self.b
+
+    def finish(self) -> None:
+        """Trains on all that is left; each task of the surviving history exactly once."""
+        self.log.append("finish")
+        self._recovered()
+        self.trainer.resume()
+        for _ in range(1_000):
+            for worker in self.workers:
+                worker.policy = None
+                for attempt in self._claim(worker, 64) and worker.held:
+                    self._submit(worker, attempt)
+            try:
+                if self._take(None, short=True):
+                    self._advance()
+                    continue
+            except Exhausted:
+                break
+            self.now += 1_000
+            self.trainer.requeue()
+        else:
+            raise AssertionError(f"does not end: {self.trainer.stats()}")
+        trained = [name for names in self.ledger.history.values() for name in names]
+        assert len(trained) == len(set(trained)), "trained twice"
+        expected = set(self.ledger.enqueued) - self.ledger.finished
+        assert set(trained) == expected, (sorted(expected - set(trained)), sorted(set(trained) - expected))
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _claim(self, worker: Worker, n: int) -> bool:
+        for attempt in worker.claim(n):
+            assert attempt.id not in self.ledger.claimed
+            self.ledger.claimed[attempt.id] = attempt.policy
+        return True
+
+    def claim(self) -> None:
+        worker = self.rng.choice(self.workers)
+        self._claim(worker, self.rng.choice([1, 2, 5]))
+
+    def _some(self) -> tuple[Worker, list[Attempt]]:
+        worker = self.rng.choice(self.workers)
+        held = worker.held
+        return worker, self.rng.sample(held, min(len(held), self.rng.choice([1, 2, 9])))
+
+    def _submit(self, worker: Worker, attempt: Attempt) -> None:
+        body = bytes([len(attempt.id)]) * self.rng.choice([10, 30_000])  # inline, and by a SET before
+        answer = worker.submit(attempt, body).answer
+        policy = self.ledger.claimed[attempt.id]
+        if answer == "accepted" and self.trainer.stats().recovering is None:
+            assert self.ledger.policies.get(policy.version) == policy.epoch, "accepted from a lost future"
+
+    def submit(self) -> None:
+        worker, attempts = self._some()
+        for attempt in attempts:
+            self._submit(worker, attempt)
+
+    def reject(self) -> None:
+        worker, attempts = self._some()
+        for attempt in attempts[:1]:
+            if worker.reject(attempt, "no").answer == "rejected":
+                self.ledger.finished.add(attempt.task)
+
+    def fail(self) -> None:
+        worker, attempts = self._some()
+        for attempt in attempts[:1]:
+            if worker.fail(attempt, "boom", retry=self.rng.random() < 0.7).answer == "failed":
+                self.ledger.finished.add(attempt.task)
+
+    def release(self) -> None:
+        worker, attempts = self._some()
+        if attempts:
+            worker.release(attempts)
+
+    def renew(self) -> None:
+        self.rng.choice(self.workers).renew()
+
+    def old_weights(self) -> None:
+        """A worker that has not loaded the newest weights, perhaps of a lost future; or goes on to the newest."""
+        known = list(self.ledger.claimed.values())
+        self.rng.choice(self.workers).policy = self.rng.choice(known) if known and self.rng.random() < 0.6 else None
+
+    def leave(self) -> None:
+        """A worker goes, in good order or not, and another comes."""
+        which = self.rng.randrange(len(self.workers))
+        if self.rng.random() < 0.5:
+            self.workers[which].close()
+            self.workers[which] = self._worker()
+        else:
+            self.now += LEASE_MS + 1
+
+    def wait(self) -> None:
+        self.now += self.rng.choice([10, 1_000, 4_000])
+        self.trainer.requeue()
+
+    # -- the trainer -------------------------------------------------------------------------------------------------
+
+    def enqueue(self) -> None:
+        """The next rows of the data set, as a loader with a cursor brings them."""
+        first, n = self.ledger.cursor, self.rng.choice([3, 6, 10])
+        names = [f"t{i}" for i in range(first, first + n)]
+        rows = [Task(id=name, samples=3 if int(name[1:]) % 4 == 3 else 1, priority=int(name[1:]) % 2) for name in names]
+        try:
+            self.trainer.enqueue(rows, cursor=first + n)
+        except Recovering:
+            return
+        self.ledger.cursor = first + n
+        self.ledger.enqueued += [name for name in names if name not in self.ledger.enqueued]
+
+    def _accept(self, rollout: Rollout) -> bool:
+        if self.rng.random() < 0.8:
+            return True
+        self.ledger.finished.add(rollout.task)
+        return False
+
+    def _take(self, n: int | None, *, short: bool = False, filtered: bool = False) -> bool:
+        accept: Callable[[Rollout], bool] | None = self._accept if filtered else None
+        try:
+            batch = self.trainer.next_batch(n, timeout=0, short=short, accept=accept)
+        except (WaitTimeout, Recovering, TooMany):
+            return False
+        names = [rollout.task for rollout in batch]
+        assert len(set(names)) == len(names)
+        for rollout in batch:
+            assert len(rollout.samples) == (3 if int(rollout.task[1:]) % 4 == 3 else 1)
+            for sample in rollout.samples:
+                policy = self.ledger.claimed[sample.attempt_id]
+                assert self.ledger.policies.get(policy.version) == policy.epoch, "delivered from a lost future"
+                if self.s is not None and self.config.on_stale != "keep":
+                    assert self.trainer.version - sample.version <= self.s, "too stale"
+        assert not set(names) & self.ledger.finished
+        self.ledger.batch = names
+        return True
+
+    def _advance(self) -> None:
+        version = self.trainer.version
+        assert self.trainer.advance(b"w" * self.rng.choice([0, 5])) == version + 1
+        self._advanced(version)
+
+    def _advanced(self, version: int) -> None:
+        self.ledger.history[version] = self.ledger.batch
+        self.ledger.policies[version + 1] = self.trainer.epoch
+
+    def take(self) -> None:
+        with suppress(Exhausted):
+            self._take(self.rng.choice([None, 1, self.b + 1]), short=self.rng.random() < 0.5, filtered=self.rng.random() < 0.3)
+
+    def step(self) -> None:
+        with suppress(Exhausted):
+            if self._take(self.rng.choice([None, None, 1]), short=True, filtered=self.rng.random() < 0.3):
+                self._advance()
+
+    def busy_step(self) -> None:
+        """Work enough for a batch, and the batch."""
+        worker = self.rng.choice(self.workers)
+        self._claim(worker, 9)
+        for attempt in worker.held:
+            self._submit(worker, attempt)
+        self.step()
+
+    def _finished_by(self, call: Callable[[list[str]], dict[str, str]], word: str) -> None:
+        names = self.rng.sample(self.ledger.enqueued, min(3, len(self.ledger.enqueued)))
+        with suppress(Recovering):
+            self.ledger.finished |= {name for name, answer in call(names).items() if answer == word}
+
+    def discard(self) -> None:
+        self._finished_by(self.trainer.discard, "discarded")
+
+    def cancel(self) -> None:
+        self._finished_by(lambda names: self.trainer.cancel(names[:1]), "cancelled")
+
+    def retry(self) -> None:
+        names = sorted(self.ledger.finished)[:2]
+        with suppress(Recovering):
+            for name, answer in self.trainer.retry(names).items() if names else ():
+                if answer == "retried":
+                    self.ledger.finished.discard(name)
+                    self.ledger.retried.append(name)
+
+    def pause(self) -> None:
+        self.rng.choice([self.trainer.pause, self.trainer.drain, self.trainer.resume, self.trainer.resume])()
+
+    # -- checkpoints and deaths --------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        path = self.folder / f"{len(list(self.folder.iterdir()))}.json"
+        with suppress(Recovering):
+            self.trainer.checkpoint(path, full=self.rng.random() < 0.3)
+            self._saved(path)
+
+    def _saved(self, path: Path) -> None:
+        ledger = self.ledger
+        versions = sorted({len(ledger.history), *(saved.version for saved in ledger.saved)})
+        kept = versions[-self.config.keep_checkpoints :]
+        ledger.saved = [saved for saved in ledger.saved if saved.version in kept]
+        ledger.saved.append(
+            Saved(path, len(ledger.history), len(ledger.saved), set(ledger.finished), len(ledger.retried), ledger.cursor)
+        )
+
+    def reopen(self) -> None:
+        """The trainer is gone; the next one goes on without recovering, as after a failure of its connection."""
+        self.trainer.close()
+        self.trainer = self._open()
+
+    def _back_to(self, saved: Saved | None) -> None:
+        """The ledger follows a recovery."""
+        ledger = self.ledger
+        version = 0 if saved is None else saved.version
+        ledger.history = {step: names for step, names in ledger.history.items() if step < version}
+        ledger.policies = {v: epoch for v, epoch in ledger.policies.items() if v <= version}
+        ledger.finished = set() if saved is None else saved.finished - set(ledger.retried[saved.retried :])
+        ledger.batch = []
+        if saved is not None:
+            ledger.saved = ledger.saved[: ledger.saved.index(saved) + 1]
+            ledger.cursor = saved.cursor
+
+    def _choice(self) -> Saved | None:
+        return self.rng.choice(self.ledger.saved) if self.ledger.saved else None
+
+    def recover(self) -> None:
+        """From any kept checkpoint, or from nothing where none was committed; sometimes asked before."""
+        saved = self._choice()
+        source, in_flight = None if saved is None else saved.path, self.rng.choice(["keep", "requeue"])
+        if self.rng.random() < 0.3:
+            said = self.trainer.recover(source, in_flight=in_flight, dry_run=True)
+            done = self.trainer.recover(source, in_flight=in_flight)
+            for name in ("requeued", "ready_again", "finished", "results_kept", "attempts_kept", "accepted", "running", "capacity"):
+                assert getattr(said, name) == getattr(done, name), name
+        else:
+            done = self.trainer.recover(source, in_flight=in_flight)
+        assert done.missing == []
+        assert self.trainer.version == (0 if saved is None else saved.version)
+        self._back_to(saved)
+
+    def _recovered(self) -> None:
+        """Nothing is left of a recovery that was interrupted."""
+        if self.trainer.stats().recovering is not None:
+            self.recover()
+
+    def die(self) -> None:
+        """The trainer is killed in the middle of something; the next one recovers from a file on disk, or finds that it need not."""
+        what = self.rng.choice([self._die_recovering, self._die_checkpointing, self._die_advancing])
+        self.log.append(what.__name__)
+        what()
+
+    def _killed(self, call: Callable[[], object], most: int) -> bool:
+        with kill(self.trainer, self.rng.randint(1, most), self.rng.choice(MOMENTS)):
+            try:
+                call()
+            except Killed:
+                died = True
+            except BrokerError:
+                died = False
+            else:
+                died = False
+        self.reopen()
+        return died
+
+    def _die_recovering(self) -> None:
+        saved = self._choice()
+        self._killed(lambda: self.trainer.recover(None if saved is None else saved.path), 8)
+        # Where it had begun, a file of later cannot be used any more: go on with the same.
+        self.trainer.recover(None if saved is None else saved.path)
+        self._back_to(saved)
+
+    def _die_checkpointing(self) -> None:
+        """The file is there or it is not; it counts from its rename on."""
+        path = self.folder / f"{len(list(self.folder.iterdir()))}.json"
+        self._killed(lambda: self.trainer.checkpoint(path), 9)
+        if path.exists():
+            floor = self.trainer.stats().floor or 0
+            ledger = self.ledger
+            ledger.saved = [saved for saved in ledger.saved if saved.version >= floor]
+            ledger.saved.append(
+                Saved(path, len(ledger.history), 0, set(ledger.finished), len(ledger.retried), ledger.cursor)
+            )
+
+    def _die_advancing(self) -> None:
+        """Whether it advanced is unknown to it; the server says."""
+        with suppress(Exhausted):
+            if not self._take(None, short=True):
+                return
+            version, epoch = self.trainer.version, self.trainer.epoch
+            self._killed(lambda: self.trainer.advance(), 1)
+            if self.trainer.version > version:
+                self.ledger.history[version] = self.ledger.batch
+                self.ledger.policies[version + 1] = epoch
+
+    _weighted: tuple[Callable[[Walk], None], ...] = (
+        *([enqueue] * 2), *([claim] * 5), *([submit] * 6), *([step] * 4), *([busy_step] * 4), *([take] * 2), *([checkpoint] * 4),
+        *([recover] * 3), *([die] * 3), *([reopen] * 1), *([old_weights] * 2), *([wait] * 2),
+        reject, fail, release, renew, leave, discard, cancel, retry, pause,
+    )  # fmt: skip

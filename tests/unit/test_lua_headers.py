@@ -1,0 +1,218 @@
+"""Holds the Lua scripts, their headers and the Python wrappers together, and files to their size."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import operations, scripts
+from broker.operation import Operation
+from broker.operations import admission, anyone, recovery, trainer, worker
+from broker.operations.admission import Counted, Recovery, Report
+from broker.operations.recovery import Begin
+from broker.operations.trainer import NewTask, operator_gate, trainer_gate
+from broker.operations.worker import Submission
+
+LUA = scripts.lua_directory()
+HEADER = ["Transition", "KEYS", "ARGV", "Returns", "Errors", "Bound", "Flags"]
+#: About 400 lines of Python, 120 of Lua at the most (habit 5 of the style).
+MOST_LUA_LINES = 120
+MOST_PYTHON_LINES = 400
+
+GATE = trainer_gate("token123", 7)
+RUN = "run"
+REPORT = Report(1, 2, 3, 4, 5, 6, asks=True, version=7, recovery=Recovery())
+#: A call of every wrapper: with nothing optional, and with everything and two of what may be many.
+CALLS: dict[str, list[Operation[Any]]] = {
+    "open": [trainer.open_run(RUN, "token123", None), trainer.open_run(RUN, "token123", {"a": "1", "b": "2"}, now=5)],
+    "enqueue": [
+        trainer.enqueue(RUN, GATE, []),
+        trainer.enqueue(RUN, operator_gate("r"), [NewTask("a", b""), NewTask("b", b"x", 2, 1, 3)], "{}", now=5),
+    ],
+    "take": [trainer.take(RUN, GATE, 1, 2, limit=3, seal=True, short=True, now=5)],
+    "discard": [trainer.discard(RUN, GATE, "why", ["a", "b"], now=5)],
+    "cancel": [trainer.cancel(RUN, GATE, ["a", "b"], now=5)],
+    "retry": [trainer.retry(RUN, GATE, ["a", "b"], now=5)],
+    "advance": [trainer.advance(RUN, GATE, 1, "-"), trainer.advance(RUN, GATE, 1, "ff", blob=b"b", now=5)],
+    "pause": [trainer.pause(RUN, GATE, "paused", now=5)],
+    "repair": [trainer.repair(RUN, GATE, now=5)],
+    "join": [worker.join(RUN, "w", "n", 5, now=5)],
+    "leave": [worker.leave(RUN, "s", 5, now=5)],
+    "claim": [worker.claim(RUN, "s", 1, 1, "r"), worker.claim(RUN, "s", 1, 1, "r", policy=(1, "1.x"), now=5)],
+    "renew": [worker.renew(RUN, "s", 1, []), worker.renew(RUN, "s", 1, ["a", "b"], now=5)],
+    "submit": [worker.submit(RUN, [Submission("a", True, b"x"), Submission("b", False, b"x", (1, "1.x"))], now=5)],
+    "release": [worker.release(RUN, ["a", "b"], now=5)],
+    "fail": [worker.fail(RUN, "a", "boom", may_retry=True, now=5)],
+    "requeue": [anyone.requeue(RUN, 5, now=5)],
+    "trim": [anyone.trim(RUN, 5, now=5)],
+    "stats": [anyone.stats(RUN, now=5)],
+    "audit": [anyone.audit(RUN, now=5)],
+    "check": [anyone.check(RUN, ["a", "b"], now=5)],
+    "batch": [anyone.batch(RUN, 1, 2, 3, now=5)],
+    "task": [anyone.task(RUN, "a", now=5)],
+    "explain": [anyone.facts(RUN, 5, now=5)],
+    "recover_begin": [
+        recovery.begin(RUN, "token123", Begin(1), None),
+        recovery.begin(RUN, "token123", Begin(1, policies={0: "1.x", 1: "2.y"}), {"a": "1", "b": "2"}, now=5),
+    ],
+    "recover_sweep": [recovery.sweep(RUN, GATE, ["a", "b"], lambda _: True, now=5)],
+    "recover_preview": [
+        recovery.preview(RUN, Begin(1, policies={0: "1.x", 1: "2.y"}), ["a", "b"], lambda _: True, now=5)
+    ],
+    "recover_commit": [recovery.end(RUN, GATE, now=5)],
+    "admission_open": [
+        admission.open_owner(RUN, "o", 5, "token123", {}, Counted()),
+        admission.open_owner(RUN, "o", 5, "token123", {"a": "1", "b": "2"}, Counted(1, 2, 3), now=5),
+    ],
+    "admission_report": [admission.report(RUN, "o", 5, REPORT, now=5)],
+    "admission_leave": [admission.leave(RUN, "o", 5, REPORT, now=5)],
+    "commit": [recovery.commit(RUN, GATE, 3, now=5)],
+}
+
+
+def header(name: str) -> dict[str, str]:
+    """The lines of a script's header by their first word; what it is for is under `""`."""
+    found: dict[str, str] = {}
+    for line in (LUA / f"{name}.lua").read_text().splitlines():
+        if not line.startswith("-- ") or line.startswith("-- @include"):
+            break
+        word, colon, rest = line[3:].partition(": ")
+        if colon and word in HEADER:
+            found[word] = rest
+        else:
+            found[""] = f"{found.get('', '')} {line[3:]}".strip()
+    if found["ARGV"].startswith("as of "):
+        found["ARGV"] = header(found["ARGV"].split()[-1])["ARGV"]
+    return found
+
+
+def without_notes(text: str) -> str:
+    """What stands in parentheses explains, but for counts: `gate (3)`."""
+    text = re.sub(r"\bgate \(3\)", "kind, id, call", text)
+    while (shorter := re.sub(r"\([^()]*\)", "", text)) != text:
+        text = shorter
+    return text
+
+
+def argument_counts(text: str) -> tuple[int, int]:
+    """Of an ARGV line: how many fixed arguments, and how many in each repetition of what may be many (0: none)."""
+    text = without_notes(text)
+    fixed, repeated = 0, 0
+    head, then, tail = text.partition("then ")
+    if then:
+        repeated = len(re.sub(r"^(per \w+|pairs of [^,]*?(?=\w+, )|)[: ]*", "", tail).split(","))
+        if tail.startswith("pairs of"):
+            repeated = 2
+    for part in (part.strip() for part in head.split(",")):
+        if part.endswith("..."):
+            repeated = 1
+        elif part:
+            fixed += 1
+    return fixed, repeated
+
+
+@pytest.mark.parametrize("name", scripts.names())
+def test_a_script_has_a_whole_header(name: str):
+    found = header(name)
+    assert list(found) == ["", *HEADER], "the lines of the header, in order"
+    assert found[""].endswith(".")
+    assert all(found.values())
+    assert found["KEYS"] == "state"
+
+
+@pytest.mark.parametrize("name", scripts.names())
+def test_flags_are_those_that_the_loader_reads(name: str):
+    flags = scripts.load(name, shebang=True).flags
+    assert header(name)["Flags"] == (", ".join(flags) or "none")
+    source = scripts.load(name, shebang=False).source.decode()
+    writes = re.search(r"\bflush\(\)|remember\(", source.rpartition("return ")[0]) is not None
+    if "no-writes" in flags:
+        body = (LUA / f"{name}.lua").read_text()
+        assert "flush()" not in body
+        assert "gated(" not in body
+    else:
+        assert writes
+
+
+@pytest.mark.parametrize("name", scripts.names())
+def test_a_script_that_frees_memory_runs_on_a_full_server(name: str):
+    """What a full server must still take (DESIGN: submit, take, advance, requeue, recover...) and what it must refuse."""
+    grows = {"open", "enqueue", "claim", "retry", "recover_begin"}
+    flags = scripts.load(name, shebang=True).flags
+    assert flags in ((), ("allow-oom",), ("no-writes",))
+    if name in {"submit", "take", "advance", "requeue", "release", "fail", "renew", "leave", "discard", "cancel", "trim"}:
+        assert flags == ("allow-oom",)
+    if name in grows - {"recover_begin"}:
+        assert flags == ()
+
+
+def test_every_script_has_a_wrapper_and_every_wrapper_a_script():
+    assert sorted(CALLS) == scripts.names()
+    for name, calls in CALLS.items():
+        assert {operation.script for operation in calls} == {name}
+    modules = [module.name for module in pkgutil.iter_modules(operations.__path__, f"{operations.__name__}.")]
+    wrappers = {
+        f"{module.__name__}.{function.__name__}"
+        for module in map(importlib.import_module, modules)
+        for _, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and "Operation" in str(inspect.signature(function).return_annotation)
+    }
+    assert len(wrappers) == len(CALLS), sorted(wrappers)
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_arguments_are_as_many_as_the_header_says(name: str):
+    fixed, repeated = argument_counts(header(name)["ARGV"])
+    for operation in CALLS[name]:
+        assert operation.keys == ("rb1:{run}:state",)
+        count = len(operation.args)
+        if name in {"recover_begin", "recover_preview"}:
+            assert count >= fixed  # policies and the config are both of any number
+        elif repeated:
+            assert count >= fixed
+            assert (count - fixed) % repeated == 0, f"{count} arguments: {fixed} and a multiple of {repeated}"
+        else:
+            assert count == fixed
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_the_clock_is_the_first_argument(name: str):
+    assert header(name)["ARGV"].split(",")[0].strip() == "now"
+    assert CALLS[name][-1].args[0] == "5"
+    for operation in CALLS[name][:-1]:
+        assert operation.args[0] == ""
+
+
+@pytest.mark.parametrize("name", scripts.names())
+def test_the_errors_that_a_script_raises_are_in_its_header(name: str):
+    source = (LUA / f"{name}.lua").read_text()
+    said = set(re.findall(r"\b[A-Z]{4,}\b", header(name)["Errors"]))
+    if "gate's" in header(name)["Errors"]:
+        said |= {"FENCED", "OLDCALL", "REWOUND", "BADARG", "NORUN", "SCHEMA"}
+    raised = set(re.findall(r"fail\('([A-Z]+)'", source))
+    if re.search(r"\bint_arg\(", source):
+        raised.add("BADARG")
+    if "refuse_while_recovering()" in source:
+        raised.add("RECOVERING")
+    assert raised <= said, f"not in the header: {raised - said}"
+
+
+@pytest.mark.parametrize("path", sorted(LUA.rglob("*.lua")), ids=lambda path: path.stem)
+def test_lua_files_stay_small(path: Path):
+    assert len(path.read_text().splitlines()) <= MOST_LUA_LINES
+
+
+@pytest.mark.parametrize("path", sorted(Path(scripts.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_python_files_stay_small(path: Path):
+    assert len(path.read_text().splitlines()) <= MOST_PYTHON_LINES
+
+
+def test_numbers_from_the_server_are_never_written_with_an_exponent():
+    """`..` of a number above 1e14 gives an exponent in Lua: milliseconds and counters go through int_text."""
+    for path in LUA.rglob("*.lua"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            assert not re.search(r"(\.\. now\b|\bnow \.\.|num\('\w+'\) \.\.|\.\. num\()", line), f"{path.name}:{number}"
