@@ -97,7 +97,9 @@ return gated({ 'open_size', 'recheck' }, function()
   local exhausted = left < n
   local digest = '-'
   if seal and (size >= n or (short and exhausted and size == left and size > 0)) then digest = seal_batch(step, size) end
-  set('want', digest == '-' and math.max(0, n - size) or 0)
+  -- What the trainer waits for: a full batch, or with short all that is left.
+  local whole = short and math.min(n, left) or n
+  set('want', digest == '-' and math.max(0, whole - size) or 0)
   return table.concat({ size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest },
     ' ')
 end)

@@ -87,7 +87,7 @@ class LossyProxy(_Listener):
         refusing: whether connections are closed as soon as they are made.
     """
 
-    def __init__(self, port: int, watched: bytes = b"EVALSHA") -> None:
+    def __init__(self, port: int, watched: bytes = b"FCALL") -> None:
         self._target = port
         self.watched = watched
         self.requests = 0

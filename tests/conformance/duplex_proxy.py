@@ -45,10 +45,10 @@ class DuplexProxy:
     def _pump(self, source: socket.socket, target: socket.socket, is_request: bool, losing: threading.Event) -> None:
         with suppress(OSError):
             while piece := source.recv(_PIECE_BYTES):
-                if is_request and b"EVALSHA" in piece and self.lose_requests:
+                if is_request and b"FCALL" in piece and self.lose_requests:
                     self.lose_requests -= 1
                     break
-                if is_request and b"EVALSHA" in piece and self.lose_replies:
+                if is_request and b"FCALL" in piece and self.lose_replies:
                     self.lose_replies -= 1
                     losing.set()
                 if not is_request and losing.is_set():

@@ -55,11 +55,18 @@ def main() -> int:
     for name in sys.argv[1:] or MUTANTS:
         mutant = MUTANTS[name]
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
-        command += ["tests/conformance", "tests/processes", "-k", f"({mutant.found_by}) and not fakeredis and not redis-7"]
+        command += [
+            "tests/conformance",
+            "tests/processes",
+            "-k",
+            f"({mutant.found_by}) and not fakeredis and not redis-7",
+        ]
         done = subprocess.run(command, env={**os.environ, _VARIABLE: name}, capture_output=True, text=True, check=False)
         found = done.returncode == 1 and " failed" in done.stdout
         lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        sys.stdout.write(f"{'found   ' if found else 'SURVIVED'} {name}: {(lines or done.stdout.splitlines()[-1:])[0][:200]}\n")
+        sys.stdout.write(
+            f"{'found   ' if found else 'SURVIVED'} {name}: {(lines or done.stdout.splitlines()[-1:])[0][:200]}\n"
+        )
         sys.stdout.flush()
         if not found:
             survived.append(name)

@@ -51,7 +51,11 @@ def _of_hashes(dump: dict[str, Any], tasks: dict[str, list[str]], slots: dict[st
         task = tasks.get(name.decode())
         if task is None or task[0] not in "XJ":
             found.append(f"reason of {name.decode()}, which is {task}")
-    found += [f"{name} ended without a reason" for name, task in tasks.items() if task[0] in "XJ" and name.encode() not in dump.get("reasons", {})]
+    found += [
+        f"{name} ended without a reason"
+        for name, task in tasks.items()
+        if task[0] in "XJ" and name.encode() not in dump.get("reasons", {})
+    ]
     for member in dump.get("retries", {}):
         name, _, k = member.decode().rpartition("#")
         if name not in tasks or _letter(tasks[name], int(k)) != "W":
@@ -78,7 +82,12 @@ def _of_sessions(dump: dict[str, Any], tasks: dict[str, list[str]], slots: dict[
         task, _, rest = attempt.partition("#")
         k, claims, random = rest.split(".")
         slot = slots.get(f"{task}#{k}")
-        if task not in tasks or _letter(tasks[task], int(k)) != "H" or slot is None or slot[:1] + slot[2:3] != [claims, random]:
+        if (
+            task not in tasks
+            or _letter(tasks[task], int(k)) != "H"
+            or slot is None
+            or slot[:1] + slot[2:3] != [claims, random]
+        ):
             found.append(f"{attempt} is counted as held")
     return found
 

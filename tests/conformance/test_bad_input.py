@@ -83,19 +83,24 @@ def test_a_run_that_is_purged_under_its_users(lab: Lab):
         lambda: trainer.enqueue(tasks(1)),
         lambda: trainer.next_batch(timeout=0),
         lambda: trainer.stats(),
-        lambda: worker.claim(),
         lambda: worker.submit(attempt, b"x"),
         lambda: worker.release(attempt),
     ):
         with pytest.raises(NoRun):
             call()
+    assert worker.claim() == [], "it waits for the run to come back"
     worker.close()
     assert lab.dump() == {}
 
 
 @pytest.mark.parametrize(
     ("field", "stored", "given"),
-    [("max_staleness", "2", "3"), ("max_staleness", "2", ""), ("on_stale", "requeue", "drop"), ("lease_ms", "60000", "5")],
+    [
+        ("max_staleness", "2", "3"),
+        ("max_staleness", "2", ""),
+        ("on_stale", "requeue", "drop"),
+        ("lease_ms", "60000", "5"),
+    ],
 )
 def test_a_config_that_disagrees_says_where(lab: Lab, field: str, stored: str, given: str):
     lab.checks_history = False

@@ -26,9 +26,7 @@ def reach(lab: Lab, run: str, config: RunConfig, version: int, finished: int, ru
     def gate() -> calls.Gate:
         return calls.trainer_gate("token123", next(numbers))
 
-    run_calls += [
-        calls.advance(run, gate(), step, "-", allow_empty=True, now=lab.now) for step in range(version)
-    ]
+    run_calls += [calls.advance(run, gate(), step, "-", allow_empty=True, now=lab.now) for step in range(version)]
     run_calls.append(calls.enqueue(run, gate(), [NewTask(f"t{i}", b"") for i in range(total + 3)], now=lab.now))
     run_calls.append(worker_calls.join(run, "w", "n1", now=lab.now))
     answers = lab.transport.execute(run_calls)
@@ -55,9 +53,7 @@ def test_the_formula(lab: Lab, staleness: int, batch: int):
             run = f"{lab.run}/{states}"
             lab.runs.add(run)
             states += 1
-            config = RunConfig(
-                consumer_batch_size=batch, max_staleness=staleness, max_concurrent_rollouts=concurrency
-            )
+            config = RunConfig(consumer_batch_size=batch, max_staleness=staleness, max_concurrent_rollouts=concurrency)
             reach(lab, run, config, version, finished, running)
             trainer = Trainer(lab.url, run, attach=True, clock=lab.clock)
             stats = trainer.stats()
@@ -173,8 +169,6 @@ def test_a_changed_batch_size_changes_the_counters_with_it(lab: Lab):
     trainer.advance()
     trainer.next_batch(timeout=1)
     for size in (5, 1, 3):
-        changed = lab.trainer(
-            update=True, consumer_batch_size=size, max_staleness=3, max_concurrent_rollouts=99
-        )
+        changed = lab.trainer(update=True, consumer_batch_size=size, max_staleness=3, max_concurrent_rollouts=99)
         assert changed.audit().ok
         assert changed.capacity() == areal(3, 1, size, size + max(size, 2) + 2, 0, 99)

@@ -216,6 +216,26 @@ def test_unix_sockets_and_databases(real_server: ServerUnderTest, connect: Conne
     assert connect(real_server.url).command("GET", "a") is None
 
 
+def test_a_server_that_may_not_have_functions_runs_scripts(real_server: ServerUnderTest, connect: Connect):
+    """Given a user that may not load functions, then each script is loaded by itself."""
+    real_server.command("FUNCTION", "FLUSH")
+    real_server.command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-function", "-fcall")
+    try:
+        client = connect(real_server.url.replace("redis://", "redis://plain:pw@"))
+        assert client.execute([bump(), bump()]) == [1, 2]
+        assert real_server.command("FUNCTION", "LIST") == []
+    finally:
+        real_server.command("ACL", "DELUSER", "plain")
+
+
+def test_a_library_that_was_flushed_is_loaded_again(real_server: ServerUnderTest, connect: Connect):
+    client = connect(real_server.url)
+    assert client.execute([bump()]) == [1]
+    real_server.command("FUNCTION", "FLUSH")
+    assert client.execute([bump(), bump()]) == [2, 3]
+    assert len(real_server.command("FUNCTION", "LIST")) == 1
+
+
 # -- lost messages -----------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +254,8 @@ def test_a_lost_reply_is_asked_for_again_once_for_each_loss(real_server: ServerU
 def test_a_request_that_never_arrived_is_sent_again(real_server: ServerUnderTest, connect: Connect):
     with LossyProxy(real_server.port) as proxy:
         client = connect(proxy.url)
-        proxy.lose_requests = 2
+        client.execute([bump(0)])
+        proxy.requests, proxy.lose_requests = 0, 2
         assert client.execute([bump()]) == [1]
         assert proxy.requests == 3
 
@@ -242,6 +263,7 @@ def test_a_request_that_never_arrived_is_sent_again(real_server: ServerUnderTest
 def test_silence_counts_as_loss_after_the_time_out(real_server: ServerUnderTest, connect: Connect):
     with LossyProxy(real_server.port) as proxy:
         client = connect(proxy.url, timeout_s=0.2)
+        client.execute([bump(0)])
         proxy.swallow_replies = 1
         assert client.execute([bump()]) == [2]
 
@@ -249,7 +271,8 @@ def test_silence_counts_as_loss_after_the_time_out(real_server: ServerUnderTest,
 def test_a_reply_that_is_late_but_in_time_is_waited_for(real_server: ServerUnderTest, connect: Connect):
     with LossyProxy(real_server.port) as proxy:
         client = connect(proxy.url, timeout_s=5.0)
-        proxy.delay_s = 0.3
+        client.execute([bump(0)])
+        proxy.requests, proxy.delay_s = 0, 0.3
         assert client.execute([bump()]) == [1]
         assert proxy.requests == 1
 
@@ -402,7 +425,7 @@ def test_a_server_that_reads_its_data_back_is_waited_for(connect: Connect):
     def answer(command: list[bytes]) -> bytes:
         if command[0] == b"INFO":
             return bulk("redis_version:7.0.0\r\n")
-        if command[0] == b"EVALSHA" and next(loading):
+        if command[0] == b"FCALL" and next(loading):
             return b"-LOADING Redis is loading the dataset in memory\r\n"
         return b":7\r\n"
 

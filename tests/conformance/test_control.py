@@ -15,6 +15,7 @@ from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 from tests.waiting import wait_until
 
+
 @contextmanager
 def at_work(worker: Worker, handler: Callable[[Attempt], Any], concurrency: int = 1) -> Generator[InThread]:
     """`worker.run` in a thread, drained at the end."""
@@ -366,7 +367,9 @@ def test_the_asyncio_loop_reports_every_outcome(lab: Lab):
                     busy -= 1
 
             working = asyncio.create_task(worker.run(handler, concurrency=3))
-            while (await trainer.stats()).ready < 3 or (await trainer.stats()).running or (await trainer.stats()).pending:
+            while (
+                (await trainer.stats()).ready < 3 or (await trainer.stats()).running or (await trainer.stats()).pending
+            ):
                 await asyncio.sleep(0.01)
             batch = await trainer.next_batch(3, timeout=10)
             worker.drain()

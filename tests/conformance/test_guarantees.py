@@ -82,10 +82,16 @@ def test_g3_an_attempt_is_recognised_by_equality_of_its_whole_id(lab: Lab, field
 def test_g1_every_task_is_in_one_state_and_ends(lab: Lab):
     """A storm of releases, errors, expiries, verdicts and advances; at the end all tasks have ended."""
     trainer = lab.trainer(
-        consumer_batch_size=3, max_staleness=1, max_concurrent_rollouts=5, lease_ms=500, retry_backoff_ms=10,
+        consumer_batch_size=3,
+        max_staleness=1,
+        max_concurrent_rollouts=5,
+        lease_ms=500,
+        retry_backoff_ms=10,
         max_attempts=3,
     )
-    trainer.enqueue(Task(id=f"t{i}", samples=1 + i % 3, min_samples=1 + (i % 3) // 2, priority=i % 2) for i in range(30))
+    trainer.enqueue(
+        Task(id=f"t{i}", samples=1 + i % 3, min_samples=1 + (i % 3) // 2, priority=i % 2) for i in range(30)
+    )
     worker = lab.worker()
     turn = 0
     while not set(lab.states().values()) <= ENDS:

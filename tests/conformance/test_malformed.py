@@ -157,7 +157,11 @@ class Subject:
                 if before["state"].get(name) != after["state"].get(name)
             }
             behind_gate = "used_call" in answer.fields or "stored" in answer.fields
-            wrong = "" if behind_gate and differing <= {"state"} and state <= CHANNEL else f"{answer.code} wrote {differing} {state}"
+            wrong = (
+                ""
+                if behind_gate and differing <= {"state"} and state <= CHANNEL
+                else f"{answer.code} wrote {differing} {state}"
+            )
         else:
             wrong = self.unsound(after)
         self.restore()

@@ -93,9 +93,7 @@ def test_a_trainer_call_again_gets_the_same_answer_and_no_second_effect(lab: Lab
 
 
 @pytest.mark.parametrize("prepare", EVERY_CALL, ids=lambda prepare: prepare.__name__)
-@pytest.mark.parametrize(
-    ("offset", "refusal"), [(-1, OldCall), (-4, OldCall), (2, Rewound), (1_000, Rewound)]
-)
+@pytest.mark.parametrize(("offset", "refusal"), [(-1, OldCall), (-4, OldCall), (2, Rewound), (1_000, Rewound)])
 def test_a_trainer_call_out_of_order_does_nothing(
     lab: Lab, prepare: Callable[..., Prepared], offset: int, refusal: type[BrokerError]
 ):
@@ -250,11 +248,14 @@ def test_an_ending_again_has_no_second_effect(lab: Lab, how: str):
 
     words = [end(), end(), end()]
 
-    assert words == {
-        "release": ["released", "unknown", "unknown"],
-        "fail": ["retried", "unknown", "unknown"],
-        "reject": ["rejected", "rejected", "rejected"],
-    }[how]
+    assert (
+        words
+        == {
+            "release": ["released", "unknown", "unknown"],
+            "fail": ["retried", "unknown", "unknown"],
+            "reject": ["rejected", "rejected", "rejected"],
+        }[how]
+    )
     if how != "reject":
         assert lab.row("t").slots[0].tries == (1 if how == "fail" else 0)
         newer = other.take_one()

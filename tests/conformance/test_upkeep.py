@@ -76,7 +76,14 @@ def test_dead_and_rejected_tasks_are_kept_up_to_a_bound_each(lab: Lab):
             worker.reject(attempt, "bad")
     while lab.call(anyone.trim):
         pass
-    assert lab.states() == {"t4": "rejected", "t5": "dead", "t6": "rejected", "t7": "dead", "t8": "rejected", "t9": "dead"}
+    assert lab.states() == {
+        "t4": "rejected",
+        "t5": "dead",
+        "t6": "rejected",
+        "t7": "dead",
+        "t8": "rejected",
+        "t9": "dead",
+    }
     assert trainer.stats().totals["dead"] == 5
     assert trainer.enqueue(tasks(10)).existing == ["t4", "t5", "t6", "t7", "t8", "t9"]
     lab.checks_history = False  # ids that were forgotten are new again

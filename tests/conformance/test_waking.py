@@ -307,9 +307,7 @@ def test_the_marker_is_armed(lab: Lab, path: Callable[[Lab], Callable[[], Any]])
 
 
 @pytest.mark.parametrize("path", blocking, ids=lambda path: path.__name__[3:])
-def test_a_blocked_worker_wakes_up(
-    lab: Lab, path: Callable[[Lab], Callable[[], Any]], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_blocked_worker_wakes_up(lab: Lab, path: Callable[[Lab], Callable[[], Any]], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", FAR_AWAY_S)
     act = path(lab)
     lab.unmark()

@@ -418,3 +418,25 @@ def test_a_path_that_cannot_be_looked_at_is_a_checkpoint_error(lab: Lab):
     assert lab.dump() == before
 
 
+
+
+@pytest.mark.parametrize("loses_all", [False, True])
+def test_rows_after_the_checkpoint_are_trained_once_when_the_loader_comes_by_late(
+    lab: Lab, tmp_path: Path, loses_all: bool
+):
+    """R28. Rows that were enqueued after the checkpoint, trained on after the recovery, and freed before the loader
+    has come to them again."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=0, keep_checkpoints=1), lab.worker()
+    trainer.enqueue(tasks(2), cursor=2)
+    trainer.checkpoint(tmp_path / "zero")
+    trainer.enqueue([Task(id=f"t{i}") for i in range(2, 6)], cursor=6)
+    trainer.recover(tmp_path / "zero")
+    history = dict(enumerate(train(trainer, worker, 4)))
+    trainer.checkpoint(tmp_path / "four", full=True)
+    if loses_all:
+        for name in lab.command("KEYS", lab.key("*")):
+            lab.command("DEL", name)
+        trainer.recover(tmp_path / "four")
+    cursor = trainer.cursor
+    trainer.enqueue([Task(id=f"t{i}") for i in range(cursor, 8)], cursor=8)
+    judge_once(history | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(8)])

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker import Attempt, Policy, Rollout, RunConfig, Task, Trainer, Worker
+from broker import Attempt, Policy, Rollout, RunConfig, Task, Trainer, Worker, keys
+from broker.connections import open_transport
 from broker.errors import BrokerError, Exhausted, Recovering, TooMany, WaitTimeout
 from tests.recovery.interruptions import MOMENTS, Killed, kill
 
@@ -28,10 +29,9 @@ class Saved:
 
     path: Path
     version: int
-    number: int
+    committed: bool
     finished: set[str]
     retried: int
-    cursor: int
 
 
 @dataclass
@@ -47,6 +47,12 @@ class Ledger:
     saved: list[Saved] = field(default_factory=list[Saved])
     batch: list[str] = field(default_factory=list[str])
     cursor: int = 0
+
+
+def committed_versions(url: str, run: str) -> set[int]:
+    """Versions of the checkpoints that the server was told of."""
+    with open_transport(url) as transport:
+        return {int(version) for version in transport.command("HGET", keys.state(run), "checkpoints").split()}
 
 
 class Walk:
@@ -306,12 +312,10 @@ class Walk:
 
     def _saved(self, path: Path) -> None:
         ledger = self.ledger
-        versions = sorted({len(ledger.history), *(saved.version for saved in ledger.saved)})
-        kept = versions[-self.config.keep_checkpoints :]
-        ledger.saved = [saved for saved in ledger.saved if saved.version in kept]
-        ledger.saved.append(
-            Saved(path, len(ledger.history), len(ledger.saved), set(ledger.finished), len(ledger.retried), ledger.cursor)
-        )
+        versions = sorted({len(ledger.history), *(saved.version for saved in ledger.saved if saved.committed)})
+        floor = versions[-self.config.keep_checkpoints :][0]
+        ledger.saved = [saved for saved in ledger.saved if saved.version >= floor]
+        ledger.saved.append(Saved(path, len(ledger.history), True, set(ledger.finished), len(ledger.retried)))
 
     def reopen(self) -> None:
         """The trainer is gone; the next one goes on without recovering, as after a failure of its connection."""
@@ -328,7 +332,7 @@ class Walk:
         ledger.batch = []
         if saved is not None:
             ledger.saved = ledger.saved[: ledger.saved.index(saved) + 1]
-            ledger.cursor = saved.cursor
+        ledger.cursor = self.trainer.cursor  # the loader goes on where it is told to
 
     def _choice(self) -> Saved | None:
         return self.rng.choice(self.ledger.saved) if self.ledger.saved else None
@@ -384,12 +388,11 @@ class Walk:
         path = self.folder / f"{len(list(self.folder.iterdir()))}.json"
         self._killed(lambda: self.trainer.checkpoint(path), 9)
         if path.exists():
-            floor = self.trainer.stats().floor or 0
-            ledger = self.ledger
-            ledger.saved = [saved for saved in ledger.saved if saved.version >= floor]
-            ledger.saved.append(
-                Saved(path, len(ledger.history), 0, set(ledger.finished), len(ledger.retried), ledger.cursor)
-            )
+            ledger, committed = self.ledger, self.trainer.stats().floor or 0
+            ledger.saved = [saved for saved in ledger.saved if saved.version >= committed]
+            known = committed_versions(self.url, self.run)
+            version = len(ledger.history)
+            ledger.saved.append(Saved(path, version, version in known, set(ledger.finished), len(ledger.retried)))
 
     def _die_advancing(self) -> None:
         """Whether it advanced is unknown to it; the server says."""

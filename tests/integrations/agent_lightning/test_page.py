@@ -1,0 +1,76 @@
+"""What the page shows is true, and the example runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
+
+from broker.cli.commands.gateway import TOKEN_VARIABLE
+from broker.integrations.agent_lightning import Server
+from tests.integrations.agent_lightning.stock import AgentLightning
+from tests.integrations.agent_lightning.wire import get
+from tests.servers import free_port
+from tests.waiting import wait_until
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PAGE = (REPOSITORY / "docs" / "integrations" / "agent-lightning.md").read_text(encoding="utf-8")
+TRAINER, WORKER = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+
+
+def answers(endpoint: str) -> bool:
+    try:
+        return get(endpoint, "/resources/latest").status == 200
+    except ConnectionRefusedError:
+        return False
+
+
+@pytest.mark.processes
+@pytest.mark.filterwarnings("ignore:AgentLightningClient is deprecated:DeprecationWarning")
+def test_the_trainer_and_the_worker_of_the_page_work_together(
+    url: str, agentlightning: AgentLightning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKER_URL", url)
+    port = str(free_port())
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINER.replace("9997", port)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as trainer:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), "the trainer serves", 30.0)
+        exec(compile(WORKER.replace("9997", port), "the worker of the page", "exec"), {})  # noqa: S102 - the page's own code
+        printed, complaints = trainer.communicate(timeout=30)
+    assert (trainer.returncode, printed) == (0, "8 rollouts, mean reward 1.00\n"), complaints
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("with_url", [True, False])
+def test_the_example_runs(url: str, with_url: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BROKER_URL", raising=False)
+    example = REPOSITORY / "examples" / "agent_lightning_gateway.py"
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    result = subprocess.run(
+        [sys.executable, str(example), *([url] if with_url else [])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "20 of 20 rollouts, mean reward 1.00\n"), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_page_names_what_there_is() -> None:
+    for name in re.findall(r"`(start|stop|run_forever|queue_task|update_resources|\w+_rollouts?)`", PAGE):
+        assert callable(getattr(Server, name))
+    assert TOKEN_VARIABLE in PAGE
+    for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (REPOSITORY / "docs" / "integrations" / link).exists(), link

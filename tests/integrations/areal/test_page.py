@@ -1,0 +1,45 @@
+"""The page on AReaL is true: its example runs, its imports exist."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from broker.integrations.areal import StalenessManager
+from broker.integrations.areal.staleness import DEFAULT_LEASE_S
+from broker.integrations.areal.tally import PROMISE_S
+from tests.integrations.areal.crew import ROOT
+
+PAGE = (ROOT / "docs/integrations/areal.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.processes
+def test_the_example_of_the_page_runs() -> None:
+    found = re.search(r"<!-- command: example -->\n```\npython (.+)\n```", PAGE)
+    assert found
+    ran = subprocess.run(
+        [sys.executable, *shlex.split(found[1])],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    *steps, last = ran.stdout.splitlines()
+    assert [line.partition(":")[0] for line in steps] == [f"version {n}" for n in range(1, 6)]
+    assert re.fullmatch(r"at most [1-6] of 6 ran at once, 0 run now", last)
+    assert not ran.stderr
+
+
+def test_the_page_names_what_there_is() -> None:
+    for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
+        compile(block, "areal.md", "exec")
+    for name in re.findall(r"^\| `(\w+)[(`]", PAGE, flags=re.MULTILINE):
+        assert hasattr(StalenessManager, name)
+    assert {"url", "run", "owner"} <= inspect.signature(StalenessManager).parameters.keys()
+    assert f"`lease_s`, {DEFAULT_LEASE_S:.0f} s" in PAGE
+    assert PROMISE_S == 1.0
+    assert "given up after one second" in PAGE

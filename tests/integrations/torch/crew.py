@@ -1,0 +1,35 @@
+"""Workers whose rollouts tell where they come from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import numpy as np
+
+from broker import Attempt, Worker
+
+
+def generate(attempt: Attempt) -> dict[str, object]:
+    """As many tokens as the payload says, and one for each sample more."""
+    length = int(attempt.payload) % 5 + attempt.slot
+    return {
+        "tokens": np.arange(length, dtype=np.int32),
+        "logprobs": [-0.5] * length,
+        "reward": float(attempt.slot),
+        "text": f"{attempt.task}#{attempt.slot}",
+    }
+
+
+@contextmanager
+def working(url: str, run: str) -> Generator[None]:
+    """A worker that is there as long as the block lasts; the run exists."""
+    with Worker(url, run) as worker:
+        thread = threading.Thread(target=worker.run, args=(generate,))
+        thread.start()
+        try:
+            yield
+        finally:
+            worker.stop()
+            thread.join()

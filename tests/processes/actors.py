@@ -1,0 +1,196 @@
+"""Workers and trainers as processes of their own, for tests that kill, freeze and stop them.
+
+`python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: says on standard output, a JSON line each, what it does; reads
+nothing. Kinds: `hold` (claims and keeps), `loop`, `run`, `aio` (the three worker loops, which never finish their work), `work`
+(does all there is), `train` (takes a batch and sits on it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from broker import Attempt, Trainer, Worker, aio
+from broker.errors import BrokerError
+from tests.conformance import mutants
+from tests.waiting import wait_until
+
+_ROOT = Path(__file__).parent.parent.parent
+
+
+class Actor:
+    """Such a process, from the test's side."""
+
+    def __init__(self, kind: str, url: str, run: str, **options: Any) -> None:
+        words = [f"{name}={value}" for name, value in options.items()]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.processes.actors", kind, url, run, *words],
+            cwd=_ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.said: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(json.loads(line))
+
+    def wait_for(self, what: str, count: int = 1) -> list[dict[str, Any]]:
+        """Waits until it has said something so often; all that it said of that kind."""
+        return wait_until(lambda: self.heard(what, count), f"the actor says {what}; it said {self.said}", 30)
+
+    def heard(self, what: str, count: int = 1) -> list[dict[str, Any]]:
+        """What it said of a kind, if that is often enough."""
+        found = [line for line in self.said if line["is"] == what]
+        return found if len(found) >= count else []
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        """Waits for its end; its exit code."""
+        code = self.process.wait(30)
+        self._reader.join(30)
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.send_signal(signal.SIGCONT)
+        self.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def say(what: str, **fields: Any) -> None:
+    sys.stdout.write(json.dumps({"is": what, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def hold(url: str, run: str, n: str = "1", lease_s: str = "") -> None:
+    """Claims and keeps, renewing its lease, until it is killed."""
+    with Worker(url, run, lease_s=float(lease_s) if lease_s else None) as worker:
+        attempts = worker.claim(int(n), timeout=20)
+        say("held", attempts=[attempt.id for attempt in attempts])
+        signal.pause()
+
+
+def late(url: str, run: str, lease_s: str) -> None:
+    """Claims, and submits when SIGUSR1 comes: the test freezes it in between."""
+    woken = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: woken.set())
+    with Worker(url, run, name="zombie", lease_s=float(lease_s)) as worker:
+        attempts = worker.claim(1, timeout=20)
+        say("held", attempts=[attempt.id for attempt in attempts])
+        woken.wait()
+        for attempt in attempts:
+            answer = worker.submit(attempt, "late")
+            say("answer", answer=answer.answer, by=answer.by_worker, cancelled=attempt.cancelled)
+        (other,) = worker.claim(1, timeout=20)
+        say("answer", answer=worker.submit(other, "good").answer, by="", cancelled=False)
+
+
+def loop(url: str, run: str) -> None:
+    """The loop of the README, with work that never ends."""
+    with Worker(url, run) as worker:
+        for attempt in worker:
+            say("working", attempt=attempt.id)
+            threading.Event().wait()
+
+
+def run(url: str, name: str, concurrency: str = "2") -> None:
+    """`worker.run`, with work that never ends."""
+
+    def handler(attempt: Attempt) -> None:
+        say("working", attempt=attempt.id)
+        threading.Event().wait()
+
+    with Worker(url, name) as worker:
+        worker.run(handler, concurrency=int(concurrency))
+
+
+def aio_run(url: str, run: str, concurrency: str = "2") -> None:
+    """The asyncio loop, with work that never ends."""
+
+    async def handler(attempt: Attempt) -> None:
+        say("working", attempt=attempt.id)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            say("cancelled", attempt=attempt.id)
+
+    async def main() -> None:
+        async with aio.Worker(url, run) as worker:
+            await worker.run(handler, concurrency=int(concurrency))
+
+    asyncio.run(main())
+    say("ended")
+
+
+def work(url: str, run: str, lease_s: str = "") -> None:
+    """Does what there is, until it is stopped."""
+    with Worker(url, run, lease_s=float(lease_s) if lease_s else None) as worker:
+        say("ready")
+        for attempt in worker:
+            worker.submit(attempt, {"by": os.getpid(), "task": attempt.task})
+
+
+def storm(url: str, run: str, seed: str) -> None:
+    """Claims, and ends attempts in every way, until the run is gone."""
+    chance = random.Random(int(seed))
+    with Worker(url, run, name=f"storm{seed}") as worker:
+        say("ready")
+        while True:
+            attempts = worker.claim(chance.randint(1, 4), timeout=0.2)
+            for attempt in attempts:
+                match chance.randrange(8):
+                    case 0:
+                        worker.release(attempt)
+                    case 1:
+                        worker.fail(attempt, "boom")
+                    case 2:
+                        worker.reject(attempt)
+                    case _:
+                        worker.submit(attempt, b"x")
+
+
+def train(url: str, run: str) -> None:
+    """Takes a batch, says which, and never gets to train on it."""
+    with Trainer(url, run) as trainer:
+        batch = trainer.next_batch(timeout=30)
+        say("sealed", tasks=[rollout.task for rollout in batch], by=[rollout.results[0]["by"] for rollout in batch])
+        signal.pause()
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "hold": hold, "late": late, "loop": loop, "run": run, "aio": aio_run, "work": work, "storm": storm,
+    "train": train,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    mutants.install_from_environment()
+    kind, server_url, run_name, *words = sys.argv[1:]
+    try:
+        KINDS[kind](server_url, run_name, **dict(word.split("=", 1) for word in words))
+    except BrokerError as error:
+        say("error", code=error.code)
+        sys.exit(3)
+    except KeyboardInterrupt:
+        sys.exit(130)
