@@ -251,8 +251,10 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     listed = frozenset[str]() if source is None else source.unfinished
     is_listed = listed.__contains__
     counts, known = yield from _walk(core, listed, sweep, progress)
-    after: Recovered = yield GatedCall(lambda gate: recovery.end(core.run, gate, now=core.now))
     missing = sorted(listed - known)
+    for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
+        yield from sweep(missing[at : at + SWEEP_TASKS])
+    after: Recovered = yield GatedCall(lambda gate: recovery.end(core.run, gate, now=core.now))
     restored = 0
     if missing and source is not None and source.tasks_path is not None:
         restored = yield from _restore(core, source.tasks_path, set(missing))
@@ -319,9 +321,9 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     lost = sum(int(size.split()[0]) for size in sizes if size)
     before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
     begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)
-    cursor = (
-        json.loads(to.cursor) if to.cursor is not None else json.loads(stored["cursor"]) if stored["cursor"] else None
-    )
+    behind = source is not None and int(stored["order_seq"]) < source.order
+    text_of_cursor = to.cursor if behind and to.cursor is not None else stored["cursor"]
+    cursor = json.loads(text_of_cursor) if text_of_cursor else None
     missing = sorted(listed - known)
     restored = 0
     if source is not None and source.tasks_file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +11,14 @@ from typing import Any
 
 from broker import keys
 from broker.codec import decode, encode
-from broker.errors import BrokerError, NoResult, NoRun, NoSession, TooBig
+from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
 from broker.flow import Call, Flow
 from broker.models import Attempt, Policy
 from broker.operation import Operation
 from broker.operations import worker
 from broker.operations.worker import Answer, Claimed, Joined, Renewed, Submission
+
+_log = logging.getLogger("broker")
 
 #: Attempts of one submit or claim call.
 ITEMS_PER_CALL = 64
@@ -72,6 +75,7 @@ class Session:
         self._held: dict[str, Attempt] = {}
         self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
         self._lock = threading.Lock()
+        self.unreadable: list[tuple[str, str]] = []  # attempts of the last claim, and what is wrong with their payloads
 
     @property
     def now(self) -> int | None:
@@ -140,7 +144,9 @@ class Session:
             if isinstance(claimed, NoSession):
                 self.lost()
                 continue
-            return self.take_in(claimed)
+            attempts = self.take_in(claimed)
+            yield from self.fail_unreadable()
+            return attempts
         raise NoSession(session=self.id or "a new one", run=self.run)
 
     def take_in(self, claimed: Claimed | BrokerError) -> list[Attempt]:
@@ -154,25 +160,39 @@ class Session:
         self.reason, self.due_in_ms = claimed.reason, claimed.due_in_ms
         self.run_policy = Policy(version=claimed.run_version, epoch=claimed.run_epoch)
         policy = Policy(version=claimed.version, epoch=claimed.epoch)
-        attempts = [
-            Attempt(
-                g.attempt_id,
-                self.run,
-                g.task,
-                g.slot,
-                decode(g.payload),
-                claimed.version,
-                policy,
-                g.samples,
-                g.tries,
-                blob,
-            )
-            for g in claimed.granted
-        ]
+        attempts: list[Attempt] = []
+        self.unreadable = []
+        for g in claimed.granted:
+            try:
+                payload = decode(g.payload)
+            except CodecError as error:
+                self.unreadable.append((g.attempt_id, str(error)))
+            else:
+                attempts.append(
+                    Attempt(
+                        g.attempt_id,
+                        self.run,
+                        g.task,
+                        g.slot,
+                        payload,
+                        claimed.version,
+                        policy,
+                        g.samples,
+                        g.tries,
+                        blob,
+                    )
+                )
         with self._lock:
             self._held.update((attempt.id, attempt) for attempt in attempts)
             self._settled = self._number
         return attempts
+
+    def fail_unreadable(self) -> Flow[None]:
+        """Fails for good what the last claim granted and this worker cannot read."""
+        for attempt_id, problem in self.unreadable:
+            _log.warning("the payload of attempt %s cannot be read: %s", attempt_id, problem)
+            yield Call((worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now),))
+        self.unreadable = []
 
     def _give_up(self) -> None:
         """The answer of the newest claim is not waited for any more.

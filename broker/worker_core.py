@@ -181,6 +181,7 @@ class WorkerCore:
         answers, outcomes = yield from session.submit([self.submission(attempt, result, policy)], (following,))
         try:
             attempts = session.take_in(outcomes[0])
+            yield from session.fail_unreadable()
         except NoSession:
             session.lost()
             attempts = []

@@ -1,4 +1,4 @@
--- Adds tasks that do not exist in any state, and stores the data loader's position in the same step.
+-- Adds tasks that do not exist in any state, nor were finished and freed, and stores the data loader's position in the same step.
 -- Transition: (none) -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), has_cursor (1: store it), cursor, then per task: id, priority, samples, min_samples, payload
@@ -7,8 +7,9 @@
 -- Bound: the tasks given, at most 1000
 -- Flags: none
 -- @include gate
+-- @include finished
 
-return gated({ 'order_seq', 'max_payload_bytes', 'total_enqueued' }, function()
+return gated({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' }, function()
   refuse_while_recovering()
   local first = FIRST_ARG + 2
   local n = (#ARGV - first + 1) / 5
@@ -28,7 +29,7 @@ return gated({ 'order_seq', 'max_payload_bytes', 'total_enqueued' }, function()
   local added, seen = 0, {}
   for i = 1, n do
     local id, at = ids[i], first + (i - 1) * 5
-    if exists[i] or seen[id] then
+    if exists[i] or seen[id] or is_finished(id) then
       answer[#answer + 1] = i - 1
     else
       seen[id] = true

@@ -69,8 +69,11 @@ local function go_to(version, epoch)
   set('step_next', version)
   set('recover_order', ARGV[5])
   set('recover_in_flight', ARGV[6])
-  if num('order_seq') < tonumber(ARGV[5]) then set('order_seq', ARGV[5]) end
-  if ARGV[8] == '1' then set('cursor', ARGV[9]) end
+  -- A server that still has what the checkpoint knew has every task up to its own cursor; one that forgot some goes back.
+  if num('order_seq') < tonumber(ARGV[5]) then
+    set('order_seq', ARGV[5])
+    if ARGV[8] == '1' then set('cursor', ARGV[9]) end
+  end
   set('blob', ARGV[10] == '1' and ARGV[11] or '')
   bump('blob_seq', 1)
   set('recoveries', recoveries_with(epoch, version))

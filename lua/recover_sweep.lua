@@ -4,12 +4,13 @@
 -- ARGV: now, gate (3), then per task: listed (1: the checkpoint says it is unfinished), task
 -- Returns: `done name count ...`: how many of the tasks were dealt with (call again with the rest), and what became of them
 -- Errors: gate's, EARLY (no recovery is under way), BADARG
--- Bound: the tasks given, at most 1000, until 2000 slots were looked at
+-- Bound: the tasks given, at most 1000, until 400 slots were looked at
 -- Flags: allow-oom
 -- @include gate
 -- @include attempts
 -- @include recovery
 -- @include restart
+-- @include finished
 
 local function release_held(t)
   for k = 0, t.samples - 1 do
@@ -19,6 +20,7 @@ end
 
 -- Forgets a task altogether, with its results.
 local function forget_task(t)
+  add_finished(t.id)
   load_slots_of(t)
   clear_slots(t, 'revoked')
   leave_state(t)
@@ -52,7 +54,8 @@ local function mend_versions(t)
   changed(t)
 end
 
-local function act(t, fate)
+local function act(t, fate, id)
+  if fate == 'missing' then return drop_finished(id) end
   if (fate == 'keep' or fate == 'ready') and (t.state == 'R' or t.state == 'Y' or t.state == 'B') then mend_versions(t) end
   if fate == 'ready' then
     back_to_ready(t)
@@ -65,7 +68,7 @@ local function act(t, fate)
   end
 end
 
-return gated({ 'recover_limit', 'recover_order', 'recover_in_flight', 'open_size' }, function()
+return gated({ 'finished_ids', 'recover_limit', 'recover_order', 'recover_in_flight', 'open_size' }, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
   return walk(FIRST_ARG, num('recovering'), num('recover_limit'), num('recover_order'), state.recover_in_flight == 'requeue', act)
 end)

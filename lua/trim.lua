@@ -6,7 +6,7 @@
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit tasks of each kind and their slots; the batches that are kept, where steps had none
 -- Flags: allow-oom
--- @include records
+-- @include finished
 
 -- The first step from `from` on whose batch is kept, or `bound`: steps without one are passed over at once.
 local function next_kept(from, bound)
@@ -44,6 +44,7 @@ local function free_bytes(limit)
 end
 
 local function forget(t)
+  add_finished(t.id)
   for k = 0, t.samples - 1 do hdel(SLOTS, t.id .. '#' .. k) end
   hdel(TASKS, t.id)
   hdel(PAYLOADS, t.id)
@@ -103,7 +104,7 @@ local function free_policies(limit)
 end
 
 return run(function()
-  load_state({ 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps', 'max_finished' })
+  load_state({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps', 'max_finished' })
   local limit = int_arg(2, 'limit', 1, 1000)
   if state.recovering ~= '' then return 0 end
   local more = free_bytes(limit)

@@ -313,7 +313,7 @@ class Core(ABC):
             (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)])
             if not isinstance(reply, ReplyError) or "already exists" in reply.text:
                 return
-            if passes(reply):
+            if reply.code != "READONLY":  # a replica may still run scripts that only read
                 self._pass(reply)
         log.debug("%s takes no functions, scripts are used", node.endpoint)
         node.calls_functions = False

@@ -37,7 +37,7 @@ local function recovered_fate(t, r, limit, listed, listed_order, requeue_in_flig
   return 'keep'
 end
 
-local SLOTS_PER_CALL = 2000
+local SLOTS_PER_CALL = 400
 local counts = {}
 
 local function count(name, n) counts[name] = (counts[name] or 0) + n end
@@ -73,6 +73,8 @@ local function walk(first, r, limit, listed_order, requeue_in_flight, apply)
       if fate ~= 'consumed' then tally(t, fate, cause) end
       looked = looked + (t.letters:find('[^O]') and t.samples or 1)
       apply(t, fate)
+    elseif listed then
+      apply(nil, 'missing', ids[i])
     end
     answer[1] = i
   end

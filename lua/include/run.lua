@@ -36,11 +36,16 @@ local function fail(code, ...)
   error({ coded = table.concat(text, ' ') })
 end
 
--- Argument i as an integer from low to high.
+-- An argument that is not there is a refusal, not a fault.
+setmetatable(ARGV, { __index = function(_, i)
+  fail('BADARG', 'argument', i, 'given', 'nothing')
+end })
+
+-- Argument i as an integer from low to high, in plain digits: what is stored as given must be readable again.
 local function int_arg(i, name, low, high)
-  local n = tonumber(ARGV[i])
-  if not n or n ~= math.floor(n) or n < low or n > high then
-    fail('BADARG', 'argument', name, 'given', ARGV[i] or 'nothing', 'low', int_text(low), 'high', int_text(high))
+  local n = #ARGV[i] <= 17 and ARGV[i]:find('^%-?%d+$') and tonumber(ARGV[i])
+  if not n or n < low or n > high then
+    fail('BADARG', 'argument', name, 'given', ARGV[i]:sub(1, 100), 'low', int_text(low), 'high', int_text(high))
   end
   return n
 end

@@ -41,8 +41,9 @@ local function load_state(more, may_be_missing)
     if state.schema then fail('SCHEMA', 'stored', state.schema, 'known', 1) end
     if not may_be_missing then fail('NORUN') end
   end
-  now = tonumber(ARGV[1] or '') or 0
-  if now <= 0 then
+  if ARGV[1] ~= '' then
+    now = int_arg(1, 'now', 1, 35184372088832)
+  else
     local time = redis.call('TIME')
     now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   end

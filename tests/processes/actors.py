@@ -93,12 +93,11 @@ def hold(url: str, run: str, n: str = "1", lease_s: str = "") -> None:
 
 def late(url: str, run: str, lease_s: str) -> None:
     """Claims, and submits when SIGUSR1 comes: the test freezes it in between."""
-    woken = threading.Event()
-    signal.signal(signal.SIGUSR1, lambda *_: woken.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     with Worker(url, run, name="zombie", lease_s=float(lease_s)) as worker:
         attempts = worker.claim(1, timeout=20)
         say("held", attempts=[attempt.id for attempt in attempts])
-        woken.wait()
+        signal.sigwait({signal.SIGUSR1})
         for attempt in attempts:
             answer = worker.submit(attempt, "late")
             say("answer", answer=answer.answer, by=answer.by_worker, cancelled=attempt.cancelled)

@@ -120,8 +120,8 @@ def test_capacity_never_exceeds_the_bound_with_8_claiming_processes(live: Lab):
         actors = [stack.enter_context(Actor("storm", live.url, live.run, seed=seed)) for seed in range(8)]
         for actor in actors:
             actor.wait_for("ready")
-        trainer.enqueue(Task(id=f"t{i}", samples=1 + i % 3, min_samples=1) for i in range(90))
-        for _ in range(15):
+        trainer.enqueue(Task(id=f"t{i}", samples=1 + i % 3, min_samples=1) for i in range(60))
+        for _ in range(8):
             while True:
                 stats = watcher.stats()
                 worst = max(worst, stats.running)
@@ -142,9 +142,9 @@ def test_capacity_never_exceeds_the_bound_with_8_claiming_processes(live: Lab):
     history = live.history()
     assert history.problems == []
     assert history.most_running <= 5
-    assert history.starts >= 45
+    assert history.starts >= 24
     assert max(worst, history.most_running) == 5, "the bound was reached, or this shows nothing"
-    assert trainer.stats().running == 0
+    assert trainer.explain().held == ()
 
 
 def test_workers_and_trainers_ride_out_the_death_of_the_server(server: ServerUnderTest, run: str):

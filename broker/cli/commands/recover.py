@@ -96,7 +96,7 @@ def _say_what_it_cannot_tell(namespace: Namespace, output: Output) -> None:
 def _confirmed(run_name: str, output: Output) -> bool:
     if not sys.stdin.isatty():
         raise CommandFailure(
-            f"recover changes run {run_name} and fences its trainer, and nobody is there to ask: give --yes or --dry-run"
+            f"recover changes run {run_name} and fences its trainer, and nobody can be asked: give --yes or --dry-run"
         )
     output.note(f"This changes run {run_name} and fences its trainer. (--dry-run shows what would happen.)")
     sys.stderr.write("Type the run's name to go on: ")

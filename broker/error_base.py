@@ -1,0 +1,72 @@
+"""The base of the broker's errors: a code, fields, and a sentence that is made of them when it is asked for."""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Any, ClassVar, Final
+
+#: Longest text of one field within a sentence, in characters; the field itself is never cut.
+_SHOWN_CHARS: Final = 300
+
+
+class BrokerError(Exception):
+    """Base of all errors of the broker.
+
+    Args:
+        code: stable code in capitals; subclasses have their own, which is the default.
+        fields: what is known about the error, by name; what the class's sentence does not mention is added to it.
+    """
+
+    code: str = "ERROR"
+    fields: dict[str, Any]
+
+    #: What happened, to what: the first whose placeholders are all among the fields is used.
+    happened: ClassVar[tuple[str, ...]] = ("{message}", "the broker reported an error")
+    #: What to do about it.
+    remedy: ClassVar[str] = ""
+
+    def __init__(self, code: str | None = None, /, **fields: Any) -> None:
+        super().__init__()
+        if code is not None:
+            self.code = code
+        self.fields = fields
+
+    def __str__(self) -> str:
+        template, used = self._choose()
+        sentence = template.format_map({name: _shown(self.fields[name]) for name in used})
+        rest = [f"{name}={_shown(value)}" for name, value in self.fields.items() if name not in used]
+        if rest:
+            sentence += f" ({', '.join(rest)})"
+        if self.remedy:
+            sentence += f": {self.remedy}"
+        return f"{sentence} [{self.code}]"
+
+    def __repr__(self) -> str:
+        fields = "".join(f", {name}={value!r}" for name, value in self.fields.items())
+        return f"{type(self).__name__}({self.code!r}{fields})"
+
+    # Exceptions pickle by their positional arguments only; the fields are keywords.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.code, self.fields, getattr(self, "__notes__", None))
+
+    def _choose(self) -> tuple[str, frozenset[str]]:
+        for template in self.happened:
+            used = frozenset(name for _, name, _, _ in Formatter().parse(template) if name)
+            if used <= self.fields.keys():
+                return template, used
+        return "the broker reported an error", frozenset()
+
+
+def _rebuild(kind: type[BrokerError], code: str, fields: dict[str, Any], notes: list[str] | None) -> BrokerError:
+    error = kind(code, **fields)
+    for note in notes or ():
+        error.add_note(note)
+    return error
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        items: tuple[object, ...] = tuple(value)  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType] - of anything
+        return "\n".join(map(str, items))
+    text = str(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}... ({len(text)} characters)"
