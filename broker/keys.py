@@ -24,9 +24,10 @@ def key(run: str, name: str) -> str:
             `running`, `ready`, `sessions`,
             `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`,
             `rejected`, `reasons`, `wake`,
-            `wake:ready`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`, of an admission run
-            `owners`; of the gateway (with a TTL, not in Lua) `gateway:given:<slot>`, `gateway:first:<attempt_id>`,
-            `gateway:resources`, `gateway:resources:<id>`; of the PyTorch adapter `torch:end`.
+            `wake:ready`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
+            of an admission run `owners`, `owner_leases`, `ended_owners`, `wake:owner:<id>`;
+            of the gateway, not in Lua, `gateway:given:<slot>`, `gateway:first:<attempt_id>`, `gateway:resources`,
+            `gateway:resources:<id>`; of the PyTorch adapter `torch:end`.
     """
     return f"rb{SCHEMA}:{{{run}}}:{name}"
 

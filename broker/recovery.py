@@ -312,7 +312,8 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     counts, known = yield from _walk(core, listed, look, progress)
     config = RunConfig.from_fields(stored)
     accepted = to.version * config.batch_size + counts["ready"]
-    running = counts["running"]
+    # An admission run has no tasks: its owners count what is running.
+    running = counts["running"] + (int(stored["running"]) if stored.get("admission") == "1" else 0)
     capacity = config.concurrency - running
     if config.max_staleness is not None:
         capacity = min(capacity, (config.max_staleness + to.version + 1) * config.batch_size - accepted - running)

@@ -8,6 +8,7 @@
 -- Flags: allow-oom
 -- @include gate
 -- @include counters
+-- @include admission_owners
 
 -- Batches of steps that the surviving history has not consumed, and the one that was open: their tasks are elsewhere now.
 local function drop_batches(limit)
@@ -31,7 +32,7 @@ return gated({ 'recover_limit', 'recover_open', 'bytes_from', 'tasks_from', 'ope
   set('recovering', '')
   set('recheck', 0)
   set('open_size', 0)
-  set('running', redis.call('ZCARD', RUNNING))
+  set('running', redis.call('ZCARD', RUNNING) + admission_running())
   set('accepted', version * batch_size() + redis.call('ZCARD', READY))
   arm_workers()
   if redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end

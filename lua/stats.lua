@@ -6,7 +6,7 @@
 -- Errors: NORUN, SCHEMA
 -- Bound: constant
 -- Flags: no-writes
--- @include state
+-- @include admission_owners
 
 local HIDDEN = { answer = true, blob = true, tokens = true, about = true }
 
@@ -29,6 +29,7 @@ return run(function()
     in_running = RUNNING, sessions = SESSIONS, dead = DEAD, rejected = REJECTED }) do
     add('n_' .. name, redis.call('ZCARD', set_key))
   end
+  if is_admission() then add('n_sessions', redis.call('ZCARD', OWNER_LEASES)) end
   add('n_tasks', redis.call('HLEN', TASKS))
   return answer
 end)

@@ -1,5 +1,6 @@
 """A proxy that loses replies, delays them or refuses connections, and a server that answers what a test tells it to."""
 
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -105,14 +106,19 @@ class LossyProxy(_Listener):
         with socket.create_connection(("127.0.0.1", self._target)) as server:
             self._sockets.add(server)
             try:
-                while request := client.recv(_PIECE_BYTES):
-                    is_watched = self.watched in request
-                    self.requests += is_watched
-                    if is_watched and self.lose_requests:
-                        self.lose_requests -= 1
-                        return
-                    server.sendall(request)
-                    if not self._answer(server, client, is_watched):
+                is_watched = False
+                while True:
+                    ready = select.select([client, server], [], [])[0]
+                    if client in ready:
+                        if not (request := client.recv(_PIECE_BYTES)):
+                            return
+                        is_watched = self.watched in request
+                        self.requests += is_watched
+                        if is_watched and self.lose_requests:
+                            self.lose_requests -= 1
+                            return
+                        server.sendall(request)
+                    elif not self._answer(server, client, is_watched):
                         return
             finally:
                 self._sockets.discard(server)

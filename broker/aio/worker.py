@@ -57,11 +57,11 @@ class Worker:
         self._url, self._beats = url, heartbeat
         self._driver = Driver(open_async_transport(url))
         self._claiming = asyncio.Lock()
+        self._changed = asyncio.Event()  # a handler ended, or the worker was told to stop or drain
         self._submitters = {run: Submitter(self._driver, session) for run, session in self._core.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._claims: asyncio.Task[None] | None = None
         self._closed = False
 
     async def open(self) -> Self:
@@ -164,25 +164,21 @@ class Worker:
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         terminated = self._on_sigterm()
-        free = asyncio.Condition()
         try:
             while not (self._core.stopping or self._core.draining):
-                async with free:
-                    await free.wait_for(
-                        lambda: len(self._tasks) < concurrency or self._core.stopping or self._core.draining
-                    )
-                if self._core.stopping or self._core.draining:
-                    break
-                self._claims = asyncio.current_task()
+                if len(self._tasks) >= concurrency:
+                    self._changed.clear()
+                    await self._changed.wait()
+                    continue
                 for attempt in await self.claim(min(1000, concurrency - len(self._tasks)), None):
-                    self._tasks[attempt.id] = asyncio.create_task(self._handle(handler, attempt, free), name=attempt.id)
+                    self._tasks[attempt.id] = asyncio.create_task(self._handle(handler, attempt), name=attempt.id)
             if self._core.draining and not self._core.stopping:
                 await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         finally:
             terminated()
             await self._give_back()
 
-    async def _handle(self, handler: Handler, attempt: Attempt, free: asyncio.Condition) -> None:
+    async def _handle(self, handler: Handler, attempt: Attempt) -> None:
         try:
             result = await handler(attempt)
             if not attempt.cancelled:
@@ -202,8 +198,7 @@ class Worker:
             self._tasks.pop(attempt.id, None)
             if attempt.cancelled:
                 self._core.session_of(attempt).forget([attempt.id])
-            async with free:
-                free.notify_all()
+            self._changed.set()
 
     async def _report(self, call: Awaitable[Submitted], attempt: Attempt) -> None:
         try:
@@ -253,11 +248,16 @@ class Worker:
     def drain(self) -> None:
         """Claims nothing more; what is held is finished."""
         self._core.draining = True
-        self._driver.transport.interrupt()
+        self._wake()
 
     def stop(self) -> None:
         """Claims nothing more and gives back what is held."""
         self._core.stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        """Lets `run` look up: it may be waiting for work, or for a handler to end."""
+        self._changed.set()
         self._driver.transport.interrupt()
 
     async def close(self) -> None:

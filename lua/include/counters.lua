@@ -1,4 +1,4 @@
--- @include state
+-- @include admission_owners
 -- The counters, recomputed from the structures by (I1) and (I2) of the protocol.
 
 local function recomputed()
@@ -8,7 +8,8 @@ local function recomputed()
   for step = version, step_next - 1 do
     accepted = accepted + math.max(b, redis.call('ZCARD', key('batch:' .. int_text(step))))
   end
-  return { running = redis.call('ZCARD', RUNNING), accepted = accepted, open_size = open_size }
+  if is_admission() then accepted = num('accepted') end -- counted by its owners, in no structure
+  return { running = redis.call('ZCARD', RUNNING) + admission_running(), accepted = accepted, open_size = open_size }
 end
 
 local COUNTERS = { 'accepted', 'running', 'open_size' }

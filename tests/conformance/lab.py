@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +27,6 @@ class Lab:
     """One run on one server. Clients that it makes are closed by it.
 
     Attributes:
-        now: the simulated clock, milliseconds; every client of the lab has it.
         checks_state: whether `check` looks at the run's keys; a test that breaks them on purpose says no.
         checks_history: whether `check` judges the event log; a test that changes the config of a run says no.
     """
@@ -34,7 +34,8 @@ class Lab:
     def __init__(self, server: ServerUnderTest, run: str) -> None:
         self.server, self.run = server, run
         self.url = server.url
-        self.now = START_MS
+        self.is_live = False
+        self._now = START_MS
         self.checks_state = True
         self.checks_history = True
         self.runs = {run}
@@ -43,13 +44,23 @@ class Lab:
 
     # -- clients -----------------------------------------------------------------------------------------------------
 
+    @property
+    def now(self) -> int:
+        """The clock, milliseconds."""
+        return int(time.time() * 1000) if self.is_live else self._now
+
+    def go_live(self) -> None:
+        """From here on the clock is the real one, as for clients without a simulated one."""
+        self.is_live = True
+
     def clock(self) -> int:
         """The simulated clock, for clients."""
         return self.now
 
     def pass_ms(self, ms: int) -> None:
         """Lets simulated time pass."""
-        self.now += ms
+        assert not self.is_live, "the real clock goes by itself"
+        self._now += ms
 
     def config(self, **fields: Any) -> RunConfig:
         """A config with batches of one where nothing else is said."""

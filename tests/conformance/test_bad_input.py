@@ -82,7 +82,7 @@ def test_a_run_that_is_purged_under_its_users(lab: Lab):
     for call in (
         lambda: trainer.enqueue(tasks(1)),
         lambda: trainer.next_batch(timeout=0),
-        lambda: trainer.stats(),
+        trainer.stats,
         lambda: worker.submit(attempt, b"x"),
         lambda: worker.release(attempt),
     ):
@@ -220,12 +220,12 @@ def test_the_state_of_another_schema(lab: Lab):
     lab.command("HSET", lab.key("state"), "schema", "2")
     before = lab.dump()
     for call in (
-        lambda: lab.trainer(),
+        lab.trainer,
         lambda: lab.trainer(attach=True),
-        lambda: lab.worker(),
+        lab.worker,
         lambda: trainer.enqueue(tasks(1)),
-        lambda: trainer.stats(),
-        lambda: worker.claim(),
+        trainer.stats,
+        worker.claim,
         lambda: worker.submit(attempt, b"x"),
     ):
         with pytest.raises(SchemaMismatch) as caught:
@@ -263,4 +263,4 @@ def test_asyncio_users_are_told_the_same(lab: Lab):
                 await worker.run(None, concurrency=0)  # type: ignore[arg-type]
 
     asyncio.run(main())
-    lab.now = 10**13
+    lab.go_live()

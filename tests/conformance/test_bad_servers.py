@@ -86,9 +86,8 @@ def test_it_is_too_old(way: Callable[[str], Any]):
 @each_way
 @pytest.mark.usefixtures("_impatient")
 def test_it_is_no_redis(way: Callable[[str], Any]):
-    with ScriptedServer(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as other:
-        with pytest.raises(UnsupportedServer):
-            way(other.url)
+    with ScriptedServer(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as other, pytest.raises(UnsupportedServer):
+        way(other.url)
 
 
 @each_way

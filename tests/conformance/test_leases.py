@@ -109,7 +109,7 @@ def test_calls_of_a_session_that_is_gone_are_refused(lab: Lab):
     trainer.enqueue("t")
     attempt = worker.take_one()
     worker.leave()
-    for call in (lambda: worker.claim(), lambda: worker.renew(attempt)):
+    for call in (worker.claim, lambda: worker.renew(attempt)):
         with pytest.raises(NoSession) as caught:
             call()
         assert caught.value.fields["session"] == worker.session

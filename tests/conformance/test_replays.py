@@ -346,7 +346,7 @@ def run_over(lab: Lab, proxy: DuplexProxy, fault: str, times: int) -> None:
         return answer
 
     trainer = losing(lambda: lab.trainer(consumer_batch_size=3, max_staleness=1, max_concurrent_rollouts=99))
-    worker = losing(lambda: lab.worker())
+    worker = losing(lab.worker)
     assert losing(lambda: trainer.enqueue(tasks(6))).added == 6
     seen: list[str] = []
     for step in range(2):

@@ -11,7 +11,7 @@ import pytest
 
 from broker import Policy, Task
 from broker.connections import open_transport
-from broker.connections.sync import BlockingSockets
+from broker.connections.sync import BlockingCore
 from broker.operations import anyone
 from broker.operations import trainer as calls
 from tests.conformance.clients import InThread
@@ -159,7 +159,7 @@ def by_submit_of_a_stale_task(lab: Lab) -> Callable[[], Any]:
 
 
 def by_eviction_of_a_stale_rollout(lab: Lab) -> Callable[[], Any]:
-    """take meets a finished rollout that is too old: it is done again, and is not accepted any more."""
+    """Take meets a finished rollout that is too old: it is done again, and is not accepted any more."""
     scene = Scene(lab, on_stale="requeue", max_staleness=0, max_concurrent_rollouts=1)
     scene.hold("t")
     scene.worker.submit(*lab.attempts_of("t"))
@@ -353,14 +353,13 @@ def test_one_wake_up_passes_from_worker_to_worker(lab: Lab, monkeypatch: pytest.
 def test_a_worker_wakes_for_what_is_next_due(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """Nobody arms a marker when time passes: the worker knows when."""
     monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", FAR_AWAY_S)
-    lab.clock = lambda: 0  # type: ignore[method-assign]  # the server's clock
+    lab.go_live()
     trainer = lab.trainer(retry_backoff_ms=200, lease_ms=3_600_000)
     worker = lab.worker()
     trainer.enqueue(tasks(1))
     worker.fail(worker.claim()[0], "boom")
     assert names_of(worker.claim(1, timeout=FAR_AWAY_S)) == ["t0"]
     assert worker._core.sessions[lab.run]._number <= 4
-    lab.now = 0
 
 
 def test_a_worker_with_stale_weights_does_not_keep_the_marker(lab: Lab, monkeypatch: pytest.MonkeyPatch):
@@ -429,16 +428,16 @@ def test_a_trainer_is_woken_once_for_a_batch_not_for_each_rollout(lab: Lab):
 
 def test_an_interrupt_while_the_wait_connects_is_not_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """stop, drain and close come from other threads at any time, also while the first wait makes its connection."""
-    dial = BlockingSockets.dial
+    connected = BlockingCore._connected
     with open_transport(lab.url) as transport:
         transport.command("PING")
 
         async def interrupted_meanwhile(*args: Any, **options: Any) -> Any:
-            link = await dial(*args, **options)
+            link = await connected(*args, **options)
             transport.interrupt()
             return link
 
-        monkeypatch.setattr(BlockingSockets, "dial", interrupted_meanwhile)
+        monkeypatch.setattr(BlockingCore, "_connected", interrupted_meanwhile)
         waiting = InThread(lambda: transport.wait_marker([lab.key("wake")], 20.0))
         try:
             assert waiting.result(3.0) is None

@@ -25,10 +25,8 @@ def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnde
 @pytest.fixture
 def live(lab: Lab) -> Generator[Lab]:
     """A lab on the server's own clock, like the processes."""
-    lab.now = 0
-    lab.clock = lambda: 0  # type: ignore[method-assign]
-    yield lab
-    lab.now = 0
+    lab.go_live()
+    return lab
 
 
 def trained(trainer: Trainer, count: int) -> list[str]:
@@ -43,10 +41,11 @@ def trained(trainer: Trainer, count: int) -> list[str]:
 def test_the_tasks_of_a_killed_worker_are_done_by_another_exactly_once(live: Lab):
     trainer = live.trainer(consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=99, lease_ms=700)
     trainer.enqueue(Task(id=f"t{i}", samples=2) for i in range(6))
-    with Actor("hold", live.url, live.run, n=5) as victim, Actor("work", live.url, live.run) as other:
-        other.wait_for("ready")
+    with ExitStack() as stack:
+        victim = stack.enter_context(Actor("hold", live.url, live.run, n=5))
         (held,) = victim.wait_for("held")
-        assert held["attempts"]
+        other = stack.enter_context(Actor("work", live.url, live.run))
+        other.wait_for("ready")
         victim.signal(signal.SIGKILL)
         assert victim.wait() == -signal.SIGKILL
         assert sorted(trained(trainer, 6)) == [f"t{i}" for i in range(6)]
@@ -150,8 +149,7 @@ def test_capacity_never_exceeds_the_bound_with_8_claiming_processes(live: Lab):
 def test_workers_and_trainers_ride_out_the_death_of_the_server(server: ServerUnderTest, run: str):
     """SIGKILL under an append-only file that is written at once: nothing acknowledged is lost, everyone goes on."""
     with ServerUnderTest(server.kind, durable=True, settings={"appendfsync": "always"}) as own, Lab(own, run) as lab:
-        lab.now = 0
-        lab.clock = lambda: 0  # type: ignore[method-assign]
+        lab.go_live()
         trainer = lab.trainer(consumer_batch_size=4, max_staleness=1, max_concurrent_rollouts=99, lease_ms=5_000)
         trainer.enqueue(tasks(24))
         seen: list[str] = []

@@ -74,7 +74,12 @@ class MortalTransport:
 
 @contextmanager
 def kill(
-    trainer: Trainer, at: int, moment: str = "before", *, instead: Callable[[], None] | None = None, sigkill: bool = False
+    trainer: Trainer,
+    at: int,
+    moment: str = "before",
+    *,
+    instead: Callable[[], None] | None = None,
+    sigkill: bool = False,
 ) -> Generator[MortalTransport]:
     """Within the block the trainer dies (or `instead` happens) at that call; with `at` 0 its calls are only counted."""
     inner = trainer._driver.transport

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker import Task, Trainer, Worker, recovery as flows
+from broker import Task, Trainer, Worker
+from broker import recovery as flows
 from broker.errors import BrokerError, Fenced, Recovering
 from broker.operations import recovery
 from broker.operations.recovery import Begin
@@ -212,7 +213,7 @@ def test_late_copies_of_every_call_of_a_recovery_have_no_effect(
     lab: Lab, lost: tuple[Trainer, Worker, dict[int, list[str]], Path]
 ):
     """Each call is sent twice at once, and all of them again, in both orders, after the run has gone on."""
-    old, worker, history, path = lost
+    old, worker, history, _path = lost
     token, names, sent = "0123456789abcdef", [f"t{i}" for i in range(20)], list[Any]()
     listed = frozenset(name for name in names if name not in {task for step in (0, 1) for task in history[step]})
 
@@ -235,7 +236,7 @@ def test_late_copies_of_every_call_of_a_recovery_have_no_effect(
         try:
             lab.do(operation)
         except BrokerError as error:
-            assert error.code == "OLDCALL"  # noqa: PT017 -- the begin is answered, the others are refused
+            assert error.code == "OLDCALL"
     assert lab.dump() == after
     successor = lab.trainer(reopen=True)
     serve(worker)

@@ -200,7 +200,11 @@ def test_capacity_stays_within_48_with_short_and_over_full_batches(lab: Lab, tmp
     """Batches of 1 to 48 where B is 16; with a recovery to the step before last now and then."""
     rng = random.Random(2)
     trainer = lab.trainer(
-        consumer_batch_size=16, max_staleness=2, max_concurrent_rollouts=10_000, events_maxlen=0, max_stale_requeues=10**6
+        consumer_batch_size=16,
+        max_staleness=2,
+        max_concurrent_rollouts=10_000,
+        events_maxlen=0,
+        max_stale_requeues=10**6,
     )
     worker, watch, number = lab.raw_worker(), _Watch(lab, 48), 0
     for round_ in range(60 if lab.server.kind.is_real else 20):

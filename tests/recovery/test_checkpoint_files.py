@@ -164,7 +164,9 @@ BAD_FILES: dict[str, Callable[[Document], bytes]] = {
     "list not base64": _with(unfinished="***"),
     "list not ASCII": _with(unfinished="ü"),
     "list not compressed": _with(unfinished=base64.b64encode(b"t1\nt2").decode()),
-    "list cut short": lambda document: _sealed(document | {"unfinished": base64.b64encode(base64.b64decode(document["unfinished"])[:-3]).decode()}),
+    "list cut short": lambda document: _sealed(
+        document | {"unfinished": base64.b64encode(base64.b64decode(document["unfinished"])[:-3]).decode()}
+    ),
     "list with more behind": lambda document: _sealed(
         document | {"unfinished": base64.b64encode(base64.b64decode(document["unfinished"]) + b"more").decode()}
     ),
@@ -180,9 +182,7 @@ BAD_FILES: dict[str, Callable[[Document], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_file_that_is_not_what_it_should_be_is_refused(
-    lab: Lab, saved: tuple[Trainer, Worker, Path], kind: str
-):
+def test_a_file_that_is_not_what_it_should_be_is_refused(lab: Lab, saved: tuple[Trainer, Worker, Path], kind: str):
     trainer, _, path = saved
     path.write_bytes(BAD_FILES[kind](json.loads(path.read_bytes())))
     error = _refused(lab, trainer, path)
@@ -372,7 +372,11 @@ def test_tasks_that_are_not_what_they_should_be_are_refused_before_anything_is_c
 # -- what others leave behind --------------------------------------------------------------------------------------------
 
 FOREIGN: dict[str, tuple[str, str, int]] = {
-    "AReaL": ("recover_info/step_info.json", '{"epoch": 0, "epoch_step": 6, "global_step": 6, "steps_per_epoch": 90}', 7),
+    "AReaL": (
+        "recover_info/step_info.json",
+        '{"epoch": 0, "epoch_step": 6, "global_step": 6, "steps_per_epoch": 90}',
+        7,
+    ),
     "HF": ("trainer_state.json", '{"epoch": 0.1, "global_step": 7, "log_history": [], "best_metric": NaN}', 7),
     "Megatron": ("latest_checkpointed_iteration.txt", "7", 7),
     "verl": ("latest_checkpointed_iteration.txt", "7\n", 7),

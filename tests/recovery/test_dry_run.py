@@ -30,14 +30,14 @@ def _compare(lab: Lab, trainer: Trainer, *source: Any, **options: Any) -> None:
     assert said.epoch == ""
     assert dataclasses.replace(said, epoch=done.epoch) == done
     assert trainer.audit().drift == {}
-    assert (done.accepted[1], done.running[1], done.capacity[1]) == tuple(map(lab.stat, ("accepted", "running", "capacity")))
+    assert (done.accepted[1], done.running[1], done.capacity[1]) == tuple(
+        map(lab.stat, ("accepted", "running", "capacity"))
+    )
 
 
 @pytest.mark.parametrize("lost_future", LOST_FUTURES)
 @pytest.mark.parametrize("in_flight", ["keep", "requeue"])
-def test_a_dry_run_reports_exactly_what_recovery_then_does(
-    lab: Lab, tmp_path: Path, lost_future: str, in_flight: str
-):
+def test_a_dry_run_reports_exactly_what_recovery_then_does(lab: Lab, tmp_path: Path, lost_future: str, in_flight: str):
     trainer = lab.trainer(
         consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=8, retry_backoff_ms=5_000, max_attempts=9
     )
@@ -110,5 +110,3 @@ def test_progress_is_told(lab: Lab, tmp_path: Path):
         call(lambda done, total, told=told: told.append((done, total)))
         assert told == sorted(told)
         assert told[-1] == (700, 700)
-
-

@@ -10,7 +10,9 @@ from broker import BrokerError, RunConfig, Task, Trainer
 from broker.connections import Transport
 from broker.errors import CheckpointError, Fenced, Recovering, Undone
 from broker.operation import Operation
-from broker.operations import anyone, recovery, trainer as trainer_calls, worker as worker_calls
+from broker.operations import recovery
+from broker.operations import trainer as trainer_calls
+from broker.operations import worker as worker_calls
 from broker.operations.recovery import Begin
 from broker.operations.trainer import trainer_gate
 from broker.recovery import RecoveryReport
@@ -159,7 +161,9 @@ def test_a_batch_prefetched_before_a_recovery_is_not_delivered_after_it(lab: Lab
         batch = trainer.next_batch(timeout=1)
         for rollout in batch:
             for sample in rollout.samples:
-                assert sample.version == 0 or sample.attempt_id not in lost, f"{sample.attempt_id} is of the lost future"
+                assert sample.version == 0 or sample.attempt_id not in lost, (
+                    f"{sample.attempt_id} is of the lost future"
+                )
         history[trainer.version] = names_of(batch)
         trainer.advance()
     history |= train_to_the_end(lab, trainer, worker)
@@ -418,14 +422,13 @@ def test_a_path_that_cannot_be_looked_at_is_a_checkpoint_error(lab: Lab):
     assert lab.dump() == before
 
 
-
-
 @pytest.mark.parametrize("loses_all", [False, True])
 def test_rows_after_the_checkpoint_are_trained_once_when_the_loader_comes_by_late(
     lab: Lab, tmp_path: Path, loses_all: bool
 ):
     """R28. Rows that were enqueued after the checkpoint, trained on after the recovery, and freed before the loader
-    has come to them again."""
+    has come to them again.
+    """
     trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=0, keep_checkpoints=1), lab.worker()
     trainer.enqueue(tasks(2), cursor=2)
     trainer.checkpoint(tmp_path / "zero")

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from broker import Trainer, Worker, checkpoint as files, checkpoint_tasks, recovery as flows
+from broker import Trainer, Worker, checkpoint_tasks
+from broker import checkpoint as files
+from broker import recovery as flows
 from broker.errors import CheckpointError
 from tests.conformance.lab import Lab
 from tests.recovery.interruptions import MOMENTS, Killed, kill
@@ -184,7 +186,7 @@ def test_a_disk_that_is_full_while_pieces_are_written_leaves_the_old_file(
                     file.write(piece[: len(piece) // 2])
                     raise OSError(28, "No space left on device")
 
-                def __enter__(self) -> Full:
+                def __enter__(self) -> Self:
                     return self
 
                 def __exit__(self, *_: object) -> None:

@@ -120,7 +120,7 @@ def test_rewound_is_told_at_every_distance_before_a_batch_or_an_advance(
             lambda: trainer.advance(allow_empty=True),
             lambda: trainer.enqueue(Task(id="new")),
             lambda: trainer.discard(["t23"]),
-            lambda: trainer.pause(),
+            trainer.pause,
         ):
             with pytest.raises(Rewound):
                 call()

@@ -119,7 +119,15 @@ def test_a_result_is_kept_at_or_below_the_version_and_refused_above_it(
 @pytest.mark.parametrize("when", ["during", "after"])
 @pytest.mark.parametrize(
     ("newest", "kept"),
-    [((0, "e"), True), ((2, "e"), True), ((3, "e"), False), ((4, "e"), False), ((2, "x"), False), ((1, "x"), False), ((9, "e"), False)],
+    [
+        ((0, "e"), True),
+        ((2, "e"), True),
+        ((3, "e"), False),
+        ((4, "e"), False),
+        ((2, "x"), False),
+        ((1, "x"), False),
+        ((9, "e"), False),
+    ],
 )
 def test_the_newest_policy_used_counts_where_weights_changed_during_generation(
     lab: Lab, future: Future, when: str, newest: tuple[int, str], kept: bool

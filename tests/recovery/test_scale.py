@@ -70,7 +70,14 @@ class Filler:
         for _ in range(0, slots, 500):
             self.worker.number += 1
             operations.append(
-                worker.claim(self.lab.run, self.worker.session, self.worker.number, 500, f"r{self.worker.number}", now=self.lab.now)
+                worker.claim(
+                    self.lab.run,
+                    self.worker.session,
+                    self.worker.number,
+                    500,
+                    f"r{self.worker.number}",
+                    now=self.lab.now,
+                )
             )
         claimed = [granted.attempt_id for answer in self._send(operations) for granted in answer.granted]
         assert len(claimed) == slots
@@ -83,7 +90,9 @@ class Filler:
         )
 
     def fail(self, attempts: list[str], *, may_retry: bool) -> None:
-        self._send([worker.fail(self.lab.run, attempt, "boom", may_retry=may_retry, now=self.lab.now) for attempt in attempts])
+        self._send(
+            [worker.fail(self.lab.run, attempt, "boom", may_retry=may_retry, now=self.lab.now) for attempt in attempts]
+        )
 
     def train(self, *sizes: int) -> None:
         for size in sizes:
@@ -206,7 +215,9 @@ def _recover(lab: Lab, run: str, path: Path, what: str) -> tuple[RecoveryReport,
             seconds = time.perf_counter() - start
             bystander.stop()
         lab.command("CONFIG", "SET", "slowlog-log-slower-than", -1)
-    scripts = [entry for entry in lab.command("SLOWLOG", "GET", -1) if entry[3][0].upper().startswith((b"EVAL", b"HSCAN"))]
+    scripts = [
+        entry for entry in lab.command("SLOWLOG", "GET", -1) if entry[3][0].upper().startswith((b"EVAL", b"HSCAN"))
+    ]
     longest = max(scripts, key=lambda entry: entry[2])
     print(  # noqa: T201 -- the measurement is what is asked for
         f"\n{what}: {seconds:.2f} s, {meter.calls} calls; longest entry of SLOWLOG {longest[2]} us ({len(longest[3])} words of "
@@ -220,7 +231,8 @@ def _recover(lab: Lab, run: str, path: Path, what: str) -> tuple[RecoveryReport,
 @pytest.mark.slow
 def test_200000_tasks_recover_in_bounded_pieces(own: Lab, tmp_path: Path):
     """What the scripts take on an idle server is judged by the server's time on a processor (see Meter); where that is
-    too much the recovery of a copy, made before, is measured once more: caches are cold on a machine that is shared."""
+    too much the recovery of a copy, made before, is measured once more: caches are cold on a machine that is shared.
+    """
     path = tmp_path / "broker.json"
     _fill(own, path)
     second = f"{own.run}.copy"

@@ -163,7 +163,7 @@ def begun(lab: Lab) -> tuple[Trainer, Worker, dict[int, list[str]]]:
     worker = lab.worker()
     singles, groups = tasks(24), [Task(id=f"g{i}", samples=3, min_samples=2) for i in range(4)]
     trainer.enqueue([*singles[:8], *groups[:2], *singles[8:14], *groups[2:], *singles[14:]])
-    history = {step: names for step, names in enumerate(train(trainer, worker, 2))}
+    history = dict(enumerate(train(trainer, worker, 2)))
     return trainer, worker, history
 
 

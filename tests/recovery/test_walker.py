@@ -19,7 +19,11 @@ WALKS, FAKE_WALKS = 110, 15
 def test_random_walks_end_with_each_task_trained_once(server: ServerUnderTest, tmp_path: Path):
     """One walk again: BROKER_TEST_SEED=<seed> pytest -k random_walks."""
     given = os.environ.get("BROKER_TEST_SEED")
-    seeds = [int(given)] if given else random.SystemRandom().sample(range(10**9), WALKS if server.kind.is_real else FAKE_WALKS)
+    seeds = (
+        [int(given)]
+        if given
+        else random.SystemRandom().sample(range(10**9), WALKS if server.kind.is_real else FAKE_WALKS)
+    )
     for seed in seeds:
         _walk(server, seed, tmp_path / str(seed))
 

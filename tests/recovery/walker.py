@@ -265,7 +265,9 @@ class Walk:
 
     def take(self) -> None:
         with suppress(Exhausted):
-            self._take(self.rng.choice([None, 1, self.b + 1]), short=self.rng.random() < 0.5, filtered=self.rng.random() < 0.3)
+            self._take(
+                self.rng.choice([None, 1, self.b + 1]), short=self.rng.random() < 0.5, filtered=self.rng.random() < 0.3
+            )
 
     def step(self) -> None:
         with suppress(Exhausted):
@@ -344,7 +346,16 @@ class Walk:
         if self.rng.random() < 0.3:
             said = self.trainer.recover(source, in_flight=in_flight, dry_run=True)
             done = self.trainer.recover(source, in_flight=in_flight)
-            for name in ("requeued", "ready_again", "finished", "results_kept", "attempts_kept", "accepted", "running", "capacity"):
+            for name in (
+                "requeued",
+                "ready_again",
+                "finished",
+                "results_kept",
+                "attempts_kept",
+                "accepted",
+                "running",
+                "capacity",
+            ):
                 assert getattr(said, name) == getattr(done, name), name
         else:
             done = self.trainer.recover(source, in_flight=in_flight)
@@ -400,7 +411,7 @@ class Walk:
             if not self._take(None, short=True):
                 return
             version, epoch = self.trainer.version, self.trainer.epoch
-            self._killed(lambda: self.trainer.advance(), 1)
+            self._killed(self.trainer.advance, 1)
             if self.trainer.version > version:
                 self.ledger.history[version] = self.ledger.batch
                 self.ledger.policies[version + 1] = epoch

@@ -24,7 +24,8 @@ def test_the_run_of_a_state_key(run: str):
 
 
 @pytest.mark.parametrize(
-    "key", ["", "rb1:{a}:tasks", "rb2:{a}:state", "rb1:{}:state", "rb1:{a}b}:state", "xrb1:{a}:state", "rb1:{a}:state:x"]
+    "key",
+    ["", "rb1:{a}:tasks", "rb2:{a}:state", "rb1:{}:state", "rb1:{a}b}:state", "xrb1:{a}:state", "rb1:{a}:state:x"],
 )
 def test_what_is_no_state_key_names_no_run(key: str):
     assert keys.run_of(key) is None
@@ -46,7 +47,9 @@ def test_signs_with_a_meaning_in_patterns_are_escaped():
 def test_both_sides_name_the_same_keys():
     """The Lua side derives its keys from the state key; the names that it uses are those that keys.py documents."""
     documented = keys.key.__doc__ or ""
-    text = "".join(path.read_text() for path in [*lua_directory().glob("*.lua"), *lua_directory().glob("include/*.lua")])
+    text = "".join(
+        path.read_text() for path in [*lua_directory().glob("*.lua"), *lua_directory().glob("include/*.lua")]
+    )
     for part in text.split("key('")[1:]:
         name = part.split("'")[0]
         assert f"`{name}" in documented, f"{name} is not in the docstring of keys.key"

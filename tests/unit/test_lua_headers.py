@@ -144,7 +144,19 @@ def test_a_script_that_frees_memory_runs_on_a_full_server(name: str):
     grows = {"open", "enqueue", "claim", "retry", "recover_begin"}
     flags = scripts.load(name, shebang=True).flags
     assert flags in ((), ("allow-oom",), ("no-writes",))
-    if name in {"submit", "take", "advance", "requeue", "release", "fail", "renew", "leave", "discard", "cancel", "trim"}:
+    if name in {
+        "submit",
+        "take",
+        "advance",
+        "requeue",
+        "release",
+        "fail",
+        "renew",
+        "leave",
+        "discard",
+        "cancel",
+        "trim",
+    }:
         assert flags == ("allow-oom",)
     if name in grows - {"recover_begin"}:
         assert flags == ()
