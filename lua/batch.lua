@@ -13,7 +13,8 @@ local function samples_of(t, row)
     local s = slots[t.id .. '#' .. k]
     if letter(t, k) == 'D' and s then
       local n = #row
-      row[n + 1], row[n + 2], row[n + 3], row[n + 4], row[n + 5] = k, attempt_id(t, k, s), s.version, s.newest, s.session
+      row[n + 1], row[n + 2] = k, attempt_id(t, k, s)
+      row[n + 3], row[n + 4], row[n + 5] = s.version, s.newest, s.session
     end
   end
   return row

@@ -24,7 +24,9 @@ local function slots_held(limit)
     load_slots_of(t)
     for k = 0, t.samples - 1 do
       local s = slots[t.id .. '#' .. k]
-      if letter(t, k) == 'H' and #rows < limit then rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, int_text(s.at) } end
+      if letter(t, k) == 'H' and #rows < limit then
+        rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, int_text(s.at) }
+      end
     end
   end
   return rows

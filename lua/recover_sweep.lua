@@ -56,7 +56,8 @@ end
 
 local function act(t, fate, id)
   if fate == 'missing' then return drop_finished(id) end
-  if (fate == 'keep' or fate == 'ready') and (t.state == 'R' or t.state == 'Y' or t.state == 'B') then mend_versions(t) end
+  local stays = fate == 'keep' or fate == 'ready'
+  if stays and (t.state == 'R' or t.state == 'Y' or t.state == 'B') then mend_versions(t) end
   if fate == 'ready' then
     back_to_ready(t)
   elseif fate == 'release' then
@@ -70,5 +71,6 @@ end
 
 return gated({ 'finished_ids', 'recover_limit', 'recover_order', 'recover_in_flight', 'open_size' }, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
-  return walk(FIRST_ARG, num('recovering'), num('recover_limit'), num('recover_order'), state.recover_in_flight == 'requeue', act)
+  local requeues = state.recover_in_flight == 'requeue'
+  return walk(FIRST_ARG, num('recovering'), num('recover_limit'), num('recover_order'), requeues, act)
 end)

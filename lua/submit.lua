@@ -85,7 +85,9 @@ end
 return run(function()
   load_state({ 'timeouts', 'total_results' })
   local n = (#ARGV - 1) / ITEM
-  if n ~= math.floor(n) or n < 1 or n > 256 then fail('BADARG', 'argument', 'items', 'given', n, 'low', 1, 'high', 256) end
+  if n ~= math.floor(n) or n < 1 or n > 256 then
+    fail('BADARG', 'argument', 'items', 'given', n, 'low', 1, 'high', 256)
+  end
   local ids, items, answer = {}, {}, {}
   for i = 1, n do
     local at = 2 + (i - 1) * ITEM

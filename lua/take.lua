@@ -96,7 +96,8 @@ return gated({ 'open_size', 'recheck' }, function()
   for _, name in ipairs({ PENDING, DELAYED, RUNNING, READY }) do left = left + redis.call('ZCARD', name) end
   local exhausted = left < n
   local digest = '-'
-  if seal and (size >= n or (short and exhausted and size == left and size > 0)) then digest = seal_batch(step, size) end
+  local all_there_is = short and exhausted and size == left and size > 0
+  if seal and (size >= n or all_there_is) then digest = seal_batch(step, size) end
   -- What the trainer waits for: a full batch, or with short all that is left.
   local whole = short and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)

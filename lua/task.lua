@@ -14,8 +14,8 @@ return run(function()
   load_tasks({ id })
   local t = tasks[id]
   if not t then return {} end
-  local answer = { state_word(t), t.priority, t.order, t.samples, t.min, t.errors, t.oldest, t.newest, t.stales, t.requeues,
-    t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or '') }
+  local answer = { state_word(t), t.priority, t.order, t.samples, t.min, t.errors, t.oldest, t.newest, t.stales,
+    t.requeues, t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or '') }
   load_slots_of(t)
   for k = 0, t.samples - 1 do
     local s = slots[id .. '#' .. k]

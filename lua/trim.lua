@@ -104,7 +104,8 @@ local function free_policies(limit)
 end
 
 return run(function()
-  load_state({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps', 'max_finished' })
+  load_state({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps',
+    'max_finished' })
   local limit = int_arg(2, 'limit', 1, 1000)
   if state.recovering ~= '' then return 0 end
   local more = free_bytes(limit)

@@ -8,11 +8,11 @@ Its classes for clients and pools are not used: they retry, and cost several tim
 import os
 import socket
 import ssl
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from hiredis import pack_command
+import hiredis
 from redis.connection import PythonRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
@@ -124,9 +124,9 @@ def packed(commands: Iterable[Command]) -> list[bytes]:
         if any(isinstance(argument, bytes) and len(argument) >= _LARGE_BYTES for argument in command):
             parts.append(b"".join(small))
             small = []
-            parts.extend(_PACKER.pack(*command))
+            parts.extend(_pack_large(*command))
         else:
-            small.append(pack_command(command))
+            small.append(_pack_small(command))
     parts.append(b"".join(small))
     return [part for part in parts if part]
 
@@ -135,7 +135,9 @@ def _encode(argument: str | bytes | int) -> bytes:
     return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
-_PACKER = PythonRespSerializer(_LARGE_BYTES, _encode)
+# Neither library says these types in full.
+_pack_small = cast("Callable[[Command], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+_pack_large = cast("Callable[..., list[bytes]]", PythonRespSerializer(_LARGE_BYTES, _encode).pack)  # pyright: ignore[reportUnknownMemberType]
 
 
 def in_pieces(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:

@@ -16,7 +16,9 @@ local function create_run(epoch, first_config)
   set('epoch', epoch)
   set('version_epoch', epoch)
   set('tokens', epoch:match('%w+$'))
-  for _, name in ipairs({ 'answer', 'recovering', 'paused', 'cursor', 'recoveries', 'checkpoints' }) do set(name, '') end
+  for _, name in ipairs({ 'answer', 'recovering', 'paused', 'cursor', 'recoveries', 'checkpoints' }) do
+    set(name, '')
+  end
   hput(POLICIES, '0', epoch)
   event('open', epoch)
 end

@@ -71,7 +71,8 @@ local function add_granted(answer)
       words[j] = k .. ' ' .. s.claims .. ' ' .. s.tries
     end
     local n = #answer
-    answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = t.id, payloads[i] or '', t.samples, table.concat(words, ' ')
+    answer[n + 1], answer[n + 2] = t.id, payloads[i] or ''
+    answer[n + 3], answer[n + 4] = t.samples, table.concat(words, ' ')
   end
   return answer
 end

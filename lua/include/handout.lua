@@ -86,7 +86,9 @@ end
 -- One wake-up passes from worker to worker: a claim that leaves work that could be claimed arms the marker again.
 local function pass_on()
   if still_open or redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end
-  if capacity() > 0 and (still_pending or (still_pending == nil and redis.call('ZCARD', PENDING) > 0)) then arm_workers() end
+  local waiting = still_pending
+  if waiting == nil then waiting = redis.call('ZCARD', PENDING) > 0 end
+  if waiting and capacity() > 0 then arm_workers() end
 end
 
 -- Returns the reason for handing out less than n, or nil.

@@ -8,7 +8,9 @@ local function samples_good(t)
   for k = 0, t.samples - 1 do
     local c, s = letter(t, k), slots[t.id .. '#' .. k]
     if c == 'H' or c == 'D' then
-      if not surviving(s.version, s.epoch) or not surviving(s.newest, s.newest_epoch) then return false, 'lost_policy' end
+      if not surviving(s.version, s.epoch) or not surviving(s.newest, s.newest_epoch) then
+        return false, 'lost_policy'
+      end
       if c == 'D' then results[#results + 1] = key('result:' .. attempt_id(t, k, s)) end
     end
   end

@@ -315,6 +315,8 @@ def _read(name: bytes, kind: bytes) -> tuple[str | bytes | int, ...]:
             return ("HGETALL", name)
         case b"zset":
             return ("ZRANGE", name, 0, -1, "WITHSCORES")
+        case b"set":
+            return ("SMEMBERS", name)
         case b"stream":
             return ("XRANGE", name, "-", "+")
         case _:

@@ -117,6 +117,7 @@ def test_it_is_read_only(own: ServerUnderTest, way: Callable[[str], Any]):
     with ServerUnderTest(own.kind) as replica:
         with Trainer(own.url, "r", CONFIG):
             pass
+        own.command("CONFIG", "SET", "repl-diskless-sync-delay", "0")
         replica.command("REPLICAOF", "127.0.0.1", own.port)
         wait_until(lambda: b"master_link_status:up" in replica.command("INFO", "replication"), "it is a replica")
         with pytest.raises(ReadOnlyServer):

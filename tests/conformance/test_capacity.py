@@ -44,8 +44,8 @@ def reach(lab: Lab, run: str, config: RunConfig, version: int, finished: int, ru
 def test_the_formula(lab: Lab, staleness: int, batch: int):
     """Mutants: capacity_off_by_one, accepted_not_counted."""
     b, states = max(1, batch), 0
-    versions = [0, 1, 7] if lab.server.kind.is_real else [0, 3]
-    for version, concurrency in itertools.product(versions, [0, 1, 3, 100]):
+    real = lab.server.kind.is_real
+    for version, concurrency in itertools.product([0, 1, 7] if real else [3], [0, 1, 3, 100] if real else [0, 3, 100]):
         room = (staleness + 1) * b
         for finished, running in {(0, 0), (1, 0), (0, 1), (1, 2), (room - 1, 1), (room, 0), (0, room)}:
             if finished + running > room or running > max(1, concurrency) or finished < 0:
@@ -64,7 +64,7 @@ def test_the_formula(lab: Lab, staleness: int, batch: int):
             assert stats.capacity == expected, (version, concurrency, finished, running)
             lab.purge()
             lab.runs.clear()
-    assert states > 15
+    assert states > (20 if real else 5)
 
 
 def test_without_a_bound_on_staleness_only_concurrency_counts(lab: Lab):

@@ -114,14 +114,14 @@ def test_g1_every_task_is_in_one_state_and_ends(lab: Lab):
         stats = trainer.stats()
         counted = stats.pending + stats.delayed + stats.running + stats.ready + stats.batched + stats.dead
         sealed = sum(state in {"sealed", "consumed"} for state in lab.states().values())
-        assert counted + stats.rejected + sealed == 30
+        assert counted + stats.rejected + sealed == count
         assert trainer.audit().ok
-        if stats.ready >= 3 or stats.ready == 30 - sealed - stats.dead - stats.rejected > 0:
+        if stats.ready >= 3 or stats.ready == count - sealed - stats.dead - stats.rejected > 0:
             trainer.next_batch(timeout=1, short=True)
             trainer.advance()
     consumed = [task for batch in lab.history().sealed.values() for task in batch]
     assert len(consumed) == len(set(consumed)) == trainer.stats().consumed
-    assert trainer.stats().consumed + trainer.stats().dead + trainer.stats().rejected == 30
+    assert trainer.stats().consumed + trainer.stats().dead + trainer.stats().rejected == count
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 3])
