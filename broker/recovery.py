@@ -322,7 +322,8 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     lost = sum(int(size.split()[0]) for size in sizes if size)
     before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
     begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)
-    behind = source is not None and int(stored["order_seq"]) < source.order
+    known_from = int(stored.get("known_from") or 0)
+    behind = source is not None and (int(stored["order_seq"]) < source.order or source.order < known_from)
     text_of_cursor = to.cursor if behind and to.cursor is not None else stored["cursor"]
     cursor = json.loads(text_of_cursor) if text_of_cursor else None
     missing = sorted(listed - known)

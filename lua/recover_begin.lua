@@ -8,6 +8,7 @@
 -- Flags: allow-oom
 -- @include creation
 -- @include target
+-- @include finished
 
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
 local POLICIES_START = 14
@@ -20,24 +21,6 @@ local function consumed_by_lost_steps(version)
     if step >= version and step < num('version') then n = n + tonumber(entries[i + 1]:match('^%d+')) end
   end
   return n
-end
-
--- The recoveries that count, as `epoch:version` each: one is implied by a later one to the same or a lower version.
-local function recoveries_with(epoch, version)
-  local all, kept = {}, {}
-  for by, to in (state.recoveries .. ' ' .. ARGV[13]):gmatch('(%d+):(%d+)') do
-    all[#all + 1] = { tonumber(by), tonumber(to) }
-  end
-  all[#all + 1] = { number_of(epoch), version }
-  table.sort(all, function(a, b) return a[1] > b[1] or (a[1] == b[1] and a[2] < b[2]) end)
-  local lowest = math.huge
-  for i = 1, #all do
-    if all[i][2] < lowest and #kept < 1000 then
-      lowest = all[i][2]
-      kept[#kept + 1] = int_text(all[i][1]) .. ':' .. int_text(lowest)
-    end
-  end
-  return table.concat(kept, ' ')
 end
 
 -- Policies above the version belong to no history any more, also when a later recovery goes forward past them.
@@ -59,21 +42,31 @@ local function take_policies(version, epoch)
   set('version_epoch', made_by)
 end
 
+-- A server that has every task from the checkpoint's newest one on has all up to its own cursor. One that forgot some goes
+-- back to the checkpoint's, and from then on knows nothing of the tasks between an older checkpoint and this one.
+local function set_cursor(listed_order)
+  local behind = num('order_seq') < listed_order
+  if (behind or listed_order < num('known_from')) and ARGV[8] == '1' then set('cursor', ARGV[9]) end
+  if behind then
+    set('order_seq', listed_order)
+    set('known_from', listed_order)
+  end
+end
+
 local function go_to(version, epoch)
   -- Steps below are consumed by the history that survives; kept through recoveries that are interrupted and begun anew.
   set('recover_limit', math.min(tonumber(field('recover_limit') or '') or MAX_INT, num('version'), version))
   if state.recovering == '' then set('recover_open', num('step_next')) end -- the open batch
-  set('floor', math.min(num('floor'), version))
+  if version < num('floor') then
+    forget_finished()
+    set('floor', version)
+  end
   set('recovering', version)
   set('version', version)
   set('step_next', version)
   set('recover_order', ARGV[5])
   set('recover_in_flight', ARGV[6])
-  -- A server that still has what the checkpoint knew has every task up to its own cursor; one that forgot some goes back.
-  if num('order_seq') < tonumber(ARGV[5]) then
-    set('order_seq', ARGV[5])
-    if ARGV[8] == '1' then set('cursor', ARGV[9]) end
-  end
+  set_cursor(tonumber(ARGV[5]))
   set('blob', ARGV[10] == '1' and ARGV[11] or '')
   bump('blob_seq', 1)
   set('recoveries', recoveries_with(epoch, version))

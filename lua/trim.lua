@@ -74,17 +74,19 @@ local function free_tasks(limit)
   return true
 end
 
+-- What ended at a step from the floor on is kept beyond the bound: a recovery may bring it back.
 local function free_finished(name, limit)
   local excess = math.min(limit, redis.call('ZCARD', name) - num('max_finished'))
-  if excess <= 0 then return false end
-  local ids = redis.call('ZRANGE', name, 0, excess - 1)
+  local ids = excess > 0 and redis.call('ZRANGE', name, 0, excess - 1) or {}
   load_tasks(ids)
   for i = 1, #ids do
-    if tasks[ids[i]] then forget(tasks[ids[i]]) end
+    local t = tasks[ids[i]]
+    if t and t.step >= num('floor') then return false end
+    if t then forget(t) end
     zdel(name, ids[i])
     hdel(REASONS, ids[i])
   end
-  return true
+  return #ids > 0
 end
 
 -- A policy older than this could not be used after a recovery to the floor either.

@@ -30,6 +30,13 @@ local function is_finished(id)
   return redis.call('SISMEMBER', set_key, member) == 1
 end
 
+-- Below the floor nothing is known of what was finished.
+local function forget_finished()
+  if num('finished_ids') == 0 then return end
+  for i = 0, 4095 do unlink(key(string.format('finished:%03x', i))) end
+  set('finished_ids', 0)
+end
+
 -- A recovery calls for the task again.
 local function drop_finished(id)
   if num('finished_ids') == 0 then return end

@@ -2,13 +2,21 @@
 -- What a recovery to version r does with one task, decided and done apart, so that a preview can decide alone.
 -- The state's version and next step are r from the beginning of the recovery on.
 
+-- Samples share few policies: each is looked up once.
+local known_policies = {}
+local function policy_survives(version, epoch)
+  local policy = version .. ' ' .. epoch
+  if known_policies[policy] == nil then known_policies[policy] = surviving(version, epoch) end
+  return known_policies[policy]
+end
+
 -- Whether all done (and held) samples are by surviving policies, and the results of the done ones are there.
 local function samples_good(t)
   local results = {}
   for k = 0, t.samples - 1 do
     local c, s = letter(t, k), slots[t.id .. '#' .. k]
     if c == 'H' or c == 'D' then
-      if not surviving(s.version, s.epoch) or not surviving(s.newest, s.newest_epoch) then
+      if not policy_survives(s.version, s.epoch) or not policy_survives(s.newest, s.newest_epoch) then
         return false, 'lost_policy'
       end
       if c == 'D' then results[#results + 1] = key('result:' .. attempt_id(t, k, s)) end
@@ -39,7 +47,7 @@ local function recovered_fate(t, r, limit, listed, listed_order, requeue_in_flig
   return 'keep'
 end
 
-local SLOTS_PER_CALL = 400
+local SLOTS_PER_CALL = 200
 local counts = {}
 
 local function count(name, n) counts[name] = (counts[name] or 0) + n end

@@ -1,5 +1,5 @@
 -- @include state
--- Whether a run may go to a version.
+-- Whether a run may go to a version, and which recoveries it has behind it.
 
 local function number_of(epoch) return tonumber(epoch:match('^%d+')) or 0 end
 
@@ -13,4 +13,22 @@ local function refuse_target(version, file_epoch, allow_loss)
   if version < num('floor') and not allow_loss then
     fail('GONE', 'version', int_text(version), 'floor', state.floor, 'steps', int_text(num('floor') - version))
   end
+end
+
+-- The recoveries that count, as `epoch:version` each: one is implied by a later one to the same or a lower version.
+local function recoveries_with(epoch, version)
+  local all, kept = {}, {}
+  for by, to in (state.recoveries .. ' ' .. ARGV[13]):gmatch('(%d+):(%d+)') do
+    all[#all + 1] = { tonumber(by), tonumber(to) }
+  end
+  all[#all + 1] = { number_of(epoch), version }
+  table.sort(all, function(a, b) return a[1] > b[1] or (a[1] == b[1] and a[2] < b[2]) end)
+  local lowest = math.huge
+  for i = 1, #all do
+    if all[i][2] < lowest and #kept < 1000 then
+      lowest = all[i][2]
+      kept[#kept + 1] = int_text(all[i][1]) .. ':' .. int_text(lowest)
+    end
+  end
+  return table.concat(kept, ' ')
 end

@@ -30,7 +30,135 @@ class Mutant:
     found_by: str
 
 
-MUTANTS: dict[str, Mutant] = {}
+MUTANTS: dict[str, Mutant] = {
+    # -- compare and set, fencing, replays
+    "no_compare_and_set": Mutant(
+        "include/attempts.lua", "return t, k, s, same and letter(t, k) == 'H', same", "return t, k, s, letter(t, k) == 'H', same",
+        "late_result_of_a_requeued",
+    ),
+    "compare_without_random": Mutant(
+        "include/records.lua", "s.claims == claims and s.random == random", "s.claims == claims", "g3_an_attempt",
+    ),
+    "no_fence": Mutant("include/gate.lua", "if id ~= (state.epoch", "if false and id ~= (state.epoch", "fence"),
+    "replays_execute": Mutant(
+        "include/gate.lua", "if call == last then return state.answer end", "", "trainer_call_again",
+    ),
+    "old_calls_execute": Mutant("include/gate.lua", "if call < last then fail(", "if false then fail(", "out_of_order"),
+    "gaps_allowed": Mutant("include/gate.lua", "if call > last + 1 then", "if false then", "out_of_order"),
+    "refusals_use_no_number": Mutant(
+        "include/gate.lua", "    remember(answer)\n    return reply(answer)",
+        "    if answer:sub(1, 1) ~= '!' then remember(answer) end\n    return reply(answer)", "uses_up_its_number",
+    ),
+    "old_tokens_forgotten": Mutant(
+        "include/creation.lua", "if (' ' .. state.tokens", "if false and (' ' .. state.tokens", "late_open",
+    ),
+    "claims_not_remembered": Mutant(
+        "claim.lua", "if tonumber(last) == number then return replay(words) end", "", "claim_again",
+    ),
+    "requests_not_remembered": Mutant(
+        "include/gate.lua", "return redis.call('HGET', REQUESTS, id) or nil", "return nil", "operators_request",
+    ),
+    # -- capacity
+    "start_ignores_capacity": Mutant(
+        "include/handout.lua", "granted_count >= n or capacity() <= 0 or", "granted_count >= n or", "exactly_the_capacity",
+    ),
+    "start_ignores_capacity_in_processes": Mutant(
+        "include/handout.lua", "granted_count >= n or capacity() <= 0 or", "granted_count >= n or", "8_claiming_processes",
+    ),
+    "start_ignores_staleness": Mutant(
+        "include/handout.lua", "granted_count >= n or capacity() <= 0 or too_old(claim.version)",
+        "granted_count >= n or capacity() <= 0", "only_where_it_could",
+    ),
+    "capacity_off_by_one": Mutant("include/state.lua", "(s + num('version') + 1)", "(s + num('version') + 2)", "the_formula"),
+    "accepted_not_counted": Mutant("include/endings.lua", "bump('accepted', 1)", "", "the_formula"),
+    "small_batch_counts_its_size": Mutant(
+        "take.lua", "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the",
+    ),
+    "open_batch_counts_full": Mutant(
+        "include/tasks.lua", "bump('open_size', -1)\n    bump('accepted', -1)", "bump('open_size', -1)", "filter_refuses",
+    ),
+    "discard_keeps_accepted": Mutant(
+        "include/tasks.lua", "zdel(READY, t.id)\n    bump('accepted', -1)", "zdel(READY, t.id)", "discard_takes",
+    ),
+    # -- staleness
+    "take_ignores_staleness": Mutant("take.lua", "if too_old(t.oldest) then\n      stale_task(t)", "if false then", "g5"),
+    "submit_ignores_staleness": Mutant("submit.lua", "elseif too_old(t.oldest) then", "elseif false then", "resets_all"),
+    "renew_ignores_staleness": Mutant("renew.lua", "if too_old(t.oldest) then", "if false then", "resets_all"),
+    "claim_ignores_staleness": Mutant(
+        "include/handout.lua", "elseif too_old(page[i].oldest) then", "elseif false then", "resets_all",
+    ),
+    "too_old_one_early": Mutant(
+        "include/state.lua", "num('step_next') - version > s", "num('step_next') - version >= s", "not_too_old",
+    ),
+    "any_policy_survives": Mutant(
+        "include/state.lua", "if version == num('version') then return epoch == state.version_epoch end", "if true then return true end",
+        "does_not_survive",
+    ),
+    "stale_without_bound": Mutant(
+        "include/endings.lua", "t.stales + 1 > num('max_stale_requeues')", "false", "too_often",
+    ),
+    # -- retries, leases
+    "backoff_constant": Mutant("include/attempts.lua", "base * 2 ^ math.min(s.tries - 1, 40)", "base", "pause_that_doubles"),
+    "leases_never_end": Mutant("include/sweep.lua", "n = n + expire_sessions(limit)", "", "to_the_millisecond"),
+    "timeouts_never_end": Mutant("include/sweep.lua", "n = n + expire_all(timed_out)", "", "hard_limit"),
+    "renew_extends_nothing": Mutant("renew.lua", "zput(SESSIONS, session, now + lease)", "", "sign_of_life"),
+    "unknown_attempts_kept": Mutant("renew.lua", "if holds then release_attempt(t, k, s) end", "", "lost_for_good"),
+    "clock_goes_back": Mutant("include/state.lua", "else now = num('clock') end", "end", "depends_on_the_clock"),
+    # -- bytes
+    "accept_without_bytes": Mutant(
+        "submit.lua", "redis.call('EXISTS', result_key(attempt)) == 0", "false", "without_bytes",
+    ),
+    "refused_bytes_kept": Mutant(
+        "submit.lua", "if by_set and not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
+    ),
+    "ttl_not_cleared": Mutant("submit.lua", "redis.call('PERSIST', result_key(persisted[i]))", "", "set_before_the_call"),
+    "bytes_freed_at_once": Mutant("trim.lua", "num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live"),
+    "dropped_bytes_kept": Mutant(
+        "include/tasks.lua", "unlink(key('result:' .. attempt_id(t, k, s)))", "", "starts_over",
+    ),
+    # -- batches
+    "sealed_batch_is_filled_again": Mutant(
+        "take.lua", "if step < num('step_next') then return sealed_already(step) end", "", "never_changes",
+    ),
+    "sealed_batch_can_be_cancelled": Mutant(
+        "include/gate.lua", "and (t.state ~= 'B' or t.step >= num('step_next'))", "", "taken_apart or never_changes",
+    ),
+    "any_digest": Mutant("advance.lua", "if digest ~= sealed then", "if false then", "names_the_batch"),
+    "steps_out_of_order": Mutant("take.lua", "or step > num('version') + 1", "", "formed_in_order"),
+    # -- control
+    "pause_ignored": Mutant(
+        "include/handout.lua", "if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out",
+    ),
+    "draining_starts_tasks": Mutant("include/handout.lua", "if state.paused ~= 'draining' then", "if true then", "draining_finishes"),
+    "repair_changes_nothing": Mutant("repair.lua", "set(name, found[name])", "", "drifted_counters"),
+    "submit_denied_when_full": Mutant("submit.lua", "-- Flags: allow-oom", "-- Flags: none", "full_server_refuses"),
+    "claims_when_full": Mutant("claim.lua", "-- Flags: none", "-- Flags: allow-oom", "full_server_refuses"),
+    # -- wake markers: each place that arms one
+    "no_wake_on_advance": Mutant("advance.lua", "arm_workers()", "", "marker_is_armed"),
+    "no_wake_on_enqueue": Mutant("enqueue.lua", "arm_workers()", "", "marker_is_armed"),
+    "no_wake_on_config": Mutant("open.lua", "arm_workers()", "", "marker_is_armed"),
+    "no_wake_on_resume": Mutant("pause.lua", "\n  arm_workers()", "", "marker_is_armed"),
+    "no_wake_on_open_slot_after_pause": Mutant("pause.lua", "arm_for_open_slot()", "", "marker_is_armed"),
+    "no_wake_on_repair": Mutant("repair.lua", "arm_workers()", "", "marker_is_armed"),
+    "no_wake_on_open_slot": Mutant("include/endings.lua", "    arm_for_open_slot()", "", "marker_is_armed"),
+    "no_wake_of_stale_weights": Mutant("include/handout.lua", "arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
+    "no_wake_of_what_is_left_pending": Mutant(
+        "include/handout.lua", "if waiting and capacity() > 0 then arm_workers() end", "", "marker_is_armed",
+    ),
+    "no_wake_of_what_is_left_open": Mutant(
+        "include/handout.lua", "if still_open or redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end", "", "marker_is_armed",
+    ),
+    "no_wake_on_due_task": Mutant("include/sweep.lua", "\n      arm_workers()", "", "marker_is_armed"),
+    "no_wake_on_due_slot": Mutant("include/sweep.lua", "arm_for_open_slot()", "", "marker_is_armed"),
+    "no_wake_on_requeue": Mutant(
+        "include/tasks.lua", "zput(PENDING, t.id, place(t))\n    arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
+    ),
+    "no_wake_on_ready": Mutant(
+        "include/endings.lua", "  arm_workers()\n  arm_trainer(false)", "  arm_trainer(false)", "marker_is_armed",
+    ),
+    "no_wake_of_trainer": Mutant("include/endings.lua", "  arm_trainer(false)", "", "woken_once or blocked_trainer"),
+    "no_wake_of_trainer_at_an_end": Mutant("include/endings.lua", "  arm_trainer(true)", "", "blocked_trainer"),
+}  # fmt: skip
 
 
 def install_from_environment() -> None:

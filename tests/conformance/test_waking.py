@@ -11,7 +11,7 @@ import pytest
 
 from broker import Policy, Task
 from broker.connections import open_transport
-from broker.connections.sync import BlockingCore
+from broker.connections.core import Core
 from broker.operations import anyone
 from broker.operations import trainer as calls
 from tests.conformance.clients import InThread
@@ -428,16 +428,16 @@ def test_a_trainer_is_woken_once_for_a_batch_not_for_each_rollout(lab: Lab):
 
 def test_an_interrupt_while_the_wait_connects_is_not_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """stop, drain and close come from other threads at any time, also while the first wait makes its connection."""
-    connected = BlockingCore._connected
+    dial = Core._dial
     with open_transport(lab.url) as transport:
         transport.command("PING")
 
         async def interrupted_meanwhile(*args: Any, **options: Any) -> Any:
-            link = await connected(*args, **options)
+            link = await dial(*args, **options)
             transport.interrupt()
             return link
 
-        monkeypatch.setattr(BlockingCore, "_connected", interrupted_meanwhile)
+        monkeypatch.setattr(Core, "_dial", interrupted_meanwhile)
         waiting = InThread(lambda: transport.wait_marker([lab.key("wake")], 20.0))
         try:
             assert waiting.result(3.0) is None

@@ -1,12 +1,43 @@
 """The lab of recoveries: its runs go back in time, which the judge of plain histories does not know."""
 
+import re
+from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from broker.operations import anyone
 from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
+from tests.servers import server_kinds
+
+#: Of a test with more cases than this, each is run on the first server, and every SAMPLE-th on the others.
+MANY_CASES, SAMPLE = 8, 5
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps the tables of this folder within minutes: what a case adds is in the scripts, which all servers run alike.
+
+    A case that is asked for by its name on the command line is run, wherever.
+    """
+    if any("[" in argument for argument in config.args):
+        return
+    folder, first = Path(__file__).parent, str(server_kinds()[0])
+    cases = Counter[str]()
+    left_out: list[pytest.Item] = []
+    for item in items:
+        name, _, parameters = item.nodeid.partition("[")
+        kind = re.match(r"(fakeredis|(?:redis|valkey)-[\d.]+)-", parameters)
+        if folder not in item.path.parents or kind is None or kind[1] == first:
+            continue
+        cases[name + kind[1]] += 1
+        if cases[name + kind[1]] > MANY_CASES and cases[name + kind[1]] % SAMPLE:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture

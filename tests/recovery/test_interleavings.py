@@ -284,15 +284,22 @@ def test_a_full_checkpoint_leaves_the_tasks_of_others_beside_it(lab: Lab, tmp_pa
 
 
 def test_a_dry_run_leaves_the_trainer_as_it_is(lab: Lab, tmp_path: Path):
-    """R10. Its cursor too."""
+    """R10. Its cursor too; here the server is behind the checkpoint, whose cursor would be taken."""
     trainer = lab.trainer()
     trainer.enqueue(tasks(2), cursor=2)
-    trainer.checkpoint(tmp_path / "file")
+    behind = {name: lab.command("DUMP", name) for name in lab.command("KEYS", lab.key("*"))}
     trainer.enqueue(tasks(2, "u"), cursor=4)
+    trainer.checkpoint(tmp_path / "file")
+    for name, value in behind.items():
+        lab.command("RESTORE", name, 0, value, "REPLACE")
+    other = lab.trainer(reopen=True)
+    known = (other.version, other.epoch, other.cursor)
 
-    report = trainer.recover(tmp_path / "file", dry_run=True)
+    said = other.recover(tmp_path / "file", dry_run=True)
 
-    assert (report.cursor, trainer.cursor) == (2, 4)
+    assert (said.cursor, other.cursor, (other.version, other.epoch, other.cursor)) == (4, 2, known)
+    done = other.recover(tmp_path / "file")
+    assert (done.cursor, other.cursor, done.missing) == (4, 4, said.missing)
 
 
 def test_a_cancellation_that_was_acknowledged_during_a_recovery_holds(lab: Lab):
@@ -401,7 +408,7 @@ def test_the_newest_version_of_a_rollout_is_of_the_surviving_history(lab: Lab, t
     trainer.checkpoint(tmp_path / "file")
     with Trainer(lab.url, lab.run, clock=lab.clock) as other:
         held = worker.claim(1)
-        serve(worker, 1)
+        serve(lab.worker(), 1)
         other.next_batch(timeout=1)
         other.advance()
         worker.release(held)
@@ -443,3 +450,68 @@ def test_rows_after_the_checkpoint_are_trained_once_when_the_loader_comes_by_lat
     cursor = trainer.cursor
     trainer.enqueue([Task(id=f"t{i}") for i in range(cursor, 8)], cursor=8)
     judge_once(history | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(8)])
+
+
+@pytest.mark.parametrize("ended", ["discard", "cancel"])
+def test_what_ended_in_a_lost_step_and_was_freed_is_trained_when_the_loader_brings_it_again(
+    lab: Lab, tmp_path: Path, ended: str
+):
+    """R30. Rows after the checkpoint that were refused in lost steps, more of them than max_finished keeps."""
+    trainer, worker = lab.trainer(max_staleness=3, max_concurrent_rollouts=4, max_finished=1), lab.worker()
+    trainer.enqueue(tasks(2), cursor=2)
+    history = dict(enumerate(train(trainer, worker, 1)))
+    trainer.checkpoint(tmp_path / "one")
+    trainer.enqueue([Task(id=f"t{i}") for i in range(2, 8)], cursor=8)
+    serve(worker)
+    refused = ["t2", "t3", "t4"]
+    if ended == "discard":
+        words = trainer.discard(refused)
+        assert list(words.values()).count("discarded") > 1
+    else:
+        trainer.cancel(refused)
+    train(trainer, worker, 2)
+
+    trainer.recover(tmp_path / "one")
+    trainer.enqueue([Task(id=f"t{i}") for i in range(trainer.cursor, 10)], cursor=10)
+
+    judge_once(surviving(history, 1) | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(10)])
+
+
+def test_tasks_that_a_recovery_with_loss_calls_for_may_be_enqueued_again(lab: Lab, tmp_path: Path):
+    """R30. Below the floor, without a list: what was freed there is the caller's to bring, and is taken."""
+    trainer, worker = lab.trainer(keep_checkpoints=1, max_staleness=1), lab.worker()
+    trainer.enqueue(tasks(8))
+    train(trainer, worker, 4)
+    trainer.checkpoint(tmp_path / "four")
+    trainer.recover(version=0, allow_loss=True)
+    trainer.enqueue(tasks(8))
+    judge_once(train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(8)])
+
+
+@pytest.mark.parametrize("lost", ["everything", "the last writes"])
+@pytest.mark.parametrize("full", [False, True])
+def test_an_older_checkpoint_after_a_loss_brings_its_own_cursor(lab: Lab, tmp_path: Path, lost: str, full: bool):
+    """R31. The server came back from the newer checkpoint, and so has nothing of what was finished between the two: its
+    own cursor would skip that.
+    """
+    trainer, worker = lab.trainer(max_staleness=1), lab.worker()
+    trainer.enqueue(tasks(3), cursor=3)
+    history = dict(enumerate(train(trainer, worker, 1)))
+    copy = {name: lab.command("DUMP", name) for name in lab.command("KEYS", lab.key("*"))}
+    trainer.checkpoint(tmp_path / "older", full=full)
+    trainer.enqueue([Task(id=f"t{i}") for i in range(3, 9)], cursor=9)
+    train(trainer, worker, 4)
+    trainer.checkpoint(tmp_path / "newer", full=full)
+    for name in lab.command("KEYS", lab.key("*")):
+        lab.command("DEL", name)
+    if lost == "the last writes":
+        for name, value in copy.items():
+            lab.command("RESTORE", name, 0, value)
+    report = trainer.recover(tmp_path / "newer")
+    trainer.enqueue(Task(id=name) for name in report.missing)
+
+    report = trainer.recover(tmp_path / "older")  # the newer weights turned out to be broken
+
+    trainer.enqueue(Task(id=name) for name in report.missing)
+    trainer.enqueue([Task(id=f"t{i}") for i in range(trainer.cursor, 10)], cursor=10)
+    judge_once(surviving(history, 1) | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(10)])

@@ -222,8 +222,8 @@ def test_what_was_finished_at_the_checkpoint_stays_finished(lab: Lab, tmp_path: 
     judge_once(history, {f"t{i}" for i in range(16)} - finished)
 
 
-def test_tasks_enqueued_after_the_checkpoint_are_kept_and_the_loader_finds_them(lab: Lab, tmp_path: Path):
-    """The cursor goes back; what the loader brings again is known."""
+def test_tasks_enqueued_after_the_checkpoint_are_kept_and_so_is_the_cursor(lab: Lab, tmp_path: Path):
+    """The server has all that it was given: the loader goes on after it. Rows that it brings again are known."""
     trainer, worker = lab.trainer(max_staleness=1), lab.worker()
     trainer.enqueue(tasks(4), cursor={"epoch": 0, "row": 4})
     history = dict(enumerate(train(trainer, worker, 1)))
@@ -233,7 +233,7 @@ def test_tasks_enqueued_after_the_checkpoint_are_kept_and_the_loader_finds_them(
 
     report = trainer.recover(tmp_path / "file")
 
-    assert report.cursor == trainer.cursor == {"epoch": 0, "row": 4}
+    assert report.cursor == trainer.cursor == {"epoch": 0, "row": 8}
     again = trainer.enqueue([Task(id=f"t{i}") for i in range(4, 10)], cursor={"epoch": 0, "row": 10})
     assert (again.added, again.existing) == (2, ["t4", "t5", "t6", "t7"])
     judge_once(surviving(history, 1) | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(10)])
