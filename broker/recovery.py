@@ -130,7 +130,7 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
             fresh = {
                 task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished
             }
-            unfinished |= fresh.keys()
+            unfinished.update(fresh)
             if writer is not None and fresh:
                 payloads: list[bytes | None] = yield Command(("HMGET", keys.key(core.run, "payloads"), *fresh))
                 tasks = [

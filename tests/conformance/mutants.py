@@ -22,12 +22,13 @@ _VARIABLE = "BROKER_TEST_MUTANT"
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One fault: `old` becomes `new` in a file of lua/; a test whose name has `found_by` in it must fail."""
+    """One fault: `old` becomes `new` in a file of lua/, so many times; a test named like `found_by` must fail."""
 
     file: str
     old: str
     new: str
     found_by: str
+    times: int = 1
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -112,7 +113,8 @@ MUTANTS: dict[str, Mutant] = {
         "submit.lua", "if by_set and not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
     ),
     "ttl_not_cleared": Mutant("submit.lua", "redis.call('PERSIST', result_key(persisted[i]))", "", "set_before_the_call"),
-    "bytes_freed_at_once": Mutant("trim.lua", "num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live"),
+    "bytes_freed_at_once": Mutant("trim.lua", "num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live", 2),
+    "tasks_freed_at_once": Mutant("trim.lua", "num('version') - num('retention_steps')", "num('version')", "bytes_live"),
     "dropped_bytes_kept": Mutant(
         "include/tasks.lua", "unlink(key('result:' .. attempt_id(t, k, s)))", "", "starts_over",
     ),
@@ -153,6 +155,9 @@ MUTANTS: dict[str, Mutant] = {
     "no_wake_on_requeue": Mutant(
         "include/tasks.lua", "zput(PENDING, t.id, place(t))\n    arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
     ),
+    "no_wake_when_a_task_stops_running": Mutant(
+        "include/tasks.lua", "bump('running', -1)\n    arm_workers()", "bump('running', -1)", "marker_is_armed",
+    ),
     "no_wake_on_ready": Mutant(
         "include/endings.lua", "  arm_workers()\n  arm_trainer(false)", "  arm_trainer(false)", "marker_is_armed",
     ),
@@ -173,7 +178,7 @@ def install_from_environment() -> None:
     path = folder / mutant.file
     text = path.read_text()
     assert text.count(mutant.old) >= 1, f"mutant {name}: {mutant.file} has changed, the text to replace is not there"
-    path.write_text(text.replace(mutant.old, mutant.new, 1))
+    path.write_text(text.replace(mutant.old, mutant.new, mutant.times))
     scripts._PLACES = (folder,)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -190,7 +195,7 @@ def main() -> int:
             f"({mutant.found_by}) and not fakeredis and not redis-7",
         ]
         done = subprocess.run(command, env={**os.environ, _VARIABLE: name}, capture_output=True, text=True, check=False)
-        found = done.returncode == 1 and " failed" in done.stdout
+        found = done.returncode == 1
         lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         sys.stdout.write(
             f"{'found   ' if found else 'SURVIVED'} {name}: {(lines or done.stdout.splitlines()[-1:])[0][:200]}\n"

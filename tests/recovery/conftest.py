@@ -12,8 +12,8 @@ from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
 from tests.servers import server_kinds
 
-#: Of a test with more cases than this, each is run on the first server, and every SAMPLE-th on the others.
-MANY_CASES, SAMPLE = 8, 5
+#: Of a test with more cases than this, each is run on the first server; these and every SAMPLE-th on the others.
+MANY_CASES, SAMPLE = 2, 6
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from tests.recovery.walker import Walk
 from tests.servers import ServerUnderTest
 
 #: Walks on a real server of each kind, and on fakeredis, which is slower.
-WALKS, FAKE_WALKS = 110, 15
+WALKS, FAKE_WALKS = 100, 8
 
 
 def test_random_walks_end_with_each_task_trained_once(server: ServerUnderTest, tmp_path: Path):

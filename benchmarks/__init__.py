@@ -1,0 +1,1 @@
+"""Measures the broker beside other queues and beside the physical limit: `python -m benchmarks`."""
