@@ -255,6 +255,8 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
         yield from sweep(missing[at : at + SWEEP_TASKS])
     after: Recovered = yield GatedCall(lambda gate: recovery.end(core.run, gate, now=core.now))
+    while (yield from core.call(anyone.trim(core.run, now=core.now))):
+        pass
     restored = 0
     if missing and source is not None and source.tasks_path is not None:
         restored = yield from _restore(core, source.tasks_path, set(missing))

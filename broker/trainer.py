@@ -121,8 +121,8 @@ class Trainer:
         Args:
             n: rollouts wanted; None: the config's consumer_batch_size.
             accept: a filter, called once for each rollout; what it refuses is discarded and replaced.
-            prefetch: form and read the batch after this one in the background; asked again before `advance`,
-                answer that one.
+            prefetch: form and read the batch after this one in the background, with the same n and accept;
+                asked again before `advance`, answer that one.
             timeout: how long to wait, in seconds; None: as long as it takes.
             short: when fewer than n tasks are left in the run, take those.
 

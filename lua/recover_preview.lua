@@ -13,7 +13,7 @@ return run(function()
   load_state()
   local version, listed_order = int_arg(2, 'version', 0, MAX_INT), int_arg(3, 'listed_order', -1, MAX_INT)
   local first = 8 + 2 * int_arg(7, 'policies', 0, 10000)
-  for i = 8, first - 1, 2 do given_policies[tonumber(ARGV[i])] = ARGV[i + 1] end
+  for i = 8, first - 1, 2 do given_policies[int_arg(i, 'policy', 0, version)] = ARGV[i + 1] end
   refuse_target(version, ARGV[5], ARGV[6] == '1')
   local made_by = given_policies[version] or redis.call('HGET', POLICIES, int_text(version)) or ''
   local before = num('version')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -36,10 +37,11 @@ def url() -> Generator[str]:
     server.stop()
 
 
-def start(code: str, url: str) -> subprocess.Popen[str]:
+def start(code: str, url: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code.replace(SERVER_IN_README, url)],
-        cwd=REPOSITORY,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -47,11 +49,11 @@ def start(code: str, url: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.processes
-def test_the_trainer_and_the_worker_of_the_readme_train_together(url: str) -> None:
+def test_the_trainer_and_the_worker_of_the_readme_train_together(url: str, tmp_path: Path) -> None:
     trainer_code, worker_code = blocks("python")
-    trainer = start(trainer_code, url)
+    trainer = start(trainer_code, url, tmp_path)
     until_it_exists(url, "math-7b")
-    worker = start(worker_code, url)
+    worker = start(worker_code, url, tmp_path)
     try:
         printed, complaints = trainer.communicate(timeout=60)
         assert trainer.returncode == 0, complaints

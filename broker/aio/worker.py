@@ -207,13 +207,12 @@ class Worker:
             _log.warning("attempt %s could not be reported: %s", attempt.id, error)
 
     async def _give_back(self) -> None:
-        tasks = list(self._tasks.values())
-        for attempt in self._core.held:
+        held, tasks = self._core.held, list(self._tasks.values())
+        for attempt in held:
             attempt.mark_cancelled("stopped")
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        held = self._core.held
         if held and not self._closed:
             with suppress(BrokerError):
                 await self.release(held)

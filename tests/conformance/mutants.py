@@ -56,10 +56,16 @@ MUTANTS: dict[str, Mutant] = {
     "claims_not_remembered": Mutant(
         "claim.lua", "if tonumber(last) == number then return replay(words) end", "", "claim_again",
     ),
+    "empty_claims_not_remembered": Mutant(
+        "claim.lua", "if tonumber(last) == number then", "if tonumber(last) == number and words:find('#') then", "empty_claim_again",
+    ),
     "requests_not_remembered": Mutant(
         "include/gate.lua", "return redis.call('HGET', REQUESTS, id) or nil", "return nil", "operators_request",
     ),
     # -- capacity
+    "open_slots_need_capacity": Mutant(
+        "include/handout.lua", "  claim_open(n, limit, claim)", "  if capacity() > 0 then claim_open(n, limit, claim) end", "open_slots_of",
+    ),
     "start_ignores_capacity": Mutant(
         "include/handout.lua", "granted_count >= n or capacity() <= 0 or", "granted_count >= n or", "exactly_the_capacity",
     ),
@@ -100,6 +106,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # -- retries, leases
     "backoff_constant": Mutant("include/attempts.lua", "base * 2 ^ math.min(s.tries - 1, 40)", "base", "pause_that_doubles"),
+    "retry_at_once": Mutant("include/attempts.lua", "set_letter(t, k, 'W')", "set_letter(t, k, 'O')", "pause_that_doubles"),
     "leases_never_end": Mutant("include/sweep.lua", "n = n + expire_sessions(limit)", "", "to_the_millisecond"),
     "timeouts_never_end": Mutant("include/sweep.lua", "n = n + expire_all(timed_out)", "", "hard_limit"),
     "renew_extends_nothing": Mutant("renew.lua", "zput(SESSIONS, session, now + lease)", "", "sign_of_life"),
@@ -115,6 +122,9 @@ MUTANTS: dict[str, Mutant] = {
     "ttl_not_cleared": Mutant("submit.lua", "redis.call('PERSIST', result_key(persisted[i]))", "", "set_before_the_call"),
     "bytes_freed_at_once": Mutant("trim.lua", "num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live", 2),
     "tasks_freed_at_once": Mutant("trim.lua", "num('version') - num('retention_steps')", "num('version')", "bytes_live"),
+    "finished_kept_for_ever": Mutant(
+        "trim.lua", "more = free_finished(REJECTED, limit) or more", "", "dead_and_rejected_tasks_are_kept",
+    ),
     "dropped_bytes_kept": Mutant(
         "include/tasks.lua", "unlink(key('result:' .. attempt_id(t, k, s)))", "", "starts_over",
     ),

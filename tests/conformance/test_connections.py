@@ -62,8 +62,10 @@ def _lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         (tmp_path / f"{name}.lua").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(scripts, "_PLACES", (tmp_path,))
     scripts.load.cache_clear()
+    scripts.library.cache_clear()
     yield
     scripts.load.cache_clear()
+    scripts.library.cache_clear()
 
 
 @pytest.fixture(params=["sync", "aio"])

@@ -29,6 +29,7 @@ def follow_trim(run: Run, ghost: Ghost, view: View) -> None:
         require(_may_forget(run, view, task), f"G1: {task} was forgotten")
     for task in gone:
         del run.tasks[task.id]
+        run.finished.add(task.id)
         if task.step in run.batches and task.state == "batched":
             run.batches[task.step].tasks.remove(task.id)
         ghost.forget(task.id)
@@ -45,6 +46,8 @@ def _may_forget(run: Run, view: View, task: Task) -> bool:
         return task.step is not None and task.step < run.floor
     if task.state not in ("dead", "rejected"):
         return False
+    if task.step is not None and task.step >= run.floor:
+        return False  # a recovery may bring it back
     kept = [run.tasks[name] for name in view[task.state]]
     older = all(task.ended_ms <= other.ended_ms for other in kept)
     return len(kept) >= run.config.max_finished and older

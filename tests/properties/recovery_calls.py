@@ -56,10 +56,12 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     run.recoveries.append((run.epoch_number, call.version))
     run.committed = [version for version in run.committed if version <= call.version]
     run.listed_order, run.in_flight = call.listed_order, call.in_flight
-    run.orders = max(run.orders, call.listed_order)
-    run.blob = call.blob or b""
-    if call.cursor is not None:
+    behind = run.orders < call.listed_order
+    if call.cursor is not None and (behind or call.listed_order < run.known_from):
         run.cursor = call.cursor
+    if behind:
+        run.orders = run.known_from = call.listed_order
+    run.blob = call.blob or b""
     for batch in run.batches.values():
         if batch.step >= run.recover_limit:
             batch.sealed = False
@@ -127,6 +129,7 @@ def _forget(run: Run, task: Task) -> None:
         if slot.letter == "D":
             drop_result(run, task, index)
     del run.tasks[task.id]
+    run.finished.add(task.id)
 
 
 def end(run: Run) -> Answer:

@@ -136,6 +136,10 @@ class Run:
     #: The bytes of results that the broker keeps, by attempt id.
     results: dict[str, bytes] = field(default_factory=lambda: {})
     orders: int = 0
+    #: Ids of finished tasks whose records were freed.
+    finished: set[str] = field(default_factory=lambda: set[str]())
+    #: Of tasks numbered below it the server may know nothing: it came back from a checkpoint of that order.
+    known_from: int = 0
     firsts: int = 0
     #: Steps below it need not be recoverable any more.
     floor: int = 0

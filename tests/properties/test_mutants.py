@@ -27,7 +27,7 @@ def socket() -> Iterator[str]:
         yield path
 
 
-@pytest.mark.slow
+@pytest.mark.mutants
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_walker_finds_the_fault(mutant: Mutant, socket: str) -> None:
     # Given

@@ -121,7 +121,7 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
     existing: list[int] = []
     added = 0
     for position, new in enumerate(call.tasks):
-        if new.id in run.tasks:
+        if new.id in run.tasks or new.id in run.finished:
             existing.append(position)
             continue
         run.orders += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,8 @@ TASKS = 200_000
 #: Longest that a script may take on an idle server, microseconds.
 LONGEST_US = 10_000
 _ASK_EVERY_S = 0.003
+#: Where others use more of the processors than this, caches are theirs too, and a script takes up to twice as long.
+_IDLE = 0.1
 #: What goes into SLOWLOG. Not everything: to log each command of a script, and to free all that, costs as much as the script.
 _LOGGED_US = 200
 CONFIG = RunConfig(
@@ -144,6 +147,29 @@ def _copy_run(lab: Lab, run: str) -> None:
         )
 
 
+def _processor_s(pid: int) -> float:
+    """The processor time of another process, Linux's way (CPUCLOCK_SCHED), seconds."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+class Machine:
+    """How much of the processors others used since it was made: the server is idle only where nobody else runs."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._start = pid, self._now(pid)
+
+    @staticmethod
+    def _now(pid: int) -> tuple[float, float, float]:
+        """Time spent busy by anybody, by this test and its server, and altogether, in seconds."""
+        ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in Path("/proc/stat").read_text().split()[1:9]]
+        return sum(ticks) - ticks[3] - ticks[4], time.process_time() + _processor_s(pid), sum(ticks)
+
+    def others(self) -> float:
+        """The share of the processors that others had."""
+        busy, own, total = (now - then for now, then in zip(self._now(self._pid), self._start, strict=True))
+        return max(0.0, busy - own) / max(total, 1e-9)
+
+
 class Bystander:
     """Another client, that asks for something small every few milliseconds: often enough to notice, too little to count."""
 
@@ -176,12 +202,12 @@ class Meter:
 
     def __init__(self, trainer: Trainer, pid: int) -> None:
         self.longest_us, self.longest, self.calls = 0, "", 0
-        self._clock = (~pid << 3) | 2  # the processor time of another process, Linux's way (CPUCLOCK_SCHED)
+        self._pid = pid
         self._inner: Any = trainer._driver.transport
         trainer._driver.transport = self  # type: ignore[assignment]
 
     def _processor_us(self) -> int:
-        return time.clock_gettime_ns(self._clock) // 1_000
+        return int(_processor_s(self._pid) * 1e6)
 
     def _measured(self, call: Callable[..., Any], what: str, *args: Any) -> Any:
         before = self._processor_us()
@@ -202,12 +228,12 @@ class Meter:
         return getattr(self._inner, name)
 
 
-def _recover(lab: Lab, run: str, path: Path, what: str) -> tuple[RecoveryReport, int]:
-    """Recovers under the eyes of the slow log, a meter and a bystander: the report, and the longest call in microseconds."""
+def _recover(lab: Lab, run: str, path: Path, what: str) -> tuple[RecoveryReport, float]:
+    """Recovers under the eyes of the slow log, a meter and a bystander: the report, and its longest call as a share of the bound."""
     made = dataclasses.replace(read_checkpoint(path), run=run)
     with Trainer(lab.url, run, clock=lab.clock) as leader:
         leader.stats()  # it is connected, and the script loaded
-        meter = Meter(leader, lab.server.pid)
+        meter, machine = Meter(leader, lab.server.pid), Machine(lab.server.pid)
         lab.command("CONFIG", "SET", "slowlog-log-slower-than", _LOGGED_US)
         lab.command("SLOWLOG", "RESET")
         bystander, start = Bystander(lab.url), time.perf_counter()
@@ -215,19 +241,22 @@ def _recover(lab: Lab, run: str, path: Path, what: str) -> tuple[RecoveryReport,
             report = leader.recover(made)
         finally:
             seconds = time.perf_counter() - start
+            others = machine.others()
             bystander.stop()
         lab.command("CONFIG", "SET", "slowlog-log-slower-than", -1)
-    scripts = [
-        entry for entry in lab.command("SLOWLOG", "GET", -1) if entry[3][0].upper().startswith((b"EVAL", b"HSCAN"))
-    ]
-    longest = max(scripts, key=lambda entry: entry[2])
+    bound_us = LONGEST_US if others < _IDLE else 2 * LONGEST_US
+    entries = [entry for entry in lab.command("SLOWLOG", "GET", -1) if entry[3][0].upper() != b"CONFIG"]
+    slowest = max(
+        ((entry[2], entry[3][0].decode()) for entry in entries), default=(_LOGGED_US, "nothing logged, less than")
+    )
     print(  # noqa: T201 -- the measurement is what is asked for
-        f"\n{what}: {seconds:.2f} s, {meter.calls} calls; longest entry of SLOWLOG {longest[2]} us "
-        f"({b' '.join(longest[3][:2]).decode()}); most processor time of a call {meter.longest_us} us ({meter.longest}); "
-        f"another client was served {bystander.served} times, at most {bystander.longest_s * 1e3:.1f} ms apart"
+        f"\n{what}: {seconds:.2f} s, {meter.calls} calls; longest entry of SLOWLOG {slowest[0]} us ({slowest[1]}); "
+        f"most processor time of a call {meter.longest_us} us ({meter.longest}); bound {bound_us} us (others used "
+        f"{others:.0%} of the processors); another client was served {bystander.served} times, "
+        f"at most {bystander.longest_s * 1e3:.1f} ms apart"
     )
     assert bystander.served > 10, "other clients are served meanwhile"
-    return report, meter.longest_us
+    return report, meter.longest_us / bound_us
 
 
 @pytest.mark.slow
@@ -242,11 +271,11 @@ def test_200000_tasks_recover_in_bounded_pieces(own: Lab, tmp_path: Path):
     before = {name: own.stat(name) for name in ("n_tasks", "version")}
     assert before == {"n_tasks": TASKS, "version": 4}
 
-    report, longest_us = _recover(own, own.run, path, "recovery")
-    if longest_us > LONGEST_US:
-        again, longest_us = _recover(own, second, path, "recovery of the copy")
+    report, longest = _recover(own, own.run, path, "recovery")
+    if longest > 1:
+        again, longest = _recover(own, second, path, "recovery of the copy")
         assert dataclasses.replace(again, run=own.run, epoch=report.epoch) == report
-    assert longest_us <= LONGEST_US
+    assert longest <= 1
 
     assert (report.version_from, report.version_to, report.missing) == (4, 2, [])
     assert report.consumed_by_lost_steps == 9_000
@@ -281,9 +310,9 @@ def test_the_largest_groups_are_swept_in_bounded_pieces(own: Lab, tmp_path: Path
     filler.submit(attempts[::2])
     _copy_run(own, f"{own.run}.copy")
 
-    report, longest_us = _recover(own, own.run, path, "recovery of large groups")
-    if longest_us > LONGEST_US:
-        report, longest_us = _recover(own, f"{own.run}.copy", path, "recovery of the copy of large groups")
+    report, longest = _recover(own, own.run, path, "recovery of large groups")
+    if longest > 1:
+        report, longest = _recover(own, f"{own.run}.copy", path, "recovery of the copy of large groups")
 
     assert (report.attempts_revoked, report.results_dropped) == (19_200, 19_200)
-    assert longest_us <= LONGEST_US
+    assert longest <= 1

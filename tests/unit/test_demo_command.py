@@ -1,6 +1,7 @@
 """The arguments of `broker demo`, its output and its exit codes."""
 
 import json
+import sys
 from argparse import ArgumentParser
 from dataclasses import replace
 
@@ -153,7 +154,7 @@ def test_missing_extra_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     def find_spec(name: str) -> object | None:
         return None if name == "gymnasium" else object()
 
-    monkeypatch.setattr("broker.demo.command.find_spec", find_spec)
+    monkeypatch.setattr(sys.modules[main.__module__], "find_spec", find_spec)
     with pytest.raises(ModuleNotFoundError) as missing:
         main(parser().parse_args([]))
     assert missing.value.name == "gymnasium"

@@ -13,8 +13,10 @@ def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     (tmp_path / "include").mkdir()
     monkeypatch.setattr(scripts, "_PLACES", (tmp_path,))
     scripts.load.cache_clear()
+    scripts.library.cache_clear()
     yield tmp_path
     scripts.load.cache_clear()
+    scripts.library.cache_clear()
 
 
 def write(lua: Path, name: str, *lines: str) -> None:
