@@ -137,7 +137,7 @@ class Run:
     results: dict[str, bytes] = field(default_factory=lambda: {})
     orders: int = 0
     #: Ids of finished tasks whose records were freed.
-    finished: set[str] = field(default_factory=lambda: set[str]())
+    finished: set[str] = field(default_factory=set[str])
     #: Of tasks numbered below it the server may know nothing: it came back from a checkpoint of that order.
     known_from: int = 0
     firsts: int = 0
