@@ -1,22 +1,25 @@
 """Attacks on the guarantees: what else may happen while, before and after a run recovers."""
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker import BrokerError, RunConfig, Task, Trainer
+from broker import recovery as flows
 from broker.connections import Transport
 from broker.errors import CheckpointError, Fenced, Recovering, Undone
 from broker.operation import Operation
-from broker.operations import recovery
+from broker.operations import anyone, recovery
 from broker.operations import trainer as trainer_calls
 from broker.operations import worker as worker_calls
 from broker.operations.recovery import Begin
 from broker.operations.trainer import trainer_gate
 from broker.recovery import RecoveryReport
 from tests.conformance.lab import Lab, names_of, tasks
+from tests.recovery.interruptions import Killed, kill
 from tests.recovery.story import judge_once, raw_step, serve, surviving, train, train_to_the_end
 from tests.waiting import wait_until
 
@@ -515,3 +518,79 @@ def test_an_older_checkpoint_after_a_loss_brings_its_own_cursor(lab: Lab, tmp_pa
     trainer.enqueue(Task(id=name) for name in report.missing)
     trainer.enqueue([Task(id=f"t{i}") for i in range(trainer.cursor, 10)], cursor=10)
     judge_once(surviving(history, 1) | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(10)])
+
+
+def test_a_new_epoch_is_above_that_of_the_file(lab: Lab, tmp_path: Path):
+    """The numbers of a server that lost everything begin again; what its recovery undid must be told by them, too."""
+    for _ in range(6):
+        lab.trainer()
+    trainer, worker = lab.trainer(), lab.worker()
+    trainer.enqueue(tasks(9))
+    train(trainer, worker, 2)
+    trainer.checkpoint(tmp_path / "two")
+    train(trainer, worker, 2)
+    trainer.checkpoint(tmp_path / "four")
+    for name in lab.command("KEYS", lab.key("*")):
+        lab.command("DEL", name)
+    reborn = lab.trainer()
+    assert reborn.epoch.startswith("1.")
+
+    report = reborn.recover(tmp_path / "two")
+
+    assert int(report.epoch.partition(".")[0]) > int(trainer.epoch.partition(".")[0])
+    with pytest.raises(Undone):
+        reborn.recover(tmp_path / "four")
+
+
+@pytest.mark.parametrize("at", [5, 20])
+def test_a_recovery_forward_after_one_that_was_interrupted_takes_nothing_for_consumed(
+    lab: Lab, at: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Steps 1 to 4 are lost from the moment that the first recovery began."""
+    monkeypatch.setattr(flows, "SWEEP_TASKS", 2)
+    trainer, worker = lab.trainer(max_staleness=9, max_concurrent_rollouts=9), lab.worker()
+    trainer.enqueue(tasks(10))
+    history = dict(enumerate(train(trainer, worker, 5)))
+    with suppress(Killed), kill(trainer, at=at):
+        trainer.recover(version=1)
+    other = lab.trainer(reopen=True)
+    # Where the first one came to its end, version 3 is a version like any other, of which nothing was trained.
+    other.recover(version=3)
+    judge_once(surviving(history, 1) | train_to_the_end(lab, other, worker), [f"t{i}" for i in range(10)])
+
+
+def test_memory_stays_bounded_after_a_recovery_below_the_floor(lab: Lab, tmp_path: Path):
+    """What is trained from there on is freed like everything else."""
+    trainer, worker = lab.trainer(keep_checkpoints=1, max_staleness=0), lab.worker()
+    trainer.enqueue(tasks(40))
+    train(trainer, worker, 10)
+    trainer.checkpoint(tmp_path / "ten")
+    trainer.recover(version=2, allow_loss=True)
+    train(trainer, worker, 12)
+    trainer.checkpoint(tmp_path / "fourteen")
+    train(trainer, worker, 2)
+
+    consumed = [name for name, state in lab.states().items() if state == "consumed"]
+
+    assert len(consumed) <= 4
+    assert len(lab.result_keys()) <= 4
+    assert [name for name in lab.dump() if name.startswith("batch:")] == [f"batch:{step}" for step in (14, 15)]
+
+
+def test_bytes_that_were_being_freed_when_the_run_went_back_leave_none_behind(lab: Lab):
+    """A batch half-freed in the lost future says nothing of the batch that takes its place."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=4, max_staleness=0), lab.raw_worker()
+    trainer.enqueue(*(f"t{i}" for i in range(60)))
+    for step in range(6):
+        worker.work(4)
+        trainer.advance(step, trainer.take(step, 4).digest)
+    for _ in range(4):
+        lab.call(anyone.trim, 100)
+    lab.call(anyone.trim, 3)
+    assert (lab.stat("bytes_from"), lab.stat("bytes_at")) == (4, 3)
+    with Trainer(lab.url, lab.run, clock=lab.clock) as other:
+        other.recover(version=2)
+        one = lab.worker()
+        for _ in range(5):
+            train(other, one)
+    assert len(lab.result_keys()) <= 2 * 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import Task, Trainer, Worker
+from broker import Policy, Task, Trainer, Worker
 from broker.errors import Fenced, NoRun, Rewound
 from tests.conformance.lab import Lab, tasks
 from tests.recovery.interruptions import Killed, kill
@@ -249,3 +249,28 @@ def _put_back(lab: Lab, copy: dict[bytes, bytes]) -> None:
         lab.command("DEL", name)
     for name, value in copy.items():
         lab.command("RESTORE", name, 0, value)
+
+
+def test_workers_that_have_loaded_surviving_weights_go_on_after_a_loss(lab: Lab, tmp_path: Path):
+    """The checkpoint knows who made each version: nobody loads again what he has, and lost versions stay lost."""
+    trainer, worker = lab.trainer(max_staleness=2, max_concurrent_rollouts=9), lab.worker()
+    trainer.enqueue(tasks(12))
+    policies: list[Policy] = []
+    for _ in range(4):
+        policies.append(Policy(version=trainer.version, epoch=trainer.epoch))
+        train(trainer, worker)
+        if trainer.version == 3:
+            trainer.checkpoint(tmp_path / "three", full=True)
+    for name in lab.command("KEYS", lab.key("*")):
+        lab.command("DEL", name)
+    trainer.recover(tmp_path / "three")
+
+    lost = Policy(version=4, epoch=policies[0].epoch)
+    claims: dict[int, str] = {}
+    for policy in (*policies, lost):
+        one = lab.worker(policy=policy)
+        (attempt,) = one.claim(1) or [None]
+        claims[policy.version] = one.claim_reason if attempt is None else attempt.policy.epoch
+        if attempt is not None:
+            one.release(attempt)
+    assert claims == {0: "weights_stale", **{v: policies[0].epoch for v in (1, 2, 3)}, 4: "weights_stale"}
