@@ -128,8 +128,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "elseif letters:find('O', 1, true) then\n    zput(OPEN",
         "elseif false then\n    zput(OPEN",
     ),
-    Mutant("enqueue overwrites", "if exists[i] or seen[id] then", "if seen[id] then"),
-    Mutant("enqueue takes one name twice", "if exists[i] or seen[id] then", "if exists[i] then"),
+    Mutant("enqueue overwrites", "if exists[i] or seen[id] or", "if seen[id] or"),
+    Mutant("enqueue takes one name twice", "if exists[i] or seen[id] or", "if exists[i] or"),
     Mutant("priority upside down", "-t.priority * 4398046511104", "t.priority * 4398046511104"),
     Mutant(
         "discard reaches into sealed batches",
@@ -282,11 +282,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("ready rollouts do not wake the trainer", "arm_trainer(false)", ""),
     Mutant("ended tasks do not wake the trainer", "arm_trainer(true)", ""),
     # G6, G8: recovery.
-    Mutant("samples of a lost future are kept", "then return false, 'lost_policy' end", "then end"),
+    Mutant("samples of a lost future are kept", "return false, 'lost_policy'", ""),
     Mutant(
         "the newest policy used is not judged",
-        "not surviving(s.newest, s.newest_epoch) then return false",
-        "false then return false",
+        "not policy_survives(s.newest, s.newest_epoch)",
+        "false",
     ),
     Mutant("lost bytes are not noticed", "redis.call('EXISTS', unpack(results)) < #results", "false"),
     Mutant(
@@ -324,7 +324,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a retried task keeps its order", "t.order = num('order_seq')", ""),
     Mutant(
         "order numbers are given twice after a recovery",
-        "if num('order_seq') < tonumber(ARGV[5]) then set('order_seq', ARGV[5]) end",
+        "set('order_seq', listed_order)",
         "",
     ),
     Mutant(

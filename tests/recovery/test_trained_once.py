@@ -222,6 +222,21 @@ def test_what_was_finished_at_the_checkpoint_stays_finished(lab: Lab, tmp_path: 
     judge_once(history, {f"t{i}" for i in range(16)} - finished)
 
 
+def test_without_a_file_what_ended_before_the_version_stays_ended(lab: Lab):
+    """And what ended from it on begins again: the step at which a task ended tells."""
+    trainer, worker = lab.trainer(max_staleness=3, max_concurrent_rollouts=9), lab.worker()
+    trainer.enqueue(tasks(14))
+    ended: dict[int, str] = {}
+    for version in range(4):
+        (attempt,) = worker.claim(1)
+        worker.fail(attempt, "boom", retry=False)
+        ended[version] = attempt.task
+        serve(worker, 1)
+        train(trainer, worker)
+    trainer.recover(version=2)
+    assert [lab.row(name).state for name in ended.values()] == ["dead", "dead", "pending", "pending"]
+
+
 def test_tasks_enqueued_after_the_checkpoint_are_kept_and_so_is_the_cursor(lab: Lab, tmp_path: Path):
     """The server has all that it was given: the loader goes on after it. Rows that it brings again are known."""
     trainer, worker = lab.trainer(max_staleness=1), lab.worker()
