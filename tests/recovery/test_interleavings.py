@@ -542,21 +542,39 @@ def test_a_new_epoch_is_above_that_of_the_file(lab: Lab, tmp_path: Path):
         reborn.recover(tmp_path / "four")
 
 
-@pytest.mark.parametrize("at", [5, 20])
-def test_a_recovery_forward_after_one_that_was_interrupted_takes_nothing_for_consumed(
+@pytest.mark.parametrize("at", [3, 5, 20])
+def test_recoveries_forward_after_some_that_were_interrupted_take_nothing_for_consumed(
     lab: Lab, at: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """Steps 1 to 4 are lost from the moment that the first recovery began."""
+    """Steps 1 to 4 are lost from the moment that the first recovery began, whatever version the others go to."""
     monkeypatch.setattr(flows, "SWEEP_TASKS", 2)
     trainer, worker = lab.trainer(max_staleness=9, max_concurrent_rollouts=9), lab.worker()
     trainer.enqueue(tasks(10))
     history = dict(enumerate(train(trainer, worker, 5)))
-    with suppress(Killed), kill(trainer, at=at):
-        trainer.recover(version=1)
+    for version in (1, 3):
+        with suppress(Killed), kill(trainer, at=at):
+            trainer.recover(version=version)
     other = lab.trainer(reopen=True)
-    # Where the first one came to its end, version 3 is a version like any other, of which nothing was trained.
-    other.recover(version=3)
+    other.recover(version=4)
     judge_once(surviving(history, 1) | train_to_the_end(lab, other, worker), [f"t{i}" for i in range(10)])
+
+
+def test_a_loader_without_a_cursor_may_bring_all_rows_again(lab: Lab, tmp_path: Path):
+    """R29. Also those that were trained on long ago, whose records are freed."""
+    trainer, worker = lab.trainer(max_staleness=1, keep_checkpoints=1), lab.worker()
+    rows = tasks(20)
+    trainer.enqueue(rows)
+    history = dict(enumerate(train(trainer, worker, 8)))
+    trainer.checkpoint(tmp_path / "eight")
+    train(trainer, worker, 3)
+    assert lab.states().get(history[2][0]) is None, "freed"
+
+    successor = lab.trainer(reopen=True)
+    successor.recover(tmp_path / "eight")
+    answer = successor.enqueue(rows)
+
+    assert (answer.added, len(answer.existing)) == (0, 20)
+    judge_once(surviving(history, 8) | train_to_the_end(lab, successor, worker), [row.id for row in rows])
 
 
 def test_memory_stays_bounded_after_a_recovery_below_the_floor(lab: Lab, tmp_path: Path):
