@@ -8,7 +8,20 @@ from typing import Any, TypeVar
 from broker.channel import Channel
 from broker.connections import Transport
 from broker.errors import BrokerError
-from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, TakeOver, WaitMarker
+from broker.flow import (
+    Blocking,
+    Call,
+    Command,
+    Fetch,
+    Flow,
+    GatedCall,
+    Judge,
+    Pause,
+    Step,
+    TakeOver,
+    WaitAndCall,
+    WaitMarker,
+)
 
 T = TypeVar("T")
 
@@ -33,7 +46,10 @@ class Driver:
             step = next(flow)
             while True:
                 try:
-                    value = self._do(step)
+                    if type(step) is Call:  # most are
+                        value: Any = self.transport.execute(step.operations)
+                    else:
+                        value = self._do(step)
                 except BaseException as error:  # noqa: BLE001 - raised into the flow, not swallowed
                     step = flow.throw(error)
                 else:
@@ -57,6 +73,8 @@ class Driver:
                 return call()
             case WaitMarker(keys, seconds):
                 return self.transport.wait_marker(keys, seconds) is not None
+            case WaitAndCall(keys, seconds, operations):
+                return self.transport.wait_and_execute(keys, seconds, operations)
             case Pause(seconds):
                 return self.closing.wait(seconds)
             case Judge(accept, rollout):
@@ -80,4 +98,5 @@ class Driver:
             except BaseException:
                 self._channel.lost(sent)
                 raise
-            return self._channel.settle(sent, outcomes[: len(sent)])
+            value = self._channel.settle(sent, outcomes[: len(sent)])
+            return [value, *outcomes[len(sent) :]] if step.then else value

@@ -33,11 +33,12 @@ class Call:
 class GatedCall:
     """Send one call of the trainer's numbered channel, alone on it.
 
-    Sent back: its value; its BrokerError is raised into the flow.
+    Sent back: its value; its BrokerError is raised into the flow. With `then`: a list of its value and the outcomes of
+    those, of which a BrokerError is not raised.
 
     Args:
         make: builds the operation when its turn has come.
-        then: ungated operations for the same round trip, whose answers are not needed.
+        then: ungated operations for the same round trip, executed after it.
     """
 
     make: Callable[[Gate], Operation[Any]]
@@ -85,6 +86,18 @@ class WaitMarker:
 
 
 @dataclass(slots=True)
+class WaitAndCall:
+    """Wait for a marker on one of the keys, for at most `seconds`, and send operations in the same round trip.
+
+    Sent back: as for `Call`, or None where their outcome is unknown: they may be sent again.
+    """
+
+    keys: tuple[str, ...]
+    seconds: float
+    operations: Operations
+
+
+@dataclass(slots=True)
 class Pause:
     """Wait, seconds. Ends early when the client is closed."""
 
@@ -99,5 +112,5 @@ class Judge:
     rollout: Any
 
 
-Step = Call | GatedCall | TakeOver | Fetch | Command | Blocking | WaitMarker | Pause | Judge
+Step = Call | GatedCall | TakeOver | Fetch | Command | Blocking | WaitMarker | WaitAndCall | Pause | Judge
 Flow = Generator[Step, Any, T]

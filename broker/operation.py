@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from broker.errors import BrokerError
+
 T = TypeVar("T")
 
 Argument = str | bytes | int
@@ -28,3 +30,10 @@ class Operation(Generic[T]):
     args: tuple[Argument, ...]
     parse: Callable[[Any], T]
     before: tuple[tuple[Argument, ...], ...] = ()
+
+    def outcome(self, reply: Any) -> T | BrokerError:
+        """What it reads out of its reply; an error that it finds there is returned, not raised."""
+        try:
+            return self.parse(reply)
+        except BrokerError as problem:
+            return problem

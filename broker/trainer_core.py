@@ -173,12 +173,13 @@ class TrainerCore:
         digest = self.digests.get(step, "-")
         if digest == "-" and not allow_empty:
             raise Early(step=step, version=self.version, step_next=self.step_next)
-        advanced: Advanced = yield GatedCall(
+        answers: list[Any] = yield GatedCall(
             lambda gate: trainer.advance(
                 self.run, gate, step, digest, allow_empty=allow_empty, blob=blob, now=self.now
             ),
             then=(anyone.trim(self.run, now=self.now),),
         )
+        advanced: Advanced = answers[0]
         for _ in range(advanced.size // TRIM_TASKS):  # what one trim could not free
             if not (yield from self.call(anyone.trim(self.run, now=self.now))):
                 break

@@ -44,8 +44,8 @@ class _Listener:
         self._sockets.add(client)
         try:
             self.serve(client)
-        except OSError:
-            pass  # one of the ends is gone
+        except (OSError, ValueError):
+            pass  # one of the ends is gone (ValueError: select meets one that `close` closed)
         finally:
             self._cut(client)
 

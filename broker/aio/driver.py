@@ -9,7 +9,20 @@ from typing import Any, TypeVar
 from broker.channel import Channel
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError
-from broker.flow import Blocking, Call, Command, Fetch, Flow, GatedCall, Judge, Pause, Step, TakeOver, WaitMarker
+from broker.flow import (
+    Blocking,
+    Call,
+    Command,
+    Fetch,
+    Flow,
+    GatedCall,
+    Judge,
+    Pause,
+    Step,
+    TakeOver,
+    WaitAndCall,
+    WaitMarker,
+)
 
 T = TypeVar("T")
 
@@ -34,7 +47,10 @@ class Driver:
             step = next(flow)
             while True:
                 try:
-                    value = await self._do(step)
+                    if type(step) is Call:  # most are
+                        value: Any = await self.transport.execute(step.operations)
+                    else:
+                        value = await self._do(step)
                 except BaseException as error:  # noqa: BLE001 - raised into the flow, not swallowed
                     step = flow.throw(error)
                 else:
@@ -58,6 +74,8 @@ class Driver:
                 return await asyncio.to_thread(call)
             case WaitMarker(keys, seconds):
                 return await self.transport.wait_marker(keys, seconds) is not None
+            case WaitAndCall(keys, seconds, operations):
+                return await self.transport.wait_and_execute(keys, seconds, operations)
             case Pause(seconds):
                 try:
                     return await asyncio.wait_for(self.closing.wait(), seconds)
@@ -85,4 +103,5 @@ class Driver:
             except BaseException:
                 self._channel.lost(sent)
                 raise
-            return self._channel.settle(sent, outcomes[: len(sent)])
+            value = self._channel.settle(sent, outcomes[: len(sent)])
+            return [value, *outcomes[len(sent) :]] if step.then else value

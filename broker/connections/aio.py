@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,15 +12,28 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from broker.connections.core import Core
-from broker.connections.link import Command, Link, in_pieces, lost, new_connection, packed, parse_error
+from broker.connections.link import (
+    CLOSED,
+    READ_BYTES,
+    Command,
+    Link,
+    LinkLost,
+    ReplyReader,
+    in_pieces,
+    lost,
+    new_connection,
+    packed,
+    parse_error,
+)
 from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
-from broker.connections.replies import ReplyError
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
 
 #: The most connections to one server, besides those that wait for markers.
 _MOST_LINKS = 4
+#: Larger pieces than this, in bytes, are waited for until the server has taken them.
+_QUEUED_BYTES = 16 * 1024
 
 
 class AsyncTransport(Core):
@@ -73,41 +85,28 @@ _DefaultParser: Any = redis.asyncio.connection.DefaultParser
 
 
 class Parser(_DefaultParser):
-    """redis-py's parser, with our errors, and with a time-out for each read instead of one for a whole large reply."""
+    """redis-py's parser, with our errors."""
 
     parse_error = staticmethod(parse_error)
 
-    def __init__(self, link: "AsyncLink", socket_read_size: int) -> None:
-        _DefaultParser.__init__(self, socket_read_size)
-        self._link = link
-
-    async def read_from_socket(self) -> Any:
-        """Reads what is there."""
-        async with asyncio.timeout(self._link.patience_s):
-            return await _DefaultParser.read_from_socket(self)
-
 
 class AsyncLink:
-    """A connection of redis-py on the event loop.
-
-    Attributes:
-        patience_s: how long the server may be silent now, seconds.
-    """
+    """A connection on the event loop. redis-py opens it and logs in; from then on its streams are used directly."""
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
         self.info: ServerInfo | None = None
-        self.patience_s = self._timeout_s = timeout_s
+        self._timeout_s = timeout_s
         self._connection = new_connection(
             redis.asyncio.connection,
             endpoint,
             path,
             address,
             timeout_s,
-            # Time-outs are ours: redis-py's costs a task for each write, and is for the whole of a large reply.
-            socket_timeout=None,
+            socket_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
-            parser_class=partial(Parser, self),
+            parser_class=Parser,
         )
+        self._reader = ReplyReader()
 
     async def connect(self) -> None:
         """Connects and logs in; raises what redis-py raises."""
@@ -119,21 +118,28 @@ class AsyncLink:
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`."""
-        connection = self._connection
         replies: list[Any] = []
-        self.patience_s = self._timeout_s + wait_s
+        patience_s, expected, read = self._timeout_s + wait_s, len(commands), self._reader.read
         try:
-            for piece in in_pieces(packed(commands)):
-                # Returns when the server has taken all but a little of it: no large value is queued as a whole.
-                async with asyncio.timeout(self._timeout_s):
-                    await connection.send_packed_command([piece], check_health=False)
-            for _ in commands:
-                try:
-                    replies.append(await connection.read_response(disable_decoding=True))
-                except ReplyError as error:
-                    replies.append(error.with_traceback(None))
+            stream, writer = self._streams()
+            # The server may be silent for so long; what it does say, a piece of a large reply too, starts it again.
+            async with asyncio.timeout(patience_s) as silence:
+                for piece in in_pieces(packed(commands)):
+                    writer.write(piece)
+                    if len(piece) > _QUEUED_BYTES:
+                        # Returns when the server has taken all but a little: no large value is queued as a whole.
+                        await writer.drain()
+                        silence.reschedule(asyncio.get_running_loop().time() + patience_s)
+                while True:
+                    data = await stream.read(READ_BYTES)
+                    if not data:
+                        raise LinkLost(CLOSED)
+                    read(data, len(data), replies)
+                    if len(replies) == expected:
+                        break
+                    silence.reschedule(asyncio.get_running_loop().time() + patience_s)
         except (RedisError, OSError) as error:
-            raise lost(error, self.patience_s) from error
+            raise lost(error, patience_s) from error
         return replies
 
     def interrupt(self) -> None:
@@ -146,3 +152,10 @@ class AsyncLink:
         """As `Link.abort`."""
         self.interrupt()
         self._connection._close()  # noqa: SLF001 - as redis-py's `disconnect`, which has to be awaited
+
+    def _streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connection = self._connection
+        reader, writer = connection._reader, connection._writer  # noqa: SLF001 - redis-py keeps them to itself
+        if reader is None or writer is None:
+            raise LinkLost(CLOSED)
+        return reader, writer

@@ -13,6 +13,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from broker import scripts
+from broker.connections.calls import commands_of, outcomes_of
 from broker.connections.link import Command, Link, LinkLost, NotRedis, unreachable
 from broker.connections.nodes import Gate, Node, not_redis
 from broker.connections.paths import socket_path
@@ -21,7 +22,7 @@ from broker.connections.retrying import Again, Patience, pause_s
 from broker.connections.server import ServerInfo
 from broker.connections.topology import make_topology
 from broker.connections.url import Address, Endpoint
-from broker.errors import BrokerError, ServerUnavailable
+from broker.errors import ServerUnavailable
 from broker.operation import Operation
 
 log = logging.getLogger("broker")
@@ -62,8 +63,8 @@ class Core(ABC):
         """A new connection, logged in; raises what redis-py raises."""
 
     @abstractmethod
-    def _gate(self) -> Gate:
-        """What limits the exchanges with one server at a time."""
+    def _gate(self) -> Gate | None:
+        """What limits the exchanges with one server at a time, if anything does."""
 
     @abstractmethod
     async def _until_closing(self, seconds: float) -> None:
@@ -76,6 +77,15 @@ class Core(ABC):
 
     async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         """As `Transport.execute`."""
+        if not operations:
+            return []
+        failed: Again | None = None
+        if (sole := self._topology.sole) is not None:
+            # As nearly all calls go: there is one server, and it answers.
+            try:
+                return await self._run(sole, operations)
+            except Again as again:
+                failed = again
         results: list[Any] = [None] * len(operations)
         left = list(range(len(operations)))
 
@@ -94,8 +104,7 @@ class Core(ABC):
             if again:
                 raise again
 
-        if operations:
-            await self._patience.persist(once)
+        await self._patience.persist(once, failed)
         return results
 
     async def command(self, *args: str | bytes | int) -> Any:
@@ -127,16 +136,42 @@ class Core(ABC):
                     if self._was_interrupted():
                         return None
                     turn_s = left_s if len(groups) == 1 else min(_TURN_S, left_s)
-                    if (key := await self._wait_on(endpoint, part, turn_s)) is not None:
-                        return key
+                    (reply,) = await self._wait_on(await self._node(endpoint), part, turn_s)
+                    if reply is not None:
+                        return reply[0].decode()
         except Again as again:
-            # The caller looks for work now and comes back; without a pause that could be a busy loop.
-            log.debug("waiting on %s ended early: %s", self._address.shown, again)
-            if not self._was_interrupted():
-                self._failed_waits += 1
-                with suppress(ServerUnavailable):  # closed meanwhile
-                    await self.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
+            await self._after_failed_wait(again, deadline)
         return None
+
+    async def wait_and_execute(
+        self, keys: Sequence[str], timeout_s: float, operations: Sequence[Operation[Any]]
+    ) -> list[Any] | None:
+        """As `Transport.wait_and_execute`."""
+        sole = self._topology.sole
+        node = None if sole is None else self._nodes.get(sole)
+        commands, loads = ([], []) if node is None or node.info is None else commands_of(node, operations)
+        if node is None or not commands or loads:
+            await self.wait_marker(keys, timeout_s)
+            return None
+        if self._was_interrupted():
+            return None
+        deadline = time.monotonic() + timeout_s
+        try:
+            _, *replies = await self._wait_on(node, keys, timeout_s, commands)
+        except Again as again:
+            await self._after_failed_wait(again, deadline)
+            return None
+        if any(isinstance(reply, ReplyError) and (passes(reply) or lacks_function(reply)) for reply in replies):
+            return None
+        return outcomes_of(operations, replies, node, self._address.shown)
+
+    async def _after_failed_wait(self, again: Again, deadline: float) -> None:
+        """The caller looks for work now and comes back; without a pause that could be a busy loop."""
+        log.debug("waiting on %s ended early: %s", self._address.shown, again)
+        if not self._was_interrupted():
+            self._failed_waits += 1
+            with suppress(ServerUnavailable):  # closed meanwhile
+                await self.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
 
     async def server_info(self) -> ServerInfo:
         """As `Transport.server_info`."""
@@ -272,17 +307,21 @@ class Core(ABC):
         Returns:
             For each operation what it parsed, or its error.
         """
-        node = await self._node(endpoint)
+        node = self._nodes.get(endpoint)
+        if node is None or node.info is None:
+            node = await self._node(endpoint)
         for _ in range(_MOST_TURNS):
-            commands, loads = self._commands(node, operations)
+            commands, loads = commands_of(node, operations)
             replies = await self._exchange(node, commands, asking)
-            errors = [reply for reply in replies if isinstance(reply, ReplyError)]
+            errors = [reply for reply in replies if type(reply) is ReplyError]
+            if not errors and len(replies) == len(operations):
+                return [operation.outcome(reply) for operation, reply in zip(operations, replies, strict=True)]
             if node.calls_functions and any(lacks_function(error) for error in errors):
                 await self._load_functions(node, errors)
                 continue
             for name, reply in zip(loads, replies, strict=False):
                 if isinstance(reply, ReplyError) and not passes(reply) and redirection(reply) is None:
-                    raise refusal(reply, self._address.shown, name, self._shebang(node))
+                    raise refusal(reply, self._address.shown, name, node.supports_shebang)
             if any(error.code == "NOSCRIPT" for error in errors):
                 # Restarted, flushed or newly promoted. What ran already in this pipeline runs again: replay-safe.
                 node.known.clear()
@@ -292,7 +331,7 @@ class Core(ABC):
                     return await self._run(owner, operations, asking=True)
                 self._pass(error)
             node.known.update(loads)
-            return self._results(node, operations, replies[len(loads) :])
+            return outcomes_of(operations, replies[len(loads) :], node, self._address.shown)
         raise Again(f"{endpoint} forgets its scripts at once")
 
     async def _plain(self, endpoint: Endpoint, commands: Sequence[Command], asking: bool = False) -> list[Any]:
@@ -318,58 +357,27 @@ class Core(ABC):
         log.debug("%s takes no functions, scripts are used", node.endpoint)
         node.calls_functions = False
 
-    def _commands(self, node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[Command], list[str]]:
-        """The pipeline of some operations, and the scripts that its first commands load."""
-        if node.calls_functions:
-            library = scripts.library()
-            calls: list[Command] = []
-            for operation in operations:
-                name = library.function(operation.script)
-                calls.extend(operation.before)
-                calls.append(("FCALL", name, len(operation.keys), *operation.keys, *operation.args))
-            return calls, []
-        shebang = self._shebang(node)
-        loads = list(dict.fromkeys(op.script for op in operations if op.script not in node.known))
-        commands: list[Command] = [("SCRIPT", "LOAD", scripts.load(name, shebang).source) for name in loads]
-        for operation in operations:
-            sha1 = scripts.load(operation.script, shebang).sha1
-            commands.extend(operation.before)
-            commands.append(("EVALSHA", sha1, len(operation.keys), *operation.keys, *operation.args))
-        return commands, loads
+    async def _wait_on(
+        self, node: Node, keys: Sequence[str], timeout_s: float, then: Sequence[Command] = ()
+    ) -> list[Any]:
+        """Waits for a marker on one server, which then executes other commands at once.
 
-    def _results(self, node: Node, operations: Sequence[Operation[Any]], replies: list[Any]) -> list[Any]:
-        """Reads the replies of operations: an error of a command sent ahead of a script is the operation's."""
-        results: list[Any] = []
-        start = 0
-        for operation in operations:
-            end = start + len(operation.before) + 1
-            error = next((reply for reply in replies[start:end] if isinstance(reply, ReplyError)), None)
-            if error is not None:
-                results.append(refusal(error, self._address.shown, operation.script, self._shebang(node)))
-            else:
-                try:
-                    results.append(operation.parse(replies[end - 1]))
-                except BrokerError as problem:
-                    results.append(problem)
-            start = end
-        return results
-
-    async def _wait_on(self, endpoint: Endpoint, keys: Sequence[str], timeout_s: float) -> str | None:
-        """Waits for a marker on one server; the key that had one, or None."""
-        node = await self._node(endpoint)
+        Returns:
+            The reply of BZPOPMIN (None: there was no marker) and those of the others.
+        """
         # Redis reads "0" as "for ever".
         command: Command = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
         try:
-            (reply,) = await node.waits.exchange([command], timeout_s)
+            replies = await node.waits.exchange([command, *then], timeout_s)
         except LinkLost as error:
-            raise Again(f"{endpoint}: {error}") from error
-        if isinstance(reply, ReplyError):
+            raise Again(f"{node.endpoint}: {error}") from error
+        if isinstance(reply := replies[0], ReplyError):
             if self._redirect(node, reply) is not None:
                 raise Again(reply.text)
             self._pass(reply)
             raise refusal(reply, self._address.shown)
         self._failed_waits = 0
-        return None if reply is None else reply[0].decode()
+        return replies
 
     def _redirect(self, node: Node, error: ReplyError) -> Endpoint | None:
         """Follows MOVED with another try; the node that ASK names; None for other errors, and without a cluster."""
@@ -388,6 +396,3 @@ class Core(ABC):
                 node.pool.drop()
             self._topology.forget()
             raise Again(error.text, refusal(error, self._address.shown))
-
-    def _shebang(self, node: Node) -> bool:
-        return node.info is not None and node.info.supports_shebang

@@ -56,7 +56,7 @@ class FakeLink:
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`."""
         if wait_s:
-            return [await self._wait(commands[0], wait_s)]
+            return [await self._wait(commands[0], wait_s), *map(self._call, commands[1:])]
         return [self._call(command) for command in commands]
 
     def _call(self, command: Command) -> Any:

@@ -1,8 +1,9 @@
-"""One connection to one server, a redis-py connection that is driven directly, and what its failures mean.
+"""One connection to one server, opened by redis-py and driven directly, and what its failures mean.
 
-redis-py connects, speaks TLS, logs in, packs commands and parses replies. It never sends anything again: its retries
-and health checks are off, and a connection that failed once is not used any more (redis-py would open it anew).
-Its classes for clients and pools are not used: they retry, and cost several times the server's work for a small call.
+redis-py connects, speaks TLS and logs in; hiredis packs commands and parses replies. Nothing is ever sent again here:
+redis-py's retries and health checks are off, and a connection that failed once is not used any more.
+redis-py's own calls for sending and reading, its clients and its pools are not used: they retry, and cost several times
+the server's work for a small call.
 """
 
 import os
@@ -10,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from functools import lru_cache
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import hiredis
@@ -29,13 +31,18 @@ T = TypeVar("T")
 Command = tuple[str | bytes | int, ...]
 
 #: The most that is read from a socket at once, bytes.
-_READ_BYTES = 256 * 1024
+READ_BYTES = 256 * 1024
 #: The most that is handed to a socket at once, bytes: the time-out is for each piece, not for a whole large value.
 _WRITE_BYTES = 1024 * 1024
-#: From this size on, in bytes, an argument is sent from where it lies (redis-py's packer in C copies it).
+#: From this size on, in bytes, an argument is sent from where it lies (the packer in C copies it).
 _LARGE_BYTES = 16 * 1024
-#: What redis-py says when the other end closed the connection.
+#: Longer commands are calls for many items, whose bytes their callers bound: none of them is looked at.
+_FEW_ARGUMENTS = 16
+#: What redis-py says when the other end closed the connection, and what we say.
 _CLOSED = "Connection closed by server"
+CLOSED = "the server closed the connection"
+#: redis-py reads only the answers to logging in: bytes at once.
+_LOGIN_READ_BYTES = 4 * 1024
 
 
 class LinkLost(Exception):
@@ -101,7 +108,7 @@ def new_connection(library: Any, endpoint: Endpoint, path: str, address: Address
         # Notifications of maintenance, which move a connection behind its user's back, need protocol 3.
         "protocol": 2,
         "socket_connect_timeout": timeout_s,
-        "socket_read_size": _READ_BYTES,
+        "socket_read_size": _LOGIN_READ_BYTES,
         "health_check_interval": 0,
         "retry_on_timeout": False,
         "retry_on_error": [],
@@ -116,19 +123,47 @@ def new_connection(library: Any, endpoint: Endpoint, path: str, address: Address
     return library.SSLConnection(**address.tls, **options)
 
 
+class ReplyReader:
+    """hiredis' parser of what a connection sends, with our errors."""
+
+    def __init__(self) -> None:
+        reader = hiredis.Reader(protocolError=InvalidResponse, replyError=parse_error, notEnoughData=_NOT_YET)
+        self._feed: Callable[[Any, int, int], None] = reader.feed
+        self._next: Callable[[bool], Any] = reader.gets
+
+    def read(self, data: bytes | bytearray, size: int, replies: list[Any]) -> None:
+        """Takes the first `size` bytes of `data`, and appends the replies that are whole now.
+
+        Raises:
+            InvalidResponse: this is not the protocol of Redis.
+            redis.ConnectionError: the server has too many clients.
+        """
+        self._feed(data, 0, size)
+        read = self._next
+        while (reply := read(False)) is not _NOT_YET:
+            if isinstance(reply, RedisConnectionError):
+                raise reply
+            replies.append(reply)
+
+
+_NOT_YET = object()
+
+
 def packed(commands: Iterable[Command]) -> list[bytes]:
     """Commands as they are sent: those with large values without copying these, the others in C, which copies."""
     parts: list[bytes] = []
     small: list[bytes] = []
     for command in commands:
-        if any(isinstance(argument, bytes) and len(argument) >= _LARGE_BYTES for argument in command):
-            parts.append(b"".join(small))
-            small = []
+        if len(command) <= _FEW_ARGUMENTS and max(map(getsizeof, command)) >= _LARGE_BYTES:
+            if small:
+                parts.append(b"".join(small))
+                small = []
             parts.extend(_pack_large(*command))
         else:
             small.append(_pack_small(command))
-    parts.append(b"".join(small))
-    return [part for part in parts if part]
+    if small:
+        parts.append(small[0] if len(small) == 1 else b"".join(small))
+    return parts
 
 
 def _encode(argument: str | bytes | int) -> bytes:
@@ -171,7 +206,7 @@ def lost(error: BaseException, timeout_s: float) -> LinkLost | NotRedis:
     if isinstance(cause, RedisTimeoutError | TimeoutError):
         return LinkLost(f"no answer for {timeout_s:g} s")
     if _CLOSED in str(cause) or str(cause) == "Connection lost":  # asyncio says it like this
-        return LinkLost("the server closed the connection")
+        return LinkLost(CLOSED)
     if not isinstance(cause, OSError):
         return LinkLost(str(cause))
     # Without the addresses that some messages repeat.

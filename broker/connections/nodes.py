@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from broker.connections.link import Command, Link, NotRedis
@@ -21,7 +21,7 @@ class Pool:
     Args:
         opened: opens one.
         greet: asks the server what it is, on a new connection.
-        gate: limits the exchanges at a time.
+        gate: limits the exchanges at a time, None: no limit.
         interrupted: whether exchanges are to fail now. Who lets it be true calls `interrupt` afterwards: an exchange
             that has not begun by then sees it.
     """
@@ -30,7 +30,7 @@ class Pool:
         self,
         opened: Callable[[], Awaitable[Link]],
         greet: Callable[[Link], Awaitable[None]],
-        gate: Gate,
+        gate: Gate | None,
         interrupted: Callable[[], bool],
     ) -> None:
         self._opened, self._greet, self._gate, self._interrupted = opened, greet, gate, interrupted
@@ -40,30 +40,35 @@ class Pool:
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`, on one of the connections, which is opened when there is none."""
+        if self._gate is None:
+            return await self._exchange(commands, wait_s)
         async with self._gate:
-            generation = self._generation
-            try:
-                link, is_new = self._idle.pop(), False
-            except IndexError:
-                link, is_new = await self._opened(), True
-            self._busy.add(link)
-            try:
-                if self._interrupted():
-                    link.interrupt()
-                if is_new:
-                    await self._greet(link)
-                replies = await link.exchange(commands, wait_s)
-            except BaseException:
-                # Broken, or cancelled half-way: the rest of a reply may be on its way still.
-                link.abort()
-                raise
-            finally:
-                self._busy.discard(link)
-            if generation == self._generation:
-                self._idle.append(link)
-            else:
-                link.abort()
-            return replies
+            return await self._exchange(commands, wait_s)
+
+    async def _exchange(self, commands: Sequence[Command], wait_s: float) -> list[Any]:
+        generation = self._generation
+        try:
+            link, is_new = self._idle.pop(), False
+        except IndexError:
+            link, is_new = await self._opened(), True
+        self._busy.add(link)
+        try:
+            if self._interrupted():
+                link.interrupt()
+            if is_new:
+                await self._greet(link)
+            replies = await link.exchange(commands, wait_s)
+        except BaseException:
+            # Broken, or cancelled half-way: the rest of a reply may be on its way still.
+            link.abort()
+            raise
+        finally:
+            self._busy.discard(link)
+        if generation == self._generation:
+            self._idle.append(link)
+        else:
+            link.abort()
+        return replies
 
     def interrupt(self) -> None:
         """Breaks the connections that are waiting for replies."""
@@ -94,7 +99,7 @@ class Node:
         endpoint: Endpoint,
         address: Address,
         dial: Callable[[Endpoint], Awaitable[Link]],
-        gate: Gate,
+        gate: Gate | None,
         closed: Callable[[], bool],
         interrupted: Callable[[], bool],
     ) -> None:
@@ -103,7 +108,12 @@ class Node:
         self.known: set[str] = set()
         self.calls_functions = False
         self.pool = Pool(self._opened, self._greet, gate, closed)
-        self.waits = Pool(self._opened, self._greet, nullcontext(), interrupted)
+        self.waits = Pool(self._opened, self._greet, None, interrupted)
+
+    @property
+    def supports_shebang(self) -> bool:
+        """Whether its scripts may begin with a `#!lua` line."""
+        return self.info is not None and self.info.supports_shebang
 
     def drop(self) -> None:
         """As `Pool.drop`."""

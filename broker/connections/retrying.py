@@ -43,8 +43,12 @@ class Patience:
         self._retry_for_s = retry_for_s
         self._pause = pause
 
-    async def persist(self, once: Callable[[], Awaitable[T]]) -> T:
+    async def persist(self, once: Callable[[], Awaitable[T]], failed: Again | None = None) -> T:
         """Calls `once` until it no longer raises Again.
+
+        Args:
+            once: one try.
+            failed: what came of a first try that was made before, if it failed.
 
         Raises:
             ServerUnavailable: it raised it for `retry_for_s`.
@@ -52,23 +56,26 @@ class Patience:
         """
         failures, since = 0, 0.0
         while True:
-            try:
-                result = await once()
-            except Again as again:
-                now = time.monotonic()
-                since = since if failures else now
-                failures += 1
-                seconds = pause_s(failures)
-                if now + seconds > since + self._retry_for_s:
-                    self._give_up(again, now - since)
-                # A pooled connection that the server had closed is nothing to tell; failing a second time is.
-                if failures == 2:
-                    log.warning("%s: %s; trying for %g s", self._url, again, self._retry_for_s)
-                await self._pause(seconds)
-            else:
-                if failures > 1:
-                    log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
-                return result
+            if failed is None:
+                try:
+                    result = await once()
+                except Again as again:
+                    failed = again
+                else:
+                    if failures > 1:
+                        log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
+                    return result
+            now = time.monotonic()
+            since = since if failures else now
+            failures += 1
+            seconds = pause_s(failures)
+            if now + seconds > since + self._retry_for_s:
+                self._give_up(failed, now - since)
+            # A pooled connection that the server had closed is nothing to tell; failing a second time is.
+            if failures == 2:
+                log.warning("%s: %s; trying for %g s", self._url, failed, self._retry_for_s)
+            failed = None
+            await self._pause(seconds)
 
     def _give_up(self, again: Again, seconds: float) -> None:
         if isinstance(again.error, ReadOnlyServer):

@@ -5,7 +5,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,8 +16,12 @@ from redis.retry import Retry
 
 from broker.connections.core import Core
 from broker.connections.link import (
+    CLOSED,
+    READ_BYTES,
     Command,
     Link,
+    LinkLost,
+    ReplyReader,
     in_pieces,
     lost,
     new_connection,
@@ -27,7 +31,6 @@ from broker.connections.link import (
 )
 from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
-from broker.connections.replies import ReplyError
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
 from broker.operation import Operation
@@ -98,6 +101,22 @@ class Transport:
         """
         return run_blocking(self._core.wait_marker(keys, timeout_s))
 
+    def wait_and_execute(
+        self, keys: Sequence[str], timeout_s: float, operations: Sequence[Operation[Any]]
+    ) -> list[Any] | None:
+        """Waits for a marker; the server goes on with the operations at once, marker or not, in the same round trip.
+
+        Args:
+            keys: the sorted sets to wait on, all of one run.
+            timeout_s: for how long, in seconds.
+            operations: what to execute then.
+
+        Returns:
+            As `execute`. None when the connection broke, by `interrupt`, or where this server cannot do both at once:
+            whether the operations took effect is unknown then, and `execute` sends the same ones again.
+        """
+        return run_blocking(self._core.wait_and_execute(keys, timeout_s, operations))
+
     def interrupt(self) -> None:
         """Lets the waits of other threads return None now; the next one, if none is under way."""
         self._core.interrupt()
@@ -136,8 +155,8 @@ class BlockingCore(Core):
         link.connect()
         return link
 
-    def _gate(self) -> Gate:
-        return nullcontext()
+    def _gate(self) -> Gate | None:
+        return None
 
     async def _until_closing(self, seconds: float) -> None:
         assert isinstance(self._closing, threading.Event), "given by `Transport`"
@@ -155,7 +174,7 @@ class Parser(_DefaultParser):
 
 
 class BlockingLink:
-    """A connection of redis-py that blocks."""
+    """A connection that blocks. redis-py opens it and logs in; from then on its socket is used directly."""
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
         self.info: ServerInfo | None = None
@@ -170,6 +189,7 @@ class BlockingLink:
             retry=Retry(NoBackoff(), 0),
             parser_class=Parser,
         )
+        self._reader, self._received = ReplyReader(), bytearray(READ_BYTES)
 
     def connect(self) -> None:
         """Connects and logs in; raises what redis-py raises."""
@@ -181,26 +201,28 @@ class BlockingLink:
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`."""
-        connection = self._connection
         replies: list[Any] = []
+        missing, received, reader = len(commands), self._received, self._reader
         try:
+            sock = self._socket()
             if wait_s:
-                self._socket().settimeout(self._timeout_s + wait_s)
-            connection.send_packed_command(in_pieces(packed(commands)), check_health=False)
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response(disable_decoding=True))
-                except ReplyError as error:
-                    replies.append(error.with_traceback(None))
+                sock.settimeout(self._timeout_s + wait_s)
+            for piece in in_pieces(packed(commands)):
+                sock.sendall(piece)
+            while len(replies) < missing:
+                size = sock.recv_into(received)
+                if not size:
+                    raise LinkLost(CLOSED)
+                reader.read(received, size, replies)
             if wait_s:
-                self._socket().settimeout(self._timeout_s)
+                sock.settimeout(self._timeout_s)
         except (RedisError, OSError) as error:
             raise lost(error, self._timeout_s + wait_s) from error
         return replies
 
     def interrupt(self) -> None:
         """As `Link.interrupt`. Not by closing, which would free the number of a socket that another thread reads."""
-        with suppress(OSError, TypeError):  # closed already
+        with suppress(OSError, LinkLost):  # closed already
             # Of the socket below TLS, which would forget its keys under the reader.
             socket.socket.shutdown(self._socket(), socket.SHUT_RDWR)
 
@@ -209,7 +231,10 @@ class BlockingLink:
         self._connection.disconnect()
 
     def _socket(self) -> socket.socket:
-        return self._connection._sock  # noqa: SLF001 - redis-py has no other way to wake a reader
+        sock: socket.socket | None = self._connection._sock  # noqa: SLF001 - redis-py keeps it to itself
+        if sock is None:
+            raise LinkLost(CLOSED)
+        return sock
 
 
 _transports: "weakref.WeakSet[Transport]" = weakref.WeakSet()

@@ -19,12 +19,14 @@ class Topology:
 
     Attributes:
         has_slots: whether keys are on different servers, and only those of one hash slot may share a command.
+        sole: the server that has everything for ever, None where that can change or there are several.
     """
 
     has_slots: bool = False
+    sole: Endpoint | None = None
 
     def __init__(self, address: Address) -> None:
-        self._endpoint = address.endpoints[0]
+        self.sole = self._endpoint = address.endpoints[0]
 
     async def locate(self, key: str | None, ask: Ask) -> Endpoint:
         """The server of a key (None: any primary); raises LinkLost when nobody can say."""

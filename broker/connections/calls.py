@@ -1,0 +1,45 @@
+"""What is sent for operations, and what their replies say."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from broker import scripts
+from broker.connections.link import Command
+from broker.connections.nodes import Node
+from broker.connections.replies import ReplyError, refusal
+from broker.operation import Operation
+
+
+def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[Command], list[str]]:
+    """The pipeline of some operations for one server, and the scripts that its first commands load."""
+    commands: list[Command] = []
+    if node.calls_functions:
+        function_of = scripts.library().function
+        for operation in operations:
+            commands.extend(operation.before)
+            keys = operation.keys
+            commands.append(("FCALL", function_of(operation.script), len(keys), *keys, *operation.args))
+        return commands, []
+    shebang = node.supports_shebang
+    loads = list(dict.fromkeys(op.script for op in operations if op.script not in node.known))
+    commands.extend(("SCRIPT", "LOAD", scripts.load(name, shebang).source) for name in loads)
+    for operation in operations:
+        sha1 = scripts.load(operation.script, shebang).sha1
+        commands.extend(operation.before)
+        commands.append(("EVALSHA", sha1, len(operation.keys), *operation.keys, *operation.args))
+    return commands, loads
+
+
+def outcomes_of(operations: Sequence[Operation[Any]], replies: Sequence[Any], node: Node, url: str) -> list[Any]:
+    """Reads the replies of operations: an error of a command sent ahead of a script is the operation's."""
+    outcomes: list[Any] = []
+    start = 0
+    for operation in operations:
+        end = start + len(operation.before) + 1
+        error = next((reply for reply in replies[start:end] if isinstance(reply, ReplyError)), None)
+        if error is not None:
+            outcomes.append(refusal(error, url, operation.script, node.supports_shebang))
+        else:
+            outcomes.append(operation.outcome(replies[end - 1]))
+        start = end
+    return outcomes
