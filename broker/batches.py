@@ -10,9 +10,9 @@ from broker.errors import BrokerError, Early, Exhausted, Recovering, WaitTimeout
 from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
 from broker.models import Rollout
 from broker.operations import anyone, trainer
-from broker.operations.anyone import BatchPiece
+from broker.operations.anyone import BatchPiece, RolloutRow
 from broker.operations.trainer import Taken
-from broker.reading import read_rollouts, read_rows
+from broker.reading import ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
 from broker.trainer_core import TrainerCore
 
 #: Ready tasks that one call looks at.
@@ -64,13 +64,15 @@ class Forming:
             WaitTimeout: the deadline passed; what was gathered stays in the open batch.
         """
         core, step = self._core, self._step
+        size = 0
         while True:
-            taken = yield from self._take(TAKE_LIMIT, seal=self._accept is None)
+            taken, piece = yield from self._take(TAKE_LIMIT, seal=self._accept is None, size=size)
+            size = taken.size
             if not taken.sealed and self._accept is not None:
-                if (yield from self._filter(taken.size)):
+                if (yield from self._filter(taken, piece)):
                     continue
                 if taken.size >= self._n or taken.exhausted:
-                    taken = yield from self._take(0, seal=True)
+                    taken, piece = yield from self._take(0, seal=True, size=size)
             if taken.sealed:
                 break
             if taken.more and taken.size < self._n:
@@ -85,33 +87,53 @@ class Forming:
         core.step_next = max(core.step_next, step + 1)
         if self._accept is not None and len(self._kept) == taken.size:
             return list(self._kept.values())
-        rows = yield from read_rows(core.run, step, 0, taken.size)
-        return (yield from read_rollouts(core.run, step, rows))
+        rows = yield from self._rows(taken, piece)
+        return (yield from read_rollouts(core.run, step, rows, core.result_sizes))
 
-    def _take(self, limit: int, *, seal: bool) -> Flow[Taken]:
+    def _take(self, limit: int, *, seal: bool, size: int) -> Flow[tuple[Taken, BatchPiece | BrokerError | None]]:
+        """Fills the batch, and reads its first rows in the same round trip where they may be its last call.
+
+        Args:
+            limit: ready tasks to look at.
+            seal: seal the batch when it is full.
+            size: of the batch so far.
+        """
         core = self._core
         self._refuse_after_recovery()
-        taken: Taken = yield GatedCall(
+        first = anyone.batch(core.run, self._step, 0, min(self._n, ROWS_PER_CALL), now=core.now)
+        answers: Any = yield GatedCall(
             lambda gate: trainer.take(
                 core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short, now=core.now
-            )
+            ),
+            then=(first,) if self._reads(limit) and self._n - size <= TAKE_LIMIT else (),
         )
         self._refuse_after_recovery()
-        return taken
+        return (answers[0], answers[1]) if isinstance(answers, list) else (answers, None)
+
+    def _reads(self, limit: int) -> bool:
+        """Whether rows are wanted after a call: not when a filter has seen them all, and it only seals."""
+        return self._accept is None or limit > 0
+
+    def _rows(self, taken: Taken, piece: BatchPiece | BrokerError | None) -> Flow[list[RolloutRow]]:
+        """All rows of the batch as it was taken, of which the first may be there."""
+        rows = list(piece.rows) if isinstance(piece, BatchPiece) and piece.digest == taken.digest else []
+        rows = rows[: taken.size]
+        rows += yield from read_rows(self._core.run, self._step, len(rows), taken.size)
+        return rows
 
     def _refuse_after_recovery(self) -> None:
         """A batch formed in the background ends when a recovery begins."""
         if self._core.epoch != self._epoch:
             raise Recovering(version=self._core.version)
 
-    def _filter(self, size: int) -> Flow[bool]:
+    def _filter(self, taken: Taken, piece: BatchPiece | BrokerError | None) -> Flow[bool]:
         """Judges what is new in the open batch and discards what the user refuses.
 
         Answers whether something was discarded.
         """
         core = self._core
         assert self._accept is not None
-        rows = yield from read_rows(core.run, self._step, 0, size)
+        rows = yield from self._rows(taken, piece)
         # A task that was reset meanwhile may be back with other samples.
         present = {row.task: [sample.attempt_id for sample in row.samples] for row in rows}
         self._kept = {
@@ -120,9 +142,8 @@ class Forming:
             if present.get(task) == [sample.attempt_id for sample in rollout.samples]
         }
         refused: list[str] = []
-        for rollout in (
-            yield from read_rollouts(core.run, self._step, [row for row in rows if row.task not in self._kept])
-        ):
+        new = [row for row in rows if row.task not in self._kept]
+        for rollout in (yield from read_rollouts(core.run, self._step, new, core.result_sizes)):
             if (yield Judge(self._accept, rollout)):
                 self._kept[rollout.task] = rollout
             else:
@@ -153,4 +174,4 @@ def read_batch(run: str, step: int, rank: int, world: int, timeout: float | None
         yield Pause(max(0.0, deadline.left(pause_s)))
         pause_s = min(0.5, pause_s * 2)
     rows = yield from read_rows(run, step, piece.size * rank // world, piece.size * (rank + 1) // world)
-    return (yield from read_rollouts(run, step, rows))
+    return (yield from read_rollouts(run, step, rows, ResultSizes()))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
 from broker import keys
 from broker.codec import decode
 from broker.errors import BrokerError, Gone
@@ -15,6 +19,19 @@ ROWS_PER_CALL = 128
 #: Bytes of results that one read asks for, by the size of those before.
 BYTES_PER_FETCH = 16 * 1024 * 1024
 _MOST_KEYS_PER_FETCH = 512
+#: Results of the first read of a batch, where those of the batch before were not larger than the bytes allow.
+_FIRST_KEYS = 64
+
+
+@dataclass(slots=True)
+class ResultSizes:
+    """What is known of a run's results before they are read.
+
+    Args:
+        largest: size of the largest one of the last batch in bytes, 0 before the first.
+    """
+
+    largest: int = 0
 
 
 def read_rows(run: str, step: int, first: int, last: int) -> Flow[list[RolloutRow]]:
@@ -29,36 +46,40 @@ def read_rows(run: str, step: int, first: int, last: int) -> Flow[list[RolloutRo
     return rows
 
 
-def read_rollouts(run: str, step: int, rows: list[RolloutRow]) -> Flow[list[Rollout]]:
+def read_rollouts(run: str, step: int, rows: Sequence[RolloutRow], sizes: ResultSizes) -> Flow[list[Rollout]]:
     """The rollouts of rows, with their results decoded.
 
     Raises:
         Gone: the bytes of a result are not there any more.
     """
     attempts = [sample.attempt_id for row in rows for sample in row.samples]
-    results: dict[str, bytes] = {}
-    at, count = 0, 8
-    while at < len(attempts):
-        piece = attempts[at : at + count]
-        values: list[bytes | None] = yield Fetch(tuple(keys.result(run, attempt) for attempt in piece))
-        size = 1
-        for attempt, value in zip(piece, values, strict=True):
-            if value is None:
-                raise Gone(what="the result", attempt=attempt, step=step)
-            results[attempt] = value
-            size += len(value)
-        at += len(piece)
-        count = max(1, min(_MOST_KEYS_PER_FETCH, 4 * count, BYTES_PER_FETCH * len(piece) // size))
-    return [_rollout(step, row, results) for row in rows]
+    prefix = keys.result(run, "")
+    results: list[bytes] = []
+    count = min(_FIRST_KEYS, BYTES_PER_FETCH // sizes.largest) if sizes.largest else _FIRST_KEYS
+    while len(results) < len(attempts):
+        piece = attempts[len(results) : len(results) + max(1, count)]
+        values: list[bytes | None] = yield Fetch(tuple([prefix + attempt for attempt in piece]))
+        if None in values:
+            raise Gone(what="the result", attempt=piece[values.index(None)], step=step)
+        found = cast("list[bytes]", values)
+        lengths = list(map(len, found))
+        sizes.largest = max(lengths) if not results else max(sizes.largest, *lengths)
+        count = min(_MOST_KEYS_PER_FETCH, 4 * len(piece), BYTES_PER_FETCH * len(piece) // max(1, sum(lengths)))
+        results += found
+    return _rollouts(step, rows, results)
 
 
-def _rollout(step: int, row: RolloutRow, results: dict[str, bytes]) -> Rollout:
-    samples = [
-        Sample(
-            s.attempt_id, s.slot, decode(results.pop(s.attempt_id)), s.version, s.newest, s.session.rpartition("~")[0]
+def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> list[Rollout]:
+    """Decodes payloads and results; lets go of each result's bytes as soon as they are decoded."""
+    rollouts: list[Rollout] = []
+    results.reverse()
+    for row in rows:
+        samples = [
+            Sample(s.attempt_id, s.slot, decode(results.pop()), s.version, s.newest, s.session.rpartition("~")[0])
+            for s in row.samples
+        ]
+        oldest = row.oldest
+        rollouts.append(
+            Rollout(row.task, decode(row.payload), samples, oldest, row.newest, step, step - oldest, row.priority)
         )
-        for s in row.samples
-    ]
-    return Rollout(
-        row.task, decode(row.payload), samples, row.oldest, row.newest, step, step - row.oldest, row.priority
-    )
+    return rollouts

@@ -18,6 +18,7 @@ from broker.models import RunConfig, Task
 from broker.names import check_name
 from broker.operations import anyone, trainer
 from broker.operations.trainer import Advanced, EnqueuedPiece, NewTask, Opened
+from broker.reading import ResultSizes
 
 #: Tasks of one enqueue call, and the bytes of payload above which a call is closed earlier.
 TASKS_PER_CALL = 64
@@ -57,6 +58,7 @@ class TrainerCore:
         self.cursor: Any = None
         self.digests: dict[int, str] = {}
         self.delivered = -1  # newest step handed to the caller
+        self.result_sizes = ResultSizes()
 
     @property
     def now(self) -> int | None:
