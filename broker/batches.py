@@ -100,19 +100,17 @@ class Forming:
         """
         core = self._core
         self._refuse_after_recovery()
+        # Not when a filter has seen all rows and this only seals, and not in the middle of a large batch.
+        reads = (self._accept is None or limit > 0) and self._n - size <= TAKE_LIMIT
         first = anyone.batch(core.run, self._step, 0, min(self._n, ROWS_PER_CALL), now=core.now)
-        answers: Any = yield GatedCall(
+        answer: Any = yield GatedCall(
             lambda gate: trainer.take(
                 core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short, now=core.now
             ),
-            then=(first,) if self._reads(limit) and self._n - size <= TAKE_LIMIT else (),
+            then=(first,) if reads else (),
         )
         self._refuse_after_recovery()
-        return (answers[0], answers[1]) if isinstance(answers, list) else (answers, None)
-
-    def _reads(self, limit: int) -> bool:
-        """Whether rows are wanted after a call: not when a filter has seen them all, and it only seals."""
-        return self._accept is None or limit > 0
+        return (answer[0], answer[1]) if reads else (answer, None)
 
     def _rows(self, taken: Taken, piece: BatchPiece | BrokerError | None) -> Flow[list[RolloutRow]]:
         """All rows of the batch as it was taken, of which the first may be there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +13,11 @@ from typing import Any
 from broker import keys
 from broker.codec import decode, encode
 from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
-from broker.flow import Call, Flow
+from broker.flow import Call, Flow, WaitAndCall
 from broker.models import Attempt, Policy
 from broker.operation import Operation
 from broker.operations import worker
-from broker.operations.worker import Answer, Claimed, Joined, Renewed, Submission
+from broker.operations.worker import ACCEPTED, Answer, Claimed, Joined, Renewed, Submission
 
 _log = logging.getLogger("broker")
 
@@ -74,8 +75,11 @@ class Session:
         self._settled = 0  # of the newest claim whose answer was dealt with, or that was given up
         self._held: dict[str, Attempt] = {}
         self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
+        self._claimed_policy: Policy | None = None  # that of the newest claim
         self._lock = threading.Lock()
-        self.unreadable: list[tuple[str, str]] = []  # attempts of the last claim, and what is wrong with their payloads
+        self._unreadable: list[
+            tuple[str, str]
+        ] = []  # attempts of the last claim, and what is wrong with their payloads
 
     @property
     def now(self) -> int | None:
@@ -113,7 +117,7 @@ class Session:
             raise joined
         with self._lock:
             self._joined, self._number, self._settled = joined, 0, 0
-            self.run_policy = Policy(version=joined.version, epoch=joined.epoch)
+            self.run_policy = _policy(self.run_policy, joined.version, joined.epoch)
 
     def lost(self) -> None:
         """The server does not know the session any more: its attempts were given to others."""
@@ -126,75 +130,103 @@ class Session:
         """The next claim."""
         self._number += 1
         loaded = None if policy is None else (policy.version, policy.epoch)
+        random = os.urandom(4).hex()
         return worker.claim(
-            self.run, self.id, self._number, n, secrets.token_hex(4), policy=loaded, blob_seq=self._blob[0],
-            now=self.now
-        )  # fmt: skip
+            self.run, self.id, self._number, n, random, policy=loaded, blob_seq=self._blob[0], now=self.now
+        )
 
     def claim(self, n: int, policy: Policy | None) -> Flow[list[Attempt]]:
-        """Asks for up to n attempts; joins first, or anew, where needed."""
+        """Asks for up to n attempts, at most 64; joins first, or anew, where needed."""
         for _ in range(2):
             if self._joined is None:
                 yield from self.join()
             try:
                 claimed: Claimed | BrokerError = (yield Call((self.claim_operation(n, policy),)))[0]
             except BaseException:
-                self._give_up()
+                self.give_up()
                 raise
-            if isinstance(claimed, NoSession):
-                self.lost()
-                continue
-            attempts = self.take_in(claimed)
-            yield from self.fail_unreadable()
-            return attempts
+            if not isinstance(claimed, NoSession):
+                return (yield from self.taken_in(claimed))
+            self.lost()
         raise NoSession(session=self.id or "a new one", run=self.run)
 
-    def take_in(self, claimed: Claimed | BrokerError) -> list[Attempt]:
-        """Reads a claim's answer; what it granted is held from now on."""
+    @property
+    def can_claim_waking(self) -> bool:
+        """Whether `claim_waking` is possible: an injected clock is to be read when the waiting is over."""
+        return self._joined is not None and self._clock is None
+
+    def claim_waking(self, n: int, seconds: float, ended: Callable[[], bool]) -> Flow[list[Attempt]]:
+        """Waits for the marker and asks for up to n attempts of the current policy, in one round trip.
+
+        Args:
+            n: most attempts wanted, at most 64.
+            seconds: how long to wait for the marker.
+            ended: whether nothing is to be claimed any more.
+        """
+        operation = self.claim_operation(n, None)
+        try:
+            outcomes: list[Any] | None = yield WaitAndCall((self.marker,), seconds, (operation,))
+            if outcomes is None and not ended():
+                # What became of it is unknown, if it was sent: the same claim again has its effect once.
+                outcomes = yield Call((operation,))
+        except BaseException:
+            self.give_up()
+            raise
+        if outcomes is None:
+            self.give_up()
+            return []
+        if isinstance(outcomes[0], NoSession):
+            self.lost()
+            return []
+        return (yield from self.taken_in(outcomes[0]))
+
+    def taken_in(self, claimed: Claimed | BrokerError) -> Flow[list[Attempt]]:
+        """Reads a claim's answer; what it granted is held from now on, what cannot be read is failed for good."""
+        attempts = self._take_in(claimed)
+        for attempt_id, problem in self._unreadable:
+            _log.warning("the payload of attempt %s cannot be read: %s", attempt_id, problem)
+            yield Call((worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now),))
+        self._unreadable = []
+        return attempts
+
+    def _take_in(self, claimed: Claimed | BrokerError) -> list[Attempt]:
         if isinstance(claimed, BrokerError):
-            self._give_up()
+            self.give_up()
             raise claimed
         if claimed.blob_seq != self._blob[0]:
             self._blob = (claimed.blob_seq, claimed.blob or None)
-        blob = self._blob[1]
         self.reason, self.due_in_ms = claimed.reason, claimed.due_in_ms
-        self.run_policy = Policy(version=claimed.run_version, epoch=claimed.run_epoch)
-        policy = Policy(version=claimed.version, epoch=claimed.epoch)
-        attempts: list[Attempt] = []
-        self.unreadable = []
-        for g in claimed.granted:
-            try:
-                payload = decode(g.payload)
-            except CodecError as error:
-                self.unreadable.append((g.attempt_id, str(error)))
-            else:
-                attempts.append(
-                    Attempt(
-                        g.attempt_id,
-                        self.run,
-                        g.task,
-                        g.slot,
-                        payload,
-                        claimed.version,
-                        policy,
-                        g.samples,
-                        g.tries,
-                        blob,
-                    )
-                )
+        self.run_policy = _policy(self.run_policy, claimed.run_version, claimed.run_epoch)
+        policy = self._claimed_policy = _policy(self._claimed_policy, claimed.version, claimed.epoch)
+        attempts = self._attempts(claimed, policy)
         with self._lock:
-            self._held.update((attempt.id, attempt) for attempt in attempts)
+            for attempt in attempts:
+                self._held[attempt.id] = attempt
             self._settled = self._number
         return attempts
 
-    def fail_unreadable(self) -> Flow[None]:
-        """Fails for good what the last claim granted and this worker cannot read."""
-        for attempt_id, problem in self.unreadable:
-            _log.warning("the payload of attempt %s cannot be read: %s", attempt_id, problem)
-            yield Call((worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now),))
-        self.unreadable = []
+    def _attempts(self, claimed: Claimed, policy: Policy) -> list[Attempt]:
+        run, version, random, blob = self.run, claimed.version, claimed.random, self._blob[1]
+        attempts: list[Attempt] = []
+        parts = iter(claimed.tasks)
+        for raw_id, raw_payload, raw_samples, slots in zip(parts, parts, parts, parts, strict=True):
+            task, samples = raw_id.decode(), int(raw_samples)
+            numbers = iter(slots.decode().split())
+            for slot, claims, tries in zip(numbers, numbers, numbers, strict=True):
+                attempt_id = f"{task}#{slot}.{claims}.{random}"
+                try:
+                    payload = decode(raw_payload)
+                except CodecError as error:
+                    self._unreadable.append((attempt_id, str(error)))
+                    continue
+                attempts.append(
+                    Attempt(
+                        attempt_id, run, task, int(slot), payload, version, policy, samples, int(tries), blob
+                    )
+                )  # fmt: skip
+        return attempts
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """The answer of the newest claim is not waited for any more.
 
         The heartbeat gives back what it may have granted.
@@ -222,7 +254,7 @@ class Session:
             return []
         if isinstance(answer, BrokerError):
             return []
-        self.run_policy = Policy(version=answer.run_version, epoch=answer.run_epoch)
+        self.run_policy = _policy(self.run_policy, answer.run_version, answer.run_epoch)
         cancelled: list[Attempt] = []
         with self._lock:
             for attempt_id, why in answer.abandon.items():
@@ -231,17 +263,12 @@ class Session:
                     cancelled.append(attempt)
         return cancelled
 
-    def encoded(self, attempt: Attempt, result: Any) -> bytes:
-        """A result's bytes; refuses one that is too large."""
+    def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
+        """One result, encoded; refuses one that is too large."""
         body = encode(result)
         if self._joined is not None and len(body) > self._joined.max_result_bytes:
             raise TooBig(what="result", subject=attempt.id, size=len(body), limit=self._joined.max_result_bytes)
-        return body
-
-    def submit_operation(self, items: Sequence[Submission]) -> Operation[list[Answer]]:
-        """Submits results or verdicts."""
-        ttl = self._joined.result_ttl_ms if self._joined else 3_600_000
-        return worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
+        return Submission(attempt.id, True, body, (policy.version, policy.epoch) if policy else None)
 
     def submit(
         self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()
@@ -251,16 +278,18 @@ class Session:
         Returns:
             An answer for each item, and the outcomes of the others.
         """
+        ttl = self._joined.result_ttl_ms if self._joined else 3_600_000
         others: list[Any] | None = None
         for _ in range(3):
-            outcomes: list[Any] = yield Call((self.submit_operation(items), *(then if others is None else ())))
+            operation = worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
+            outcomes: list[Any] = yield Call((operation, *(then if others is None else ())))
             answers: list[Answer] | BrokerError = outcomes[0]
             if others is None:
                 others = outcomes[1:]
             if isinstance(answers, BrokerError):
                 raise answers
-            if all(answer.word != "noresult" for answer in answers):
-                self.forget(item.attempt_id for item in items)
+            if answers.count(ACCEPTED) == len(answers) or all(answer.word != "noresult" for answer in answers):
+                self.forget([item.attempt_id for item in items])
                 return [submitted(answer) for answer in answers], others
         raise NoResult(attempt=items[0].attempt_id)
 
@@ -298,6 +327,10 @@ class Session:
             if gone:
                 return
 
+    def works_on(self, attempt: Attempt) -> bool:
+        """Whether a result of this attempt is still to come."""
+        return attempt.id in self._held and not attempt.cancelled
+
     def forget(self, attempts: Iterable[str]) -> None:
         """These are not worked on any more."""
         with self._lock:
@@ -305,8 +338,20 @@ class Session:
                 self._held.pop(attempt, None)
 
 
+_ACCEPTED = Submitted("accepted")
+
+
 def submitted(answer: Answer) -> Submitted:
     """An answer in the client's words."""
+    if answer is ACCEPTED:
+        return _ACCEPTED
     return Submitted(
         answer.word, answer.why, answer.by_attempt, answer.by_session.rpartition("~")[0], answer.age_ms / 1000
     )
+
+
+def _policy(known: Policy | None, version: int, epoch: str) -> Policy:
+    """The policy of that version and epoch: the known one, if it is."""
+    if known is not None and known.version == version and known.epoch == epoch:
+        return known
+    return Policy(version=version, epoch=epoch)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
+from broker.flow import Flow
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -18,6 +20,8 @@ from broker.termination import TerminationAsExit
 from broker.worker_core import WorkerCore
 
 _log = logging.getLogger("broker")
+
+T = TypeVar("T")
 
 StaleWeights = Callable[[Policy, "bytes | None"], "Policy | None"]
 
@@ -60,8 +64,6 @@ class Worker:
         self._core.on_weights_stale = on_weights_stale
         self._driver = Driver(open_transport(url))
         self._claiming = threading.Lock()
-        self._iterating = False
-        self._next: Attempt | None = None
         self._termination = TerminationAsExit()
         self._closed = False
         try:
@@ -112,8 +114,7 @@ class Worker:
             n: most attempts wanted, 1 to 1000.
             timeout: how long to wait for the first, in seconds; None: as long as it takes.
         """
-        if not 1 <= n <= 1000:
-            raise BadArgument(argument="n", given=n, expected="1 to 1000")
+        _check_number(n)
         with self._claiming:
             return self._driver.run(self._core.claim(n, timeout))
 
@@ -122,21 +123,30 @@ class Worker:
 
         Submitting one claims the next in the same round trip.
         """
-        self._iterating = True
+        with closing(self.batches(1)) as batches:
+            for batch in batches:
+                yield batch[0]
+
+    def batches(self, n: int) -> Generator[list[Attempt]]:
+        """Lists of up to n attempts, as many as there are, for ever; ends after `stop` or `drain`.
+
+        Submitting the last results of one (`submit_many`) claims the next in the same round trip.
+
+        Args:
+            n: most attempts of a batch, 1 to 1000.
+        """
+        _check_number(n)
         try:
             while not self._core.stopping:
-                attempt, self._next = self._next, None
-                if attempt is None:
-                    attempts = self.claim(1, None)
-                    if not attempts:
-                        return
-                    attempt = attempts[0]
-                yield attempt
+                with self._claiming:
+                    batch = self._driver.run(self._core.next_batch(n))
+                if not batch:
+                    return
+                yield batch
         finally:
-            self._iterating = False
-            ahead, self._next = self._next, None
-            if ahead is not None and not self._closed:
-                self.release([ahead])
+            ahead = self._core.end_batches()
+            if ahead and not self._closed:
+                self.release(ahead)
 
     def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. Sent again, it has its effect once.
@@ -150,12 +160,7 @@ class Worker:
             TooBig: the result is larger than `max_result_bytes`.
             CodecError: the result holds something that cannot be encoded.
         """
-        if self._iterating and self._next is None:
-            with self._claiming:
-                answer, following = self._driver.run(self._core.submit_and_claim(attempt, result, policy))
-            self._next = following[0] if following else None
-            return answer
-        return self._driver.run(self._core.submit(attempt, result, policy))
+        return self._submit(self._core.submit(attempt, result, policy))
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order.
@@ -163,7 +168,13 @@ class Worker:
         Args:
             results: pairs of an attempt and its result.
         """
-        return self._driver.run(self._core.submit_many(results))
+        return self._submit(self._core.submit_many(results))
+
+    def _submit(self, flow: Flow[T]) -> T:
+        if not self._core.iterating:
+            return self._driver.run(flow)
+        with self._claiming:  # it may claim the next batch
+            return self._driver.run(flow)
 
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""
@@ -282,6 +293,11 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_number(n: int) -> None:
+    if not 1 <= n <= 1000:
+        raise BadArgument(argument="n", given=n, expected="1 to 1000")
 
 
 def _say_cancelled(attempt: Attempt) -> None:

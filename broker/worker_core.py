@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from typing import Any
 
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
@@ -68,6 +67,19 @@ class WorkerCore:
         self.on_weights_stale: Callable[[Policy, bytes | None], Policy | None] | None = None
         self.draining = False
         self.stopping = False
+        self._batch_size = 0  # attempts of a batch while batches are iterated over, else 0
+        self._batch: list[Attempt] = []  # the one that was handed out last
+        self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is claimed any more."""
+        return self.draining or self.stopping
+
+    @property
+    def iterating(self) -> bool:
+        """Whether submitting may claim the next batch."""
+        return self._batch_size > 0
 
     @property
     def reason(self) -> str:
@@ -94,12 +106,20 @@ class WorkerCore:
             yield from session.join()
 
     def claim_once(self, n: int) -> Flow[list[Attempt]]:
-        """Up to n attempts, from the preferred run first."""
+        """Up to n attempts, from the preferred run first, 64 in a round trip."""
         attempts: list[Attempt] = []
-        for session in self.sessions.values():
-            attempts += yield from session.claim(n - len(attempts), self.policy)
-            if len(attempts) >= n:
-                break
+        try:
+            for session in self.sessions.values():
+                while len(attempts) < n:
+                    wanted = min(n - len(attempts), ITEMS_PER_CALL)
+                    claimed = yield from session.claim(wanted, self.policy)
+                    attempts += claimed
+                    if len(claimed) < wanted:
+                        break
+        except BrokerError as error:
+            if not attempts:
+                raise
+            _log.debug("%d attempts of %d were claimed: %s", len(attempts), n, error)  # the next claim meets it again
         return attempts
 
     def claim(self, n: int, timeout_s: float | None) -> Flow[list[Attempt]]:
@@ -111,15 +131,16 @@ class WorkerCore:
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         missing = False
-        while not (self.draining or self.stopping):
+        attempts: list[Attempt] = []
+        while not self.ended:
             try:
-                attempts = yield from self.claim_once(n)
+                attempts = attempts or (yield from self.claim_once(n))
                 missing = False
             except NoRun as error:
                 # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
                 if not missing:
                     _log.warning("waiting for the run to come back: %s", error)
-                missing, attempts = True, []
+                missing = True
                 for session in self.sessions.values():
                     session.lost()
             if attempts:
@@ -130,69 +151,99 @@ class WorkerCore:
             if missing:
                 yield Pause(min(left, RUN_AGAIN_S))
             else:
-                yield from self._wait(left)
-        return []
+                attempts = yield from self._wait(n, left)
+        return attempts
 
-    def _wait(self, left: float) -> Flow[None]:
-        """For a marker, for what is next due, or for weights that may be used."""
+    def _wait(self, n: int, left: float) -> Flow[list[Attempt]]:
+        """For a marker, for what is next due, or for weights that may be used; may claim in the same round trip."""
         sessions = list(self.sessions.values())
+        first = sessions[0]
         if all(session.reason == "weights_stale" for session in sessions):
-            session = sessions[0]
-            if self.on_weights_stale is not None and session.run_policy is not None:
-                loaded = self.on_weights_stale(session.run_policy, session.blob)
+            if self.on_weights_stale is not None and first.run_policy is not None:
+                loaded = self.on_weights_stale(first.run_policy, first.blob)
                 if loaded is not None:
                     self.policy = loaded
-                    return
+                    return []
             yield Pause(min(left, WEIGHTS_AGAIN_S))
-            return
+            return []
         dues = [session.due_in_ms / 1000 for session in sessions if session.due_in_ms >= 0]
-        yield WaitMarker(tuple(session.marker for session in sessions), max(0.001, min([left, *dues])))
+        seconds = max(0.001, min([left, *dues]))
+        if len(sessions) > 1 or self.policy is not None or not first.can_claim_waking:
+            yield WaitMarker(tuple([session.marker for session in sessions]), seconds)
+            return []
+        attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
+        if self.policy is not None and attempts:  # set meanwhile: these were claimed for other weights
+            yield from self.release(attempts)
+            return []
+        return attempts
+
+    def next_batch(self, n: int) -> Flow[list[Attempt]]:
+        """The next batch of an iteration, of up to n attempts; empty when it is over."""
+        attempts, self._ahead = self._ahead, []
+        if not attempts:
+            attempts = yield from self.claim(n, None)
+        elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
+            attempts += yield from self.claim_once(n - len(attempts))
+        self._batch_size, self._batch = n, attempts
+        return attempts
+
+    def end_batches(self) -> list[Attempt]:
+        """The iteration is over: what was claimed ahead is to be given back."""
+        ahead, self._ahead, self._batch, self._batch_size = self._ahead, [], [], 0
+        return ahead
+
+    def _claims_ahead(self, session: Session, items: Sequence[Submission]) -> bool:
+        """Whether the next batch is claimed with these results: the last ones of the batch that was handed out."""
+        if not self._batch_size or self._ahead or self.ended or len(self.sessions) > 1 or not session.id:
+            return False
+        if len(self._batch) == 1:
+            return True
+        handed_in = {item.attempt_id for item in items}
+        return all(attempt.id in handed_in or not session.works_on(attempt) for attempt in self._batch)
 
     def submit(self, attempt: Attempt, result: Any, policy: Policy | None) -> Flow[Submitted]:
         """Submits one result."""
         session = self.session_of(attempt)
-        answers, _ = yield from session.submit([self.submission(attempt, result, policy)])
-        return answers[0]
+        return (yield from self._submit_piece(session, [session.submission(attempt, result, policy)]))[0]
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> Flow[list[Submitted]]:
         """Submits results in pieces of one round trip each; an answer for each, in order."""
         answers: list[Submitted] = []
-        for run, group in groupby(results, key=lambda pair: pair[0].run):
-            piece: list[Submission] = []
-            size = 0
-            for attempt, result in group:
-                submission = self.submission(attempt, result, None)
-                if piece and (len(piece) == ITEMS_PER_CALL or size + len(submission.body) > BYTES_PER_CALL):
-                    answers += (yield from self.sessions[run].submit(piece))[0]
+        piece: list[Submission] = []
+        size, session = 0, next(iter(self.sessions.values()))
+        for attempt, result in results:
+            if attempt.run != session.run:
+                if piece:
+                    answers += yield from self._submit_piece(session, piece)
                     piece, size = [], 0
-                piece.append(submission)
-                size += len(submission.body)
-            answers += (yield from self.sessions[run].submit(piece))[0]
+                session = self.session_of(attempt)
+            submission = session.submission(attempt, result)
+            if piece and (len(piece) == ITEMS_PER_CALL or size + len(submission.body) > BYTES_PER_CALL):
+                answers += yield from self._submit_piece(session, piece)
+                piece, size = [], 0
+            piece.append(submission)
+            size += len(submission.body)
+        if piece:
+            answers += yield from self._submit_piece(session, piece)
         return answers
 
-    def submit_and_claim(
-        self, attempt: Attempt, result: Any, policy: Policy | None
-    ) -> Flow[tuple[Submitted, list[Attempt]]]:
-        """Submits one result and claims the next attempt of the same run, in one round trip."""
-        session = self.session_of(attempt)
-        if len(self.sessions) > 1 or not session.id or self.draining or self.stopping:
-            return (yield from self.submit(attempt, result, policy)), []
-        following = session.claim_operation(1, self.policy)
-        answers, outcomes = yield from session.submit([self.submission(attempt, result, policy)], (following,))
+    def _submit_piece(self, session: Session, items: Sequence[Submission]) -> Flow[list[Submitted]]:
+        """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
+        if not self._claims_ahead(session, items):
+            return (yield from session.submit(items))[0]
+        following = session.claim_operation(min(self._batch_size, ITEMS_PER_CALL), self.policy)
         try:
-            attempts = session.take_in(outcomes[0])
-            yield from session.fail_unreadable()
+            answers, outcomes = yield from session.submit(items, (following,))
+        except BaseException:
+            session.give_up()
+            raise
+        try:
+            self._ahead = yield from session.taken_in(outcomes[0])
         except NoSession:
             session.lost()
-            attempts = []
-        except BrokerError:
-            attempts = []  # the next claim meets the same error, in the open
-        return answers[0], attempts
-
-    def submission(self, attempt: Attempt, result: Any, policy: Policy | None) -> Submission:
-        """One result, encoded."""
-        body = self.session_of(attempt).encoded(attempt, result)
-        return Submission(attempt.id, True, body, (policy.version, policy.epoch) if policy else None)
+        except BrokerError as error:
+            _log.debug("nothing was claimed with the results: %s", error)  # the next claim meets it again
+        return answers
 
     def reject(self, attempt: Attempt, reason: str) -> Flow[Submitted]:
         """The verdict that the rollout must not be trained on."""

@@ -124,7 +124,7 @@ class Worker:
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
-        submission = self._core.submission(attempt, result, policy)
+        submission = self._core.session_of(attempt).submission(attempt, result, policy)
         return await self._submitters[attempt.run].submit(submission)
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,15 @@ class Granted:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, like the others that are made for each attempt: a frozen one takes three times as long.
+@dataclass(slots=True)
 class Claimed:
-    """Answer of claim. `reason` is empty when as many were handed out as asked; due_in_ms is -1 when nothing is due."""
+    """Answer of claim. `reason` is empty when as many were handed out as asked; due_in_ms is -1 when nothing is due.
+
+    Args:
+        random: the client's part of the attempt ids.
+        tasks: as they came, four for each task: its id, payload, samples, and `slot claims tries ...`.
+    """
 
     reason: str
     due_in_ms: int
@@ -65,30 +71,38 @@ class Claimed:
     blob_seq: int
     blob: bytes
     now: int
-    granted: tuple[Granted, ...]
+    random: str
+    tasks: list[Any]
 
-
-def _claimed_with(random: str) -> Any:
-    def parse(reply: Any) -> Claimed:
+    @property
+    def granted(self) -> tuple[Granted, ...]:
+        """The slots handed out."""
         granted: list[Granted] = []
-        for i in range(9, len(reply), 4):
-            task, samples = text(reply[i]), int(reply[i + 2])
-            numbers = list(map(int, text(reply[i + 3]).split()))
+        for i in range(0, len(self.tasks), 4):
+            task, payload, samples = text(self.tasks[i]), self.tasks[i + 1], int(self.tasks[i + 2])
+            numbers = list(map(int, self.tasks[i + 3].split()))
             for j in range(0, len(numbers), 3):
                 slot, claims, tries = numbers[j : j + 3]
-                attempt_id = f"{task}#{slot}.{claims}.{random}"
-                granted.append(Granted(attempt_id, task, slot, claims, tries, samples, reply[i + 1]))
+                attempt_id = f"{task}#{slot}.{claims}.{self.random}"
+                granted.append(Granted(attempt_id, task, slot, claims, tries, samples, payload))
+        return tuple(granted)
+
+
+def _claimed_with(random: str) -> Callable[[Any], Claimed]:
+    def parse(reply: Any) -> Claimed:
+        reason, due, version, epoch, run_version, run_epoch, blob_seq, blob, now, *tasks = reply
         return Claimed(
-            reason=text(reply[0]),
-            due_in_ms=int(reply[1]),
-            version=int(reply[2]),
-            epoch=text(reply[3]),
-            run_version=int(reply[4]),
-            run_epoch=text(reply[5]),
-            blob_seq=int(reply[6]),
-            blob=reply[7],
-            now=int(reply[8]),
-            granted=tuple(granted),
+            reason.decode(),
+            int(due),
+            int(version),
+            epoch.decode(),
+            int(run_version),
+            run_epoch.decode(),
+            int(blob_seq),
+            blob,
+            int(now),
+            random,
+            tasks,
         )
 
     return parse
@@ -145,7 +159,7 @@ def renew(run: str, session: str, number: int, held: Sequence[str], *, now: int 
     return Operation("renew", (keys.state(run),), (clock(now), session, number, *held), _renewed)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submission:
     """One result or verdict.
 
@@ -187,8 +201,13 @@ def answer(line: Any) -> Answer:
     return Answer(word, rest[0] if rest else "")
 
 
+#: Nearly every answer is this one; it can be told by identity.
+ACCEPTED = Answer("accepted")
+_COMMON = {b"accepted": ACCEPTED}
+
+
 def _answers(reply: Any) -> list[Answer]:
-    return [answer(line) for line in reply]
+    return [_COMMON.get(line) or answer(line) for line in reply]
 
 
 #: Results up to this size travel inside the call; larger ones are SET before it (cheaper for the server from here on).
@@ -207,18 +226,12 @@ def submit(
     args: list[Argument] = [clock(now)]
     before: list[tuple[Argument, ...]] = []
     for item in items:
+        body, verdict, how = item.body, "a" if item.accept else "r", "i"
+        if item.accept and len(body) > inline_bytes:
+            before.append(("SET", keys.result(run, item.attempt_id), body, "NX", "PX", result_ttl_ms))
+            body, how = b"", "s"
         version, epoch = item.policy or ("", "")
-        inline = not item.accept or len(item.body) <= inline_bytes
-        if not inline:
-            before.append(("SET", keys.result(run, item.attempt_id), item.body, "NX", "PX", result_ttl_ms))
-        args += (
-            item.attempt_id,
-            "a" if item.accept else "r",
-            version,
-            epoch,
-            "i" if inline else "s",
-            item.body if inline else b"",
-        )
+        args += (item.attempt_id, verdict, version, epoch, how, body)
     return Operation("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
 
 
