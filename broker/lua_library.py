@@ -3,7 +3,8 @@
 A script is one chunk that runs anew with every call: all its functions are made again each time, which costs several
 times what a small call does with its data (see docs/performance.md). In a function library they are made once, when the
 library is loaded. For that the top-level names become fields of one table, so that variables can be set anew at the
-beginning of each call while the functions stay. The Lua files themselves stay plain scripts.
+beginning of each call while the functions stay. Names in capitals are constants of a run (the names of its keys): they
+are set anew only when a call is for another run than the one before. The Lua files themselves stay plain scripts.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ _VARIABLES = re.compile(r"^local (\w+(?:, \w+)*)( *=| *(?:--.*)?$)", re.MULTILIN
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")
 #: The table.
 TABLE = "M"
+#: A statement that gives constants of a run their values.
+_CONSTANTS = re.compile(rf"{TABLE}\.[A-Z][A-Z_]*\b(?:, {TABLE}\.[A-Z][A-Z_]*\b)* *=")
 #: What a script finds as globals, and a function of a library gets as arguments.
 _ARGUMENTS = frozenset({"KEYS", "ARGV"})
+#: The table, and in it the key that the constants were set for.
+_RESERVED = frozenset({TABLE, "LAST"})
 
 
 class NameClash(Exception):
@@ -45,14 +50,16 @@ def as_function(source: str, name: str, flags: tuple[str, ...]) -> list[tuple[st
     names = set(_FUNCTION.findall(source)) | _ARGUMENTS
     for declared, _ in _VARIABLES.findall(source):
         names.update(declared.split(", "))
-    if TABLE in names:
-        raise NameClash(f"the name {TABLE} is the library's")
+    if not names.isdisjoint(_RESERVED):
+        raise NameClash(f"the names {' and '.join(sorted(_RESERVED))} are the library's")
     source = _FUNCTION.sub(rf"function {TABLE}.\1", source)
     source = _VARIABLES.sub(_assignment, source)
     functions: list[tuple[str, int]] = []
+    constants: list[tuple[str, int]] = []
     statements: list[tuple[str, int]] = []
     for part in _top_level(_prefixed(source, names)):
-        (functions if _defines_function(part[0][0]) else statements).extend(part)
+        first = part[0][0]
+        (functions if _defines_function(first) else constants if _CONSTANTS.match(first) else statements).extend(part)
     quoted = ", ".join(f"'{flag}'" for flag in flags)
     return [
         (f"do local {TABLE} = {{}}", 0),
@@ -60,6 +67,10 @@ def as_function(source: str, name: str, flags: tuple[str, ...]) -> list[tuple[st
         (f"redis.register_function{{ function_name = '{name}', flags = {{ {quoted} }},", 0),
         ("callback = function(keys, args)", 0),
         (f"{TABLE}.KEYS, {TABLE}.ARGV = keys, args", 0),
+        (f"if {TABLE}.LAST ~= keys[1] then", 0),
+        *constants,
+        (f"{TABLE}.LAST = keys[1]", 0),
+        ("end", 0),
         *statements,
         ("end } end", 0),
     ]

@@ -8,9 +8,11 @@
 -- Flags: allow-oom
 -- @include gate
 
+local FIELDS = gate_and({ 'open_size', 'total_consumed' })
+
 local MAX_BLOB_BYTES = 1048576
 
-return gated({ 'open_size', 'total_consumed' }, function()
+return gated(FIELDS, function()
   refuse_while_recovering()
   local step, digest = int_arg(FIRST_ARG, 'step', 0, MAX_INT), ARGV[FIRST_ARG + 1]
   local allow_empty, blob = ARGV[FIRST_ARG + 2] == '1', ARGV[FIRST_ARG + 4]

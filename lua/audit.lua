@@ -8,8 +8,10 @@
 -- Flags: no-writes
 -- @include counters
 
+local FIELDS = hot_and({ 'open_size' })
+
 return run(function()
-  load_state({ 'open_size' })
+  load_state(FIELDS)
   local found, answer = recomputed(), {}
   for _, name in ipairs(COUNTERS) do
     answer[#answer + 1] = name

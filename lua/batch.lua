@@ -8,9 +8,11 @@
 -- Flags: no-writes
 -- @include records
 
+local FIELDS = hot_and({ 'open_size' })
+
 local function samples_of(t, row)
   for k = 0, t.samples - 1 do
-    local s = slots[t.id .. '#' .. k]
+    local s = slots[slot_name(t, k)]
     if letter(t, k) == 'D' and s then
       local n = #row
       row[n + 1], row[n + 2] = k, attempt_id(t, k, s)
@@ -21,7 +23,7 @@ local function samples_of(t, row)
 end
 
 return run(function()
-  load_state({ 'open_size' })
+  load_state(FIELDS)
   local step, offset = int_arg(2, 'step', 0, MAX_INT), int_arg(3, 'offset', 0, MAX_INT)
   local count = int_arg(4, 'count', 0, 1000)
   local size, digest, sealed = num('open_size'), '-', 0
@@ -38,12 +40,12 @@ return run(function()
   local payloads, names = hmget(PAYLOADS, ids), {}
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    for k = 0, t.samples - 1 do names[#names + 1] = t.id .. '#' .. k end
+    for k = 0, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
   end
   load_slots(names)
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    answer[#answer + 1] = samples_of(t, { t.id, t.priority, t.oldest, t.newest, payloads[i] or '' })
+    answer[#answer + 1] = samples_of(t, { t.id, (fixed_parts(t)), t.oldest, t.newest, payloads[i] or '' })
   end
   return answer
 end)

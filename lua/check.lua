@@ -16,7 +16,7 @@ local function check_task(t, problem)
     if t.state == s and not there then problem(t, 'is missing in the set of its state') end
     if t.state ~= s and there then problem(t, 'stands in a set of another state: ' .. s) end
   end
-  if t.state == 'B' and not redis.call('ZSCORE', key('batch:' .. int_text(t.step)), t.id) then
+  if t.state == 'B' and not redis.call('ZSCORE', key('batch:' .. t.step), t.id) then
     problem(t, 'is missing in its batch')
   end
   local open = t.state == 'R' and t.letters:find('O', 1, true) ~= nil
@@ -27,11 +27,11 @@ local function check_task(t, problem)
   if t.state ~= 'R' then return problem(t, 'has held or waiting slots and is not running') end
   load_slots_of(t)
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[t.id .. '#' .. k]
-    if c == 'W' and not redis.call('ZSCORE', RETRIES, t.id .. '#' .. k) then
+    local c, s = letter(t, k), slots[slot_name(t, k)]
+    if c == 'W' and not redis.call('ZSCORE', RETRIES, slot_name(t, k)) then
       problem(t, 'has a waiting slot that nothing wakes')
     end
-    if c == 'H' and not redis.call('ZSCORE', key('session:' .. s.session), attempt_id(t, k, s)) then
+    if c == 'H' and not redis.call('ZSCORE', SESSION .. s.session, attempt_id(t, k, s)) then
       problem(t, 'has a held slot that its session does not know')
     end
     if c == 'H' and not redis.call('ZSCORE', SESSIONS, s.session) then

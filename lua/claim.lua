@@ -9,36 +9,37 @@
 -- @include sweep
 -- @include handout
 
-local function answer_head(reason, due_in, claim)
+local FIELDS = hot_and({ 'lease_ms', 'first_seq', 'blob_seq', 'attempt_timeout_ms', 'samples_hint' })
+
+local function answer_head(reason, due_in, version_text, epoch)
   local seq, blob = num('blob_seq'), ''
   if seq ~= int_arg(9, 'blob_seq', 0, MAX_INT) then blob = redis.call('HGET', STATE, 'blob') or '' end
-  return { reason, due_in, claim.version_text, claim.epoch, state.version, state.version_epoch, seq, blob,
-    int_text(now) }
+  return { reason, due_in, version_text, epoch, state.version, state.version_epoch, seq, blob, now }
 end
 
 -- The same claim again: what it was given and still holds.
 local function replay(words)
   local reason, version, epoch, random, rest = words:match('^(%S+) (%S+) (%S+) (%S+) ?(.*)$')
-  local ids = {}
+  local ids, places = {}, {}
   for id in rest:gmatch('%S+') do ids[#ids + 1] = id end
   if random ~= ARGV[7] then fail('BADARG', 'argument', 'random', 'given', ARGV[7]) end
   load_attempts(ids)
-  local by_task = {}
   for i = 1, #ids do
-    local t, k, _, holds = holder(ids[i])
+    local t, k, s, holds = holder(ids[i])
     if holds then
-      if not by_task[t.id] then
-        by_task[t.id] = { t, {} }
-        granted[#granted + 1] = by_task[t.id]
+      if not places[t.id] then
+        places[t.id] = #granted + 1
+        granted[places[t.id]] = { t }
       end
-      table.insert(by_task[t.id][2], k)
+      local entry, word = granted[places[t.id]], small_text(k) .. ' ' .. s.claims .. ' ' .. s.tries
+      entry[2] = entry[2] and entry[2] .. ' ' .. word or word
     end
   end
-  return add_granted(answer_head(reason == '-' and '' or reason, 0, { version_text = version, epoch = epoch }))
+  return add_granted(answer_head(reason == '-' and '' or reason, 0, version, epoch))
 end
 
 return run(function()
-  load_state({ 'lease_ms', 'first_seq', 'blob_seq', 'attempt_timeout_ms', 'samples_hint' })
+  load_state(FIELDS)
   local session, number, n = ARGV[2], int_arg(3, 'number', 1, MAX_INT), int_arg(4, 'n', 1, 1000)
   local given, limit = ARGV[5] ~= '', int_arg(8, 'limit', 1, 1000)
   if not ARGV[7]:find('^%w+$') or #ARGV[7] > 64 then fail('BADARG', 'argument', 'random', 'given', ARGV[7]) end
@@ -53,15 +54,12 @@ return run(function()
     flush()
     sweep(limit)
   end
-  local claim = {
-    session = session, random = ARGV[7], version = version, version_text = int_text(version), given = given,
-    epoch = given and ARGV[6] or state.version_epoch, timeout = num('attempt_timeout_ms'), attempts = {},
-  }
+  local claim = new_claim(session, ARGV[7], version, given and ARGV[6] or state.version_epoch, given)
   local reason = hand_out(n, limit, claim)
-  local head = { int_text(number), lease, reason or '-', claim.version_text, claim.epoch, claim.random }
-  hput(CALLS, session, table.concat(head, ' ') .. ' ' .. table.concat(claim.attempts, ' '))
+  hput(CALLS, session, ARGV[3] .. ' ' .. lease .. ' ' .. (reason or '-') .. ' ' .. claim.version_text .. ' '
+    .. claim.epoch .. ' ' .. claim.random .. ' ' .. table.concat(claim.attempts, ' '))
   local due = num('due')
-  local answer = answer_head(reason or '', due > 0 and int_text(math.max(0, due - now)) or -1, claim)
+  local answer = answer_head(reason or '', due > 0 and math.max(0, due - now) or -1, claim.version_text, claim.epoch)
   flush()
   return add_granted(answer)
 end)

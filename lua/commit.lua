@@ -8,7 +8,9 @@
 -- Flags: allow-oom
 -- @include gate
 
-return gated({ 'checkpoints', 'keep_checkpoints', 'floor' }, function()
+local FIELDS = gate_and({ 'checkpoints', 'keep_checkpoints', 'floor' })
+
+return gated(FIELDS, function()
   refuse_while_recovering()
   local version = int_arg(FIRST_ARG, 'version', 0, MAX_INT)
   if version > num('version') then fail('EARLY', 'step', int_text(version), 'version', state.version) end

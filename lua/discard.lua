@@ -9,7 +9,9 @@
 -- @include gate
 -- @include endings
 
-return gated({ 'open_size' }, function()
+local FIELDS = gate_and({ 'open_size' })
+
+return gated(FIELDS, function()
   refuse_while_recovering()
   local ids, answer = task_args(FIRST_ARG + 1), {}
   for i = 1, #ids do

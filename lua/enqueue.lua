@@ -9,7 +9,10 @@
 -- @include gate
 -- @include finished
 
-return gated({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' }, function()
+local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' })
+local FRESH = ',0,0,-1,-1,0,0,-1,' -- the rest of a new record
+
+return gated(FIELDS, function()
   refuse_while_recovering()
   local first = FIRST_ARG + 2
   local n = (#ARGV - first + 1) / 5
@@ -26,21 +29,21 @@ return gated({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued
   end
   local exists, answer = hmget(TASKS, ids), {}
   local records, payloads, places, order = {}, {}, {}, num('order_seq')
-  local added, seen = 0, {}
+  local added, seen, check_finished = 0, {}, num('finished_ids') > 0
   for i = 1, n do
     local id, at = ids[i], first + (i - 1) * 5
-    if exists[i] or seen[id] or is_finished(id) then
+    if exists[i] or seen[id] or (check_finished and is_finished(id)) then
       answer[#answer + 1] = i - 1
     else
       seen[id] = true
       added = added + 1
       order = order + 1
-      local priority = tonumber(ARGV[at + 1])
-      local j = added * 2
+      local priority, j = tonumber(ARGV[at + 1]), added * 2
       records[j - 1] = id
-      records[j] = table.concat({ 'P', priority, order, ARGV[at + 2], ARGV[at + 3], '0,0,-1,-1,0,0,-1,' }, ',')
+      records[j] = 'P,' .. small_text(priority) .. ',' .. int_text(order) .. ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3]
+        .. FRESH
       payloads[j - 1], payloads[j] = id, ARGV[at + 4]
-      places[j - 1], places[j] = int_text(place({ priority = priority, order = order })), id
+      places[j - 1], places[j] = place_of(priority, order), id
       event('enqueue', id)
     end
   end

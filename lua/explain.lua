@@ -11,7 +11,7 @@
 local function sessions_seen(limit)
   local rows, got = {}, redis.call('ZRANGE', SESSIONS, 0, limit - 1, 'WITHSCORES')
   for i = 1, #got, 2 do
-    rows[#rows + 1] = { got[i], int_text(got[i + 1]), redis.call('ZCARD', key('session:' .. got[i])) }
+    rows[#rows + 1] = { got[i], int_text(got[i + 1]), redis.call('ZCARD', SESSION .. got[i]) }
   end
   return rows
 end
@@ -23,9 +23,9 @@ local function slots_held(limit)
     local t = tasks[ids[i]]
     load_slots_of(t)
     for k = 0, t.samples - 1 do
-      local s = slots[t.id .. '#' .. k]
+      local s = slots[slot_name(t, k)]
       if letter(t, k) == 'H' and #rows < limit then
-        rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, int_text(s.at) }
+        rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, s.at }
       end
     end
   end

@@ -8,8 +8,10 @@
 -- Flags: allow-oom
 -- @include records
 
+local FIELDS = hot_and({ 'lease_ms', 'session_seq', 'max_result_bytes', 'result_ttl_ms' })
+
 return run(function()
-  load_state({ 'lease_ms', 'session_seq', 'max_result_bytes', 'result_ttl_ms' })
+  load_state(FIELDS)
   local worker, nonce = ARGV[2], ARGV[3]
   if #worker < 1 or #worker > 200 or not worker:find('^[%w%._:/@+-]+$') then
     fail('BADARG', 'argument', 'worker', 'given', worker)

@@ -12,13 +12,13 @@ return run(function()
   load_state()
   local id, limit = ARGV[2], int_arg(3, 'limit', 1, 1000)
   if not redis.call('HGET', CALLS, id) then return 1 end
-  local held = redis.call('ZRANGE', key('session:' .. id), 0, limit)
+  local held = redis.call('ZRANGE', SESSION .. id, 0, limit)
   local n = math.min(limit, #held)
   load_attempts(held)
   for i = 1, n do
     local t, k, s, holds = holder(held[i])
     if holds then release_attempt(t, k, s) end
-    zdel(key('session:' .. id), held[i])
+    zdel(SESSION .. id, held[i])
   end
   local gone = #held <= limit
   if gone then forget_session(id, 'left') end

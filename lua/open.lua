@@ -8,6 +8,8 @@
 -- Flags: none
 -- @include creation
 
+local FIELDS = hot_and({ 'epoch', 'tokens' })
+
 local CONFIG_START = 4
 -- Only what differs is written; the counters follow a changed batch size.
 local function change_config(update)
@@ -39,7 +41,7 @@ return run(function()
   local token, update = ARGV[2], ARGV[3] == '1'
   check_token(token)
   if #ARGV % 2 == 0 then fail('BADARG', 'argument', 'config', 'given', #ARGV) end
-  load_state({ 'epoch', 'tokens' }, #ARGV >= CONFIG_START)
+  load_state(FIELDS, #ARGV >= CONFIG_START)
   if not state.schema then
     local epoch = '1.' .. token
     create_run(epoch, CONFIG_START)

@@ -8,7 +8,9 @@
 -- Flags: allow-oom
 -- @include gate
 
-return gated({}, function()
+local FIELDS = gate_and({})
+
+return gated(FIELDS, function()
   local mode, before = ARGV[FIRST_ARG], state.paused
   if mode ~= '' and mode ~= 'paused' and mode ~= 'draining' then
     fail('BADARG', 'argument', 'mode', 'given', mode)

@@ -10,6 +10,10 @@
 -- @include target
 -- @include finished
 
+local FIELDS = hot_and({
+  'epoch', 'tokens', 'recoveries', 'checkpoints', 'floor', 'recover_limit', 'order_seq', 'begin_answer',
+})
+
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
 local POLICIES_START = 14
 
@@ -83,8 +87,7 @@ return run(function()
   int_arg(5, 'listed_order', -1, MAX_INT)
   if ARGV[6] ~= 'keep' and ARGV[6] ~= 'requeue' then fail('BADARG', 'argument', 'in_flight', 'given', ARGV[6]) end
   local first_config = POLICIES_START + 2 * int_arg(12, 'policies', 0, 10000)
-  load_state({ 'epoch', 'tokens', 'recoveries', 'checkpoints', 'floor', 'recover_limit', 'order_seq', 'begin_answer' },
-    #ARGV >= first_config)
+  load_state(FIELDS, #ARGV >= first_config)
   local epoch = int_text(number_of(ARGV[4]) + 1) .. '.' .. token
   if not state.schema then
     create_run(epoch, first_config)

@@ -10,6 +10,8 @@
 -- @include counters
 -- @include admission_owners
 
+local FIELDS = gate_and({ 'recover_limit', 'recover_open', 'bytes_from', 'tasks_from', 'open_size' })
+
 -- Batches of steps that the surviving history has not consumed, and the one that was open: their tasks are elsewhere now.
 local function drop_batches(limit)
   unlink(key('batch:' .. int_text(num('recover_open'))))
@@ -21,7 +23,7 @@ local function drop_batches(limit)
   end
 end
 
-return gated({ 'recover_limit', 'recover_open', 'bytes_from', 'tasks_from', 'open_size' }, function()
+return gated(FIELDS, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
   local version, limit = num('version'), num('recover_limit')
   drop_batches(limit)

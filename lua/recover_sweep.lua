@@ -12,9 +12,11 @@
 -- @include restart
 -- @include finished
 
+local FIELDS = gate_and({ 'finished_ids', 'recover_limit', 'recover_order', 'recover_in_flight', 'open_size' })
+
 local function release_held(t)
   for k = 0, t.samples - 1 do
-    if t.state == 'R' and letter(t, k) == 'H' then release_attempt(t, k, slots[t.id .. '#' .. k]) end
+    if t.state == 'R' and letter(t, k) == 'H' then release_attempt(t, k, slots[slot_name(t, k)]) end
   end
 end
 
@@ -24,17 +26,17 @@ local function forget_task(t)
   load_slots_of(t)
   clear_slots(t, 'revoked')
   leave_state(t)
-  for k = 0, t.samples - 1 do hdel(SLOTS, t.id .. '#' .. k) end
+  for k = 0, t.samples - 1 do hdel(SLOTS, slot_name(t, k)) end
   hdel(TASKS, t.id)
   hdel(PAYLOADS, t.id)
   dirty_tasks[t.id] = nil
-  for k = 0, t.samples - 1 do dirty_slots[t.id .. '#' .. k] = nil end
+  for k = 0, t.samples - 1 do dirty_slots[slot_name(t, k)] = nil end
   tasks[t.id] = false
 end
 
 local function back_to_ready(t)
-  zdel(key('batch:' .. int_text(t.step)), t.id)
-  t.state, t.step = 'Y', -1
+  zdel(key('batch:' .. t.step), t.id)
+  t.state, t.step = 'Y', '-1'
   zput(READY, t.id, t.first)
   changed(t)
   event('ready', t.id)
@@ -42,15 +44,16 @@ end
 
 -- What a lost attempt, released since, left behind in the task's range of versions.
 local function mend_versions(t)
-  if t.newest <= num('recovering') or not t.letters:find('[HD]') then return end
-  t.oldest, t.newest = -1, -1
+  if tonumber(t.newest) <= num('recovering') or not t.letters:find('[HD]') then return end
+  local oldest, newest = math.huge, -1
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[t.id .. '#' .. k]
+    local c, s = letter(t, k), slots[slot_name(t, k)]
     if c == 'H' or c == 'D' then
-      if t.oldest < 0 or s.version < t.oldest then t.oldest = s.version end
-      if s.newest > t.newest then t.newest = s.newest end
+      oldest = math.min(oldest, tonumber(s.version))
+      newest = math.max(newest, tonumber(s.newest))
     end
   end
+  t.oldest, t.newest = int_text(oldest), int_text(newest)
   changed(t)
 end
 
@@ -69,7 +72,7 @@ local function act(t, fate, id)
   end
 end
 
-return gated({ 'finished_ids', 'recover_limit', 'recover_order', 'recover_in_flight', 'open_size' }, function()
+return gated(FIELDS, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
   local requeues = state.recover_in_flight == 'requeue'
   return walk(FIRST_ARG, num('recovering'), num('recover_limit'), num('recover_order'), requeues, act)

@@ -10,7 +10,7 @@
 
 -- Attempts of claims whose answer was lost for good: nobody works on them.
 local function release_unknown(session, known)
-  local held = redis.call('ZRANGE', key('session:' .. session), 0, 999)
+  local held = redis.call('ZRANGE', SESSION .. session, 0, 999)
   local unknown = {}
   for i = 1, #held do
     if not known[held[i]] then unknown[#unknown + 1] = held[i] end
@@ -28,9 +28,9 @@ return run(function()
   local call = redis.call('HGET', CALLS, session)
   if not call then fail('NOSESSION', 'session', session) end
   local last, lease = call:match('^(%d+) (%d+)')
-  local ids, known, holding, stale = {}, {}, 0, {}
+  local ids, known, holding, stale, over = {}, {}, 0, {}, {}
   for i = 4, #ARGV do
-    ids[#ids + 1] = ARGV[i]
+    ids[i - 3] = ARGV[i]
     known[ARGV[i]] = true
   end
   load_attempts(ids)
@@ -41,19 +41,20 @@ return run(function()
       holding = holding + 1
       if too_old(t.oldest) then stale[#stale + 1] = t end
     end
+    if not holds or too_old(t.oldest) then over[#over + 1] = ids[i] end
   end
   for i = 1, #stale do
-    if stale[i].state == 'R' and stale[i].oldest >= 0 then stale_task(stale[i]) end
+    if stale[i].state == 'R' and stale[i].oldest ~= '-1' then stale_task(stale[i]) end
   end
-  if tonumber(last) == number and redis.call('ZCARD', key('session:' .. session)) > holding then
+  if tonumber(last) == number and redis.call('ZCARD', SESSION .. session) > holding then
     release_unknown(session, known)
   end
   local answer = { int_text(now), int_text(now + lease), state.version, state.version_epoch, state.paused }
-  for i = 1, #ids do
-    local _, _, _, holds = holder(ids[i])
-    local why = holds and 'done' or ended_why(ids[i])
+  for i = 1, #over do
+    local _, _, _, holds = holder(over[i])
+    local why = holds and 'done' or ended_why(over[i])
     if why ~= 'done' then
-      answer[#answer + 1] = ids[i]
+      answer[#answer + 1] = over[i]
       answer[#answer + 1] = why
     end
   end

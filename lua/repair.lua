@@ -9,7 +9,9 @@
 -- @include gate
 -- @include counters
 
-return gated({ 'open_size' }, function()
+local FIELDS = gate_and({ 'open_size' })
+
+return gated(FIELDS, function()
   local found, answer = recomputed(), {}
   for _, name in ipairs(COUNTERS) do
     if num(name) ~= found[name] then

@@ -9,14 +9,16 @@
 -- @include gate
 -- @include restart
 
-return gated({}, function()
+local FIELDS = gate_and({})
+
+return gated(FIELDS, function()
   refuse_while_recovering()
   local ids, answer = task_args(FIRST_ARG), {}
   for i = 1, #ids do
     local t = tasks[ids[i]]
     if t and (t.state == 'X' or t.state == 'J') then
       bump('order_seq', 1)
-      t.order = num('order_seq')
+      set_order(t, num('order_seq'))
       restart_task(t)
       bump('total_retried', 1)
       event('retry', t.id)

@@ -8,16 +8,19 @@
 -- Flags: allow-oom
 -- @include refusal
 
-local ITEM = 6
-local stored = {} -- key, bytes of the inline results to store
-local persisted = {}
+local FIELDS = hot_and({ 'timeouts', 'total_results' })
 
-local function result_key(attempt) return key('result:' .. attempt) end
+local ITEM = 6
+local stored, n_stored = {}, 0 -- key, bytes of the inline results to store
+local persisted, accepted = {}, 0
+
+local function result_key(attempt) return RESULT .. attempt end
 
 -- The bytes of a repeated submit stand for the accepted ones, or are left over where those were freed already.
 local function keep_or_free(t, attempt)
   local from = num('bytes_from')
-  local freed = t.state == 'B' and (t.step < from or (t.step == from and num('bytes_at') > 0))
+  local step = tonumber(t.step)
+  local freed = t.state == 'B' and (step < from or (step == from and num('bytes_at') > 0))
   if t.state == 'X' or t.state == 'J' or freed then
     unlink(result_key(attempt))
   else
@@ -40,71 +43,76 @@ local function refuse(attempt, verdict, by_set)
   return answer
 end
 
-local function accept(t, k, s, attempt, item)
-  zdel(key('session:' .. s.session), attempt)
-  if field('timeouts') then zdel(DEADLINES, attempt) end
-  if item.version > s.newest then s.newest, s.newest_epoch = item.version, item.epoch end
-  if s.newest > t.newest then t.newest = s.newest end
-  slot_changed(t, k, s)
+-- The newest policy used, where it is newer than that of the claim.
+local function use_newer(t, k, s, version, epoch)
+  if version ~= s.newest and tonumber(version) > tonumber(s.newest) then
+    s.newest, s.newest_epoch = version, epoch
+    slot_changed(t, k, s)
+  end
+  if s.newest ~= t.newest and tonumber(s.newest) > tonumber(t.newest) then t.newest = s.newest end
+end
+
+local function accept(t, k, s, attempt, at)
+  zdel(SESSION .. s.session, attempt)
+  if state.timeouts then zdel(DEADLINES, attempt) end
   set_letter(t, k, 'D')
-  if item.by_set then
+  if ARGV[at + 4] == 's' then
     persisted[#persisted + 1] = attempt
   else
-    stored[#stored + 1] = result_key(attempt)
-    stored[#stored + 1] = item.body
+    stored[n_stored + 1], stored[n_stored + 2] = result_key(attempt), ARGV[at + 5]
+    n_stored = n_stored + 2
   end
-  bump('total_results', 1)
-  event('done', attempt .. ' ' .. int_text(s.newest))
+  accepted = accepted + 1
+  event('done', attempt .. ' ' .. s.newest)
   end_check(t, 'done')
   return 'accepted'
 end
 
-local function submit(attempt, item)
+-- The item in the arguments from `at` on.
+local function submit(at)
+  local attempt, verdict, version, epoch = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local by_set = ARGV[at + 4] == 's'
   local t, k, s, holds = holder(attempt)
-  if not holds then return refuse(attempt, item.verdict, item.by_set) end
-  local version, epoch = item.version or s.version, item.version and item.epoch or s.epoch
+  if not holds then return refuse(attempt, verdict, by_set) end
+  if version == '' then version, epoch = s.version, s.epoch else version = int_text(tonumber(version)) end
   if not surviving(version, epoch) then
     release_attempt(t, k, s)
     s.why = 'stale'
   elseif too_old(t.oldest) then
     stale_task(t)
-  elseif item.verdict == 'r' then
-    if item.by_set then unlink(result_key(attempt)) end
-    reject_attempt(t, k, s, item.body ~= '' and item.body or 'rejected')
+  elseif verdict == 'r' then
+    if by_set then unlink(result_key(attempt)) end
+    reject_attempt(t, k, s, ARGV[at + 5] ~= '' and ARGV[at + 5] or 'rejected')
     return 'rejected'
-  elseif item.by_set and redis.call('EXISTS', result_key(attempt)) == 0 then
+  elseif by_set and redis.call('EXISTS', result_key(attempt)) == 0 then
     return 'noresult'
   else
-    item.version, item.epoch = version, epoch
-    return accept(t, k, s, attempt, item)
+    use_newer(t, k, s, version, epoch)
+    return accept(t, k, s, attempt, at)
   end
-  if item.by_set then unlink(result_key(attempt)) end
+  if by_set then unlink(result_key(attempt)) end
   return 'stale'
 end
 
 return run(function()
-  load_state({ 'timeouts', 'total_results' })
+  load_state(FIELDS)
   local n = (#ARGV - 1) / ITEM
   if n ~= math.floor(n) or n < 1 or n > 256 then
     fail('BADARG', 'argument', 'items', 'given', n, 'low', 1, 'high', 256)
   end
-  local ids, items, answer = {}, {}, {}
+  local ids, answer = {}, {}
   for i = 1, n do
     local at = 2 + (i - 1) * ITEM
-    local verdict, version, bytes = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+    local verdict, bytes = ARGV[at + 1], ARGV[at + 4]
     if verdict ~= 'a' and verdict ~= 'r' then fail('BADARG', 'argument', 'verdict', 'given', verdict) end
     if bytes ~= 'i' and bytes ~= 's' then fail('BADARG', 'argument', 'bytes', 'given', bytes) end
+    if ARGV[at + 2] ~= '' then int_arg(at + 2, 'version', 0, MAX_INT) end
     ids[i] = ARGV[at]
-    items[i] = {
-      verdict = verdict, version = version ~= '' and int_arg(at + 2, 'version', 0, MAX_INT) or nil,
-      epoch = ARGV[at + 3], by_set = bytes == 's', body = ARGV[at + 5],
-    }
   end
   load_attempts(ids)
-  for i = 1, n do answer[i] = submit(ids[i], items[i]) end
-  if #stored > 0 then
-    for from = 1, #stored, 1000 do redis.call('MSET', unpack(stored, from, math.min(from + 999, #stored))) end
-  end
+  for i = 1, n do answer[i] = submit(2 + (i - 1) * ITEM) end
+  if accepted > 0 then bump('total_results', accepted) end
+  for from = 1, n_stored, 1000 do redis.call('MSET', unpack(stored, from, math.min(from + 999, n_stored))) end
   for i = 1, #persisted do redis.call('PERSIST', result_key(persisted[i])) end
   flush()
   return answer

@@ -9,6 +9,8 @@
 -- @include gate
 -- @include endings
 
+local FIELDS = gate_and({ 'open_size', 'recheck' })
+
 -- A batch that was sealed before: its answer again.
 local function sealed_already(step)
   local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
@@ -43,21 +45,23 @@ local function fill(step, n, limit)
   local ids = redis.call('ZRANGE', READY, 0, limit)
   local looked = math.min(limit, #ids)
   load_tasks(ids)
-  local batch = key('batch:' .. int_text(step))
+  local text, size = int_text(step), num('open_size')
+  local batch = key('batch:' .. text)
   for i = 1, looked do
-    if num('open_size') >= n then break end
+    if size >= n then break end
     local t = tasks[ids[i]]
     if too_old(t.oldest) then
       stale_task(t)
     else
-      t.state, t.step = 'B', step
+      t.state, t.step = 'B', text
       changed(t)
       zdel(READY, t.id)
       zput(batch, t.id, t.first)
-      bump('open_size', 1)
-      event('batch', t.id .. ' ' .. int_text(step) .. ' ' .. int_text(t.oldest))
+      size = size + 1
+      event('batch', t.id .. ' ' .. text .. ' ' .. t.oldest)
     end
   end
+  set('open_size', size)
   return #ids > looked
 end
 
@@ -80,7 +84,7 @@ local function seal_batch(step, size)
   return digest
 end
 
-return gated({ 'open_size', 'recheck' }, function()
+return gated(FIELDS, function()
   refuse_while_recovering()
   local step, n = int_arg(FIRST_ARG, 'step', 0, MAX_INT), int_arg(FIRST_ARG + 1, 'n', 1, 1000000000)
   local limit = int_arg(FIRST_ARG + 2, 'limit', 0, 1000)

@@ -14,13 +14,15 @@ return run(function()
   load_tasks({ id })
   local t = tasks[id]
   if not t then return {} end
-  local answer = { state_word(t), t.priority, t.order, t.samples, t.min, t.errors, t.oldest, t.newest, t.stales,
-    t.requeues, t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or '') }
+  local priority, order, min = fixed_parts(t)
+  local stales, requeues = again_parts(t)
+  local answer = { state_word(t), priority, order, t.samples, min, t.errors, t.oldest, t.newest, stales, requeues,
+    t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or '') }
   load_slots_of(t)
   for k = 0, t.samples - 1 do
-    local s = slots[id .. '#' .. k]
+    local s = slots[slot_name(t, k)]
     if s then
-      answer[#answer + 1] = { k, attempt_id(t, k, s), s.tries, s.version, s.session, int_text(s.at), s.why }
+      answer[#answer + 1] = { k, attempt_id(t, k, s), s.tries, s.version, s.session, s.at, s.why }
     end
   end
   return answer

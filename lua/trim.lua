@@ -8,6 +8,8 @@
 -- Flags: allow-oom
 -- @include finished
 
+local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
+
 -- The first step from `from` on whose batch is kept, or `bound`: steps without one are passed over at once.
 local function next_kept(from, bound)
   if from >= bound or redis.call('HEXISTS', BATCHES, int_text(from)) == 1 then return from end
@@ -31,7 +33,7 @@ local function free_bytes(limit)
     local t = tasks[ids[i]]
     load_slots_of(t)
     for k = 0, t.samples - 1 do
-      if letter(t, k) == 'D' then unlink(key('result:' .. attempt_id(t, k, slots[t.id .. '#' .. k]))) end
+      if letter(t, k) == 'D' then unlink(RESULT .. attempt_id(t, k, slots[slot_name(t, k)])) end
     end
   end
   if #ids < limit then
@@ -45,7 +47,7 @@ end
 
 local function forget(t)
   add_finished(t.id)
-  for k = 0, t.samples - 1 do hdel(SLOTS, t.id .. '#' .. k) end
+  for k = 0, t.samples - 1 do hdel(SLOTS, slot_name(t, k)) end
   hdel(TASKS, t.id)
   hdel(PAYLOADS, t.id)
 end
@@ -81,7 +83,7 @@ local function free_finished(name, limit)
   load_tasks(ids)
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    if t and t.step >= num('floor') then return false end
+    if t and tonumber(t.step) >= num('floor') then return false end
     if t then forget(t) end
     zdel(name, ids[i])
     hdel(REASONS, ids[i])
@@ -106,14 +108,12 @@ local function free_policies(limit)
 end
 
 return run(function()
-  load_state({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints', 'retention_steps',
-    'max_finished' })
+  load_state(FIELDS)
   local limit = int_arg(2, 'limit', 1, 1000)
   if state.recovering ~= '' then return 0 end
   local more = free_bytes(limit)
   more = free_tasks(limit) or more
-  more = free_finished(DEAD, limit) or more
-  more = free_finished(REJECTED, limit) or more
+  for _, name in ipairs({ DEAD, REJECTED }) do more = free_finished(name, limit) or more end
   more = free_policies(limit) or more
   flush()
   return more and 1 or 0

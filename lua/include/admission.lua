@@ -1,7 +1,7 @@
 -- @include admission_owners
 -- What an owner's report does: its numbers, the version, a recovery, and at most one more slot promised to it.
 
-local ADMISSION_FIELDS = { 'admission', 'admission_at', 'admission_recoveries', 'epoch', 'total_rejected' }
+local ADMISSION_FIELDS = hot_and({ 'admission', 'admission_at', 'admission_recoveries', 'epoch', 'total_rejected' })
 local KIND = { 'field', 'kind', 'stored', 'tasks', 'given', 'admission' }
 
 local function load_admission()

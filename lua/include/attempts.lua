@@ -3,13 +3,14 @@
 
 local function fail_slot_for_good(t, k, with_error)
   set_letter(t, k, 'F')
-  if with_error then t.errors = t.errors + 1 end
+  if with_error then t.errors = small_text(t.errors + 1) end
 end
 
 -- An expiry or an error costs one of max_attempts. Returns whether the slot may try again.
 local function spend_try(t, k, s)
-  s.tries = s.tries + 1
-  if s.tries < num('max_attempts') then return true end
+  local tries = s.tries + 1
+  s.tries = small_text(tries)
+  if tries < num('max_attempts') then return true end
   fail_slot_for_good(t, k, true)
   return false
 end
@@ -34,7 +35,7 @@ local function fail_attempt(t, k, s, message, may_retry)
     if base > 0 then
       local at = now + math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(s.tries - 1, 40))
       set_letter(t, k, 'W')
-      zput(RETRIES, t.id .. '#' .. k, at)
+      zput(RETRIES, slot_name(t, k), at)
       due_at(at)
     else
       set_letter(t, k, 'O')
@@ -60,24 +61,27 @@ local function release_attempt(t, k, s)
   end_check(t, 'released')
 end
 
+-- An attempt id is `task#slot.claims.random`.
+local ATTEMPT_PATTERN = '^(([^#]+)#(%d+))%.(%d+)%.(%w+)$'
+
 -- Reads the tasks and slots that attempt ids name, in two HMGETs.
 local function load_attempts(ids)
   local task_ids, names = {}, {}
   for i = 1, #ids do
-    local task, k = parse_attempt(ids[i])
-    if not task then fail('BADARG', 'argument', 'attempt', 'given', ids[i]) end
-    task_ids[i], names[i] = task, task .. '#' .. k
+    names[i], task_ids[i] = ids[i]:match(ATTEMPT_PATTERN)
+    if not names[i] then fail('BADARG', 'argument', 'attempt', 'given', ids[i]) end
   end
   load_tasks(task_ids)
   load_slots(names)
 end
 
--- The task, slot number and slot record of an attempt id, and whether that attempt holds the slot.
+-- The task, slot number and slot record of an attempt id, whether that attempt holds the slot, and whether it was the last to do so.
+-- By equality of texts, never by order.
 local function holder(id)
-  local task, k, claims, random = parse_attempt(id)
-  local t, s = tasks[task], slots[task .. '#' .. k]
+  local name, task, number, claims, random = id:match(ATTEMPT_PATTERN)
+  local t, s, k = tasks[task], slots[name], tonumber(number)
   if not t or not s or k >= t.samples then return nil, k, nil, false, false end
-  local same = is_attempt(s, claims, random)
+  local same = s.claims == claims and s.random == random
   return t, k, s, same and letter(t, k) == 'H', same
 end
 
@@ -86,7 +90,7 @@ local function ended_why(id)
   local t, k, s, _, same = holder(id)
   if not t then return 'unknown' end
   if same then return letter(t, k) == 'D' and 'done' or (s.why ~= '' and s.why or 'unknown') end
-  local _, _, claims = parse_attempt(id)
-  if claims < s.claims then return 'superseded' end
+  local _, _, _, claims = id:match(ATTEMPT_PATTERN)
+  if tonumber(claims) < tonumber(s.claims) then return 'superseded' end
   return 'unknown'
 end

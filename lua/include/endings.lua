@@ -6,7 +6,7 @@ local function finish_task(t, final, reason, attempts_why)
   clear_slots(t, attempts_why)
   leave_state(t)
   t.letters = t.letters:gsub('[HW]', 'O')
-  t.state, t.step, t.oldest, t.newest = final, num('step_next'), -1, -1
+  t.state, t.step, t.oldest, t.newest = final, state.step_next, '-1', '-1'
   changed(t)
   local name, total, kind = REJECTED, 'total_rejected', 'rejected'
   if final == 'X' then name, total, kind = DEAD, 'total_dead', 'dead' end
@@ -21,10 +21,11 @@ end
 -- A task met with a sample that is too old: the whole task is reset, as on_stale says.
 local function stale_task(t)
   bump('total_stale', 1)
-  if state.on_stale == 'drop' or t.stales + 1 > num('max_stale_requeues') then
+  local stales, requeues = again_parts(t)
+  if state.on_stale == 'drop' or stales + 1 > num('max_stale_requeues') then
     finish_task(t, 'J', 'stale', 'stale')
   else
-    t.stales = t.stales + 1
+    set_again(t, stales + 1, requeues)
     requeue_task(t, 'stale')
   end
 end
@@ -32,7 +33,6 @@ end
 -- running -> ready
 local function ready_task(t)
   zdel(RUNNING, t.id)
-  zdel(OPEN, t.id)
   zput(READY, t.id, t.first)
   t.state = 'Y'
   changed(t)
@@ -46,10 +46,14 @@ end
 -- After a slot of a running task ended (protocol, end_check).
 local function end_check(t, why, reason)
   local letters = t.letters
-  local failed = 0
-  if letters:find('F', 1, true) then failed = select(2, letters:gsub('F', '')) end
-  if t.samples - failed < t.min then
-    finish_task(t, t.errors > 0 and 'X' or 'J', reason or why, 'revoked')
+  if not letters:find('[^D]') then return ready_task(t) end
+  local enough = true
+  if letters:find('F', 1, true) then
+    local _, _, min = fixed_parts(t)
+    enough = t.samples - select(2, letters:gsub('F', '')) >= min
+  end
+  if not enough then
+    finish_task(t, t.errors ~= '0' and 'X' or 'J', reason or why, 'revoked')
   elseif not letters:find('[OWH]') then
     ready_task(t)
   elseif not letters:find('[HD]') then

@@ -5,14 +5,13 @@
 -- A refusal behind the gate is an answer like any other and uses up its number: else a late copy of a refused call could run in place of the next one.
 
 local REQUESTS, REQUEST_ORDER = key('requests'), key('request_order')
-local GATE_FIELDS = { 'epoch', 'call', 'answer' }
 local FIRST_ARG = 5 -- the script's own arguments start here
 
-local function gate_fields(more)
-  local names = {}
-  for i = 1, #GATE_FIELDS do names[i] = GATE_FIELDS[i] end
-  for i = 1, #(more or {}) do names[#names + 1] = more[i] end
-  return names
+-- The fields that a script behind the gate reads: the hot ones, the gate's, and its own.
+local function gate_and(more)
+  local names = { 'epoch', 'call', 'answer' }
+  for i = 1, #more do names[i + 3] = more[i] end
+  return hot_and(names)
 end
 
 -- Checks the caller. Returns the stored answer when this call was executed before.
@@ -62,7 +61,7 @@ end
 -- A script behind the gate: body decides and returns the answer, a string; it does not write before it can no longer fail.
 local function gated(fields, body)
   return run(function()
-    load_state(gate_fields(fields))
+    load_state(fields)
     local stored = gate()
     if stored then return reply(stored) end
     local ok, answer = pcall(body)
@@ -81,15 +80,15 @@ end
 local function state_word(t)
   if not t then return 'unknown' end
   if t.state == 'B' then
-    if t.step >= num('step_next') then return 'batched' end
-    return t.step < num('version') and 'consumed' or 'sealed'
+    if tonumber(t.step) >= num('step_next') then return 'batched' end
+    return tonumber(t.step) < num('version') and 'consumed' or 'sealed'
   end
   return ({ P = 'pending', D = 'delayed', R = 'running', Y = 'ready', X = 'dead', J = 'rejected' })[t.state]
 end
 
 -- Whether the task may still be taken out of the run: not in a sealed batch, not finished.
 local function is_unsealed(t)
-  return t.state ~= 'X' and t.state ~= 'J' and (t.state ~= 'B' or t.step >= num('step_next'))
+  return t.state ~= 'X' and t.state ~= 'J' and (t.state ~= 'B' or tonumber(t.step) >= num('step_next'))
 end
 
 -- The task ids from argument `from` on, read into the cache.

@@ -1,78 +1,88 @@
 -- @include attempts
 -- Handing out slots, and the answer that tells the worker of them.
 
-local granted = {} -- list of { task record, { slot numbers } }, in the order they were handed out
+local granted = {} -- list of { task record, `slot claims tries ...` of its slots }, in the order they were handed out
 local granted_count = 0
 
--- Slot k of t becomes held by the session, with the policy of this claim.
+-- The claim as everything that is handed out repeats it: texts made once. policy: version and epoch.
+local function new_claim(session, random, version, epoch, given)
+  local version_text = int_text(version)
+  local policy = version_text .. ',' .. epoch
+  return {
+    version = version, version_text = version_text, epoch = epoch, given = given, attempts = {},
+    id_tail = '.' .. random, book = SESSION .. session, timeout = num('attempt_timeout_ms'), random = random,
+    record_tail = ',' .. random .. ',' .. policy .. ',' .. session .. ',' .. int_text(now) .. ',,' .. policy,
+    event_tail = ' ' .. version_text .. ' ' .. epoch .. ' ' .. session,
+  }
+end
+
+-- Slot k of t becomes held by the session, with the policy of this claim. Returns `slot claims tries`.
+-- The new record goes straight to the writes: nobody asks the cache for it before they are done.
 local function hold(t, k, claim)
-  local name = t.id .. '#' .. k
-  local s = slots[name]
-  if not s then
-    s = { claims = 0, tries = 0 }
-    slots[name] = s
-  end
-  s.claims, s.random, s.version, s.epoch = s.claims + 1, claim.random, claim.version, claim.epoch
-  s.session, s.at, s.why, s.newest, s.newest_epoch = claim.session, now, '', claim.version, claim.epoch
-  slot_changed(t, k, s)
-  local attempt = attempt_id(t, k, s)
-  zput(key('session:' .. claim.session), attempt, claim.version)
+  local name, slot = slot_name(t, k), small_text(k)
+  local s, claims, tries = slots[name], '1', '0'
+  if s then claims, tries = int_text(s.claims + 1), s.tries end
+  hput(SLOTS, name, claims .. ',' .. tries .. claim.record_tail)
+  local attempt = name .. '.' .. claims .. claim.id_tail
+  zput(claim.book, attempt, claim.version)
   if claim.timeout > 0 then
     if not field('timeouts') then set('timeouts', 1) end -- from now on, whatever the config becomes, attempts may have a deadline
     zput(DEADLINES, attempt, now + claim.timeout)
     due_at(now + claim.timeout)
   end
-  event('claim', attempt .. ' ' .. claim.version_text .. ' ' .. claim.epoch .. ' ' .. claim.session)
+  event('claim', attempt .. claim.event_tail)
   claim.attempts[#claim.attempts + 1] = attempt
+  return slot .. ' ' .. claims .. ' ' .. tries
 end
 
--- Hands out up to n open slots of t, in the order of their numbers.
+-- Hands out up to n open slots of t, in the order of their numbers. Returns whether some are left.
 local function grant(t, n, claim)
-  local numbers, letters = {}, t.letters
+  local letters, words, count = t.letters, nil, 0
   local at = letters:find('O', 1, true)
-  while at and #numbers < n do
-    numbers[#numbers + 1] = at - 1
+  while at and count < n do
+    local word = hold(t, at - 1, claim)
+    words = words and words .. ' ' .. word or word
+    letters = letters:sub(1, at - 1) .. 'H' .. letters:sub(at + 1)
+    count = count + 1
     at = letters:find('O', at + 1, true)
   end
-  for i = 1, #numbers do
-    hold(t, numbers[i], claim)
-    letters = letters:sub(1, numbers[i]) .. 'H' .. letters:sub(numbers[i] + 2)
-  end
   t.letters = letters
-  if t.oldest < 0 or claim.version < t.oldest then t.oldest = claim.version end
-  if claim.version > t.newest then t.newest = claim.version end
-  if at then zput(OPEN, t.id, place(t)) else zdel(OPEN, t.id) end
+  if t.oldest == '-1' or claim.version < tonumber(t.oldest) then t.oldest = claim.version_text end
+  if claim.version > tonumber(t.newest) then t.newest = claim.version_text end
   changed(t)
-  granted[#granted + 1] = { t, numbers }
-  granted_count = granted_count + #numbers
+  granted[#granted + 1] = { t, words }
+  granted_count = granted_count + count
+  return at ~= nil
 end
 
--- pending -> running: the task pays for itself here, once, however many slots it has.
-local function start(t, n, claim)
+-- More of the open slots of a running task. Returns whether some are left.
+local function grant_open(t, n, claim)
+  if grant(t, n, claim) then return true end
+  zdel(OPEN, t.id)
+  return false
+end
+
+-- pending -> running: the task pays for itself here, once, however many slots it has. first: its number as text.
+-- Returns whether open slots are left.
+local function start(t, n, claim, first)
   zdel(PENDING, t.id)
-  t.state = 'R'
-  bump('first_seq', 1)
-  bump('running', 1)
-  t.first = num('first_seq')
-  zput(RUNNING, t.id, t.first)
-  event('start', t.id .. ' ' .. state.first_seq)
-  grant(t, n, claim)
+  t.state, t.first = 'R', first
+  zput(RUNNING, t.id, first)
+  event('start', t.id .. ' ' .. first)
+  if not grant(t, n, claim) then return false end
+  zput(OPEN, t.id, place(t))
+  return true
 end
 
 -- The answer's tail: per task its id, payload, samples, and `slot claims tries` of each slot granted.
 local function add_granted(answer)
-  local ids = {}
+  local ids, at = {}, #answer
   for i = 1, #granted do ids[i] = granted[i][1].id end
   local payloads = hmget(PAYLOADS, ids)
   for i = 1, #granted do
-    local t, words = granted[i][1], {}
-    for j, k in ipairs(granted[i][2]) do
-      local s = slots[t.id .. '#' .. k]
-      words[j] = k .. ' ' .. s.claims .. ' ' .. s.tries
-    end
-    local n = #answer
-    answer[n + 1], answer[n + 2] = t.id, payloads[i] or ''
-    answer[n + 3], answer[n + 4] = t.samples, table.concat(words, ' ')
+    local t, words = granted[i][1], granted[i][2]
+    answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = t.id, payloads[i] or '', t.samples, words
+    at = at + 4
   end
   return answer
 end

@@ -1,7 +1,9 @@
 -- @include grant
 -- What a claim hands out: open slots first, then new tasks within capacity.
 
-local still_open, still_pending = false, nil -- whether something of the kind is left after the claim; nil: not looked
+local still_open, still_pending -- whether something of the kind is left after the claim; nil: not known
+still_open, still_pending = nil, nil
+local started, used_up = 0, 0 -- tasks that this claim takes out of `pending`, and out of `open`
 
 -- How many tasks to read for this many slots: one more than needed when tasks are as large as the last one enqueued.
 local function page_size(slots_wanted)
@@ -12,23 +14,24 @@ local function load_slots_for(page)
   local names = {}
   for i = 1, #page do
     local t = page[i]
-    if t.requeues > 0 or t.first > 0 then -- else no slot was ever claimed
+    if t.first ~= '0' or t.again ~= '0,0' then -- else no slot was ever claimed
       for k = 0, t.samples - 1 do
-        if letter(t, k) == 'O' then names[#names + 1] = t.id .. '#' .. k end
+        if letter(t, k) == 'O' then names[#names + 1] = slot_name(t, k) end
       end
     end
   end
-  load_slots(names)
+  if #names > 0 then load_slots(names) end
 end
 
--- The tasks of name from offset on, with the slots that may be handed out.
-local function read_page(name, offset, size)
-  local ids = redis.call('ZRANGE', name, offset, offset + size - 1)
+-- The tasks of name from offset on, with the slots that may be handed out, at most `wanted`; and how many there are.
+local function read_page(name, offset, size, wanted)
+  local ids, page = redis.call('ZRANGE', name, offset, offset + size - 1), {}
+  local there = #ids
+  for i = wanted + 1, there do ids[i] = nil end
   load_tasks(ids)
-  local page = {}
   for i = 1, #ids do page[i] = tasks[ids[i]] end
   load_slots_for(page)
-  return page
+  return page, there
 end
 
 -- Open slots, in the order of their tasks; tasks met that are too old are reset, at most limit of them.
@@ -36,8 +39,8 @@ local function claim_open(n, limit, claim)
   local offset, resets = 0, 0
   while granted_count < n and resets < limit do
     local size = page_size(n - granted_count)
-    local page = read_page(OPEN, offset, size)
-    for i = 1, #page do
+    local page, there = read_page(OPEN, offset, size, size)
+    for i = 1, there do
       if granted_count >= n or resets >= limit then
         still_open = true
         break
@@ -45,33 +48,43 @@ local function claim_open(n, limit, claim)
         resets = resets + 1
         stale_task(page[i])
       else
-        grant(page[i], n - granted_count, claim)
+        if grant_open(page[i], n - granted_count, claim) then still_open = true else used_up = used_up + 1 end
       end
     end
-    if #page < size then break end
+    if there < size then
+      if still_open == nil and resets == 0 then still_open = false end
+      break
+    end
     offset = offset + size
   end
-  if resets > 0 then flush() end
+  if resets > 0 then
+    flush()
+    used_up = 0
+  end
 end
 
+-- As many tasks as there is capacity for, none where the policy is too old.
 local function claim_pending(n, claim)
-  local offset = 0
-  while granted_count < n do
-    local size = page_size(n - granted_count)
-    if capacity() <= 0 or too_old(claim.version) then size = 1 end
-    local page = read_page(PENDING, offset, size)
-    for i = 1, #page do
-      if granted_count >= n or capacity() <= 0 or too_old(claim.version) then
+  local room, offset, first = capacity(), 0, num('first_seq')
+  if too_old(claim.version) then room = 0 end
+  while granted_count < n and still_pending == nil do
+    local wanted = math.min(n - granted_count, room - started) -- each task gives one slot at least
+    local size = wanted > 0 and page_size(n - granted_count) or 1
+    local page, there = read_page(PENDING, offset, size, math.max(0, wanted))
+    for i = 1, there do
+      if granted_count >= n or started >= room then
         still_pending = true
-        return
+        break
       end
-      start(page[i], n - granted_count, claim)
+      started = started + 1
+      if start(page[i], n - granted_count, claim, int_text(first + started)) then still_open = true end
     end
-    if #page < size then
-      still_pending = false
-      return
-    end
+    if there < size and not still_pending then still_pending = false end
     offset = offset + size
+  end
+  if started > 0 then
+    bump('first_seq', started)
+    bump('running', started)
   end
 end
 
@@ -85,24 +98,23 @@ end
 
 -- One wake-up passes from worker to worker: a claim that leaves work that could be claimed arms the marker again.
 local function pass_on()
-  if still_open or redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end
-  local waiting = still_pending
-  if waiting == nil then waiting = redis.call('ZCARD', PENDING) > 0 end
-  if waiting and capacity() > 0 then arm_workers() end
+  if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
+  if still_open then arm_for_open_slot() end
+  if still_pending == nil then still_pending = redis.call('ZCARD', PENDING) > started end
+  if still_pending and capacity() > 0 then arm_workers() end
 end
 
 -- Returns the reason for handing out less than n, or nil.
 local function hand_out(n, limit, claim)
   if state.paused == 'paused' then return 'paused' end
   if state.recovering ~= '' then return 'recovering' end
-  if not surviving(claim.version, claim.epoch) or (claim.given and too_old(claim.version)) then
+  if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then
     arm_for_open_slot() -- the marker that woke this worker is another one's
     return 'weights_stale'
   end
   claim_open(n, limit, claim)
   if state.paused ~= 'draining' then claim_pending(n, claim) end
   if granted_count < n then return why_less() end
-  flush()
   pass_on()
   return nil
 end

@@ -2,24 +2,16 @@
 -- What a recovery to version r does with one task, decided and done apart, so that a preview can decide alone.
 -- The state's version and next step are r from the beginning of the recovery on.
 
--- Samples share few policies: each is looked up once.
-local known_policies = {}
-local function policy_survives(version, epoch)
-  local policy = version .. ' ' .. epoch
-  if known_policies[policy] == nil then known_policies[policy] = surviving(version, epoch) end
-  return known_policies[policy]
-end
-
 -- Whether all done (and held) samples are by surviving policies, and the results of the done ones are there.
 local function samples_good(t)
   local results = {}
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[t.id .. '#' .. k]
+    local c, s = letter(t, k), slots[slot_name(t, k)]
     if c == 'H' or c == 'D' then
-      if not policy_survives(s.version, s.epoch) or not policy_survives(s.newest, s.newest_epoch) then
+      if not surviving(s.version, s.epoch) or not surviving(s.newest, s.newest_epoch) then
         return false, 'lost_policy'
       end
-      if c == 'D' then results[#results + 1] = key('result:' .. attempt_id(t, k, s)) end
+      if c == 'D' then results[#results + 1] = RESULT .. attempt_id(t, k, s) end
     end
   end
   if #results > 0 and redis.call('EXISTS', unpack(results)) < #results then return false, 'bytes_gone' end
@@ -29,10 +21,12 @@ end
 -- What becomes of t: a word, and the cause where it starts over. listed: the checkpoint says it is unfinished (nil: there is no list).
 --   consumed (by a step below limit, which survives); keep; ready (out of a batch of a lost step); pending; finished (the checkpoint says so, the server forgot); release (its held slots)
 local function recovered_fate(t, r, limit, listed, listed_order, requeue_in_flight)
-  local known = listed ~= nil and t.order <= listed_order -- existed when the checkpoint was made
-  if t.state == 'B' and t.step < limit and not (known and listed) then return 'consumed' end
+  local _, order = fixed_parts(t)
+  local known = listed ~= nil and order <= listed_order -- existed when the checkpoint was made
+  local step = tonumber(t.step)
+  if t.state == 'B' and step < limit and not (known and listed) then return 'consumed' end
   if t.state == 'X' or t.state == 'J' then
-    local again = t.step >= r
+    local again = step >= r
     if known then again = listed end
     if again then return 'pending', t.state == 'X' and 'dead' or 'discarded' end
     return 'keep'

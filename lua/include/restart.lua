@@ -4,13 +4,15 @@
 local function restart_task(t)
   load_slots_of(t)
   for k = 0, t.samples - 1 do
-    local s = slots[t.id .. '#' .. k]
+    local s = slots[slot_name(t, k)]
     if s then
-      s.tries, s.why = 0, s.why ~= '' and s.why or 'revoked'
+      s.tries, s.why = '0', s.why ~= '' and s.why or 'revoked'
       slot_changed(t, k, s)
     end
   end
   leave_state(t)
-  t.letters, t.errors, t.stales, t.requeues = string.rep('O', t.samples), 0, 0, t.requeues + 1
+  local _, requeues = again_parts(t)
+  set_again(t, 0, requeues + 1)
+  t.letters, t.errors = string.rep('O', t.samples), '0'
   wait_again(t)
 end

@@ -13,10 +13,27 @@ local PENDING, DELAYED, OPEN, RUNNING, READY =
   key('pending'), key('delayed'), key('open'), key('running'), key('ready')
 local RETRIES, SESSIONS, CALLS, DEADLINES = key('retries'), key('sessions'), key('calls'), key('deadlines')
 local DEAD, REJECTED, BATCHES, POLICIES = key('dead'), key('rejected'), key('batches'), key('policies')
+local EVENTS, WAKE, WAKE_READY = key('events'), key('wake'), key('wake:ready')
+local SESSION, RESULT = key('session:'), key('result:') -- beginnings of names
+
+-- `%d` is the faster, where a C long has 64 bits.
+local INT_FORMAT = string.format('%d', 1099511627776) == '1099511627776' and '%d' or '%.0f'
 
 -- Integers as text, exact up to 2^53 (tostring would give an exponent from 1e14 on).
+-- Commands take numbers as they are: servers write them exactly.
 local function int_text(n)
-  return string.format('%.0f', n)
+  return string.format(INT_FORMAT, n)
+end
+
+local SMALL = {} -- texts of small numbers: to print one costs as much as a command
+
+local function small_text(n)
+  local text = SMALL[n]
+  if not text then
+    text = int_text(n)
+    if n >= 0 and n < 1024 then SMALL[n] = text end
+  end
+  return text
 end
 
 local function escape(value)
@@ -37,9 +54,10 @@ local function fail(code, ...)
 end
 
 -- An argument that is not there is a refusal, not a fault.
-setmetatable(ARGV, { __index = function(_, i)
+local MISSING = { __index = function(_, i)
   fail('BADARG', 'argument', i, 'given', 'nothing')
-end })
+end }
+setmetatable(ARGV, MISSING)
 
 -- Argument i as an integer from low to high, in plain digits: what is stored as given must be readable again.
 local function int_arg(i, name, low, high)
@@ -54,6 +72,7 @@ local MAX_INT = 9007199254740991
 
 -- Calls command with its leading words and a long list of arguments, in pieces that unpack can take.
 local function call_in_pieces(command, name, list, stride)
+  if #list <= 1000 then return redis.call(command, name, unpack(list)) end
   local piece = 1000 - 1000 % (stride or 1)
   for from = 1, #list, piece do
     redis.call(command, name, unpack(list, from, math.min(from + piece - 1, #list)))

@@ -3,6 +3,8 @@
 
 local state, state_changed = {}, {}
 local now = 0
+local oldest_good -- the oldest version that is not too old, once it is asked for; -math.huge: no bound
+oldest_good = nil
 
 -- What nearly every script needs.
 local HOT = {
@@ -10,9 +12,21 @@ local HOT = {
   'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch',
 }
 
+-- The hot fields and others, for load_state.
+local function hot_and(more)
+  local names = {}
+  for i = 1, #HOT do names[i] = HOT[i] end
+  for i = 1, #more do names[#names + 1] = more[i] end
+  return names
+end
+
 local function field(name)
-  if state[name] == nil then state[name] = redis.call('HGET', STATE, name) end
-  return state[name]
+  local value = state[name]
+  if value == nil then
+    value = redis.call('HGET', STATE, name)
+    state[name] = value
+  end
+  return value
 end
 
 local function num(name)
@@ -23,18 +37,19 @@ local function set(name, value)
   if type(value) == 'number' then value = int_text(value) end
   state[name] = value
   state_changed[name] = value
+  oldest_good = nil
 end
 
+-- Often called: the number is not turned into text, the HSET does that.
 local function bump(name, n)
-  set(name, num(name) + n)
+  local value = num(name) + n
+  state[name], state_changed[name] = value, value
 end
 
--- Reads the hot fields and `more`, refuses a missing run and an unknown schema, and sets the clock.
+-- Reads the fields given, the hot ones at least; refuses a missing run and an unknown schema, and sets the clock.
 -- Time is the server's, or injected as ARGV[1]; it never goes back (a failover may bring an older clock).
-local function load_state(more, may_be_missing)
-  local names = {}
-  for i = 1, #HOT do names[i] = HOT[i] end
-  for i = 1, #(more or {}) do names[#names + 1] = more[i] end
+local function load_state(names, may_be_missing)
+  names = names or HOT
   local got = redis.call('HMGET', STATE, unpack(names))
   for i = 1, #names do state[names[i]] = got[i] end
   if state.schema ~= '1' then
@@ -45,13 +60,13 @@ local function load_state(more, may_be_missing)
     now = int_arg(1, 'now', 1, 35184372088832)
   else
     local time = redis.call('TIME')
-    now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
   end
   if now > num('clock') then set('clock', now) else now = num('clock') end
 end
 
 local function batch_size()
-  return math.max(1, num('consumer_batch_size'))
+  return math.max(1, tonumber(state.consumer_batch_size))
 end
 
 -- S as a number, or nil for "no bound".
@@ -61,10 +76,10 @@ end
 
 -- The terms of AReaL's capacity formula (protocol, "Notation"): concurrency, staleness (nil: no bound).
 local function capacity_terms()
-  local by_concurrency = math.max(1, num('max_concurrent_rollouts')) - num('running')
-  local s = max_staleness()
+  local running, s = tonumber(state.running), max_staleness()
+  local by_concurrency = math.max(1, tonumber(state.max_concurrent_rollouts)) - running
   if not s then return by_concurrency, nil end
-  return by_concurrency, (s + num('version') + 1) * batch_size() - (num('accepted') + num('running'))
+  return by_concurrency, (s + state.version + 1) * batch_size() - (state.accepted + running)
 end
 
 local function capacity()
@@ -72,18 +87,30 @@ local function capacity()
   return by_staleness and math.min(by_concurrency, by_staleness) or by_concurrency
 end
 
+-- Versions are numbers or their texts.
 local function too_old(version)
-  local s = max_staleness()
-  return s ~= nil and state.on_stale ~= 'keep' and num('step_next') - version > s
+  if not oldest_good then
+    local s = state.on_stale ~= 'keep' and max_staleness()
+    oldest_good = s and num('step_next') - s or -math.huge
+  end
+  return tonumber(version) < oldest_good
 end
 
 local given_policies = {} -- version -> epoch, what a checkpoint knows beyond the server (only a recovery sets it)
+local known_policies = {} -- `version epoch` -> whether it survives: the samples of a call share few
 
--- A policy survives when its version was made by that very epoch. Versions above the run's are of a future that a recovery undid.
-local function surviving(version, epoch)
+local function is_surviving(version, epoch)
   if version > num('version') then return false end
   if version == num('version') then return epoch == state.version_epoch end
   return (given_policies[version] or redis.call('HGET', POLICIES, int_text(version))) == epoch
+end
+
+-- A policy survives when its version was made by that very epoch. Versions above the run's are of a future that a recovery undid.
+local function surviving(version, epoch)
+  if version == state.version then return epoch == state.version_epoch end
+  local policy = version .. ' ' .. epoch
+  if known_policies[policy] == nil then known_policies[policy] = is_surviving(tonumber(version), epoch) end
+  return known_policies[policy]
 end
 
 -- Remembers that something is due at `at`: a lower bound, so that claims look at the timers only when one may have run out.

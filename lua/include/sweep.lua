@@ -62,9 +62,9 @@ local function expire_sessions(limit)
   local n, ids = 0, due_members(SESSIONS, limit)
   for i = 1, #ids do
     if n >= limit then break end
-    local held = redis.call('ZRANGE', key('session:' .. ids[i]), 0, limit - n - 1)
-    local all = redis.call('ZCARD', key('session:' .. ids[i])) == #held
-    for j = 1, #held do zdel(key('session:' .. ids[i]), held[j]) end
+    local held = redis.call('ZRANGE', SESSION .. ids[i], 0, limit - n - 1)
+    local all = redis.call('ZCARD', SESSION .. ids[i]) == #held
+    for j = 1, #held do zdel(SESSION .. ids[i], held[j]) end
     expire_all(held)
     n = n + math.max(1, #held)
     if all then forget_session(ids[i], 'expired') end

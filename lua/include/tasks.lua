@@ -33,7 +33,7 @@ end
 -- A held slot loses its attempt: the session and the deadline forget it, the slot remembers why.
 local function end_hold(t, k, s, why)
   local attempt = attempt_id(t, k, s)
-  zdel(key('session:' .. s.session), attempt)
+  zdel(SESSION .. s.session, attempt)
   if field('timeouts') then zdel(DEADLINES, attempt) end
   s.why = why
   slot_changed(t, k, s)
@@ -48,17 +48,17 @@ local function clear_slots(t, why, done_why)
   load_slots_of(t)
   local due
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[t.id .. '#' .. k]
+    local c, s = letter(t, k), slots[slot_name(t, k)]
     if c == 'H' then
       end_hold(t, k, s, why)
     elseif c == 'D' then
-      unlink(key('result:' .. attempt_id(t, k, s)))
+      unlink(RESULT .. attempt_id(t, k, s))
       if done_why then
         s.why = done_why
         slot_changed(t, k, s)
       end
     elseif c == 'W' then
-      local name = t.id .. '#' .. k
+      local name = slot_name(t, k)
       local at = zscore(RETRIES, name)
       if not due or at > due then due = at end
       zdel(RETRIES, name)
@@ -68,7 +68,7 @@ local function clear_slots(t, why, done_why)
 end
 
 local function wait_again(t, due)
-  t.first, t.oldest, t.newest, t.step = 0, -1, -1, -1
+  t.first, t.oldest, t.newest, t.step = '0', '-1', '-1', '-1'
   t.letters = t.letters:gsub('[HDW]', 'O')
   if due and due > now then
     t.state = 'D'
@@ -87,7 +87,8 @@ local function requeue_task(t, why)
   local attempts_why = why == 'stale' and 'stale' or 'revoked'
   local due = clear_slots(t, attempts_why, attempts_why)
   leave_state(t)
-  t.requeues = t.requeues + 1
+  local stales, requeues = again_parts(t)
+  set_again(t, stales, requeues + 1)
   wait_again(t, due)
   bump('total_requeued', 1)
   event('requeue', t.id .. ' ' .. why)

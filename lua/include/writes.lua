@@ -2,27 +2,35 @@
 -- Collects what a script decided and writes it in few variadic commands: a fixed number of calls for a batch, not for a task.
 -- Nothing is written before flush(), so a script that fails while it decides has written nothing.
 
-local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {}
+local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- of sets and hashes: key -> member -> score or value, false: delete
 local wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
 
-local function put(book, name, member, value)
-  local entries = book[name]
+local function zput(name, member, score)
+  local entries = zset_writes[name]
   if not entries then
     entries = {}
-    book[name] = entries
+    zset_writes[name] = entries
   end
-  entries[member] = value
+  entries[member] = score
 end
 
-local function zput(name, member, score) put(zset_writes, name, member, score) end
-local function zdel(name, member) put(zset_writes, name, member, false) end
-local function hput(name, field_name, value) put(hash_writes, name, field_name, value) end
-local function hdel(name, field_name) put(hash_writes, name, field_name, false) end
+local function zdel(name, member) zput(name, member, false) end
+
+local function hput(name, field_name, value)
+  local entries = hash_writes[name]
+  if not entries then
+    entries = {}
+    hash_writes[name] = entries
+  end
+  entries[field_name] = value
+end
+
+local function hdel(name, field_name) hput(name, field_name, false) end
 
 -- The score of a member as this script leaves it, in milliseconds; 0 when it is not there.
 local function zscore(name, member)
   local written = zset_writes[name] and zset_writes[name][member]
-  if written ~= nil then return written or 0 end
+  if written ~= nil then return tonumber(written or 0) end
   return tonumber(redis.call('ZSCORE', name, member) or 0)
 end
 
@@ -33,8 +41,8 @@ end
 -- One transition for the event stream; all of a call share one entry.
 local function event(kind, text)
   if state.events_maxlen ~= '0' then
-    events[#events + 1] = kind
-    events[#events + 1] = text
+    local n = #events
+    events[n + 1], events[n + 2] = kind, text
   end
 end
 
@@ -46,28 +54,28 @@ local function arm_for_open_slot() wake_workers, slot_opened = true, true end
 
 local function write_book(book, add, remove, score_first)
   for name, entries in pairs(book) do
-    local adds, removes = {}, {}
+    local adds, removes, n, gone = {}, {}, 0, 0
     for member, value in pairs(entries) do
       if value == false then
-        removes[#removes + 1] = member
+        gone = gone + 1
+        removes[gone] = member
       else
-        if type(value) == 'number' then value = int_text(value) end
-        adds[#adds + 1] = score_first and value or member
-        adds[#adds + 1] = score_first and member or value
+        if score_first then adds[n + 1], adds[n + 2] = value, member else adds[n + 1], adds[n + 2] = member, value end
+        n = n + 2
       end
     end
-    if #removes > 0 then call_in_pieces(remove, name, removes) end
-    if #adds > 0 then call_in_pieces(add, name, adds, 2) end
+    if gone > 0 then call_in_pieces(remove, name, removes) end
+    if n > 0 then call_in_pieces(add, name, adds, 2) end
   end
 end
 
 local function arm_markers()
   if wake_workers and state.paused ~= 'paused' and (slot_opened or capacity() > 0) then
-    redis.call('ZADD', key('wake'), 0, '1')
+    redis.call('ZADD', WAKE, 0, '1')
   end
-  local want = num('want')
-  if wake_trainer and want > 0 and (task_ended or redis.call('ZCARD', READY) >= want) then
-    redis.call('ZADD', key('wake:ready'), 0, '1')
+  if wake_trainer then
+    local want = num('want')
+    if want > 0 and (task_ended or redis.call('ZCARD', READY) >= want) then redis.call('ZADD', WAKE_READY, 0, '1') end
   end
 end
 
@@ -82,22 +90,18 @@ local function flush()
   if save_records then save_records() end
   write_book(zset_writes, 'ZADD', 'ZREM', true)
   write_book(hash_writes, 'HSET', 'HDEL', false)
-  if #unlinks > 0 then
-    for from = 1, #unlinks, 1000 do redis.call('UNLINK', unpack(unlinks, from, math.min(from + 999, #unlinks))) end
-  end
-  if #events > 0 then
-    for from = 1, #events, 1000 do
-      redis.call('XADD', key('events'), 'MAXLEN', '~', state.events_maxlen, '*',
-        unpack(events, from, math.min(from + 999, #events)))
-    end
+  for from = 1, #unlinks, 1000 do redis.call('UNLINK', unpack(unlinks, from, math.min(from + 999, #unlinks))) end
+  for from = 1, #events, 1000 do
+    redis.call('XADD', EVENTS, 'MAXLEN', '~', state.events_maxlen, '*',
+      unpack(events, from, math.min(from + 999, #events)))
   end
   arm_markers()
-  local fields = {}
+  local fields, n = {}, 0
   for name, value in pairs(state_changed) do
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
+    fields[n + 1], fields[n + 2] = name, value
+    n = n + 2
   end
-  if #fields > 0 then redis.call('HSET', STATE, unpack(fields)) end
+  if n > 0 then redis.call('HSET', STATE, unpack(fields)) end
   state_changed = {}
   drop_writes()
 end

@@ -1,0 +1,74 @@
+-- @include run
+-- Task and slot records: their layout.
+--
+-- TASKS    <task> -> state,priority,order,samples,min_samples,errors,first,oldest,newest,stales,requeues,step,letters
+--   state: P pending, D delayed, R running, Y ready, B batched (consumed once its step < version), X dead, J rejected
+--   order: number of the task in the order of enqueue; first: number of its first claim since it last was waiting (0: none)
+--   oldest, newest: versions of its samples (-1: none); step: its batch, or the next step when it was rejected (-1: none)
+--   letters: one a slot, O open, W waiting for its backoff, H held, D done, F failed for good; empty: all open
+-- SLOTS    <task>#<slot> -> claims,tries,random,version,epoch,session,at,why,newest,newest_epoch   (from its first claim on)
+--   claims numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: held or done)
+-- PAYLOADS <task> -> bytes;  REASONS <task> -> why it is dead or rejected
+--
+-- In the cache all fields are texts as they are stored, but `samples`: to turn a number into text costs as much as a command.
+-- `fixed` is `priority,order,samples,min_samples`, `again` is `stales,requeues`: few ask for their parts.
+
+local WORD = '([^,]*)'
+local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4)
+  .. ',([^,]*,[^,]*),([^,]*),(%a*)$'
+local SLOT_PATTERN = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$'
+
+local function decode_task(id, record)
+  local s, fixed, samples, errors, first, oldest, newest, again, step, letters = record:match(TASK_PATTERN)
+  samples = tonumber(samples)
+  if letters == '' then letters = samples == 1 and 'O' or string.rep('O', samples) end
+  return {
+    id = id, state = s, fixed = fixed, samples = samples, errors = errors, first = first, oldest = oldest,
+    newest = newest, again = again, step = step, letters = letters,
+  }
+end
+
+local function encode_task(t)
+  local letters = t.letters
+  if not letters:find('[^O]') then letters = '' end
+  return t.state .. ',' .. t.fixed .. ',' .. t.errors .. ',' .. t.first .. ',' .. t.oldest .. ',' .. t.newest .. ','
+    .. t.again .. ',' .. t.step .. ',' .. letters
+end
+
+-- priority, order and min_samples, numbers.
+local function fixed_parts(t)
+  local priority, order, min = t.fixed:match('^([^,]*),([^,]*),[^,]*,([^,]*)')
+  return tonumber(priority), tonumber(order), tonumber(min)
+end
+
+local function set_order(t, order)
+  t.fixed = t.fixed:gsub('^([^,]*),[^,]*', '%1,' .. int_text(order))
+end
+
+-- How often it was reset as too old, and how often it went back altogether, numbers.
+local function again_parts(t)
+  local stales, requeues = t.again:match('^([^,]*),(.*)$')
+  return tonumber(stales), tonumber(requeues)
+end
+
+local function set_again(t, stales, requeues) t.again = small_text(stales) .. ',' .. small_text(requeues) end
+
+local function decode_slot(record)
+  local claims, tries, random, version, epoch, session, at, why, newest, newest_epoch = record:match(SLOT_PATTERN)
+  return {
+    claims = claims, tries = tries, random = random, version = version, epoch = epoch, session = session, at = at,
+    why = why, newest = newest, newest_epoch = newest_epoch,
+  }
+end
+
+local function encode_slot(s)
+  return s.claims .. ',' .. s.tries .. ',' .. s.random .. ',' .. s.version .. ',' .. s.epoch .. ',' .. s.session .. ','
+    .. s.at .. ',' .. s.why .. ',' .. s.newest .. ',' .. s.newest_epoch
+end
+
+-- Place in the order, for `pending` and `open`: larger priority first, then order of enqueue; exact in a double.
+local function place_of(priority, order) return -priority * 4398046511104 + order end
+local function place(t)
+  local priority, order = fixed_parts(t)
+  return place_of(priority, order)
+end
