@@ -102,8 +102,8 @@ return gated(FIELDS, function()
   local digest = '-'
   local all_there_is = short and exhausted and size == left and size > 0
   if seal and (size >= n or all_there_is) then digest = seal_batch(step, size) end
-  -- What the trainer waits for: a full batch, or with short all that is left.
-  local whole = short and math.min(n, left) or n
+  -- What the trainer waits for: a full batch, or with short all that is left, where something is.
+  local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
   return table.concat({ size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest },
     ' ')

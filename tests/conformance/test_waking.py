@@ -426,6 +426,20 @@ def test_a_trainer_is_woken_once_for_a_batch_not_for_each_rollout(lab: Lab):
         assert lab.marked("wake:ready") == (i == 3)
 
 
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_trainer_that_took_all_there_was_is_woken_by_more(lab: Lab, there: int):
+    """Also where it would have taken a short batch, and found none, or did not seal."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=2), lab.raw_worker()
+    for i in range(there):
+        trainer.enqueue(f"old{i}")
+        worker.work()
+    assert (trainer.take(0, 2, seal=False, short=True).size, lab.marked("wake:ready")) == (there, False)
+    trainer.enqueue("a", "b")
+    worker.work()
+    worker.work()
+    assert lab.marked("wake:ready")
+
+
 def test_an_interrupt_while_the_wait_connects_is_not_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """stop, drain and close come from other threads at any time, also while the first wait makes its connection."""
     dial = Core._dial
