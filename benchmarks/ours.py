@@ -52,6 +52,18 @@ def loop_batched(worker: Worker, batch: int = BATCH, timeout: float = 0.0) -> in
     return done
 
 
+def loop_over_batches(worker: Worker, count: int, batch: int = BATCH) -> int:
+    """`for batch in worker.batches(64): submit_many`: the last results of a batch claim the next in one round trip."""
+    done = 0
+    for attempts in worker.batches(batch):
+        answers = worker.submit_many([(attempt, RESULT) for attempt in attempts])
+        assert all(answer.accepted for answer in answers), answers
+        done += len(attempts)
+        if done == count:
+            break
+    return done
+
+
 async def run_concurrently(url: str, run: str, count: int, concurrency: int) -> None:
     """So many no-ops through `aio.Worker.run`."""
     async with aio.Worker(url, run) as worker:

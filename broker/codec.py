@@ -83,6 +83,8 @@ def encode(value: Any, *, compress_above: int | None = COMPRESS_ABOVE_BYTES, lim
     Raises:
         CodecError: the value holds something else, or too much; says where.
     """
+    if type(value) is bytes and not value.startswith(_MARK):
+        return value
     if isinstance(value, (bytes, bytearray, memoryview)):
         raw = value if type(value) is bytes else bytes(value)  # pyright: ignore[reportUnknownArgumentType] - of any format
         return _MARK + bytes([_RAW]) + raw if raw.startswith(_MARK) else raw

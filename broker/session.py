@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from broker import keys
@@ -209,10 +210,9 @@ class Session:
         run, version, random, blob = self.run, claimed.version, claimed.random, self._blob[1]
         attempts: list[Attempt] = []
         parts = iter(claimed.tasks)
-        for raw_id, raw_payload, raw_samples, slots in zip(parts, parts, parts, parts, strict=True):
-            task, samples = raw_id.decode(), int(raw_samples)
-            numbers = iter(slots.decode().split())
-            for slot, claims, tries in zip(numbers, numbers, numbers, strict=True):
+        for raw_id, raw_payload, samples, slots in zip(parts, parts, parts, parts, strict=True):
+            task = raw_id.decode()
+            for slot, claims, tries in _slots(slots):
                 attempt_id = f"{task}#{slot}.{claims}.{random}"
                 try:
                     payload = decode(raw_payload)
@@ -220,10 +220,8 @@ class Session:
                     self._unreadable.append((attempt_id, str(error)))
                     continue
                 attempts.append(
-                    Attempt(
-                        attempt_id, run, task, int(slot), payload, version, policy, samples, int(tries), blob
-                    )
-                )  # fmt: skip
+                    Attempt(attempt_id, run, task, slot, payload, version, policy, int(samples), tries, blob)
+                )
         return attempts
 
     def give_up(self) -> None:
@@ -266,9 +264,14 @@ class Session:
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
         """One result, encoded; refuses one that is too large."""
         body = encode(result)
-        if self._joined is not None and len(body) > self._joined.max_result_bytes:
-            raise TooBig(what="result", subject=attempt.id, size=len(body), limit=self._joined.max_result_bytes)
-        return Submission(attempt.id, True, body, (policy.version, policy.epoch) if policy else None)
+        joined = self._joined
+        if joined is not None and len(body) > joined.max_result_bytes:
+            raise TooBig(what="result", subject=attempt.id, size=len(body), limit=joined.max_result_bytes)
+        return Submission(attempt.id, True, body, None if policy is None else (policy.version, policy.epoch))
+
+    def rejection(self, attempt: Attempt, reason: str) -> Submission:
+        """The verdict that a rollout must not be trained on; the reason is cut to 2000 bytes."""
+        return Submission(attempt.id, False, reason.encode()[:2000])
 
     def submit(
         self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()
@@ -336,6 +339,13 @@ class Session:
         with self._lock:
             for attempt in attempts:
                 self._held.pop(attempt, None)
+
+
+@lru_cache(maxsize=256)
+def _slots(text: bytes) -> tuple[tuple[int, int, int], ...]:
+    """Reads `slot claims tries ...` of a task; most tasks have the same."""
+    numbers = iter(map(int, text.split()))
+    return tuple(zip(numbers, numbers, numbers, strict=True))
 
 
 _ACCEPTED = Submitted("accepted")

@@ -17,7 +17,7 @@ from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
 from broker.termination import TerminationAsExit
-from broker.worker_core import WorkerCore
+from broker.worker_core import WorkerCore, check_number
 
 _log = logging.getLogger("broker")
 
@@ -114,7 +114,7 @@ class Worker:
             n: most attempts wanted, 1 to 1000.
             timeout: how long to wait for the first, in seconds; None: as long as it takes.
         """
-        _check_number(n)
+        check_number(n)
         with self._claiming:
             return self._driver.run(self._core.claim(n, timeout))
 
@@ -135,7 +135,7 @@ class Worker:
         Args:
             n: most attempts of a batch, 1 to 1000.
         """
-        _check_number(n)
+        check_number(n)
         try:
             while not self._core.stopping:
                 with self._claiming:
@@ -293,11 +293,6 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _check_number(n: int) -> None:
-    if not 1 <= n <= 1000:
-        raise BadArgument(argument="n", given=n, expected="1 to 1000")
 
 
 def _say_cancelled(attempt: Attempt) -> None:

@@ -32,6 +32,12 @@ def default_name() -> str:
     return f"{host[:100] or 'host'}-{os.getpid()}"
 
 
+def check_number(n: int) -> None:
+    """Refuses a number of attempts that nobody may ask for at once."""
+    if not 1 <= n <= 1000:
+        raise BadArgument(argument="n", given=n, expected="1 to 1000")
+
+
 class WorkerCore:
     """What a worker remembers; its calls as flows.
 
@@ -122,20 +128,22 @@ class WorkerCore:
             _log.debug("%d attempts of %d were claimed: %s", len(attempts), n, error)  # the next claim meets it again
         return attempts
 
-    def claim(self, n: int, timeout_s: float | None) -> Flow[list[Attempt]]:
+    def claim(self, n: int, timeout_s: float | None, *, asked: bool = False) -> Flow[list[Attempt]]:
         """Waits until there is something to do; empty after the time-out, or when draining or stopped.
 
         Args:
             n: most attempts wanted.
             timeout_s: how long to wait, in seconds; None: for ever.
+            asked: a claim was just answered with less than it asked for; waits first.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         missing = False
         attempts: list[Attempt] = []
         while not self.ended:
             try:
-                attempts = attempts or (yield from self.claim_once(n))
-                missing = False
+                if not attempts and not asked:
+                    attempts = yield from self.claim_once(n)
+                asked = missing = False
             except NoRun as error:
                 # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
                 if not missing:
@@ -192,9 +200,13 @@ class WorkerCore:
         ahead, self._ahead, self._batch, self._batch_size = self._ahead, [], [], 0
         return ahead
 
+    def may_claim(self, session: Session) -> bool:
+        """Whether a claim may ride along with results: not past the preferred one of several runs."""
+        return not self.ended and len(self.sessions) == 1 and bool(session.id)
+
     def _claims_ahead(self, session: Session, items: Sequence[Submission]) -> bool:
         """Whether the next batch is claimed with these results: the last ones of the batch that was handed out."""
-        if not self._batch_size or self._ahead or self.ended or len(self.sessions) > 1 or not session.id:
+        if not self._batch_size or self._ahead or not self.may_claim(session):
             return False
         if len(self._batch) == 1:
             return True
@@ -231,24 +243,36 @@ class WorkerCore:
         """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
         if not self._claims_ahead(session, items):
             return (yield from session.submit(items))[0]
-        following = session.claim_operation(min(self._batch_size, ITEMS_PER_CALL), self.policy)
+        answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
+        self._ahead = ahead or []
+        return answers
+
+    def submit_and_claim(
+        self, session: Session, items: Sequence[Submission], n: int
+    ) -> Flow[tuple[list[Submitted], list[Attempt] | None]]:
+        """Submits at most 64 results and claims up to n attempts, at most 64, in one round trip.
+
+        Returns:
+            An answer for each item, and the attempts; None where the claim failed: the next one meets the same error.
+        """
+        following = session.claim_operation(min(n, ITEMS_PER_CALL), self.policy)
         try:
             answers, outcomes = yield from session.submit(items, (following,))
         except BaseException:
             session.give_up()
             raise
         try:
-            self._ahead = yield from session.taken_in(outcomes[0])
+            return answers, (yield from session.taken_in(outcomes[0]))
         except NoSession:
             session.lost()
         except BrokerError as error:
-            _log.debug("nothing was claimed with the results: %s", error)  # the next claim meets it again
-        return answers
+            _log.debug("nothing was claimed with the results: %s", error)
+        return answers, None
 
     def reject(self, attempt: Attempt, reason: str) -> Flow[Submitted]:
         """The verdict that the rollout must not be trained on."""
-        body = reason.encode()[:2000]
-        answers, _ = yield from self.session_of(attempt).submit([Submission(attempt.id, False, body)])
+        session = self.session_of(attempt)
+        answers, _ = yield from session.submit([session.rejection(attempt, reason)])
         return answers[0]
 
     def release(self, attempts: Sequence[Attempt]) -> Flow[list[Submitted]]:

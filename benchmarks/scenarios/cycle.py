@@ -98,7 +98,7 @@ def _asyncio(lab: Lab) -> dict[str, float]:
 def _batched(lab: Lab, url: str, samples: int = 1, **fields: int) -> dict[str, float]:
     count, run = lab.size(6400, 1280), lab.run_name()
     with ours.filled(url, run, count // samples, samples=samples, **fields), Worker(url, run) as worker:
-        return _timed(lab, count, lambda: _all(count, ours.loop_batched(worker)))
+        return _timed(lab, count, lambda: _all(count, ours.loop_over_batches(worker, count)))
 
 
 def _batched_aof(lab: Lab) -> dict[str, float]:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from broker.aio.driver import Driver
+from broker.aio.handlers import Handler, Handlers
 from broker.aio.submitter import Submitter
 from broker.connections import open_async_transport, open_transport
-from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
+from broker.errors import BadArgument, BrokerError
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
-from broker.worker_core import WorkerCore
+from broker.worker_core import WorkerCore, check_number
 
 _log = logging.getLogger("broker")
-
-Handler = Callable[[Attempt], Awaitable[Any]]
 
 
 class Worker:
@@ -57,10 +55,9 @@ class Worker:
         self._url, self._beats = url, heartbeat
         self._driver = Driver(open_async_transport(url))
         self._claiming = asyncio.Lock()
-        self._changed = asyncio.Event()  # a handler ended, or the worker was told to stop or drain
         self._submitters = {run: Submitter(self._driver, session) for run, session in self._core.sessions.items()}
         self._heartbeat: Heartbeat | None = None
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._handlers: Handlers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -110,8 +107,7 @@ class Worker:
 
     async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
         """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
-        if not 1 <= n <= 1000:
-            raise BadArgument(argument="n", given=n, expected="1 to 1000")
+        check_number(n)
         async with self._claiming:
             return await self._driver.run(self._core.claim(n, timeout))
 
@@ -122,6 +118,21 @@ class Worker:
                 return
             yield attempts[0]
 
+    async def batches(self, n: int) -> AsyncGenerator[list[Attempt]]:
+        """As `broker.Worker.batches`: the last results of a batch claim the next one in the same round trip."""
+        check_number(n)
+        try:
+            while not self._core.stopping:
+                async with self._claiming:
+                    batch = await self._driver.run(self._core.next_batch(n))
+                if not batch:
+                    return
+                yield batch
+        finally:
+            ahead = self._core.end_batches()
+            if ahead and not self._closed:
+                await self.release(ahead)
+
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
         submission = self._core.session_of(attempt).submission(attempt, result, policy)
@@ -129,7 +140,10 @@ class Worker:
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order."""
-        return await self._driver.run(self._core.submit_many(results))
+        if not self._core.iterating:
+            return await self._driver.run(self._core.submit_many(results))
+        async with self._claiming:  # it may claim the next batch
+            return await self._driver.run(self._core.submit_many(results))
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""
@@ -163,59 +177,18 @@ class Worker:
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        handlers = self._handlers = Handlers(self._core, self._driver, self._claiming, handler, concurrency)
         terminated = self._on_sigterm()
         try:
-            while not (self._core.stopping or self._core.draining):
-                if len(self._tasks) >= concurrency:
-                    self._changed.clear()
-                    await self._changed.wait()
-                    continue
-                for attempt in await self.claim(min(1000, concurrency - len(self._tasks)), None):
-                    self._tasks[attempt.id] = asyncio.create_task(self._handle(handler, attempt), name=attempt.id)
-            if self._core.draining and not self._core.stopping:
-                await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await handlers.work()
         finally:
             terminated()
-            await self._give_back()
+            await self._end_handlers()
 
-    async def _handle(self, handler: Handler, attempt: Attempt) -> None:
-        try:
-            result = await handler(attempt)
-            if not attempt.cancelled:
-                await self.submit(attempt, result)
-        except Reject as rejection:
-            await self._report(self.reject(attempt, str(rejection)), attempt)
-        except asyncio.CancelledError:
-            if not attempt.cancelled:
-                raise
-        except ServerUnavailable as error:
-            _log.warning("attempt %s could not be submitted: %s", attempt.id, error)
-        except Exception as error:  # noqa: BLE001 - whatever the user's handler raises
-            if not attempt.cancelled:
-                _log.warning("attempt %s failed: %r", attempt.id, error)
-                await self._report(self.fail(attempt, repr(error)), attempt)
-        finally:
-            self._tasks.pop(attempt.id, None)
-            if attempt.cancelled:
-                self._core.session_of(attempt).forget([attempt.id])
-            self._changed.set()
-
-    async def _report(self, call: Awaitable[Submitted], attempt: Attempt) -> None:
-        try:
-            await call
-        except BrokerError as error:
-            _log.warning("attempt %s could not be reported: %s", attempt.id, error)
-
-    async def _give_back(self) -> None:
-        held, tasks = self._core.held, list(self._tasks.values())
-        for attempt in held:
-            attempt.mark_cancelled("stopped")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if held and not self._closed:
-            with suppress(BrokerError):
-                await self.release(held)
+    async def _end_handlers(self) -> None:
+        handlers, self._handlers = self._handlers, None
+        if handlers is not None:
+            await handlers.end()
 
     def _on_sigterm(self) -> Callable[[], None]:
         """SIGTERM stops the worker. Leaves a handler of the user's alone. Returns what undoes it."""
@@ -237,12 +210,11 @@ class Worker:
         _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)
         loop = self._loop
         if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._cancel_task, attempt)
+            loop.call_soon_threadsafe(self._cancel_handler, attempt)
 
-    def _cancel_task(self, attempt: Attempt) -> None:
-        task = self._tasks.get(attempt.id)
-        if task is not None:
-            task.cancel()
+    def _cancel_handler(self, attempt: Attempt) -> None:
+        if self._handlers is not None:
+            self._handlers.cancel(attempt)
 
     def drain(self) -> None:
         """Claims nothing more; what is held is finished."""
@@ -256,7 +228,8 @@ class Worker:
 
     def _wake(self) -> None:
         """Lets `run` look up: it may be waiting for work, or for a handler to end."""
-        self._changed.set()
+        if self._handlers is not None:
+            self._handlers.wake()
         self._driver.transport.interrupt()
 
     async def close(self) -> None:
@@ -266,7 +239,9 @@ class Worker:
         self.stop()
         if self._heartbeat is not None:
             await asyncio.to_thread(self._heartbeat.stop)
-        await self._give_back()
+        await self._end_handlers()
+        for attempt in self._core.held:
+            attempt.mark_cancelled("stopped")
         self._closed = True
         try:
             await self._driver.run(self._core.leave())
