@@ -10,22 +10,31 @@
 -- @include finished
 
 local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' })
-local FRESH = ',0,0,-1,-1,0,0,-1,' -- the rest of a new record
+-- The rest of the new records of tasks with these numbers, checked; most calls have the same for all.
+local tails = {} -- `priority samples min_samples` -> text
+
+local function tail_of(at)
+  local numbers = ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]
+  if not tails[numbers] then
+    int_arg(at + 1, 'priority', -1000, 1000)
+    int_arg(at + 3, 'min_samples', 1, int_arg(at + 2, 'samples', 1, 1024))
+    tails[numbers] = ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3] .. ',0,0,-1,-1,0,0,-1,'
+  end
+  return tails[numbers]
+end
 
 return gated(FIELDS, function()
   refuse_while_recovering()
   local first = FIRST_ARG + 2
   local n = (#ARGV - first + 1) / 5
   if n ~= math.floor(n) or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'high', 1000) end
-  local ids, limit = {}, num('max_payload_bytes')
-  for i = 0, n - 1 do
-    local at = first + i * 5
+  local ids, tail, limit = {}, {}, num('max_payload_bytes')
+  for i = 1, n do
+    local at = first + (i - 1) * 5
     local id = ARGV[at]
     if #id < 1 or #id > 200 or not id:find('^[%w%._:/@+-]+$') then fail('BADARG', 'argument', 'task', 'given', id) end
-    int_arg(at + 1, 'priority', -1000, 1000)
-    int_arg(at + 3, 'min_samples', 1, int_arg(at + 2, 'samples', 1, 1024))
+    ids[i], tail[i] = id, tail_of(at)
     if #ARGV[at + 4] > limit then fail('TOOBIG', 'task', id, 'bytes', #ARGV[at + 4], 'limit', int_text(limit)) end
-    ids[i + 1] = id
   end
   local exists, answer = hmget(TASKS, ids), {}
   local records, payloads, places, order = {}, {}, {}, num('order_seq')
@@ -39,9 +48,7 @@ return gated(FIELDS, function()
       added = added + 1
       order = order + 1
       local priority, j = tonumber(ARGV[at + 1]), added * 2
-      records[j - 1] = id
-      records[j] = 'P,' .. small_text(priority) .. ',' .. int_text(order) .. ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3]
-        .. FRESH
+      records[j - 1], records[j] = id, 'P,' .. small_text(priority) .. ',' .. int_text(order) .. tail[i]
       payloads[j - 1], payloads[j] = id, ARGV[at + 4]
       places[j - 1], places[j] = place_of(priority, order), id
       event('enqueue', id)

@@ -8,10 +8,26 @@
 -- Flags: allow-oom
 -- @include attempts
 
+-- What the session's set says of each attempt (a score: it holds its slot), and the records of their tasks as they are stored.
+local function look_up(session, ids)
+  local names = {}
+  for i = 1, #ids do
+    names[i] = ids[i]:match('^([^#]+)#%d+%.%d+%.%w+$')
+    if not names[i] then fail('BADARG', 'argument', 'attempt', 'given', ids[i]) end
+  end
+  if #ids == 0 then return {}, {} end
+  local scores = {}
+  for from = 1, #ids, 1000 do
+    local got = redis.call('ZMSCORE', SESSION .. session, unpack(ids, from, math.min(from + 999, #ids)))
+    for i = 1, #got do scores[from + i - 1] = got[i] end
+  end
+  return scores, hmget(TASKS, names)
+end
+
 -- Attempts of claims whose answer was lost for good: nobody works on them.
-local function release_unknown(session, known)
-  local held = redis.call('ZRANGE', SESSION .. session, 0, 999)
-  local unknown = {}
+local function release_unknown(session, ids)
+  local held, known, unknown = redis.call('ZRANGE', SESSION .. session, 0, 999), {}, {}
+  for i = 1, #ids do known[ids[i]] = true end
   for i = 1, #held do
     if not known[held[i]] then unknown[#unknown + 1] = held[i] end
   end
@@ -28,26 +44,21 @@ return run(function()
   local call = redis.call('HGET', CALLS, session)
   if not call then fail('NOSESSION', 'session', session) end
   local last, lease = call:match('^(%d+) (%d+)')
-  local ids, known, holding, stale, over = {}, {}, 0, {}, {}
-  for i = 4, #ARGV do
-    ids[i - 3] = ARGV[i]
-    known[ARGV[i]] = true
-  end
-  load_attempts(ids)
+  local ids, over, holding = {}, {}, 0 -- over: all but those that go on as they are
+  for i = 4, #ARGV do ids[i - 3] = ARGV[i] end
+  local scores, records = look_up(session, ids)
   zput(SESSIONS, session, now + lease)
   for i = 1, #ids do
-    local t, _, s, holds = holder(ids[i])
-    if holds and s.session == session then
-      holding = holding + 1
-      if too_old(t.oldest) then stale[#stale + 1] = t end
-    end
-    if not holds or too_old(t.oldest) then over[#over + 1] = ids[i] end
+    if scores[i] then holding = holding + 1 end
+    if not scores[i] or not records[i] or too_old(oldest_in(records[i])) then over[#over + 1] = ids[i] end
   end
-  for i = 1, #stale do
-    if stale[i].state == 'R' and stale[i].oldest ~= '-1' then stale_task(stale[i]) end
+  load_attempts(over)
+  for i = 1, #over do
+    local t, _, s, holds = holder(over[i])
+    if holds and s.session == session and too_old(t.oldest) then stale_task(t) end
   end
   if tonumber(last) == number and redis.call('ZCARD', SESSION .. session) > holding then
-    release_unknown(session, known)
+    release_unknown(session, ids)
   end
   local answer = { int_text(now), int_text(now + lease), state.version, state.version_epoch, state.paused }
   for i = 1, #over do

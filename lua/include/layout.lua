@@ -16,6 +16,7 @@
 local WORD = '([^,]*)'
 local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4)
   .. ',([^,]*,[^,]*),([^,]*),(%a*)$'
+local OLDEST_PATTERN = '^%a' .. string.rep(',[^,]*', 6) .. ',([^,]*)'
 local SLOT_PATTERN = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$'
 
 local function decode_task(id, record)
@@ -34,6 +35,9 @@ local function encode_task(t)
   return t.state .. ',' .. t.fixed .. ',' .. t.errors .. ',' .. t.first .. ',' .. t.oldest .. ',' .. t.newest .. ','
     .. t.again .. ',' .. t.step .. ',' .. letters
 end
+
+-- The oldest version in a stored record.
+local function oldest_in(record) return record:match(OLDEST_PATTERN) end
 
 -- priority, order and min_samples, numbers.
 local function fixed_parts(t)
