@@ -156,13 +156,16 @@ class Session:
         """Whether `claim_waking` is possible: an injected clock is to be read when the waiting is over."""
         return self._joined is not None and self._clock is None
 
-    def claim_waking(self, n: int, seconds: float, ended: Callable[[], bool]) -> Flow[list[Attempt]]:
+    def claim_waking(self, n: int, seconds: float, ended: Callable[[], bool]) -> Flow[list[Attempt] | None]:
         """Waits for the marker and asks for up to n attempts of the current policy, in one round trip.
 
         Args:
             n: most attempts wanted, at most 64.
             seconds: how long to wait for the marker.
             ended: whether nothing is to be claimed any more.
+
+        Returns:
+            What was claimed; None where the claim was not made, or not answered.
         """
         operation = self.claim_operation(n, None)
         try:
@@ -175,10 +178,10 @@ class Session:
             raise
         if outcomes is None:
             self.give_up()
-            return []
+            return None
         if isinstance(outcomes[0], NoSession):
             self.lost()
-            return []
+            return None
         return (yield from self.taken_in(outcomes[0]))
 
     def taken_in(self, claimed: Claimed | BrokerError) -> Flow[list[Attempt]]:

@@ -159,11 +159,16 @@ class WorkerCore:
             if missing:
                 yield Pause(min(left, RUN_AGAIN_S))
             else:
-                attempts = yield from self._wait(n, left)
+                claimed = yield from self._wait(n, left)
+                attempts, asked = claimed or [], claimed is not None
         return attempts
 
-    def _wait(self, n: int, left: float) -> Flow[list[Attempt]]:
-        """For a marker, for what is next due, or for weights that may be used; may claim in the same round trip."""
+    def _wait(self, n: int, left: float) -> Flow[list[Attempt] | None]:
+        """For a marker, for what is next due, or for weights that may be used.
+
+        Returns:
+            What was claimed in the same round trip; None where nothing was asked for.
+        """
         sessions = list(self.sessions.values())
         first = sessions[0]
         if all(session.reason == "weights_stale" for session in sessions):
@@ -171,18 +176,18 @@ class WorkerCore:
                 loaded = self.on_weights_stale(first.run_policy, first.blob)
                 if loaded is not None:
                     self.policy = loaded
-                    return []
+                    return None
             yield Pause(min(left, WEIGHTS_AGAIN_S))
-            return []
+            return None
         dues = [session.due_in_ms / 1000 for session in sessions if session.due_in_ms >= 0]
         seconds = max(0.001, min([left, *dues]))
         if len(sessions) > 1 or self.policy is not None or not first.can_claim_waking:
             yield WaitMarker(tuple([session.marker for session in sessions]), seconds)
-            return []
+            return None
         attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
-        if self.policy is not None and attempts:  # set meanwhile: these were claimed for other weights
+        if attempts and self.policy is not None:  # set meanwhile: these were claimed for other weights
             yield from self.release(attempts)
-            return []
+            return None
         return attempts
 
     def next_batch(self, n: int) -> Flow[list[Attempt]]:

@@ -102,7 +102,8 @@ class AsyncLink:
             path,
             address,
             timeout_s,
-            socket_timeout=timeout_s,
+            # Not redis-py's: it waits with `wait_for`, which before Python 3.12 may swallow a cancellation.
+            socket_timeout=None,
             retry=Retry(NoBackoff(), 0),
             parser_class=Parser,
         )
@@ -111,7 +112,8 @@ class AsyncLink:
     async def connect(self) -> None:
         """Connects and logs in; raises what redis-py raises."""
         try:
-            await self._connection.connect()
+            async with asyncio.timeout(self._timeout_s):
+                await self._connection.connect()
         except BaseException:
             self.abort()
             raise

@@ -1,0 +1,411 @@
+"""What clients send: how many round trips a call takes, what shares one, and what becomes of it when that one is lost."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from broker import Attempt, BrokerError, Policy, Reject, RunConfig, Task, Trainer, Worker, aio, scripts
+from broker.connections.link import Command
+from broker.connections.nodes import Pool
+from broker.operations import worker as calls
+from broker.worker_core import WorkerCore
+from tests.conformance.clients import InThread
+from tests.conformance.lab import Lab, tasks
+from tests.lossy_proxy import LossyProxy
+from tests.waiting import wait_until
+
+#: Short enough to be noticed when a test waits for it, seconds.
+FAR_AWAY_S = 15.0
+
+
+class Sent:
+    """The round trips of all clients of this process: for each the scripts and commands in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.trips: list[list[str]] = []
+        exchange = Pool.exchange
+
+        async def noted(pool: Pool, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
+            self.trips.append([self._name(command) for command in commands if command[0] != "SCRIPT"])
+            return await exchange(pool, commands, wait_s)
+
+        monkeypatch.setattr(Pool, "exchange", noted)
+        self._scripts: dict[str, str] = {}
+
+    def _name(self, command: Command) -> str:
+        if command[0] == "FCALL":
+            return str(command[1]).rpartition("_")[2]
+        if command[0] == "EVALSHA":
+            return self._script_of(str(command[1]))
+        return str(command[0])
+
+    def _script_of(self, sha1: str) -> str:
+        if not self._scripts:
+            for name in scripts.names():
+                for shebang in (False, True):
+                    self._scripts[scripts.load(name, shebang).sha1] = name
+        return self._scripts[sha1]
+
+    def taken(self) -> list[list[str]]:
+        """Those since the last call."""
+        trips, self.trips = self.trips, []
+        return trips
+
+    def of(self, name: str) -> list[list[str]]:
+        """Those with a call of a script."""
+        return [trip for trip in self.trips if name in trip]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    return Sent(monkeypatch)
+
+
+@pytest.fixture
+def trainer(lab: Lab):
+    with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=64, max_staleness=9)) as made:
+        yield made
+
+
+@pytest.fixture
+def worker(lab: Lab, trainer: Trainer):
+    with Worker(lab.url, lab.run, heartbeat=False) as made:
+        yield made
+
+
+def work_off(worker: Worker, result: bytes = b"x") -> int:
+    done = 0
+    while attempts := worker.claim(64):
+        worker.submit_many([(attempt, result) for attempt in attempts])
+        done += len(attempts)
+    return done
+
+
+# -- the trainer -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_enqueued_in_one_round_trip(trainer: Trainer, sent: Sent):
+    trainer.enqueue(Task(id="t"))
+    assert sent.taken() == [["enqueue"]]
+
+
+def test_a_batch_of_small_results_takes_at_most_two_round_trips(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(64))
+    work_off(worker)
+    sent.taken()
+    assert len(trainer.next_batch(timeout=5)) == 64
+    assert len(sent.taken()) <= 2
+
+
+def test_a_batch_is_waited_for_once(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(64))
+    getting = InThread(lambda: trainer.next_batch(timeout=FAR_AWAY_S))
+    wait_until(lambda: ["BZPOPMIN"] in sent.trips, "the trainer waits")
+    work_off(worker)
+    assert len(getting.result()) == 64
+    mine = [trip for trip in sent.trips if {"take", "BZPOPMIN", "MGET"} & set(trip)]
+    assert [trip[0] for trip in mine][:3] == ["take", "BZPOPMIN", "take"]
+    assert len(mine) <= 4
+
+
+def test_a_filter_sees_each_rollout_once_and_the_rows_come_with_the_take(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(70))
+    work_off(worker)
+    sent.taken()
+    seen: list[str] = []
+
+    def accept(rollout: Any) -> bool:
+        seen.append(rollout.task)
+        return len(seen) > 3
+
+    batch = trainer.next_batch(accept=accept, timeout=5)
+    assert (len(batch), len(seen), len(set(seen))) == (64, 67, 67)
+    assert len(sent.taken()) <= 6  # rows and results of the first 64, what is discarded, those of 3 more, sealing
+
+
+def test_results_are_read_in_pieces_of_the_size_that_those_before_had(
+    lab: Lab, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("broker.reading.BYTES_PER_FETCH", 100_000)
+    with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=64, max_staleness=9)) as trainer:
+        trainer.enqueue(tasks(128))
+        reads: list[int] = []
+        for _ in range(2):
+            worker.submit_many([(attempt, bytes(20_000)) for attempt in worker.claim(64)])
+            sent.taken()
+            assert len(trainer.next_batch(timeout=5)) == 64
+            reads.append(len([trip for trip in sent.taken() if trip == ["MGET"]]))
+            trainer.advance()
+    assert reads[1] >= 64 / 5  # of 5 at most
+
+
+# -- a worker ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_of_many_is_several_calls_of_64(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(64))
+    sent.taken()
+    assert len(worker.claim(200)) == 64
+    assert [trip[-1] for trip in sent.taken()] == ["claim", "claim"]
+    assert (worker.claim_reason, len(worker.held)) == ("empty", 64)
+
+
+def test_what_was_claimed_before_an_error_is_handed_out(
+    lab: Lab, trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    trainer.enqueue(tasks(64))
+    trainer.enqueue(tasks(64, "u"))
+    transport = worker._driver.transport
+    execute, calls = transport.execute, 0
+
+    def failing_at_last(operations: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return execute(operations) if calls == 1 else [BrokerError("OOM")]
+
+    monkeypatch.setattr(transport, "execute", failing_at_last)
+    assert len(worker.claim(100)) == 64
+    with pytest.raises(BrokerError, match="OOM"):
+        worker.claim(1)
+
+
+def test_a_loop_takes_a_round_trip_for_each_attempt(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(5))
+    sent.taken()
+    for done, attempt in enumerate(worker, 1):
+        assert worker.submit(attempt, b"x").accepted
+        if done == 5:
+            break
+    trips = sent.taken()
+    assert trips == [["claim"]] + [["submit", "claim"]] * 5
+
+
+def test_batches_take_a_round_trip_each(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(20))
+    sent.taken()
+    sizes: list[int] = []
+    for batch in worker.batches(8):
+        answers = worker.submit_many([(attempt, attempt.task.encode()) for attempt in batch])
+        assert all(answer.accepted for answer in answers)
+        sizes.append(len(batch))
+        if sum(sizes) == 20:
+            break
+    trips = sent.taken()
+    assert (sizes, trips) == ([8, 8, 4], [["claim"]] + [["submit", "claim"]] * 3)
+    assert worker.held == []
+
+
+def test_a_batch_is_claimed_ahead_only_when_the_one_before_is_handed_in(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(12))
+    batches = worker.batches(4)
+    a, b, c, d = next(batches)
+    sent.taken()
+    worker.submit_many([(a, 1), (b, 2)])
+    assert len(worker.held) == 2
+    worker.reject(c, "no")
+    assert [trip[-1] for trip in sent.taken()] == ["submit", "submit"]
+    worker.submit(d, 4)
+    assert [trip[-1] for trip in sent.taken()] == ["claim"]
+    assert len(worker.held) == 4
+    following = next(batches)
+    assert [attempt.task for attempt in following] == ["t4", "t5", "t6", "t7"]
+    assert sent.taken() == []
+    worker.submit_many([(attempt, 1) for attempt in following])
+    assert len(worker.held) == 4
+    batches.close()  # what was claimed ahead is given back
+    assert worker.held == []
+    assert trainer.stats().pending == 4
+    worker.submit_many([(attempt, 1) for attempt in worker.claim(4)])
+    assert worker.held == []
+
+
+def test_batches_larger_than_a_call(lab: Lab, worker: Worker):
+    config = RunConfig(consumer_batch_size=300, max_staleness=9)
+    with Trainer(lab.url, lab.run, config, update=True) as trainer:
+        trainer.enqueue(tasks(300))
+        sizes: list[int] = []
+        for batch in worker.batches(150):
+            sizes.append(len(batch))
+            worker.submit_many([(attempt, b"x") for attempt in batch])
+            if sum(sizes) == 300:
+                break
+    assert sizes == [150, 150]
+
+
+def test_batches_end_when_the_worker_is_drained(trainer: Trainer, worker: Worker):
+    trainer.enqueue(tasks(6))
+    done: list[str] = []
+    for batch in worker.batches(4):
+        worker.drain()
+        worker.submit_many([(attempt, b"x") for attempt in batch])
+        done += [attempt.task for attempt in batch]
+    assert done == ["t0", "t1", "t2", "t3"]
+
+
+# -- waiting and claiming in one round trip ----------------------------------------------------------------------------
+
+
+def test_a_worker_that_waits_claims_in_the_round_trip_of_the_wait(trainer: Trainer, worker: Worker, sent: Sent):
+    waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
+    wait_until(lambda: ["BZPOPMIN", "claim"] in sent.trips, "the worker waits")
+    trainer.enqueue(Task(id="t"))
+    (attempt,) = waiting.result()
+    assert len(sent.of("claim")) == 2
+    assert worker.submit(attempt, b"x").accepted
+
+
+@pytest.mark.parametrize("how", ["stop", "drain"])
+def test_a_worker_that_is_told_to_end_claims_nothing_more(trainer: Trainer, worker: Worker, sent: Sent, how: str):
+    waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
+    wait_until(lambda: ["BZPOPMIN", "claim"] in sent.trips, "the worker waits")
+    getattr(worker, how)()
+    assert waiting.result() == []
+    sent.taken()
+    trainer.enqueue(Task(id="t"))
+    assert trainer.stats().pending == 1
+
+
+def test_a_claim_whose_answer_is_lost_with_the_wait_is_sent_again(lab: Lab, trainer: Trainer):
+    if lab.url.startswith("fakeredis"):
+        pytest.skip("there is no connection to lose")
+    port = int(lab.url.rpartition(":")[2].partition("/")[0])
+    with LossyProxy(port, watched=b"BZPOPMIN") as proxy:
+        proxy.lose_replies = 1
+        with Worker(proxy.url, lab.run, heartbeat=False) as worker:
+            waiting = InThread(lambda: worker.claim(2, timeout=FAR_AWAY_S))
+            wait_until(lambda: proxy.requests == 1, "the worker waits")
+            trainer.enqueue(tasks(2))
+            attempts = waiting.result()
+            assert [attempt.task for attempt in attempts] == ["t0", "t1"]
+            worker.renew()
+            assert all(answer.accepted for answer in worker.submit_many([(attempt, b"x") for attempt in attempts]))
+
+
+def test_what_was_claimed_for_other_weights_is_given_back(trainer: Trainer, worker: Worker, sent: Sent):
+    waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
+    wait_until(lambda: ["BZPOPMIN", "claim"] in sent.trips, "the worker waits")
+    epoch = trainer.epoch
+    trainer.advance(allow_empty=True)
+    worker.policy = Policy(version=0, epoch=epoch)
+    trainer.enqueue(Task(id="t"))
+    (attempt,) = waiting.result()
+    assert (attempt.policy, attempt.tries) == (worker.policy, 0)
+    assert len(worker.held) == 1
+
+
+def test_a_session_that_ended_during_the_wait_is_joined_anew(lab: Lab, trainer: Trainer, worker: Worker, sent: Sent):
+    waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
+    wait_until(lambda: ["BZPOPMIN", "claim"] in sent.trips, "the worker waits")
+    lab.do(calls.leave(lab.run, worker.sessions[lab.run]))
+    trainer.enqueue(Task(id="t"))
+    assert [attempt.task for attempt in waiting.result()] == ["t"]
+
+
+def test_an_injected_clock_is_read_when_the_wait_is_over(lab: Lab, sent: Sent):
+    lab.trainer()
+    worker = lab.worker()
+    waiting = InThread(lambda: worker.claim(1, timeout=0.05))
+    assert waiting.result() == []
+    assert ["BZPOPMIN"] in sent.trips
+
+
+# -- asyncio -----------------------------------------------------------------------------------------------------------
+
+
+def run_async(main: Any) -> None:
+    async def in_time() -> None:
+        async with asyncio.timeout(20):
+            await main
+
+    asyncio.run(in_time())
+
+
+def test_handlers_share_round_trips(lab: Lab, trainer: Trainer, sent: Sent):
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            left = 64
+
+            async def handler(attempt: Attempt) -> bytes:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    worker.drain()
+                if attempt.task == "t5":
+                    raise Reject("no")
+                return b"x"
+
+            sent.taken()
+            await worker.run(handler, concurrency=16)
+            trips = sent.taken()
+            assert trips == [["claim"]] + [["submit", "claim"]] * 3 + [["submit"]]
+            assert worker.held == []
+
+    trainer.enqueue(tasks(64))
+    run_async(main())
+    assert (trainer.stats().ready, trainer.stats().rejected) == (63, 1)
+
+
+def test_handlers_wait_without_claiming_in_vain(lab: Lab, trainer: Trainer, sent: Sent):
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+
+            async def handler(attempt: Attempt) -> bytes:
+                if attempt.task == "last":
+                    worker.drain()
+                return b"x"
+
+            sent.taken()
+            running = asyncio.create_task(worker.run(handler, concurrency=4))
+            while ["BZPOPMIN", "claim"] not in sent.trips:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(trainer.enqueue, [Task(id="last")])
+            await running
+
+    run_async(main())
+    claims = sent.of("claim")
+    assert claims == [["claim"], ["BZPOPMIN", "claim"]]
+
+
+def test_a_result_that_is_finished_when_the_worker_stops_is_sent(lab: Lab, trainer: Trainer):
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+
+            async def handler(attempt: Attempt) -> bytes:
+                if attempt.task == "t0":
+                    worker.stop()
+                    return b"x"
+                await asyncio.Event().wait()
+                return b"never"
+
+            await worker.run(handler, concurrency=3)
+
+    trainer.enqueue(tasks(3))
+    run_async(main())
+    assert (trainer.stats().ready, trainer.stats().pending) == (1, 2)
+
+
+def test_batches_in_asyncio(lab: Lab, trainer: Trainer, sent: Sent):
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            sent.taken()
+            done = 0
+            async for batch in worker.batches(4):
+                done += len(batch)
+                await worker.submit_many([(attempt, b"x") for attempt in batch])
+                if done == 10:
+                    worker.stop()
+            trips = sent.taken()
+            assert trips == [["claim"]] + [["submit", "claim"]] * 3
+
+    trainer.enqueue(tasks(10))
+    run_async(main())
+    assert trainer.stats().ready == 10
+
+
+def test_a_batch_size_that_is_none_is_refused(worker: Worker):
+    for n in (0, 1001):
+        with pytest.raises(BrokerError, match="1 to 1000"):
+            next(worker.batches(n))
+    assert not WorkerCore(["r"], "w", None, None, None).iterating
