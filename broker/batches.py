@@ -12,7 +12,7 @@ from broker.models import Rollout
 from broker.operations import anyone, trainer
 from broker.operations.anyone import BatchPiece, RolloutRow
 from broker.operations.trainer import Taken
-from broker.reading import ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
+from broker.reading import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
 from broker.trainer_core import TrainerCore
 
 #: Ready tasks that one call looks at.
@@ -87,11 +87,12 @@ class Forming:
         core.step_next = max(core.step_next, step + 1)
         if self._accept is not None and len(self._kept) == taken.size:
             return list(self._kept.values())
-        rows = yield from self._rows(taken, piece)
-        return (yield from read_rollouts(core.run, step, rows, core.result_sizes))
+        rows = list(taken.rows)
+        rows += yield from read_rows(core.run, step, len(rows), taken.size)
+        return (yield from read_rollouts(core.run, step, rows, core.result_sizes, taken.results))
 
     def _take(self, limit: int, *, seal: bool, size: int) -> Flow[tuple[Taken, BatchPiece | BrokerError | None]]:
-        """Fills the batch, and reads its first rows in the same round trip where they may be its last call.
+        """Fills the batch. With it come the rows of the sealed batch, or with a filter those so far.
 
         Args:
             limit: ready tasks to look at.
@@ -100,17 +101,19 @@ class Forming:
         """
         core = self._core
         self._refuse_after_recovery()
-        # Not when a filter has seen all rows and this only seals, and not in the middle of a large batch.
-        reads = (self._accept is None or limit > 0) and self._n - size <= TAKE_LIMIT
-        first = anyone.batch(core.run, self._step, 0, min(self._n, ROWS_PER_CALL), now=core.now)
+        most = min(self._n, ROWS_PER_CALL)
+        # Not when the filter has seen all rows and this only seals, and not in the middle of a large batch.
+        looks = self._accept is not None and limit > 0 and self._n - size <= TAKE_LIMIT
+        first = anyone.batch(core.run, self._step, 0, most, now=core.now)
         answer: Any = yield GatedCall(
             lambda gate: trainer.take(
-                core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short, now=core.now
+                core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short,
+                rows=most if self._accept is None else 0, result_bytes=RESULT_BYTES_WITH_ROWS, now=core.now,
             ),
-            then=(first,) if reads else (),
-        )
+            then=(first,) if looks else (),
+        )  # fmt: skip
         self._refuse_after_recovery()
-        return (answer[0], answer[1]) if reads else (answer, None)
+        return (answer[0], answer[1]) if looks else (answer, None)
 
     def _rows(self, taken: Taken, piece: BatchPiece | BrokerError | None) -> Flow[list[RolloutRow]]:
         """All rows of the batch as it was taken, of which the first may be there."""

@@ -19,6 +19,9 @@ ROWS_PER_CALL = 128
 #: Bytes of results that one read asks for, by the size of those before.
 BYTES_PER_FETCH = 16 * 1024 * 1024
 _MOST_KEYS_PER_FETCH = 512
+#: Bytes of results that come with the rows of a batch, out of the script that seals it: to read a few small ones there
+#: costs less than a round trip.
+RESULT_BYTES_WITH_ROWS = 64 * 1024
 #: Results of the first read of a batch, where those of the batch before were not larger than the bytes allow.
 _FIRST_KEYS = 64
 
@@ -46,27 +49,37 @@ def read_rows(run: str, step: int, first: int, last: int) -> Flow[list[RolloutRo
     return rows
 
 
-def read_rollouts(run: str, step: int, rows: Sequence[RolloutRow], sizes: ResultSizes) -> Flow[list[Rollout]]:
+def read_rollouts(
+    run: str, step: int, rows: Sequence[RolloutRow], sizes: ResultSizes, there: Sequence[bytes | None] = ()
+) -> Flow[list[Rollout]]:
     """The rollouts of rows, with their results decoded.
+
+    Args:
+        sizes: what is known of the results' sizes, and learned here.
+        there: the bytes of the first results, as they came with the rows.
 
     Raises:
         Gone: the bytes of a result are not there any more.
     """
     attempts = [sample.attempt_id for row in rows for sample in row.samples]
     prefix = keys.result(run, "")
-    results: list[bytes] = []
+    results = _present(there, attempts, step)
     count = min(_FIRST_KEYS, BYTES_PER_FETCH // sizes.largest) if sizes.largest else _FIRST_KEYS
     while len(results) < len(attempts):
         piece = attempts[len(results) : len(results) + max(1, count)]
         values: list[bytes | None] = yield Fetch(tuple([prefix + attempt for attempt in piece]))
-        if None in values:
-            raise Gone(what="the result", attempt=piece[values.index(None)], step=step)
-        found = cast("list[bytes]", values)
+        found = _present(values, piece, step)
         lengths = list(map(len, found))
         sizes.largest = max(lengths) if not results else max(sizes.largest, *lengths)
         count = min(_MOST_KEYS_PER_FETCH, 4 * len(piece), BYTES_PER_FETCH * len(piece) // max(1, sum(lengths)))
         results += found
     return _rollouts(step, rows, results)
+
+
+def _present(values: Sequence[bytes | None], attempts: Sequence[str], step: int) -> list[bytes]:
+    if None in values:
+        raise Gone(what="the result", attempt=attempts[values.index(None)], step=step)
+    return list(cast("Sequence[bytes]", values))
 
 
 def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> list[Rollout]:

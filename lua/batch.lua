@@ -6,21 +6,9 @@
 -- Errors: NORUN, SCHEMA, EARLY (step, step_next), GONE (step), BADARG
 -- Bound: count tasks, at most 1000, and their slots
 -- Flags: no-writes
--- @include records
+-- @include rows
 
 local FIELDS = hot_and({ 'open_size' })
-
-local function samples_of(t, row)
-  for k = 0, t.samples - 1 do
-    local s = slots[slot_name(t, k)]
-    if letter(t, k) == 'D' and s then
-      local n = #row
-      row[n + 1], row[n + 2] = k, attempt_id(t, k, s)
-      row[n + 3], row[n + 4], row[n + 5] = s.version, s.newest, s.session
-    end
-  end
-  return row
-end
 
 return run(function()
   load_state(FIELDS)
@@ -36,16 +24,7 @@ return run(function()
   local answer = { tonumber(size), sealed, digest }
   if count == 0 then return answer end
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), offset, offset + count - 1)
-  load_tasks(ids)
-  local payloads, names = hmget(PAYLOADS, ids), {}
-  for i = 1, #ids do
-    local t = tasks[ids[i]]
-    for k = 0, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
-  end
-  load_slots(names)
-  for i = 1, #ids do
-    local t = tasks[ids[i]]
-    answer[#answer + 1] = samples_of(t, { t.id, (fixed_parts(t)), t.oldest, t.newest, payloads[i] or '' })
-  end
+  local rows = rows_of(ids)
+  for i = 1, #rows do answer[i + 3] = rows[i] end
   return answer
 end)

@@ -1,13 +1,14 @@
 -- Fills the next batch from the oldest ready rollouts; seals it when it is full.
 -- Transition: ready -> batched; too old: ready -> pending or rejected
 -- KEYS: state
--- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run)
--- Returns: `size sealed exhausted left more digest`
+-- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run), rows (most rows of the sealed batch in the answer; 0: none), bytes (most bytes of results with them)
+-- Returns: `size sealed exhausted left more digest`; with rows a list: that, the rows as batch's, then the results of their samples in order (none: more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
--- Bound: limit tasks; sealing reads the ids of the batch, n <= (S+1)*B
+-- Bound: limit tasks, rows and their slots; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
 -- @include gate
 -- @include endings
+-- @include rows
 
 local FIELDS = gate_and({ 'open_size', 'recheck' })
 
@@ -81,7 +82,7 @@ local function seal_batch(step, size)
   set('open_size', 0)
   bump('accepted', math.max(batch_size(), size) - size)
   event('seal', table.concat({ int_text(step), size, digest }, ' '))
-  return digest
+  return digest, members
 end
 
 return gated(FIELDS, function()
@@ -89,6 +90,7 @@ return gated(FIELDS, function()
   local step, n = int_arg(FIRST_ARG, 'step', 0, MAX_INT), int_arg(FIRST_ARG + 1, 'n', 1, 1000000000)
   local limit = int_arg(FIRST_ARG + 2, 'limit', 0, 1000)
   local seal, short = ARGV[FIRST_ARG + 3] == '1', ARGV[FIRST_ARG + 4] == '1'
+  local most, bytes = int_arg(FIRST_ARG + 5, 'rows', 0, 1000), int_arg(FIRST_ARG + 6, 'bytes', 0, 1048576)
   if step < num('step_next') then return sealed_already(step) end
   check_wanted(step, n)
   recheck_open_batch(step)
@@ -101,10 +103,11 @@ return gated(FIELDS, function()
   local exhausted = left < n
   local digest = '-'
   local all_there_is = short and exhausted and size == left and size > 0
-  if seal and (size >= n or all_there_is) then digest = seal_batch(step, size) end
+  local members
+  if seal and (size >= n or all_there_is) then digest, members = seal_batch(step, size) end
   -- What the trainer waits for: a full batch, or with short all that is left, where something is.
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
-  return table.concat({ size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest },
-    ' ')
+  local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest }
+  return table.concat(answer, ' '), members and most > 0 and contents(members, most, bytes)
 end)

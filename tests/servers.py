@@ -100,13 +100,14 @@ class ServerUnderTest:
 
     Args:
         kind: which software.
-        durable: keep the data in a directory (append-only file), so that it survives `kill` and `restart`.
+        durable: keep the data in a directory (append-only file), so that it survives `kill` and `restart`: all that was
+            answered, which `appendfsync everysec` does not promise while the disk is busy.
         settings: lines of redis.conf, by name.
     """
 
     def __init__(self, kind: ServerKind, durable: bool = False, settings: dict[str, str] | None = None) -> None:
         self.kind = kind
-        self.settings = settings or {}
+        self.settings = {**({"appendfsync": "always"} if durable else {}), **(settings or {})}
         self._data = tempfile.mkdtemp(prefix="broker-test-") if durable and kind.is_real else ""
         self._process: EmbeddedServer | None = None
         self._fake_name = f"test-{secrets.token_hex(4)}"

@@ -80,7 +80,8 @@ class BatchPiece:
     rows: tuple[RolloutRow, ...]
 
 
-def _row(row: list[Any]) -> RolloutRow:
+def rollout_row(row: list[Any]) -> RolloutRow:
+    """One row of a batch as the scripts answer it."""
     samples = [
         SampleRow(int(row[i]), row[i + 1].decode(), int(row[i + 2]), int(row[i + 3]), row[i + 4].decode())
         for i in range(5, len(row), 5)
@@ -89,7 +90,7 @@ def _row(row: list[Any]) -> RolloutRow:
 
 
 def _piece(reply: Any) -> BatchPiece:
-    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), tuple(map(_row, reply[3:])))
+    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), tuple(map(rollout_row, reply[3:])))
 
 
 def batch(run: str, step: int, offset: int, count: int, *, now: int | None = None) -> Operation[BatchPiece]:

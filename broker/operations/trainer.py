@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from broker import keys
 from broker.operation import Argument, Operation
+from broker.operations.anyone import RolloutRow, rollout_row
 from broker.operations.replies import clock, text, words
 
 
@@ -94,7 +95,12 @@ def enqueue(
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Answer of take. `left` and `exhausted` speak of the whole run; `more`: ready tasks it did not look at."""
+    """Answer of take. `left` and `exhausted` speak of the whole run; `more`: ready tasks it did not look at.
+
+    Args:
+        rows: the first rows of the batch, where it was sealed by this very call and they were asked for.
+        results: the bytes of all samples of these rows in order, or none of them.
+    """
 
     size: int
     sealed: bool
@@ -102,21 +108,39 @@ class Taken:
     left: int
     more: bool
     digest: str
+    rows: tuple[RolloutRow, ...] = ()
+    results: tuple[bytes | None, ...] = ()
 
 
 def _taken(reply: Any) -> Taken:
-    size, sealed, exhausted, left, more, digest = words(reply)
-    return Taken(int(size), sealed == "1", exhausted == "1", int(left), more == "1", digest)
+    brought: list[Any] = cast("list[Any]", reply) if isinstance(reply, list) else [reply, (), ()]
+    size, sealed, exhausted, left, more, digest = words(brought[0])
+    rows = tuple(map(rollout_row, brought[1]))
+    return Taken(int(size), sealed == "1", exhausted == "1", int(left), more == "1", digest, rows, tuple(brought[2]))
 
 
 def take(
-    run: str, gate: Gate, step: int, n: int, *, limit: int, seal: bool, short: bool = False, now: int | None = None
+    run: str,
+    gate: Gate,
+    step: int,
+    n: int,
+    *,
+    limit: int,
+    seal: bool,
+    short: bool = False,
+    rows: int = 0,
+    result_bytes: int = 0,
+    now: int | None = None,
 ) -> Operation[Taken]:
     """Fills batch `step` up to n rollouts from at most `limit` ready ones.
 
-    With seal it is sealed when full; with short also when it holds all that is left of the run.
+    Args:
+        seal: seal the batch when it is full.
+        short: seal it also when it holds all that is left of the run.
+        rows: most rows that the answer brings when the batch is sealed.
+        result_bytes: most bytes of results that come with them, together.
     """
-    args = (clock(now), *gate.args, step, n, limit, int(seal), int(short))
+    args = (clock(now), *gate.args, step, n, limit, int(seal), int(short), rows, result_bytes)
     return Operation("take", (keys.state(run),), args, _taken)
 
 

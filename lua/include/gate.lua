@@ -59,12 +59,13 @@ local function reply(answer)
 end
 
 -- A script behind the gate: body decides and returns the answer, a string; it does not write before it can no longer fail.
+-- What body may return besides, a list, goes with the answer the first time only: a repeated call is told the string alone.
 local function gated(fields, body)
   return run(function()
     load_state(fields)
     local stored = gate()
     if stored then return reply(stored) end
-    local ok, answer = pcall(body)
+    local ok, answer, more = pcall(body)
     if not ok then
       if type(answer) ~= 'table' or not answer.coded then error(answer, 0) end
       drop_writes()
@@ -72,6 +73,10 @@ local function gated(fields, body)
       answer = '!' .. answer.coded .. ' used_call=' .. ARGV[4]
     end
     remember(answer)
+    if ok and more then
+      table.insert(more, 1, answer)
+      return more
+    end
     return reply(answer)
   end)
 end

@@ -46,7 +46,7 @@ local function event(kind, text)
   end
 end
 
--- The workers' marker is armed only where a claim could get something: an open slot, or capacity. Paths that raise capacity say so.
+-- The workers' marker is armed only where a claim could get something: an open slot, or a task and capacity. Paths that raise either say so.
 local function arm_workers() wake_workers = true end
 -- The trainer's: when as many are ready as it waits for, or a task ended otherwise (fewer may be left than it waits for).
 local function arm_trainer(ended) wake_trainer, task_ended = true, task_ended or ended end
@@ -70,8 +70,8 @@ local function write_book(book, add, remove, score_first)
 end
 
 local function arm_markers()
-  if wake_workers and state.paused ~= 'paused' and (slot_opened or capacity() > 0) then
-    redis.call('ZADD', WAKE, 0, '1')
+  if wake_workers and state.paused ~= 'paused' then
+    if slot_opened or (capacity() > 0 and redis.call('ZCARD', PENDING) > 0) then redis.call('ZADD', WAKE, 0, '1') end
   end
   if wake_trainer then
     local want = num('want')

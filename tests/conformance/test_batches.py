@@ -35,6 +35,32 @@ def test_a_batch_brings_what_was_submitted(lab: Lab):
     assert first.samples[0].worker == "host-1"
 
 
+def test_the_call_that_seals_brings_rows_and_small_results(lab: Lab):
+    trainer, worker = lab.raw_trainer(consumer_batch_size=2), lab.raw_worker()
+    trainer.enqueue("a", "b", samples=2)
+    wanted = {"limit": 100, "seal": True, "rows": 2, "result_bytes": 4}
+    assert (trainer.send(calls.take, 0, 2, **wanted).rows, worker.work(4)) == ((), ["a", "a", "b", "b"])
+    taken = trainer.send(calls.take, 0, 2, **wanted)
+    assert (taken.sealed, taken.results) == (True, (b"x",) * 4)
+    assert taken.rows == lab.call(anyone.batch, 0, 0, 9).rows
+    trainer.number -= 1
+    again = trainer.send(calls.take, 0, 2, **wanted)
+    assert (again.digest, again.rows, again.results) == (taken.digest, (), ()), "the answer that is kept is small"
+
+
+def test_large_results_do_not_come_with_the_rows(lab: Lab):
+    trainer, worker = lab.raw_trainer(consumer_batch_size=2), lab.raw_worker()
+    trainer.enqueue("a", "b")
+    worker.work(2)
+    taken = trainer.send(calls.take, 0, 2, limit=100, seal=True, rows=1, result_bytes=0)
+    assert ([row.task for row in taken.rows], taken.results) == (["a"], ())
+    trainer.advance(0, taken.digest)
+    trainer.enqueue("c", "d")
+    worker.work(2)
+    taken = trainer.send(calls.take, 1, 2, limit=100, seal=True, rows=2, result_bytes=1)
+    assert ([row.task for row in taken.rows], taken.results) == (["c", "d"], ())
+
+
 def test_asked_again_before_advance_it_answers_the_same_batch(lab: Lab):
     trainer, worker = lab.trainer(consumer_batch_size=2, max_concurrent_rollouts=9, max_staleness=3), lab.worker()
     trainer.enqueue(tasks(6))

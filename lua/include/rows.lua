@@ -1,0 +1,45 @@
+-- @include records
+-- Rollouts as answers tell of them.
+
+-- Appends per done sample: slot, attempt, version, newest, session; and its result's key to `results`.
+local function add_samples(t, row, results)
+  local n = #row
+  for k = 0, t.samples - 1 do
+    local s = slots[slot_name(t, k)]
+    if letter(t, k) == 'D' and s then
+      local attempt = attempt_id(t, k, s)
+      row[n + 1], row[n + 2], row[n + 3], row[n + 4], row[n + 5] = k, attempt, s.version, s.newest, s.session
+      n = n + 5
+      results[#results + 1] = RESULT .. attempt
+    end
+  end
+  return row
+end
+
+-- Per task a list: id, priority, oldest, newest, payload, then its samples; and the keys of all their results.
+local function rows_of(ids)
+  load_tasks(ids)
+  local payloads, names, rows, results = hmget(PAYLOADS, ids), {}, {}, {}
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    for k = 0, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
+  end
+  load_slots(names)
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    rows[i] = add_samples(t, { t.id, (fixed_parts(t)), t.oldest, t.newest, payloads[i] or '' }, results)
+  end
+  return rows, results
+end
+
+-- The first rows of a batch, `members` with their scores, and the results of all their samples where these are small.
+local function contents(members, most, bytes)
+  local ids, sum = {}, 0
+  for i = 1, math.min(most, #members / 2) do ids[i] = members[2 * i - 1] end
+  local rows, results = rows_of(ids)
+  for i = 1, #results do
+    if bytes > 0 and sum <= bytes then sum = sum + redis.call('STRLEN', results[i]) end
+  end
+  if bytes == 0 or sum > bytes or #results > 1000 then return { rows, {} } end
+  return { rows, redis.call('MGET', unpack(results)) }
+end
