@@ -17,6 +17,11 @@ _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9._:/@+-]")
 _SHOWN_CHARS: Final = 60
 
 
+def is_name(value: object) -> bool:
+    """Whether `value` is a name."""
+    return isinstance(value, str) and _ALLOWED.fullmatch(value) is not None
+
+
 def check_name(kind: NameKind, value: object) -> str:
     """Return `value` if it is a name, 1 to 200 characters of `A-Za-z0-9._:/@+-`.
 

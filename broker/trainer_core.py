@@ -126,18 +126,20 @@ class TrainerCore:
         return Enqueued(added, existing)
 
     def _pieces(self, tasks: Iterator[Task]) -> Iterator[list[NewTask]]:
-        piece, size = list[NewTask](), 0
+        piece, size, most = list[NewTask](), 0, self.config.max_payload_bytes
         for task in tasks:
-            if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+            # pydantic answers the second question slowly, and users may have no type checker.
+            if type(task) is not Task and not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise BadArgument(argument="tasks", given=type(task).__name__, expected="broker.Task")
             payload = encode(task.payload)
-            if len(payload) > self.config.max_payload_bytes:
-                raise TooBig(what="payload", subject=task.id, size=len(payload), limit=self.config.max_payload_bytes)
-            if piece and size + len(payload) > PAYLOAD_BYTES_PER_CALL:
+            length = len(payload)
+            if length > most:
+                raise TooBig(what="payload", subject=task.id, size=length, limit=most)
+            if piece and size + length > PAYLOAD_BYTES_PER_CALL:
                 yield piece
                 piece, size = [], 0
             piece.append(NewTask(task.id, payload, task.samples, task.needed, task.priority))
-            size += len(payload)
+            size += length
             if len(piece) == TASKS_PER_CALL:
                 yield piece
                 piece, size = [], 0

@@ -268,3 +268,24 @@ def test_every_refusal_of_the_edge_is_an_error_of_the_broker() -> None:
     for make in makers:
         with pytest.raises(BrokerError):
             make(nothing=None)
+
+
+@pytest.mark.parametrize(
+    "given_fields",
+    [
+        {"id": "a"},
+        {"id": "a/1", "payload": {"x": 1}, "samples": 8, "min_samples": 3, "priority": -5},
+        {"id": "a", "samples": 4},
+    ],
+)
+def test_a_plain_task_is_what_the_validator_makes_of_it(given_fields: dict[str, Any]) -> None:
+    task = Task(**given_fields)
+    validated = Task.__new__(Task)
+    Task.__pydantic_validator__.validate_python(given_fields, self_instance=validated)
+    assert task == validated
+    assert task.model_dump() == validated.model_dump()
+    assert task.model_fields_set == validated.model_fields_set
+    assert (repr(task), pickle.loads(pickle.dumps(task))) == (repr(validated), task)  # noqa: S301 - as above
+    assert task.model_copy(update={"priority": 7}).priority == 7
+    with pytest.raises(ValueError, match="frozen"):
+        task.samples = 3  # type: ignore[misc]
