@@ -27,7 +27,7 @@ from broker.trainer_core import TrainerCore
 
 #: Tasks that one HSCAN returns, about, and that one sweep gets.
 SCAN_COUNT = 500
-SWEEP_TASKS = 100
+SWEEP_TASKS = 64
 #: Policies of older versions than this many are not written into a checkpoint.
 POLICIES_KEPT = 1000
 

@@ -4,7 +4,7 @@
 -- ARGV: now, version, listed_order (-1: no list), in_flight, file_epoch, allow_loss (1), count of policies, then pairs version, epoch, then per task: listed (1), task
 -- Returns: `done name count ...` as recover_sweep
 -- Errors: NORUN, SCHEMA, GONE, UNDONE, BADARG
--- Bound: the tasks given, at most 1000, until 100 slots were looked at
+-- Bound: the tasks given, at most 1000, until 64 slots were looked at
 -- Flags: no-writes
 -- @include recovery
 -- @include target

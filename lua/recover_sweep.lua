@@ -4,7 +4,7 @@
 -- ARGV: now, gate (3), then per task: listed (1: the checkpoint says it is unfinished), task
 -- Returns: `done name count ...`: how many of the tasks were dealt with (call again with the rest), and what became of them
 -- Errors: gate's, EARLY (no recovery is under way), BADARG
--- Bound: the tasks given, at most 1000, until 100 slots were looked at
+-- Bound: the tasks given, at most 1000, until 64 slots were looked at
 -- Flags: allow-oom
 -- @include gate
 -- @include attempts

@@ -41,7 +41,7 @@ local function recovered_fate(t, r, limit, listed, listed_order, requeue_in_flig
   return 'keep'
 end
 
-local SLOTS_PER_CALL = 100
+local SLOTS_PER_CALL = 64
 local counts = {}
 
 local function count(name, n) counts[name] = (counts[name] or 0) + n end
