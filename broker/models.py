@@ -33,7 +33,7 @@ _ValueBytes = Annotated[int, Field(ge=1, le=MAX_VALUE_BYTES)]
 class _Edge(BaseModel, frozen=True):
     """Base of the models: strict, frozen, and errors of pydantic become the broker's own."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 
     # Hidden from type checkers, which derive a precise signature from the fields instead.
     if not TYPE_CHECKING:

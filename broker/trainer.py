@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from broker.batches import Accept, next_batch, read_batch
-from broker.checkpoint import Checkpoint
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
-from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
-from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
 from broker.trainer_core import Enqueued, TrainerCore
+
+if TYPE_CHECKING:
+    from broker.checkpoint import Checkpoint
+    from broker.recovery import Progress, RecoveryReport
+    from broker.reports import Audit, Explanation
 
 
 class Trainer:
@@ -243,6 +245,8 @@ class Trainer:
             CheckpointError: the file could not be written; nothing is committed.
         """
         self._must_lead("checkpoint")
+        from broker.recovery import checkpoint
+
         return self._driver.run(checkpoint(self._core, Path(path), full=full, progress=progress))
 
     def recover(
@@ -282,6 +286,8 @@ class Trainer:
         if not dry_run:
             self._must_lead("recover")
             self._drop_ahead()
+        from broker.recovery import recover_from
+
         flow = recover_from(
             self._core,
             source,
@@ -319,6 +325,8 @@ class Trainer:
         stored = self._driver.run(
             self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
         )
+        from broker.reports import stats_of
+
         return stats_of(self.run, stored)
 
     def capacity(self) -> int:
@@ -330,10 +338,14 @@ class Trainer:
 
         Which term of the capacity formula binds, who holds the slots, what is next due.
         """
+        from broker.reports import explain_flow
+
         return self._driver.run(explain_flow(self.run, self._core.now))
 
     def audit(self, *, repair: bool = False) -> Audit:
         """Recomputes the counters from the structures; repair also rewrites them."""
+        from broker.reports import Audit, audit_flow
+
         if repair:
             self._must_lead("audit with repair")
             return Audit(self._driver.run(self._core.repair()), repaired=True)

@@ -7,18 +7,20 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from broker.aio.driver import Driver
 from broker.batches import Accept, next_batch, read_batch
-from broker.checkpoint import Checkpoint
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
-from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
-from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
 from broker.trainer_core import TASKS_PER_CALL, Enqueued, TrainerCore
+
+if TYPE_CHECKING:
+    from broker.checkpoint import Checkpoint
+    from broker.recovery import Progress, RecoveryReport
+    from broker.reports import Audit, Explanation
 
 
 class Trainer:
@@ -179,6 +181,8 @@ class Trainer:
     ) -> Checkpoint:
         """As `broker.Trainer.checkpoint`."""
         self._must_lead("checkpoint")
+        from broker.recovery import checkpoint
+
         return await self._driver.run(checkpoint(self._core, Path(path), full=full, progress=progress))
 
     async def recover(
@@ -197,6 +201,8 @@ class Trainer:
         if not dry_run:
             self._must_lead("recover")
             await self._drop_ahead()
+        from broker.recovery import recover_from
+
         flow = recover_from(
             self._core,
             source,
@@ -232,6 +238,8 @@ class Trainer:
     async def stats(self) -> Stats:
         """As `broker.Trainer.stats`."""
         flow = self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
+        from broker.reports import stats_of
+
         return stats_of(self.run, await self._driver.run(flow))
 
     async def capacity(self) -> int:
@@ -240,10 +248,14 @@ class Trainer:
 
     async def explain(self) -> Explanation:
         """As `broker.Trainer.explain`."""
+        from broker.reports import explain_flow
+
         return await self._driver.run(explain_flow(self.run, self._core.now))
 
     async def audit(self, *, repair: bool = False) -> Audit:
         """As `broker.Trainer.audit`."""
+        from broker.reports import Audit, audit_flow
+
         if repair:
             self._must_lead("audit with repair")
             return Audit(await self._driver.run(self._core.repair()), repaired=True)

@@ -1,0 +1,38 @@
+"""`import broker` loads what it is asked for, and nothing before."""
+
+import subprocess
+import sys
+
+import pytest
+
+import broker
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after some code."""
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(told.stdout.split())
+
+
+def test_the_package_alone_loads_no_library():
+    assert loaded_by("import broker").isdisjoint({"redis", "pydantic", "msgpack", "broker.trainer", "broker.worker"})
+
+
+@pytest.mark.parametrize("name", ["Trainer", "Worker", "Task"])
+def test_a_client_loads_no_recovery_and_no_reports(name: str):
+    assert loaded_by(f"from broker import {name}").isdisjoint(
+        {"broker.recovery", "broker.checkpoint", "broker.reports"}
+    )
+
+
+@pytest.mark.parametrize("name", broker.__all__)
+def test_every_name_is_there(name: str):
+    assert getattr(broker, name) is getattr(broker, name)
+    assert name in dir(broker)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'broker' has no attribute 'Nonsense'"):
+        _ = broker.Nonsense  # pyright: ignore[reportAttributeAccessIssue]
