@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from broker.lua_library import NameClash, as_function
+from broker.lua_library import NameClash, Source, as_library
 
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
 _FLAGS = re.compile(r"^--\s*Flags:\s*(.*?)\s*$")
@@ -134,20 +134,34 @@ def library() -> Library:
     Raises:
         ScriptError: as `load`; or a name is declared inside a function and at the top level of a script.
     """
-    lines: list[str] = []
-    origins: list[tuple[str, int]] = [("", 0)]
+    includes: dict[str, Source] = {}
+    functions: list[Source] = []
     for name in names():
         script = load(name, False)
-        try:
-            block = as_function(script.source.decode(), f"{_LIBRARY}_{name}", script.flags)
-        except NameClash as error:
-            raise ScriptError(f"{name}.lua: {error}") from error
-        lines += [text for text, _ in block]
-        origins += [script.lines[number - 1] if number else ("", 0) for _, number in block]
-    body = "\n".join(lines)
+        files: dict[str, list[tuple[str, tuple[str, int]]]] = {}
+        for text, origin in zip(script.source.decode().splitlines(), script.lines, strict=True):
+            files.setdefault(origin[0], []).append((text, origin))
+        own = tuple(files.pop(f"{name}.lua"))
+        for file, lines in files.items():
+            includes.setdefault(file, Source(tuple(lines), _needs(file)))
+        functions.append(Source(own, tuple(files), f"{_LIBRARY}_{name}", script.flags))
+    try:
+        made = as_library(includes, functions)
+    except NameClash as error:
+        raise ScriptError(str(error)) from error
+    origins = [("", 0), *(origin or ("", 0) for _, origin in made)]
+    body = "\n".join(text for text, _ in made)
     full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
     source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
     return Library(full_name, source, tuple(origins))
+
+
+def _needs(file: str) -> tuple[str, ...]:
+    """The files that a file includes, and that those include."""
+    lines: list[Line] = []
+    directory = lua_directory()
+    _collect(directory, directory / file, [], set(), lines)
+    return tuple(dict.fromkeys(other for _, other, _ in lines if other != file))
 
 
 def _flags(path: Path) -> tuple[str, ...]:
