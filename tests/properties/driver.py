@@ -91,15 +91,23 @@ DUMP = ("EVALSHA", hashlib.sha1(DUMP_SOURCE).hexdigest(), 1, keys.state(RUN))
 
 
 class OperationDriver:
-    """One run on a real server."""
+    """One run on a real server.
 
-    def __init__(self, connection: Connection, sources: Scripts) -> None:
+    Args:
+        sources: the scripts, called by EVALSHA.
+        library: call them as functions of the library instead, as clients do where the server has functions.
+    """
+
+    def __init__(self, connection: Connection, sources: Scripts, library: scripts.Library | None = None) -> None:
         self._connection = connection
         self._sources = sources
+        self._library = library
         self._wire = Wire(RUN)
         self._view: View = {}
         self._loaded: set[str] = set()
         connection.exchange([("FLUSHALL",), ("SCRIPT", "LOAD", DUMP_SOURCE)])
+        if library:
+            connection.exchange([("FUNCTION", "LOAD", "REPLACE", library.source)])
 
     def apply(self, call: Call, now_ms: int) -> Answer:
         """Executes a call and reads the state after it."""
@@ -118,13 +126,17 @@ class OperationDriver:
         return self._wire.answer(call, operation.parse(raw))
 
     def _execute(self, operation: Operation[Any]) -> tuple[Any, Dump]:
-        text, sha = self._sources.source(operation.script)
         commands: list[Command] = []
-        if operation.script not in self._loaded:
-            self._loaded.add(operation.script)
-            commands.append(("SCRIPT", "LOAD", text))
+        if self._library:
+            call: Command = ("FCALL", self._library.function(operation.script))
+        else:
+            text, sha = self._sources.source(operation.script)
+            call = ("EVALSHA", sha)
+            if operation.script not in self._loaded:
+                self._loaded.add(operation.script)
+                commands.append(("SCRIPT", "LOAD", text))
         commands += operation.before
-        commands.append(("EVALSHA", sha, len(operation.keys), *operation.keys, *operation.args))
+        commands.append((*call, len(operation.keys), *operation.keys, *operation.args))
         commands.append(DUMP)
         replies = self._connection.exchange(commands)
         for reply in (*replies[:-2], replies[-1]):

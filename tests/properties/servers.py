@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker import scripts as broker_scripts
+
 from .driver import Connection, OperationDriver, Scripts
 from .world import Driver
 
@@ -47,13 +49,17 @@ def server(kind: str) -> Generator[str]:
 
 @contextmanager
 def drivers_of(kind: str, scripts: Scripts | None = None) -> Generator[Callable[[], Driver]]:
-    """A maker of drivers over a private server, each with an empty store."""
+    """A maker of drivers over a private server, each with an empty store.
+
+    The embedded server is called by functions, redis by scripts, and so are scripts that were changed.
+    """
     with server(kind) as path:
         connection = Connection(path)
         shared = scripts or Scripts()
+        library = broker_scripts.library() if scripts is None and kind == "embedded" else None
 
         def make() -> Driver:
-            return OperationDriver(connection, shared)
+            return OperationDriver(connection, shared, library)
 
         try:
             yield make
