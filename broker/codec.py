@@ -29,7 +29,7 @@ from broker import arrays, compression
 from broker.errors import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 #: Bodies up to this size, in bytes, are not compressed: a common rollout (5,000 tokens, 55 kB) is sent in less time.
 COMPRESS_ABOVE_BYTES: Final = 64 * 1024
@@ -191,11 +191,19 @@ def _count_items(value: Any, depth_left: int, items_left: int) -> int:
     count = len(items)
     if count > items_left:
         raise CodecError.of_value("its lists and dicts have too many items in all: use NumPy arrays")
-    if not _LEAVES.issuperset(map(type, items)):
+    if not _are_leaves(items):
         for item in items:
             if isinstance(item, _LOOKED_INTO):
                 count += _count_items(item, depth_left - 1, items_left - count)
     return count
+
+
+def _are_leaves(items: Iterable[Any]) -> bool:
+    """Whether none of the items needs a closer look. In C; a list of one type, as most long ones are, twice as fast."""
+    kinds = list(map(type, items))
+    if kinds and kinds.count(kinds[0]) == len(kinds):
+        return kinds[0] in _LEAVES
+    return _LEAVES.issuperset(kinds)
 
 
 def _check_keys(value: dict[Any, Any]) -> None:
@@ -234,7 +242,8 @@ _SHORT_EXTENSION: Final = 0xC7
 _CONTAINERS: Final = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 #: A run of numbers, at the speed of C: long lists are mostly that.
 _NUMBER_RUN: Final = re.compile(
-    rb"(?:[\x00-\x7f\xe0-\xff\xc0\xc2\xc3]++|[\xcc\xd0].|[\xcd\xd1]..|[\xca\xce\xd2].{4}|[\xcb\xcf\xd3].{8})*+",
+    # What comes most often stands first, and a kind of its own: doubles, then numbers of two bytes as tokens are.
+    rb"(?:\xcb.{8}|\xcd..|[\x00-\x7f\xe0-\xff\xc0\xc2\xc3]++|[\xcc\xd0].|\xd1..|[\xca\xce\xd2].{4}|[\xcf\xd3].{8})*+",
     re.DOTALL,
 )
 #: From this length on a list is tried for such a run.
