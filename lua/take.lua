@@ -41,7 +41,7 @@ local function recheck_open_batch(step)
   flush()
 end
 
--- Returns whether ready tasks are left that it did not look at.
+-- Writes what it did, to be counted. Returns whether ready tasks are left that it did not look at.
 local function fill(step, n, limit)
   local ids = redis.call('ZRANGE', READY, 0, limit)
   local looked = math.min(limit, #ids)
@@ -62,7 +62,10 @@ local function fill(step, n, limit)
       event('batch', t.id .. ' ' .. text .. ' ' .. t.oldest)
     end
   end
-  set('open_size', size)
+  if looked > 0 then
+    set('open_size', size)
+    flush()
+  end
   return #ids > looked
 end
 
@@ -96,7 +99,6 @@ return gated(FIELDS, function()
   recheck_open_batch(step)
   local more = false
   if limit > 0 then more = fill(step, n, limit) end
-  flush()
   local size = num('open_size')
   local left = size
   for _, name in ipairs({ PENDING, DELAYED, RUNNING, READY }) do left = left + redis.call('ZCARD', name) end
