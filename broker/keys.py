@@ -8,6 +8,7 @@ names from the state key
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 #: Schema of the state in Redis; a client refuses a schema that it does not know.
 SCHEMA = 1
@@ -32,6 +33,7 @@ def key(run: str, name: str) -> str:
     return f"rb{SCHEMA}:{{{run}}}:{name}"
 
 
+@lru_cache(maxsize=64)
 def state(run: str) -> str:
     """The state key: KEYS[1] of every script."""
     return key(run, "state")

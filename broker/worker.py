@@ -115,8 +115,11 @@ class Worker:
             timeout: how long to wait for the first, in seconds; None: as long as it takes.
         """
         check_number(n)
+        return self._claim(n, timeout)
+
+    def _claim(self, n: int, timeout: float | None, *, asked: bool = False) -> list[Attempt]:
         with self._claiming:
-            return self._driver.run(self._core.claim(n, timeout))
+            return self._driver.run(self._core.claim(n, timeout, asked=asked))
 
     def __iter__(self) -> Iterator[Attempt]:
         """Attempts one after the other, for ever; ends after `stop` or `drain`.
@@ -207,13 +210,16 @@ class Worker:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         free = threading.Semaphore(concurrency)
         threads: set[threading.Thread] = set()
+        in_vain = False  # whether the last claim was, just now: its wait ended with asking
         while not (self._core.stopping or self._core.draining):
             if not free.acquire(timeout=0.2):
                 continue
             free.release()
             room = concurrency - sum(thread.is_alive() for thread in threads)
             threads = {thread for thread in threads if thread.is_alive()}
-            for attempt in self.claim(max(1, room), 1.0):
+            attempts = self._claim(min(1000, max(1, room)), 1.0, asked=in_vain)
+            in_vain = not attempts
+            for attempt in attempts:
                 free.acquire()
                 thread = threading.Thread(
                     target=self._handle, args=(handler, attempt, free), name=f"broker-{attempt.id}", daemon=True

@@ -311,6 +311,14 @@ def test_an_injected_clock_is_read_when_the_wait_is_over(lab: Lab, sent: Sent):
     assert ["BZPOPMIN"] in sent.trips
 
 
+def test_an_idle_worker_asks_once_for_each_wait(trainer: Trainer, worker: Worker, sent: Sent):
+    running = InThread(lambda: worker.run(lambda _: b"x"))
+    wait_until(lambda: len(sent.of("claim")) >= 4, "it waited a few times")
+    worker.stop()
+    running.result()
+    assert [trip[0] for trip in sent.of("claim")[:4]] == ["claim", "BZPOPMIN", "BZPOPMIN", "BZPOPMIN"]
+
+
 # -- asyncio -----------------------------------------------------------------------------------------------------------
 
 
