@@ -12,12 +12,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker import scripts
+from broker import lua_library, scripts
+from broker.lua_library import Line, Source
 
 _VARIABLE = "BROKER_TEST_MUTANT"
+#: Stands for the scripts as functions of a library, which servers of today get (`broker/lua_library.py`).
+LIBRARY = "the function library"
+#: As often as it is there, once at least.
+ANY = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,13 @@ class Mutant:
     found_by: str
     times: int = 1
 
+    def apply(self, text: str) -> str:
+        """The changed text of the file."""
+        there = text.count(self.old)
+        fits = there > 0 if self.times == ANY else there == self.times
+        assert fits, f"{self.file} has changed: {self.old!r} is there {there} times"
+        return text.replace(self.old, self.new)
+
 
 MUTANTS: dict[str, Mutant] = {
     # -- compare and set, fencing, replays
@@ -38,7 +51,7 @@ MUTANTS: dict[str, Mutant] = {
         "late_result_of_a_requeued",
     ),
     "compare_without_random": Mutant(
-        "include/records.lua", "s.claims == claims and s.random == random", "s.claims == claims", "g3_an_attempt",
+        "include/attempts.lua", "s.claims == claims and s.random == random", "s.claims == claims", "g3_an_attempt",
     ),
     "no_fence": Mutant("include/gate.lua", "if id ~= (state.epoch", "if false and id ~= (state.epoch", "fence"),
     "replays_execute": Mutant(
@@ -47,8 +60,8 @@ MUTANTS: dict[str, Mutant] = {
     "old_calls_execute": Mutant("include/gate.lua", "if call < last then fail(", "if false then fail(", "out_of_order"),
     "gaps_allowed": Mutant("include/gate.lua", "if call > last + 1 then", "if false then", "out_of_order"),
     "refusals_use_no_number": Mutant(
-        "include/gate.lua", "    remember(answer)\n    return reply(answer)",
-        "    if answer:sub(1, 1) ~= '!' then remember(answer) end\n    return reply(answer)", "uses_up_its_number",
+        "include/gate.lua", "    remember(answer)\n    if ok and more",
+        "    if answer:sub(1, 1) ~= '!' then remember(answer) end\n    if ok and more", "uses_up_its_number",
     ),
     "old_tokens_forgotten": Mutant(
         "include/creation.lua", "if (' ' .. state.tokens", "if false and (' ' .. state.tokens", "late_open",
@@ -62,21 +75,61 @@ MUTANTS: dict[str, Mutant] = {
     "requests_not_remembered": Mutant(
         "include/gate.lua", "return redis.call('HGET', REQUESTS, id) or nil", "return nil", "operators_request",
     ),
+    # -- what is remembered within a call, or between calls
+    "constants_of_the_first_run": Mutant(
+        LIBRARY, "if I.LAST ~= keys[1] then", "if not I.LAST then", "take_turns",
+    ),
+    "constants_of_a_script_of_the_first_run": Mutant(
+        LIBRARY, "if M.LAST ~= keys[1] then", "if not M.LAST then", "take_turns", times=ANY,
+    ),
+    "too_old_kept_over_calls": Mutant(
+        "include/state.lua", "\noldest_good = nil\n\n", "\n", "judged_anew",
+    ),
+    "what_is_left_kept_over_claims": Mutant(
+        "include/handout.lua", "\nstill_open, still_pending = nil, nil\n", "\n", "marker_is_armed",
+    ),
+    "policies_known_by_version": Mutant(
+        "include/state.lua", "local policy = version .. ' ' .. epoch", "local policy = version", "judged_by_itself",
+    ),
+    "policies_known_by_epoch": Mutant(
+        "include/state.lua", "local policy = version .. ' ' .. epoch", "local policy = epoch", "judged_by_itself",
+    ),
+    "tails_by_samples": Mutant(
+        "enqueue.lua", "local numbers = ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
+        "local numbers = ARGV[at + 2] .. ' ' .. ARGV[at + 3]", "bad_numbers",
+    ),
+    "tails_without_samples": Mutant(
+        "enqueue.lua", "ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]", "ARGV[at + 1] .. ' ' .. ARGV[at + 3]",
+        "its_own_numbers",
+    ),
+    "tails_without_min_samples": Mutant(
+        "enqueue.lua", "ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]", "ARGV[at + 1] .. ' ' .. ARGV[at + 2]",
+        "its_own_numbers",
+    ),
+    "only_the_first_numbers_checked": Mutant(
+        "enqueue.lua", "  if not tails[numbers] then\n",
+        "  if not tails[numbers] and next(tails) then\n"
+        "    tails[numbers] = ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3] .. ',0,0,-1,-1,0,0,-1,'\n"
+        "  elseif not tails[numbers] then\n",
+        "bad_numbers",
+    ),
+    "claims_count_anew_after_a_requeue": Mutant(
+        "include/handout.lua", "t.first ~= '0' or t.again ~= '0,0'", "t.first ~= '0'", "goes_on_after_a_sample_was_reset",
+    ),
     # -- capacity
     "open_slots_need_capacity": Mutant(
         "include/handout.lua", "  claim_open(n, limit, claim)", "  if capacity() > 0 then claim_open(n, limit, claim) end", "open_slots_of",
     ),
     "start_ignores_capacity": Mutant(
-        "include/handout.lua", "granted_count >= n or capacity() <= 0 or", "granted_count >= n or", "exactly_the_capacity",
+        "include/handout.lua", "local room, offset, first = capacity(),", "local room, offset, first = MAX_INT,", "exactly_the_capacity",
     ),
     "start_ignores_capacity_in_processes": Mutant(
-        "include/handout.lua", "granted_count >= n or capacity() <= 0 or", "granted_count >= n or", "8_claiming_processes",
+        "include/handout.lua", "local room, offset, first = capacity(),", "local room, offset, first = MAX_INT,", "8_claiming_processes",
     ),
     "start_ignores_staleness": Mutant(
-        "include/handout.lua", "granted_count >= n or capacity() <= 0 or too_old(claim.version)",
-        "granted_count >= n or capacity() <= 0", "only_where_it_could",
+        "include/handout.lua", "if too_old(claim.version) then room = 0 end", "", "only_where_it_could",
     ),
-    "capacity_off_by_one": Mutant("include/state.lua", "(s + num('version') + 1)", "(s + num('version') + 2)", "the_formula"),
+    "capacity_off_by_one": Mutant("include/state.lua", "(s + state.version + 1)", "(s + state.version + 2)", "the_formula"),
     "accepted_not_counted": Mutant("include/endings.lua", "bump('accepted', 1)", "", "the_formula"),
     "small_batch_counts_its_size": Mutant(
         "take.lua", "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the",
@@ -90,19 +143,38 @@ MUTANTS: dict[str, Mutant] = {
     # -- staleness
     "take_ignores_staleness": Mutant("take.lua", "if too_old(t.oldest) then\n      stale_task(t)", "if false then", "g5"),
     "submit_ignores_staleness": Mutant("submit.lua", "elseif too_old(t.oldest) then", "elseif false then", "resets_all"),
-    "renew_ignores_staleness": Mutant("renew.lua", "if too_old(t.oldest) then", "if false then", "resets_all"),
+    "renew_ignores_staleness": Mutant("renew.lua", "and too_old(t.oldest) then", "and false then", "resets_all"),
     "claim_ignores_staleness": Mutant(
         "include/handout.lua", "elseif too_old(page[i].oldest) then", "elseif false then", "resets_all",
     ),
     "too_old_one_early": Mutant(
-        "include/state.lua", "num('step_next') - version > s", "num('step_next') - version >= s", "not_too_old",
+        "include/state.lua", "tonumber(version) < oldest_good", "tonumber(version) <= oldest_good", "not_too_old",
     ),
     "any_policy_survives": Mutant(
-        "include/state.lua", "if version == num('version') then return epoch == state.version_epoch end", "if true then return true end",
-        "does_not_survive",
+        "include/state.lua", "if version == state.version then return epoch == state.version_epoch end",
+        "if tonumber(version) <= num('version') then return true end", "does_not_survive",
+    ),
+    "older_policies_survive": Mutant(
+        "include/state.lua", "redis.call('HGET', POLICIES, int_text(version))) == epoch",
+        "redis.call('HGET', POLICIES, int_text(version))) ~= false", "judged_by_itself",
+    ),
+    "renew_reads_no_record": Mutant("renew.lua", " or too_old(oldest_in(records[i]))", "", "resets_all"),
+    "renew_looks_at_the_newest": Mutant(
+        "include/layout.lua", "string.rep(',[^,]*', 6) .. ',([^,]*)'", "string.rep(',[^,]*', 7) .. ',([^,]*)'",
+        "oldest_sample_of_a_group",
+    ),
+    "renew_resets_what_others_hold": Mutant(
+        "renew.lua", "holds and s.session == session and", "holds and", "another_session_holds",
+    ),
+    "newest_policy_not_written": Mutant(
+        "submit.lua", "s.newest, s.newest_epoch = version, epoch\n    slot_changed(t, k, s)",
+        "s.newest, s.newest_epoch = version, epoch", "told_by_the_newest",
+    ),
+    "newest_of_the_task_not_changed": Mutant(
+        "submit.lua", "then t.newest = s.newest end", "then t.newest = t.newest end", "told_by_the_newest",
     ),
     "stale_without_bound": Mutant(
-        "include/endings.lua", "t.stales + 1 > num('max_stale_requeues')", "false", "too_often",
+        "include/endings.lua", "stales + 1 > num('max_stale_requeues')", "false", "too_often",
     ),
     # -- retries, leases
     "backoff_constant": Mutant("include/attempts.lua", "base * 2 ^ math.min(s.tries - 1, 40)", "base", "pause_that_doubles"),
@@ -111,6 +183,18 @@ MUTANTS: dict[str, Mutant] = {
     "timeouts_never_end": Mutant("include/sweep.lua", "n = n + expire_all(timed_out)", "", "hard_limit"),
     "renew_extends_nothing": Mutant("renew.lua", "zput(SESSIONS, session, now + lease)", "", "sign_of_life"),
     "unknown_attempts_kept": Mutant("renew.lua", "if holds then release_attempt(t, k, s) end", "", "lost_for_good"),
+    "unknown_attempts_kept_beside_ended_ones": Mutant(
+        "renew.lua", "if scores[i] then holding = holding + 1 end", "holding = holding + 1", "beside_attempts_that_ended",
+    ),
+    "renew_trusts_what_is_named": Mutant("renew.lua", "if not scores[i] or not records[i] or", "if records[i] and", "renew_says_why"),
+    "renew_mixes_its_pieces": Mutant("renew.lua", "scores[from + i - 1] = got[i]", "scores[i] = got[i]", "more_attempts_than_one_command"),
+    "known_attempts_released": Mutant("renew.lua", "known[ids[i]] = true", "known[i] = true", "lost_for_good"),
+    "swept_before_extended": Mutant(
+        "claim.lua", "  zput(SESSIONS, session, now + lease)\n  if is_due() then\n    flush()\n    sweep(limit)\n  end\n",
+        "  if is_due() then\n    flush()\n    sweep(limit)\n  end\n  zput(SESSIONS, session, now + lease)\n",
+        "whose_lease_just_ran_out",
+    ),
+    "time_outs_not_read": Mutant("submit.lua", "{ 'timeouts', 'total_results' }", "{ 'total_results' }", "switched_off"),
     "clock_goes_back": Mutant("include/state.lua", "else now = num('clock') end", "end", "depends_on_the_clock"),
     # -- bytes
     "accept_without_bytes": Mutant(
@@ -122,21 +206,52 @@ MUTANTS: dict[str, Mutant] = {
     "ttl_not_cleared": Mutant("submit.lua", "redis.call('PERSIST', result_key(persisted[i]))", "", "set_before_the_call"),
     "bytes_freed_at_once": Mutant("trim.lua", "num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live", 2),
     "tasks_freed_at_once": Mutant("trim.lua", "num('version') - num('retention_steps')", "num('version')", "bytes_live"),
+    "dead_kept_for_ever": Mutant(
+        "trim.lua", "ipairs({ DEAD, REJECTED })", "ipairs({ REJECTED })", "dead_and_rejected_tasks_are_kept",
+    ),
     "finished_kept_for_ever": Mutant(
-        "trim.lua", "more = free_finished(REJECTED, limit) or more", "", "dead_and_rejected_tasks_are_kept",
+        "trim.lua", "ipairs({ DEAD, REJECTED })", "ipairs({ DEAD })", "dead_and_rejected_tasks_are_kept",
     ),
     "dropped_bytes_kept": Mutant(
-        "include/tasks.lua", "unlink(key('result:' .. attempt_id(t, k, s)))", "", "starts_over",
+        "include/tasks.lua", "unlink(RESULT .. attempt_id(t, k, s))", "", "starts_over",
     ),
     # -- batches
     "sealed_batch_is_filled_again": Mutant(
         "take.lua", "if step < num('step_next') then return sealed_already(step) end", "", "never_changes",
     ),
     "sealed_batch_can_be_cancelled": Mutant(
-        "include/gate.lua", "and (t.state ~= 'B' or t.step >= num('step_next'))", "", "taken_apart or never_changes",
+        "include/gate.lua", "and (t.state ~= 'B' or tonumber(t.step) >= num('step_next'))", "", "taken_apart or never_changes",
     ),
     "any_digest": Mutant("advance.lua", "if digest ~= sealed then", "if false then", "names_the_batch"),
     "steps_out_of_order": Mutant("take.lua", "or step > num('version') + 1", "", "formed_in_order"),
+    "rows_before_the_seal": Mutant(
+        "take.lua", "members and most > 0 and contents(members,",
+        "most > 0 and contents(members or redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES'),",
+        "one_call_that_seals",
+    ),
+    "rows_of_a_sealed_batch": Mutant(
+        "take.lua", "then return sealed_already(step) end",
+        "then return sealed_already(step), contents("
+        "redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES'), most, bytes) end",
+        "one_call_that_seals",
+    ),
+    "rows_backwards": Mutant(
+        "include/rows.lua", "ids[i] = members[2 * i - 1]", "ids[i] = members[#members - 2 * i + 1]", "order_of_the_batch",
+    ),
+    "results_backwards": Mutant(
+        "include/rows.lua", "results[#results + 1] = RESULT .. attempt", "table.insert(results, 1, RESULT .. attempt)",
+        "order_of_the_batch",
+    ),
+    "more_rows_than_asked": Mutant("include/rows.lua", "math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
+    "results_above_the_limit": Mutant(
+        "include/rows.lua", "bytes == 0 or sum > bytes or", "bytes == 0 or", "all_or_not_at_all",
+    ),
+    "results_below_the_limit_only": Mutant("include/rows.lua", "or sum > bytes or", "or sum >= bytes or", "all_or_not_at_all"),
+    "results_that_nobody_asked_for": Mutant("include/rows.lua", "if bytes == 0 or sum > bytes or", "if sum > bytes or", "all_or_not_at_all"),
+    "results_up_to_the_limit_only": Mutant(
+        "include/rows.lua", "if bytes > 0 and sum <= bytes then", "if bytes > 0 and sum < 1 then", "all_or_not_at_all",
+    ),
+    "any_number_of_results": Mutant("include/rows.lua", " or #results > 1000", "", "as_many_as_one_command"),
     # -- control
     "pause_ignored": Mutant(
         "include/handout.lua", "if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out",
@@ -155,10 +270,49 @@ MUTANTS: dict[str, Mutant] = {
     "no_wake_on_open_slot": Mutant("include/endings.lua", "    arm_for_open_slot()", "", "marker_is_armed"),
     "no_wake_of_stale_weights": Mutant("include/handout.lua", "arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
     "no_wake_of_what_is_left_pending": Mutant(
-        "include/handout.lua", "if waiting and capacity() > 0 then arm_workers() end", "", "marker_is_armed",
+        "include/handout.lua", "if still_pending and capacity() > 0 then arm_workers() end", "", "marker_is_armed",
+    ),
+    "no_wake_where_a_task_waits": Mutant(
+        "include/writes.lua", "redis.call('ZCARD', PENDING) > 0)", "redis.call('ZCARD', PENDING) > 1)", "marker_is_armed",
+    ),
+    "woken_where_nothing_waits": Mutant(
+        "include/writes.lua", "(capacity() > 0 and redis.call('ZCARD', PENDING) > 0)", "capacity() > 0", "where_no_task_waits",
+    ),
+    "woken_without_capacity": Mutant(
+        "include/writes.lua", "(capacity() > 0 and redis.call('ZCARD', PENDING) > 0)", "redis.call('ZCARD', PENDING) > 0",
+        "lets_a_worker_sleep",
+    ),
+    "woken_in_a_pause": Mutant(
+        "include/writes.lua", "if wake_workers and state.paused ~= 'paused' then", "if wake_workers then", "lets_a_worker_sleep",
+    ),
+    "markers_before_the_writes": Mutant(
+        "include/writes.lua", "  if save_records then save_records() end",
+        "  arm_markers()\n  wake_workers = false\n  if save_records then save_records() end", "marker_is_armed",
+    ),
+    "used_up_forgotten": Mutant(
+        "include/handout.lua", "redis.call('ZCARD', OPEN) > used_up", "redis.call('ZCARD', OPEN) > 0", "last_open_slots_wakes_nobody",
+    ),
+    "used_up_after_a_reset": Mutant(
+        "include/handout.lua", "    flush()\n    used_up = 0\n", "    flush()\n", "reset_a_task_on_the_way",
+    ),
+    "open_slots_not_counted": Mutant(
+        "include/handout.lua", "still_open = redis.call('ZCARD', OPEN) > used_up", "still_open = false",
+        "did_not_look_at_the_last_open_slot",
+    ),
+    "still_open_forgotten": Mutant(
+        "include/handout.lua", "then still_open = true else used_up = used_up + 1 end", "then used_up = used_up + 0 end",
+        "part_of_a_running_group",
+    ),
+    "still_open_of_a_started_group_forgotten": Mutant(
+        "include/handout.lua", "if start(page[i], n - granted_count, claim, int_text(first + started)) then still_open = true end",
+        "start(page[i], n - granted_count, claim, int_text(first + started))", "started_a_part_of_a_group",
+    ),
+    "pending_not_counted": Mutant(
+        "include/handout.lua", "still_pending = redis.call('ZCARD', PENDING) > started", "still_pending = false",
+        "did_not_look_at",
     ),
     "no_wake_of_what_is_left_open": Mutant(
-        "include/handout.lua", "if still_open or redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end", "", "marker_is_armed",
+        "include/handout.lua", "if still_open then arm_for_open_slot() end", "", "marker_is_armed",
     ),
     "no_wake_on_due_task": Mutant("include/sweep.lua", "\n      arm_workers()", "", "marker_is_armed"),
     "no_wake_on_due_slot": Mutant("include/sweep.lua", "arm_for_open_slot()", "", "marker_is_armed"),
@@ -173,6 +327,19 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "no_wake_of_trainer": Mutant("include/endings.lua", "  arm_trainer(false)", "", "woken_once or blocked_trainer"),
     "no_wake_of_trainer_at_an_end": Mutant("include/endings.lua", "  arm_trainer(true)", "", "blocked_trainer"),
+    "trainer_woken_for_each_rollout": Mutant(
+        "include/writes.lua", "(task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
+    ),
+    "short_take_waits_for_what_it_has": Mutant(
+        "take.lua", "short and left > size and math.min(n, left)", "short and math.min(n, left)", "took_all_there_was",
+    ),
+    "short_take_waits_for_a_full_batch": Mutant(
+        "take.lua", "short and left > size and math.min(n, left) or n", "n", "short_batch_waits_for_what_is_left",
+    ),
+    "want_forgets_what_is_there": Mutant("take.lua", "math.max(0, whole - size)", "whole", "woken_by_more or blocked_trainer"),
+    "want_after_a_short_batch": Mutant(
+        "take.lua", "digest == '-' and math.max(0, whole - size) or 0", "math.max(0, whole - size)", "has_its_batch_is_not_woken",
+    ),
 }  # fmt: skip
 
 
@@ -182,14 +349,26 @@ def install_from_environment() -> None:
     if not name:
         return
     mutant = MUTANTS[name]
+    if mutant.file == LIBRARY:
+        _change_library(mutant)
+        return
     folder = Path(tempfile.mkdtemp(prefix="broker-mutant-"), "lua")
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     shutil.copytree(scripts.lua_directory(), folder)
     path = folder / mutant.file
-    text = path.read_text()
-    assert text.count(mutant.old) >= 1, f"mutant {name}: {mutant.file} has changed, the text to replace is not there"
-    path.write_text(text.replace(mutant.old, mutant.new, mutant.times))
+    path.write_text(mutant.apply(path.read_text()))
     scripts._PLACES = (folder,)  # pyright: ignore[reportPrivateUsage]
+
+
+def _change_library(mutant: Mutant) -> None:
+    """The fault is in what the scripts become as functions."""
+
+    def changed(includes: Mapping[str, Source], functions: Sequence[Source]) -> list[Line]:
+        lines = lua_library.as_library(includes, functions)
+        mutant.apply("\n".join(text for text, _ in lines))
+        return [(text.replace(mutant.old, mutant.new), origin) for text, origin in lines]
+
+    scripts.as_library = changed
 
 
 def main() -> int:

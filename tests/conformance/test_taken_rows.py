@@ -1,0 +1,84 @@
+"""What the call that seals a batch brings along: its first rows, and their results where these are small."""
+
+import pytest
+
+from broker.operations import anyone
+from broker.operations import trainer as calls
+from broker.operations import worker as worker_calls
+from tests.conformance.lab import Lab, RawTrainer
+
+
+def take(trainer: RawTrainer, n: int, *, rows: int = 1000, result_bytes: int = 1_000_000) -> calls.Taken:
+    """The next take of step 0, with rows."""
+    return trainer.send(calls.take, 0, n, limit=100, seal=True, rows=rows, result_bytes=result_bytes)
+
+
+def test_rows_come_with_the_one_call_that_seals(lab: Lab):
+    """Mutants: rows_before_the_seal, rows_of_a_sealed_batch."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=2), lab.raw_worker()
+    trainer.enqueue("a", "b")
+
+    worker.work(1)
+    begun = take(trainer, 2)
+    worker.work(1)
+    sealed = take(trainer, 2)
+    after = take(trainer, 2)
+
+    assert [(one.sealed, len(one.rows), len(one.results)) for one in (begun, sealed, after)] == [
+        (False, 0, 0),
+        (True, 2, 2),
+        (True, 0, 0),
+    ]
+    assert after.digest == sealed.digest
+
+
+def test_rows_and_results_come_in_the_order_of_the_batch(lab: Lab):
+    """Whatever the order in which they were submitted. Mutants: rows_backwards, results_backwards."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.raw_worker()
+    trainer.enqueue("a", "b", "c", samples=2)
+    attempts = [one.attempt_id for one in worker.claim(6).granted]
+    for attempt in (attempts[i] for i in (3, 5, 0, 4, 2, 1)):
+        worker.submit(attempt, attempt.encode())
+
+    taken = take(trainer, 3, rows=2)
+
+    assert taken.rows == lab.call(anyone.batch, 0, 0, 2).rows
+    assert [row.task for row in taken.rows] == ["a", "b"]
+    assert [sample.attempt_id for row in taken.rows for sample in row.samples] == attempts[:4]
+    assert taken.results == tuple(attempt.encode() for attempt in attempts[:4])
+
+
+@pytest.mark.parametrize(("most", "come"), [(9, True), (8, False), (1, False), (0, False)])
+def test_results_come_all_or_not_at_all(lab: Lab, most: int, come: bool):
+    """Mutants: results_above_the_limit, results_below_the_limit_only."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.raw_worker()
+    trainer.enqueue("a", "b", "c")
+    for one, size in zip(worker.claim(3).granted, (2, 3, 4), strict=True):
+        worker.submit(one.attempt_id, b"x" * size)
+
+    taken = take(trainer, 3, result_bytes=most)
+
+    assert [row.task for row in taken.rows] == ["a", "b", "c"]
+    assert taken.results == ((b"xx", b"xxx", b"xxxx") if come else ())
+
+
+def test_results_of_rows_that_do_not_come_do_not_count(lab: Lab):
+    trainer, worker = lab.raw_trainer(consumer_batch_size=2), lab.raw_worker()
+    trainer.enqueue("a", "b")
+    for one, size in zip(worker.claim(2).granted, (2, 1_000), strict=True):
+        worker.submit(one.attempt_id, b"x" * size)
+    assert take(trainer, 2, rows=1, result_bytes=2).results == (b"xx",)
+
+
+def test_results_are_at_most_as_many_as_one_command_takes(lab: Lab):
+    """Mutants: any_number_of_results."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=1), lab.raw_worker()
+    trainer.enqueue("a", samples=1_001)
+    granted = [*worker.claim(1_000).granted, *worker.claim(1, random="r2").granted]
+    for at in range(0, len(granted), 256):
+        piece = granted[at : at + 256]
+        lab.call(worker_calls.submit, [worker_calls.Submission(one.attempt_id, True, b"x") for one in piece])
+
+    taken = take(trainer, 1)
+
+    assert (taken.sealed, len(taken.rows[0].samples), taken.results) == (True, 1_001, ())
