@@ -166,7 +166,8 @@ class Task(_Edge, frozen=True):
             fields = {**_TASK_DEFAULTS, **given}
             samples, enough, priority = fields["samples"], fields["min_samples"], fields["priority"]
             if (
-                len(fields) == len(_TASK_DEFAULTS)
+                type(self) is Task
+                and len(fields) == len(_TASK_DEFAULTS)
                 and is_name(fields["id"])
                 and type(samples) is int
                 and 1 <= samples <= MAX_SAMPLES

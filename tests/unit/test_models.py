@@ -289,3 +289,13 @@ def test_a_plain_task_is_what_the_validator_makes_of_it(given_fields: dict[str, 
     assert task.model_copy(update={"priority": 7}).priority == 7
     with pytest.raises(ValueError, match="frozen"):
         task.samples = 3  # type: ignore[misc]
+
+
+def test_a_task_of_a_users_own_class_has_its_own_fields() -> None:
+    class Prompt(Task, frozen=True):
+        difficulty: int = 3
+
+    assert Prompt(id="a").difficulty == 3
+    assert Prompt(id="a", samples=2).needed == 2
+    with pytest.raises(BadArgument, match="difficulty must be a whole number"):
+        Prompt(id="a", difficulty="x")  # type: ignore[arg-type]
