@@ -114,7 +114,7 @@ MUTANTS: dict[str, Mutant] = {
         "bad_numbers",
     ),
     "claims_count_anew_after_a_requeue": Mutant(
-        "include/handout.lua", "t.first ~= '0' or t.again ~= '0,0'", "t.first ~= '0'", "goes_on_after_a_sample_was_reset",
+        "include/handout.lua", "t.first ~= '0' or t.again ~= '0,0'", "t.first ~= '0'", "goes_on_counting_its_claims",
     ),
     # -- capacity
     "open_slots_need_capacity": Mutant(

@@ -22,6 +22,16 @@ def test_a_lease_runs_out_to_the_millisecond(lab: Lab):
     assert (attempt.task, attempt.tries) == ("t0", 1)
 
 
+def test_a_claim_keeps_a_session_whose_lease_just_ran_out(lab: Lab):
+    """Nobody took it back meanwhile: the claim extends the lease, then takes back what is due. Mutants: swept_before_extended."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9, lease_ms=1_000), lab.raw_worker()
+    trainer.enqueue("a", "b")
+    held = worker.take_one()
+    lab.pass_ms(1_000)
+    assert [one.task for one in worker.claim(1, random="r2").granted] == ["b"]
+    assert worker.submit(held).word == "accepted"
+
+
 @pytest.mark.parametrize("sign", ["renew", "claim"])
 def test_a_sign_of_life_extends_the_lease(lab: Lab, sign: str):
     """Mutants: renew_extends_nothing."""

@@ -108,11 +108,6 @@ def by_advance(trainer: RawTrainer, worker: RawWorker) -> Callable[[], Any]:
     return lambda: trainer.advance(0)
 
 
-def by_resume(trainer: RawTrainer, worker: RawWorker) -> Callable[[], Any]:
-    trainer.send(calls.pause, "paused")
-    return lambda: trainer.send(calls.pause, "")
-
-
 def by_submit(trainer: RawTrainer, worker: RawWorker) -> Callable[[], Any]:
     trainer.enqueue("t")
     attempt = worker.take_one()
@@ -136,7 +131,7 @@ def by_the_last_claim(trainer: RawTrainer, worker: RawWorker) -> Callable[[], An
     return lambda: worker.claim(1)
 
 
-QUIET = [by_advance, by_resume, by_submit, by_cancel, by_discard, by_the_last_claim]
+QUIET = [by_advance, by_submit, by_cancel, by_discard, by_the_last_claim]
 
 
 @pytest.mark.parametrize("act", QUIET, ids=lambda act: act.__name__[3:])

@@ -86,23 +86,13 @@ def test_more_attempts_than_one_command_takes(lab: Lab):
         lab.call(worker_calls.release, held[at : at + 1_000])
 
 
-def test_a_claim_keeps_a_session_whose_lease_just_ran_out(lab: Lab):
-    """Nobody took it back meanwhile: the claim extends the lease, then takes back what is due. Mutants: swept_before_extended."""
-    trainer, worker = patient(lab, lease_ms=1_000, max_attempts=9), lab.raw_worker()
-    trainer.enqueue("a", "b")
-    held = worker.take_one()
-    lab.pass_ms(1_000)
-    assert [one.task for one in worker.claim(1, random="r2").granted] == ["b"]
-    assert worker.submit(held).word == "accepted"
-
-
-def test_a_claim_number_goes_on_after_a_sample_was_reset(lab: Lab):
-    """A task that waits again has slots that were claimed before. Mutants: claims_count_anew_after_a_requeue."""
-    trainer, worker = patient(lab), lab.raw_worker()
-    trainer.enqueue("t", samples=2)
-    first = worker.claim(2, random="same").granted
-    worker.release(*[one.attempt_id for one in first])
-    second = worker.claim(2, random="same").granted
-    assert [one.claims for one in second] == [2, 2]
-    assert [worker.submit(one.attempt_id).word for one in first] == ["superseded"] * 2
-    assert [worker.submit(one.attempt_id).word for one in second] == ["accepted"] * 2
+@pytest.mark.xfail(reason="renew looks at the first thousand of a session only: all of them may be known", strict=True)
+def test_an_unknown_attempt_behind_a_thousand_known_ones_is_given_back(lab: Lab):
+    trainer = patient(lab, consumer_batch_size=2_000, max_concurrent_rollouts=2_000)
+    worker = lab.raw_worker()
+    trainer.enqueue(*[f"t{i:04}" for i in range(1_000)])
+    trainer.enqueue("u")
+    held = [one.attempt_id for one in worker.claim(1_000).granted]
+    lost = worker.take_one()
+    assert worker.renew(*held).abandon == {}
+    assert worker.submit(lost).why == "released"

@@ -104,6 +104,18 @@ def test_a_task_that_comes_back_keeps_its_place(lab: Lab):
     assert [attempt.task for attempt in worker.claim(10)] == ["t0", "t2", "t3"]
 
 
+def test_a_task_that_comes_back_goes_on_counting_its_claims(lab: Lab):
+    """A task that waits again has slots that were claimed before. Mutants: claims_count_anew_after_a_requeue."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker()
+    trainer.enqueue("t", samples=2)
+    first = worker.claim(2, random="same").granted
+    worker.release(*[one.attempt_id for one in first])
+    second = worker.claim(2, random="same").granted
+    assert [one.claims for one in second] == [2, 2]
+    assert [worker.submit(one.attempt_id).word for one in first] == ["superseded"] * 2
+    assert [worker.submit(one.attempt_id).word for one in second] == ["accepted"] * 2
+
+
 def test_the_oldest_finished_by_first_claim_are_taken_first(lab: Lab):
     trainer, worker = lab.trainer(consumer_batch_size=2, max_staleness=5, max_concurrent_rollouts=10), lab.worker()
     trainer.enqueue(tasks(4))
