@@ -12,7 +12,7 @@ import pytest
 from broker import Policy, Task
 from broker.connections import open_transport
 from broker.connections.core import Core
-from broker.operations import anyone
+from broker.operations import anyone, recovery
 from broker.operations import trainer as calls
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, RawTrainer, names_of, run_one, tasks
@@ -248,6 +248,27 @@ def by_repair(lab: Lab) -> Callable[[], Any]:
     scene.trainer.enqueue("t")
     lab.command("HINCRBY", lab.key("state"), "accepted", 7)
     return lambda: scene.trainer.send(calls.repair)
+
+
+def recovering(lab: Lab, *ids: str) -> Callable[[], Any]:
+    """A recovery to the version that the run has, all but its end, which is returned."""
+    token = "recoverer"
+    lab.call(recovery.begin, token, recovery.Begin(0), None)
+    lab.call(recovery.sweep, calls.trainer_gate(token, 1), ids, lambda _: True)
+    return lambda: lab.call(recovery.end, calls.trainer_gate(token, 2))
+
+
+def by_the_end_of_a_recovery(lab: Lab) -> Callable[[], Any]:
+    scene = Scene(lab)
+    scene.trainer.enqueue("t")
+    return recovering(lab, "t")
+
+
+def by_the_end_of_a_recovery_that_keeps_an_open_slot(lab: Lab) -> Callable[[], Any]:
+    scene = Scene(lab)
+    scene.trainer.enqueue("t", samples=2)
+    scene.worker.take_one()
+    return recovering(lab, "t")
 
 
 def by_a_claim_that_leaves_work_and_capacity(lab: Lab) -> Callable[[], Any]:
