@@ -76,6 +76,8 @@ class WorkerCore:
         self._batch_size = 0  # attempts of a batch while batches are iterated over, else 0
         self._batch: list[Attempt] = []  # the one that was handed out last
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
+        self._in_vain = False  # whether nothing was there to be claimed with them
+        self._asked_with: Policy | None = None  # the policy of that claim
 
     @property
     def ended(self) -> bool:
@@ -193,8 +195,9 @@ class WorkerCore:
     def next_batch(self, n: int) -> Flow[list[Attempt]]:
         """The next batch of an iteration, of up to n attempts; empty when it is over."""
         attempts, self._ahead = self._ahead, []
+        asked, self._in_vain = self._in_vain and self._asked_with is self.policy, False
         if not attempts:
-            attempts = yield from self.claim(n, None)
+            attempts = yield from self.claim(n, None, asked=asked)
         elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
             attempts += yield from self.claim_once(n - len(attempts))
         self._batch_size, self._batch = n, attempts
@@ -202,7 +205,7 @@ class WorkerCore:
 
     def end_batches(self) -> list[Attempt]:
         """The iteration is over: what was claimed ahead is to be given back."""
-        ahead, self._ahead, self._batch, self._batch_size = self._ahead, [], [], 0
+        ahead, self._ahead, self._batch, self._batch_size, self._in_vain = self._ahead, [], [], 0, False
         return ahead
 
     def may_claim(self, session: Session) -> bool:
@@ -248,8 +251,9 @@ class WorkerCore:
         """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
         if not self._claims_ahead(session, items):
             return (yield from session.submit(items))[0]
+        self._asked_with = self.policy
         answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
-        self._ahead = ahead or []
+        self._ahead, self._in_vain = ahead or [], ahead == []
         return answers
 
     def submit_and_claim(

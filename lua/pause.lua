@@ -16,8 +16,7 @@ return gated(FIELDS, function()
     fail('BADARG', 'argument', 'mode', 'given', mode)
   end
   set('paused', mode)
-  if redis.call('ZCARD', OPEN) > 0 then arm_for_open_slot() end
-  arm_workers()
+  arm_anyway()
   event(mode == '' and 'resume' or 'pause', mode == '' and '-' or mode)
   return before ~= '' and before or '-'
 end)

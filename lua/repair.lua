@@ -20,7 +20,7 @@ return gated(FIELDS, function()
     end
   end
   if #answer > 0 then
-    arm_workers()
+    arm_anyway()
     arm_trainer(true)
     event('repair', table.concat(answer, ' '))
   end

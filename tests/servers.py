@@ -107,7 +107,7 @@ class ServerUnderTest:
 
     def __init__(self, kind: ServerKind, durable: bool = False, settings: dict[str, str] | None = None) -> None:
         self.kind = kind
-        self.settings = {**({"appendfsync": "always"} if durable else {}), **(settings or {})}
+        self.settings = settings or {}
         self._data = tempfile.mkdtemp(prefix="broker-test-") if durable and kind.is_real else ""
         self._process: EmbeddedServer | None = None
         self._fake_name = f"test-{secrets.token_hex(4)}"
@@ -139,7 +139,8 @@ class ServerUnderTest:
     def start(self) -> None:
         """Starts it, at the port it had before."""
         if self.kind.is_real:
-            self._process = EmbeddedServer(self._data, self.port, self.settings, self.kind.binary)
+            settings = {"appendfsync": "always", **self.settings} if self._data else self.settings
+            self._process = EmbeddedServer(self._data, self.port, settings, self.kind.binary)
             self.port = self._process.port or 0
 
     def stop(self) -> None:

@@ -51,6 +51,8 @@ local function arm_workers() wake_workers = true end
 -- The trainer's: when as many are ready as it waits for, or a task ended otherwise (fewer may be left than it waits for).
 local function arm_trainer(ended) wake_trainer, task_ended = true, task_ended or ended end
 local function arm_for_open_slot() wake_workers, slot_opened = true, true end
+-- Rare calls of operators and trainers: the owners of an admission run listen, too, for whom no task has to wait.
+local function arm_anyway() arm_for_open_slot() end
 
 local function write_book(book, add, remove, score_first)
   for name, entries in pairs(book) do

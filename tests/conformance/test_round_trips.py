@@ -182,6 +182,40 @@ def test_a_loop_takes_a_round_trip_for_each_attempt(trainer: Trainer, worker: Wo
     assert trips == [["claim"]] + [["submit", "claim"]] * 5
 
 
+def test_a_loop_that_claimed_in_vain_with_its_result_waits_at_once(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(1))
+    sent.taken()
+
+    def work() -> None:
+        for done, attempt in enumerate(worker, 1):
+            worker.submit(attempt, b"x")
+            if done == 2:
+                break
+
+    working = InThread(work)
+    wait_until(lambda: any(trip[0] == "BZPOPMIN" for trip in sent.trips), "the worker waits")
+    trainer.enqueue(tasks(1, "later"))
+    working.result()
+    mine = [trip for trip in sent.taken() if {"claim", "BZPOPMIN"} & set(trip)]
+    assert mine[:2] == [["claim"], ["submit", "claim"]]
+    assert mine[2][0] == "BZPOPMIN"
+
+
+def test_a_loop_asks_with_a_new_policy_before_it_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    """What was answered to the one before says nothing about it."""
+    monkeypatch.setattr("broker.worker_core.WEIGHTS_AGAIN_S", FAR_AWAY_S)
+    trainer = lab.trainer(consumer_batch_size=1, max_staleness=1)
+    worker = lab.worker()
+    trainer.enqueue(tasks(2))
+    attempts = iter(worker)
+    first = next(attempts)
+    worker.policy = Policy(version=0, epoch="1.ffffffff")
+    worker.submit(first, b"x")
+    assert worker.claim_reason == "weights_stale"
+    worker.policy = None
+    assert InThread(lambda: next(attempts)).result(5).task == "t1"
+
+
 def test_batches_take_a_round_trip_each(trainer: Trainer, worker: Worker, sent: Sent):
     trainer.enqueue(tasks(20))
     sent.taken()
