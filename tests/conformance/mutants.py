@@ -224,6 +224,9 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "any_digest": Mutant("advance.lua", "if digest ~= sealed then", "if false then", "names_the_batch"),
     "steps_out_of_order": Mutant("take.lua", "or step > num('version') + 1", "", "formed_in_order"),
+    "taken_and_not_written_before_it_counts": Mutant(
+        "take.lua", "set('open_size', size)\n    flush()", "set('open_size', size)", "exhausted_only",
+    ),
     "rows_before_the_seal": Mutant(
         "take.lua", "members and most > 0 and contents(members,",
         "most > 0 and contents(members or redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES'),",
@@ -264,9 +267,15 @@ MUTANTS: dict[str, Mutant] = {
     "no_wake_on_advance": Mutant("advance.lua", "arm_workers()", "", "marker_is_armed"),
     "no_wake_on_enqueue": Mutant("enqueue.lua", "arm_workers()", "", "marker_is_armed"),
     "no_wake_on_config": Mutant("open.lua", "arm_workers()", "", "marker_is_armed"),
-    "no_wake_on_resume": Mutant("pause.lua", "\n  arm_workers()", "", "marker_is_armed"),
-    "no_wake_on_open_slot_after_pause": Mutant("pause.lua", "arm_for_open_slot()", "", "marker_is_armed"),
-    "no_wake_on_repair": Mutant("repair.lua", "arm_workers()", "", "marker_is_armed"),
+    "no_wake_on_resume": Mutant("pause.lua", "arm_anyway()", "", "marker_is_armed"),
+    "no_wake_on_open_slot_after_pause": Mutant("pause.lua", "arm_anyway()", "arm_workers()", "marker_is_armed"),
+    "no_wake_on_repair": Mutant("repair.lua", "arm_anyway()", "", "marker_is_armed"),
+    "no_wake_on_recovery": Mutant("recover_commit.lua", "arm_anyway()", "", "marker_is_armed"),
+    "no_wake_on_open_slot_after_recovery": Mutant("recover_commit.lua", "arm_anyway()", "arm_workers()", "marker_is_armed"),
+    "no_wake_of_those_who_listen_without_tasks": Mutant(
+        "include/writes.lua", "local function arm_anyway() arm_for_open_slot() end", "local function arm_anyway() arm_workers() end",
+        "rare_calls_wake",
+    ),
     "no_wake_on_open_slot": Mutant("include/endings.lua", "    arm_for_open_slot()", "", "marker_is_armed"),
     "no_wake_of_stale_weights": Mutant("include/handout.lua", "arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
     "no_wake_of_what_is_left_pending": Mutant(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from broker.operations import recovery
 from broker.operations import trainer as calls
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
 
@@ -143,6 +144,30 @@ def test_nobody_is_woken_where_no_task_waits(lab: Lab, act: Callable[[RawTrainer
     ready()
     assert lab.stat("capacity") > 0
     assert not lab.marked()
+
+
+def by_resume(lab: Lab, trainer: RawTrainer) -> Callable[[], Any]:
+    trainer.send(calls.pause, "paused")
+    return lambda: trainer.send(calls.pause, "")
+
+
+def by_repair(lab: Lab, trainer: RawTrainer) -> Callable[[], Any]:
+    lab.command("HINCRBY", lab.key("state"), "accepted", 7)
+    return lambda: trainer.send(calls.repair)
+
+
+def by_the_end_of_a_recovery(lab: Lab, trainer: RawTrainer) -> Callable[[], Any]:
+    lab.call(recovery.begin, "recoverer", recovery.Begin(0), None)
+    return lambda: lab.call(recovery.end, calls.trainer_gate("recoverer", 1))
+
+
+@pytest.mark.parametrize("act", [by_resume, by_repair, by_the_end_of_a_recovery], ids=lambda act: act.__name__[3:])
+def test_rare_calls_wake_those_who_listen_in_any_case(lab: Lab, act: Callable[[Lab, RawTrainer], Callable[[], Any]]):
+    """Owners of an admission run have no tasks in the server. Mutants: no_wake_of_those_who_listen_without_tasks."""
+    ready = act(lab, lab.raw_trainer(**ROOM))
+    lab.unmark()
+    ready()
+    assert lab.marked()
 
 
 # -- trainers ----------------------------------------------------------------------------------------------------------

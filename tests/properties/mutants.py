@@ -40,28 +40,43 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("ended attempts count as holders", "same and letter(t, k) == 'H', same", "same, same"),
     Mutant(
         "claims do not count up",
-        "s.claims, s.random, s.version, s.epoch = s.claims + 1,",
-        "s.claims, s.random, s.version, s.epoch = math.max(1, s.claims),",
+        "claims, tries = int_text(s.claims + 1), s.tries",
+        "claims, tries = s.claims, s.tries",
     ),
     Mutant(
         "a policy needs no epoch",
-        "if version == num('version') then return epoch == state.version_epoch end",
-        "if version == num('version') then return true end",
+        "if version == state.version then return epoch == state.version_epoch end",
+        "if version == state.version then return true end",
+    ),
+    Mutant(
+        "an older policy needs no epoch",
+        "redis.call('HGET', POLICIES, int_text(version))) == epoch",
+        "redis.call('HGET', POLICIES, int_text(version))) ~= false",
     ),
     Mutant("every policy survives", "if not surviving(version, epoch) then", "if false then", ("submit",)),
     Mutant("a repeated submit is refused", "if same and letter(t, k) == 'D' and verdict == 'a' then", "if false then"),
     Mutant(
         "a done attempt stays with its session",
-        "zdel(key('session:' .. s.session), attempt)\n  if field",
-        "if field",
+        "zdel(SESSION .. s.session, attempt)\n  if state.timeouts",
+        "if state.timeouts",
         ("submit",),
     ),
+    Mutant("claims count anew after a requeue", "t.first ~= '0' or t.again ~= '0,0'", "t.first ~= '0'"),
+    Mutant(
+        "the newest policy used is not written",
+        "s.newest, s.newest_epoch = version, epoch\n    slot_changed(t, k, s)",
+        "s.newest, s.newest_epoch = version, epoch",
+    ),
     # G4: admission.
-    Mutant("claim ignores capacity", "if granted_count >= n or capacity() <= 0 or", "if granted_count >= n or"),
+    Mutant(
+        "claim ignores capacity",
+        "local room, offset, first = capacity(),",
+        "local room, offset, first = MAX_INT,",
+    ),
     Mutant(
         "claim starts one too many",
-        "if granted_count >= n or capacity() <= 0 or",
-        "if granted_count >= n or capacity() < 0 or",
+        "local room, offset, first = capacity(),",
+        "local room, offset, first = capacity() + 1,",
     ),
     Mutant(
         "claim ignores concurrency",
@@ -75,11 +90,11 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "capacity off by one version",
-        "(s + num('version') + 1) * batch_size()",
-        "(s + num('version') + 2) * batch_size()",
+        "(s + state.version + 1) * batch_size()",
+        "(s + state.version + 2) * batch_size()",
     ),
     Mutant("requeue forgets running - 1", "zdel(OPEN, t.id)\n    bump('running', -1)", "zdel(OPEN, t.id)"),
-    Mutant("start forgets running + 1", "bump('running', 1)", ""),
+    Mutant("start forgets running + 1", "bump('running', started)", ""),
     Mutant("ready forgets accepted + 1", "bump('accepted', 1)", ""),
     Mutant("a ready task leaves accepted behind", "zdel(READY, t.id)\n    bump('accepted', -1)", "zdel(READY, t.id)"),
     Mutant(
@@ -96,8 +111,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("draining starts tasks", "if state.paused ~= 'draining' then claim_pending", "if true then claim_pending"),
     Mutant("a pause does not stop claims", "if state.paused == 'paused' then return 'paused' end", ""),
     # G5: staleness.
-    Mutant("stale check off by one", "num('step_next') - version > s", "num('step_next') - version > s + 1"),
-    Mutant("stale check too strict", "num('step_next') - version > s", "num('step_next') - version >= s and s > 0"),
+    Mutant("stale check off by one", "tonumber(version) < oldest_good", "tonumber(version) < oldest_good - 1"),
+    Mutant(
+        "stale check too strict",
+        "oldest_good = s and num('step_next') - s or",
+        "oldest_good = s and num('step_next') - math.max(0, s - 1) or",
+    ),
     Mutant(
         "take trains stale rollouts",
         "if too_old(t.oldest) then\n      stale_task(t)\n    else\n      t.state",
@@ -105,13 +124,24 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("submit does not look at the age", "elseif too_old(t.oldest) then", "elseif false then", ("submit",)),
     Mutant("claim does not look at the age of open tasks", "elseif too_old(page[i].oldest) then", "elseif false then"),
-    Mutant("renew does not look at the age", "if too_old(t.oldest) then stale", "if false then stale", ("renew",)),
+    Mutant("renew reads no records", " or too_old(oldest_in(records[i]))", ""),
+    Mutant("renew does not look at the age", "and too_old(t.oldest) then stale", "and false then stale", ("renew",)),
     Mutant("an open batch is not looked at after a change of config", "set('recheck', 1)", ""),
-    Mutant("the oldest version is the last one", "if t.oldest < 0 or claim.version < t.oldest then", "if true then"),
+    Mutant(
+        "the oldest version is the last one",
+        "if t.oldest == '-1' or claim.version < tonumber(t.oldest) then",
+        "if true then",
+    ),
+    Mutant(
+        "the newest version is the first one",
+        "if claim.version > tonumber(t.newest) then",
+        "if t.newest == '-1' then",
+    ),
     Mutant("on_stale=drop requeues", "state.on_stale == 'drop' or", ""),
-    Mutant("stale requeues without bound", "or t.stales + 1 > num('max_stale_requeues')", ""),
+    Mutant("stale requeues without bound", "or stales + 1 > num('max_stale_requeues')", ""),
     Mutant("a stale policy may claim", "(claim.given and too_old(claim.version))", "false"),
     # G1: nothing lost.
+    Mutant("numbers of first claims are given twice", "bump('first_seq', started)", ""),
     Mutant(
         "a requeued task is in no set",
         "zput(PENDING, t.id, place(t))\n    arm_workers()\n  end\n  changed(t)",
@@ -130,7 +160,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("enqueue overwrites", "if exists[i] or seen[id] or", "if seen[id] or"),
     Mutant("enqueue takes one name twice", "if exists[i] or seen[id] or", "if exists[i] or"),
-    Mutant("priority upside down", "-t.priority * 4398046511104", "t.priority * 4398046511104"),
+    Mutant("priority upside down", "-priority * 4398046511104", "priority * 4398046511104"),
     Mutant(
         "discard reaches into sealed batches",
         "(t.state == 'Y' or t.state == 'B') and is_unsealed(t)",
@@ -145,13 +175,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "bytes of dropped results stay",
-        "unlink(key('result:' .. attempt_id(t, k, s)))\n      if done_why",
+        "unlink(RESULT .. attempt_id(t, k, s))\n      if done_why",
         "if done_why",
     ),
     Mutant("accepted bytes keep their time to live", "redis.call('PERSIST', result_key(persisted[i]))", ""),
     Mutant(
         "a result needs no bytes",
-        "elseif item.by_set and redis.call('EXISTS', result_key(attempt)) == 0 then",
+        "elseif by_set and redis.call('EXISTS', result_key(attempt)) == 0 then",
         "elseif false then",
     ),
     Mutant(
@@ -165,7 +195,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if step >= num('version') then return false end",
     ),
     # How slots and tasks end.
-    Mutant("one try more than max_attempts", "if s.tries < num('max_attempts')", "if s.tries <= num('max_attempts')"),
+    Mutant("one try more than max_attempts", "if tries < num('max_attempts')", "if tries <= num('max_attempts')"),
     Mutant("an expiry costs no try", "if spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')"),
     Mutant(
         "a release costs a try",
@@ -173,7 +203,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1",
     ),
     Mutant(
-        "min_samples is not looked at", "if t.samples - failed < t.min then", "if t.samples - failed < t.samples then"
+        "min_samples is not looked at",
+        "select(2, letters:gsub('F', '')) >= min",
+        "select(2, letters:gsub('F', '')) >= t.samples",
     ),
     Mutant("a verdict counts as an error", "fail_slot_for_good(t, k, false)", "fail_slot_for_good(t, k, true)"),
     Mutant("backoff does not grow", "base * 2 ^ math.min(s.tries - 1, 40)", "base"),
@@ -187,7 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "elseif not letters:find('[OWH]') then",
         "elseif not letters:find('[OWHF]') then",
     ),
-    Mutant("retry keeps the tries", "s.tries, s.why = 0,", "s.tries, s.why = s.tries,"),
+    Mutant("retry keeps the tries", "s.tries, s.why = '0',", "s.tries, s.why = s.tries,"),
     # G7: replay.
     Mutant("a repeated call executes again", "if call == last then return state.answer end", ""),
     Mutant("the number of a call is not stored", "set('call', ARGV[4])", ""),
@@ -215,8 +247,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a repeated claim gives what is lost",
-        "if holds then\n      if not by_task[t.id] then",
-        "if t then\n      if not by_task[t.id] then",
+        "if holds then\n      if not places[t.id] then",
+        "if t then\n      if not places[t.id] then",
     ),
     Mutant("session numbers are used again", "bump('session_seq', 1)", "set('session_seq', 1)"),
     # Batches and steps.
@@ -244,7 +276,13 @@ MUTANTS: tuple[Mutant, ...] = (
     # Leases, and G9.
     Mutant("claim does not extend the lease", "zput(SESSIONS, session, now + lease)", "", ("claim",)),
     Mutant("renew does not extend the lease", "zput(SESSIONS, session, now + lease)", "", ("renew",)),
-    Mutant("what a worker does not know stays with it", "release_unknown(session, known)\n  end", "end", ("renew",)),
+    Mutant("what a worker does not know stays with it", "release_unknown(session, ids)\n  end", "end", ("renew",)),
+    Mutant(
+        "what a worker does not know stays with it beside others",
+        "if scores[i] then holding = holding + 1 end",
+        "holding = holding + 1",
+    ),
+    Mutant("renew trusts the worker", "if not scores[i] or not records[i] or", "if records[i] and"),
     Mutant(
         "a heartbeat during a claim gives it back",
         "if tonumber(last) == number and redis.call('ZCARD'",
@@ -268,9 +306,35 @@ MUTANTS: tuple[Mutant, ...] = (
         "set('clock', now)",
     ),
     Mutant("enqueue wakes nobody", "arm_workers()\n    set('order_seq', order)", "set('order_seq', order)"),
-    Mutant("a claim does not pass the wake-up on", "flush()\n  pass_on()", "flush()"),
+    Mutant("a claim does not pass the wake-up on", "pass_on()\n  return nil", "return nil"),
+    Mutant(
+        "what is left of a running group wakes nobody",
+        "then still_open = true else used_up = used_up + 1 end",
+        "then used_up = used_up + 0 end",
+    ),
+    Mutant(
+        "what is left of a started group wakes nobody",
+        "claim, int_text(first + started)) then still_open = true end",
+        "claim, int_text(first + started)) then still_open = still_open end",
+    ),
+    Mutant(
+        "tasks that a claim did not look at wake nobody",
+        "still_pending = redis.call('ZCARD', PENDING) > started",
+        "still_pending = false",
+    ),
+    Mutant(
+        "one task that waits wakes nobody", "redis.call('ZCARD', PENDING) > 0)", "redis.call('ZCARD', PENDING) > 1)"
+    ),
+    Mutant(
+        "markers are armed before the writes",
+        "  if save_records then save_records() end",
+        "  arm_markers()\n  wake_workers = false\n  if save_records then save_records() end",
+    ),
+    Mutant("a short take waits for what it has", "short and left > size and math.min", "short and math.min"),
+    Mutant("a take waits for as many as a batch has", "math.max(0, whole - size)", "whole"),
     Mutant("advance wakes nobody", "arm_workers()\n  event('advance'", "event('advance'"),
-    Mutant("resume wakes nobody", "arm_workers()\n  event(mode", "event(mode"),
+    Mutant("resume wakes nobody", "arm_anyway()\n  event(mode", "event(mode"),
+    Mutant("a recovery wakes nobody", "arm_anyway()\n  event('recovered'", "event('recovered'"),
     Mutant(
         "a stale worker keeps the wake-up",
         "arm_for_open_slot() -- the marker that woke this worker is another one's",
@@ -285,20 +349,20 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("samples of a lost future are kept", "return false, 'lost_policy'", ""),
     Mutant(
         "the newest policy used is not judged",
-        "not policy_survives(s.newest, s.newest_epoch)",
+        "not surviving(s.newest, s.newest_epoch)",
         "false",
     ),
     Mutant("lost bytes are not noticed", "redis.call('EXISTS', unpack(results)) < #results", "false"),
     Mutant(
-        "what lost steps consumed stays consumed", "if t.state == 'B' and t.step < limit and", "if t.state == 'B' and"
+        "what lost steps consumed stays consumed", "if t.state == 'B' and step < limit and", "if t.state == 'B' and"
     ),
-    Mutant("consumed by a surviving step, trained again", "if t.state == 'B' and t.step < limit and", "if false and"),
-    Mutant("discards of lost steps stay", "local again = t.step >= r", "local again = false"),
+    Mutant("consumed by a surviving step, trained again", "if t.state == 'B' and step < limit and", "if false and"),
+    Mutant("discards of lost steps stay", "local again = step >= r", "local again = false"),
     Mutant("the list does not decide of ended tasks", "if known then again = listed end", ""),
     Mutant(
         "what the checkpoint calls finished is done again", "if known and not listed then return 'finished' end", ""
     ),
-    Mutant("new tasks count as known", "listed ~= nil and t.order <= listed_order", "listed ~= nil"),
+    Mutant("new tasks count as known", "listed ~= nil and order <= listed_order", "listed ~= nil"),
     Mutant("in flight attempts are kept in any case", "if t.state == 'R' and requeue_in_flight and", "if false and"),
     Mutant(
         "a recovery keeps the epoch of the server",
@@ -321,7 +385,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the counters are not recomputed", "set('accepted', version * batch_size() + redis.call('ZCARD', READY))", ""
     ),
     Mutant("undone batches stay", "unlink(key('batch:' .. step))\n      hdel(BATCHES, step)", "", ("recover_commit",)),
-    Mutant("a retried task keeps its order", "t.order = num('order_seq')", ""),
+    Mutant("a retried task keeps its order", "set_order(t, num('order_seq'))", ""),
     Mutant(
         "order numbers are given twice after a recovery",
         "set('order_seq', listed_order)",
