@@ -54,7 +54,10 @@ def test_what_another_session_holds_is_not_touched(lab: Lab):
 
 @pytest.mark.parametrize("beside", ["done", "released", "another's"])
 def test_unknown_attempts_are_given_back_beside_attempts_that_ended(lab: Lab, beside: str):
-    """As many are named as the session holds, and still one of those is not among them. Mutants: renew_counts_what_is_named."""
+    """As many are named as the session holds, and still one of those is not among them.
+
+    Mutants: unknown_attempts_kept_beside_ended_ones.
+    """
     trainer, worker, other = patient(lab), lab.raw_worker(), lab.raw_worker()
     trainer.enqueue("lost", "known", "ended")
     lost, known, ended = worker.take_one(), worker.take_one(), ""
