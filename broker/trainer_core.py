@@ -26,7 +26,7 @@ PAYLOAD_BYTES_PER_CALL = 4 * 1024 * 1024
 #: Tasks that one trim frees; a batch that is larger takes more of them.
 TRIM_TASKS = 250
 #: Ids of one discard, cancel or retry call.
-IDS_PER_CALL = 500
+IDS_PER_CALL = 250
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,8 +289,8 @@ class WorkerCore:
         answers: dict[str, Submitted] = {}
         for run in {attempt.run for attempt in attempts}:
             ids = [attempt.id for attempt in attempts if attempt.run == run]
-            for at in range(0, len(ids), 500):
-                piece = ids[at : at + 500]
+            for at in range(0, len(ids), 200):
+                piece = ids[at : at + 200]
                 answers.update(zip(piece, (yield from self.sessions[run].release(piece)), strict=True))
         return [answers[attempt.id] for attempt in attempts]
 

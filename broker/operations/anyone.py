@@ -16,7 +16,7 @@ def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[
     return Operation("requeue", (keys.state(run),), (clock(now), limit), int)
 
 
-def trim(run: str, limit: int = 500, *, now: int | None = None) -> Operation[bool]:
+def trim(run: str, limit: int = 250, *, now: int | None = None) -> Operation[bool]:
     """Frees at most limit of each kind of what nothing needs any more; True: there is more."""
     return Operation("trim", (keys.state(run),), (clock(now), limit), bool)
 

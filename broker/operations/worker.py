@@ -34,7 +34,7 @@ def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: int | Non
     return Operation("join", (keys.state(run),), (clock(now), worker, nonce, lease_ms), _joined)
 
 
-def leave(run: str, session: str, limit: int = 500, *, now: int | None = None) -> Operation[bool]:
+def leave(run: str, session: str, limit: int = 200, *, now: int | None = None) -> Operation[bool]:
     """Ends a session and releases what it holds; False: it holds more than limit, call again."""
     return Operation("leave", (keys.state(run),), (clock(now), session, limit), bool)
 
