@@ -225,7 +225,7 @@ MUTANTS: dict[str, Mutant] = {
     "any_digest": Mutant("advance.lua", "if digest ~= sealed then", "if false then", "names_the_batch"),
     "steps_out_of_order": Mutant("take.lua", "or step > num('version') + 1", "", "formed_in_order"),
     "taken_and_not_written_before_it_counts": Mutant(
-        "take.lua", "set('open_size', size)\n    flush()", "set('open_size', size)", "exhausted_only",
+        "take.lua", "set('open_size', size)\n    flush()", "set('open_size', size)", "counted_once",
     ),
     "rows_before_the_seal": Mutant(
         "take.lua", "members and most > 0 and contents(members,",

@@ -318,6 +318,19 @@ def test_exhausted_only_when_nothing_can_come_any_more(lab: Lab, still: str):
         trainer.next_batch(timeout=0, short=True)
 
 
+def test_what_a_take_just_took_is_counted_once(lab: Lab):
+    """Mutants: taken_and_not_written_before_it_counts."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.raw_worker()
+    trainer.enqueue("a", "b", "c")
+    worker.work(2)
+    assert trainer.take(0, 3) == calls.Taken(2, False, False, 3, False, "-")
+    worker.fail(worker.take_one(), may_retry=False)
+    trainer.enqueue("d")
+    worker.work(1)
+    trainer.send(calls.discard, "x", ["a"])
+    assert trainer.take(0, 3) == calls.Taken(2, False, True, 2, False, "-")
+
+
 def test_an_empty_run_is_exhausted(lab: Lab):
     trainer = lab.trainer(consumer_batch_size=1)
     for short in (False, True):
