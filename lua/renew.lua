@@ -26,7 +26,7 @@ end
 
 -- Attempts of claims whose answer was lost for good: nobody works on them.
 local function release_unknown(session, ids)
-  local held, known, unknown = redis.call('ZRANGE', SESSION .. session, 0, 999), {}, {}
+  local held, known, unknown = redis.call('ZRANGE', SESSION .. session, 0, #ids + 999), {}, {}
   for i = 1, #ids do known[ids[i]] = true end
   for i = 1, #held do
     if not known[held[i]] then unknown[#unknown + 1] = held[i] end

@@ -97,9 +97,10 @@ local function why_less()
 end
 
 -- One wake-up passes from worker to worker: a claim that leaves work that could be claimed arms the marker again.
-local function pass_on()
+local function pass_on(got_all)
   if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
   if still_open then arm_for_open_slot() end
+  if not got_all then return end
   if still_pending == nil then still_pending = redis.call('ZCARD', PENDING) > started end
   if still_pending and capacity() > 0 then arm_workers() end
 end
@@ -114,7 +115,6 @@ local function hand_out(n, limit, claim)
   end
   claim_open(n, limit, claim)
   if state.paused ~= 'draining' then claim_pending(n, claim) end
-  if granted_count < n then return why_less() end
-  pass_on()
-  return nil
+  pass_on(granted_count >= n)
+  return granted_count < n and why_less() or nil
 end

@@ -78,7 +78,6 @@ def test_a_claim_that_reset_a_task_on_the_way_still_counts_what_is_left(lab: Lab
     assert lab.marked(), "a slot of `left` is open"
 
 
-@pytest.mark.xfail(reason="a claim that stops at its limit of resets leaves the marker to nobody", strict=True)
 def test_a_claim_that_stops_at_its_limit_of_resets_wakes_another(lab: Lab):
     trainer = lab.raw_trainer(**ROOM, on_stale="drop")
     holder = open_slots(lab, "old", "older", trainer=trainer)

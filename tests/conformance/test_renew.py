@@ -89,7 +89,6 @@ def test_more_attempts_than_one_command_takes(lab: Lab):
         lab.call(worker_calls.release, held[at : at + 1_000])
 
 
-@pytest.mark.xfail(reason="renew looks at the first thousand of a session only: all of them may be known", strict=True)
 def test_an_unknown_attempt_behind_a_thousand_known_ones_is_given_back(lab: Lab):
     trainer = patient(lab, consumer_batch_size=2_000, max_concurrent_rollouts=2_000)
     worker = lab.raw_worker()

@@ -306,7 +306,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "set('clock', now)",
     ),
     Mutant("enqueue wakes nobody", "arm_workers()\n    set('order_seq', order)", "set('order_seq', order)"),
-    Mutant("a claim does not pass the wake-up on", "pass_on()\n  return nil", "return nil"),
+    Mutant("a claim does not pass the wake-up on", "  pass_on(granted_count >= n)\n", ""),
     Mutant(
         "what is left of a running group wakes nobody",
         "then still_open = true else used_up = used_up + 1 end",
