@@ -179,7 +179,7 @@ class Session:
         if outcomes is None:
             self.give_up()
             return None
-        if isinstance(outcomes[0], NoSession):
+        if isinstance(outcomes[0], NoSession | NoRun):  # the next claim tells which
             self.lost()
             return None
         return (yield from self.taken_in(outcomes[0]))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
-from broker.flow import Flow
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -20,8 +19,6 @@ from broker.termination import TerminationAsExit
 from broker.worker_core import WorkerCore, check_number
 
 _log = logging.getLogger("broker")
-
-T = TypeVar("T")
 
 StaleWeights = Callable[[Policy, "bytes | None"], "Policy | None"]
 
@@ -163,7 +160,8 @@ class Worker:
             TooBig: the result is larger than `max_result_bytes`.
             CodecError: the result holds something that cannot be encoded.
         """
-        return self._submit(self._core.submit(attempt, result, policy))
+        with self._may_claim() as claims:
+            return self._driver.run(self._core.submit(attempt, result, policy, claims=claims))
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order.
@@ -171,13 +169,18 @@ class Worker:
         Args:
             results: pairs of an attempt and its result.
         """
-        return self._submit(self._core.submit_many(results))
+        with self._may_claim() as claims:
+            return self._driver.run(self._core.submit_many(results, claims=claims))
 
-    def _submit(self, flow: Flow[T]) -> T:
-        if not self._core.iterating:
-            return self._driver.run(flow)
-        with self._claiming:  # it may claim the next batch
-            return self._driver.run(flow)
+    @contextmanager
+    def _may_claim(self) -> Generator[bool]:
+        """Whether results may claim the next batch. Results do not wait for a loop in another thread to find work."""
+        claims = self._core.iterating and self._claiming.acquire(blocking=False)
+        try:
+            yield claims
+        finally:
+            if claims:
+                self._claiming.release()
 
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""

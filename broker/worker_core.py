@@ -113,9 +113,9 @@ class WorkerCore:
         for session in self.sessions.values():
             yield from session.join()
 
-    def claim_once(self, n: int) -> Flow[list[Attempt]]:
-        """Up to n attempts, from the preferred run first, 64 in a round trip."""
-        attempts: list[Attempt] = []
+    def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> Flow[list[Attempt]]:
+        """Up to n attempts, from the preferred run first, 64 in a round trip; `there` are the first of them."""
+        attempts = list(there)
         try:
             for session in self.sessions.values():
                 while len(attempts) < n:
@@ -128,7 +128,25 @@ class WorkerCore:
             if not attempts:
                 raise
             _log.debug("%d attempts of %d were claimed: %s", len(attempts), n, error)  # the next claim meets it again
+        except BaseException:  # cancelled: nobody will hear of them
+            self._forget(attempts)
+            raise
         return attempts
+
+    def _forget(self, attempts: Iterable[Attempt]) -> None:
+        """Nobody works on these; the heartbeat gives back those that are held."""
+        for attempt in attempts:
+            self.session_of(attempt).forget([attempt.id])
+
+    def _give_back(self, attempts: Sequence[Attempt]) -> Flow[None]:
+        """Releases what nobody has begun."""
+        try:
+            yield from self.release(attempts)
+        except BaseException as error:
+            self._forget(attempts)
+            if not isinstance(error, BrokerError):
+                raise
+            _log.debug("%d attempts are left to the heartbeat to give back: %s", len(attempts), error)
 
     def claim(self, n: int, timeout_s: float | None, *, asked: bool = False) -> Flow[list[Attempt]]:
         """Waits until there is something to do; empty after the time-out, or when draining or stopped.
@@ -188,18 +206,23 @@ class WorkerCore:
             return None
         attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
         if attempts and self.policy is not None:  # set meanwhile: these were claimed for other weights
-            yield from self.release(attempts)
+            yield from self._give_back(attempts)
             return None
         return attempts
 
     def next_batch(self, n: int) -> Flow[list[Attempt]]:
         """The next batch of an iteration, of up to n attempts; empty when it is over."""
-        attempts, self._ahead = self._ahead, []
+        ahead, self._ahead = self._ahead, []
         asked, self._in_vain = self._in_vain and self._asked_with is self.policy, False
+        if ahead and self._asked_with != self.policy:  # they were claimed for other weights
+            yield from self._give_back(ahead)
+            ahead = []
+        attempts = [attempt for attempt in ahead if not attempt.cancelled]
+        self._forget(attempt for attempt in ahead if attempt.cancelled)
         if not attempts:
             attempts = yield from self.claim(n, None, asked=asked)
         elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
-            attempts += yield from self.claim_once(n - len(attempts))
+            attempts = yield from self.claim_once(n, attempts)
         self._batch_size, self._batch = n, attempts
         return attempts
 
@@ -221,39 +244,43 @@ class WorkerCore:
         handed_in = {item.attempt_id for item in items}
         return all(attempt.id in handed_in or not session.works_on(attempt) for attempt in self._batch)
 
-    def submit(self, attempt: Attempt, result: Any, policy: Policy | None) -> Flow[Submitted]:
-        """Submits one result."""
+    def submit(
+        self, attempt: Attempt, result: Any, policy: Policy | None = None, *, claims: bool = False
+    ) -> Flow[Submitted]:
+        """Submits one result; with `claims` it may claim the next batch of an iteration, too."""
         session = self.session_of(attempt)
-        return (yield from self._submit_piece(session, [session.submission(attempt, result, policy)]))[0]
+        return (yield from self._submit_piece(session, [session.submission(attempt, result, policy)], claims))[0]
 
-    def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> Flow[list[Submitted]]:
-        """Submits results in pieces of one round trip each; an answer for each, in order."""
+    def submit_many(self, results: Iterable[tuple[Attempt, Any]], *, claims: bool = False) -> Flow[list[Submitted]]:
+        """Submits results in pieces of one round trip each; an answer for each, in order. `claims`: as `submit`."""
         answers: list[Submitted] = []
         piece: list[Submission] = []
         size, session = 0, next(iter(self.sessions.values()))
         for attempt, result in results:
             if attempt.run != session.run:
                 if piece:
-                    answers += yield from self._submit_piece(session, piece)
+                    answers += yield from self._submit_piece(session, piece, claims)
                     piece, size = [], 0
                 session = self.session_of(attempt)
             submission = session.submission(attempt, result)
             if piece and (len(piece) == ITEMS_PER_CALL or size + len(submission.body) > BYTES_PER_CALL):
-                answers += yield from self._submit_piece(session, piece)
+                answers += yield from self._submit_piece(session, piece, claims)
                 piece, size = [], 0
             piece.append(submission)
             size += len(submission.body)
         if piece:
-            answers += yield from self._submit_piece(session, piece)
+            answers += yield from self._submit_piece(session, piece, claims)
         return answers
 
-    def _submit_piece(self, session: Session, items: Sequence[Submission]) -> Flow[list[Submitted]]:
+    def _submit_piece(self, session: Session, items: Sequence[Submission], claims: bool) -> Flow[list[Submitted]]:
         """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
-        if not self._claims_ahead(session, items):
+        if not claims or not self._claims_ahead(session, items):
             return (yield from session.submit(items))[0]
         self._asked_with = self.policy
         answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
         self._ahead, self._in_vain = ahead or [], ahead == []
+        if not self.iterating:  # another thread or task has ended the iteration meanwhile
+            yield from self._give_back(self.end_batches())
         return answers
 
     def submit_and_claim(

@@ -1,7 +1,7 @@
 -- The heartbeat: extends the lease and says which attempts to give up now, and why.
 -- Transition: too old: running -> pending or rejected; held but not known to the worker: released
 -- KEYS: state
--- ARGV: now, session, number (of the last claim whose answer the worker has), attempts held...
+-- ARGV: now, session, number (of the last claim whose answer the worker has or gave up), attempts held...
 -- Returns: now, deadline, run_version, run_epoch, paused (empty: no), then attempt, why for each to give up
 -- Errors: NORUN, SCHEMA, NOSESSION, BADARG
 -- Bound: the attempts given, and 1000 that the worker does not know
@@ -57,7 +57,7 @@ return run(function()
     local t, _, s, holds = holder(over[i])
     if holds and s.session == session and too_old(t.oldest) then stale_task(t) end
   end
-  if tonumber(last) == number and redis.call('ZCARD', SESSION .. session) > holding then
+  if tonumber(last) <= number and redis.call('ZCARD', SESSION .. session) > holding then
     release_unknown(session, ids)
   end
   local answer = { int_text(now), int_text(now + lease), state.version, state.version_epoch, state.paused }

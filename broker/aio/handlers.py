@@ -46,6 +46,7 @@ class Handlers:
         self._results: deque[_Result] = deque()
         self._waiting: asyncio.Task[list[Attempt]] | None = None
         self._asked = False  # whether the last claim got less than it asked for
+        self._ended = False
         self._changed = asyncio.Event()  # a handler ended, the wait did, or the worker was told to stop or drain
 
     async def work(self) -> None:
@@ -66,6 +67,7 @@ class Handlers:
 
     async def end(self) -> None:
         """Sends what was finished, gives back the rest, and cancels the handlers that still run."""
+        self._ended = True
         if self._waiting is not None:
             self._waiting.cancel()
             await asyncio.gather(self._waiting, return_exceptions=True)
@@ -144,7 +146,7 @@ class Handlers:
         """Submits what there is, at most what one call takes, and claims for the free handlers in the same call."""
         session, piece = self._next_piece()
         items = [submission for _, submission in piece]
-        free = min(ITEMS_PER_CALL, self._concurrency - len(self._tasks))
+        free = 0 if self._ended else min(ITEMS_PER_CALL, self._concurrency - len(self._tasks))
         claims = free > 0 and not self._results and not self._claiming.locked() and self._core.may_claim(session)
         try:
             if claims:

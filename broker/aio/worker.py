@@ -55,6 +55,7 @@ class Worker:
         self._url, self._beats = url, heartbeat
         self._driver = Driver(open_async_transport(url))
         self._claiming = asyncio.Lock()
+        self._looking = 0  # loops that wait for work, or for their turn to
         self._submitters = {run: Submitter(self._driver, session) for run, session in self._core.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._handlers: Handlers | None = None
@@ -123,8 +124,12 @@ class Worker:
         check_number(n)
         try:
             while not self._core.stopping:
-                async with self._claiming:
-                    batch = await self._driver.run(self._core.next_batch(n))
+                self._looking += 1
+                try:
+                    async with self._claiming:
+                        batch = await self._driver.run(self._core.next_batch(n))
+                finally:
+                    self._looking -= 1
                 if not batch:
                     return
                 yield batch
@@ -140,10 +145,10 @@ class Worker:
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order."""
-        if not self._core.iterating:
+        if not self._core.iterating or self._looking or self._claiming.locked():
             return await self._driver.run(self._core.submit_many(results))
-        async with self._claiming:  # it may claim the next batch
-            return await self._driver.run(self._core.submit_many(results))
+        async with self._claiming:  # nobody has it, and no loop is about to wait for work with it
+            return await self._driver.run(self._core.submit_many(results, claims=True))
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""

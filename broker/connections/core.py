@@ -161,7 +161,8 @@ class Core(ABC):
         except Again as again:
             await self._after_failed_wait(again, deadline)
             return None
-        if any(isinstance(reply, ReplyError) and (passes(reply) or lacks_function(reply)) for reply in replies):
+        errors = [reply for reply in replies if isinstance(reply, ReplyError)]
+        if any(passes(error) or lacks_function(error) or error.code == "NOSCRIPT" for error in errors):
             return None
         return outcomes_of(operations, replies, node, self._address.shown)
 

@@ -285,7 +285,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("renew trusts the worker", "if not scores[i] or not records[i] or", "if records[i] and"),
     Mutant(
         "a heartbeat during a claim gives it back",
-        "if tonumber(last) == number and redis.call('ZCARD'",
+        "if tonumber(last) <= number and redis.call('ZCARD'",
         "if redis.call('ZCARD'",
         ("renew",),
     ),

@@ -161,7 +161,7 @@ def renew(run: Run, call: Renew) -> Answer:
     for _, attempt, task, _ in run.held(call.session):
         if attempt in call.held and holder(run, attempt) is not None and run.too_old(task.oldest):
             reset_stale(run, task)
-    if call.number == session.number:
+    if call.number >= session.number:
         for _, attempt, _, _ in run.held(call.session):
             found = holder(run, attempt)
             if attempt not in call.held and found is not None:

@@ -1,0 +1,266 @@
+"""Claims that ride along with results or with a wait: nothing is held that nobody works on, and nobody waits for a lock."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from broker import BrokerError, OutOfMemory, Policy, RunConfig, Task, Trainer, Worker, aio
+from broker.connections import AsyncTransport
+from broker.operation import Operation
+from broker.session import Session
+from tests.conformance.clients import InThread
+from tests.conformance.lab import Lab, tasks
+from tests.waiting import wait_until
+
+FAR_AWAY_S = 15.0
+
+
+@pytest.fixture
+def trainer(lab: Lab):
+    with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=300, max_staleness=9)) as made:
+        yield made
+
+
+@pytest.fixture
+def worker(lab: Lab, trainer: Trainer):
+    with Worker(lab.url, lab.run, heartbeat=False) as made:
+        yield made
+
+
+def is_waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a session of this process begins to wait for the marker and claims with it."""
+    begun, claim_waking = threading.Event(), Session.claim_waking
+
+    def noted(self: Session, *args: Any) -> Any:
+        begun.set()
+        return claim_waking(self, *args)
+
+    monkeypatch.setattr(Session, "claim_waking", noted)
+    return begun
+
+
+# -- a run that is not there -------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_vanishes_while_a_worker_waits_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    lab.checks_state = lab.checks_history = False
+    lab.go_live()
+    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", 0.3)
+    begun = is_waiting(monkeypatch)
+    with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=1)):
+        with Worker(lab.url, lab.run, heartbeat=False) as worker:
+            waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
+            assert begun.wait(5)
+            for name in lab.transport.scan(f"*{lab.run}*"):
+                lab.command("DEL", name)
+            wait_until(lambda: not worker.sessions[lab.run], "the worker noticed")
+            with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=1)) as again:
+                again.enqueue(Task(id="t"))
+                assert [attempt.task for attempt in waiting.result()] == ["t"]
+
+
+def test_a_claim_that_was_given_up_before_it_arrived_does_not_keep_what_nobody_knows(lab: Lab):
+    lab.raw_trainer().enqueue("t")
+    worker = lab.raw_worker()
+    worker.claim(1)
+    worker.renew(number=0)  # its answer may be on its way
+    assert lab.row("t").state == "running"
+    worker.renew(number=2)
+    assert lab.row("t").state == "pending"
+
+
+# -- several threads ---------------------------------------------------------------------------------------------------
+
+
+def test_results_of_other_threads_do_not_wait_for_a_loop_that_waits_for_work(
+    trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    begun = is_waiting(monkeypatch)
+    trainer.enqueue(Task(id="t0"))
+    loop = iter(worker)
+    attempt = next(loop)
+    following = InThread(lambda: next(loop))
+    assert begun.wait(5)
+    submitting = InThread(lambda: worker.submit(attempt, b"x"))
+    wait_until(lambda: trainer.stats().ready == 1, "the result is there", 3)
+    assert submitting.result().accepted
+    trainer.enqueue(Task(id="t1"))
+    assert following.result().task == "t1"
+
+
+def test_what_is_claimed_ahead_when_the_loop_has_ended_is_given_back(
+    trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    trainer.enqueue(tasks(4))
+    batches = worker.batches(2)
+    batch = next(batches)
+    claimed, ended = threading.Event(), threading.Event()
+    taken_in = Session.taken_in
+
+    def slow(self: Session, claimed_now: Any) -> Any:
+        attempts = yield from taken_in(self, claimed_now)
+        claimed.set()
+        assert ended.wait(5)
+        return attempts
+
+    monkeypatch.setattr(Session, "taken_in", slow)
+    submitting = InThread(lambda: worker.submit_many([(attempt, b"x") for attempt in batch]))
+    assert claimed.wait(5)
+    batches.close()
+    ended.set()
+    submitting.result()
+    assert worker.held == []
+    assert trainer.stats().pending == 2
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_after_a_claim_ahead_loses_nothing(trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    trainer.enqueue(tasks(200))
+    batches = worker.batches(100)
+    worker.submit_many([(attempt, b"x") for attempt in next(batches)])
+    assert len(worker.held) == 64
+
+    def refused(self: Session, *_: Any) -> Any:
+        yield from ()
+        raise OutOfMemory(url="u", message="OOM")
+
+    monkeypatch.setattr(Session, "claim", refused)
+    handed_out: list[Any] = []
+    with suppress(BrokerError):
+        handed_out += next(batches)
+    assert sorted(attempt.id for attempt in worker.held) == sorted(attempt.id for attempt in handed_out)
+
+
+def test_what_was_claimed_ahead_for_other_weights_is_given_back(trainer: Trainer, worker: Worker):
+    trainer.enqueue(tasks(4))
+    epoch = trainer.epoch
+    worker.policy = Policy(version=0, epoch=epoch)
+    batches = worker.batches(2)
+    worker.submit_many([(attempt, b"x") for attempt in next(batches)])
+    trainer.advance(allow_empty=True)
+    worker.policy = Policy(version=1, epoch=epoch)
+    following = next(batches)
+    assert {attempt.policy for attempt in following} == {worker.policy}
+    assert len(worker.held) == 2
+
+
+def test_what_was_claimed_ahead_and_cancelled_meanwhile_is_not_handed_out(trainer: Trainer, worker: Worker):
+    trainer.enqueue(tasks(6))
+    batches = worker.batches(2)
+    worker.submit_many([(attempt, b"x") for attempt in next(batches)])
+    trainer.cancel(["t2"])
+    worker.renew()
+    assert [attempt.task for attempt in next(batches)] == ["t3"]
+    assert [attempt.task for attempt in worker.held] == ["t3"]
+
+
+# -- asyncio -----------------------------------------------------------------------------------------------------------
+
+
+def run_async(main: Any) -> None:
+    async def in_time() -> None:
+        async with asyncio.timeout(20):
+            await main
+
+    asyncio.run(in_time())
+
+
+def test_a_cancelled_claim_of_many_holds_nothing(lab: Lab, trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    async def main() -> None:
+        execute, calls = AsyncTransport.execute, 0
+
+        async def second_hangs(self: AsyncTransport, operations: Sequence[Operation[Any]]) -> list[Any]:
+            nonlocal calls
+            if operations[0].script == "claim":
+                calls += 1
+                if calls == 2:
+                    await asyncio.Event().wait()
+            return await execute(self, operations)
+
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            monkeypatch.setattr(AsyncTransport, "execute", second_hangs)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await worker.claim(100)
+            assert calls == 2
+            assert worker.held == []
+            await worker.renew()
+            assert (await asyncio.to_thread(trainer.stats)).pending == 100
+
+    trainer.enqueue(tasks(100))
+    run_async(main())
+
+
+def test_handlers_that_are_cancelled_claim_nothing_more(lab: Lab, trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    async def main() -> None:
+        execute, submitting = AsyncTransport.execute, asyncio.Event()
+        begun: list[str] = []
+
+        async def first_submit_hangs(self: AsyncTransport, operations: Sequence[Operation[Any]]) -> list[Any]:
+            if operations[0].script == "submit" and not submitting.is_set():
+                submitting.set()
+                await asyncio.Event().wait()
+            if submitting.is_set():
+                scripts.extend(operation.script for operation in operations)
+            return await execute(self, operations)
+
+        async def handler(attempt: Any) -> bytes:
+            begun.append(attempt.task)
+            return b"x"
+
+        scripts: list[str] = []
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            monkeypatch.setattr(AsyncTransport, "execute", first_submit_hangs)
+            running = asyncio.create_task(worker.run(handler, concurrency=2))
+            await submitting.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert "claim" not in scripts
+            assert worker.held == []
+        assert begun == ["t0", "t1"]
+
+    trainer.enqueue(tasks(6))
+    run_async(main())
+    assert trainer.stats().ready == 2
+
+
+def test_results_of_other_tasks_do_not_wait_for_a_loop_that_waits_for_work(lab: Lab, trainer: Trainer):
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            batches = worker.batches(1)
+            batch = await anext(batches)
+            following = asyncio.create_task(anext(batches))
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(3):
+                (answer,) = await worker.submit_many([(batch[0], b"x")])
+            assert answer.accepted
+            await asyncio.to_thread(trainer.enqueue, [Task(id="t1")])
+            assert [attempt.task for attempt in await following] == ["t1"]
+
+    trainer.enqueue(Task(id="t0"))
+    run_async(main())
+
+
+# -- servers that forget -----------------------------------------------------------------------------------------------
+
+
+def test_scripts_that_are_flushed_while_a_worker_waits_are_loaded_again(
+    lab: Lab, trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    begun = is_waiting(monkeypatch)
+    core = worker._driver.transport._core
+    for node in core._nodes.values():
+        node.calls_functions = False
+    assert worker.claim(1) == []
+    waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
+    assert begun.wait(5)
+    lab.command("SCRIPT", "FLUSH")
+    trainer.enqueue(Task(id="t"))
+    assert [attempt.task for attempt in waiting.result()] == ["t"]
