@@ -146,7 +146,7 @@ class Worker:
         finally:
             ahead = self._core.end_batches()
             if ahead and not self._closed:
-                self.release(ahead)
+                self._driver.run(self._core.give_back(ahead))
 
     def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. Sent again, it has its effect once.

@@ -138,7 +138,7 @@ class WorkerCore:
         for attempt in attempts:
             self.session_of(attempt).forget([attempt.id])
 
-    def _give_back(self, attempts: Sequence[Attempt]) -> Flow[None]:
+    def give_back(self, attempts: Sequence[Attempt]) -> Flow[None]:
         """Releases what nobody has begun."""
         try:
             yield from self.release(attempts)
@@ -206,7 +206,7 @@ class WorkerCore:
             return None
         attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
         if attempts and self.policy is not None:  # set meanwhile: these were claimed for other weights
-            yield from self._give_back(attempts)
+            yield from self.give_back(attempts)
             return None
         return attempts
 
@@ -215,7 +215,7 @@ class WorkerCore:
         ahead, self._ahead = self._ahead, []
         asked, self._in_vain = self._in_vain and self._asked_with is self.policy, False
         if ahead and self._asked_with != self.policy:  # they were claimed for other weights
-            yield from self._give_back(ahead)
+            yield from self.give_back(ahead)
             ahead = []
         attempts = [attempt for attempt in ahead if not attempt.cancelled]
         self._forget(attempt for attempt in ahead if attempt.cancelled)
@@ -280,7 +280,7 @@ class WorkerCore:
         answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
         self._ahead, self._in_vain = ahead or [], ahead == []
         if not self.iterating:  # another thread or task has ended the iteration meanwhile
-            yield from self._give_back(self.end_batches())
+            yield from self.give_back(self.end_batches())
         return answers
 
     def submit_and_claim(

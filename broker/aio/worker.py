@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -55,7 +56,7 @@ class Worker:
         self._url, self._beats = url, heartbeat
         self._driver = Driver(open_async_transport(url))
         self._claiming = asyncio.Lock()
-        self._looking = 0  # loops that wait for work, or for their turn to
+        self._looking = 0  # calls that wait for work, or for their turn to
         self._submitters = {run: Submitter(self._driver, session) for run, session in self._core.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._handlers: Handlers | None = None
@@ -109,8 +110,18 @@ class Worker:
     async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
         """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
         check_number(n)
-        async with self._claiming:
+        async with self._turn():
             return await self._driver.run(self._core.claim(n, timeout))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        """The turn to claim; results do not wait for it, which may take until there is work."""
+        self._looking += 1
+        try:
+            async with self._claiming:
+                yield
+        finally:
+            self._looking -= 1
 
     async def __aiter__(self) -> AsyncIterator[Attempt]:
         while not self._core.stopping:
@@ -124,19 +135,15 @@ class Worker:
         check_number(n)
         try:
             while not self._core.stopping:
-                self._looking += 1
-                try:
-                    async with self._claiming:
-                        batch = await self._driver.run(self._core.next_batch(n))
-                finally:
-                    self._looking -= 1
+                async with self._turn():
+                    batch = await self._driver.run(self._core.next_batch(n))
                 if not batch:
                     return
                 yield batch
         finally:
             ahead = self._core.end_batches()
             if ahead and not self._closed:
-                await self.release(ahead)
+                await self._driver.run(self._core.give_back(ahead))
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
@@ -147,7 +154,7 @@ class Worker:
         """Submits many results, 64 in a round trip; an answer for each, in order."""
         if not self._core.iterating or self._looking or self._claiming.locked():
             return await self._driver.run(self._core.submit_many(results))
-        async with self._claiming:  # nobody has it, and no loop is about to wait for work with it
+        async with self._claiming:  # nobody has it, and nobody is about to wait for work with it
             return await self._driver.run(self._core.submit_many(results, claims=True))
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker import BrokerError, OutOfMemory, Policy, RunConfig, Task, Trainer, Worker, aio
+from broker import BrokerError, OutOfMemory, Policy, RunConfig, ServerUnavailable, Task, Trainer, Worker, aio
 from broker.connections import AsyncTransport
 from broker.operation import Operation
 from broker.session import Session
@@ -137,6 +137,26 @@ def test_an_error_after_a_claim_ahead_loses_nothing(trainer: Trainer, worker: Wo
     assert sorted(attempt.id for attempt in worker.held) == sorted(attempt.id for attempt in handed_out)
 
 
+def test_what_cannot_be_given_back_when_a_loop_ends_is_left_to_the_heartbeat(
+    trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    trainer.enqueue(tasks(4))
+    batches = worker.batches(2)
+    worker.submit_many([(attempt, b"x") for attempt in next(batches)])
+
+    def unavailable(self: Session, *_: Any) -> Any:
+        yield from ()
+        raise ServerUnavailable(url="u", seconds=0, error="away")
+
+    with monkeypatch.context() as away:
+        away.setattr(Session, "release", unavailable)
+        with suppress(BrokerError):
+            batches.close()
+    assert worker.held == []
+    worker.renew()
+    assert trainer.stats().pending == 2
+
+
 def test_what_was_claimed_ahead_for_other_weights_is_given_back(trainer: Trainer, worker: Worker):
     trainer.enqueue(tasks(4))
     epoch = trainer.epoch
@@ -243,6 +263,26 @@ def test_results_of_other_tasks_do_not_wait_for_a_loop_that_waits_for_work(lab: 
             assert answer.accepted
             await asyncio.to_thread(trainer.enqueue, [Task(id="t1")])
             assert [attempt.task for attempt in await following] == ["t1"]
+
+    trainer.enqueue(Task(id="t0"))
+    run_async(main())
+
+
+def test_results_do_not_queue_behind_a_loop_whose_turn_it_is(lab: Lab, trainer: Trainer):
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            batches = worker.batches(1)
+            batch = await anext(batches)
+            await worker._claiming.acquire()
+            following = asyncio.create_task(anext(batches))
+            await asyncio.sleep(0.05)
+            worker._claiming.release()
+            async with asyncio.timeout(3):
+                (answer,) = await worker.submit_many([(batch[0], b"x")])
+            assert answer.accepted
+            worker.drain()
+            with pytest.raises(StopAsyncIteration):
+                await following
 
     trainer.enqueue(Task(id="t0"))
     run_async(main())
