@@ -40,11 +40,14 @@ class ResultSizes:
 def read_rows(run: str, step: int, first: int, last: int) -> Flow[list[RolloutRow]]:
     """Rows first to last (excluded) of a batch."""
     rows: list[RolloutRow] = []
-    for offset in range(first, last, ROWS_PER_CALL):
-        count = min(ROWS_PER_CALL, last - offset)
+    while first + len(rows) < last:
+        offset = first + len(rows)
+        count = min(ROWS_PER_CALL, last - offset)  # of large groups fewer come
         piece: BatchPiece | BrokerError = (yield Call((anyone.batch(run, step, offset, count),)))[0]
         if isinstance(piece, BrokerError):
             raise piece
+        if not piece.rows:
+            raise Gone(step=step)
         rows += piece.rows
     return rows
 

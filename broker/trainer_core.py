@@ -184,9 +184,10 @@ class TrainerCore:
             then=(anyone.trim(self.run, now=self.now),),
         )
         advanced: Advanced = answers[0]
-        for _ in range(advanced.size // TRIM_TASKS):  # what one trim could not free
-            if not (yield from self.call(anyone.trim(self.run, now=self.now))):
-                break
+        more, rest = answers[1], advanced.size // TRIM_TASKS  # what one trim could not free
+        while more == anyone.TRIM_AGAIN or (more == 1 and rest > 0):
+            more = yield from self.call(anyone.trim(self.run, now=self.now))
+            rest -= 1
         self.digests.pop(step, None)
         self.version = advanced.version
         self.step_next = max(self.step_next, self.version)

@@ -200,9 +200,12 @@ class WorkerCore:
             yield Pause(min(left, WEIGHTS_AGAIN_S))
             return None
         dues = [session.due_in_ms / 1000 for session in sessions if session.due_in_ms >= 0]
+        waking = [session for session in sessions if session.reason != "weights_stale"]
+        if len(waking) < len(sessions):  # its own claim arms the marker again: it is another worker's
+            dues.append(WEIGHTS_AGAIN_S)
         seconds = max(0.001, min([left, *dues]))
         if len(sessions) > 1 or self.policy is not None or not first.can_claim_waking:
-            yield WaitMarker(tuple([session.marker for session in sessions]), seconds)
+            yield WaitMarker(tuple([session.marker for session in waking]), seconds)
             return None
         attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
         if attempts and self.policy is not None:  # set meanwhile: these were claimed for other weights

@@ -2,11 +2,11 @@
 -- Transition: consumed, dead, rejected -> forgotten
 -- KEYS: state
 -- ARGV: now, limit
--- Returns: 1 when there is more to free, else 0
+-- Returns: 0 when nothing is left to free, 1: perhaps, 2: it stopped because of the slots
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit tasks of each kind and their slots; the batches that are kept, where steps had none
+-- Bound: limit tasks of each kind, and of them as many as have 1000 slots (one more task at most); the batches that are kept, where steps had none
 -- Flags: allow-oom
--- @include finished
+-- @include freeing
 
 local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
 
@@ -28,28 +28,21 @@ local function free_bytes(limit)
   if step >= num('version') - 1 then return false end
   local offset = num('bytes_at')
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), offset, offset + limit - 1)
-  load_tasks(ids)
-  for i = 1, #ids do
+  local n = within_bounds(ids)
+  for i = 1, n do
     local t = tasks[ids[i]]
     load_slots_of(t)
     for k = 0, t.samples - 1 do
       if letter(t, k) == 'D' then unlink(RESULT .. attempt_id(t, k, slots[slot_name(t, k)])) end
     end
   end
-  if #ids < limit then
+  if n == #ids and n < limit then
     set('bytes_from', step + 1)
     set('bytes_at', 0)
   else
-    set('bytes_at', offset + limit)
+    set('bytes_at', offset + n)
   end
   return true
-end
-
-local function forget(t)
-  add_finished(t.id)
-  for k = 0, t.samples - 1 do hdel(SLOTS, slot_name(t, k)) end
-  hdel(TASKS, t.id)
-  hdel(PAYLOADS, t.id)
 end
 
 -- Where no checkpoint was committed, the floor follows the version at a distance of retention_steps.
@@ -64,12 +57,12 @@ local function free_tasks(limit)
   if step >= bound then return false end
   local batch = key('batch:' .. int_text(step))
   local ids = redis.call('ZRANGE', batch, 0, limit - 1)
-  load_tasks(ids)
-  for i = 1, #ids do
+  local n = within_bounds(ids)
+  for i = 1, n do
     if tasks[ids[i]] then forget(tasks[ids[i]]) end
     zdel(batch, ids[i])
   end
-  if #ids < limit then
+  if n == #ids and n < limit then
     hdel(BATCHES, int_text(step))
     set('tasks_from', step + 1)
   end
@@ -80,8 +73,7 @@ end
 local function free_finished(name, limit)
   local excess = math.min(limit, redis.call('ZCARD', name) - num('max_finished'))
   local ids = excess > 0 and redis.call('ZRANGE', name, 0, excess - 1) or {}
-  load_tasks(ids)
-  for i = 1, #ids do
+  for i = 1, within_bounds(ids) do
     local t = tasks[ids[i]]
     if t and tonumber(t.step) >= num('floor') then return false end
     if t then forget(t) end
@@ -116,5 +108,5 @@ return run(function()
   for _, name in ipairs({ DEAD, REJECTED }) do more = free_finished(name, limit) or more end
   more = free_policies(limit) or more
   flush()
-  return more and 1 or 0
+  return stopped and 2 or more and 1 or 0
 end)

@@ -16,9 +16,13 @@ def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[
     return Operation("requeue", (keys.state(run),), (clock(now), limit), int)
 
 
-def trim(run: str, limit: int = 250, *, now: int | None = None) -> Operation[bool]:
-    """Frees at most limit of each kind of what nothing needs any more; True: there is more."""
-    return Operation("trim", (keys.state(run),), (clock(now), limit), bool)
+#: What trim answers where it stopped because the groups were large.
+TRIM_AGAIN = 2
+
+
+def trim(run: str, limit: int = 250, *, now: int | None = None) -> Operation[int]:
+    """Frees at most limit of each kind of what nothing needs any more; 0: there is no more, else TRIM_AGAIN or 1."""
+    return Operation("trim", (keys.state(run),), (clock(now), limit), int)
 
 
 def _numbers(reply: Any) -> dict[str, str]:

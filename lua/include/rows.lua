@@ -16,14 +16,22 @@ local function add_samples(t, row, results)
   return row
 end
 
+local MOST_SLOTS = 1000
+
 -- Per task a list: id, priority, oldest, newest, payload, then its samples; and the keys of all their results.
+-- Of as many tasks as have so many slots, one at least: groups may be large.
 local function rows_of(ids)
   load_tasks(ids)
-  local payloads, names, rows, results = hmget(PAYLOADS, ids), {}, {}, {}
+  local names, rows, results = {}, {}, {}
   for i = 1, #ids do
     local t = tasks[ids[i]]
+    if i > 1 and #names + t.samples > MOST_SLOTS then
+      for j = i, #ids do ids[j] = nil end
+      break
+    end
     for k = 0, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
   end
+  local payloads = hmget(PAYLOADS, ids)
   load_slots(names)
   for i = 1, #ids do
     local t = tasks[ids[i]]
@@ -32,14 +40,17 @@ local function rows_of(ids)
   return rows, results
 end
 
+local MOST_RESULTS = 256
+
 -- The first rows of a batch, `members` with their scores, and the results of all their samples where these are small.
 local function contents(members, most, bytes)
   local ids, sum = {}, 0
   for i = 1, math.min(most, #members / 2) do ids[i] = members[2 * i - 1] end
   local rows, results = rows_of(ids)
+  if #results > MOST_RESULTS then return { rows, {} } end
   for i = 1, #results do
-    if bytes > 0 and sum <= bytes then sum = sum + redis.call('STRLEN', results[i]) end
+    sum = sum + redis.call('STRLEN', results[i])
+    if sum > bytes then return { rows, {} } end
   end
-  if bytes == 0 or sum > bytes or #results > 1000 then return { rows, {} } end
   return { rows, redis.call('MGET', unpack(results)) }
 end

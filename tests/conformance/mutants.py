@@ -247,14 +247,17 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "more_rows_than_asked": Mutant("include/rows.lua", "math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
     "results_above_the_limit": Mutant(
-        "include/rows.lua", "bytes == 0 or sum > bytes or", "bytes == 0 or", "all_or_not_at_all",
+        "include/rows.lua", "if sum > bytes then return { rows, {} } end", "", "all_or_not_at_all",
     ),
-    "results_below_the_limit_only": Mutant("include/rows.lua", "or sum > bytes or", "or sum >= bytes or", "all_or_not_at_all"),
-    "results_that_nobody_asked_for": Mutant("include/rows.lua", "if bytes == 0 or sum > bytes or", "if sum > bytes or", "all_or_not_at_all"),
-    "results_up_to_the_limit_only": Mutant(
-        "include/rows.lua", "if bytes > 0 and sum <= bytes then", "if bytes > 0 and sum < 1 then", "all_or_not_at_all",
+    "results_below_the_limit_only": Mutant("include/rows.lua", "if sum > bytes then", "if sum >= bytes then", "all_or_not_at_all"),
+    "any_number_of_results": Mutant("include/rows.lua", "if #results > MOST_RESULTS then", "if false then", "as_many_as_one_command"),
+    "rows_of_any_number_of_slots": Mutant(
+        "include/rows.lua", "if i > 1 and #names + t.samples > MOST_SLOTS then", "if false then", "large_groups_are_read",
     ),
-    "any_number_of_results": Mutant("include/rows.lua", " or #results > 1000", "", "as_many_as_one_command"),
+    "what_stopped_at_the_slots_is_left": Mutant("trim.lua", "return stopped and 2 or more", "return more", "large_groups_are_read"),
+    "stopped_steps_are_done": Mutant(
+        "trim.lua", "if n == #ids and n < limit then\n    set('bytes_from'", "if n <= limit then\n    set('bytes_from'", "large_groups_are_read",
+    ),
     # -- control
     "pause_ignored": Mutant(
         "include/handout.lua", "if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out",

@@ -61,6 +61,22 @@ def test_large_results_do_not_come_with_the_rows(lab: Lab):
     assert ([row.task for row in taken.rows], taken.results) == (["c", "d"], ())
 
 
+def test_large_groups_are_read_and_freed_in_pieces(lab: Lab):
+    """Four groups of 400: a call looks at 1000 slots at most, and none is left out or left behind."""
+    trainer, worker = lab.trainer(consumer_batch_size=4, max_staleness=5), lab.worker()
+    trainer.enqueue([Task(id=f"g{i}", payload=i, samples=400) for i in range(4)])
+    while attempts := worker.claim(64):
+        worker.submit_many([(attempt, f"{attempt.task}/{attempt.slot}".encode()) for attempt in attempts])
+    assert len(lab.call(anyone.batch, 0, 0, 4).rows) == 0
+    batch = trainer.next_batch(timeout=10)
+    assert [len(rows) for rows in (lab.call(anyone.batch, 0, at, 4).rows for at in (0, 2))] == [2, 2]
+    assert [rollout.results for rollout in batch] == [[f"g{i}/{k}".encode() for k in range(400)] for i in range(4)]
+    assert len(lab.result_keys()) == 1600
+    for _ in range(2):
+        trainer.advance(allow_empty=True)
+    assert lab.result_keys() == set()
+
+
 def test_asked_again_before_advance_it_answers_the_same_batch(lab: Lab):
     trainer, worker = lab.trainer(consumer_batch_size=2, max_concurrent_rollouts=9, max_staleness=3), lab.worker()
     trainer.enqueue(tasks(6))

@@ -216,6 +216,18 @@ def test_a_loop_asks_with_a_new_policy_before_it_waits(lab: Lab, monkeypatch: py
     assert InThread(lambda: next(attempts)).result(5).task == "t1"
 
 
+def test_a_worker_of_two_runs_does_not_spin_where_one_refuses_its_weights(lab: Lab, sent: Sent):
+    """The refused claim arms that run's marker again, for a worker with other weights."""
+    other = f"{lab.run}.other"
+    trainer = lab.trainer(consumer_batch_size=1)
+    lab.trainer(run=other, consumer_batch_size=1).enqueue(tasks(1))
+    worker = lab.worker(lab.run, other)
+    worker.policy = Policy(version=0, epoch=trainer._core.epoch)
+    sent.taken()
+    assert worker.claim(1, timeout=0.5) == []
+    assert len(sent.of("claim")) <= 10
+
+
 def test_batches_take_a_round_trip_each(trainer: Trainer, worker: Worker, sent: Sent):
     trainer.enqueue(tasks(20))
     sent.taken()

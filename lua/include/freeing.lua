@@ -1,0 +1,25 @@
+-- @include finished
+-- Forgetting tasks, a bounded number of slots a call: groups may be large.
+
+local slots_left = 1000
+local stopped = false -- whether something was left for the next call because of that
+
+-- How many of the tasks, which are read, may be freed by this call: those whose slots are within what is left.
+local function within_bounds(ids)
+  load_tasks(ids)
+  for i = 1, #ids do
+    if slots_left <= 0 then
+      stopped = true
+      return i - 1
+    end
+    slots_left = slots_left - (tasks[ids[i]] and tasks[ids[i]].samples or 1)
+  end
+  return #ids
+end
+
+local function forget(t)
+  add_finished(t.id)
+  for k = 0, t.samples - 1 do hdel(SLOTS, slot_name(t, k)) end
+  hdel(TASKS, t.id)
+  hdel(PAYLOADS, t.id)
+end
