@@ -17,12 +17,13 @@ local FIELDS = hot_and({
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
 local POLICIES_START = 14
 
--- How many tasks the steps from version on have consumed that are not part of the history any more.
-local function consumed_by_lost_steps(version)
+-- How many tasks the steps from limit on have consumed that are not part of the history any more, and were until now.
+local function consumed_by_lost_steps(limit)
   local n, entries = 0, redis.call('HGETALL', BATCHES)
+  local before = math.min(tonumber(field('recover_limit') or '') or MAX_INT, num('version'))
   for i = 1, #entries, 2 do
     local step = tonumber(entries[i])
-    if step >= version and step < num('version') then n = n + tonumber(entries[i + 1]:match('^%d+')) end
+    if step >= limit and step < before then n = n + tonumber(entries[i + 1]:match('^%d+')) end
   end
   return n
 end
@@ -35,12 +36,7 @@ local function drop_policies_above(version)
 end
 
 local function take_policies(version, epoch)
-  local n = int_arg(12, 'policies', 0, 10000)
-  for i = POLICIES_START, POLICIES_START + 2 * n - 1, 2 do
-    int_arg(i, 'policy', 0, version)
-    given_policies[tonumber(ARGV[i])] = ARGV[i + 1]
-    hput(POLICIES, ARGV[i], ARGV[i + 1])
-  end
+  for v, by in pairs(given_policies) do hput(POLICIES, int_text(v), by) end
   local made_by = given_policies[version] or redis.call('HGET', POLICIES, int_text(version)) or epoch
   hput(POLICIES, int_text(version), made_by)
   set('version_epoch', made_by)
@@ -57,9 +53,8 @@ local function set_cursor(listed_order)
   end
 end
 
-local function go_to(version, epoch)
-  -- Steps below are consumed by the history that survives; kept through recoveries that are interrupted and begun anew.
-  set('recover_limit', math.min(tonumber(field('recover_limit') or '') or MAX_INT, num('version'), version))
+local function go_to(version, epoch, limit)
+  set('recover_limit', limit)
   if state.recovering == '' then set('recover_open', num('step_next')) end -- the open batch
   if version < num('floor') then
     forget_finished()
@@ -87,6 +82,7 @@ return run(function()
   int_arg(5, 'listed_order', -1, MAX_INT)
   if ARGV[6] ~= 'keep' and ARGV[6] ~= 'requeue' then fail('BADARG', 'argument', 'in_flight', 'given', ARGV[6]) end
   local first_config = POLICIES_START + 2 * int_arg(12, 'policies', 0, 10000)
+  for i = POLICIES_START, first_config - 1, 2 do given_policies[int_arg(i, 'policy', 0, version)] = ARGV[i + 1] end
   load_state(FIELDS, #ARGV >= first_config)
   local epoch = int_text(number_of(ARGV[4]) + 1) .. '.' .. token
   if not state.schema then
@@ -98,12 +94,13 @@ return run(function()
     epoch = int_text(math.max(number_of(ARGV[4]), number_of(state.epoch)) + 1) .. '.' .. token
     take_over(epoch)
   end
-  local lost = consumed_by_lost_steps(version)
+  local limit = common_limit(version)
+  local lost = consumed_by_lost_steps(limit)
   drop_policies_above(math.min(version, num('version')))
   local answer = table.concat({ epoch, state.version, state.step_next, state.accepted, state.running,
     int_text(capacity()), lost }, ' ')
   bump('total_consumed', -lost)
-  go_to(version, epoch)
+  go_to(version, epoch, limit)
   take_policies(version, epoch)
   set('begin_answer', answer)
   event('recover', int_text(version) .. ' ' .. epoch)

@@ -16,8 +16,7 @@ return run(function()
   for i = 8, first - 1, 2 do given_policies[int_arg(i, 'policy', 0, version)] = ARGV[i + 1] end
   refuse_target(version, ARGV[5], ARGV[6] == '1')
   local made_by = given_policies[version] or redis.call('HGET', POLICIES, int_text(version)) or ''
-  local before = num('version')
+  local limit = common_limit(version)
   state.version, state.version_epoch = int_text(version), made_by
-  local limit = math.min(tonumber(field('recover_limit') or '') or MAX_INT, before, version)
   return walk(first, version, limit, listed_order, ARGV[4] == 'requeue', function() end)
 end)

@@ -3,7 +3,8 @@
 --
 -- TASKS    <task> -> state,priority,order,samples,min_samples,errors,first,oldest,newest,stales,requeues,step,letters
 --   state: P pending, D delayed, R running, Y ready, B batched (consumed once its step < version), X dead, J rejected
---   order: number of the task in the order of enqueue; first: number of its first claim since it last was waiting (0: none)
+--   order: number of the task in the order of enqueue, of a retried one `order/born`, its new number and its first one;
+--   first: number of its first claim since it last was waiting (0: none)
 --   oldest, newest: versions of its samples (-1: none); step: its batch, or the next step when it was rejected (-1: none)
 --   letters: one a slot, O open, W waiting for its backoff, H held, D done, F failed for good; empty: all open
 -- SLOTS    <task>#<slot> -> claims,tries,random,version,epoch,session,at,why,newest,newest_epoch   (from its first claim on)
@@ -39,14 +40,15 @@ end
 -- The oldest version in a stored record.
 local function oldest_in(record) return record:match(OLDEST_PATTERN) end
 
--- priority, order and min_samples, numbers.
+-- priority, order, min_samples and the order that it was enqueued with, numbers.
 local function fixed_parts(t)
-  local priority, order, min = t.fixed:match('^([^,]*),([^,]*),[^,]*,([^,]*)')
-  return tonumber(priority), tonumber(order), tonumber(min)
+  local priority, order, born, min = t.fixed:match('^([^,]*),(%d+)/?(%d*),[^,]*,([^,]*)')
+  return tonumber(priority), tonumber(order), tonumber(min), tonumber(born ~= '' and born or order)
 end
 
 local function set_order(t, order)
-  t.fixed = t.fixed:gsub('^([^,]*),[^,]*', '%1,' .. int_text(order))
+  local _, _, _, born = fixed_parts(t)
+  t.fixed = t.fixed:gsub('^([^,]*),[^,]*', '%1,' .. int_text(order) .. '/' .. int_text(born))
 end
 
 -- How often it was reset as too old, and how often it went back altogether, numbers.

@@ -21,11 +21,14 @@ end
 -- What becomes of t: a word, and the cause where it starts over. listed: the checkpoint says it is unfinished (nil: there is no list).
 --   consumed (by a step below limit, which survives); keep; ready (out of a batch of a lost step); pending; finished (the checkpoint says so, the server forgot); release (its held slots)
 local function recovered_fate(t, r, limit, listed, listed_order, requeue_in_flight)
-  local _, order = fixed_parts(t)
+  local _, order, _, born = fixed_parts(t)
+  local forgot = limit < r -- the server has not consumed all that the checkpoint's history has
+  if forgot then order = born end -- a retry of what that history may have consumed makes no new task of it
   local known = listed ~= nil and order <= listed_order -- existed when the checkpoint was made
   local step = tonumber(t.step)
   if t.state == 'B' and step < limit and not (known and listed) then return 'consumed' end
   if t.state == 'X' or t.state == 'J' then
+    if known and not listed and forgot then return 'finished' end
     local again = step >= r
     if known then again = listed end
     if again then return 'pending', t.state == 'X' and 'dead' or 'discarded' end

@@ -15,6 +15,18 @@ local function refuse_target(version, file_epoch, allow_loss)
   end
 end
 
+-- Steps below it were consumed by the history that survives, also by that of the checkpoint: where a failover lost a version,
+-- another trainer may have made it anew. Kept through recoveries that are interrupted and begun anew.
+local function common_limit(version)
+  local limit = math.min(tonumber(field('recover_limit') or '') or MAX_INT, num('version'), version)
+  local made = redis.call('HGETALL', POLICIES)
+  for i = 1, #made, 2 do
+    local v = tonumber(made[i])
+    if given_policies[v] and given_policies[v] ~= made[i + 1] then limit = math.max(0, math.min(limit, v - 1)) end
+  end
+  return limit
+end
+
 -- The recoveries that count, as `epoch:version` each: one is implied by a later one to the same or a lower version.
 local function recoveries_with(epoch, version)
   local all, kept = {}, {}

@@ -174,7 +174,9 @@ class Subject:
             if told in NUMBERS and not re.fullmatch(rb"-?\d{1,16}", value):
                 return f"state has {told}={value!r}"
         for name, record in dump.get("tasks", {}).items():
-            if not re.fullmatch(rb"[PDRYBXJ],-?\d+,\d+,\d+,\d+,\d+,\d+,-?\d+,-?\d+,\d+,\d+,-?\d+,[OWHDF]*", record):
+            if not re.fullmatch(
+                rb"[PDRYBXJ],-?\d+,\d+(?:/\d+)?,\d+,\d+,\d+,\d+,-?\d+,-?\d+,\d+,\d+,-?\d+,[OWHDF]*", record
+            ):
                 return f"record of {name!r} is {record!r}"
         names = [name.decode() for name in dump.get("tasks", {})]
         try:

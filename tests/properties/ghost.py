@@ -79,7 +79,9 @@ class Ghost:
         if before["run"]["epoch"] == after["run"]["epoch"]:
             return
         self.trained_before = frozenset()
-        version = min(before["run"]["version"], after["run"]["version"])
+        # A failover may have lost versions of the checkpoint's history that another trainer has made anew since.
+        made_anew = [made - 1 for made, epoch in call.policies if self.history.get(made, epoch) != epoch]
+        version = min(before["run"]["version"], after["run"]["version"], *made_anew)
         self.history = {made: epoch for made, epoch in self.history.items() if made <= version}
         self.history.update(call.policies)
         self.sealed = {step: names for step, names in self.sealed.items() if step < version}

@@ -44,10 +44,12 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
         return error("UNDONE")
     if call.version < run.floor:
         return error("GONE")
-    run.count("consumed", -sum(b.size for b in run.batches.values() if call.version <= b.step < run.version))
+    before = run.version if run.recovering is None else min(run.recover_limit, run.version)
+    made_anew = [version - 1 for version, epoch in call.policies if run.policies.get(version, epoch) != epoch]
+    limit = max(0, min(before, call.version, *made_anew))
+    run.count("consumed", -sum(b.size for b in run.batches.values() if limit <= b.step < before))
     known = {**run.policies, **dict(call.policies)}
-    limit = min(run.version, call.version)
-    run.recover_limit = limit if run.recovering is None else min(run.recover_limit, limit)
+    run.recover_limit = limit
     take_epoch(run, call.token, file_number)
     run.policies = {version: epoch for version, epoch in known.items() if version <= call.version}
     run.policies.setdefault(call.version, run.epoch)
@@ -81,11 +83,12 @@ def sweep(run: Run, call: RecoverSweep) -> Answer:
 
 def _place(run: Run, task: Task, listed: bool) -> None:
     assert run.recovering is not None
-    known = run.listed_order >= 0 and task.order <= run.listed_order
+    forgot = run.recover_limit < run.recovering
+    known = run.listed_order >= 0 and (task.born if forgot else task.order) <= run.listed_order
     step = -1 if task.step is None else task.step
     if task.state == "batched" and step < run.recover_limit and not (known and listed):
         return
-    if task.state in ("dead", "rejected"):
+    if task.state in ("dead", "rejected") and not (known and not listed and forgot):
         if listed if known else step >= run.recovering:
             restart(run, task)
     elif known and not listed:

@@ -58,6 +58,8 @@ class Task:
     requeues: int = 0
     step: int | None = None
     reason: str = ""
+    #: The order that it was enqueued with; a retry gives it another one.
+    born: int = 0
     due_ms: int = 0
     ended_ms: int = 0
 

@@ -126,7 +126,9 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
             continue
         run.orders += 1
         slots = [Slot() for _ in range(new.samples)]
-        run.tasks[new.id] = Task(new.id, new.payload, new.samples, new.min_samples, new.priority, run.orders, slots)
+        run.tasks[new.id] = Task(
+            new.id, new.payload, new.samples, new.min_samples, new.priority, run.orders, slots, born=run.orders
+        )
         added += 1
     run.cursor = call.cursor
     if added:

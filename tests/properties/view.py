@@ -76,6 +76,7 @@ def task_view(task: Task) -> View:
         "min_samples": task.min_samples,
         "priority": task.priority,
         "order": task.order,
+        "born": task.born,
         "errors": task.errors,
         "requeues": task.requeues,
         "step": task.step,

@@ -241,6 +241,75 @@ def test_an_old_snapshot_under_a_running_trainer_that_knows_no_distance(lab: Lab
         judge_once(surviving(history, 4) | rest, [f"t{i}" for i in range(12)])
 
 
+@pytest.mark.parametrize("makes_versions_anew", [False, True])
+@pytest.mark.parametrize("retried", ["before", "after"])
+def test_what_a_forgotten_step_trained_is_not_made_new_by_a_retry(
+    lab: Lab, tmp_path: Path, retried: str, makes_versions_anew: bool
+):
+    """Cancelled and retried by somebody while the server knows nothing of its end: before the recovery, or after."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=4, max_concurrent_rollouts=4), lab.worker()
+    trainer.enqueue(tasks(6))
+    copy = _copy(lab)
+    history = dict(enumerate(train(trainer, worker, 2)))
+    trainer.checkpoint(tmp_path / "two")
+    _put_back(lab, copy)
+    consumed = [name for names in history.values() for name in names]
+    stranger = lab.trainer(reopen=True)
+    assert set(stranger.cancel(consumed).values()) == {"cancelled"}
+    if retried == "before":
+        assert set(stranger.retry(consumed).values()) == {"retried"}
+    if makes_versions_anew:
+        for _ in range(3):
+            stranger.advance(allow_empty=True)
+
+    report = lab.trainer(reopen=True).recover(tmp_path / "two", dry_run=True)
+    assert report.finished == 2
+    leader = lab.trainer(reopen=True)
+    report = leader.recover(tmp_path / "two")
+
+    assert (report.version_to, report.finished, report.missing) == (2, 2, [])
+    if retried == "after":
+        assert set(leader.retry(consumed).values()) == {"unknown"}
+    judge_once(history | train_to_the_end(lab, leader, worker), [f"t{i}" for i in range(6)])
+
+
+def test_a_batch_of_a_version_that_was_made_anew_is_trained_again(lab: Lab, tmp_path: Path):
+    """Its step is not the one of that number that the checkpoint's history has."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=4, max_concurrent_rollouts=4), lab.worker()
+    trainer.enqueue(tasks(2))
+    copy = _copy(lab)
+    history = dict(enumerate(train(trainer, worker, 2)))
+    trainer.checkpoint(tmp_path / "two")
+    _put_back(lab, copy)
+    stranger = lab.trainer(reopen=True)
+    stranger.cancel(["t0", "t1"])
+    stranger.enqueue(Task(id="new"))
+    assert train(stranger, worker) == [["new"]]
+    for _ in range(2):
+        stranger.advance(allow_empty=True)
+
+    leader = lab.trainer(reopen=True)
+    leader.recover(tmp_path / "two")
+
+    judge_once(history | train_to_the_end(lab, leader, worker), ["t0", "t1", "new"])
+
+
+def test_a_dead_task_that_is_retried_after_the_checkpoint_stays(lab: Lab, tmp_path: Path):
+    """The server forgot nothing: the retry is newer than the list."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=4, max_concurrent_rollouts=4), lab.worker()
+    trainer.enqueue(tasks(4))
+    trainer.cancel(["t3"])
+    history = dict(enumerate(train(trainer, worker, 1)))
+    trainer.checkpoint(tmp_path / "one")
+    trainer.retry(["t3"])
+    train(trainer, worker, 1)
+
+    report = trainer.recover(tmp_path / "one")
+
+    assert (report.finished, report.missing) == (0, [])
+    judge_once(history | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(4)])
+
+
 def _copy(lab: Lab) -> dict[bytes, bytes]:
     return {name: lab.command("DUMP", name) for name in lab.command("KEYS", lab.key("*"))}
 
