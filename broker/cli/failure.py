@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,3 +50,25 @@ def from_broker_error(error: BrokerError) -> CommandFailure:
     advice = _ADVICE.get(error.code)
     text = f"{error}\n{advice}" if advice else str(error)
     return CommandFailure(text, EXIT_FINDING if error.code in _FINDINGS else EXIT_UNUSABLE)
+
+
+@contextmanager
+def extra_needed(extra: str, what: str, modules: frozenset[str]) -> Generator[None]:
+    """Around imports of what only an extra installs.
+
+    Args:
+        extra: its name.
+        what: what needs it, in words.
+        modules: what it installs, by import name; any other that is missing is a fault of the installation.
+
+    Raises:
+        CommandFailure: one of the modules is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in modules:
+            raise
+        raise CommandFailure(
+            f"{what} needs {error.name}, which is not installed. Install it with: pip install 'rollout-broker[{extra}]'"
+        ) from error

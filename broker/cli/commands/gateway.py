@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from broker.cli import options
-from broker.cli.failure import CommandFailure
+from broker.cli.failure import CommandFailure, extra_needed
 from broker.cli.output import Output
 
 #: The environment variable that stands in for --token, which every user of the machine can see in the process list.
@@ -60,7 +60,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(namespace: Namespace, output: Output) -> int:
     """Serve until Ctrl-C or SIGTERM, then let the requests under way end."""
-    with _extra_needed():
+    with extra_needed("gateway", "the gateway", _EXTRA):
         from broker.integrations.agent_lightning import application, serving
     token: str | None = os.environ.get(TOKEN_VARIABLE) if namespace.token is None else namespace.token
     if token == "":
@@ -118,19 +118,6 @@ def _handlers_kept() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _extra_needed() -> Generator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA:
-            raise
-        raise CommandFailure(
-            f"the gateway needs {error.name}, which is not installed. "
-            "Install it with: pip install 'rollout-broker[gateway]'"
-        ) from error
 
 
 def _port(text: str) -> int:

@@ -4,24 +4,7 @@ from collections.abc import Generator
 
 import pytest
 
-from broker.connections import open_transport
-from broker.embedded import EmbeddedServer
 from tests.integrations.agent_lightning import stock
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Generator[EmbeddedServer]:
-    server = EmbeddedServer(port=0)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def url(embedded: EmbeddedServer) -> str:
-    """An empty server, which other processes reach too."""
-    with open_transport(embedded.url) as transport:
-        transport.command("FLUSHALL")
-    return embedded.url
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+"""A server for the tests of this folder's folders."""
+
 from __future__ import annotations
 
 from collections.abc import Generator
