@@ -104,13 +104,12 @@ class Forming:
         most = min(self._n, ROWS_PER_CALL)
         # Not when the filter has seen all rows and this only seals, and not in the middle of a large batch.
         looks = self._accept is not None and limit > 0 and self._n - size <= TAKE_LIMIT
-        first = anyone.batch(core.run, self._step, 0, most, now=core.now)
         answer: Any = yield GatedCall(
             lambda gate: trainer.take(
                 core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short,
                 rows=most if self._accept is None else 0, result_bytes=RESULT_BYTES_WITH_ROWS, now=core.now,
             ),
-            then=(first,) if looks else (),
+            then=(anyone.batch(core.run, self._step, 0, most, now=core.now),) if looks else (),
         )  # fmt: skip
         self._refuse_after_recovery()
         return (answer[0], answer[1]) if looks else (answer, None)

@@ -78,9 +78,8 @@ class Session:
         self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
         self._claimed_policy: Policy | None = None  # that of the newest claim
         self._lock = threading.Lock()
-        self._unreadable: list[
-            tuple[str, str]
-        ] = []  # attempts of the last claim, and what is wrong with their payloads
+        #: Attempts of the last claim, and what is wrong with their payloads.
+        self._unreadable: list[tuple[str, str]] = []
 
     @property
     def now(self) -> int | None:

@@ -1,8 +1,7 @@
 -- @include grant
 -- What a claim hands out: open slots first, then new tasks within capacity.
 
-local still_open, still_pending -- whether something of the kind is left after the claim; nil: not known
-still_open, still_pending = nil, nil
+local still_open, still_pending = nil, nil -- whether something of the kind is left after the claim; nil: not known
 local started, used_up = 0, 0 -- tasks that this claim takes out of `pending`, and out of `open`
 
 -- How many tasks to read for this many slots: one more than needed when tasks are as large as the last one enqueued.

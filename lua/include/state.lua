@@ -3,8 +3,7 @@
 
 local state, state_changed = {}, {}
 local now = 0
-local oldest_good -- the oldest version that is not too old, once it is asked for; -math.huge: no bound
-oldest_good = nil
+local oldest_good = nil -- the oldest version that is not too old, once it is asked for; -math.huge: no bound
 
 -- What nearly every script needs.
 local HOT = {

@@ -83,10 +83,10 @@ MUTANTS: dict[str, Mutant] = {
         LIBRARY, "if M.LAST ~= keys[1] then", "if not M.LAST then", "take_turns", times=ANY,
     ),
     "too_old_kept_over_calls": Mutant(
-        "include/state.lua", "\noldest_good = nil\n\n", "\n", "judged_anew",
+        "include/state.lua", "local oldest_good = nil --", "local oldest_good --", "judged_anew",
     ),
     "what_is_left_kept_over_claims": Mutant(
-        "include/handout.lua", "\nstill_open, still_pending = nil, nil\n", "\n", "marker_is_armed",
+        "include/handout.lua", "local still_open, still_pending = nil, nil --", "local still_open, still_pending --", "marker_is_armed",
     ),
     "policies_known_by_version": Mutant(
         "include/state.lua", "local policy = version .. ' ' .. epoch", "local policy = version", "judged_by_itself",
