@@ -172,6 +172,7 @@ class EmbeddedServer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL if lock is None else lock,
                 start_new_session=True,
+                env=_environment(),
             )
             assert self._guard.stdout is not None, "opened as a pipe"
             self.pid = int(self._guard.stdout.readline() or 0)
@@ -288,6 +289,14 @@ def _after_fork() -> None:
 
 # The lock is held during a fork, so that no child begins with one that a thread of its parent holds.
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
+
+
+def _environment() -> dict[str, str]:
+    """The server's environment: scripts make many small strings, of which glibc's allocator keeps too few at hand."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc.tcache_count" in tunables:
+        return dict(os.environ)
+    return {**os.environ, "GLIBC_TUNABLES": ":".join(filter(None, (tunables, "glibc.malloc.tcache_count=2000")))}
 
 
 def _binary() -> str:
