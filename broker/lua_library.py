@@ -2,17 +2,17 @@
 
 A script is one chunk that runs anew with every call: all its functions are made again each time, which costs several
 times what a small call does with its data (see docs/performance.md). In a function library they are made once, when the
-library is loaded. For that top-level names become fields of a table, one for all includes and one for each script, so
-that variables can be set anew at the beginning of each call while the functions stay. Names in capitals are constants
-of a run (the names of its keys): they are set anew only when a call is for another run than the one before. The Lua
-files themselves stay plain scripts.
+library is loaded. There each include is declared once, and one that a single script needs with that script; what a
+call sets anew are the values of the top-level variables. Names in capitals are constants of a run (the names of its
+keys): they are set anew only when a call is for another run than the one before. Those of the includes are fields of a
+table, for Lua allows 200 local names. The Lua files themselves stay plain scripts.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 _TOKEN = re.compile(
@@ -21,16 +21,19 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
+_ASSIGNED_FUNCTION = re.compile(r"\w+ = function\(")
+_DECLARED = re.compile(r"local ((?:I\.)?\w+(?:, (?:I\.)?\w+)*)( *=| *(?:--.*)?$)")
 _VARIABLES = re.compile(r"^local (\w+(?:, \w+)*)( *=| *(?:--.*)?$)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")
-#: The table of the includes' names, and that of a script's own.
-INCLUDES, OWN = "I", "M"
+_CONSTANT = re.compile(r"[A-Z][A-Z_]*\Z")
 #: A statement that gives constants of a run their values.
-_CONSTANTS = re.compile(r"[IM]\.[A-Z][A-Z_]*\b(?:, [IM]\.[A-Z][A-Z_]*\b)* *=")
+_CONSTANTS = re.compile(r"(?:I\.)?[A-Z][A-Z_]*\b(?:, (?:I\.)?[A-Z][A-Z_]*\b)* *=")
+#: The table of the includes' constants.
+_TABLE = "I"
 #: What a script finds as globals, and a function of a library gets as arguments.
 _ARGUMENTS = ("KEYS", "ARGV")
-#: The tables; in them the key that the constants were set for; what begins a call.
-_RESERVED = frozenset({INCLUDES, OWN, "LAST", "begin"})
+#: The table; the key that the constants were set for; what begins a call.
+_RESERVED = frozenset({_TABLE, "LAST", "begin"})
 
 #: A line and where it was written; None for a line of this module.
 Origin = tuple[str, int]
@@ -38,7 +41,7 @@ Line = tuple[str, Origin | None]
 
 
 class NameClash(Exception):
-    """A nested declaration has the name of a top-level one, or two includes declare the same."""
+    """A nested declaration has the name of a constant, two includes declare the same, or a name is the library's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,9 @@ class Source:
 
 @dataclass(slots=True)
 class _Split:
-    """The parts of a source: made once, set for each run, done at each call."""
+    """The parts of a source: declared once, set for each run, done at each call."""
 
-    functions: list[Line]
+    declared: list[Line]
     constants: list[Line]
     statements: list[Line]
 
@@ -87,81 +90,72 @@ def as_library(includes: Mapping[str, Source], scripts: Sequence[Source]) -> lis
         scripts: every include that they need is there.
 
     Raises:
-        NameClash: a parameter or nested local has the name of a top-level one, two includes declare the same name, or
-            a name is taken by the library.
+        NameClash: a parameter or nested local has the name of a constant, two includes declare the same name, or a name
+            is taken by the library.
     """
-    names = {name: include.names() for name, include in includes.items()}
-    everywhere = [*_ARGUMENTS, *(name for declared in names.values() for name in declared)]
-    if twice := sorted(name for name, n in Counter(everywhere).items() if n > 1):
+    names = [*_ARGUMENTS, *(name for include in includes.values() for name in include.names())]
+    if twice := sorted(name for name, n in Counter(names).items() if n > 1):
         raise NameClash(f"{', '.join(twice)}: declared by two includes")
-
-    def split(source: Source, own: Sequence[str], table: str) -> _Split:
-        tables = dict.fromkeys((*_ARGUMENTS, *(name for need in source.needs for name in names[need])), INCLUDES)
-        tables |= dict.fromkeys(own, table)
-        if taken := sorted(_RESERVED.intersection(tables)):
-            raise NameClash(f"the name {taken[0]} is the library's")
-        return _split(source, tables)
-
-    shared = [split(include, names[name], INCLUDES) for name, include in includes.items()]
-    library: list[Line] = [(f"do local {INCLUDES} = {{}}", None)]
+    if taken := sorted(_RESERVED.intersection(names + [name for script in scripts for name in script.names()])):
+        raise NameClash(f"the name {taken[0]} is the library's")
+    uses = Counter(name for script in scripts for name in script.needs)
+    in_table = {name for name in names if _CONSTANT.match(name)}.difference(_ARGUMENTS)
+    shared = [_split(include, in_table) for name, include in includes.items() if uses[name] != 1]
+    library: list[Line] = [(f"do local {_TABLE}, LAST, {', '.join(_ARGUMENTS)} = {{}}", None)]
     for part in shared:
-        library += part.functions
+        library += part.declared
     library += [
-        (f"function {INCLUDES}.begin(keys, args)", None),
-        (f"{INCLUDES}.KEYS, {INCLUDES}.ARGV = keys, args", None),
-        *_once_a_run(INCLUDES, [line for part in shared for line in part.constants]),
+        ("local function begin(keys, args)", None),
+        ("KEYS, ARGV = keys, args", None),
+        *_once_a_run([line for part in shared for line in part.constants]),
         *(line for part in shared for line in part.statements),
         ("end", None),
     ]
     for script in scripts:
-        part = split(script, script.names(), OWN)
+        hidden = set(script.names())
+        parts = [_split(includes[name], in_table) for name in script.needs if uses[name] == 1]
+        parts.append(_split(script, in_table - hidden))
         quoted = ", ".join(f"'{flag}'" for flag in script.flags)
         library += [
-            (f"do local {OWN} = {{}}", None),
-            *part.functions,
+            ("do local LAST", None),
+            *(line for part in parts for line in part.declared),
             (f"redis.register_function{{ function_name = '{script.function}', flags = {{ {quoted} }},", None),
             ("callback = function(keys, args)", None),
-            (f"{INCLUDES}.begin(keys, args)", None),
-            *_once_a_run(OWN, part.constants),
-            *part.statements,
+            ("begin(keys, args)", None),
+            *_once_a_run([line for part in parts for line in part.constants]),
+            *(line for part in parts for line in part.statements),
             ("end } end", None),
         ]
     return [*library, ("end", None)]
 
 
-def _once_a_run(table: str, constants: list[Line]) -> list[Line]:
+def _once_a_run(constants: list[Line]) -> list[Line]:
     if not constants:
         return []
-    return [
-        (f"if {table}.LAST ~= keys[1] then", None),
-        *constants,
-        (f"{table}.LAST = keys[1]", None),
-        ("end", None),
-    ]
+    return [("if LAST ~= keys[1] then", None), *constants, ("LAST = keys[1]", None), ("end", None)]
 
 
-def _split(source: Source, tables: Mapping[str, str]) -> _Split:
-    """Rewrites a source, in which each name of `tables` becomes a field of its table."""
-    text = _FUNCTION.sub(lambda match: f"function {tables[match[1]]}.{match[1]}", source.text)
-    text = _prefixed(_VARIABLES.sub(_assignment, text), tables)
+def _split(source: Source, in_table: Collection[str]) -> _Split:
+    """Takes a source apart; names of `in_table` become fields of the table."""
+    text = _prefixed(source.text, in_table)
     parts = _Split([], [], [])
     for part in _top_level(text):
-        first = part[0][0]
-        into = parts.functions if _defines_function(first) else parts.statements
-        if _CONSTANTS.match(first):
-            into = parts.constants
-        into += [(line, source.lines[number - 1][1]) for line, number in part if line]
+        lines = [(line, source.lines[number - 1][1]) for line, number in part if line]
+        first, origin = lines[0]
+        names = _DECLARED.match(first)
+        if _FUNCTION.match(first) or _ASSIGNED_FUNCTION.match(first):
+            parts.declared += lines
+        elif names is None:
+            parts.statements += lines
+        else:
+            if not names[1].startswith(f"{_TABLE}."):
+                parts.declared.append((f"local {names[1]}", origin))
+            # Without a value it announces a function that is assigned later: set once, it must not be cleared.
+            if "=" in names[2]:
+                lines[0] = (names[1] + names[2] + first[names.end() :], origin)
+                into = parts.constants if _CONSTANTS.match(lines[0][0]) else parts.statements
+                into += lines
     return parts
-
-
-def _assignment(match: re.Match[str]) -> str:
-    # Without a value it announces a function that is assigned later: set once, it must not be cleared at each call.
-    return match[1] + match[2] if "=" in match[2] else ""
-
-
-def _defines_function(line: str) -> bool:
-    # A function that is assigned to a variable declared before counts, too: it is made once.
-    return re.match(r"function [IM]\.|[IM]\.\w+ = function\(", line) is not None
 
 
 def _top_level(source: str) -> list[list[tuple[str, int]]]:
@@ -176,7 +170,7 @@ def _top_level(source: str) -> list[list[tuple[str, int]]]:
     return parts
 
 
-def _prefixed(source: str, tables: Mapping[str, str]) -> str:
+def _prefixed(source: str, in_table: Collection[str]) -> str:
     tokens = list(_TOKEN.finditer(source))
     texts = [match[0] for match in tokens]
     out: list[str] = []
@@ -190,18 +184,19 @@ def _prefixed(source: str, tables: Mapping[str, str]) -> str:
         elif text in {"}", ")", "]"} and brackets:
             brackets.pop()
         elif text in {"local", "for", "function"}:
-            _refuse_clash(texts, i, tables)
-        elif text in tables and before not in {".", ":"}:
+            if match.start() and source[match.start() - 1] != "\n":
+                _refuse_clash(texts, i, in_table)
+        elif text in in_table and before not in {".", ":"}:
             is_key = after == "=" and before in {"{", ",", ";"} and bool(brackets) and brackets[-1] == "{"
             if not is_key:
-                out.append(source[at : match.start()] + f"{tables[text]}.")
+                out.append(source[at : match.start()] + f"{_TABLE}.")
                 at = match.start()
     out.append(source[at:])
     return "".join(out)
 
 
-def _refuse_clash(texts: list[str], i: int, names: Container[str]) -> None:
-    """The names that `local`, `for` or `function` at position i declares must be new."""
+def _refuse_clash(texts: list[str], i: int, in_table: Container[str]) -> None:
+    """The names that a nested `local`, `for` or `function` at position i declares must be new."""
     position = i + 1
     if texts[i] == "local" and texts[position] == "function":
         position += 1
@@ -210,7 +205,7 @@ def _refuse_clash(texts: list[str], i: int, names: Container[str]) -> None:
             position += 1
         position += 1
     while _WORD.match(texts[position]):
-        if texts[position] in names or texts[position] in {INCLUDES, OWN}:
+        if texts[position] in in_table or texts[position] == _TABLE:
             raise NameClash(f"{texts[position]!r} is declared inside a function and at the top level; rename one")
         if texts[position + 1] != ",":
             break

@@ -41,28 +41,38 @@ def text_of(lines: list[Line]) -> str:
 def test_each_line_says_where_it_was_written():
     origins = {line: origin for line, origin in library() if origin}
     assert origins["  answer.seen = answer.seen * I.SIZE"] == ("a.lua", 6)
-    assert origins["function M.bounded(n) return n < M.LIMIT end"] == ("f.lua", 3)
+    assert origins["local function bounded(n) return n < LIMIT end"] == ("f.lua", 3)
 
 
 def test_functions_are_made_once_constants_for_each_run_and_variables_at_each_call():
-    # Given an include and a script with functions, constants, variables and a function that is announced first
-    made, rest = text_of(library()).split("function I.begin(keys, args)")
-    begin, script = rest.split("do local M = {}")
-    own, called = script.split("callback = function(keys, args)")
-    # Then functions stand outside of what is called
-    assert "function I.twice(n)" in made
-    assert "I.later = function(n)" in made
-    assert "function M.bounded(n)" in own
+    # Given an include with functions, a constant, a variable and a function that is announced first, for two scripts
+    other = source("return twice(1)\n", needs=("a",), function="g")
+    own = source(SCRIPT, needs=("a",), function="f", flags=("no-writes",))
+    made, rest = text_of(as_library({"a": source(INCLUDE)}, [own, other])).split("local function begin(keys, args)")
+    begin, script, _ = rest.split("do local LAST")
+    own_functions, called = script.split("callback = function(keys, args)")
+    # Then functions stand outside of what is called, where variables are declared
+    assert "local seen\nlocal later\nlocal function twice(n)" in made
+    assert "later = function(n)" in made
+    assert "local LIMIT\nlocal count\nlocal function bounded(n)" in own_functions
     # And a statement with a constant is done where the run is another one, the others always
-    assert "if I.LAST ~= keys[1] then\nI.SIZE = #I.KEYS[1]\nI.LAST = keys[1]\nend\nI.seen = {}" in begin
-    assert "I.begin(keys, args)\nif M.LAST ~= keys[1] then\nM.LIMIT = 9\nM.LAST = keys[1]\nend\nM.count = 0" in called
-    assert "return M.bounded(1) and I.later(tonumber(I.ARGV[1])) + M.count" in called
-    assert "flags = { 'no-writes' }" in own
+    assert (
+        begin
+        == "\nKEYS, ARGV = keys, args\nif LAST ~= keys[1] then\nI.SIZE = #KEYS[1]\nLAST = keys[1]\nend\nseen = {}\nend\n"
+    )
+    assert "begin(keys, args)\nif LAST ~= keys[1] then\nLIMIT = 9\nLAST = keys[1]\nend\ncount = 0" in called
+    assert "return bounded(1) and later(tonumber(ARGV[1])) + count" in called
+    assert "flags = { 'no-writes' }" in own_functions
 
 
-def test_variables_are_set_at_each_call():
-    begin = text_of(library("local seen, n = {}, 0\n", "return n\n")).split("function I.begin(keys, args)")[1]
-    assert "I.KEYS, I.ARGV = keys, args\nI.seen, I.n = {}, 0\nend" in begin
+def test_what_one_script_alone_needs_stands_with_it():
+    # When an include is needed by one script only
+    shared, own = text_of(library()).split("do local LAST\n")
+    # Then it is set at that script's calls, its constants in the table all the same
+    assert "twice" not in shared
+    assert "local function twice(n)" in own
+    assert "begin(keys, args)\nif LAST ~= keys[1] then\nI.SIZE = #KEYS[1]\nLIMIT = 9" in own
+    assert "\nseen = {}\ncount = 0\nreturn" in own
 
 
 def test_fields_keys_and_strings_are_left_alone():
@@ -74,7 +84,7 @@ def test_fields_keys_and_strings_are_left_alone():
 def test_a_script_may_have_a_name_of_an_include_that_it_does_not_need():
     includes = {"a": source(INCLUDE, "a.lua"), "b": source("local function other() return 1 end\n", "b.lua")}
     script = source("local function twice() return other() end\nreturn twice()\n", needs=("b",), function="f")
-    assert "function M.twice() return I.other() end" in text_of(as_library(includes, [script]))
+    assert "local function twice() return other() end" in text_of(as_library(includes, [script]))
 
 
 @pytest.mark.parametrize(
@@ -104,4 +114,4 @@ def test_every_script_is_in_the_library_by_name():
 
 
 def test_each_include_is_in_the_library_once():
-    assert scripts.library().source.count(b"function I.load_state(") == 1
+    assert scripts.library().source.count(b"function load_state(") == 1
