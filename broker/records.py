@@ -1,4 +1,4 @@
-"""Reading task records as Lua writes them (`lua/include/records.lua`), where a scan brings them anyway."""
+"""Reading task records as Lua writes them (`lua/include/layout.lua`), where a scan brings them anyway."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class TaskRecord:
 
 def task_record(raw: bytes) -> TaskRecord:
     """Decodes a record."""
-    parts = raw.split(b",")
+    parts = raw.split(b",", 12)
     return TaskRecord(parts[0].decode(), int(parts[1]), int(parts[3]), int(parts[4]), int(parts[11]))

@@ -27,7 +27,7 @@ local function check_task(t, problem)
   if t.state ~= 'R' then return problem(t, 'has held or waiting slots and is not running') end
   load_slots_of(t)
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[slot_name(t, k)]
+    local c, s = letter(t, k), slot_of(t, k)
     if c == 'W' and not redis.call('ZSCORE', RETRIES, slot_name(t, k)) then
       problem(t, 'has a waiting slot that nothing wakes')
     end

@@ -23,7 +23,7 @@ local function slots_held(limit)
     local t = tasks[ids[i]]
     load_slots_of(t)
     for k = 0, t.samples - 1 do
-      local s = slots[slot_name(t, k)]
+      local s = slot_of(t, k)
       if letter(t, k) == 'H' and #rows < limit then
         rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, s.at }
       end

@@ -16,7 +16,7 @@ local FIELDS = gate_and({ 'finished_ids', 'recover_limit', 'recover_order', 'rec
 
 local function release_held(t)
   for k = 0, t.samples - 1 do
-    if t.state == 'R' and letter(t, k) == 'H' then release_attempt(t, k, slots[slot_name(t, k)]) end
+    if t.state == 'R' and letter(t, k) == 'H' then release_attempt(t, k, slot_of(t, k)) end
   end
 end
 
@@ -26,12 +26,7 @@ local function forget_task(t)
   load_slots_of(t)
   clear_slots(t, 'revoked')
   leave_state(t)
-  for k = 0, t.samples - 1 do hdel(SLOTS, slot_name(t, k)) end
-  hdel(TASKS, t.id)
-  hdel(PAYLOADS, t.id)
-  dirty_tasks[t.id] = nil
-  for k = 0, t.samples - 1 do dirty_slots[slot_name(t, k)] = nil end
-  tasks[t.id] = false
+  drop_records(t)
 end
 
 local function back_to_ready(t)
@@ -47,7 +42,7 @@ local function mend_versions(t)
   if tonumber(t.newest) <= num('recovering') or not t.letters:find('[HD]') then return end
   local oldest, newest = math.huge, -1
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[slot_name(t, k)]
+    local c, s = letter(t, k), slot_of(t, k)
     if c == 'H' or c == 'D' then
       oldest = math.min(oldest, tonumber(s.version))
       newest = math.max(newest, tonumber(s.newest))

@@ -20,7 +20,7 @@ return run(function()
     t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or '') }
   load_slots_of(t)
   for k = 0, t.samples - 1 do
-    local s = slots[slot_name(t, k)]
+    local s = slot_of(t, k)
     if s then
       answer[#answer + 1] = { k, attempt_id(t, k, s), s.tries, s.version, s.session, s.at, s.why }
     end

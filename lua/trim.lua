@@ -33,7 +33,7 @@ local function free_bytes(limit)
     local t = tasks[ids[i]]
     load_slots_of(t)
     for k = 0, t.samples - 1 do
-      if letter(t, k) == 'D' then unlink(RESULT .. attempt_id(t, k, slots[slot_name(t, k)])) end
+      if letter(t, k) == 'D' then unlink(RESULT .. attempt_id(t, k, slot_of(t, k))) end
     end
   end
   if n == #ids and n < limit then

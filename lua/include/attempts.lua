@@ -62,26 +62,30 @@ local function release_attempt(t, k, s)
 end
 
 -- An attempt id is `task#slot.claims.random`.
-local ATTEMPT_PATTERN = '^(([^#]+)#(%d+))%.(%d+)%.(%w+)$'
+local ATTEMPT_PATTERN = '^([^#]+)#(%d+)%.%d+%.%w+$'
+local PLACE_PATTERN = '^([^#]+)#(%d+)'
 
 -- Reads the tasks and slots that attempt ids name, in two HMGETs.
 local function load_attempts(ids)
   local task_ids, names = {}, {}
   for i = 1, #ids do
-    names[i], task_ids[i] = ids[i]:match(ATTEMPT_PATTERN)
-    if not names[i] then fail('BADARG', 'argument', 'attempt', 'given', ids[i]) end
+    local task, number = ids[i]:match(ATTEMPT_PATTERN)
+    if not task then fail('BADARG', 'argument', 'attempt', 'given', ids[i]) end
+    task_ids[i] = task
+    if number ~= '0' then names[#names + 1] = task .. '#' .. number end
   end
   load_tasks(task_ids)
   load_slots(names)
 end
 
 -- The task, slot number and slot record of an attempt id, whether that attempt holds the slot, and whether it was the last to do so.
--- By equality of texts, never by order.
+-- By equality of the ids, never by order.
 local function holder(id)
-  local name, task, number, claims, random = id:match(ATTEMPT_PATTERN)
-  local t, s, k = tasks[task], slots[name], tonumber(number)
-  if not t or not s or k >= t.samples then return nil, k, nil, false, false end
-  local same = s.claims == claims and s.random == random
+  local task, number = id:match(PLACE_PATTERN)
+  local t, k = tasks[task], tonumber(number)
+  local s = t and k < t.samples and small_text(k) == number and slot_of(t, k)
+  if not s then return nil, k, nil, false, false end
+  local same = attempt_id(t, k, s) == id
   return t, k, s, same and letter(t, k) == 'H', same
 end
 
@@ -90,7 +94,6 @@ local function ended_why(id)
   local t, k, s, _, same = holder(id)
   if not t then return 'unknown' end
   if same then return letter(t, k) == 'D' and 'done' or (s.why ~= '' and s.why or 'unknown') end
-  local _, _, _, claims = id:match(ATTEMPT_PATTERN)
-  if tonumber(claims) < tonumber(s.claims) then return 'superseded' end
+  if tonumber(id:match('%.(%d+)%.%w+$')) < tonumber(s.claims) then return 'superseded' end
   return 'unknown'
 end

@@ -19,7 +19,5 @@ end
 
 local function forget(t)
   add_finished(t.id)
-  for k = 0, t.samples - 1 do hdel(SLOTS, slot_name(t, k)) end
-  hdel(TASKS, t.id)
-  hdel(PAYLOADS, t.id)
+  drop_records(t)
 end

@@ -17,12 +17,11 @@ local function new_claim(session, random, version, epoch, given)
 end
 
 -- Slot k of t becomes held by the session, with the policy of this claim. Returns `slot claims tries`.
--- The new record goes straight to the writes: nobody asks the cache for it before they are done.
 local function hold(t, k, claim)
   local name, slot = slot_name(t, k), small_text(k)
-  local s, claims, tries = slots[name], '1', '0'
+  local s, claims, tries = slot_of(t, k), '1', '0'
   if s then claims, tries = int_text(s.claims + 1), s.tries end
-  hput(SLOTS, name, claims .. ',' .. tries .. claim.record_tail)
+  replace_slot(t, k, claims .. ',' .. tries .. claim.record_tail)
   local attempt = name .. '.' .. claims .. claim.id_tail
   zput(claim.book, attempt, claim.version)
   if claim.timeout > 0 then

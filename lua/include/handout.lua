@@ -14,7 +14,7 @@ local function load_slots_for(page)
   for i = 1, #page do
     local t = page[i]
     if t.first ~= '0' or t.again ~= '0,0' then -- else no slot was ever claimed
-      for k = 0, t.samples - 1 do
+      for k = 1, t.samples - 1 do
         if letter(t, k) == 'O' then names[#names + 1] = slot_name(t, k) end
       end
     end

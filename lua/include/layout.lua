@@ -1,12 +1,13 @@
 -- @include run
 -- Task and slot records: their layout.
 --
--- TASKS    <task> -> state,priority,order,samples,min_samples,errors,first,oldest,newest,stales,requeues,step,letters
+-- TASKS    <task> -> state,priority,order,samples,min_samples,errors,first,oldest,newest,stales,requeues,step,letters;slot
 --   state: P pending, D delayed, R running, Y ready, B batched (consumed once its step < version), X dead, J rejected
 --   order: number of the task in the order of enqueue, of a retried one `order/born`, its new number and its first one;
 --   first: number of its first claim since it last was waiting (0: none)
 --   oldest, newest: versions of its samples (-1: none); step: its batch, or the next step when it was rejected (-1: none)
 --   letters: one a slot, O open, W waiting for its backoff, H held, D done, F failed for good; empty: all open
+--   slot: the record of its first slot, empty before its first claim; those of the others, which most tasks do not have, stand in
 -- SLOTS    <task>#<slot> -> claims,tries,random,version,epoch,session,at,why,newest,newest_epoch   (from its first claim on)
 --   claims numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: held or done)
 -- PAYLOADS <task> -> bytes;  REASONS <task> -> why it is dead or rejected
@@ -16,25 +17,34 @@
 
 local WORD = '([^,]*)'
 local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4)
-  .. ',([^,]*,[^,]*),([^,]*),(%a*)$'
+  .. ',([^,]*,[^,]*),([^,]*),(%a*);?(.*)$'
 local OLDEST_PATTERN = '^%a' .. string.rep(',[^,]*', 6) .. ',([^,]*)'
 local SLOT_PATTERN = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$'
 
-local function decode_task(id, record)
-  local s, fixed, samples, errors, first, oldest, newest, again, step, letters = record:match(TASK_PATTERN)
-  samples = tonumber(samples)
-  if letters == '' then letters = samples == 1 and 'O' or string.rep('O', samples) end
-  return {
-    id = id, state = s, fixed = fixed, samples = samples, errors = errors, first = first, oldest = oldest,
-    newest = newest, again = again, step = step, letters = letters,
-  }
+-- Tables of earlier calls, used again: to make one costs more than to fill it.
+local SPARE = { tasks = {}, slots = {} }
+local MOST_SPARE = 256
+local used = { tasks = 0, slots = 0 }
+
+local function blank(kind)
+  local n = used[kind] + 1
+  used[kind] = n
+  local record = SPARE[kind][n]
+  if not record then
+    record = {}
+    if n <= MOST_SPARE then SPARE[kind][n] = record end
+  end
+  return record
 end
 
-local function encode_task(t)
-  local letters = t.letters
-  if not letters:find('[^O]') then letters = '' end
-  return t.state .. ',' .. t.fixed .. ',' .. t.errors .. ',' .. t.first .. ',' .. t.oldest .. ',' .. t.newest .. ','
-    .. t.again .. ',' .. t.step .. ',' .. letters
+local function decode_task(id, record)
+  local t = blank('tasks')
+  t.id, t.slot = id, false -- the slot is decoded when somebody asks for it
+  t.state, t.fixed, t.samples, t.errors, t.first, t.oldest, t.newest, t.again, t.step, t.letters, t.slot_text =
+    record:match(TASK_PATTERN)
+  t.samples = tonumber(t.samples)
+  if t.letters == '' then t.letters = t.samples == 1 and 'O' or string.rep('O', t.samples) end
+  return t
 end
 
 -- The oldest version in a stored record.
@@ -60,16 +70,22 @@ end
 local function set_again(t, stales, requeues) t.again = small_text(stales) .. ',' .. small_text(requeues) end
 
 local function decode_slot(record)
-  local claims, tries, random, version, epoch, session, at, why, newest, newest_epoch = record:match(SLOT_PATTERN)
-  return {
-    claims = claims, tries = tries, random = random, version = version, epoch = epoch, session = session, at = at,
-    why = why, newest = newest, newest_epoch = newest_epoch,
-  }
+  local s = blank('slots')
+  s.claims, s.tries, s.random, s.version, s.epoch, s.session, s.at, s.why, s.newest, s.newest_epoch =
+    record:match(SLOT_PATTERN)
+  return s
 end
 
 local function encode_slot(s)
   return s.claims .. ',' .. s.tries .. ',' .. s.random .. ',' .. s.version .. ',' .. s.epoch .. ',' .. s.session .. ','
     .. s.at .. ',' .. s.why .. ',' .. s.newest .. ',' .. s.newest_epoch
+end
+
+local function encode_task(t)
+  local letters, slot = t.letters, t.slot_text or encode_slot(t.slot)
+  if not letters:find('[^O]') then letters = '' end
+  return t.state .. ',' .. t.fixed .. ',' .. t.errors .. ',' .. t.first .. ',' .. t.oldest .. ',' .. t.newest .. ','
+    .. t.again .. ',' .. t.step .. ',' .. letters .. (slot ~= '' and ';' or '') .. slot
 end
 
 -- Place in the order, for `pending` and `open`: larger priority first, then order of enqueue; exact in a double.

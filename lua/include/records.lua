@@ -2,7 +2,7 @@
 -- @include layout
 -- The task and slot records that a script has read, and the writing of those that it changed.
 
-local tasks, slots, dirty_tasks, dirty_slots = {}, {}, {}, {}
+local tasks, slots, dirty_tasks, dirty_slots = {}, {}, {}, {} -- the slots after the first, by name
 
 -- Reads the records of ids that are not in the cache yet; tasks[id] is then a record or false.
 local function load_tasks(ids)
@@ -41,12 +41,37 @@ local function slot_name(t, k) return t.id .. '#' .. small_text(k) end
 
 local function load_slots_of(t)
   local names = {}
-  for k = 0, t.samples - 1 do names[k + 1] = slot_name(t, k) end
+  for k = 1, t.samples - 1 do names[k] = slot_name(t, k) end
   load_slots(names)
 end
 
+-- The record of slot k, false or nil before its first claim. The first one is there with its task, others must have been read.
+local function slot_of(t, k)
+  if k > 0 then return slots[slot_name(t, k)] end
+  if not t.slot and t.slot_text ~= '' then t.slot = decode_slot(t.slot_text) end
+  return t.slot
+end
+
 local function changed(t) dirty_tasks[t.id] = t end
-local function slot_changed(t, k, s) dirty_slots[slot_name(t, k)] = s end
+
+local function slot_changed(t, k, s)
+  if k > 0 then
+    dirty_slots[slot_name(t, k)] = s
+  else
+    t.slot_text = nil -- made anew when the task is written
+    changed(t)
+  end
+end
+
+-- The slot's record becomes this text. It is not in the cache any more.
+local function replace_slot(t, k, text)
+  if k > 0 then
+    hput(SLOTS, slot_name(t, k), text)
+  else
+    t.slot_text, t.slot = text, false
+    changed(t)
+  end
+end
 
 local function letter(t, k) return t.letters:sub(k + 1, k + 1) end
 
@@ -70,4 +95,16 @@ save_records = function()
   write_records(TASKS, dirty_tasks, encode_task)
   write_records(SLOTS, dirty_slots, encode_slot)
   dirty_tasks, dirty_slots = {}, {}
+end
+
+-- Nothing is kept of the task but its place in sets.
+local function drop_records(t)
+  for k = 1, t.samples - 1 do
+    local name = slot_name(t, k)
+    hdel(SLOTS, name)
+    dirty_slots[name] = nil
+  end
+  hdel(TASKS, t.id)
+  hdel(PAYLOADS, t.id)
+  dirty_tasks[t.id], tasks[t.id] = nil, false
 end

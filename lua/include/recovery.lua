@@ -6,7 +6,7 @@
 local function samples_good(t)
   local results = {}
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[slot_name(t, k)]
+    local c, s = letter(t, k), slot_of(t, k)
     if c == 'H' or c == 'D' then
       if not surviving(s.version, s.epoch) or not surviving(s.newest, s.newest_epoch) then
         return false, 'lost_policy'

@@ -4,7 +4,7 @@
 local function restart_task(t)
   load_slots_of(t)
   for k = 0, t.samples - 1 do
-    local s = slots[slot_name(t, k)]
+    local s = slot_of(t, k)
     if s then
       s.tries, s.why = '0', s.why ~= '' and s.why or 'revoked'
       slot_changed(t, k, s)

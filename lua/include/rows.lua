@@ -5,7 +5,7 @@
 local function add_samples(t, row, results)
   local n = #row
   for k = 0, t.samples - 1 do
-    local s = slots[slot_name(t, k)]
+    local s = slot_of(t, k)
     if letter(t, k) == 'D' and s then
       local attempt = attempt_id(t, k, s)
       row[n + 1], row[n + 2], row[n + 3], row[n + 4], row[n + 5] = k, attempt, s.version, s.newest, s.session
@@ -22,14 +22,15 @@ local MOST_SLOTS = 1000
 -- Of as many tasks as have so many slots, one at least: groups may be large.
 local function rows_of(ids)
   load_tasks(ids)
-  local names, rows, results = {}, {}, {}
+  local names, looked, rows, results = {}, 0, {}, {}
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    if i > 1 and #names + t.samples > MOST_SLOTS then
+    looked = looked + t.samples
+    if i > 1 and looked > MOST_SLOTS then
       for j = i, #ids do ids[j] = nil end
       break
     end
-    for k = 0, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
+    for k = 1, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
   end
   local payloads = hmget(PAYLOADS, ids)
   load_slots(names)

@@ -41,7 +41,8 @@ end
 
 -- Often called: the number is not turned into text, the HSET does that.
 local function bump(name, n)
-  local value = num(name) + n
+  local value = state[name]
+  value = (type(value) == 'number' and value or num(name)) + n
   state[name], state_changed[name] = value, value
 end
 

@@ -48,7 +48,7 @@ local function clear_slots(t, why, done_why)
   load_slots_of(t)
   local due
   for k = 0, t.samples - 1 do
-    local c, s = letter(t, k), slots[slot_name(t, k)]
+    local c, s = letter(t, k), slot_of(t, k)
     if c == 'H' then
       end_hold(t, k, s, why)
     elseif c == 'D' then

@@ -2,35 +2,31 @@
 -- Collects what a script decided and writes it in few variadic commands: a fixed number of calls for a batch, not for a task.
 -- Nothing is written before flush(), so a script that fails while it decides has written nothing.
 
-local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- of sets and hashes: key -> member -> score or value, false: delete
+local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- of sets and hashes: key -> what is written, in order
 local wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
 
-local function zput(name, member, score)
-  local entries = zset_writes[name]
-  if not entries then
-    entries = {}
-    zset_writes[name] = entries
+-- As the command takes them: score and member, or field and value; false in place of score or value: delete.
+local function write(writes, name, first, second, deletes)
+  local log = writes[name]
+  if not log then
+    log = { n = 0, deletes = 0 }
+    writes[name] = log
   end
-  entries[member] = score
+  local n = log.n
+  log[n + 1], log[n + 2], log.n, log.deletes = first, second, n + 2, log.deletes + deletes
 end
 
-local function zdel(name, member) zput(name, member, false) end
-
-local function hput(name, field_name, value)
-  local entries = hash_writes[name]
-  if not entries then
-    entries = {}
-    hash_writes[name] = entries
-  end
-  entries[field_name] = value
-end
-
-local function hdel(name, field_name) hput(name, field_name, false) end
+local function zput(name, member, score) write(zset_writes, name, score, member, 0) end
+local function zdel(name, member) write(zset_writes, name, false, member, 1) end
+local function hput(name, field_name, value) write(hash_writes, name, field_name, value, 0) end
+local function hdel(name, field_name) write(hash_writes, name, field_name, false, 1) end
 
 -- The score of a member as this script leaves it, in milliseconds; 0 when it is not there.
 local function zscore(name, member)
-  local written = zset_writes[name] and zset_writes[name][member]
-  if written ~= nil then return tonumber(written or 0) end
+  local log = zset_writes[name]
+  for i = log and log.n or 0, 2, -2 do
+    if log[i] == member then return tonumber(log[i - 1] or 0) end
+  end
   return tonumber(redis.call('ZSCORE', name, member) or 0)
 end
 
@@ -54,20 +50,27 @@ local function arm_for_open_slot() wake_workers, slot_opened = true, true end
 -- Rare calls of operators and trainers: the owners of an admission run listen, too, for whom no task has to wait.
 local function arm_anyway() arm_for_open_slot() end
 
-local function write_book(book, add, remove, score_first)
-  for name, entries in pairs(book) do
-    local adds, removes, n, gone = {}, {}, 0, 0
-    for member, value in pairs(entries) do
-      if value == false then
-        gone = gone + 1
-        removes[gone] = member
-      else
-        if score_first then adds[n + 1], adds[n + 2] = value, member else adds[n + 1], adds[n + 2] = member, value end
-        n = n + 2
-      end
+-- What a log with deletes comes to, for the last word about a member counts. value_at: 1 or 2, where the score or value stands.
+local function last_words(log, value_at)
+  local adds, removes, n, last = {}, {}, 0, {}
+  for i = 1, log.n, 2 do last[log[i + 2 - value_at]] = i end
+  for member, i in pairs(last) do
+    if log[i + value_at - 1] == false then
+      removes[#removes + 1] = member
+    else
+      adds[n + 1], adds[n + 2] = log[i], log[i + 1]
+      n = n + 2
     end
-    if gone > 0 then call_in_pieces(remove, name, removes) end
-    if n > 0 then call_in_pieces(add, name, adds, 2) end
+  end
+  return adds, removes
+end
+
+local function write_logs(writes, add, remove, value_at)
+  for name, log in pairs(writes) do
+    local adds, removes = log, {}
+    if log.deletes > 0 then adds, removes = last_words(log, value_at) end
+    if #removes > 0 then call_in_pieces(remove, name, removes) end
+    if #adds > 0 then call_in_pieces(add, name, adds, 2) end
   end
 end
 
@@ -90,8 +93,8 @@ local save_records -- set by records.lua: puts changed tasks and slots into hash
 
 local function flush()
   if save_records then save_records() end
-  write_book(zset_writes, 'ZADD', 'ZREM', true)
-  write_book(hash_writes, 'HSET', 'HDEL', false)
+  write_logs(zset_writes, 'ZADD', 'ZREM', 1)
+  write_logs(hash_writes, 'HSET', 'HDEL', 2)
   for from = 1, #unlinks, 1000 do redis.call('UNLINK', unpack(unlinks, from, math.min(from + 999, #unlinks))) end
   for from = 1, #events, 1000 do
     redis.call('XADD', EVENTS, 'MAXLEN', '~', state.events_maxlen, '*',

@@ -13,8 +13,10 @@ def leftovers(dump: dict[str, Any]) -> list[str]:
     Args:
         dump: name of the key -> its value, as `Lab.dump` reads them.
     """
-    tasks = {name.decode(): record.decode().split(",") for name, record in dump.get("tasks", {}).items()}
-    slots = {name.decode(): record.decode().split(",") for name, record in dump.get("slots", {}).items()}
+    records = {name.decode(): record.decode().partition(";") for name, record in dump.get("tasks", {}).items()}
+    tasks = {name: words.split(",") for name, (words, _, _) in records.items()}
+    slots = {f"{name}#0": slot.split(",") for name, (_, _, slot) in records.items() if slot}
+    slots |= {name.decode(): record.decode().split(",") for name, record in dump.get("slots", {}).items()}
     return [
         *_of_sets(dump, tasks),
         *_of_hashes(dump, tasks, slots),

@@ -1,4 +1,4 @@
-"""Reads the stored state of a run into a view. The layout of records is at the top of `lua/include/records.lua`."""
+"""Reads the stored state of a run into a view. The layout of records is at the top of `lua/include/layout.lua`."""
 
 from __future__ import annotations
 
@@ -107,18 +107,19 @@ def _sealed(found: dict[str, Any]) -> dict[int, int]:
 
 
 def _tasks(found: dict[str, Any]) -> dict[str, View]:
-    slots = {name: _text(value).split(",") for name, value in _pairs(found.get("slots", [])).items()}
+    others = _pairs(found.get("slots", []))
     payloads = _pairs(found.get("payloads", []))
     reasons = _pairs(found.get("reasons", []))
     tasks: dict[str, View] = {}
     for name, record in _pairs(found.get("tasks", [])).items():
-        words = _text(record).split(",")
+        words, _, first = (part.split(",") for part in _text(record).partition(";"))
         samples, letters = int(words[3]), words[12] or "O" * int(words[3])
+        slots = [first, *(_text(others.get(f"{name}#{index}", b"")).split(",") for index in range(1, samples))]
         over = words[0] in "XJ"
         oldest, newest, step = (int(words[i]) if words[i] != "-1" else None for i in (7, 8, 11))
         task: View = {
             "state": STATES[words[0]],
-            "slots": [_slot(name, index, letters[index], slots.get(f"{name}#{index}")) for index in range(samples)],
+            "slots": [_slot(name, index, letters[index], slot) for index, slot in enumerate(slots)],
             "payload": payloads.get(name),
             "samples": samples,
             "min_samples": int(words[4]),
@@ -137,8 +138,8 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
     return tasks
 
 
-def _slot(task: str, index: int, letter: str, words: list[str] | None) -> list[Any]:
-    if words is None:
+def _slot(task: str, index: int, letter: str, words: list[str]) -> list[Any]:
+    if words == [""]:
         return [letter, 0, 0]
     claims, tries, random, version, epoch, session, _at, _why, newest, _newest_epoch = words
     found: list[Any] = [letter, int(claims), int(tries)]
