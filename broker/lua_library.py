@@ -32,8 +32,9 @@ _CONSTANTS = re.compile(r"(?:I\.)?[A-Z][A-Z_]*\b(?:, (?:I\.)?[A-Z][A-Z_]*\b)* *=
 _TABLE = "I"
 #: What a script finds as globals, and a function of a library gets as arguments.
 _ARGUMENTS = ("KEYS", "ARGV")
-#: The table; the key that the constants were set for; what begins a call.
-_RESERVED = frozenset({_TABLE, "LAST", "begin"})
+#: The table; the keys that the constants of the includes and of a script were set for; what begins a call.
+_LAST, _OWN_LAST = "LAST", "OWN_LAST"
+_RESERVED = frozenset({_TABLE, _LAST, _OWN_LAST, "begin"})
 
 #: A line and where it was written; None for a line of this module.
 Origin = tuple[str, int]
@@ -101,13 +102,13 @@ def as_library(includes: Mapping[str, Source], scripts: Sequence[Source]) -> lis
     uses = Counter(name for script in scripts for name in script.needs)
     in_table = {name for name in names if _CONSTANT.match(name)}.difference(_ARGUMENTS)
     shared = [_split(include, in_table) for name, include in includes.items() if uses[name] != 1]
-    library: list[Line] = [(f"do local {_TABLE}, LAST, {', '.join(_ARGUMENTS)} = {{}}", None)]
+    library: list[Line] = [(f"do local {_TABLE}, {_LAST}, {', '.join(_ARGUMENTS)} = {{}}", None)]
     for part in shared:
         library += part.declared
     library += [
         ("local function begin(keys, args)", None),
         ("KEYS, ARGV = keys, args", None),
-        *_once_a_run([line for part in shared for line in part.constants]),
+        *_once_a_run(_LAST, [line for part in shared for line in part.constants]),
         *(line for part in shared for line in part.statements),
         ("end", None),
     ]
@@ -117,22 +118,22 @@ def as_library(includes: Mapping[str, Source], scripts: Sequence[Source]) -> lis
         parts.append(_split(script, in_table - hidden))
         quoted = ", ".join(f"'{flag}'" for flag in script.flags)
         library += [
-            ("do local LAST", None),
+            (f"do local {_OWN_LAST}", None),
             *(line for part in parts for line in part.declared),
             (f"redis.register_function{{ function_name = '{script.function}', flags = {{ {quoted} }},", None),
             ("callback = function(keys, args)", None),
             ("begin(keys, args)", None),
-            *_once_a_run([line for part in parts for line in part.constants]),
+            *_once_a_run(_OWN_LAST, [line for part in parts for line in part.constants]),
             *(line for part in parts for line in part.statements),
             ("end } end", None),
         ]
     return [*library, ("end", None)]
 
 
-def _once_a_run(constants: list[Line]) -> list[Line]:
+def _once_a_run(last: str, constants: list[Line]) -> list[Line]:
     if not constants:
         return []
-    return [("if LAST ~= keys[1] then", None), *constants, ("LAST = keys[1]", None), ("end", None)]
+    return [(f"if {last} ~= keys[1] then", None), *constants, (f"{last} = keys[1]", None), ("end", None)]
 
 
 def _split(source: Source, in_table: Collection[str]) -> _Split:

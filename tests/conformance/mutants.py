@@ -51,7 +51,10 @@ MUTANTS: dict[str, Mutant] = {
         "late_result_of_a_requeued",
     ),
     "compare_without_random": Mutant(
-        "include/attempts.lua", "s.claims == claims and s.random == random", "s.claims == claims", "g3_an_attempt",
+        "include/attempts.lua", "attempt_id(t, k, s) == id", "slot_name(t, k) .. '.' .. s.claims == id:match('^(.*)%.%w+$')", "g3_an_attempt",
+    ),
+    "slots_by_number_however_written": Mutant(
+        "include/attempts.lua", "and small_text(k) == number and", "and", "g3_an_attempt",
     ),
     "no_fence": Mutant("include/gate.lua", "if id ~= (state.epoch", "if false and id ~= (state.epoch", "fence"),
     "replays_execute": Mutant(
@@ -77,10 +80,10 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # -- what is remembered within a call, or between calls
     "constants_of_the_first_run": Mutant(
-        LIBRARY, "if I.LAST ~= keys[1] then", "if not I.LAST then", "take_turns",
+        LIBRARY, "if LAST ~= keys[1] then", "if not LAST then", "take_turns",
     ),
     "constants_of_a_script_of_the_first_run": Mutant(
-        LIBRARY, "if M.LAST ~= keys[1] then", "if not M.LAST then", "take_turns", times=ANY,
+        LIBRARY, "if OWN_LAST ~= keys[1] then", "if not OWN_LAST then", "take_turns", times=ANY,
     ),
     "too_old_kept_over_calls": Mutant(
         "include/state.lua", "local oldest_good = nil --", "local oldest_good --", "judged_anew",
@@ -252,7 +255,7 @@ MUTANTS: dict[str, Mutant] = {
     "results_below_the_limit_only": Mutant("include/rows.lua", "if sum > bytes then", "if sum >= bytes then", "all_or_not_at_all"),
     "any_number_of_results": Mutant("include/rows.lua", "if #results > MOST_RESULTS then", "if false then", "as_many_as_one_command"),
     "rows_of_any_number_of_slots": Mutant(
-        "include/rows.lua", "if i > 1 and #names + t.samples > MOST_SLOTS then", "if false then", "large_groups_are_read",
+        "include/rows.lua", "if i > 1 and looked > MOST_SLOTS then", "if false then", "large_groups_are_read",
     ),
     "what_stopped_at_the_slots_is_left": Mutant("trim.lua", "return stopped and 2 or more", "return more", "large_groups_are_read"),
     "stopped_steps_are_done": Mutant(

@@ -53,11 +53,11 @@ def test_g2_a_slot_accepts_one_result(lab: Lab, size: int):
     assert lab.kinds().count("done") == 1
 
 
-@pytest.mark.parametrize("field", ["claims", "random", "slot", "task"])
+@pytest.mark.parametrize("field", ["claims", "random", "slot", "zeros", "task"])
 def test_g3_an_attempt_is_recognised_by_equality_of_its_whole_id(lab: Lab, field: str):
     """A server that went back in time may issue the same number again: only the random part differs.
 
-    Mutants: compare_without_random.
+    Mutants: compare_without_random, slots_by_number_however_written.
     """
     trainer, worker = lab.raw_trainer(consumer_batch_size=5), lab.raw_worker()
     trainer.enqueue("t", "u")
@@ -68,6 +68,7 @@ def test_g3_an_attempt_is_recognised_by_equality_of_its_whole_id(lab: Lab, field
         "claims": f"t#0.2.{random}",
         "random": "t#0.1.ffff",
         "slot": f"t#1.1.{random}",
+        "zeros": f"t#00.0.{random}",
         "task": f"u#0.1.{random}",
     }[field]
 

@@ -34,8 +34,20 @@ class Mutant:
 
 MUTANTS: tuple[Mutant, ...] = (
     # G2, G3: who holds a slot.
-    Mutant("no compare of the random part", "s.claims == claims and s.random == random", "s.claims == claims"),
-    Mutant("no compare of the claim number", "s.claims == claims and s.random == random", "s.random == random"),
+    Mutant(
+        "no compare of the random part",
+        "attempt_id(t, k, s) == id",
+        "slot_name(t, k) .. '.' .. s.claims == id:match('^(.*)%.%w+$')",
+    ),
+    Mutant("no compare of the claim number", "attempt_id(t, k, s) == id", "s.random == id:match('%w+$')"),
+    Mutant("a record has the slot of an earlier one", "t.id, t.slot = id, false", "t.id = id"),
+    Mutant("a slot is written as it was read", "t.slot_text = nil -- made anew", "-- made anew"),
+    Mutant("a slot is read as it was", "t.slot_text, t.slot = text, false", "t.slot_text = text"),
+    Mutant(
+        "the first word about a member counts",
+        "last[log[i + 2 - value_at]] = i end",
+        "last[log[i + 2 - value_at]] = last[log[i + 2 - value_at]] or i end",
+    ),
     Mutant("any attempt of a held slot may submit", "same and letter(t, k) == 'H', same", "letter(t, k) == 'H', same"),
     Mutant("ended attempts count as holders", "same and letter(t, k) == 'H', same", "same, same"),
     Mutant(

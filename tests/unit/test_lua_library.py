@@ -49,7 +49,7 @@ def test_functions_are_made_once_constants_for_each_run_and_variables_at_each_ca
     other = source("return twice(1)\n", needs=("a",), function="g")
     own = source(SCRIPT, needs=("a",), function="f", flags=("no-writes",))
     made, rest = text_of(as_library({"a": source(INCLUDE)}, [own, other])).split("local function begin(keys, args)")
-    begin, script, _ = rest.split("do local LAST")
+    begin, script, _ = rest.split("do local OWN_LAST")
     own_functions, called = script.split("callback = function(keys, args)")
     # Then functions stand outside of what is called, where variables are declared
     assert "local seen\nlocal later\nlocal function twice(n)" in made
@@ -60,18 +60,18 @@ def test_functions_are_made_once_constants_for_each_run_and_variables_at_each_ca
         begin
         == "\nKEYS, ARGV = keys, args\nif LAST ~= keys[1] then\nI.SIZE = #KEYS[1]\nLAST = keys[1]\nend\nseen = {}\nend\n"
     )
-    assert "begin(keys, args)\nif LAST ~= keys[1] then\nLIMIT = 9\nLAST = keys[1]\nend\ncount = 0" in called
+    assert "begin(keys, args)\nif OWN_LAST ~= keys[1] then\nLIMIT = 9\nOWN_LAST = keys[1]\nend\ncount = 0" in called
     assert "return bounded(1) and later(tonumber(ARGV[1])) + count" in called
     assert "flags = { 'no-writes' }" in own_functions
 
 
 def test_what_one_script_alone_needs_stands_with_it():
     # When an include is needed by one script only
-    shared, own = text_of(library()).split("do local LAST\n")
+    shared, own = text_of(library()).split("do local OWN_LAST\n")
     # Then it is set at that script's calls, its constants in the table all the same
     assert "twice" not in shared
     assert "local function twice(n)" in own
-    assert "begin(keys, args)\nif LAST ~= keys[1] then\nI.SIZE = #KEYS[1]\nLIMIT = 9" in own
+    assert "begin(keys, args)\nif OWN_LAST ~= keys[1] then\nI.SIZE = #KEYS[1]\nLIMIT = 9" in own
     assert "\nseen = {}\ncount = 0\nreturn" in own
 
 
