@@ -27,12 +27,9 @@ local function replay(words)
   for i = 1, #ids do
     local t, k, s, holds = holder(ids[i])
     if holds then
-      if not places[t.id] then
-        places[t.id] = #granted + 1
-        granted[places[t.id]] = { t }
-      end
-      local entry, word = granted[places[t.id]], small_text(k) .. ' ' .. s.claims .. ' ' .. s.tries
-      entry[2] = entry[2] and entry[2] .. ' ' .. word or word
+      local at, word = places[t.id] or #granted + 1, small_text(k) .. ' ' .. s.claims .. ' ' .. s.tries
+      places[t.id], granted[at] = at, t
+      granted_slots[at] = granted_slots[at] and granted_slots[at] .. ' ' .. word or word
     end
   end
   return add_granted(answer_head(reason == '-' and '' or reason, 0, version, epoch))

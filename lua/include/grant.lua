@@ -1,7 +1,7 @@
 -- @include attempts
 -- Handing out slots, and the answer that tells the worker of them.
 
-local granted = {} -- list of { task record, `slot claims tries ...` of its slots }, in the order they were handed out
+local granted, granted_slots = {}, {} -- the tasks in the order they were handed out, and `slot claims tries ...` of each
 local granted_count = 0
 
 -- The claim as everything that is handed out repeats it: texts made once. policy: version and epoch.
@@ -41,7 +41,7 @@ local function grant(t, n, claim)
   while at and count < n do
     local word = hold(t, at - 1, claim)
     words = words and words .. ' ' .. word or word
-    letters = letters:sub(1, at - 1) .. 'H' .. letters:sub(at + 1)
+    letters = t.samples == 1 and 'H' or letters:sub(1, at - 1) .. 'H' .. letters:sub(at + 1)
     count = count + 1
     at = letters:find('O', at + 1, true)
   end
@@ -49,7 +49,8 @@ local function grant(t, n, claim)
   if t.oldest == '-1' or claim.version < tonumber(t.oldest) then t.oldest = claim.version_text end
   if claim.version > tonumber(t.newest) then t.newest = claim.version_text end
   changed(t)
-  granted[#granted + 1] = { t, words }
+  local n_granted = #granted + 1
+  granted[n_granted], granted_slots[n_granted] = t, words
   granted_count = granted_count + count
   return at ~= nil
 end
@@ -76,11 +77,11 @@ end
 -- The answer's tail: per task its id, payload, samples, and `slot claims tries` of each slot granted.
 local function add_granted(answer)
   local ids, at = {}, #answer
-  for i = 1, #granted do ids[i] = granted[i][1].id end
+  for i = 1, #granted do ids[i] = granted[i].id end
   local payloads = hmget(PAYLOADS, ids)
   for i = 1, #granted do
-    local t, words = granted[i][1], granted[i][2]
-    answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = t.id, payloads[i] or '', t.samples, words
+    answer[at + 1], answer[at + 2] = ids[i], payloads[i] or ''
+    answer[at + 3], answer[at + 4] = granted[i].samples, granted_slots[i]
     at = at + 4
   end
   return answer

@@ -52,13 +52,20 @@ local function arm_anyway() arm_for_open_slot() end
 
 -- What a log with deletes comes to, for the last word about a member counts. value_at: 1 or 2, where the score or value stands.
 local function last_words(log, value_at)
-  local adds, removes, n, last = {}, {}, 0, {}
-  for i = 1, log.n, 2 do last[log[i + 2 - value_at]] = i end
+  local adds, removes, n, last, member_at = {}, {}, 0, {}, 3 - value_at
+  if log.deletes * 2 == log.n then -- nothing is added, and it does not matter what is deleted twice
+    for i = member_at, log.n, 2 do
+      n = n + 1
+      removes[n] = log[i]
+    end
+    return adds, removes
+  end
+  for i = 0, log.n - 2, 2 do last[log[i + member_at]] = i end
   for member, i in pairs(last) do
-    if log[i + value_at - 1] == false then
+    if log[i + value_at] == false then
       removes[#removes + 1] = member
     else
-      adds[n + 1], adds[n + 2] = log[i], log[i + 1]
+      adds[n + 1], adds[n + 2] = log[i + 1], log[i + 2]
       n = n + 2
     end
   end

@@ -45,8 +45,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a slot is read as it was", "t.slot_text, t.slot = text, false", "t.slot_text = text"),
     Mutant(
         "the first word about a member counts",
-        "last[log[i + 2 - value_at]] = i end",
-        "last[log[i + 2 - value_at]] = last[log[i + 2 - value_at]] or i end",
+        "last[log[i + member_at]] = i end",
+        "last[log[i + member_at]] = last[log[i + member_at]] or i end",
     ),
     Mutant("any attempt of a held slot may submit", "same and letter(t, k) == 'H', same", "letter(t, k) == 'H', same"),
     Mutant("ended attempts count as holders", "same and letter(t, k) == 'H', same", "same, same"),
@@ -259,8 +259,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a repeated claim gives what is lost",
-        "if holds then\n      if not places[t.id] then",
-        "if t then\n      if not places[t.id] then",
+        "if holds then\n      local at, word",
+        "if t then\n      local at, word",
     ),
     Mutant("session numbers are used again", "bump('session_seq', 1)", "set('session_seq', 1)"),
     # Batches and steps.
