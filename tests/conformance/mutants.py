@@ -85,6 +85,9 @@ MUTANTS: dict[str, Mutant] = {
     "constants_of_a_script_of_the_first_run": Mutant(
         LIBRARY, "if OWN_LAST ~= keys[1] then", "if not OWN_LAST then", "take_turns", times=ANY,
     ),
+    "slots_of_records_of_earlier_calls": Mutant(
+        "include/layout.lua", "t.id, t.slot = id, false", "t.id = id", "nothing_of_another_one",
+    ),
     "too_old_kept_over_calls": Mutant(
         "include/state.lua", "local oldest_good = nil --", "local oldest_good --", "judged_anew",
     ),

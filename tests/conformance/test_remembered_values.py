@@ -40,6 +40,17 @@ def test_calls_of_runs_on_one_server_take_turns(lab: Lab):
     # Then the lab's check finds each task in the sets of its own run.
 
 
+def test_a_task_that_was_never_claimed_has_nothing_of_another_one(lab: Lab):
+    """Tables of records are used again by the next call. Mutants: slots_of_records_of_earlier_calls."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker()
+    trainer.enqueue("claimed")
+    for _ in range(3):
+        (answer,) = worker.release(worker.take_one())
+        assert answer.word == "released"
+    trainer.enqueue("new", priority=1)
+    assert worker.take_one().startswith("new#0.1.")
+
+
 @pytest.mark.parametrize("by", ["renew", "submit", "claim"])
 def test_what_is_too_old_is_judged_anew_by_each_call(lab: Lab, by: str):
     """Also within one millisecond, and right after a call of a run whose next step is another.

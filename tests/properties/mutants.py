@@ -40,9 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "slot_name(t, k) .. '.' .. s.claims == id:match('^(.*)%.%w+$')",
     ),
     Mutant("no compare of the claim number", "attempt_id(t, k, s) == id", "s.random == id:match('%w+$')"),
-    Mutant("a record has the slot of an earlier one", "t.id, t.slot = id, false", "t.id = id"),
     Mutant("a slot is written as it was read", "t.slot_text = nil -- made anew", "-- made anew"),
-    Mutant("a slot is read as it was", "t.slot_text, t.slot = text, false", "t.slot_text = text"),
     Mutant(
         "the first word about a member counts",
         "last[log[i + member_at]] = i end",
