@@ -1,6 +1,7 @@
 """Writes the numbers of one or several runs into a page: `python -m benchmarks.page docs/performance.md RUN.json ...`.
 
-Only what stands between the two marks is replaced. Of a case that several runs have, the last one's counts.
+Only what stands between two marks is replaced: `measured` are all numbers, `numbers` the few of a README. Of a case
+that several runs have, the last one's counts.
 """
 
 # ruff: noqa: T201 - printing is its purpose
@@ -13,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import summary
 from benchmarks.cases import unit_of
 from benchmarks.report import SHOWN_UNITS, number
 
-BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+#: The marks of a section in a page.
+BEGIN, END = "<!-- {} -->", "<!-- /{} -->"
 
 #: Scenario -> its title, what it shows as rows (metrics), and whether as multiples of ref.
 _TITLES = {
@@ -37,7 +40,7 @@ _BUDGET = ("round_trips_count", "script_calls_count", "commands_count", "sent_by
 
 def measured(runs: Sequence[dict[str, Any]]) -> str:
     """The section as Markdown."""
-    cases = {(c["scenario"], c["who"], c["name"]): c for run in runs for c in run["cases"]}
+    cases = _cases(runs)
     goals = {goal["goal"]: goal for run in runs for goal in run["goals"]}
     parts = [_about(runs), "### Goals", _goals(list(goals.values()))]
     budget = [c for c in cases.values() if c["scenario"] == "budget" and c["metrics"]]
@@ -53,6 +56,15 @@ def measured(runs: Sequence[dict[str, Any]]) -> str:
             "\n".join(f"- {c['scenario']}, {c['who']}, {c['name']}: {c['not_run']}" for c in missing),
         ]
     return "\n\n".join(parts)
+
+
+def numbers(runs: Sequence[dict[str, Any]]) -> str:
+    """The few numbers of a README, as Markdown."""
+    return _table(("", "measured, median", "beside"), summary.rows(_cases(runs)))
+
+
+def _cases(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {(c["scenario"], c["who"], c["name"]): c for run in runs for c in run["cases"]}
 
 
 def _about(runs: Sequence[dict[str, Any]]) -> str:
@@ -108,18 +120,23 @@ def _spread(told: dict[str, float], unit: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Replaces the section; returns the exit code."""
+    """Replaces the sections that the page has; returns the exit code."""
     if len(argv) < 2:
         print("usage: python -m benchmarks.page PAGE.md RUN.json ...", file=sys.stderr)
         return 2
     page = Path(argv[0])
     text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        print(f"{page} has no {BEGIN} ... {END}", file=sys.stderr)
-        return 2
     runs = [json.loads(Path(name).read_text(encoding="utf-8")) for name in argv[1:]]
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{measured(runs)}\n\n{END}{after}", encoding="utf-8")
+    found = 0
+    for name, written in (("measured", measured), ("numbers", numbers)):
+        begin, end = BEGIN.format(name), END.format(name)
+        if begin in text and end in text:
+            text = f"{text.split(begin)[0]}{begin}\n\n{written(runs)}\n\n{end}{text.split(end)[1]}"
+            found += 1
+    if not found:
+        print(f"{page} has no {BEGIN.format('measured')} ... {END.format('measured')}", file=sys.stderr)
+        return 2
+    page.write_text(text, encoding="utf-8")
     return 0
 
 

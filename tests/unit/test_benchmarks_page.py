@@ -23,7 +23,7 @@ def told() -> dict[str, Any]:
 
 def test_only_the_measured_part_is_replaced(tmp_path: Path, told: dict[str, Any]):
     document, run = tmp_path / "performance.md", tmp_path / "run.json"
-    document.write_text(f"before\n{page.BEGIN}\nold numbers\n{page.END}\nafter\n")
+    document.write_text("before\n<!-- measured -->\nold numbers\n<!-- /measured -->\nafter\n")
     run.write_text(json.dumps(told))
     assert page.main([str(document), str(run)]) == 0
     text = document.read_text()
@@ -35,6 +35,21 @@ def test_only_the_measured_part_is_replaced(tmp_path: Path, told: dict[str, Any]
     assert "could not be installed" in text
     assert page.main([str(document), str(run)]) == 0
     assert document.read_text() == text
+
+
+def test_a_readme_gets_the_few_numbers_beside_the_best_peer(tmp_path: Path, told: dict[str, Any]):
+    for who, rate in (("slow", 50.0), ("fast", 70.0)):
+        metrics = {"rate_per_s": {"median": rate, "min": rate, "max": rate}}
+        told["cases"].append({"scenario": "cycle", "who": who, "name": "a worker process", "metrics": metrics})
+    told["cases"].append({**told["cases"][0], "name": "batches of 64"})
+    document, run = tmp_path / "README.md", tmp_path / "run.json"
+    document.write_text("before\n<!-- numbers -->\n<!-- /numbers -->\nafter\n")
+    run.write_text(json.dumps(told))
+    assert page.main([str(document), str(run)]) == 0
+    lines = document.read_text().splitlines()
+    assert "| claimed, done, accepted: one worker, 64 a call | 4,321/s | fast: 70.0/s |" in lines
+    assert "| the same, one at a time | 4,321/s |  |" in lines
+    assert not any("MiB" in line for line in lines), "nothing is told of what was not measured"
 
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path, told: dict[str, Any]):
