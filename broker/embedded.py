@@ -294,9 +294,18 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 def _environment() -> dict[str, str]:
     """The server's environment: scripts make many small strings, of which glibc's allocator keeps too few at hand."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc.tcache_count" in tunables:
+    if "glibc.malloc.tcache_count" in tunables or not _counts_far():
         return dict(os.environ)
     return {**os.environ, "GLIBC_TUNABLES": ":".join(filter(None, (tunables, "glibc.malloc.tcache_count=2000")))}
+
+
+def _counts_far() -> bool:
+    """Whether glibc counts what it keeps beyond 127: before 2.30 the number overflows unchecked (its bug 24531)."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (AttributeError, OSError, ValueError):  # another C library
+        return False
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 30)
 
 
 def _binary() -> str:

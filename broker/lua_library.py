@@ -32,6 +32,9 @@ _CONSTANTS = re.compile(r"(?:I\.)?[A-Z][A-Z_]*\b(?:, (?:I\.)?[A-Z][A-Z_]*\b)* *=
 _TABLE = "I"
 #: What a script finds as globals, and a function of a library gets as arguments.
 _ARGUMENTS = ("KEYS", "ARGV")
+#: An include that so few scripts need stands with each of them: Lua allows 200 local names, and those of all includes
+#: together would leave the largest script three.
+_FEW = 3
 #: The table; the keys that the constants of the includes and of a script were set for; what begins a call.
 _LAST, _OWN_LAST = "LAST", "OWN_LAST"
 _RESERVED = frozenset({_TABLE, _LAST, _OWN_LAST, "begin"})
@@ -91,17 +94,22 @@ def as_library(includes: Mapping[str, Source], scripts: Sequence[Source]) -> lis
         scripts: every include that they need is there.
 
     Raises:
-        NameClash: a parameter or nested local has the name of a constant, two includes declare the same name, or a name
-            is taken by the library.
+        NameClash: a parameter or nested local has the name of a constant, two includes declare the same name, a script
+            declares one of its includes' again, or a name is taken by the library.
     """
     names = [*_ARGUMENTS, *(name for include in includes.values() for name in include.names())]
     if twice := sorted(name for name, n in Counter(names).items() if n > 1):
         raise NameClash(f"{', '.join(twice)}: declared by two includes")
     if taken := sorted(_RESERVED.intersection(names + [name for script in scripts for name in script.names()])):
         raise NameClash(f"the name {taken[0]} is the library's")
+    for script in scripts:
+        if again := sorted(
+            {name for need in script.needs for name in includes[need].names()}.intersection(script.names())
+        ):
+            raise NameClash(f"{script.function} declares {again[0]!r} again, which an include of it declares")
     uses = Counter(name for script in scripts for name in script.needs)
     in_table = {name for name in names if _CONSTANT.match(name)}.difference(_ARGUMENTS)
-    shared = [_split(include, in_table) for name, include in includes.items() if uses[name] != 1]
+    shared = [_split(include, in_table) for name, include in includes.items() if uses[name] > _FEW]
     library: list[Line] = [(f"do local {_TABLE}, {_LAST}, {', '.join(_ARGUMENTS)} = {{}}", None)]
     for part in shared:
         library += part.declared
@@ -114,7 +122,7 @@ def as_library(includes: Mapping[str, Source], scripts: Sequence[Source]) -> lis
     ]
     for script in scripts:
         hidden = set(script.names())
-        parts = [_split(includes[name], in_table) for name in script.needs if uses[name] == 1]
+        parts = [_split(includes[name], in_table) for name in script.needs if uses[name] <= _FEW]
         parts.append(_split(script, in_table - hidden))
         quoted = ", ".join(f"'{flag}'" for flag in script.flags)
         library += [

@@ -35,7 +35,9 @@ local function fail_attempt(t, k, s, message, may_retry)
     if base > 0 then
       local at = now + math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(s.tries - 1, 40))
       set_letter(t, k, 'W')
-      zput(RETRIES, slot_name(t, k), at)
+      local name = slot_name(t, k)
+      new_retries[name] = at
+      zput(RETRIES, name, at)
       due_at(at)
     else
       set_letter(t, k, 'O')

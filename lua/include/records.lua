@@ -63,7 +63,7 @@ local function slot_changed(t, k, s)
   end
 end
 
--- The slot's record becomes this text. It is not in the cache any more.
+-- The slot's record becomes this text; nobody asks the cache for it before they are done.
 local function replace_slot(t, k, text)
   if k > 0 then
     hput(SLOTS, slot_name(t, k), text)

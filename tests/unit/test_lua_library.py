@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from broker import scripts
@@ -45,11 +47,11 @@ def test_each_line_says_where_it_was_written():
 
 
 def test_functions_are_made_once_constants_for_each_run_and_variables_at_each_call():
-    # Given an include with functions, a constant, a variable and a function that is announced first, for two scripts
-    other = source("return twice(1)\n", needs=("a",), function="g")
+    # Given an include with functions, a constant, a variable and a function that is announced first, for four scripts
+    others = [source("return twice(1)\n", needs=("a",), function=name) for name in "ghi"]
     own = source(SCRIPT, needs=("a",), function="f", flags=("no-writes",))
-    made, rest = text_of(as_library({"a": source(INCLUDE)}, [own, other])).split("local function begin(keys, args)")
-    begin, script, _ = rest.split("do local OWN_LAST")
+    made, rest = text_of(as_library({"a": source(INCLUDE)}, [own, *others])).split("local function begin(keys, args)")
+    begin, script, *_ = rest.split("do local OWN_LAST")
     own_functions, called = script.split("callback = function(keys, args)")
     # Then functions stand outside of what is called, where variables are declared
     assert "local seen\nlocal later\nlocal function twice(n)" in made
@@ -115,3 +117,23 @@ def test_every_script_is_in_the_library_by_name():
 
 def test_each_include_is_in_the_library_once():
     assert scripts.library().source.count(b"function load_state(") == 1
+
+
+def test_there_is_room_for_more_local_names():
+    """Lua allows 200 at a time, and refuses the whole library beyond."""
+    shared, *scripts_own = scripts.library().source.decode().split("do local OWN_LAST")
+    declared = re.compile(r"^(?:do )?local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+
+    def count(part: str) -> int:
+        return sum(len(names.split(", ")) for names in declared.findall(part))
+
+    before = [own.split("redis.register_function", 1)[0] for own in scripts_own]
+    assert count(shared) + max(1 + count(own) for own in before) <= 180
+
+
+def test_a_script_may_not_declare_a_name_of_its_includes_again():
+    """Set at each call, the include's variable would be the script's, and its own never set."""
+    include = source("local seen = 0\nlocal function see() return seen end\n", "a.lua")
+    script = source("local seen = 'mine'\nreturn see() .. seen\n", needs=("a",), function="f")
+    with pytest.raises(NameClash, match="seen"):
+        as_library({"a": include}, [script])
