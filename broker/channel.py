@@ -23,6 +23,11 @@ class Channel:
         self._unknown: list[Operation[Any]] = []
         self._broken: BrokerError | None = None
 
+    @property
+    def last(self) -> int:
+        """Number of the last call that the server has answered, 0 before the first."""
+        return self._last
+
     def restart(self, token: str) -> None:
         """A new epoch: numbers start again."""
         self.token, self._last, self._unknown, self._broken = token, 0, [], None

@@ -14,7 +14,7 @@ from typing import Any
 from broker import keys
 from broker.checkpoint import MAX_VERSION, Checkpoint, write_checkpoint
 from broker.checkpoint_tasks import TasksWriter, read_tasks, remove_other_tasks_files
-from broker.errors import BadArgument, Early, Fenced, Recovering
+from broker.errors import BadArgument, Early, Fenced, Recovering, Rewound
 from broker.flow import Blocking, Command, Flow, GatedCall, TakeOver
 from broker.models import RunConfig
 from broker.operations import anyone, recovery, trainer
@@ -114,8 +114,9 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
         full_for: path of the checkpoint whose tasks file to write too, or None.
         progress: called as the scan goes on.
     """
+    calls = core.channel.last
     stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
-    _must_hold(core, stored)
+    _must_hold(core, stored, calls)
     version = int(stored["version"])
     blob: bytes | None = (yield Command(("HGET", keys.state(core.run), "blob"))) or None
     policies: list[bytes] = yield Command(("HGETALL", keys.key(core.run, "policies")))
@@ -148,7 +149,7 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
             raise Early(  # noqa: TRY301 - the writer is abandoned for any reason
                 step=int(after["version"]), version=version, problem="the run went on while its checkpoint was made"
             )
-        _must_hold(core, after)
+        _must_hold(core, after, calls)
         tasks_file = (yield Blocking(writer.finish)) if writer is not None else None
     except BaseException:
         if writer is not None:
@@ -170,10 +171,12 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
     )
 
 
-def _must_hold(core: TrainerCore, stored: dict[str, str]) -> None:
-    """A trainer that lost the run, or a run that is half recovered, must not overwrite a good file."""
+def _must_hold(core: TrainerCore, stored: dict[str, str], calls: int) -> None:
+    """A trainer that lost the run, a run that went back or is half recovered must not overwrite a good file."""
     if core.epoch and stored["epoch"] != core.epoch:
         raise Fenced(run=core.run, epoch=stored["epoch"])
+    if core.epoch and int(stored["call"]) < calls:
+        raise Rewound(call=calls, last=int(stored["call"]), version=stored["version"])
     if stored["recovering"]:
         raise Recovering(version=stored["recovering"])
 

@@ -224,14 +224,14 @@ def test_an_old_snapshot_under_a_running_trainer_that_knows_no_distance(lab: Lab
     worker = lab.worker()
     trainer.enqueue(tasks(12))
     history = dict(enumerate(train(trainer, worker, 2)))
-    copies = [_copy(lab)]
+    copies = [copy_of(lab)]
     for step in range(2, 6):
         history[step] = train(trainer, worker)[0]
         if step == 3:
             trainer.checkpoint(tmp_path / "four")
-        copies.append(_copy(lab))
+        copies.append(copy_of(lab))
     for which in [0, 1, 2, 3, 2, 0]:
-        _put_back(lab, copies[which])
+        put_back(lab, copies[which])
         with pytest.raises((Rewound, Fenced)):
             trainer.next_batch(timeout=0)
         report = trainer.recover(tmp_path / "four")
@@ -249,10 +249,10 @@ def test_what_a_forgotten_step_trained_is_not_made_new_by_a_retry(
     """Cancelled and retried by somebody while the server knows nothing of its end: before the recovery, or after."""
     trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=4, max_concurrent_rollouts=4), lab.worker()
     trainer.enqueue(tasks(6))
-    copy = _copy(lab)
+    copy = copy_of(lab)
     history = dict(enumerate(train(trainer, worker, 2)))
     trainer.checkpoint(tmp_path / "two")
-    _put_back(lab, copy)
+    put_back(lab, copy)
     consumed = [name for names in history.values() for name in names]
     stranger = lab.trainer(reopen=True)
     assert set(stranger.cancel(consumed).values()) == {"cancelled"}
@@ -277,10 +277,10 @@ def test_a_batch_of_a_version_that_was_made_anew_is_trained_again(lab: Lab, tmp_
     """Its step is not the one of that number that the checkpoint's history has."""
     trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=4, max_concurrent_rollouts=4), lab.worker()
     trainer.enqueue(tasks(2))
-    copy = _copy(lab)
+    copy = copy_of(lab)
     history = dict(enumerate(train(trainer, worker, 2)))
     trainer.checkpoint(tmp_path / "two")
-    _put_back(lab, copy)
+    put_back(lab, copy)
     stranger = lab.trainer(reopen=True)
     stranger.cancel(["t0", "t1"])
     stranger.enqueue(Task(id="new"))
@@ -310,15 +310,28 @@ def test_a_dead_task_that_is_retried_after_the_checkpoint_stays(lab: Lab, tmp_pa
     judge_once(history | train_to_the_end(lab, trainer, worker), [f"t{i}" for i in range(4)])
 
 
-def _copy(lab: Lab) -> dict[bytes, bytes]:
+def copy_of(lab: Lab) -> dict[bytes, bytes]:
     return {name: lab.command("DUMP", name) for name in lab.command("KEYS", lab.key("*"))}
 
 
-def _put_back(lab: Lab, copy: dict[bytes, bytes]) -> None:
+def put_back(lab: Lab, copy: dict[bytes, bytes]) -> None:
     for name in lab.command("KEYS", lab.key("*")):
         lab.command("DEL", name)
     for name, value in copy.items():
         lab.command("RESTORE", name, 0, value)
+
+
+def test_a_server_that_went_back_does_not_overwrite_a_good_checkpoint(lab: Lab, tmp_path: Path):
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=9, keep_checkpoints=5), lab.worker()
+    trainer.enqueue(tasks(10), cursor=10)
+    copy = copy_of(lab)
+    train(trainer, worker, 4)
+    trainer.checkpoint(tmp_path / "file")
+    before = (tmp_path / "file").read_bytes()
+    put_back(lab, copy)
+    with pytest.raises(Rewound):
+        trainer.checkpoint(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == before
 
 
 def test_workers_that_have_loaded_surviving_weights_go_on_after_a_loss(lab: Lab, tmp_path: Path):
