@@ -61,6 +61,7 @@ class _Document(BaseModel):
     blob: str | None
     policies: dict[str, str]
     recoveries: Annotated[str, Field(pattern=r"^(\d+:\d+( \d+:\d+)*)?$")]
+    lineage: Annotated[str, Field(pattern=r"^(\w+:\d+( \w+:\d+)*)?$")] = ""
     unfinished_count: Annotated[int, Field(ge=0)]
     unfinished: str
     tasks_file: TasksFile | None
@@ -81,6 +82,7 @@ class Checkpoint:
         blob: what travelled with the version, or None.
         policies: version -> epoch that made it, for the versions that may still matter.
         recoveries: the recoveries of the run before, as the server writes them.
+        lineage: which epochs gave the order numbers, as the server writes it; empty in older files.
         unfinished: ids of the tasks that were not finished.
         tasks_file: the tasks themselves, in a full checkpoint.
         path: where it was written to or read from, or None.
@@ -97,6 +99,7 @@ class Checkpoint:
     policies: dict[int, str]
     recoveries: str
     unfinished: frozenset[str] = field(repr=False)
+    lineage: str = ""
     tasks_file: TasksFile | None = None
     path: Path | None = None
 
@@ -124,6 +127,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "blob": None if checkpoint.blob is None else base64.b64encode(checkpoint.blob).decode(),
         "policies": {str(version): epoch for version, epoch in sorted(checkpoint.policies.items())},
         "recoveries": checkpoint.recoveries,
+        "lineage": checkpoint.lineage,
         "unfinished_count": len(checkpoint.unfinished),
         "unfinished": base64.b64encode(zlib.compress(names, 6)).decode(),
         "tasks_file": None if checkpoint.tasks_file is None else checkpoint.tasks_file.model_dump(),
@@ -212,6 +216,7 @@ def _checkpoint(document: _Document, path: Path) -> Checkpoint:
         blob=None if document.blob is None else base64.b64decode(document.blob, validate=True),
         policies=policies,
         recoveries=document.recoveries,
+        lineage=document.lineage,
         unfinished=_names(document.unfinished, document.unfinished_count),
         tasks_file=document.tasks_file,
         path=path,

@@ -52,6 +52,8 @@ class RecoveryReport:
             (revoked as asked).
         ready_again: tasks of lost steps whose results are good and wait to be trained again.
         finished: tasks that the checkpoint calls finished and the server had forgotten to be.
+        dropped: tasks that were enqueued on a server that had lost its last writes, before this recovery, and that the
+            checkpoint does not know: the data loader brings those again that are not before the cursor.
         results_dropped, results_kept: samples.
         attempts_revoked, attempts_kept: attempts in flight.
         consumed_by_lost_steps: tasks that the lost steps had trained on.
@@ -79,6 +81,7 @@ class RecoveryReport:
     cursor: Any
     missing: list[str] = field(default_factory=list[str])
     restored: int = 0
+    dropped: int = 0
 
 
 def checkpoint(
@@ -165,6 +168,7 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
         cursor=json.loads(stored["cursor"]) if stored.get("cursor") else None,
         blob=blob,
         recoveries=stored["recoveries"],
+        lineage=stored.get("lineage", ""),
         policies={v: epoch for v, epoch in made_by.items() if version - POLICIES_KEPT <= v <= version},
         unfinished=frozenset(unfinished),
         tasks_file=tasks_file,
@@ -235,6 +239,7 @@ def target_of(
         None if source.cursor is None else json.dumps(source.cursor),
         source.blob if blob is None else blob,
         source.recoveries,
+        source.lineage,
     )
 
 
@@ -314,6 +319,7 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     def look(piece: list[str]) -> Flow[Swept]:
         return (yield from core.call(recovery.preview(core.run, to, piece, listed.__contains__, now=core.now)))
 
+    asked = yield from look([])  # refuses what cannot be recovered to, also where there is no task
     counts, known = yield from _walk(core, listed, look, progress)
     config = RunConfig.from_fields(stored)
     accepted = to.version * config.batch_size + counts["ready"]
@@ -327,9 +333,7 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     lost = sum(int(size.split()[0]) for size in sizes if size)
     before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
     begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)
-    known_from = int(stored.get("known_from") or 0)
-    behind = source is not None and (int(stored["order_seq"]) < source.order or source.order < known_from)
-    text_of_cursor = to.cursor if behind and to.cursor is not None else stored["cursor"]
+    text_of_cursor = to.cursor if "file_cursor" in asked.counts else stored["cursor"]
     cursor = json.loads(text_of_cursor) if text_of_cursor else None
     missing = sorted(listed - known)
     restored = 0
@@ -367,4 +371,5 @@ def _report(
         cursor=cursor,
         missing=missing,
         restored=restored,
+        dropped=counts["dropped"],
     )

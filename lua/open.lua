@@ -8,7 +8,7 @@
 -- Flags: none
 -- @include creation
 
-local FIELDS = hot_and({ 'epoch', 'tokens' })
+local FIELDS = hot_and({ 'epoch', 'tokens', 'order_seq', 'lineage' })
 
 local CONFIG_START = 4
 -- Only what differs is written; the counters follow a changed batch size.

@@ -1,7 +1,7 @@
 -- Begins a recovery: the run goes back (or on) to a version, under a new epoch. Claims, take, enqueue, advance and discard stop until recover_commit.
 -- Transition: none of a task; the sweep that follows moves them
 -- KEYS: state
--- ARGV: now, token (the caller's own choice), version, file_epoch (of the checkpoint; empty: none), listed_order (newest task that the checkpoint knows; -1: it has no list), in_flight (`keep` or `requeue`), allow_loss (1), has_cursor (1), cursor, has_blob (1), blob, count of policies, recoveries (that the checkpoint knows, `epoch:version ...`), then pairs version, epoch, then pairs of config field, value (to create a run that is not there)
+-- ARGV: now, token (the caller's own choice), version, file_epoch (of the checkpoint; empty: none), listed_order (newest task that the checkpoint knows; -1: it has no list), in_flight (`keep` or `requeue`), allow_loss (1), has_cursor (1), cursor, has_blob (1), blob, count of policies, recoveries (that the checkpoint knows, `epoch:version ...`), lineage (of the checkpoint's order numbers, `token:number ...`; empty: it has none), then pairs version, epoch, then pairs of config field, value (to create a run that is not there)
 -- Returns: epoch, version before, step_next before, accepted before, running before, capacity before, consumed tasks of lost steps
 -- Errors: NORUN, SCHEMA, FENCED, GONE (version, floor), UNDONE (version, epoch, by, to), BADARG
 -- Bound: the batches that are kept, the policies and config given
@@ -11,11 +11,11 @@
 -- @include finished
 
 local FIELDS = hot_and({
-  'epoch', 'tokens', 'recoveries', 'checkpoints', 'floor', 'recover_limit', 'order_seq', 'begin_answer',
+  'epoch', 'tokens', 'recoveries', 'checkpoints', 'floor', 'recover_limit', 'order_seq', 'begin_answer', 'lineage',
 })
 
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
-local POLICIES_START = 14
+local POLICIES_START = 15
 
 -- How many tasks the steps from limit on have consumed that are not part of the history any more, and were until now.
 local function consumed_by_lost_steps(limit)
@@ -42,19 +42,26 @@ local function take_policies(version, epoch)
   set('version_epoch', made_by)
 end
 
--- A server that has every task from the checkpoint's newest one on has all up to its own cursor. One that forgot some goes
--- back to the checkpoint's, and from then on knows nothing of the tasks between an older checkpoint and this one.
-local function set_cursor(listed_order)
-  local behind = num('order_seq') < listed_order
-  if (behind or listed_order < num('known_from')) and ARGV[8] == '1' then set('cursor', ARGV[9]) end
-  if behind then
-    set('order_seq', listed_order)
+-- A server that forgot nothing has every task up to its own cursor. One that did goes back to the checkpoint's, and from then on
+-- knows nothing of the tasks between an older checkpoint and this one, nor of what the steps between them consumed.
+local function go_by(to, listed_order)
+  if to.file_cursor then set('cursor', ARGV[9]) end
+  if to.older or to.version < num('known_version') then forget_finished() end
+  set('known_version', math.min(num('known_version'), to.version))
+  if to.forgot or to.older then
     set('known_from', listed_order)
+    set('known_version', to.version)
   end
+  if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end -- perhaps others finished rows
+  set('recover_listed', listed_order)
+  set('recover_lineage', to.by_cursor and ARGV[14] or '')
+  set('recover_order', to.common)
+  set('recover_lost', to.by_cursor and 'cursor' or to.lost and 'numbers' or '')
 end
 
-local function go_to(version, epoch, limit)
-  set('recover_limit', limit)
+local function go_to(to, epoch)
+  local version = to.version
+  set('recover_limit', to.limit)
   if state.recovering == '' then set('recover_open', num('step_next')) end -- the open batch
   if version < num('floor') then
     forget_finished()
@@ -63,9 +70,8 @@ local function go_to(version, epoch, limit)
   set('recovering', version)
   set('version', version)
   set('step_next', version)
-  set('recover_order', ARGV[5])
   set('recover_in_flight', ARGV[6])
-  set_cursor(tonumber(ARGV[5]))
+  go_by(to, tonumber(ARGV[5]))
   set('blob', ARGV[10] == '1' and ARGV[11] or '')
   bump('blob_seq', 1)
   set('recoveries', recoveries_with(epoch, version))
@@ -79,7 +85,7 @@ end
 return run(function()
   local token, version = ARGV[2], int_arg(3, 'version', 0, MAX_VERSION)
   check_token(token)
-  int_arg(5, 'listed_order', -1, MAX_INT)
+  local listed_order = int_arg(5, 'listed_order', -1, MAX_INT)
   if ARGV[6] ~= 'keep' and ARGV[6] ~= 'requeue' then fail('BADARG', 'argument', 'in_flight', 'given', ARGV[6]) end
   local first_config = POLICIES_START + 2 * int_arg(12, 'policies', 0, 10000)
   for i = POLICIES_START, first_config - 1, 2 do given_policies[int_arg(i, 'policy', 0, version)] = ARGV[i + 1] end
@@ -90,7 +96,7 @@ return run(function()
   else
     if state.epoch:match('%.(%w+)$') == token then return state.begin_answer end
     refuse_old_token(token)
-    refuse_target(version, ARGV[4], ARGV[7] == '1')
+    refuse_target(version, ARGV[4], ARGV[7] == '1', listed_order >= 0)
     epoch = int_text(math.max(number_of(ARGV[4]), number_of(state.epoch)) + 1) .. '.' .. token
     take_over(epoch)
   end
@@ -100,7 +106,8 @@ return run(function()
   local answer = table.concat({ epoch, state.version, state.step_next, state.accepted, state.running,
     int_text(capacity()), lost }, ' ')
   bump('total_consumed', -lost)
-  go_to(version, epoch, limit)
+  local to = plan_of(version, limit, listed_order, ARGV[14], ARGV[8] == '1')
+  go_to(to, epoch)
   take_policies(version, epoch)
   set('begin_answer', answer)
   event('recover', int_text(version) .. ' ' .. epoch)

@@ -9,8 +9,12 @@
 -- @include gate
 -- @include counters
 -- @include admission_owners
+-- @include lineage
 
-local FIELDS = gate_and({ 'recover_limit', 'recover_open', 'bytes_from', 'tasks_from', 'open_size' })
+local FIELDS = gate_and({
+  'recover_limit', 'recover_open', 'recover_lineage', 'known_from', 'order_seq', 'bytes_from', 'tasks_from',
+  'open_size',
+})
 
 -- Batches of steps that the surviving history has not consumed, and the one that was open: their tasks are elsewhere now.
 local function drop_batches(limit)
@@ -27,6 +31,13 @@ return gated(FIELDS, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
   local version, limit = num('version'), num('recover_limit')
   drop_batches(limit)
+  -- No number of the checkpoint's is given again. Where what it did not know is gone, its numbers are its history's from now on;
+  -- not before: a recovery that is begun again must still tell them apart.
+  set('order_seq', math.max(num('order_seq'), num('known_from')))
+  if (state.recover_lineage or '') ~= '' then
+    mark_epoch(state.epoch:match('%w+$'), num('known_from'), state.recover_lineage)
+    set('recover_lineage', '')
+  end
   set('bytes_from', math.min(num('bytes_from'), limit))
   set('bytes_at', 0)
   set('tasks_from', math.min(num('tasks_from'), limit))

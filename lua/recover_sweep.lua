@@ -1,5 +1,5 @@
 -- A piece of a recovery: decides what becomes of each task that it is given, and does it. May be repeated.
--- Transition: running, ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; whatever the checkpoint calls finished -> forgotten
+-- Transition: running, ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; whatever the checkpoint calls finished, or does not know -> forgotten
 -- KEYS: state
 -- ARGV: now, gate (3), then per task: listed (1: the checkpoint says it is unfinished), task
 -- Returns: `done name count ...`: how many of the tasks were dealt with (call again with the rest), and what became of them
@@ -12,7 +12,9 @@
 -- @include restart
 -- @include finished
 
-local FIELDS = gate_and({ 'finished_ids', 'recover_limit', 'recover_order', 'recover_in_flight', 'open_size' })
+local FIELDS = gate_and({
+  'finished_ids', 'recover_limit', 'recover_order', 'recover_lost', 'recover_listed', 'recover_in_flight', 'open_size',
+})
 
 local function release_held(t)
   for k = 0, t.samples - 1 do
@@ -22,7 +24,6 @@ end
 
 -- Forgets a task altogether, with its results.
 local function forget_task(t)
-  add_finished(t.id)
   load_slots_of(t)
   clear_slots(t, 'revoked')
   leave_state(t)
@@ -52,6 +53,13 @@ local function mend_versions(t)
   changed(t)
 end
 
+-- The end of this task is known from the checkpoint alone: an older one cannot have it undone.
+local function remember_finished(id)
+  add_finished(id)
+  set('known_from', num('recover_listed'))
+  set('known_version', num('recovering'))
+end
+
 local function act(t, fate, id)
   if fate == 'missing' then return drop_finished(id) end
   local stays = fate == 'keep' or fate == 'ready'
@@ -60,7 +68,8 @@ local function act(t, fate, id)
     back_to_ready(t)
   elseif fate == 'release' then
     release_held(t)
-  elseif fate == 'finished' then
+  elseif fate == 'finished' or fate == 'dropped' then
+    if fate == 'finished' then remember_finished(t.id) end -- a dropped one may be brought again
     forget_task(t)
   elseif fate == 'pending' then
     if t.state == 'X' or t.state == 'J' then restart_task(t) else requeue_task(t, 'recovery') end
@@ -69,6 +78,12 @@ end
 
 return gated(FIELDS, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
-  local requeues = state.recover_in_flight == 'requeue'
-  return walk(FIRST_ARG, num('recovering'), num('recover_limit'), num('recover_order'), requeues, act)
+  return walk(FIRST_ARG, {
+    version = num('recovering'),
+    limit = num('recover_limit'),
+    common = num('recover_order'),
+    lost = state.recover_lost ~= '',
+    by_cursor = state.recover_lost == 'cursor',
+    requeue_in_flight = state.recover_in_flight == 'requeue',
+  }, act)
 end)

@@ -26,6 +26,7 @@ class Begin:
         cursor: the data loader's position as JSON, None: leave the stored one.
         blob: what travels with the workers' claims at that version, or None.
         recoveries: what the checkpoint knows of earlier ones, `epoch:version ...`.
+        lineage: which epochs gave the checkpoint's order numbers, `token:number ...`; empty: unknown.
     """
 
     version: int
@@ -37,6 +38,7 @@ class Begin:
     cursor: str | None = None
     blob: bytes | None = None
     recoveries: str = ""
+    lineage: str = ""
 
     @property
     def policy_pairs(self) -> list[Argument]:
@@ -69,7 +71,7 @@ def begin(
     args: list[Argument] = [
         *(clock(now), token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),
         *(int(to.cursor is not None), to.cursor or "", int(to.blob is not None), to.blob or b""),
-        *(len(to.policies), to.recoveries),
+        *(len(to.policies), to.recoveries, to.lineage),
         *to.policy_pairs,
     ]
     for name, value in (config or {}).items():
@@ -105,9 +107,10 @@ def sweep(
 def preview(
     run: str, to: Begin, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
 ) -> Operation[Swept]:
-    """What sweep would do, changing nothing."""
+    """What sweep would do, changing nothing; counts `file_cursor` where the checkpoint's cursor would be taken."""
     head = (clock(now), to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
-    args = (*head, len(to.policies), *to.policy_pairs, *_listed(tasks, is_listed))
+    more = (int(to.cursor is not None), to.lineage, len(to.policies), *to.policy_pairs)
+    args = (*head, *more, *_listed(tasks, is_listed))
     return Operation("recover_preview", (keys.state(run),), args, _swept)
 
 

@@ -1,4 +1,5 @@
 -- @include records
+-- @include lineage
 -- How a run and an epoch begin.
 
 -- Longer than a listpack entry: the state stays a hash table, so that reading its fields does not walk over all of them.
@@ -16,6 +17,7 @@ local function create_run(epoch, first_config)
   set('epoch', epoch)
   set('version_epoch', epoch)
   set('tokens', epoch:match('%w+$'))
+  mark_epoch(state.tokens, 0, '')
   for _, name in ipairs({ 'answer', 'recovering', 'paused', 'cursor', 'recoveries', 'checkpoints' }) do
     set(name, '')
   end
@@ -49,4 +51,5 @@ local function take_over(epoch)
     end
   end
   set('tokens', tokens)
+  mark_epoch(epoch:match('%w+$'), num('order_seq'), field('lineage') or '')
 end

@@ -19,28 +19,34 @@ local function samples_good(t)
 end
 
 -- What becomes of t: a word, and the cause where it starts over. listed: the checkpoint says it is unfinished (nil: there is no list).
---   consumed (by a step below limit, which survives); keep; ready (out of a batch of a lost step); pending; finished (the checkpoint says so, the server forgot); release (its held slots)
-local function recovered_fate(t, r, limit, listed, listed_order, requeue_in_flight)
+--   consumed (by a step below limit, which survives); keep; ready (out of a batch of a lost step); pending; release (its held slots);
+--   finished (the checkpoint says so, the server forgot); dropped (of a history that the checkpoint does not know)
+-- to: see plan_of, and requeue_in_flight.
+local function recovered_fate(t, to, listed)
   local _, order, _, born = fixed_parts(t)
-  local forgot = limit < r -- the server has not consumed all that the checkpoint's history has
+  local forgot = to.limit < to.version -- the server has not consumed all that the checkpoint's history has
   if forgot then order = born end -- a retry of what that history may have consumed makes no new task of it
-  local known = listed ~= nil and order <= listed_order -- existed when the checkpoint was made
+  local foreign = to.lost and born > to.common -- enqueued after the histories parted, perhaps in both
+  if foreign and to.by_cursor and not listed then return 'dropped' end
+  local known = order <= to.common or (foreign and listed) -- existed when the checkpoint was made
+  local parted = listed ~= nil and forgot and born > to.common -- no step that survives can have consumed it
   local step = tonumber(t.step)
-  if t.state == 'B' and step < limit and not (known and listed) then return 'consumed' end
+  if t.state == 'B' and step < to.limit and not parted and not (known and listed) then return 'consumed' end
   if t.state == 'X' or t.state == 'J' then
     if known and not listed and forgot then return 'finished' end
-    local again = step >= r
+    local again = step >= to.version or parted
     if known then again = listed end
     if again then return 'pending', t.state == 'X' and 'dead' or 'discarded' end
     return 'keep'
   end
-  if known and not listed then return 'finished' end
+  -- Retried, and its number is the checkpoint's: by an operator, on a server that went back. No surviving step consumed it.
+  if known and not listed and order == born then return 'finished' end
   if t.state == 'P' or t.state == 'D' then return 'keep' end
   load_slots_of(t)
   local good, cause = samples_good(t)
   if not good then return 'pending', t.state == 'B' and 'lost_step' or cause end
   if t.state == 'B' then return 'ready' end
-  if t.state == 'R' and requeue_in_flight and t.letters:find('H', 1, true) then return 'release', 'in_flight' end
+  if t.state == 'R' and to.requeue_in_flight and t.letters:find('H', 1, true) then return 'release', 'in_flight' end
   return 'keep'
 end
 
@@ -55,8 +61,9 @@ local function letters_of(t, c) return select(2, t.letters:gsub(c, '')) end
 local function tally(t, fate, cause)
   local held, done = letters_of(t, 'H'), letters_of(t, 'D')
   if cause then count(cause, 1) end
-  if fate == 'finished' then count('finished', 1) end
-  if t.state == 'X' or t.state == 'J' or fate == 'finished' then return end
+  local forgotten = fate == 'finished' or fate == 'dropped'
+  if forgotten then count(fate, 1) end
+  if t.state == 'X' or t.state == 'J' or forgotten then return end
   count((fate == 'keep' or fate == 'ready') and 'attempts_kept' or 'attempts_revoked', held)
   count(fate == 'pending' and 'results_dropped' or 'results_kept', done)
   if fate == 'ready' then count('ready_again', 1) end
@@ -66,17 +73,17 @@ end
 
 -- Decides for each task that the arguments from `first` on name (listed, task, listed, task ...), counts, and lets `apply` do it.
 -- Returns the answer: how many of them it came to, then the counts.
-local function walk(first, r, limit, listed_order, requeue_in_flight, apply)
+local function walk(first, to, apply)
   local ids, looked, answer = {}, 0, { 0 }
   for i = first + 1, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
-  if #ids < 1 or #ids > 1000 then fail('BADARG', 'argument', 'tasks', 'given', #ids, 'low', 1, 'high', 1000) end
+  if #ids > 1000 then fail('BADARG', 'argument', 'tasks', 'given', #ids, 'high', 1000) end
   load_tasks(ids)
   for i = 1, #ids do
     if looked >= SLOTS_PER_CALL then break end
     local t, listed = tasks[ids[i]], nil
-    if listed_order >= 0 then listed = ARGV[first + 2 * (i - 1)] == '1' end
+    if to.common >= 0 then listed = ARGV[first + 2 * (i - 1)] == '1' end
     if t then
-      local fate, cause = recovered_fate(t, r, limit, listed, listed_order, requeue_in_flight)
+      local fate, cause = recovered_fate(t, to, listed)
       if fate ~= 'consumed' then tally(t, fate, cause) end
       looked = looked + (t.letters:find('[^O]') and t.samples or 1)
       apply(t, fate)

@@ -279,6 +279,42 @@ MUTANTS: dict[str, Mutant] = {
     "no_wake_on_resume": Mutant("pause.lua", "arm_anyway()", "", "marker_is_armed"),
     "no_wake_on_open_slot_after_pause": Mutant("pause.lua", "arm_anyway()", "arm_workers()", "marker_is_armed"),
     "no_wake_on_repair": Mutant("repair.lua", "arm_anyway()", "", "marker_is_armed"),
+    "numbers_are_anybodys": Mutant(
+        "include/lineage.lua", "if lineage == '' or listed_order < 0 then", "if true then", "not_taken_for_those_of_the_checkpoint",
+    ),
+    "retries_hide_a_loss": Mutant(
+        "include/lineage.lua", "(to.lost or limit < version)", "to.lost", "operators_retries_do_not_hide",
+    ),
+    "dropped_rows_are_finished": Mutant(
+        "recover_sweep.lua", "if fate == 'finished' then remember_finished(t.id) end", "remember_finished(t.id)",
+        "not_taken_for_those_of_the_checkpoint",
+    ),
+    "dropped_without_a_cursor": Mutant(
+        "include/recovery.lua", "foreign and to.by_cursor and not listed", "foreign and not listed", "without_a_cursor_nobody",
+    ),
+    "numbers_taken_over_too_early": Mutant(
+        "recover_begin.lua", "  go_to(to, epoch)\n", "  go_to(to, epoch)\n  if to.by_cursor then set('lineage', ARGV[14]) end\n",
+        "begun_again_still_tells",
+    ),
+    "numbers_not_taken_over": Mutant(
+        "recover_commit.lua", "  if (state.recover_lineage or '') ~= '' then", "  if false then", "results_of_the_time_after",
+    ),
+    "finished_by_others_stays_so": Mutant(
+        "recover_begin.lua", "if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end", "",
+        "finished_is_brought_again",
+    ),
+    "steps_of_others_survive": Mutant(
+        "include/recovery.lua", "listed ~= nil and forgot and born > to.common", "false", "finished_is_brought_again",
+    ),
+    "older_file_newer_cursor": Mutant(
+        "include/lineage.lua", "and (to.forgot or to.older)", "and to.forgot", "a_still_older_checkpoint",
+    ),
+    "older_file_newer_ends": Mutant(
+        "recover_begin.lua", "if to.older or to.version < num('known_version') then forget_finished() end", "", "a_still_older_checkpoint",
+    ),
+    "forgotten_steps_by_version": Mutant(
+        "include/target.lua", "has_list and 0 or num('known_version')", "0", "a_version_alone_cannot",
+    ),
     "no_wake_on_recovery": Mutant("recover_commit.lua", "arm_anyway()", "", "marker_is_armed"),
     "no_wake_on_open_slot_after_recovery": Mutant("recover_commit.lua", "arm_anyway()", "arm_workers()", "marker_is_armed"),
     "no_wake_of_those_who_listen_without_tasks": Mutant(
@@ -398,6 +434,7 @@ def main() -> int:
         command += [
             "tests/conformance",
             "tests/processes",
+            "tests/recovery",
             "-k",
             f"({mutant.found_by}) and not fakeredis and not redis-7",
         ]

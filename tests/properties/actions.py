@@ -112,23 +112,34 @@ def send(
 
 
 def enqueue(world: World, choose: Chooser) -> None:
-    """New tasks, and some that exist."""
+    """The next rows of the data set, from where the server's cursor is; and some tasks that exist."""
     run = world.model.run
+    at = position(run.cursor) if run else 0
     tasks: list[NewTask] = []
     unfinished = sum(t.state not in ("batched", "dead", "rejected") for t in run.tasks.values()) if run else 0
     full = run is not None and (unfinished >= MOST_UNFINISHED or len(run.tasks) >= MOST_TASKS)
     for _ in range(choose.integer(0, 3)):
         if run and run.tasks and (full or chance(choose, 10)):
-            name = pick(choose, sorted(run.tasks))
+            tasks.append(_any_task(choose, pick(choose, sorted(run.tasks))))
         else:
-            name = world.fresh("k")
-        samples = pick(choose, [1, 2, 1, 3])
-        least = choose.integer(1, samples) if chance(choose, 50) else samples
-        priority = pick(choose, [0, 0, 0, 1, -1000, 1000])
-        tasks.append(NewTask(name, f"payload of {name}".encode(), samples, least, priority))
+            if at == len(world.rows):
+                world.rows.append(_any_task(choose, world.fresh("k")))
+            tasks.append(world.rows[at])
+            at += 1
         if chance(choose, 5):
             tasks.append(tasks[-1])
-    send(world, choose, Enqueue(tasks=tuple(tasks), cursor=world.fresh("c")))
+    send(world, choose, Enqueue(tasks=tuple(tasks), cursor=f"c{at}"))
+
+
+def position(cursor: str) -> int:
+    """How many rows of the data set are before the loader's cursor."""
+    return int(cursor[1:] or 0)
+
+
+def _any_task(choose: Chooser, name: str) -> NewTask:
+    samples = pick(choose, [1, 2, 1, 3])
+    least = choose.integer(1, samples) if chance(choose, 50) else samples
+    return NewTask(name, f"payload of {name}".encode(), samples, least, pick(choose, [0, 0, 0, 1, -1000, 1000]))
 
 
 def take(world: World, choose: Chooser) -> None:

@@ -181,6 +181,24 @@ class RecoverEnd(Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a trainer saves beside its weights; the full kind, with the unfinished tasks themselves."""
+
+    version: int
+    epoch: str
+    order: int
+    cursor: str
+    blob: bytes
+    policies: tuple[tuple[int, str], ...]
+    recoveries: tuple[tuple[int, int], ...]
+    unfinished: dict[str, NewTask]
+    given: tuple[str, ...]
+    #: What the steps below the version trained on, and all rows that had reached an end, as the ghost knows.
+    trained: frozenset[str]
+    done: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class RecoverBegin:
     """The beginning of a recovery: by a checkpoint, with its epoch, newest task and policies, or to a version."""
 
@@ -194,6 +212,10 @@ class RecoverBegin:
     blob: bytes | None = None
     #: (epoch number, version) of the recoveries that the checkpoint knows.
     recoveries: tuple[tuple[int, int], ...] = ()
+    #: The token of the epoch that gave each order number of the checkpoint, the first one first.
+    given: tuple[str, ...] = ()
+    #: The checkpoint itself, for the ghost; it is not sent.
+    file: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def view_from_dump(dump: Dump) -> View:
             "running": int(state["running"]),
             "paused": state["paused"],
             "cursor": state["cursor"],
+            "given": _given(state["lineage"], int(state["order_seq"])),
             "open_size": None if state["recovering"] else int(state["open_size"]),
             "recovering": int(state["recovering"]) if state["recovering"] else None,
         },
@@ -96,6 +97,15 @@ def view_from_dump(dump: Dump) -> View:
             "stray": stray,
         },
     }
+
+
+def _given(lineage: str, orders: int) -> list[str]:
+    """The token of the epoch that gave each order number."""
+    given: list[str] = []
+    for mark in lineage.split():
+        token, _, before = mark.partition(":")
+        given[:0] = [token] * (orders - len(given) - int(before))
+    return given
 
 
 def _policies(found: dict[str, Any]) -> dict[int, str]:

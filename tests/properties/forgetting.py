@@ -33,6 +33,7 @@ def follow_trim(run: Run, ghost: Ghost, view: View) -> None:
         if task.step in run.batches and task.state == "batched":
             run.batches[task.step].tasks.remove(task.id)
         ghost.forget(task.id)
+        ghost.settled.add(task.id)
     for step in [step for step, batch in run.batches.items() if batch.sealed and step not in view["sealed"]]:
         require(step < run.floor and not run.batches[step].tasks, f"G1: batch {step} was forgotten")
         del run.batches[step]

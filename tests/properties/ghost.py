@@ -42,6 +42,9 @@ class Ghost:
     #: version -> epoch that made it, on the history that survives.
     history: dict[int, str] = field(default_factory=lambda: {})
     enqueued: set[str] = field(default_factory=set[str])
+    #: Rows that had reached an end when they were forgotten; and those that a checkpoint lists and the server lost.
+    settled: set[str] = field(default_factory=set[str])
+    owed: set[str] = field(default_factory=set[str])
 
     def observe(self, call: Call, answer: Answer, before: View, after: View) -> None:
         """Follows one call and raises Violation where a guarantee does not hold any more."""
@@ -55,7 +58,7 @@ class Ghost:
                 for name in self.enqueued - after["tasks"].keys():
                     self.forget(name)
             case Enqueue():
-                self._enqueued(call, after)
+                self._enqueued(call, answer, before, after)
             case Claim():
                 self._claimed(call, answer, before, after)
             case Submit():
@@ -79,6 +82,11 @@ class Ghost:
         if before["run"]["epoch"] == after["run"]["epoch"]:
             return
         self.trained_before = frozenset()
+        if call.file is not None and call.listed_order >= 0:
+            # Without its cursor the data loader brings again what the server forgot.
+            self.trained_before = call.file.trained if call.cursor is not None else frozenset()
+            self.settled = set(call.file.done) | (self.settled if call.cursor is None else set())
+            self.owed = set(call.file.unfinished) - before["tasks"].keys()
         # A failover may have lost versions of the checkpoint's history that another trainer has made anew since.
         made_anew = [made - 1 for made, epoch in call.policies if self.history.get(made, epoch) != epoch]
         version = min(before["run"]["version"], after["run"]["version"], *made_anew)
@@ -86,7 +94,11 @@ class Ghost:
         self.history.update(call.policies)
         self.sealed = {step: names for step, names in self.sealed.items() if step < version}
 
-    def _enqueued(self, call: Enqueue, after: View) -> None:
+    def _enqueued(self, call: Enqueue, answer: Answer, before: View, after: View) -> None:
+        names = [new.id for new in call.tasks]
+        refused = [names[at] for at in answer["existing"] if names[at] not in names[:at]]
+        lost = set(refused) - before["tasks"].keys() - self.settled
+        require(not lost, f"G1: {sorted(lost)} are refused, and neither there nor finished")
         self.enqueued |= {new.id for new in call.tasks if new.id in after["tasks"]}
 
     def _claimed(self, call: Claim, answer: Answer, before: View, after: View) -> None:

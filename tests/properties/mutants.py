@@ -370,9 +370,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("discards of lost steps stay", "local again = step >= r", "local again = false"),
     Mutant("the list does not decide of ended tasks", "if known then again = listed end", ""),
     Mutant(
-        "what the checkpoint calls finished is done again", "if known and not listed then return 'finished' end", ""
+        "what the checkpoint calls finished is done again",
+        "if known and not listed and order == born then return 'finished' end",
+        "",
     ),
-    Mutant("new tasks count as known", "listed ~= nil and order <= listed_order", "listed ~= nil"),
+    Mutant("new tasks count as known", "known = order <= to.common or", "known = listed ~= nil or"),
     Mutant("in flight attempts are kept in any case", "if t.state == 'R' and requeue_in_flight and", "if false and"),
     Mutant(
         "a recovery keeps the epoch of the server",
@@ -398,7 +400,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a retried task keeps its order", "set_order(t, num('order_seq'))", ""),
     Mutant(
         "order numbers are given twice after a recovery",
-        "set('order_seq', listed_order)",
+        "set('order_seq', math.max(num('order_seq'), num('known_from')))",
         "",
     ),
     Mutant(
@@ -409,4 +411,57 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("the newest checkpoint is the floor", "math.min(#versions, num('keep_checkpoints'))", "1"),
     Mutant("versions of the lost future stay on kept tasks", "then mend_versions(t) end", "then end"),
+    # G8: order numbers that a failover forgot are given again.
+    Mutant("whose numbers they are does not matter", "if lineage == '' or listed_order < 0 then", "if true then"),
+    Mutant("an epoch's numbers end with the checkpoint's", "return math.min(last, last_here[token])", "return last"),
+    Mutant(
+        "an epoch's numbers end with the server's", "return math.min(last, last_here[token])", "return last_here[token]"
+    ),
+    Mutant(
+        "a new epoch leaves no mark",
+        "mark_epoch(epoch:match('%w+$'), num('order_seq'), field('lineage') or '')",
+        "",
+    ),
+    Mutant("a retry hides what was forgotten", "(to.lost or limit < version)", "to.lost"),
+    Mutant("only forgotten steps count", "(to.lost or limit < version)", "(limit < version)"),
+    Mutant("rows of others stay", "if foreign and to.by_cursor and not listed then return 'dropped' end", ""),
+    Mutant("rows of others are dropped for ever", "foreign and to.by_cursor and not listed", "foreign and not listed"),
+    Mutant(
+        "dropped rows cannot come again", "if fate == 'finished' then remember_finished(t.id) end", "add_finished(t.id)"
+    ),
+    Mutant("a listed row that others enqueued is theirs", "or (foreign and listed)", ""),
+    Mutant(
+        "a step of others is one that survives",
+        "local parted = listed ~= nil and forgot and born > to.common",
+        "local parted = false",
+    ),
+    Mutant("a retry after a failover is finished", "not listed and order == born then", "not listed then"),
+    Mutant("the cursor is the newer checkpoint's", "and (to.forgot or to.older)", "and to.forgot"),
+    Mutant(
+        "what an older checkpoint does not know stays finished",
+        "if to.older or to.version < num('known_version') then forget_finished() end",
+        "",
+    ),
+    Mutant(
+        "what others finished stays finished",
+        "if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end",
+        "",
+    ),
+    Mutant("a version alone brings back what is forgotten", "has_list and 0 or num('known_version')", "0"),
+    Mutant(
+        "the server has forgotten that it came back by a checkpoint",
+        "set('known_from', listed_order)\n    set('known_version', to.version)",
+        "",
+    ),
+    Mutant(
+        "what the checkpoint alone calls finished can be undone",
+        "set('known_from', num('recover_listed'))\n  set('known_version', num('recovering'))",
+        "",
+    ),
+    Mutant(
+        "the numbers stay those of the history that is gone",
+        "mark_epoch(state.epoch:match('%w+$'), num('known_from'), state.recover_lineage)",
+        "",
+    ),
+    Mutant("a listed task that was finished cannot come again", "return drop_finished(id) end", "return end"),
 )

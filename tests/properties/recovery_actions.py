@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from . import actions, worker_actions
-from .calls import Commit, Enqueue, NewTask, RecoverBegin, RecoverEnd, RecoverSweep
+from .calls import Checkpoint, Commit, Enqueue, NewTask, RecoverBegin, RecoverEnd, RecoverSweep
 from .chooser import Chooser, chance, pick, weighted
+from .ghost import Ghost, require
 from .state import Run
-from .world import Checkpoint, TrainerClient, World
+from .world import TrainerClient, World
 
 #: Checkpoint files that a trainer keeps.
 MOST_FILES = 4
@@ -17,13 +18,13 @@ def save(world: World, choose: Chooser) -> None:
     run = world.model.run
     if run is None or run.recovering is not None:
         return
-    world.checkpoints = [*world.checkpoints, checkpoint_of(run, world.ghost.trained(run.version))][-MOST_FILES:]
+    world.checkpoints = [*world.checkpoints, checkpoint_of(run, world.ghost)][-MOST_FILES:]
     if chance(choose, 70):
         version = run.version + pick(choose, [1, -1, -2]) if chance(choose, 10) else run.version
         actions.send(world, choose, Commit(version=max(0, version)))
 
 
-def checkpoint_of(run: Run, trained: frozenset[str]) -> Checkpoint:
+def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:
     """What a scan of the run finds."""
     ends = ("consumed", "dead", "rejected")
     unfinished = {
@@ -33,8 +34,19 @@ def checkpoint_of(run: Run, trained: frozenset[str]) -> Checkpoint:
     }
     policies = tuple((version, epoch) for version, epoch in run.policies.items() if version <= run.version)
     recoveries = tuple(run.recoveries)
+    ended = frozenset(run.tasks.keys() - unfinished.keys())
     return Checkpoint(
-        run.version, run.epoch, run.orders, run.cursor, run.blob, policies, recoveries, unfinished, trained
+        run.version,
+        run.epoch,
+        run.orders,
+        run.cursor,
+        run.blob,
+        policies,
+        recoveries,
+        unfinished,
+        run.given,
+        ghost.trained(run.version),
+        ended | ghost.settled,
     )
 
 
@@ -58,21 +70,22 @@ def recover(world: World, choose: Chooser) -> None:
     file = pick(choose, world.checkpoints[::-1]) if world.checkpoints and not chance(choose, 35) else None
     version = file.version if file else max(0, run.version - choose.integer(0, 3))
     client = TrainerClient(world.fresh("token000"))
+    listed = file is not None and not chance(choose, 20)
     begin = RecoverBegin(
         client.token,
         version,
         in_flight=pick(choose, ["keep", "keep", "requeue"]),
         file_epoch=file.epoch if file else "",
-        listed_order=file.order if file and not chance(choose, 20) else -1,
+        listed_order=file.order if file and listed else -1,
         policies=file.policies if file else (),
-        cursor=file.cursor if file else None,
+        cursor=file.cursor if file and listed and not chance(choose, 15) else None,
         blob=file.blob or None if file else None,
         recoveries=file.recoveries if file else (),
+        given=file.given if file else (),
+        file=file,
     )
     if "error" in world.call(begin):
         return
-    if file and begin.listed_order >= 0:
-        world.ghost.trained_before = file.trained
     world.trainers = [*world.trainers, client][-actions.MOST_TRAINERS :]
     if sweep_all(world, choose, client, file if begin.listed_order >= 0 else None) and file:
         _enqueue_missing(world, choose, client, file)
@@ -82,7 +95,7 @@ def sweep_all(world: World, choose: Chooser, client: TrainerClient, file: Checkp
     """Sweeps every task in pieces, with work in between, and ends the recovery; False where the trainer died before."""
     run = world.model.run
     assert run is not None
-    names = sorted(run.tasks)
+    names = sorted({*run.tasks, *(file.unfinished if file else ())})
     while names:
         piece = [names.pop(choose.integer(0, len(names) - 1)) for _ in range(min(len(names), choose.integer(1, 9)))]
         tasks = tuple((name, file is not None and name in file.unfinished) for name in piece)
@@ -96,7 +109,17 @@ def sweep_all(world: World, choose: Chooser, client: TrainerClient, file: Checkp
     while "error" in actions.send(world, choose, RecoverEnd(), client=client):
         if client.token != run.token:
             return False
+    check_rows(world)
     return True
+
+
+def check_rows(world: World) -> None:
+    """Every row before the data loader's cursor is there, or has reached its end, or was named as missing."""
+    run, ghost = world.model.run, world.ghost
+    assert run is not None
+    before = {row.id for row in world.rows[: actions.position(run.cursor)]}
+    lost = before - run.tasks.keys() - ghost.settled - ghost.owed
+    require(not lost, f"G1: nobody brings the rows {sorted(lost)} again\n{world.story()}")
 
 
 def _enqueue_missing(world: World, choose: Chooser, client: TrainerClient, file: Checkpoint) -> None:

@@ -42,7 +42,8 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     file_number = int(call.file_epoch.split(".")[0]) if call.file_epoch else 0
     if call.file_epoch and any(number > file_number and to < call.version for number, to in run.recoveries):
         return error("UNDONE")
-    if call.version < run.floor:
+    has_list = call.listed_order >= 0
+    if call.version < max(run.floor, 0 if has_list else run.known_version):
         return error("GONE")
     before = run.version if run.recovering is None else min(run.recover_limit, run.version)
     made_anew = [version - 1 for version, epoch in call.policies if run.policies.get(version, epoch) != epoch]
@@ -57,17 +58,39 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     run.recoveries += [*(each for each in call.recoveries if each not in run.recoveries)]
     run.recoveries.append((run.epoch_number, call.version))
     run.committed = [version for version in run.committed if version <= call.version]
-    run.listed_order, run.in_flight = call.listed_order, call.in_flight
-    behind = run.orders < call.listed_order
-    if call.cursor is not None and (behind or call.listed_order < run.known_from):
-        run.cursor = call.cursor
-    if behind:
-        run.orders = run.known_from = call.listed_order
+    run.in_flight = call.in_flight
+    _compare_orders(run, call, forgot_steps=limit < call.version)
     run.blob = call.blob or b""
     for batch in run.batches.values():
         if batch.step >= run.recover_limit:
             batch.sealed = False
     return {"epoch": run.epoch}
+
+
+def _compare_orders(run: Run, call: RecoverBegin, *, forgot_steps: bool) -> None:
+    """Finds out which tasks the checkpoint's list is about, and where the data loader goes on."""
+    run.common, run.lost, run.by_cursor, run.listed_given = -1, False, False, ()
+    older = 0 <= call.listed_order < run.known_from
+    if older or call.version < run.known_version:
+        run.finished.clear()
+    run.known_version = min(run.known_version, call.version)
+    run.listed_order = call.listed_order
+    if call.listed_order < 0:
+        return
+    pairs = zip(call.given, run.given, strict=False)
+    same = next((at for at, (there, here) in enumerate(pairs) if there != here), min(len(call.given), len(run.given)))
+    run.common, run.lost = same, same < call.listed_order
+    forgot = run.lost or forgot_steps
+    if call.cursor is not None:
+        run.by_cursor = run.lost
+        if forgot or older:
+            run.cursor = call.cursor
+        if forgot and run.orders > run.common:
+            run.finished.clear()
+        if run.by_cursor:
+            run.listed_given = call.given
+    if forgot or older:
+        run.known_from, run.known_version = call.listed_order, call.version
 
 
 def sweep(run: Run, call: RecoverSweep) -> Answer:
@@ -78,21 +101,30 @@ def sweep(run: Run, call: RecoverSweep) -> Answer:
         task = run.tasks.get(name)
         if task is not None:
             _place(run, task, listed)
+        elif listed:
+            run.finished.discard(name)
     return {"done": len(call.tasks)}
 
 
 def _place(run: Run, task: Task, listed: bool) -> None:
     assert run.recovering is not None
     forgot = run.recover_limit < run.recovering
-    known = run.listed_order >= 0 and (task.born if forgot else task.order) <= run.listed_order
+    foreign = run.lost and task.born > run.common
+    if foreign and run.by_cursor and not listed:
+        _forget(run, task)
+        return
+    known = (task.born if forgot else task.order) <= run.common or (foreign and listed)
+    parted = run.common >= 0 and forgot and task.born > run.common
     step = -1 if task.step is None else task.step
-    if task.state == "batched" and step < run.recover_limit and not (known and listed):
+    if task.state == "batched" and step < run.recover_limit and not parted and not (known and listed):
         return
     if task.state in ("dead", "rejected") and not (known and not listed and forgot):
-        if listed if known else step >= run.recovering:
+        if listed if known else step >= run.recovering or parted:
             restart(run, task)
-    elif known and not listed:
+    elif known and not listed and (forgot or task.order == task.born):
         _forget(run, task)
+        run.finished.add(task.id)
+        run.known_from, run.known_version = run.listed_order, run.recovering
     elif task.state not in ("pending", "delayed"):
         _judge(run, task)
 
@@ -132,7 +164,6 @@ def _forget(run: Run, task: Task) -> None:
         if slot.letter == "D":
             drop_result(run, task, index)
     del run.tasks[task.id]
-    run.finished.add(task.id)
 
 
 def end(run: Run) -> Answer:
@@ -145,4 +176,8 @@ def end(run: Run) -> Answer:
     for batch in run.batches.values():  # where the server had forgotten versions, the recovery went forward
         batch.old |= batch.step + 2 <= run.version
     run.recovering = None
+    if run.listed_given:
+        run.given = run.listed_given
+    run.orders = max(run.orders, run.known_from)
+    run.given += (run.token,) * (run.orders - len(run.given))
     return {"accepted": run.accepted_count(), "running": len(run.running()), "capacity": run.capacity()}

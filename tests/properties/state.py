@@ -140,8 +140,12 @@ class Run:
     orders: int = 0
     #: Ids of finished tasks whose records were freed.
     finished: set[str] = field(default_factory=set[str])
-    #: Of tasks numbered below it the server may know nothing: it came back from a checkpoint of that order.
+    #: Of tasks numbered below it, and of what steps below the version consumed, the server may know nothing: it came
+    #: back from a checkpoint of that order and version.
     known_from: int = 0
+    known_version: int = 0
+    #: The token of the epoch that gave each order number, the first one first.
+    given: tuple[str, ...] = ()
     firsts: int = 0
     #: Steps below it need not be recoverable any more.
     floor: int = 0
@@ -150,6 +154,13 @@ class Run:
     #: Below it the server's steps are consumed by the history that survives.
     recover_limit: int = 0
     listed_order: int = -1
+    #: Up to this number the checkpoint's list decides; -1: it has none.
+    common: int = -1
+    #: The checkpoint has numbers that the server lost; and whether the data loader goes back to its cursor.
+    lost: bool = False
+    by_cursor: bool = False
+    #: Which epochs gave the checkpoint's numbers.
+    listed_given: tuple[str, ...] = ()
     in_flight: str = "keep"
     #: (epoch number, version) of each recovery.
     recoveries: list[tuple[int, int]] = field(default_factory=lambda: [])

@@ -124,7 +124,7 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
         if new.id in run.tasks or new.id in run.finished:
             existing.append(position)
             continue
-        run.orders += 1
+        give_number(run)
         slots = [Slot() for _ in range(new.samples)]
         run.tasks[new.id] = Task(
             new.id, new.payload, new.samples, new.min_samples, new.priority, run.orders, slots, born=run.orders
@@ -134,6 +134,12 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
     if added:
         run.count("enqueued", added)
     return {"added": added, "existing": existing}
+
+
+def give_number(run: Run) -> None:
+    """The next order number, given by the current epoch."""
+    run.orders += 1
+    run.given = (*run.given, run.token)
 
 
 def take(run: Run, call: Take) -> Answer:
@@ -239,7 +245,7 @@ def _cancel(run: Run, task: Task) -> str:
 def _retry(run: Run, task: Task) -> str:
     if task.state not in ("dead", "rejected"):
         return ""
-    run.orders += 1
+    give_number(run)
     task.order = run.orders
     restart(run, task)
     run.count("retried")

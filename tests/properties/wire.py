@@ -51,6 +51,12 @@ def config_fields(config: Config) -> dict[str, str]:
     return RunConfig(**given, events_maxlen=100).to_fields()
 
 
+def lineage(given: tuple[str, ...], epoch: str) -> str:
+    """Which epochs gave the order numbers, as the server writes it."""
+    marks = [f"{token}:{at}" for at, token in enumerate(given) if at == 0 or given[at - 1] != token]
+    return " ".join(reversed(marks)) or f"{epoch.partition('.')[2]}:0"
+
+
 class Wire:
     """Translates for one run."""
 
@@ -76,6 +82,7 @@ class Wire:
                     cursor=call.cursor,
                     blob=call.blob,
                     recoveries=" ".join(f"{number}:{version}" for number, version in call.recoveries),
+                    lineage=lineage(call.given, call.file_epoch),
                 )
                 return recovery.begin(run, call.token, to, None, now=now)
             case Requeue():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from .aside import Waits, look_aside
-from .calls import Advance, Answer, Call, NewTask, Open, RecoverBegin, Submit, Trim
+from .calls import Advance, Answer, Call, Checkpoint, NewTask, Open, RecoverBegin, Submit, Trim
 from .forgetting import drop_old_policies, follow_freed, follow_trim
 from .ghost import Ghost, Violation
 from .model import Model
@@ -91,22 +91,6 @@ class SessionClient:
     held: list[str] = field(default_factory=lambda: [])
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What a trainer saves beside its weights; the full kind, with the unfinished tasks themselves."""
-
-    version: int
-    epoch: str
-    order: int
-    cursor: str
-    blob: bytes
-    policies: tuple[tuple[int, str], ...]
-    recoveries: tuple[tuple[int, int], ...]
-    unfinished: dict[str, NewTask]
-    #: What the steps below the version trained on, as the ghost knows.
-    trained: frozenset[str]
-
-
 class Disagreement(AssertionError):
     """The server and the model answered differently, or are in different states."""
 
@@ -129,6 +113,8 @@ class World:
         self.bag: list[Call] = []
         #: Checkpoints on the trainers' disks.
         self.checkpoints: list[Checkpoint] = []
+        #: The data set, as far as it was read: the loader's cursor `c<n>` is behind the first n rows.
+        self.rows: list[NewTask] = []
         #: Every attempt that was ever handed out.
         self.attempts: list[str] = []
         #: What the trainer waits for, blocked on `wake:ready`.

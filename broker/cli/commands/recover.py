@@ -121,6 +121,8 @@ def _tell(report: RecoveryReport, output: Output, *, dry_run: bool) -> None:
         output.line(f"the lost steps had trained on {count(report.consumed_by_lost_steps, 'task')}")
     if report.finished:
         output.line(f"finished according to the checkpoint, forgotten by the server: {report.finished}")
+    if report.dropped:
+        output.line(f"dropped, unknown to the checkpoint (the data loader brings them again): {report.dropped}")
     if report.restored:
         output.line(f"put back from the full checkpoint: {report.restored}")
     if report.missing:
