@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
+#: What calls a script: a function, or the script itself on a server without functions.
+SCRIPT_CALLS = (b"FCALL", b"EVALSHA")
 #: No test moves more than this in one piece, bytes.
 _PIECE_BYTES = 1 << 20
 
@@ -79,8 +81,8 @@ class LossyProxy(_Listener):
     """Forwards to a server on a TCP port of this machine.
 
     Attributes:
-        requests: how many pieces with `watched` in them came from clients.
-        watched: the bytes that make a request count; replies are lost for these only.
+        requests: how many pieces with one of `watched` in them came from clients.
+        watched: the bytes of which any makes a request count; replies are lost for these only.
         lose_replies: so many replies to come are lost: the request is executed, then the connection breaks.
         lose_requests: so many requests to come never arrive: the connection breaks before.
         swallow_replies: so many replies to come are lost while the connection stays open.
@@ -88,9 +90,9 @@ class LossyProxy(_Listener):
         refusing: whether connections are closed as soon as they are made.
     """
 
-    def __init__(self, port: int, watched: bytes = b"FCALL") -> None:
+    def __init__(self, port: int, *watched: bytes) -> None:
         self._target = port
-        self.watched = watched
+        self.watched = watched or SCRIPT_CALLS
         self.requests = 0
         self.lose_replies = 0
         self.lose_requests = 0
@@ -112,7 +114,7 @@ class LossyProxy(_Listener):
                     if client in ready:
                         if not (request := client.recv(_PIECE_BYTES)):
                             return
-                        is_watched = self.watched in request
+                        is_watched = any(word in request for word in self.watched)
                         self.requests += is_watched
                         if is_watched and self.lose_requests:
                             self.lose_requests -= 1

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -44,7 +44,7 @@ class ServerKind:
 
     @property
     def supports_shebang(self) -> bool:
-        """Whether its scripts may begin with `#!lua`."""
+        """Whether its scripts may begin with `#!lua`, and it has functions."""
         return self.name == "valkey" or self.version >= (7,)
 
 
@@ -68,9 +68,9 @@ def real_kinds() -> tuple[ServerKind, ...]:
     return tuple(kind for kind in server_kinds() if kind.is_real)
 
 
-def redis_kind() -> ServerKind | None:
-    """A Redis on PATH whose folder may also have sentinel mode and cluster mode; None if there is none."""
-    return next((kind for kind in real_kinds() if kind.name == "redis"), None)
+def redis_kinds() -> tuple[ServerKind, ...]:
+    """Those of Redis, which have sentinel mode and cluster mode."""
+    return tuple(kind for kind in real_kinds() if kind.name == "redis")
 
 
 def _binaries() -> list[str]:
@@ -103,15 +103,25 @@ class ServerUnderTest:
         durable: keep the data in a directory (append-only file), so that it survives `kill` and `restart`: all that was
             answered, which `appendfsync everysec` does not promise while the disk is busy.
         settings: lines of redis.conf, by name.
+        port: where it listens; 0: anywhere.
+        replica_of: the port of the primary that it follows as soon as it runs; 0: none.
     """
 
-    def __init__(self, kind: ServerKind, durable: bool = False, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kind: ServerKind,
+        durable: bool = False,
+        settings: dict[str, str] | None = None,
+        port: int = 0,
+        replica_of: int = 0,
+    ) -> None:
         self.kind = kind
         self.settings = settings or {}
+        self._replica_of = replica_of
         self._data = tempfile.mkdtemp(prefix="broker-test-") if durable and kind.is_real else ""
         self._process: EmbeddedServer | None = None
         self._fake_name = f"test-{secrets.token_hex(4)}"
-        self.port = 0
+        self.port = port
         self.start()
 
     @property
@@ -142,6 +152,8 @@ class ServerUnderTest:
             settings = {"appendfsync": "always", **self.settings} if self._data else self.settings
             self._process = EmbeddedServer(self._data, self.port, settings, self.kind.binary)
             self.port = self._process.port or 0
+            if self._replica_of:
+                self.command("REPLICAOF", "127.0.0.1", self._replica_of)
 
     def stop(self) -> None:
         """Ends it in good order."""
@@ -197,15 +209,14 @@ def cluster(kind: ServerKind, primaries: int = 3, replicas: int = 0) -> Generato
     members: list[ServerUnderTest] = []
     try:
         for _ in range(primaries + replicas):
-            settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", "cluster-port": str(free_port())}
-            members.append(ServerUnderTest(kind, settings=settings))
+            settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000"}
+            members.append(ServerUnderTest(kind, settings=settings, port=_free_cluster_port()))
         share = -(-16_384 // primaries)
         for i, member in enumerate(members[:primaries]):
-            member.command("CLUSTER", "ADDSLOTSRANGE", i * share, min(16_384, (i + 1) * share) - 1)
+            member.command("CLUSTER", "ADDSLOTS", *range(i * share, min(16_384, (i + 1) * share)))
             member.command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
         for member in members[1:]:
-            bus = member.settings["cluster-port"]
-            members[0].command("CLUSTER", "MEET", "127.0.0.1", member.port, bus)
+            members[0].command("CLUSTER", "MEET", "127.0.0.1", member.port)
         wait_until(lambda: all(_is_formed(member, len(members)) for member in members), "the cluster is formed", 30)
         for member in members[primaries:]:
             member.command("CLUSTER", "REPLICATE", members[0].command("CLUSTER", "MYID"))
@@ -223,6 +234,15 @@ def _is_synced(member: ServerUnderTest) -> bool:
 def _is_formed(member: ServerUnderTest, nodes: int) -> bool:
     info: bytes = member.command("CLUSTER", "INFO")
     return b"cluster_state:ok" in info and b"cluster_known_nodes:%d" % nodes in info
+
+
+def _free_cluster_port() -> int:
+    """One whose bus, which before Redis 7 can only be 10000 above it, is free too."""
+    while True:
+        port = free_port()
+        with suppress(OSError, OverflowError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 def free_port() -> int:

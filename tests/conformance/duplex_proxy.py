@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from typing import Self
 
+from tests.lossy_proxy import SCRIPT_CALLS
+
 _PIECE_BYTES = 1 << 16
 
 
@@ -45,10 +47,11 @@ class DuplexProxy:
     def _pump(self, source: socket.socket, target: socket.socket, is_request: bool, losing: threading.Event) -> None:
         with suppress(OSError):
             while piece := source.recv(_PIECE_BYTES):
-                if is_request and b"FCALL" in piece and self.lose_requests:
+                is_call = is_request and any(word in piece for word in SCRIPT_CALLS)
+                if is_call and self.lose_requests:
                     self.lose_requests -= 1
                     break
-                if is_request and b"FCALL" in piece and self.lose_replies:
+                if is_call and self.lose_replies:
                     self.lose_replies -= 1
                     losing.set()
                 if not is_request and losing.is_set():

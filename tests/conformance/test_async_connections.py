@@ -88,7 +88,7 @@ def test_a_broken_connection_fails_over_every_call_on_it(server: ServerUnderTest
             answers = await asyncio.gather(*(transport.command("ECHO", str(i)) for i in range(50)))
             assert answers == [b"%d" % i for i in range(50)]
 
-    with LossyProxy(server.port, watched=b"ECHO") as proxy:
+    with LossyProxy(server.port, b"ECHO") as proxy:
         asyncio.run(scenario(proxy))
 
 

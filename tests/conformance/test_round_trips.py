@@ -317,7 +317,7 @@ def test_a_claim_whose_answer_is_lost_with_the_wait_is_sent_again(lab: Lab, trai
     if lab.url.startswith("fakeredis"):
         pytest.skip("there is no connection to lose")
     port = int(lab.url.rpartition(":")[2].partition("/")[0])
-    with LossyProxy(port, watched=b"BZPOPMIN") as proxy:
+    with LossyProxy(port, b"BZPOPMIN") as proxy:
         proxy.lose_replies = 1
         with Worker(proxy.url, lab.run, heartbeat=False) as worker:
             waiting = InThread(lambda: worker.claim(2, timeout=FAR_AWAY_S))

@@ -101,7 +101,7 @@ def test_a_server_that_lost_the_run_gets_it_back_with_a_bounded_capacity(forgetf
 def test_lost_replies_count_nothing_twice(server: ServerUnderTest) -> None:
     # The other manager has the scripts loaded: the proxy passes on small requests only.
     with (
-        LossyProxy(server.port, watched=b":state") as proxy,
+        LossyProxy(server.port, b":state") as proxy,
         manager_on(server.url) as other,
         manager_on(proxy.url) as manager,
     ):
