@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .servers import binary_of, drivers_of
+from tests.servers import real_kinds
+
+from .servers import drivers_of
 from .world import Driver
 
 #: `ci`: the same few thousand steps every time; `deep`: random, for as long as one cares to wait.
@@ -20,11 +22,8 @@ def deep() -> bool:
     return PROFILE == "deep"
 
 
-@pytest.fixture(scope="session", params=["embedded", "redis"])
+@pytest.fixture(scope="session", params=real_kinds(), ids=str)
 def make_driver(request: pytest.FixtureRequest) -> Iterator[Callable[[], Driver]]:
     """A maker of drivers over a private server, each call with an empty store."""
-    kind: str = request.param
-    if binary_of(kind) is None:
-        pytest.skip(f"no server of kind {kind} is installed")
-    with drivers_of(kind) as make:
+    with drivers_of(request.param) as make:
         yield make

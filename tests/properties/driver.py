@@ -73,14 +73,15 @@ class Connection:
 class Scripts:
     """The sources of the scripts, with a change for tests of the tests."""
 
-    def __init__(self, change: Callable[[str, bytes], bytes] = lambda _, source: source) -> None:
+    def __init__(self, change: Callable[[str, bytes], bytes] = lambda _, source: source, shebang: bool = True) -> None:
         self._change = change
+        self._shebang = shebang
         self._sources: dict[str, tuple[bytes, str]] = {}
 
     def source(self, name: str) -> tuple[bytes, str]:
         """Text and hash of a script."""
         if name not in self._sources:
-            text = self._change(name, scripts.load(name, True).source)
+            text = self._change(name, scripts.load(name, self._shebang).source)
             self._sources[name] = (text, hashlib.sha1(text).hexdigest())
         return self._sources[name]
 

