@@ -2,7 +2,8 @@
 
 A script is `lua/<name>.lua`. A line `-- @include <name>` stands for `lua/include/<name>.lua`, which may include others;
 each file comes in once, where it is named first. The header of a script has a line `-- Flags: ...` with the flags of
-its `#!lua` line (`allow-oom`, `no-writes`, ..., or `none`), which servers older than Redis 7 do not know.
+its `#!lua` line (`allow-oom`, `no-writes`, ..., or `none`). Servers older than Redis 7 do not know that line; they get
+one in its place that comes to the same.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ class Script:
 
     Attributes:
         name: the name that operations use: `claim` for `lua/claim.lua`.
-        source: the text that the server gets, without comments and blank lines.
+        source: the text that the server gets, without comments and blank lines but with a first line for the flags.
         sha1: what EVALSHA calls it by, 40 hexadecimal digits.
         flags: the flags of its header; none is the empty tuple.
         lines: for each line of `source`, the file and line that it came from.
@@ -81,23 +82,34 @@ def load(name: str, shebang: bool) -> Script:
 
     Args:
         name: the script's name, without `.lua`.
-        shebang: begin with a `#!lua flags=...` line (Redis 7 and later, Valkey).
+        shebang: begin with a `#!lua flags=...` line (Redis 7 and later, Valkey); else with a command where it writes.
 
     Raises:
         ScriptError: a file is missing or its header is; an include is unknown or goes in circles.
     """
-    directory = lua_directory()
-    path = directory / f"{name}.lua"
-    if not path.is_file():
-        raise ScriptError(f"no script {name!r} in {directory}; there are: {', '.join(names()) or 'none'}")
-    flags = _flags(path)
-    lines: list[Line] = []
-    _collect(directory, path, [], set(), lines)
-    if shebang:
-        lines.insert(0, ("#!lua" + (f" flags={','.join(flags)}" if flags else ""), path.name, 1))
+    flags, lines = _assembled(name)
+    if first := _shebang(flags) if shebang else _instead_of_shebang(flags):
+        lines.insert(0, (first, f"{name}.lua", 1))
     source = ("\n".join(text for text, _, _ in lines) + "\n").encode()
     origins = tuple((file, number) for _, file, number in lines)
     return Script(name, source, hashlib.sha1(source).hexdigest(), flags, origins)
+
+
+def _shebang(flags: tuple[str, ...]) -> str:
+    return "#!lua" + (f" flags={','.join(flags)}" if flags else "")
+
+
+def _instead_of_shebang(flags: tuple[str, ...]) -> str:
+    """What servers before Redis 7 are told in the first line.
+
+    A full one refuses the first write of a script if that needs memory, and no other: `allow-oom` is a first write that
+    needs none, on a key that is never there; without the flag it is one that needs some, and writes nothing.
+    One that is set to send replicas the calls of scripts, not what they wrote, refuses writes once the time was read.
+    """
+    if "no-writes" in flags:
+        return ""
+    write = "'UNLINK', KEYS[1] .. ':none'" if "allow-oom" in flags else "'SETRANGE', KEYS[1] .. ':none', 0, ''"
+    return f"if redis.replicate_commands then redis.replicate_commands() end redis.call({write})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +149,14 @@ def library() -> Library:
     includes: dict[str, Source] = {}
     functions: list[Source] = []
     for name in names():
-        script = load(name, False)
+        flags, assembled = _assembled(name)
         files: dict[str, list[tuple[str, tuple[str, int]]]] = {}
-        for text, origin in zip(script.source.decode().splitlines(), script.lines, strict=True):
-            files.setdefault(origin[0], []).append((text, origin))
+        for text, file, number in assembled:
+            files.setdefault(file, []).append((text, (file, number)))
         own = tuple(files.pop(f"{name}.lua"))
         for file, lines in files.items():
             includes.setdefault(file, Source(tuple(lines), _needs(file)))
-        functions.append(Source(own, tuple(files), f"{_LIBRARY}_{name}", script.flags))
+        functions.append(Source(own, tuple(files), f"{_LIBRARY}_{name}", flags))
     try:
         made = as_library(includes, functions)
     except NameClash as error:
@@ -154,6 +166,18 @@ def library() -> Library:
     full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
     source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
     return Library(full_name, source, tuple(origins))
+
+
+def _assembled(name: str) -> tuple[tuple[str, ...], list[Line]]:
+    """The flags of a script, and its lines with those of its includes."""
+    directory = lua_directory()
+    path = directory / f"{name}.lua"
+    if not path.is_file():
+        raise ScriptError(f"no script {name!r} in {directory}; there are: {', '.join(names()) or 'none'}")
+    flags = _flags(path)
+    lines: list[Line] = []
+    _collect(directory, path, [], set(), lines)
+    return flags, lines
 
 
 def _needs(file: str) -> tuple[str, ...]:

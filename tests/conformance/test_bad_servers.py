@@ -19,6 +19,7 @@ from broker.errors import (
     ServerUnavailable,
     UnsupportedServer,
 )
+from broker.operations import anyone
 from broker.operations import trainer as calls
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, tasks
@@ -171,6 +172,45 @@ def test_a_full_server_refuses_new_work_and_finishes_what_it_has(own_lab: Lab):
     assert trainer.enqueue(tasks(1, "again")).added == 1
     assert len(worker.claim(9)) == 4
     assert trainer.audit().ok
+
+
+def test_a_full_server_takes_every_way_out(own_lab: Lab):
+    """Whichever command comes first: before Redis 7 the first that needs memory is what a full server refuses."""
+    lab = own_lab
+    trainer = lab.raw_trainer(consumer_batch_size=2, max_staleness=3, max_concurrent_rollouts=9, retry_backoff_ms=5)
+    trainer.enqueue(*(f"t{i}" for i in range(9)))
+    leaving, worker = lab.raw_worker("leaving"), lab.raw_worker("worker")
+    leaving.claim(1)
+    failed, done, rejected, _ = (worker.take_one() for _ in range(4))
+    fill_up(lab)
+
+    assert leaving.leave()
+    assert worker.fail(failed).word == "retried"
+    assert worker.submit(done).word == "accepted"
+    assert worker.submit(rejected, accept=False).word == "rejected"
+    trainer.send(calls.pause, "paused")
+    trainer.send(calls.pause, "")
+    assert trainer.send(calls.cancel, ["t7"]) == ["cancelled"]
+    lab.pass_ms(3_600_000)
+    assert lab.call(anyone.requeue, 100) > 0
+    assert trainer.send(calls.discard, "no", ["t2"]) == ["discarded"]
+
+
+def test_scripts_are_replicated_by_what_they_wrote(own: ServerUnderTest, run: str):
+    """Redis 6 may be told to send replicas the call instead, and lets no script write then that asked for the time."""
+    if own.kind.supports_shebang:
+        pytest.skip("since Redis 7 it is always so")
+    own.command("CONFIG", "SET", "lua-replicate-commands", "no")
+    own.command("CONFIG", "SET", "repl-diskless-sync-delay", "0")
+    with ServerUnderTest(own.kind, replica_of=own.port) as replica:
+        wait_until(lambda: b"master_link_status:up" in replica.command("INFO", "replication"), "it is a replica")
+        with Trainer(own.url, run, CONFIG) as trainer, Worker(own.url, run) as worker:
+            trainer.enqueue(tasks(20))
+            for attempt in worker.claim(1):
+                worker.submit(attempt, b"x")
+            trainer.next_batch(timeout=5)
+            assert trainer.advance() == 1
+        wait_until(lambda: own.command("DEBUG", "DIGEST") == replica.command("DEBUG", "DIGEST"), "both hold the same")
 
 
 def test_a_blocked_worker_says_that_the_server_is_full(own_lab: Lab):

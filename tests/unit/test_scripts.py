@@ -43,6 +43,21 @@ def test_old_servers_get_no_shebang(lua: Path):
     assert scripts.load("claim", shebang=False).source == b"return 1\n"
 
 
+@pytest.mark.parametrize(("flags", "first"), [("none", "'SETRANGE'"), ("allow-oom", "'UNLINK'")])
+def test_old_servers_are_told_by_a_first_command_what_the_flags_say(lua: Path, flags: str, first: str):
+    write(lua, "claim", f"-- Flags: {flags}", "return 1")
+
+    script = scripts.load("claim", shebang=False)
+
+    line, rest = script.source.decode().split("\n", 1)
+    assert "redis.replicate_commands()" in line
+    assert f"redis.call({first}, KEYS[1] .. ':none'" in line
+    assert rest == "return 1\n"
+    assert [script.origin(number) for number in (1, 2)] == ["claim.lua:1", "claim.lua:2"]
+    assert b"SETRANGE" not in scripts.library().source
+    assert b"UNLINK" not in scripts.library().source
+
+
 def test_several_flags_are_joined_by_commas(lua: Path):
     write(lua, "claim", "-- Flags: no-writes, allow-oom", "return 1")
     assert scripts.load("claim", shebang=True).source.startswith(b"#!lua flags=no-writes,allow-oom\n")
@@ -52,7 +67,7 @@ def test_includes_come_in_once_where_they_are_named_first(lua: Path):
     write(lua, "include/base", "local base = 1")
     write(lua, "include/left", "-- @include base", "local left = base")
     write(lua, "include/right", "-- @include base", "local right = base")
-    write(lua, "claim", "-- Flags: none", "-- @include left", "-- @include right", "return left + right")
+    write(lua, "claim", "-- Flags: no-writes", "-- @include left", "-- @include right", "return left + right")
 
     assert scripts.load("claim", shebang=False).source.decode().splitlines() == [
         "local base = 1",
@@ -63,7 +78,7 @@ def test_includes_come_in_once_where_they_are_named_first(lua: Path):
 
 
 def test_comments_go_but_not_what_only_looks_like_one(lua: Path):
-    write(lua, "claim", "-- Flags: none", "", "  -- why", "local a = 1 -- kept", "--[[ long", "]]", "return '--'")
+    write(lua, "claim", "-- Flags: no-writes", "", "  -- why", "local a = 1 -- kept", "--[[ long", "]]", "return '--'")
     assert scripts.load("claim", shebang=False).source == b"local a = 1 -- kept\n--[[ long\n]]\nreturn '--'\n"
 
 
