@@ -17,7 +17,7 @@ def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[
         function_of = scripts.library().function
         for operation in operations:
             commands.extend(operation.before)
-            keys = operation.keys
+            keys = _keys(node, operation)
             commands.append(("FCALL", function_of(operation.script), len(keys), *keys, *operation.args))
         return commands, []
     shebang = node.supports_shebang
@@ -26,8 +26,20 @@ def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[
     for operation in operations:
         sha1 = scripts.load(operation.script, shebang).sha1
         commands.extend(operation.before)
-        commands.append(("EVALSHA", sha1, len(operation.keys), *operation.keys, *operation.args))
+        keys = _keys(node, operation)
+        commands.append(("EVALSHA", sha1, len(keys), *keys, *operation.args))
     return commands, loads
+
+
+def _keys(node: Node, operation: Operation[Any]) -> tuple[str, ...]:
+    """The keys of a call, in a cluster with one that is never there.
+
+    While a hash slot moves to another node, each of the two has some of a run's keys, and fails a script at the first
+    one that it does not have, after writes of others. Where one of several keys of the call itself is not there, it
+    refuses the call (`TRYAGAIN`), which is sent again until the slot has moved.
+    """
+    keys = operation.keys
+    return (*keys, f"{keys[0]}:none") if node.info is not None and node.info.cluster else keys
 
 
 def outcomes_of(operations: Sequence[Operation[Any]], replies: Sequence[Any], node: Node, url: str) -> list[Any]:

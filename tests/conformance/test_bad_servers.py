@@ -1,6 +1,7 @@
 """Servers that are full, read-only, closed, gone for a while or something else, as trainers and workers meet them."""
 
 import asyncio
+import time
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from broker.operations import trainer as calls
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.lossy_proxy import ScriptedServer, bulk
-from tests.servers import ServerUnderTest, free_port, real_kinds
+from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds
 from tests.waiting import wait_until
 
 CONFIG = RunConfig(consumer_batch_size=1)
@@ -291,6 +292,38 @@ def test_a_server_that_forgot_the_scripts(own_lab: Lab):
         worker.release(attempt)
     lab.command("SCRIPT", "FLUSH")
     assert trainer.stats().pending == 1
+
+
+@pytest.mark.parametrize("kind", redis_kinds(), ids=str)
+def test_a_run_whose_slot_moves_to_another_node_waits(kind: ServerKind, run: str, caplog: pytest.LogCaptureFixture):
+    """A node that is giving a slot away fails a script at the first key that is not there: after writes of others."""
+    with cluster(kind) as members:
+        url = f"redis+cluster://127.0.0.1:{members[0].port}"
+        config = RunConfig(consumer_batch_size=1)
+        with Trainer(url, run, config) as trainer, Worker(url, run) as worker, open_transport(url) as transport:
+            trainer.enqueue(tasks(4))
+            (attempt,) = worker.claim(1)
+            slot = members[0].command("CLUSTER", "KEYSLOT", f"{{{run}}}")
+            old = next(node for node in members if node.command("CLUSTER", "COUNTKEYSINSLOT", slot))
+            new = next(node for node in members if node is not old)
+            ids = {node: node.command("CLUSTER", "MYID") for node in (old, new)}
+            new.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[old])
+            old.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[new])
+
+            failing = InThread(lambda: worker.fail(attempt, "boom"))
+            wait_until(lambda: "trying for" in caplog.text, "the call is sent again")
+            names = old.command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            old.command("MIGRATE", "127.0.0.1", new.port, "", 0, 5000, "KEYS", *names[::2])
+            waiting = InThread(trainer.stats)
+            time.sleep(0.3)
+            old.command("MIGRATE", "127.0.0.1", new.port, "", 0, 5000, "KEYS", *names[1::2])
+            for node in (new, old):
+                node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[new])
+
+            assert failing.result().answer == "retried"
+            assert waiting.result().capacity <= 1
+            assert trainer.audit().ok
+            assert transport.execute([anyone.check(run, [f"t{i}" for i in range(4)])]) == [[]]
 
 
 def test_a_server_that_lost_everything_is_told(own_lab: Lab):
