@@ -364,10 +364,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("lost bytes are not noticed", "redis.call('EXISTS', unpack(results)) < #results", "false"),
     Mutant(
-        "what lost steps consumed stays consumed", "if t.state == 'B' and step < limit and", "if t.state == 'B' and"
+        "what lost steps consumed stays consumed", "if t.state == 'B' and step < to.limit and", "if t.state == 'B' and"
     ),
-    Mutant("consumed by a surviving step, trained again", "if t.state == 'B' and step < limit and", "if false and"),
-    Mutant("discards of lost steps stay", "local again = step >= r", "local again = false"),
+    Mutant("consumed by a surviving step, trained again", "if t.state == 'B' and step < to.limit and", "if false and"),
+    Mutant("discards of lost steps stay", "local again = step >= to.version or parted", "local again = false"),
     Mutant("the list does not decide of ended tasks", "if known then again = listed end", ""),
     Mutant(
         "what the checkpoint calls finished is done again",
@@ -375,13 +375,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "",
     ),
     Mutant("new tasks count as known", "known = order <= to.common or", "known = listed ~= nil or"),
-    Mutant("in flight attempts are kept in any case", "if t.state == 'R' and requeue_in_flight and", "if false and"),
+    Mutant("in flight attempts are kept in any case", "if t.state == 'R' and to.requeue_in_flight and", "if false and"),
     Mutant(
         "a recovery keeps the epoch of the server",
         "math.max(number_of(ARGV[4]), number_of(state.epoch)) + 1",
         "number_of(state.epoch) + 1",
     ),
-    Mutant("below the floor", "if version < num('floor') and not allow_loss then", "if false then"),
+    Mutant("below the floor", "if version < floor and not allow_loss then", "if false then"),
     Mutant(
         "a file of an undone future",
         "if file_epoch ~= '' and tonumber(by) > number_of(file_epoch)",
