@@ -49,7 +49,7 @@ local function go_by(to, listed_order)
   if to.older or to.version < num('known_version') then forget_finished() end
   set('known_version', math.min(num('known_version'), to.version))
   if to.forgot or to.older then
-    set('known_from', listed_order)
+    set('known_from', math.max(to.file_cursor and 0 or num('known_from'), listed_order))
     set('known_version', to.version)
   end
   if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end -- perhaps others finished rows

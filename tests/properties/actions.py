@@ -97,6 +97,10 @@ def send(
     number = client.number + 1
     if chance(choose, 4):
         number += pick(choose, [1, -2, 5]) if client.number > 1 else 1
+    run = world.model.run
+    if run is not None and client.token == run.token and number == run.call_number:
+        # After a failover a late copy of another call may have had this number: its answer is not this one's.
+        client.number, number = number, number + 1
     numbered = replace(call, token=client.token, number=number)
     # One with a number that is still to come is not kept: its late copy would be another call of that number.
     answer = world.call(numbered, record=number <= client.number + 1)

@@ -193,7 +193,8 @@ class Checkpoint:
     recoveries: tuple[tuple[int, int], ...]
     unfinished: dict[str, NewTask]
     given: tuple[str, ...]
-    #: What the steps below the version trained on, and all rows that had reached an end, as the ghost knows.
+    #: What the steps below the version trained on, and all rows that had reached an end or were left to the caller, as the
+    #: ghost knows.
     trained: frozenset[str]
     done: frozenset[str]
 

@@ -85,8 +85,10 @@ class Ghost:
         if call.file is not None and call.listed_order >= 0:
             # Without its cursor the data loader brings again what the server forgot.
             self.trained_before = call.file.trained if call.cursor is not None else frozenset()
-            self.settled = set(call.file.done) | (self.settled if call.cursor is None else set())
-            self.owed = set(call.file.unfinished) - before["tasks"].keys()
+            if call.cursor is not None:
+                self.settled, self.owed = set(), set()
+            self.settled |= call.file.done
+            self.owed |= call.file.unfinished.keys() - before["tasks"].keys()
         # A failover may have lost versions of the checkpoint's history that another trainer has made anew since.
         made_anew = [made - 1 for made, epoch in call.policies if self.history.get(made, epoch) != epoch]
         version = min(before["run"]["version"], after["run"]["version"], *made_anew)

@@ -450,12 +450,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("a version alone brings back what is forgotten", "has_list and 0 or num('known_version')", "0"),
     Mutant(
         "the server has forgotten that it came back by a checkpoint",
-        "set('known_from', listed_order)\n    set('known_version', to.version)",
+        "set('known_from', math.max(to.file_cursor and 0 or num('known_from'), listed_order))",
         "",
     ),
     Mutant(
         "what the checkpoint alone calls finished can be undone",
-        "set('known_from', num('recover_listed'))\n  set('known_version', num('recovering'))",
+        "set('known_from', math.max(num('known_from'), num('recover_listed')))",
         "",
     ),
     Mutant(

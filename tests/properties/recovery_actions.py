@@ -46,14 +46,21 @@ def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:
         unfinished,
         run.given,
         ghost.trained(run.version),
-        ended | ghost.settled,
+        ended | ghost.settled | ghost.owed,
     )
 
 
 def fail_over(world: World, choose: Chooser) -> None:
-    """The server loses its last writes; mostly the trainer that notices recovers from its checkpoint."""
-    del choose
+    """The server loses its last writes; often somebody recovers then, perhaps after others have gone on with it."""
+    if not world.has_replica:
+        return
     world.rewind()
+    if chance(choose, 60):
+        for _ in range(choose.integer(0, 6)):
+            weighted(choose, AFTER_A_LOSS)(world, choose)
+        recover(world, choose)
+        if chance(choose, 30):
+            recover(world, choose)
 
 
 def remember(world: World, choose: Chooser) -> None:
@@ -70,15 +77,16 @@ def recover(world: World, choose: Chooser) -> None:
     file = pick(choose, world.checkpoints[::-1]) if world.checkpoints and not chance(choose, 35) else None
     version = file.version if file else max(0, run.version - choose.integer(0, 3))
     client = TrainerClient(world.fresh("token000"))
-    listed = file is not None and not chance(choose, 20)
+    if chance(choose, 15):  # the file of another system says the version alone
+        file = None
     begin = RecoverBegin(
         client.token,
         version,
         in_flight=pick(choose, ["keep", "keep", "requeue"]),
         file_epoch=file.epoch if file else "",
-        listed_order=file.order if file and listed else -1,
+        listed_order=file.order if file else -1,
         policies=file.policies if file else (),
-        cursor=file.cursor if file and listed and not chance(choose, 15) else None,
+        cursor=file.cursor if file and not chance(choose, 15) else None,
         blob=file.blob or None if file else None,
         recoveries=file.recoveries if file else (),
         given=file.given if file else (),
@@ -87,7 +95,7 @@ def recover(world: World, choose: Chooser) -> None:
     if "error" in world.call(begin):
         return
     world.trainers = [*world.trainers, client][-actions.MOST_TRAINERS :]
-    if sweep_all(world, choose, client, file if begin.listed_order >= 0 else None) and file:
+    if sweep_all(world, choose, client, file) and file:
         _enqueue_missing(world, choose, client, file)
 
 
@@ -129,6 +137,20 @@ def _enqueue_missing(world: World, choose: Chooser, client: TrainerClient, file:
     if missing:
         actions.send(world, choose, Enqueue(tasks=missing, cursor=run.cursor), client=client)
 
+
+#: What those do who have not noticed that the server lost something.
+AFTER_A_LOSS: tuple[tuple[actions.Action, int], ...] = (
+    (actions.open_run, 3),
+    (actions.enqueue, 4),
+    (actions.retry, 2),
+    (actions.cancel, 1),
+    (actions.leap, 2),
+    (actions.advance, 2),
+    (actions.trim, 1),
+    (worker_actions.claim, 2),
+    (worker_actions.submit, 2),
+    (save, 1),
+)
 
 #: What goes on while a recovery is under way.
 MEANWHILE: tuple[tuple[actions.Action, int], ...] = (

@@ -90,7 +90,8 @@ def _compare_orders(run: Run, call: RecoverBegin, *, forgot_steps: bool) -> None
         if run.by_cursor:
             run.listed_given = call.given
     if forgot or older:
-        run.known_from, run.known_version = call.listed_order, call.version
+        before = 0 if call.cursor is not None else run.known_from
+        run.known_from, run.known_version = max(before, call.listed_order), call.version
 
 
 def sweep(run: Run, call: RecoverSweep) -> Answer:
@@ -124,7 +125,7 @@ def _place(run: Run, task: Task, listed: bool) -> None:
     elif known and not listed and (forgot or task.order == task.born):
         _forget(run, task)
         run.finished.add(task.id)
-        run.known_from, run.known_version = run.listed_order, run.recovering
+        run.known_from, run.known_version = max(run.known_from, run.listed_order), run.recovering
     elif task.state not in ("pending", "delayed"):
         _judge(run, task)
 
