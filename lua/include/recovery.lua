@@ -28,7 +28,7 @@ local function recovered_fate(t, to, listed)
   if forgot then order = born end -- a retry of what that history may have consumed makes no new task of it
   local foreign = to.lost and born > to.common -- enqueued after the histories parted, perhaps in both
   if foreign and to.by_cursor and not listed then return 'dropped' end
-  local known = order <= to.common or (foreign and listed) -- existed when the checkpoint was made
+  local known = order <= to.common -- existed when the checkpoint was made, in both histories
   local parted = listed ~= nil and forgot and born > to.common -- no step that survives can have consumed it
   local step = tonumber(t.step)
   if t.state == 'B' and step < to.limit and not parted and not (known and listed) then return 'consumed' end

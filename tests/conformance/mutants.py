@@ -304,13 +304,16 @@ MUTANTS: dict[str, Mutant] = {
         "finished_is_brought_again",
     ),
     "steps_of_others_survive": Mutant(
-        "include/recovery.lua", "listed ~= nil and forgot and born > to.common", "false", "finished_is_brought_again",
+        "include/recovery.lua", "listed ~= nil and forgot and born > to.common", "false", "cancelled_by_others",
     ),
     "older_file_newer_cursor": Mutant(
         "include/lineage.lua", "and (to.forgot or to.older)", "and to.forgot", "a_still_older_checkpoint",
     ),
     "older_file_newer_ends": Mutant(
         "recover_begin.lua", "if to.older or to.version < num('known_version') then forget_finished() end", "", "a_still_older_checkpoint",
+    ),
+    "an_end_known_from_a_file_alone": Mutant(
+        "recover_sweep.lua", "set('known_from', math.max(num('known_from'), num('recover_listed')))", "", "forgotten_discard_is_undone",
     ),
     "forgotten_steps_by_version": Mutant(
         "include/target.lua", "has_list and 0 or num('known_version')", "0", "a_version_alone_cannot",

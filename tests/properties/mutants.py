@@ -374,7 +374,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "if known and not listed and order == born then return 'finished' end",
         "",
     ),
-    Mutant("new tasks count as known", "known = order <= to.common or", "known = listed ~= nil or"),
+    Mutant("new tasks count as known", "known = order <= to.common --", "known = listed ~= nil --"),
     Mutant("in flight attempts are kept in any case", "if t.state == 'R' and to.requeue_in_flight and", "if false and"),
     Mutant(
         "a recovery keeps the epoch of the server",
@@ -429,33 +429,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "dropped rows cannot come again", "if fate == 'finished' then remember_finished(t.id) end", "add_finished(t.id)"
     ),
-    Mutant("a listed row that others enqueued is theirs", "or (foreign and listed)", ""),
-    Mutant(
-        "a step of others is one that survives",
-        "local parted = listed ~= nil and forgot and born > to.common",
-        "local parted = false",
-    ),
     Mutant("a retry after a failover is finished", "not listed and order == born then", "not listed then"),
     Mutant("the cursor is the newer checkpoint's", "and (to.forgot or to.older)", "and to.forgot"),
-    Mutant(
-        "what an older checkpoint does not know stays finished",
-        "if to.older or to.version < num('known_version') then forget_finished() end",
-        "",
-    ),
-    Mutant(
-        "what others finished stays finished",
-        "if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end",
-        "",
-    ),
     Mutant("a version alone brings back what is forgotten", "has_list and 0 or num('known_version')", "0"),
     Mutant(
         "the server has forgotten that it came back by a checkpoint",
         "set('known_from', math.max(to.file_cursor and 0 or num('known_from'), listed_order))",
-        "",
-    ),
-    Mutant(
-        "what the checkpoint alone calls finished can be undone",
-        "set('known_from', math.max(num('known_from'), num('recover_listed')))",
         "",
     ),
     Mutant(

@@ -114,7 +114,7 @@ def _place(run: Run, task: Task, listed: bool) -> None:
     if foreign and run.by_cursor and not listed:
         _forget(run, task)
         return
-    known = (task.born if forgot else task.order) <= run.common or (foreign and listed)
+    known = (task.born if forgot else task.order) <= run.common
     parted = run.common >= 0 and forgot and task.born > run.common
     step = -1 if task.step is None else task.step
     if task.state == "batched" and step < run.recover_limit and not parted and not (known and listed):

@@ -173,6 +173,29 @@ def test_what_a_trainer_that_did_not_recover_finished_is_brought_again(lab: Lab,
     judge_once(history | train_to_the_end(lab, leader, worker), [f"t{i}" for i in range(10)])
 
 
+@pytest.mark.parametrize("rows", [8, 9], ids=["new to the server", "known to it"])
+def test_a_row_that_was_cancelled_by_others_before_the_version_of_the_checkpoint_is_pending_again(
+    lab: Lab, tmp_path: Path, rows: int
+):
+    """Their step of that number is not the checkpoint's."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=9), lab.worker()
+    trainer.enqueue(_rows(0, rows), cursor=rows)
+    copy = copy_of(lab)
+    _load(trainer, 9)
+    history = dict(enumerate(train(trainer, worker, 1)))
+    trainer.checkpoint(tmp_path / "one")
+    put_back(lab, copy)
+    stranger = lab.trainer(reopen=True)
+    _load(stranger, 10)
+    stranger.cancel(["t8", "t9"])
+
+    leader = lab.trainer(reopen=True)
+    leader.recover(tmp_path / "one")
+    _load(leader, 10)
+
+    judge_once(history | train_to_the_end(lab, leader, worker), [f"t{i}" for i in range(10)])
+
+
 def test_after_a_failover_a_still_older_checkpoint_brings_back_what_the_forgotten_steps_trained(
     lab: Lab, tmp_path: Path
 ):
@@ -193,6 +216,25 @@ def test_after_a_failover_a_still_older_checkpoint_brings_back_what_the_forgotte
     leader.enqueue(Task(id=name) for name in report.missing)
     _load(leader, 10)
     judge_once(history | train_to_the_end(lab, leader, worker), [f"t{i}" for i in range(10)])
+
+
+def test_a_forgotten_discard_is_undone_by_an_older_checkpoint(lab: Lab, tmp_path: Path):
+    """The server lost neither steps nor numbers; that the task had ended it knew from the newer checkpoint alone."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=9, keep_checkpoints=5), lab.worker()
+    trainer.enqueue(_rows(0, 4), cursor=4)
+    trainer.checkpoint(tmp_path / "older")
+    _load(trainer, 6)
+    copy = copy_of(lab)
+    trainer.cancel(["t5"])
+    trainer.checkpoint(tmp_path / "newer")
+    put_back(lab, copy)
+    leader = lab.trainer(reopen=True)
+    assert leader.recover(tmp_path / "newer").finished == 1
+
+    assert leader.recover(tmp_path / "older").cursor == 4
+
+    _load(leader, 6)
+    judge_once(train_to_the_end(lab, leader, worker), [f"t{i}" for i in range(6)])
 
 
 def test_a_version_alone_cannot_bring_back_what_the_server_forgot(lab: Lab, tmp_path: Path):
