@@ -40,11 +40,19 @@ class Dispatcher:
         while not self._enough():
             with self._input_cv:
                 self._manager.on_rollout_enqueued()
-                while self._manager.get_capacity() <= 0 and not self._enough():
-                    self._input_cv.wait()
+                if not self._has_capacity():
+                    return
             self._manager.on_rollout_submitted()
             self.threads.append(threading.Thread(target=self._rollout))
             self.threads[-1].start()
+
+    def _has_capacity(self) -> bool:
+        """Waits for capacity; false where enough was accepted meanwhile."""
+        while self._manager.get_capacity() <= 0:
+            if self._enough():
+                return False
+            self._input_cv.wait()
+        return True
 
     def _rollout(self) -> None:
         threading.Event().wait(random.uniform(0.005, 0.03))  # it generates
