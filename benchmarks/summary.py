@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.report import number
 
@@ -13,67 +13,55 @@ Cases = Mapping[tuple[str, str, str], dict[str, Any]]
 _OURS = "ours"
 
 
+class _Row(NamedTuple):
+    """What is told of one of our cases, beside the best peer's case or the limit's."""
+
+    text: str
+    scenario: str
+    name: str
+    metric: str
+    unit: str
+    peers: str = ""
+    limit: str = ""
+
+
+_ROWS = (
+    _Row("enqueued, 64 a call", "enqueue", "batches of 64", "rate_per_s", "/s", peers="batches of 64"),
+    _Row(
+        "claimed, done, accepted: one worker, 64 a call",
+        "cycle", "batches of 64", "rate_per_s", "/s", peers="a worker process",
+    ),
+    _Row("the same, four workers", "cycle", "batches of 64, 4 processes", "rate_per_s", "/s", peers="4 processes"),
+    _Row("the same, asyncio, 32 in flight", "cycle", "asyncio, 32 in flight", "rate_per_s", "/s"),
+    _Row("the same, one at a time", "cycle", "loop", "rate_per_s", "/s"),
+    _Row("idle worker starts after", "latency", "loop", "start_p50_ms", " ms", peers="an idle worker"),
+    _Row("trainer has the result after", "latency", "loop", "result_p50_ms", " ms", peers="an idle worker"),
+    _Row(
+        "results of 1 MiB, written and read",
+        "results", "1 MiB", "cycle_mb_per_s", " MB/s", limit="1 MiB, SET + GET, raw",
+    ),
+    _Row("`next_batch` of 1,024 x 256 KiB", "trainer", "next_batch", "last_ms", " ms", limit="MGET, redis-py"),
+    _Row(
+        "memory of a waiting task beside its payload, 1 M waiting",
+        "backlog", "1,000,000 waiting", "memory_per_waiting_bytes", " bytes",
+    ),
+)  # fmt: skip
+
+
 def rows(cases: Cases) -> list[tuple[str, str, str]]:
     """What, ours, and what it stands beside, as text; only what was measured."""
-    found = [
-        _row(cases, "enqueued, 64 a call", ("enqueue", "batches of 64", "rate_per_s"), "/s", "batches of 64"),
-        _row(
-            cases,
-            "claimed, done, accepted: one worker, 64 a call",
-            ("cycle", "batches of 64", "rate_per_s"),
-            "/s",
-            "a worker process",
-        ),
-        _row(
-            cases,
-            "the same, four workers",
-            ("cycle", "batches of 64, 4 processes", "rate_per_s"),
-            "/s",
-            "4 processes",
-        ),
-        _row(cases, "the same, asyncio, 32 in flight", ("cycle", "asyncio, 32 in flight", "rate_per_s"), "/s"),
-        _row(cases, "the same, one at a time", ("cycle", "loop", "rate_per_s"), "/s"),
-        _row(cases, "idle worker starts after", ("latency", "loop", "start_p50_ms"), " ms", "an idle worker"),
-        _row(cases, "trainer has the result after", ("latency", "loop", "result_p50_ms"), " ms", "an idle worker"),
-        _row(
-            cases,
-            "results of 1 MiB, written and read",
-            ("results", "1 MiB", "cycle_mb_per_s"),
-            " MB/s",
-            limit="1 MiB, SET + GET, raw",
-        ),
-        _row(
-            cases,
-            "`next_batch` of 1,024 x 256 KiB",
-            ("trainer", "next_batch", "last_ms"),
-            " ms",
-            limit="MGET, redis-py",
-        ),
-        _row(
-            cases,
-            "memory of a waiting task beside its payload, 1 M waiting",
-            ("backlog", "1,000,000 waiting", "memory_per_waiting_bytes"),
-            " bytes",
-        ),
-    ]
-    return [row for row in found if row]
+    found: list[tuple[str, str, str]] = []
+    for row in _ROWS:
+        ours = _median(cases.get((row.scenario, _OURS, row.name)), row.metric)
+        if ours is not None:
+            found.append((row.text, f"{number(ours)}{row.unit}", _beside(cases, row)))
+    return found
 
 
-def _row(
-    cases: Cases, text: str, place: tuple[str, str, str], unit: str, peers: str = "", limit: str = ""
-) -> tuple[str, str, str] | None:
-    scenario, name, metric = place
-    ours = _median(cases.get((scenario, _OURS, name)), metric)
-    if ours is None:
-        return None
-    beside = ""
-    best = _best_peer(cases, scenario, peers, metric) if peers else None
-    if best:
-        beside = f"{best[0]}: {number(best[1])}{unit}"
-    elif limit:
-        bound = _median(cases.get((scenario, "limit", limit)), metric)
-        beside = f"{limit}: {number(bound)}{unit}" if bound is not None else ""
-    return text, f"{number(ours)}{unit}", beside
+def _beside(cases: Cases, row: _Row) -> str:
+    best = _best_peer(cases, row.scenario, row.peers, row.metric) if row.peers else None
+    who, value = best or (row.limit, _median(cases.get((row.scenario, "limit", row.limit)), row.metric))
+    return "" if value is None else f"{who}: {number(value)}{row.unit}"
 
 
 def _best_peer(cases: Cases, scenario: str, name: str, metric: str) -> tuple[str, float] | None:

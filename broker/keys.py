@@ -13,6 +13,9 @@ from functools import lru_cache
 #: Schema of the state in Redis; a client refuses a schema that it does not know.
 SCHEMA = 1
 
+#: Ends the name of a key that is never there: calls name it, or write nothing to it, to hear whether they may go on.
+NEVER_THERE = ":none"
+
 _STATE = re.compile(rf"^rb{SCHEMA}:\{{(?P<run>[^{{}}]+)\}}:state$")
 
 

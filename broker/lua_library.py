@@ -2,7 +2,7 @@
 
 A script is one chunk that runs anew with every call: all its functions are made again each time, which costs several
 times what a small call does with its data (see docs/performance.md). In a function library they are made once, when the
-library is loaded. There each include is declared once, and one that a single script needs with that script; what a
+library is loaded. There each include is declared once, and one that few scripts need with each of them; what a
 call sets anew are the values of the top-level variables. Names in capitals are constants of a run (the names of its
 keys): they are set anew only when a call is for another run than the one before. Those of the includes are fields of a
 table, for Lua allows 200 local names. The Lua files themselves stay plain scripts.
@@ -22,8 +22,7 @@ _TOKEN = re.compile(
 )
 _FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
 _ASSIGNED_FUNCTION = re.compile(r"\w+ = function\(")
-_DECLARED = re.compile(r"local ((?:I\.)?\w+(?:, (?:I\.)?\w+)*)( *=| *(?:--.*)?$)")
-_VARIABLES = re.compile(r"^local (\w+(?:, \w+)*)( *=| *(?:--.*)?$)", re.MULTILINE)
+_VARIABLES = re.compile(r"^local ((?:I\.)?\w+(?:, (?:I\.)?\w+)*)( *=| *(?:--.*)?$)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")
 _CONSTANT = re.compile(r"[A-Z][A-Z_]*\Z")
 #: A statement that gives constants of a run their values.
@@ -151,7 +150,7 @@ def _split(source: Source, in_table: Collection[str]) -> _Split:
     for part in _top_level(text):
         lines = [(line, source.lines[number - 1][1]) for line, number in part if line]
         first, origin = lines[0]
-        names = _DECLARED.match(first)
+        names = _VARIABLES.match(first)
         if _FUNCTION.match(first) or _ASSIGNED_FUNCTION.match(first):
             parts.declared += lines
         elif names is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from broker.keys import NEVER_THERE
 from broker.lua_library import NameClash, Source, as_library
 
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
@@ -108,7 +109,8 @@ def _instead_of_shebang(flags: tuple[str, ...]) -> str:
     """
     if "no-writes" in flags:
         return ""
-    write = "'UNLINK', KEYS[1] .. ':none'" if "allow-oom" in flags else "'SETRANGE', KEYS[1] .. ':none', 0, ''"
+    name = f"KEYS[1] .. '{NEVER_THERE}'"
+    write = f"'UNLINK', {name}" if "allow-oom" in flags else f"'SETRANGE', {name}, 0, ''"
     return f"if redis.replicate_commands then redis.replicate_commands() end redis.call({write})"
 
 

@@ -7,6 +7,7 @@ from broker import scripts
 from broker.connections.link import Command
 from broker.connections.nodes import Node
 from broker.connections.replies import ReplyError, refusal
+from broker.keys import NEVER_THERE
 from broker.operation import Operation
 
 
@@ -39,7 +40,7 @@ def _keys(node: Node, operation: Operation[Any]) -> tuple[str, ...]:
     refuses the call (`TRYAGAIN`), which is sent again until the slot has moved.
     """
     keys = operation.keys
-    return (*keys, f"{keys[0]}:none") if node.info is not None and node.info.cluster else keys
+    return (*keys, keys[0] + NEVER_THERE) if node.info is not None and node.info.cluster else keys
 
 
 def outcomes_of(operations: Sequence[Operation[Any]], replies: Sequence[Any], node: Node, url: str) -> list[Any]:
