@@ -163,7 +163,7 @@ class Server:
             input=to_json_values(sample),
             mode=mode,
             resources_id=resources_id,
-            create_time=time.time(),
+            create_time=_now(),
             metadata=to_json_values(metadata or {}),
         ).model_dump(include={"input", "mode", "resources_id", "create_time", "metadata"})
         await opened.trainer.enqueue(Task(id=rollout_id, payload=payload))
@@ -179,7 +179,7 @@ class Server:
             Their id.
         """
         opened = self._running()
-        resources_id, now = f"res-{uuid.uuid4()}", time.time()
+        resources_id, now = f"res-{uuid.uuid4()}", _now()
         await opened.gateway.resources.publish(
             ResourcesUpdate(
                 resources_id=resources_id, create_time=now, update_time=now, resources=to_json_values(dict(resources))
@@ -268,6 +268,11 @@ class _Open:
         await self._listener.stop()
         await self.gateway.close()
         await self.trainer.close()
+
+
+def _now() -> float:
+    """Seconds since 1970, in milliseconds as the broker counts: nothing is handed out before it was queued."""
+    return int(time.time() * 1000) / 1000
 
 
 def _reported(task: str, result: Any) -> Rollout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,18 @@ def test_a_task_has_all_fields_of_the_protocol_and_its_attempt_id(url: str) -> N
             }
             await server.queue_task(None)
             assert list((await atask(server.endpoint))["metadata"]) == ["attempt_id"]
+
+
+def test_a_task_is_not_handed_out_before_it_was_queued(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker's clock knows milliseconds: one that was queued late in one may be handed out in the same."""
+
+    @played
+    async def _scenario() -> None:
+        async with serving(url) as server:
+            late = SimpleNamespace(time=lambda: 1_795_338_905.0189)
+            monkeypatch.setattr("broker.integrations.agent_lightning.server.time", late)
+            await server.queue_task({"q": 1})
+            assert (await atask(server.endpoint))["create_time"] == 1_795_338_905.018
 
 
 def test_a_task_that_timed_out_is_handed_out_again(url: str) -> None:
