@@ -9,7 +9,7 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.01
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
     """Calls `condition` until its answer is true, and returns that answer.
 
     Args:

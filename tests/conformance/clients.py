@@ -100,7 +100,7 @@ class InThread:
         """Whether the call has not come back yet."""
         return self._thread.is_alive()
 
-    def result(self, timeout_s: float = 20.0) -> Any:
+    def result(self, timeout_s: float = 60.0) -> Any:
         """What the call returned."""
         self._thread.join(timeout_s)
         assert not self.is_running, f"no answer after {timeout_s:g} s"

@@ -339,7 +339,7 @@ def test_nobody_listens(connect: Connect):
     started = time.monotonic()
     with pytest.raises(ServerUnavailable) as caught:
         client.execute([bump()])
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
     assert "refused" in str(caught.value)
     assert "secret" not in f"{caught.value} {caught.value!r} {client!r}"
 
@@ -528,7 +528,7 @@ def test_a_wait_ends_after_its_time(server: ServerUnderTest, connect: Connect):
     client = connect(server.url, timeout_s=0.1)
     started = time.monotonic()
     assert client.wait_marker([WAKE], 0.4) is None
-    assert 0.3 < time.monotonic() - started < 2
+    assert 0.3 < time.monotonic() - started < 15
 
 
 def test_waiting_does_not_hold_up_other_calls(server: ServerUnderTest, connect: Connect):
