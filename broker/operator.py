@@ -255,12 +255,10 @@ class Operator:
         return Driver(self.transport, core.channel).run(flow)
 
     def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
-        answers: dict[str, str] = {}
-        for piece in _pieces([check_name("task", task) for task in tasks]):
-            answers.update(
-                zip(piece, self._call(operation(check_name("run", run), _request(), tasks=piece)), strict=True)
-            )
-        return answers
+        ids, words = [check_name("task", task) for task in tasks], list[str]()
+        while piece := ids[len(words) : len(words) + _PIECE]:
+            words += self._call(operation(check_name("run", run), _request(), tasks=piece))
+        return dict(zip(ids, words, strict=True))
 
     def _call(self, operation: Operation[T]) -> T:
         return self._driver.run(_single(operation))

@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from broker import keys
@@ -160,12 +159,10 @@ class TrainerCore:
 
     def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.Gate, list[str]], Any]) -> Flow[dict[str, str]]:
         ids = [check_name("task", task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
-        answers: dict[str, str] = {}
-        source = iter(ids)
-        while piece := list(islice(source, IDS_PER_CALL)):
-            words: list[str] = yield GatedCall(lambda gate, piece=piece: make(gate, piece))
-            answers.update(zip(piece, words, strict=True))
-        return answers
+        words: list[str] = []
+        while piece := ids[len(words) : len(words) + IDS_PER_CALL]:
+            words += yield GatedCall(lambda gate, piece=piece: make(gate, piece))
+        return dict(zip(ids, words, strict=True))
 
     def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> Flow[int]:
         """Acknowledges the batch of step = version; answers the new version.

@@ -2,9 +2,9 @@
 -- Transition: ready or batched (not sealed) -> rejected
 -- KEYS: state
 -- ARGV: now, gate (3), reason, tasks...
--- Returns: a word a task: `discarded`, or the state it is in, or `unknown`
+-- Returns: a word a task, of the first ones at least: `discarded`, or the state it is in, or `unknown`
 -- Errors: gate's, RECOVERING, BADARG
--- Bound: the tasks given, at most 1000
+-- Bound: the tasks given, at most 1000, of them as many as have 1024 slots, one at least
 -- Flags: allow-oom
 -- @include gate
 -- @include endings

@@ -2,9 +2,9 @@
 -- Transition: dead or rejected -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), tasks...
--- Returns: a word a task: `retried`, or the state it is in, or `unknown`
+-- Returns: a word a task, of the first ones at least: `retried`, or the state it is in, or `unknown`
 -- Errors: gate's, RECOVERING, BADARG
--- Bound: the tasks given, at most 1000, and their slots
+-- Bound: the tasks given, at most 1000, of them as many as have 1024 slots, one at least
 -- Flags: none
 -- @include gate
 -- @include restart

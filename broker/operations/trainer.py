@@ -146,17 +146,17 @@ def take(
 
 
 def discard(run: str, gate: Gate, reason: str, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
-    """Takes rollouts out for good; a word for each task."""
+    """Takes rollouts out for good; a word for each task, of the first ones at least where they are large groups."""
     return Operation("discard", (keys.state(run),), (clock(now), *gate.args, reason, *tasks), words)
 
 
 def cancel(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
-    """Takes tasks out of the run; a word for each."""
+    """Takes tasks out of the run; a word for each, of the first ones at least where they are large groups."""
     return Operation("cancel", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
 
 
 def retry(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
-    """Starts dead or rejected tasks over; a word for each."""
+    """Starts dead or rejected tasks over; a word for each, of the first ones at least where they are large groups."""
     return Operation("retry", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
 
 

@@ -264,6 +264,9 @@ MUTANTS: dict[str, Mutant] = {
     "stopped_steps_are_done": Mutant(
         "trim.lua", "if n == #ids and n < limit then\n    set('bytes_from'", "if n <= limit then\n    set('bytes_from'", "large_groups_are_read",
     ),
+    "groups_of_any_size_in_a_call": Mutant(
+        "include/gate.lua", "if i > 1 and looked > MOST_SLOTS_OF_CALL then", "if false then", "large_groups_end",
+    ),
     # -- control
     "pause_ignored": Mutant(
         "include/handout.lua", "if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out",

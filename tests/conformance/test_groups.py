@@ -3,6 +3,8 @@
 import pytest
 
 from broker import Task
+from broker.operations import trainer as calls
+from broker.operator import Operator
 from tests.conformance.lab import Lab, names_of
 
 
@@ -99,6 +101,24 @@ def test_a_group_that_can_no_longer_succeed_revokes_its_live_attempts(lab: Lab):
     assert (third.cancelled, third.cancel_reason) == (True, "revoked")
     assert worker.submit(third, b"x").answer == "unknown"
     assert lab.result_keys() == set()
+
+
+def test_large_groups_end_and_begin_anew_in_pieces(lab: Lab):
+    """Mutants: groups_of_any_size_in_a_call."""
+    raw = lab.raw_trainer(max_finished=10)
+    names = ["a", "b", "c", "d"]
+    raw.enqueue("a", "b", "c", samples=500)
+    raw.enqueue("d", samples=1024)
+
+    for operation, done in ((calls.cancel, "cancelled"), (calls.retry, "retried")):
+        assert raw.send(operation, ["none", *names]) == ["unknown", done, done]
+        assert raw.send(operation, ["c", "d"]) == [done]
+        assert raw.send(operation, ["d", "none"]) == [done]
+
+    cancelled = lab.trainer(reopen=True).cancel(name for name in [*names, "none"])
+    assert cancelled == {**dict.fromkeys(names, "cancelled"), "none": "unknown"}
+    with Operator(lab.url) as operator:
+        assert operator.retry(lab.run, names) == dict.fromkeys(names, "retried")
 
 
 def test_a_group_is_done_by_several_workers(lab: Lab):
