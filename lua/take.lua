@@ -4,7 +4,7 @@
 -- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run), rows (most rows of the sealed batch in the answer; 0: none), bytes (most bytes of results with them)
 -- Returns: `size sealed exhausted left more digest`; with rows a list: that, the rows as batch's, then the results of their samples in order (none: more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
--- Bound: limit tasks; rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
+-- Bound: limit tasks, of those that are too old as many as have 1000 slots (one more task at most); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
 -- @include gate
 -- @include endings
@@ -50,6 +50,10 @@ local function fill(step, n, limit)
   local batch = key('batch:' .. text)
   for i = 1, looked do
     if size >= n then break end
+    if reset_enough() then
+      looked = i - 1
+      break
+    end
     local t = tasks[ids[i]]
     if too_old(t.oldest) then
       stale_task(t)

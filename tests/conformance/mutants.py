@@ -267,6 +267,11 @@ MUTANTS: dict[str, Mutant] = {
     "groups_of_any_size_in_a_call": Mutant(
         "include/gate.lua", "if i > 1 and looked > MOST_SLOTS_OF_CALL then", "if false then", "large_groups_end",
     ),
+    "take_resets_any_number_of_slots": Mutant("take.lua", "if reset_enough() then", "if false then", "reset_in_pieces"),
+    "claim_resets_any_number_of_slots": Mutant(
+        "include/handout.lua", "resets >= limit or reset_enough()", "resets >= limit", "reset_in_pieces",
+    ),
+    "renew_resets_any_number_of_slots": Mutant("renew.lua", "not reset_enough() and ", "", "reset_in_pieces"),
     # -- control
     "pause_ignored": Mutant(
         "include/handout.lua", "if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out",
