@@ -31,6 +31,7 @@ _TITLES = {
     "heartbeats": "Heartbeats",
     "trainer": "The trainer",
     "server": "Server time by script, and what features cost",
+    "anatomy": "Inside the scripts: commands, and the functions of lua/ around them (an item's share)",
     "recovery": "Checkpoint, audit, recovery",
     "codec": "Codec",
     "imports": "Import",

@@ -10,8 +10,8 @@ from benchmarks.lab import Lab
 
 #: In the order in which they run; the number is that of the list in the README.
 NAMES = (
-    "enqueue", "cycle", "latency", "results", "backlog", "heartbeats", "trainer", "server", "budget", "recovery",
-    "codec", "imports",
+    "enqueue", "cycle", "latency", "results", "backlog", "heartbeats", "trainer", "server", "anatomy", "budget",
+    "recovery", "codec", "imports",
 )  # fmt: skip
 
 

@@ -109,3 +109,17 @@ class TestBudget:
                     trainer.advance()
                 sent[size] = sum(used.commands().values())
         assert sent[8] == sent[64]
+
+
+def test_the_clocks_in_a_script_are_there_only_while_they_measure(lab: Lab):
+    for case in scenarios.cases_of("anatomy", lab):
+        values = case.run()
+        for name in ("lua_us", "commands_us", "load_state_us", "HMGET_us"):
+            assert values[name] > 0, (case.name, name)
+        sums = [sum(us for key, us in values.items() if key[:-3].isupper() == upper) for upper in (True, False)]
+        assert sums[0] == pytest.approx(values["commands_us"])
+        assert sums[1] == pytest.approx(2 * values["lua_us"] + values["commands_us"])
+    with Trainer(lab.url, "after", RunConfig(consumer_batch_size=1)) as trainer:
+        assert trainer.enqueue(Task(id="t")).added == 1
+    with pytest.raises(Exception, match="not found"):
+        lab.control.call("FCALL", "benchmark_spent", 0)
