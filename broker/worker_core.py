@@ -22,6 +22,8 @@ CLAIM_AGAIN_S = 5.0
 WEIGHTS_AGAIN_S = 0.2
 #: How long it waits before it looks again for a run that has vanished, seconds.
 RUN_AGAIN_S = 1.0
+#: Where it waited for longer than this for a batch, it waits for the next one, too, seconds.
+IDLE_S = 0.005
 
 _log = logging.getLogger("broker")
 
@@ -78,6 +80,7 @@ class WorkerCore:
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
         self._in_vain = False  # whether nothing was there to be claimed with them
         self._asked_with: Policy | None = None  # the policy of that claim
+        self._waited = False  # whether the batch that was handed out last was waited for
 
     @property
     def ended(self) -> bool:
@@ -179,7 +182,9 @@ class WorkerCore:
             if missing:
                 yield Pause(min(left, RUN_AGAIN_S))
             else:
+                began = time.monotonic()
                 claimed = yield from self._wait(n, left)
+                self._waited = time.monotonic() - began > IDLE_S
                 attempts, asked = claimed or [], claimed is not None
         return attempts
 
@@ -222,6 +227,7 @@ class WorkerCore:
             ahead = []
         attempts = [attempt for attempt in ahead if not attempt.cancelled]
         self._forget(attempt for attempt in ahead if attempt.cancelled)
+        self._waited = False
         if not attempts:
             attempts = yield from self.claim(n, None, asked=asked)
         elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
@@ -280,6 +286,9 @@ class WorkerCore:
         if not claims or not self._claims_ahead(session, items):
             return (yield from session.submit(items))[0]
         self._asked_with = self.policy
+        if self._waited and self.policy is None:  # there is hardly more, and no weights that a claim may refuse
+            self._in_vain = True
+            return (yield from session.submit(items))[0]
         answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
         self._ahead, self._in_vain = ahead or [], ahead == []
         if not self.iterating:  # another thread or task has ended the iteration meanwhile

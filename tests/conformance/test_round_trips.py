@@ -201,6 +201,39 @@ def test_a_loop_that_claimed_in_vain_with_its_result_waits_at_once(trainer: Trai
     assert mine[2][0] == "BZPOPMIN"
 
 
+@pytest.mark.parametrize("with_policy", [False, True])
+def test_a_loop_that_had_to_wait_does_not_ask_in_vain_before_it_waits_again(
+    trainer: Trainer, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch, with_policy: bool
+):
+    """Unless its weights may be too old by now, which only a claim tells. As soon as there is more to do, it asks again."""
+    monkeypatch.setattr("broker.worker_core.IDLE_S", 0.0)
+    trainer.enqueue(tasks(1))
+    (first,) = worker.claim()
+    worker.submit(first, b"x")
+    worker.policy = first.policy if with_policy else None
+
+    def work() -> None:
+        for done, attempt in enumerate(worker, 1):
+            if done == 2:
+                monkeypatch.setattr("broker.worker_core.IDLE_S", FAR_AWAY_S)
+            worker.submit(attempt, b"x")
+            if done == 4:
+                break
+
+    def waits() -> bool:
+        return bool(sent.trips) and sent.trips[-1][0] == "BZPOPMIN"
+
+    sent.taken()
+    working = InThread(work)
+    wait_until(waits, "the worker waits")
+    trainer.enqueue(tasks(1, "second"))
+    wait_until(lambda: sent.of("submit") and waits(), "it waits again")
+    assert sent.of("submit") == ([["submit", "claim"]] if with_policy else [["submit"]])
+    trainer.enqueue(tasks(3, "more"))
+    working.result()
+    assert sent.of("submit")[2:] == [["submit", "claim"]] * 2
+
+
 def test_a_loop_asks_with_a_new_policy_before_it_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """What was answered to the one before says nothing about it."""
     monkeypatch.setattr("broker.worker_core.WEIGHTS_AGAIN_S", FAR_AWAY_S)
