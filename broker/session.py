@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,7 +69,7 @@ class Session:
     def __init__(self, run: str, worker_name: str, lease_ms: int, clock: Callable[[], int] | None) -> None:
         self.run = run
         self.reason = ""
-        self.due_in_ms = -1
+        self._due_at: float | None = None  # when a retry or a lease is due, by time.monotonic; None: none is known
         self.run_policy: Policy | None = None
         self._worker, self._lease_asked, self._clock = worker_name, lease_ms, clock
         self._joined: Joined | None = None
@@ -198,7 +199,8 @@ class Session:
             raise claimed
         if claimed.blob_seq != self._blob[0]:
             self._blob = (claimed.blob_seq, claimed.blob or None)
-        self.reason, self.due_in_ms = claimed.reason, claimed.due_in_ms
+        self.reason = claimed.reason
+        self._due_at = None if claimed.due_in_ms < 0 else time.monotonic() + claimed.due_in_ms / 1000
         self.run_policy = _policy(self.run_policy, claimed.run_version, claimed.run_epoch)
         policy = self._claimed_policy = _policy(self._claimed_policy, claimed.version, claimed.epoch)
         attempts = self._attempts(claimed, policy)
@@ -313,7 +315,17 @@ class Session:
         if isinstance(answer, BrokerError):
             raise answer
         self.forget([attempt.id])
+        self.look_again()  # when the next attempt may be claimed, only a claim tells
         return submitted(answer)
+
+    def look_again(self) -> None:
+        """Something may be due earlier than the last claim told: nobody waits before they ask again."""
+        self._due_at = 0.0
+
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until something is due that only a claim finds, as far as the last one told; None: nothing is."""
+        return None if self._due_at is None else max(0.0, self._due_at - time.monotonic())
 
     def leave(self) -> Flow[None]:
         """Ends the session; what it holds is released at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -22,8 +23,8 @@ CLAIM_AGAIN_S = 5.0
 WEIGHTS_AGAIN_S = 0.2
 #: How long it waits before it looks again for a run that has vanished, seconds.
 RUN_AGAIN_S = 1.0
-#: Where it waited for longer than this for a batch, it waits for the next one, too, seconds.
-IDLE_S = 0.005
+#: Where it waited for longer than this for a batch, and than so many round trips, it waits for the next one, too.
+IDLE_S, IDLE_TRIPS = 0.005, 4
 
 _log = logging.getLogger("broker")
 
@@ -81,6 +82,7 @@ class WorkerCore:
         self._in_vain = False  # whether nothing was there to be claimed with them
         self._asked_with: Policy | None = None  # the policy of that claim
         self._waited = False  # whether the batch that was handed out last was waited for
+        self._trip_s = math.inf  # how long the last submit took
 
     @property
     def ended(self) -> bool:
@@ -184,7 +186,7 @@ class WorkerCore:
             else:
                 began = time.monotonic()
                 claimed = yield from self._wait(n, left)
-                self._waited = time.monotonic() - began > IDLE_S
+                self._waited = time.monotonic() - began > max(IDLE_S, IDLE_TRIPS * self._trip_s)
                 attempts, asked = claimed or [], claimed is not None
         return attempts
 
@@ -204,7 +206,7 @@ class WorkerCore:
                     return None
             yield Pause(min(left, WEIGHTS_AGAIN_S))
             return None
-        dues = [session.due_in_ms / 1000 for session in sessions if session.due_in_ms >= 0]
+        dues = [due for session in sessions if (due := session.due_in_s) is not None]
         waking = [session for session in sessions if session.reason != "weights_stale"]
         if len(waking) < len(sessions):  # its own claim arms the marker again: it is another worker's
             dues.append(WEIGHTS_AGAIN_S)
@@ -283,13 +285,20 @@ class WorkerCore:
 
     def _submit_piece(self, session: Session, items: Sequence[Submission], claims: bool) -> Flow[list[Submitted]]:
         """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
-        if not claims or not self._claims_ahead(session, items):
-            return (yield from session.submit(items))[0]
-        self._asked_with = self.policy
-        if self._waited and self.policy is None:  # there is hardly more, and no weights that a claim may refuse
-            self._in_vain = True
-            return (yield from session.submit(items))[0]
+        began = time.monotonic()
+        # After a wait there is hardly more. But that its weights have become too old only a claim tells.
+        in_vain = self._waited and self.policy is None
+        claims = claims and self._claims_ahead(session, items)
+        if claims:
+            self._asked_with, self._in_vain = self.policy, in_vain
+        if not claims or in_vain:
+            answers, _ = yield from session.submit(items)
+            if not all(answer.accepted for answer in answers):
+                session.look_again()
+            self._trip_s = time.monotonic() - began
+            return answers
         answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
+        self._trip_s = time.monotonic() - began
         self._ahead, self._in_vain = ahead or [], ahead == []
         if not self.iterating:  # another thread or task has ended the iteration meanwhile
             yield from self.give_back(self.end_batches())

@@ -55,7 +55,7 @@ return run(function()
   load_attempts(over)
   for i = 1, #over do
     local t, _, s, holds = holder(over[i])
-    if holds and s.session == session and not reset_enough() and too_old(t.oldest) then stale_task(t) end
+    if holds and s.session == session and too_old(t.oldest) then stale_task(t) end
   end
   if tonumber(last) <= number and redis.call('ZCARD', SESSION .. session) > holding then
     release_unknown(session, ids)

@@ -271,7 +271,6 @@ MUTANTS: dict[str, Mutant] = {
     "claim_resets_any_number_of_slots": Mutant(
         "include/handout.lua", "resets >= limit or reset_enough()", "resets >= limit", "reset_in_pieces",
     ),
-    "renew_resets_any_number_of_slots": Mutant("renew.lua", "not reset_enough() and ", "", "reset_in_pieces"),
     # -- control
     "pause_ignored": Mutant(
         "include/handout.lua", "if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out",

@@ -1,7 +1,8 @@
 """What clients send: how many round trips a call takes, what shares one, and what becomes of it when that one is lost."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import pytest
@@ -207,6 +208,7 @@ def test_a_loop_that_had_to_wait_does_not_ask_in_vain_before_it_waits_again(
 ):
     """Unless its weights may be too old by now, which only a claim tells. As soon as there is more to do, it asks again."""
     monkeypatch.setattr("broker.worker_core.IDLE_S", 0.0)
+    monkeypatch.setattr("broker.worker_core.IDLE_TRIPS", 0)
     trainer.enqueue(tasks(1))
     (first,) = worker.claim()
     worker.submit(first, b"x")
@@ -232,6 +234,64 @@ def test_a_loop_that_had_to_wait_does_not_ask_in_vain_before_it_waits_again(
     trainer.enqueue(tasks(3, "more"))
     working.result()
     assert sent.of("submit")[2:] == [["submit", "claim"]] * 2
+
+
+def test_a_slow_link_is_no_wait(trainer: Trainer, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch):
+    exchange = Pool.exchange
+
+    def slowly(pool: Pool, commands: Sequence[Command], wait_s: float = 0.0) -> Awaitable[list[Any]]:
+        time.sleep(0.01)
+        return exchange(pool, commands, wait_s)
+
+    def work() -> None:
+        for done, attempt in enumerate(worker, 1):
+            if done == 1:
+                trainer.enqueue(tasks(9, "more"))
+            worker.submit(attempt, b"x")
+            if done == 9:
+                break
+
+    monkeypatch.setattr(Pool, "exchange", slowly)
+    working = InThread(work)
+    wait_until(lambda: sent.of("BZPOPMIN"), "the worker waits")
+    trainer.enqueue(tasks(1))
+    working.result()
+    assert sum("claim" not in trip for trip in sent.of("submit")) <= 1
+
+
+@pytest.mark.parametrize("ends", ["fail", "lease"])
+def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
+    lab: Lab, sent: Sent, monkeypatch: pytest.MonkeyPatch, ends: str
+):
+    """A retry, and what a dead worker held: nothing but a claim tells of them."""
+    for name, value in (("CLAIM_AGAIN_S", FAR_AWAY_S), ("IDLE_S", 0.0), ("IDLE_TRIPS", 0)):
+        monkeypatch.setattr(f"broker.worker_core.{name}", value)
+    lab.go_live()
+    trainer = lab.trainer(consumer_batch_size=4, retry_backoff_ms=50)
+    worker = lab.worker(heartbeat=False)
+    if ends == "lease":
+        trainer.enqueue(Task(id="late"))
+        lab.worker(lease_s=0.5, heartbeat=False).claim()
+
+    def work() -> str:
+        batches = worker.batches(2)
+        one, other = next(batches)
+        if ends == "fail":
+            worker.fail(one, "boom")
+            expected = one.task
+        else:
+            worker.submit(one, b"x")
+            time.sleep(0.6)
+            expected = "late"
+        worker.submit(other, b"x")
+        (again,) = next(batches)
+        assert again.task == expected
+        return again.task
+
+    working = InThread(work)
+    wait_until(lambda: sent.of("BZPOPMIN"), "the worker waits")
+    trainer.enqueue(Task(id="group", samples=2))
+    assert working.result(10)
 
 
 def test_a_loop_asks_with_a_new_policy_before_it_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch):
