@@ -136,8 +136,15 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(path, [json.dumps(document, indent=1).encode(), b"\n"])
 
 
+def refuse_directory(path: Path) -> None:
+    """Raises CheckpointError where a directory stands in a file's place, as for the empty path."""
+    if path.is_dir():
+        raise CheckpointError(path=str(path), problem="could not be written, this is a directory: name a file in it")
+
+
 def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
     """Temporary file, fsync, rename, fsync of the directory. Raises CheckpointError."""
+    refuse_directory(path)
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,27 @@ def test_large_groups_are_read_and_freed_in_pieces(lab: Lab):
     assert lab.result_keys() == set()
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_filtered_batch_of_what_is_left_looks_at_all_of_it_at_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+):
+    """Also at what becomes ready while the filter judges the rest."""
+    monkeypatch.setattr("broker.batches.LOOK_AGAIN_S", 15.0)
+    monkeypatch.setattr("broker.batches.TAKE_LIMIT", 2)
+    trainer, worker = lab.trainer(consumer_batch_size=9, max_concurrent_rollouts=9), lab.worker()
+    trainer.enqueue(tasks(5))
+    for _ in range(4 if meanwhile else 5):
+        run_one(worker)
+
+    def accept(rollout: Rollout) -> bool:
+        if meanwhile and rollout.task == "t3":
+            run_one(worker)
+        return True
+
+    batch = InThread(lambda: trainer.next_batch(short=True, accept=accept))
+    assert names_of(batch.result(10)) == [f"t{i}" for i in range(5)]
+
+
 def test_asked_again_before_advance_it_answers_the_same_batch(lab: Lab):
     trainer, worker = lab.trainer(consumer_batch_size=2, max_concurrent_rollouts=9, max_staleness=3), lab.worker()
     trainer.enqueue(tasks(6))

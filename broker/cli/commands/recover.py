@@ -129,7 +129,12 @@ def _tell(report: RecoveryReport, output: Output, *, dry_run: bool) -> None:
         output.line(
             f"unknown to the server, to be enqueued again by the trainer: {len(report.missing)} (--json names them)"
         )
-    output.line(f"the data loader goes on from cursor {report.cursor!r}")
+    if report.cursor is None:
+        output.line(
+            "no cursor is stored: the data loader's place has to come from elsewhere, as from its own checkpoint"
+        )
+    else:
+        output.line(f"the data loader goes on from cursor {report.cursor!r}")
 
 
 def _counters(report: RecoveryReport) -> dict[str, tuple[int, int]]:
