@@ -203,3 +203,14 @@ def test_the_demo_names_the_extra_that_is_missing(
     message = capsys.readouterr().err
     assert missing in message
     assert "pip install 'rollout-broker[demo]'" in message
+
+
+@pytest.mark.parametrize("missing", ["fakeredis", "lupa"])
+def test_a_server_in_this_process_names_the_package_that_is_missing(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main.main(["runs", "--url", "fakeredis://x"]) == 2
+    message = capsys.readouterr().err
+    assert "it needs fakeredis: pip install 'fakeredis[lua]'" in message
+    assert "UNSUPPORTED" in message
