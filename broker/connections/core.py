@@ -80,6 +80,7 @@ class Core(ABC):
         if not operations:
             return []
         failed: Again | None = None
+        since = time.monotonic()
         if (sole := self._topology.sole) is not None:
             # As nearly all calls go: there is one server, and it answers.
             try:
@@ -104,7 +105,7 @@ class Core(ABC):
             if again:
                 raise again
 
-        await self._patience.persist(once, failed)
+        await self._patience.persist(once, failed, since)
         return results
 
     async def command(self, *args: str | bytes | int) -> Any:
