@@ -246,6 +246,13 @@ class ServerNotStarted(ServerUnavailable):
     remedy = "mend that and start it again"
 
 
+class ClientClosed(ServerUnavailable):
+    """This client was closed, before the call or during it."""
+
+    happened = ("this client of {url} was closed", "this client was closed")
+    remedy = "open another one; a call that was under way may have taken effect, repeating it is safe"
+
+
 class UnsupportedServer(BrokerError):
     """The server is too old, or set up in a way that would lose data."""
 

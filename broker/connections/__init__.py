@@ -28,7 +28,7 @@ def open_transport(
 
     Raises:
         BadUrl: the URL cannot be understood.
-        ServerUnavailable: the embedded server did not start.
+        ServerNotStarted: the embedded server did not start.
     """
     return Transport(url, timeout_s, retry_for_s)
 
