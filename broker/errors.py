@@ -239,6 +239,20 @@ class ServerUnavailable(BrokerError):
     remedy = "check that it runs and is reachable; whether the last call took effect is unknown, repeating it is safe"
 
 
+class ServerNotStarted(ServerUnavailable):
+    """An embedded server did not start; a note has its log."""
+
+    happened = ("the server of {url} did not start: {error}", "the server did not start")
+    remedy = "mend that and start it again"
+
+
+class ClientClosed(ServerUnavailable):
+    """This client was closed, before the call or during it."""
+
+    happened = ("this client of {url} was closed", "this client was closed")
+    remedy = "open another one; a call that was under way may have taken effect, repeating it is safe"
+
+
 class UnsupportedServer(BrokerError):
     """The server is too old, or set up in a way that would lose data."""
 

@@ -19,6 +19,9 @@ URL_VARIABLE = "BROKER_URL"
 #: How long a command tries to reach a server that does not answer. A person waits: shorter than a worker's patience.
 PATIENCE_S = 3.0
 
+#: The largest number that an option takes: the largest that a server reads.
+_MOST = 2**63 - 1
+
 
 def add_examples(parser: ArgumentParser, text: str) -> None:
     """Put examples below the options of `--help`."""
@@ -54,7 +57,7 @@ def positive_seconds(text: str) -> float:
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     if not 0 < seconds <= 86_400:
-        raise ArgumentTypeError(f"{text} is not between 0 and 86400 seconds")
+        raise ArgumentTypeError(f"{text} is not a number of seconds above 0 and up to 86400 (a day)")
     return seconds
 
 
@@ -64,8 +67,8 @@ def positive_int(text: str) -> int:
         number = int(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if number < 1:
-        raise ArgumentTypeError(f"{text} is not at least 1")
+    if not 1 <= number <= _MOST:
+        raise ArgumentTypeError(f"{text} is not a whole number from 1 to {_MOST}")
     return number
 
 

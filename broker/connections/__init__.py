@@ -11,7 +11,7 @@ __all__ = ["AsyncTransport", "ServerInfo", "Transport", "open_async_transport", 
 
 #: How long a server may be silent before the connection counts as lost, seconds.
 DEFAULT_TIMEOUT_S = 10.0
-#: How long to try again before giving up, seconds: longer than a failover takes.
+#: How long after its first try began a call may be tried again, seconds: longer than a failover takes.
 DEFAULT_RETRY_FOR_S = 30.0
 
 
@@ -23,11 +23,12 @@ def open_transport(
     Args:
         url: see `broker.connections.url`.
         timeout_s: how long a server may be silent before the connection counts as lost, seconds.
-        retry_for_s: how long to send again before giving up, seconds.
+        retry_for_s: how long after the first try began another one may begin, seconds; a silent server costs up to
+            `timeout_s` more.
 
     Raises:
         BadUrl: the URL cannot be understood.
-        ServerUnavailable: the embedded server did not start.
+        ServerNotStarted: the embedded server did not start.
     """
     return Transport(url, timeout_s, retry_for_s)
 

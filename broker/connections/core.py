@@ -22,7 +22,7 @@ from broker.connections.retrying import Again, Patience, pause_s
 from broker.connections.server import ServerInfo
 from broker.connections.topology import make_topology
 from broker.connections.url import Address, Endpoint
-from broker.errors import ServerUnavailable
+from broker.errors import ClientClosed
 from broker.operation import Operation
 
 log = logging.getLogger("broker")
@@ -71,7 +71,7 @@ class Core(ABC):
         """Waits for some time, or until the transport is closed."""
 
     async def pause(self, seconds: float) -> None:
-        """Waits; raises ServerUnavailable when the transport is closed meanwhile."""
+        """Waits; raises ClientClosed when the transport is closed meanwhile."""
         await self._until_closing(seconds)
         self._refuse_when_closed()
 
@@ -80,6 +80,7 @@ class Core(ABC):
         if not operations:
             return []
         failed: Again | None = None
+        since = time.monotonic()
         if (sole := self._topology.sole) is not None:
             # As nearly all calls go: there is one server, and it answers.
             try:
@@ -104,7 +105,7 @@ class Core(ABC):
             if again:
                 raise again
 
-        await self._patience.persist(once, failed)
+        await self._patience.persist(once, failed, since)
         return results
 
     async def command(self, *args: str | bytes | int) -> Any:
@@ -171,7 +172,7 @@ class Core(ABC):
         log.debug("waiting on %s ended early: %s", self._address.shown, again)
         if not self._was_interrupted():
             self._failed_waits += 1
-            with suppress(ServerUnavailable):  # closed meanwhile
+            with suppress(ClientClosed):
                 await self.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
 
     async def server_info(self) -> ServerInfo:
@@ -254,7 +255,7 @@ class Core(ABC):
 
     def _refuse_when_closed(self) -> None:
         if self._closing.is_set():
-            raise ServerUnavailable(url=self._address.shown, error="this client was closed")
+            raise ClientClosed(url=self._address.shown)
 
     async def _exchange(self, node: Node, commands: Sequence[Command], asking: bool = False) -> list[Any]:
         """One round trip; a broken connection asks for another try, and for a new look at where the keys are.

@@ -45,12 +45,13 @@ class FakeLink:
     """A connection to a server in this process."""
 
     def __init__(self, name: str, pause: Callable[[float], Awaitable[None]]) -> None:
+        server = _server(name)  # says what is missing; the import below would not
         import fakeredis
 
         self.info: ServerInfo | None = ServerInfo("fakeredis", (*_VERSION, 0), supports_shebang=False)
         self._pause = pause
         self._interrupted = False
-        client: Any = fakeredis.FakeRedis(server=_server(name), protocol=2)
+        client: Any = fakeredis.FakeRedis(server=server, protocol=2)
         self._connection: Any = client.connection_pool.get_connection()
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:

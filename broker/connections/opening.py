@@ -20,7 +20,7 @@ def opened_address(url: str) -> tuple[Address, EmbeddedServer | None]:
     Raises:
         BadUrl: see `parse_url`.
         UnsupportedServer: the embedded server is not installed.
-        ServerUnavailable: the embedded server did not start.
+        ServerNotStarted: the embedded server did not start.
     """
     address = parse_url(url)
     if address.mode == "fakeredis":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from redis.exceptions import ResponseError
 
 from broker import scripts
-from broker.errors import AuthenticationFailed, BrokerError, ReadOnlyServer, UnsupportedServer, from_reply
+from broker.errors import AuthenticationFailed, BadUrl, BrokerError, ReadOnlyServer, UnsupportedServer, from_reply
 
 #: The server, or its place in a failover or a cluster, is not ready yet: the same bytes are sent again.
 _PASSING = frozenset(
@@ -87,6 +87,10 @@ def refusal(error: ReplyError, url: str, script: str = "", shebang: bool = True)
         return AuthenticationFailed(url=url, error=error.text)
     if code in ("MOVED", "ASK"):
         return UnsupportedServer(url=url, problem="it is a node of a cluster; connect with redis+cluster://")
+    if code == "ERR" and "DB index is out of range" in error.text:
+        return BadUrl(
+            url=url, problem="the server has no database of that number; its setting `databases` says how many"
+        )
     if code == "ERR" and _UNKNOWN_COMMAND.search(error.text):
         return UnsupportedServer(url=url, problem=error.text)
     if script and (line := _SCRIPT_LINE.search(error.text)):

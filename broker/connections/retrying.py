@@ -34,7 +34,7 @@ class Patience:
 
     Args:
         url: the address, for messages.
-        retry_for_s: how long to send again before giving up, seconds.
+        retry_for_s: how long after the first try began another one may begin, seconds.
         pause: waits for some seconds.
     """
 
@@ -43,18 +43,23 @@ class Patience:
         self._retry_for_s = retry_for_s
         self._pause = pause
 
-    async def persist(self, once: Callable[[], Awaitable[T]], failed: Again | None = None) -> T:
+    async def persist(
+        self, once: Callable[[], Awaitable[T]], failed: Again | None = None, since: float | None = None
+    ) -> T:
         """Calls `once` until it no longer raises Again.
 
         Args:
             once: one try.
             failed: what came of a first try that was made before, if it failed.
+            since: when that one began, on the monotonic clock, seconds; None: there was none.
 
         Raises:
-            ServerUnavailable: it raised it for `retry_for_s`.
+            ServerUnavailable: it raised it for `retry_for_s`, or once where one try takes longer.
             ReadOnlyServer: the server took no writes for so long.
         """
-        failures, since = 0, 0.0
+        failures = 0
+        # A silent server costs its time-out before the first failure is known: that is part of what a caller waits.
+        since = time.monotonic() if since is None else since
         while True:
             if failed is None:
                 try:
@@ -66,7 +71,6 @@ class Patience:
                         log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
                     return result
             now = time.monotonic()
-            since = since if failures else now
             failures += 1
             seconds = pause_s(failures)
             if now + seconds > since + self._retry_for_s:

@@ -624,8 +624,9 @@ def test_a_closed_client_says_so(server: ServerUnderTest, connect: Connect):
         client.run(client.transport.close())
     else:
         client.close()
-    with pytest.raises(ServerUnavailable, match="closed"):
+    with pytest.raises(ServerUnavailable, match=r"^this client of .* was closed: open another") as caught:
         client.execute([bump()])
+    assert "did not answer" not in str(caught.value)
 
 
 # -- cluster -----------------------------------------------------------------------------------------------------------

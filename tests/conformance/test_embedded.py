@@ -191,8 +191,9 @@ def test_a_port_for_other_programs():
 
 
 def test_a_failed_start_shows_what_the_server_said(temporary: Path):
-    with pytest.raises(ServerUnavailable, match="no-such-setting"):
+    with pytest.raises(ServerUnavailable, match="no-such-setting") as caught:
         EmbeddedServer(settings={"no-such-setting": "1"})
+    assert str(caught.value).count("did not start") == 1
     assert list(temporary.iterdir()) == []
 
 

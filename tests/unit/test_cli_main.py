@@ -82,6 +82,10 @@ def test_help_imports_nothing_that_only_some_commands_need() -> None:
         ["status", "r", "surplus"],
         ["tail", "r", "--from", "yesterday"],
         ["tail", "r", "--count", "0"],
+        ["tail", "r", "--from", "1-99999999999999999999999"],
+        ["tail", "r", "--from", "18446744073709551616"],
+        ["tail", "r", "--from", "1-"],
+        ["dead", "r", "--count", "99999999999999999999"],
         ["dead", "r", "bury"],
         ["dead", "r", "show"],
         ["dead", "r", "list", "a-task"],
@@ -101,6 +105,16 @@ def test_wrong_usage_is_exit_2_with_a_message(argv: Sequence[str], capsys: pytes
     assert printed.out == ""
     assert printed.err
     assert "Traceback" not in printed.err
+
+
+def test_seconds_that_are_too_few_are_told_with_the_range(capsys: pytest.CaptureFixture[str]) -> None:
+    main.main(["status", "r", "--interval", "0"])
+    assert "0 is not a number of seconds above 0 and up to 86400" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", ["start", "now", "1764000000123", "1764000000123-0", "18446744073709551615-1"])
+def test_where_to_start_may_be_any_id_that_a_server_can_have(start: str) -> None:
+    assert main.build_parser(["tail"]).parse_args(["tail", "r", "--from", start]).start == start
 
 
 def test_without_a_server_the_message_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,3 +217,14 @@ def test_the_demo_names_the_extra_that_is_missing(
     message = capsys.readouterr().err
     assert missing in message
     assert "pip install 'rollout-broker[demo]'" in message
+
+
+@pytest.mark.parametrize("missing", ["fakeredis", "lupa"])
+def test_a_server_in_this_process_names_the_package_that_is_missing(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main.main(["runs", "--url", "fakeredis://x"]) == 2
+    message = capsys.readouterr().err
+    assert "it needs fakeredis: pip install 'fakeredis[lua]'" in message
+    assert "UNSUPPORTED" in message

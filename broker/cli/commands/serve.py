@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Generator
@@ -43,6 +42,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(namespace: Namespace, output: Output) -> int:
     """Serve until Ctrl-C or SIGTERM, then stop the server and leave nothing behind but the data that was asked for."""
+    from broker.embedded import is_alive
+
     with _serving(namespace) as server:
         url = f"unix://{namespace.unix.absolute()}" if namespace.unix and namespace.port is None else server.url
         if output.as_json:
@@ -51,7 +52,7 @@ def run(namespace: Namespace, output: Output) -> int:
             output.line(url)
             kept = f"the data is kept in {namespace.path}" if namespace.path else "the data is gone at the end"
             output.note(f"serving on this machine only; {kept}; Ctrl-C stops it")
-        while server.pid is not None and _alive(server.pid):
+        while server.pid is not None and is_alive(server.pid):
             time.sleep(_LOOK_S)
         raise CommandFailure(
             "the server ended by itself" + (f"; its log is {namespace.path}/server.log" if namespace.path else "")
@@ -97,14 +98,6 @@ def _linked(name: Path | None, socket: Path) -> Generator[None]:
         yield
     finally:
         name.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _port(text: str) -> int:

@@ -79,6 +79,11 @@ def _starting_point(text: str) -> str:
     if text in ("start", "now"):
         return text
     milliseconds, dash, number = text.partition("-")
-    if not milliseconds.isdecimal() or (dash and not number.isdecimal()):
+    if not _is_half(milliseconds) or (dash and not _is_half(number)):
         raise ArgumentTypeError(f"{text!r} is neither 'start', 'now' nor an event's id like 1764000000123-0")
     return text
+
+
+def _is_half(text: str) -> bool:
+    """Whether it can be the time or the number of an event's id: a server keeps each in 64 bits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 20 and int(text) < 2**64

@@ -60,8 +60,9 @@ class Reporter:
         self._run, self._name, self._config, self._lease_ms = run, name, config, lease_ms
         self._tally, self._version, self._on_news, self._clock = tally, version, on_news, clock
         self._url = url
-        # Not patient: what cannot be sent now is sent by the thread, and a question for capacity must not hang.
-        self.transport: Transport = open_transport(url, timeout_s=2.0, retry_for_s=0.0)
+        # Not patient: what cannot be sent now is sent by the thread, and a question for capacity must not hang. But a
+        # connection that the server closed meanwhile fails at once, and another one is tried.
+        self.transport: Transport = open_transport(url, timeout_s=2.0, retry_for_s=0.1)
         self.owner = ""
         self._turn = threading.Lock()  # one report at a time: their numbers arrive in order
         self._poke, self._stop = threading.Event(), threading.Event()

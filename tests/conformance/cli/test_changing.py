@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +117,30 @@ def test_purge_leaves_other_runs_alone(broker: Any, trainer: Trainer, url: str) 
         assert result.code == 0
         assert result.json["keys_deleted"] > 3
         assert [row["run"] for row in broker("runs", "--json").json_lines] == [f"{RUN}/2"]
+
+
+@pytest.mark.parametrize("options", [(), ("--full",)], ids=["", "full"])
+def test_a_checkpoint_needs_the_name_of_a_file(
+    options: tuple[str, ...], broker: Any, trainer: Trainer, tmp_path: Path
+) -> None:
+    empty = broker("checkpoint", RUN, "", *options)
+    assert (empty.code, empty.out) == (2, "")
+    assert "the path is empty: name the file to write" in empty.err
+    directory = broker("checkpoint", RUN, str(tmp_path), *options)
+    assert (directory.code, directory.out) == (2, "")
+    assert f"{tmp_path} could not be written, this is a directory: name a file in it" in directory.err
+    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.parent.glob(".*.tmp"))
+
+
+def test_a_recovery_tells_where_the_data_loader_goes_on(broker: Any, trainer: Trainer, tmp_path: Path) -> None:
+    path = tmp_path / "broker.json"
+    assert broker("checkpoint", RUN, str(path)).code == 0
+    without = broker("recover", RUN, "--checkpoint", str(path), "--dry-run").out
+    assert "no cursor is stored" in without
+    assert "None" not in without
+    trainer.enqueue([], cursor=17)
+    assert broker("checkpoint", RUN, str(path)).code == 0
+    assert (
+        "the data loader goes on from cursor 17" in broker("recover", RUN, "--checkpoint", str(path), "--dry-run").out
+    )

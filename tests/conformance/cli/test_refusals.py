@@ -114,6 +114,13 @@ def test_a_url_that_cannot_be_understood(url: str, broker: Any) -> None:
     assert "BADURL" in result.err
 
 
+def test_a_database_that_the_server_does_not_have(broker: Any, url: str) -> None:
+    result = broker("runs", "--url", f"{url}/9999")
+    assert (result.code, result.out) == (2, "")
+    assert "9999: the server has no database of that number" in result.err
+    assert "BADURL" in result.err
+
+
 def test_a_reader_that_leaves_ends_it_quietly(trainer: Trainer) -> None:
     trainer.enqueue(Task(id=f"more/{i}") for i in range(3000))
     with started("tail", RUN, "--from", "start") as process:

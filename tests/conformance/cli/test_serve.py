@@ -66,9 +66,10 @@ def test_serve_keeps_the_data_that_it_is_asked_to_keep(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_serve_says_why_it_cannot(tmp_path: Path, broker: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = broker("serve", "--port", str(taken.getsockname()[1]))
+        port = taken.getsockname()[1]
+        result = broker("serve", "--port", str(port))
         assert result.code == 2
-        assert "in use" in result.err
+        assert result.err == f"broker: the server did not start: the address 127.0.0.1:{port} is in use already\n"
     (tmp_path / "a-file").touch()
     assert broker("serve", "--unix", str(tmp_path / "a-file")).code == 2
     assert broker("serve", "--path", str(tmp_path / "a-file")).code == 2
