@@ -72,7 +72,7 @@ class Driver:
             case Blocking(call):
                 return call()
             case WaitMarker(keys, seconds):
-                return self.transport.wait_marker(keys, seconds) is not None
+                return self.transport.wait_marker(keys, seconds)
             case WaitAndCall(keys, seconds, operations):
                 return self.transport.wait_and_execute(keys, seconds, operations)
             case Pause(seconds):

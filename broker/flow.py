@@ -79,7 +79,7 @@ class Blocking:
 
 @dataclass(slots=True)
 class WaitMarker:
-    """Wait for a marker on one of the keys. Sent back: whether there was one before `seconds` passed."""
+    """Wait for a marker on one of the keys, which takes it. Sent back: the key; None when `seconds` passed first."""
 
     keys: tuple[str, ...]
     seconds: float

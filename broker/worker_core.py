@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
-from broker.flow import Flow, Pause, WaitMarker
+from broker.flow import Command, Flow, Pause, WaitMarker
 from broker.models import Attempt, Policy
 from broker.names import check_name
 from broker.operations.worker import Submission
@@ -83,6 +83,7 @@ class WorkerCore:
         self._asked_with: Policy | None = None  # the policy of that claim
         self._waited = False  # whether the batch that was handed out last was waited for
         self._trip_s = math.inf  # how long the last submit took
+        self._woken_by: str | None = None  # the marker that it took and has not followed yet
 
     @property
     def ended(self) -> bool:
@@ -121,14 +122,18 @@ class WorkerCore:
     def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> Flow[list[Attempt]]:
         """Up to n attempts, from the preferred run first, 64 in a round trip; `there` are the first of them."""
         attempts = list(there)
+        woken_by, self._woken_by = self._woken_by, None
         try:
             for session in self.sessions.values():
                 while len(attempts) < n:
+                    woken_by = None if woken_by == session.marker else woken_by
                     wanted = min(n - len(attempts), ITEMS_PER_CALL)
                     claimed = yield from session.claim(wanted, self.policy)
                     attempts += claimed
                     if len(claimed) < wanted:
                         break
+            if woken_by is not None:  # of a run that was not asked: its work is for another worker
+                yield Command(("ZADD", woken_by, 0, "1"))
         except BrokerError as error:
             if not attempts:
                 raise
@@ -212,7 +217,7 @@ class WorkerCore:
             dues.append(WEIGHTS_AGAIN_S)
         seconds = max(0.001, min([left, *dues]))
         if len(sessions) > 1 or self.policy is not None or not first.can_claim_waking:
-            yield WaitMarker(tuple([session.marker for session in waking]), seconds)
+            self._woken_by = yield WaitMarker(tuple([session.marker for session in waking]), seconds)
             return None
         attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
         if attempts and self.policy is not None:  # set meanwhile: these were claimed for other weights

@@ -73,7 +73,7 @@ class Driver:
             case Blocking(call):
                 return await asyncio.to_thread(call)
             case WaitMarker(keys, seconds):
-                return await self.transport.wait_marker(keys, seconds) is not None
+                return await self.transport.wait_marker(keys, seconds)
             case WaitAndCall(keys, seconds, operations):
                 return await self.transport.wait_and_execute(keys, seconds, operations)
             case Pause(seconds):

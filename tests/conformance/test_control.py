@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, Reject, RunConfig, Task, Trainer, Worker, aio
+from broker import Attempt, Reject, RunConfig, Task, Trainer, Worker, aio, keys
 from broker.errors import BadArgument, NoRun
 from broker.operator import Operator
 from tests.conformance.clients import InThread
@@ -129,6 +129,23 @@ def test_a_worker_of_several_runs_wakes_for_each(lab: Lab, monkeypatch: pytest.M
         (attempt,) = waiting.result()
         assert attempt.task == f"of-{i}"
         worker.submit(attempt, b"x")
+
+
+def test_a_worker_of_several_runs_leaves_the_marker_of_the_one_that_it_does_not_ask(lab: Lab):
+    """It was woken for one, and found what was due in the other."""
+    other = f"{lab.run}/eval"
+    first, second = lab.trainer(retry_backoff_ms=500), lab.trainer(run=other)
+    failing = lab.worker()
+    first.enqueue(Task(id="again"))
+    failing.fail(failing.claim()[0], "boom")
+    worker = lab.worker(lab.run, other)
+    waiting = InThread(lambda: worker.claim(1, timeout=60))
+    wait_until(lambda: all(s._settled == s._number for s in worker._core.sessions.values()), "claimed in vain")
+    lab.pass_ms(600)
+    second.enqueue(Task(id="new"))
+    (attempt,) = waiting.result()
+    assert attempt.task == "again"
+    assert lab.command("EXISTS", keys.key(other, "wake")) == 1
 
 
 @pytest.mark.parametrize("runs", [[], ["a", "a"]])
