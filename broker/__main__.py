@@ -1,6 +1,21 @@
-"""`python -m broker` is the command `broker`."""
+"""The command `broker`, also as `python -m broker`: quiet about Ctrl-C from its first import on."""
 
-from broker.cli.main import entry_point
+import sys
+from typing import NoReturn
+
+#: As `broker.cli.failure.EXIT_INTERRUPTED`, which may not be loaded yet.
+_EXIT_INTERRUPTED = 130
+
+
+def entry_point() -> NoReturn:
+    """Runs the command with the arguments of the process and leaves it."""
+    try:
+        from broker.cli import main  # loading takes longer than a quick Ctrl-C
+
+        main.entry_point()
+    except KeyboardInterrupt:
+        sys.exit(_EXIT_INTERRUPTED)
+
 
 if __name__ == "__main__":
     entry_point()

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,6 +157,27 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     replace_command(monkeypatch, raising(KeyboardInterrupt()))
     assert main.main(["runs"]) == 130
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("module", ["broker.cli.main", "broker.cli.output", "broker.errors"])
+def test_ctrl_c_while_the_command_is_being_loaded_is_130(module: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        "class Interrupting:\n"
+        "    @staticmethod\n"
+        "    def find_spec(name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting)\n"
+        "sys.argv = ['broker', 'runs']\n"
+        "runpy.run_module('broker', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_installed_command_is_the_one_that_is_quiet() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"]["broker"] == "broker.__main__:entry_point"
 
 
 def test_sigterm_is_143_and_the_old_handler_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
