@@ -226,7 +226,7 @@ class Stats(_Edge, frozen=True):
         step_next: the first step whose batch is not sealed.
         epoch: the trainer that holds the run, `<number>.<token>`.
         capacity: how many tasks may be started now; may be negative.
-        accepted: the counter of section 4 of the design.
+        accepted: trained and waiting to be trained, as the capacity formula counts them (docs/protocol.md, Capacity).
         running: started, and neither finished nor back in waiting.
         pending: waiting to be started.
         delayed: waiting for their backoff to pass.

@@ -1,5 +1,5 @@
 -- Hands out work: open slots of running tasks first, then new tasks within capacity. Takes back what is due before.
--- Transition: pending -> running; an open slot -> held
+-- Transition: pending -> running; an open slot -> held; what is due as by requeue; too old: running -> pending, delayed or rejected
 -- KEYS: state
 -- ARGV: now, session, number (of this claim), n, version, epoch (the policy the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_seq (of the blob that it has; 0: none)
 -- Returns: reason (empty: as many as asked), due_in_ms (-1: nothing is due), version, epoch (of the attempts), run_version, run_epoch, blob_seq, blob (empty: none, or the one it has), now, then per task: id, payload, samples, `slot claims tries ...`

@@ -1,5 +1,5 @@
 -- The worker could not finish the attempt: an error of the environment or the code, never a verdict on the rollout.
--- Transition: held -> waiting for its backoff, or failed for good; running -> delayed, dead, rejected or ready
+-- Transition: held -> waiting for its backoff, or failed for good; running -> pending, delayed, dead or ready
 -- KEYS: state
 -- ARGV: now, attempt, message (at most 2000 bytes), retry (1: may be tried again)
 -- Returns: `retried`, `failed`, or as submit's refusals

@@ -1,5 +1,5 @@
 -- Ends a session: what it holds is released without penalty.
--- Transition: running -> pending where nothing else of the task is held or done
+-- Transition: held -> open; running -> pending or delayed where nothing else of the task is held or done
 -- KEYS: state
 -- ARGV: now, session, limit
 -- Returns: 1 when the session is gone, 0 when it holds more than limit attempts: call again

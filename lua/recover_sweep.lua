@@ -1,5 +1,5 @@
 -- A piece of a recovery: decides what becomes of each task that it is given, and does it. May be repeated.
--- Transition: running, ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; whatever the checkpoint calls finished, or does not know -> forgotten
+-- Transition: running -> pending or delayed; ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; whatever the checkpoint calls finished, or does not know -> forgotten
 -- KEYS: state
 -- ARGV: now, gate (3), then per task: listed (1: the checkpoint says it is unfinished), task
 -- Returns: `done name count ...`: how many of the tasks were dealt with (call again with the rest), and what became of them

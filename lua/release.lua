@@ -1,5 +1,5 @@
 -- Gives attempts back without penalty (shutdown, a wrong worker for the task).
--- Transition: held -> open; running -> pending where nothing else of the task is held or done
+-- Transition: held -> open; running -> pending or delayed where nothing else of the task is held or done
 -- KEYS: state
 -- ARGV: now, attempts...
 -- Returns: a line an attempt: `released`, or as submit's refusals

@@ -1,5 +1,5 @@
 -- The heartbeat: extends the lease and says which attempts to give up now, and why.
--- Transition: too old: running -> pending or rejected; held but not known to the worker: released
+-- Transition: too old: running -> pending, delayed or rejected; held but not known to the worker: released
 -- KEYS: state
 -- ARGV: now, session, number (of the last claim whose answer the worker has or gave up), attempts held...
 -- Returns: now, deadline, run_version, run_epoch, paused (empty: no), then attempt, why for each to give up

@@ -1,5 +1,5 @@
 -- Takes back what is due, without claiming: leases that ran out, time-outs, retries.
--- Transition: held -> open; running -> pending or dead; delayed -> pending
+-- Transition: held -> open or failed for good; running -> pending, delayed, dead or ready; delayed -> pending
 -- KEYS: state
 -- ARGV: now, limit
 -- Returns: how many things it took back

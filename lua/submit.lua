@@ -1,5 +1,5 @@
 -- Results and verdicts of attempts. Accepted only from the attempt that holds its slot, by equality of the attempt id.
--- Transition: held -> done or failed; the last slot: running -> ready, dead or rejected; too old: running -> pending or rejected
+-- Transition: held -> done or failed; the last slot: running -> ready, dead or rejected; nothing held or done any more, or too old: running -> pending, delayed or rejected
 -- KEYS: state
 -- ARGV: now, then per item: attempt, verdict (`a` accept, `r` reject), version, epoch (newest policy used; empty: that of the claim), bytes (`i` inline, `s` SET before the call), body (the inline bytes; the reason of a reject)
 -- Returns: a line an item: `accepted`, `rejected`, `superseded attempt session age_ms`, `stale`, `unknown why`, `noresult`

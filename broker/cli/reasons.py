@@ -56,7 +56,7 @@ class Verdict:
 
 
 def formula(stats: Stats) -> Formula:
-    """The capacity formula of DESIGN, section 4, with the numbers of a run."""
+    """The capacity formula (docs/protocol.md, Capacity) with the numbers of a run."""
     config, running = stats.config, stats.running
     concurrency = config.concurrency - running
     if config.max_staleness is None:

@@ -52,7 +52,7 @@ class History:
 
     @property
     def capacity(self) -> int:
-        """AReaL's formula over what the log says (DESIGN section 4)."""
+        """AReaL's formula over what the log says (docs/protocol.md, Capacity)."""
         b, s = self.config.batch_size, self.config.max_staleness
         by_concurrency = self.config.concurrency - self.running
         if s is None:

@@ -12,7 +12,7 @@ from tests.conformance.lab import Lab, run_one, tasks
 
 
 def areal(staleness: int, version: int, batch: int, accepted: int, running: int, concurrency: int) -> int:
-    """The formula as AReaL has it (DESIGN section 1), with `accepted` as its counter has it."""
+    """The formula as AReaL has it (docs/protocol.md, Capacity), with `accepted` as its counter has it."""
     batch, concurrency = max(1, batch), max(1, concurrency)
     return min(concurrency - running, (staleness + version + 1) * batch - (accepted + running))
 
@@ -81,7 +81,7 @@ def test_without_a_bound_on_staleness_only_concurrency_counts(lab: Lab):
 
 
 def test_version_268_with_nothing_left_has_room_for_12(lab: Lab):
-    """DESIGN section 4, worked case: AReaL's counter would say 1084."""
+    """The worked case of docs/protocol.md, Capacity: a counter that starts at 0 again would say 1084."""
     config = RunConfig(consumer_batch_size=4, max_staleness=2, max_concurrent_rollouts=10_000)
     reach(lab, lab.run, config, 268, 0, 0)
     assert lab.stat("accepted") == 1_072
@@ -108,7 +108,7 @@ def test_a_claim_hands_out_exactly_the_capacity(lab: Lab, staleness: int, concur
 
 
 def test_capacity_does_not_drift_when_half_of_the_rollouts_are_filtered_out(lab: Lab):
-    """DESIGN section 4: without the rule for formed batches it drifts to 840 within 100 steps.
+    """docs/protocol.md, Capacity: without the rule for formed batches it drifts to 840 within 100 steps.
 
     Mutants: small_batch_counts_its_size.
     """

@@ -1,4 +1,4 @@
-"""The guarantees of DESIGN section 5, by number; G4 and the capacity formula are in test_capacity, G7 in test_replays."""
+"""The guarantees of docs/protocol.md, by number; G4 and the capacity formula are in test_capacity, G7 in test_replays."""
 
 import pytest
 

@@ -43,12 +43,12 @@ class Config:
 
     @property
     def batch(self) -> int:
-        """B of the design."""
+        """B of docs/protocol.md, Notation."""
         return max(1, self.consumer_batch_size)
 
     @property
     def concurrent(self) -> int:
-        """C of the design."""
+        """C of docs/protocol.md, Notation."""
         return max(1, self.max_concurrent_rollouts)
 
 

@@ -16,7 +16,7 @@ SlotKey = tuple[str, int]
 
 
 class Violation(AssertionError):
-    """A guarantee of the design was broken."""
+    """A guarantee (docs/protocol.md, Guarantees) was broken."""
 
 
 @dataclass(slots=True)
@@ -227,7 +227,7 @@ def accepted(view: View) -> int:
 
 
 def capacity(view: View) -> int:
-    """Section 4 of the design, from the sets of a view."""
+    """docs/protocol.md, Capacity, from the sets of a view."""
     config = view["config"]
     free = config["concurrent"] - len(view["running"])
     if config["staleness"] is None:

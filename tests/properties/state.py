@@ -1,7 +1,7 @@
 """The state of the reference model, and everything that follows from it.
 
 Only what cannot be derived is stored. Orders, sets and the counters `running` and `accepted` are computed from tasks
-by the definitions of the design (I1, I2): comparing them with the stored ones of the server tests its book-keeping.
+by their definitions (docs/protocol.md, Capacity: I1, I2): comparing them with the stored ones of the server tests its book-keeping.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Run:
         """Adds to a total."""
         self.totals[total] = self.totals.get(total, 0) + by
 
-    # The sets and orders of section 6, from the tasks alone.
+    # The sets and orders of the stored state, from the tasks alone.
 
     def pending(self) -> list[Task]:
         """Tasks that wait to be started, next first."""
@@ -235,7 +235,7 @@ class Run:
         return self.batches.get(self.step_next) or Batch(self.step_next)
 
     def accepted_count(self) -> int:
-        """I2, as the protocol sharpens it."""
+        """I2 of docs/protocol.md, Capacity."""
         size = self.config.batch
         sealed = sum(max(size, b.size) for b in self.batches.values() if b.sealed and b.step >= self.version)
         return self.version * size + len(self.ready()) + len(self.open_batch().tasks) + sealed

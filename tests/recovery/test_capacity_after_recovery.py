@@ -1,4 +1,4 @@
-"""Capacity after a recovery: exactly the formula of section 4, never the naive one."""
+"""Capacity after a recovery: exactly the formula of docs/protocol.md, never the naive one."""
 
 import random
 from contextlib import suppress
@@ -19,7 +19,7 @@ B, S, C = 4, 2, 100
 
 
 def _capacity(version: int, running: int, ready: int, concurrency: int = C) -> int:
-    """Section 4, spelled out."""
+    """docs/protocol.md, Capacity, spelled out."""
     accepted = version * B + ready
     return min(concurrency - running, (S + version + 1) * B - (accepted + running))
 
@@ -162,7 +162,7 @@ class _Watch:
 
 
 def test_capacity_stays_within_48_when_half_the_rollouts_are_discarded_for_100_steps(lab: Lab):
-    """B=16, S=2. Without the settlement at advance it drifts to 840 (DESIGN section 4)."""
+    """B=16, S=2. Without the settlement at advance it drifts to 840 (docs/protocol.md, Capacity)."""
     rng = random.Random(1)
     trainer = lab.raw_trainer(consumer_batch_size=16, max_staleness=2, max_concurrent_rollouts=10_000, events_maxlen=0)
     worker, watch, number = lab.raw_worker(), _Watch(lab, 48), 0

@@ -140,7 +140,7 @@ def test_flags_are_those_that_the_loader_reads(name: str):
 
 @pytest.mark.parametrize("name", scripts.names())
 def test_a_script_that_frees_memory_runs_on_a_full_server(name: str):
-    """What a full server must still take (DESIGN: submit, take, advance, requeue, recover...) and what it must refuse."""
+    """What a full server must still take (submit, take, advance, requeue, recover...) and what it must refuse."""
     grows = {"open", "enqueue", "claim", "retry", "recover_begin"}
     flags = scripts.load(name, shebang=True).flags
     assert flags in ((), ("allow-oom",), ("no-writes",))
