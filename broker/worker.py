@@ -12,6 +12,7 @@ from typing import Any, Self
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
+from broker.handler_check import check_plain_handler
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -208,9 +209,13 @@ class Worker:
             handler: returns the result; raises Reject to reject the rollout; any other exception counts as a
                 failure that is retried.
             concurrency: attempts at the same time.
+
+        Raises:
+            BadArgument: the handler is an `async def` function or cannot be called, or concurrency is below 1.
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        check_plain_handler(handler)
         free = threading.Semaphore(concurrency)
         threads: set[threading.Thread] = set()
         in_vain = False  # whether the last claim was, just now: its wait ended with asking
