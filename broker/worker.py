@@ -12,7 +12,7 @@ from typing import Any, Self
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
-from broker.handler_check import check_plain_handler
+from broker.handlers import check_plain_handler, log_failure
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -262,7 +262,7 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the user's handler raises, or a result that cannot be sent
             if not attempt.cancelled:
-                _log.warning("attempt %s failed: %r", attempt.id, error)
+                log_failure(attempt, error)
                 self.fail(attempt, repr(error))
 
     def _give_back(self) -> None:

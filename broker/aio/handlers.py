@@ -12,7 +12,7 @@ from typing import Any
 
 from broker.aio.driver import Driver
 from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
-from broker.handler_check import not_awaitable
+from broker.handlers import log_failure, not_awaitable
 from broker.models import Attempt
 from broker.operations.worker import Submission
 from broker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
@@ -151,7 +151,7 @@ class Handlers:
             self._changed.set()
 
     async def _fail(self, attempt: Attempt, error: Exception) -> None:
-        _log.warning("attempt %s failed: %r", attempt.id, error)
+        log_failure(attempt, error)
         try:
             await self._driver.run(self._core.session_of(attempt).fail(attempt, repr(error), retry=True))
         except BrokerError as unreported:

@@ -15,7 +15,7 @@ from broker.aio.handlers import Handler, Handlers
 from broker.aio.submitter import Submitter
 from broker.connections import open_async_transport, open_transport
 from broker.errors import BadArgument, BrokerError
-from broker.handler_check import check_async_handler
+from broker.handlers import check_async_handler
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted

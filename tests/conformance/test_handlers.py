@@ -9,7 +9,9 @@ import pytest
 
 from broker import Attempt, aio
 from broker.errors import BadArgument
+from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, tasks
+from tests.waiting import wait_until
 
 
 async def awaited(attempt: Attempt) -> bytes:
@@ -42,16 +44,17 @@ ASYNC: dict[str, Callable[..., Coroutine[Any, Any, bytes]]] = {
 }
 
 
-def work_in_asyncio(lab: Lab, handler: Any, *, until_ready: int = 0) -> None:
-    """`aio.Worker.run` until it raises, or until that many results have arrived."""
+def work_in_asyncio(lab: Lab, handler: Any, *, until_ready: int = 0, until_dead: int = 0) -> None:
+    """`aio.Worker.run` until it raises, or until so many tasks are ready and dead."""
     lab.go_live()
+    wanted = (until_ready, until_dead)
 
     async def main() -> None:
         async with asyncio.timeout(20), aio.Worker(lab.url, lab.run) as worker:
             working = asyncio.create_task(worker.run(handler, concurrency=2))
             while not working.done():
                 await asyncio.sleep(0.01)
-                if until_ready and lab.stat("n_ready") == until_ready:
+                if any(wanted) and (lab.stat("n_ready"), lab.stat("n_dead")) == wanted:
                     worker.drain()
             await working
 
@@ -91,3 +94,39 @@ def test_an_asyncio_worker_stops_at_a_result_that_cannot_be_awaited_and_no_task_
         work_in_asyncio(lab, plain)
     stats = trainer.stats()
     assert (stats.pending, stats.running, stats.dead) == (4, 0, 0)
+
+
+def raises(_: Attempt) -> bytes:
+    return {"y": b""}["x"]
+
+
+async def raises_awaited(attempt: Attempt) -> bytes:
+    await asyncio.sleep(0)
+    return raises(attempt)
+
+
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+def test_what_a_handler_raises_is_logged_with_the_place(lab: Lab, loop: str, caplog: pytest.LogCaptureFixture):
+    lab.trainer(consumer_batch_size=1, max_attempts=1).enqueue(tasks(1))
+    if loop == "asyncio":
+        work_in_asyncio(lab, raises_awaited, until_dead=1)
+    else:
+        worker = lab.worker()
+        working = InThread(lambda: worker.run(raises))
+        wait_until(lambda: lab.stat("n_dead") == 1, "the attempt failed")
+        worker.drain()
+        working.result()
+    (logged,) = [record for record in caplog.records if "failed: KeyError('x')" in record.message]
+    assert logged.exc_info is not None
+    assert 'return {"y": b""}["x"]' in caplog.text
+
+
+def test_a_result_that_cannot_be_sent_is_logged_in_one_line(lab: Lab, caplog: pytest.LogCaptureFixture):
+    async def odd(_: Attempt) -> object:
+        await asyncio.sleep(0)
+        return object()
+
+    lab.trainer(consumer_batch_size=1, max_attempts=1).enqueue(tasks(1))
+    work_in_asyncio(lab, odd, until_dead=1)
+    assert "failed: CodecError" in caplog.text
+    assert "Traceback" not in caplog.text

@@ -1,13 +1,17 @@
-"""Whether a worker can work with what it is given as its handler."""
+"""What both workers do with a handler of the user's: refuse one that they cannot use, and say where one failed."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from broker.errors import BadArgument
+from broker.errors import BadArgument, BrokerError
+from broker.models import Attempt
+
+_log = logging.getLogger("broker")
 
 _PLAIN = "a function of an attempt (async def handlers are for broker.aio.Worker)"
 _ASYNC = "an async def function of an attempt (plain functions are for broker.Worker)"
@@ -42,6 +46,17 @@ def check_async_handler(handler: Callable[..., Any]) -> None:
 def not_awaitable(handler: Callable[..., Any]) -> BadArgument:
     """The error of a handler whose result cannot be awaited."""
     return BadArgument(argument="handler", given=repr(handler), expected=_ASYNC)
+
+
+def log_failure(attempt: Attempt, error: Exception) -> None:
+    """Logs that an attempt failed, with the traceback unless the broker's own words say all.
+
+    Args:
+        attempt: what was worked on.
+        error: what the handler raised, or why its result cannot be sent.
+    """
+    trace = None if isinstance(error, BrokerError) else error
+    _log.warning("attempt %s failed: %r", attempt.id, error, exc_info=trace)
 
 
 def _is_async(handler: Callable[..., Any]) -> bool:
