@@ -5,39 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from broker.capacity import terms_of
 from broker.cli.words import count
 
 if TYPE_CHECKING:
     from broker.models import Stats
 
-
-@dataclass(frozen=True, slots=True)
-class Formula:
-    """The capacity of a run with its terms.
-
-    Attributes:
-        concurrency: `C - running`.
-        staleness: `(S + version + 1) * B - (accepted + running)`; None without a bound.
-        lines: the formula with names, with numbers and with its result.
-    """
-
-    concurrency: int
-    staleness: int | None
-    lines: tuple[str, ...]
-
-    @property
-    def capacity(self) -> int:
-        """How many tasks may be started."""
-        return self.concurrency if self.staleness is None else min(self.concurrency, self.staleness)
-
-    @property
-    def binding(self) -> str:
-        """The name of the term that decides: `max_concurrent_rollouts` or `max_staleness`."""
-        return (
-            "max_concurrent_rollouts"
-            if self.staleness is None or self.concurrency < self.staleness
-            else "max_staleness"
-        )
+_BINDING = {
+    "none": "No term binds: tasks may be started.",
+    "concurrency": "The term of max_concurrent_rollouts is the one that binds.",
+    "staleness": "The term of max_staleness is the one that binds.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +33,22 @@ class Verdict:
     remedies: tuple[str, ...] = ()
 
 
-def formula(stats: Stats) -> Formula:
-    """The capacity formula of DESIGN, section 4, with the numbers of a run."""
-    config, running = stats.config, stats.running
-    concurrency = config.concurrency - running
+def formula(stats: Stats) -> tuple[str, ...]:
+    """The capacity formula in lines: with names, with the numbers of a run, with its result, and what binds."""
+    config, running, terms = stats.config, stats.running, terms_of(stats)
     if config.max_staleness is None:
-        lines = (
+        return (
             "capacity = C - running     (max_staleness is not bounded)",
-            f"         = {config.concurrency} - {running} = {concurrency}",
+            f"         = {config.concurrency} - {running} = {terms.capacity}",
+            _BINDING[terms.binding],
         )
-        return Formula(concurrency, None, lines)
-    bound, batch = config.max_staleness, config.batch_size
-    staleness = (bound + stats.version + 1) * batch - (stats.accepted + running)
-    given = f"({bound} + {stats.version} + 1) * {batch} - ({stats.accepted} + {running})"
-    lines = (
+    given = f"({config.max_staleness} + {stats.version} + 1) * {config.batch_size} - ({stats.accepted} + {running})"
+    return (
         "capacity = min(C - running, (S + version + 1) * B - (accepted + running))",
         f"         = min({config.concurrency} - {running}, {given})",
-        f"         = min({concurrency}, {staleness}) = {min(concurrency, staleness)}",
+        f"         = min({terms.concurrency}, {terms.staleness}) = {terms.capacity}",
+        _BINDING[terms.binding],
     )
-    return Formula(concurrency, staleness, lines)
 
 
 def verdict(stats: Stats) -> Verdict:
@@ -86,7 +61,7 @@ def verdict(stats: Stats) -> Verdict:
             f"No: a recovery to version {stats.recovering} has begun and is not committed.",
             ("The recovering trainer commits. If it died, recover again from the same checkpoint.",),
         )
-    config, terms = stats.config, formula(stats)
+    config, terms = stats.config, terms_of(stats)
     following = f"version {stats.version + 1}"
     # Even the newest version may be too stale for the next batch: nothing starts, and running tasks are reset when met.
     overtaken = config.on_stale != "keep" and config.max_staleness is not None and _lag(stats) > config.max_staleness

@@ -45,7 +45,6 @@ def run(namespace: Namespace, output: Output) -> int:
 
 def _tell(explanation: Explanation, output: Output) -> None:
     stats, answer = explanation.stats, verdict(explanation.stats)
-    terms = formula(stats)
     output.line(f"run {stats.run}: version {stats.version}, next step {stats.step_next}, epoch {stats.epoch}")
     output.line()
     output.line("Would a worker with the newest weights get a task now?")
@@ -56,9 +55,8 @@ def _tell(explanation: Explanation, output: Output) -> None:
             output.line(f"  - {remedy}")
     output.line()
     output.line("How many tasks may be started:")
-    for line in terms.lines:
+    for line in formula(stats):
         output.line(f"  {line}")
-    output.line(f"  The term of {terms.binding} is the one that binds.")
     output.line()
     output.line("What the trainer waits for:")
     output.line(f"  {batch_progress(stats)}")
