@@ -144,13 +144,20 @@ class Gone(BrokerError):
 
     code = "GONE"
     happened = (
-        "cannot recover to version {version}: {missing}",
-        "cannot recover to version {version}, the oldest one still recoverable is {floor}",
+        (
+            "cannot recover to version {version}, the oldest one still recoverable is {floor}, "
+            "tasks that {steps} step(s) trained on are freed"
+        ),
         "{what} of attempt {attempt} in the batch of step {step} does not exist any more",
         "the batch of step {step} does not exist any more",
         "what the call needs does not exist any more",
     )
-    remedy = "read a batch before the second advance after it, recover from a newer checkpoint, or start a new run"
+    remedy = "read a batch before the second advance after it; if the server lost it, recover from the last checkpoint"
+
+    def _advice(self) -> str:
+        if "floor" in self.fields:
+            return "recover from a newer checkpoint, or do without those tasks with allow_loss=True (--allow-loss)"
+        return self.remedy
 
 
 class Undone(BrokerError):
