@@ -67,6 +67,14 @@ class ConfigMismatch(BrokerError):
     )
     remedy = "open it with update=True to change the stored configuration, or give the stored one"
 
+    def _advice(self) -> str:
+        if self.fields.get("field") != "kind":
+            return self.remedy
+        return (
+            "a run counts AReaL's processes (admission) or holds tasks, for good; give another run's name. "
+            "An admission run needs no checkpoint: `broker recover` with --version goes back without one"
+        )
+
 
 class Early(BrokerError):
     """The call is for a step whose turn has not come."""

@@ -45,6 +45,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
             for name, value in sorted(stored.items())
             if name.startswith("total_")
         },
+        admission=stored.get("admission") == "1",
     )
 
 

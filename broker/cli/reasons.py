@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from broker.models import Stats
 
 _BINDING = {
-    "none": "No term binds: tasks may be started.",
+    "none": "No term binds: capacity is positive.",
     "concurrency": "The term of max_concurrent_rollouts is the one that binds.",
     "staleness": "The term of max_staleness is the one that binds.",
 }
@@ -61,6 +61,8 @@ def verdict(stats: Stats) -> Verdict:
             f"No: a recovery to version {stats.recovering} has begun and is not committed.",
             ("The recovering trainer commits. If it died, recover again from the same checkpoint.",),
         )
+    if stats.admission:
+        return _admission(stats)
     config, terms = stats.config, terms_of(stats)
     following = f"version {stats.version + 1}"
     # Even the newest version may be too stale for the next batch: nothing starts, and running tasks are reset when met.
@@ -100,6 +102,8 @@ def verdict(stats: Stats) -> Verdict:
 
 def batch_progress(stats: Stats) -> str:
     """What the trainer's next batch has and lacks, in a sentence."""
+    if stats.admission:
+        return "The run holds no tasks and no batches: its processes have them, the broker counts."
     if stats.step_next > stats.version:
         return f"The batch of step {stats.version} is sealed and being trained."
     batch, have = stats.config.batch_size, stats.ready + stats.batched
@@ -110,6 +114,31 @@ def batch_progress(stats: Stats) -> str:
     if left < batch:
         return f"{name} cannot be filled: it needs {batch}, and {left} are left. Enqueue more, or take a short batch."
     return f"{name} has {have} of {batch}; {stats.running} are running."
+
+
+def _admission(stats: Stats) -> Verdict:
+    """What a process that asks to start a rollout would meet; nothing of it waits in the broker."""
+    config, terms, following = stats.config, terms_of(stats), f"version {stats.version + 1}"
+    if stats.paused == "draining":
+        return Verdict("draining", "No: the run is draining.", (f"broker resume {stats.run}",))
+    if terms.binding == "concurrency":
+        running = count(stats.running, "rollout is", "rollouts are")
+        return Verdict(
+            "max_concurrent",
+            f"No: {running} running, max_concurrent_rollouts allows {config.concurrency}.",
+            ("A rollout ends, or a process that has some: each gives back 1.", "A larger max_concurrent_rollouts."),
+        )
+    if terms.binding == "staleness":
+        return Verdict(
+            "at_capacity",
+            f"No: what may be started before {following} has been started.",
+            (
+                f"A process reports {following}: opens {config.batch_size}.",
+                "A rollout is rejected, or its process ends: each gives back 1.",
+                f"A larger max_staleness: each step more opens {config.batch_size}.",
+            ),
+        )
+    return Verdict("open", f"Yes: {count(terms.capacity, 'rollout')} may be started now.")
 
 
 def _lag(stats: Stats) -> int:

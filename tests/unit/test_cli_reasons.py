@@ -24,7 +24,7 @@ def test_the_formula_shows_its_numbers() -> None:
     assert formula(make_stats(running=3, ready=2))[1:] == (
         "         = min(100 - 3, (2 + 5 + 1) * 4 - (22 + 3))",
         "         = min(97, 7) = 7",
-        "No term binds: tasks may be started.",
+        "No term binds: capacity is positive.",
     )
 
 
@@ -93,3 +93,23 @@ def test_at_capacity_says_what_the_next_version_opens() -> None:
 )
 def test_the_batch_tells_what_it_lacks(words: str, changes: dict[str, Any]) -> None:
     assert words in batch_progress(make_stats(**changes))
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "changes"),
+    [
+        ("paused", "is paused", {"paused": "paused"}),
+        ("draining", "is draining", {"paused": "draining"}),
+        ("recovering", "version 3", {"recovering": 3}),
+        ("max_concurrent", "4 rollouts are running", {"running": 4, "concurrency": 4}),
+        ("at_capacity", "before version 6", {"running": 12}),
+        ("open", "12 rollouts may be started", {}),
+    ],
+)
+def test_an_admission_run_needs_no_tasks(reason: str, words: str, changes: dict[str, Any]) -> None:
+    stats = make_stats(admission=True, **changes)
+    answer = verdict(stats)
+    assert answer.reason == reason
+    assert words in answer.sentence
+    assert bool(answer.remedies) == (reason != "open")
+    assert "holds no tasks" in batch_progress(stats)
