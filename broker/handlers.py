@@ -27,7 +27,7 @@ def check_plain_handler(handler: Callable[..., Any]) -> None:
         BadArgument: it cannot be called, or what it returns has to be awaited.
     """
     if not callable(handler) or _is_async(handler):
-        raise BadArgument(argument="handler", given=repr(handler), expected=_PLAIN)
+        raise not_plain(handler)
 
 
 def check_async_handler(handler: Callable[..., Any]) -> None:
@@ -41,6 +41,11 @@ def check_async_handler(handler: Callable[..., Any]) -> None:
     """
     if not callable(handler):
         raise not_awaitable(handler)
+
+
+def not_plain(handler: Callable[..., Any]) -> BadArgument:
+    """The error of a handler whose result would have to be awaited, where nobody awaits."""
+    return BadArgument(argument="handler", given=repr(handler), expected=_PLAIN)
 
 
 def not_awaitable(handler: Callable[..., Any]) -> BadArgument:

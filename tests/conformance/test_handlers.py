@@ -70,6 +70,16 @@ def test_a_threaded_worker_refuses_async_handlers_before_it_claims(lab: Lab, kin
     assert (trainer.stats().pending, lab.row("t0").slots) == (1, ())
 
 
+def test_a_threaded_worker_stops_at_a_result_to_be_awaited_and_no_task_loses_an_attempt(lab: Lab):
+    trainer, worker = lab.trainer(consumer_batch_size=4, max_attempts=1), lab.worker()
+    trainer.enqueue(tasks(4))
+    with pytest.raises(BadArgument, match=r"async def handlers are for broker\.aio\.Worker"):
+        InThread(lambda: worker.run(plain_awaited, concurrency=2)).result(20)
+    stats = trainer.stats()
+    assert (stats.pending, stats.running, stats.dead) == (4, 0, 0)
+    assert worker.held == []
+
+
 @pytest.mark.parametrize("loop", ["threads", "asyncio"])
 def test_what_cannot_be_called_is_refused_before_anything_is_claimed(lab: Lab, loop: str):
     trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
