@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Final
 #: Longest text of one field within a sentence, in characters; the field itself is never cut.
 _SHOWN_CHARS: Final = 300
 
+#: Fields that the client reads and that tell a person nothing: the number of the trainer's call that was refused.
+_INTERNAL: Final = frozenset({"used_call"})
+
 
 class BrokerError(Exception):
     """Base of all errors of the broker.
@@ -34,11 +37,12 @@ class BrokerError(Exception):
     def __str__(self) -> str:
         template, used = self._choose()
         sentence = template.format_map({name: _shown(self.fields[name]) for name in used})
-        rest = [f"{name}={_shown(value)}" for name, value in self.fields.items() if name not in used]
+        hidden = used | _INTERNAL
+        rest = [f"{name}={_shown(value)}" for name, value in self.fields.items() if name not in hidden]
         if rest:
             sentence += f" ({', '.join(rest)})"
-        if self.remedy:
-            sentence += f": {self.remedy}"
+        if advice := self._advice():
+            sentence += f": {advice}"
         return f"{sentence} [{self.code}]"
 
     def __repr__(self) -> str:
@@ -48,6 +52,10 @@ class BrokerError(Exception):
     # Exceptions pickle by their positional arguments only; the fields are keywords.
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.code, self.fields, getattr(self, "__notes__", None))
+
+    def _advice(self) -> str:
+        """What to do, for classes where that depends on the fields."""
+        return self.remedy
 
     def _choose(self) -> tuple[str, frozenset[str]]:
         for template in self.happened:

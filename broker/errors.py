@@ -67,6 +67,14 @@ class ConfigMismatch(BrokerError):
     )
     remedy = "open it with update=True to change the stored configuration, or give the stored one"
 
+    def _advice(self) -> str:
+        if self.fields.get("field") != "kind":
+            return self.remedy
+        return (
+            "a run counts AReaL's processes (admission) or holds tasks, for good; give another run's name. "
+            "An admission run needs no checkpoint: `broker recover` with --version goes back without one"
+        )
+
 
 class Early(BrokerError):
     """The call is for a step whose turn has not come."""
@@ -144,13 +152,20 @@ class Gone(BrokerError):
 
     code = "GONE"
     happened = (
-        "cannot recover to version {version}: {missing}",
-        "cannot recover to version {version}, the oldest one still recoverable is {floor}",
+        (
+            "cannot recover to version {version}, the oldest one still recoverable is {floor}, "
+            "tasks that {steps} step(s) trained on are freed"
+        ),
         "{what} of attempt {attempt} in the batch of step {step} does not exist any more",
         "the batch of step {step} does not exist any more",
         "what the call needs does not exist any more",
     )
-    remedy = "read a batch before the second advance after it, recover from a newer checkpoint, or start a new run"
+    remedy = "read a batch before the second advance after it; if the server lost it, recover from the last checkpoint"
+
+    def _advice(self) -> str:
+        if "floor" in self.fields:
+            return "recover from a newer checkpoint, or do without those tasks with allow_loss=True (--allow-loss)"
+        return self.remedy
 
 
 class Undone(BrokerError):

@@ -242,6 +242,7 @@ class Stats(_Edge, frozen=True):
         floor: the oldest version still recoverable, or None without a committed checkpoint.
         config: the stored configuration.
         totals: counts over the run's life, by name.
+        admission: it holds no tasks: processes start rollouts on their own and are counted (AReaL).
     """
 
     run: str
@@ -265,6 +266,7 @@ class Stats(_Edge, frozen=True):
     floor: int | None = None
     config: RunConfig
     totals: dict[str, int] = Field(default_factory=dict[str, int])
+    admission: bool = False
 
 
 # One lock for all attempts: it is held for two instructions, and only when something is cancelled.

@@ -19,7 +19,7 @@ from broker import keys
 from broker.checkpoint import Checkpoint
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
 from broker.driver import Driver
-from broker.errors import BadArgument, BrokerError, NoRun
+from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
 from broker.flow import Call, Flow
 from broker.models import Stats
 from broker.names import check_name
@@ -219,10 +219,12 @@ class Operator:
 
         Raises:
             CheckpointError: the file could not be written.
+            ConfigMismatch: it is an admission run, which has nothing that a checkpoint could hold.
             Early: the run's version changed meanwhile: again, or pause the trainer.
         """
         core = TrainerCore(run, None, update=False, clock=None)
-        self.stats(run)
+        if self.stats(run).admission:
+            raise ConfigMismatch(field="kind", stored="admission", given="tasks")
         return self._driver.run(checkpoint(core, Path(path), full=full, progress=progress, gate=_request()))
 
     def recover(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from broker.capacity import Binding, terms_of
 from broker.errors import BrokerError
 from broker.flow import Call, Flow
 from broker.models import RunConfig, Stats
@@ -44,6 +45,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
             for name, value in sorted(stored.items())
             if name.startswith("total_")
         },
+        admission=stored.get("admission") == "1",
     )
 
 
@@ -85,7 +87,8 @@ class Explanation:
         stats: the numbers.
         by_concurrency: C - running.
         by_staleness: (S + version + 1) * B - (accepted + running), None without a bound.
-        binding: the term that decides: `concurrency` or `staleness`; `none` while capacity is positive.
+        binding: the term that decides, `concurrency` or `staleness` (where both do, `concurrency`);
+            `none` while capacity is positive.
         now_ms: the server's clock.
         sessions: connected workers, by the end of their lease.
         held: slots held of the oldest running tasks.
@@ -97,7 +100,7 @@ class Explanation:
     stats: Stats
     by_concurrency: int
     by_staleness: int | None
-    binding: str
+    binding: Binding
     now_ms: int
     sessions: tuple[SessionRow, ...]
     held: tuple[HeldRow, ...]
@@ -117,15 +120,8 @@ def explain_flow(run: str, now: int | None, limit: int = 50) -> Flow[Explanation
 
 
 def _explanation(stats: Stats, facts: Facts) -> Explanation:
-    config = stats.config
-    by_concurrency = config.concurrency - stats.running
-    by_staleness = None
-    if config.max_staleness is not None:
-        by_staleness = (config.max_staleness + stats.version + 1) * config.batch_size - (stats.accepted + stats.running)
-    binding = "none"
-    if stats.capacity <= 0:
-        binding = "concurrency" if by_staleness is None or by_concurrency <= by_staleness else "staleness"
+    terms = terms_of(stats)
     return Explanation(
-        stats, by_concurrency, by_staleness, binding, facts.now, facts.sessions, facts.held, facts.due,
+        stats, terms.concurrency, terms.staleness, terms.binding, facts.now, facts.sessions, facts.held, facts.due,
         facts.oldest_pending, facts.oldest_ready
     )  # fmt: skip

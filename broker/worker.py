@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Self
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
+from broker.handlers import check_plain_handler, log_failure, not_plain
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -63,6 +65,7 @@ class Worker:
         self._claiming = threading.Lock()
         self._termination = TerminationAsExit()
         self._closed = False
+        self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
         try:
             self._driver.run(self._core.join())
         except BaseException:
@@ -208,13 +211,19 @@ class Worker:
             handler: returns the result; raises Reject to reject the rollout; any other exception counts as a
                 failure that is retried.
             concurrency: attempts at the same time.
+
+        Raises:
+            BadArgument: the handler is an `async def` function or cannot be called, or returned something to be
+                awaited (what is held is given back), or concurrency is below 1.
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        check_plain_handler(handler)
+        self._refused = None
         free = threading.Semaphore(concurrency)
         threads: set[threading.Thread] = set()
         in_vain = False  # whether the last claim was, just now: its wait ended with asking
-        while not (self._core.stopping or self._core.draining):
+        while not (self._refused or self._core.stopping or self._core.draining):
             if not free.acquire(timeout=0.2):
                 continue
             free.release()
@@ -229,11 +238,13 @@ class Worker:
                 )
                 threads.add(thread)
                 thread.start()
-        if self._core.stopping:
-            self._give_back()
-        else:
+        if not (self._refused or self._core.stopping):
             for thread in threads:
                 thread.join()
+        if self._refused or self._core.stopping:
+            self._give_back()
+        if self._refused:
+            raise self._refused
 
     def _handle(self, handler: Callable[[Attempt], Any], attempt: Attempt, free: threading.Semaphore) -> None:
         try:
@@ -249,6 +260,11 @@ class Worker:
     def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
         try:
             result = handler(attempt)
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                self._refused = not_plain(handler)  # `run` gives the attempt back
+                return
             if not attempt.cancelled:
                 self.submit(attempt, result)
         except Reject as rejection:
@@ -257,7 +273,7 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the user's handler raises, or a result that cannot be sent
             if not attempt.cancelled:
-                _log.warning("attempt %s failed: %r", attempt.id, error)
+                log_failure(attempt, error)
                 self.fail(attempt, repr(error))
 
     def _give_back(self) -> None:

@@ -174,3 +174,17 @@ def test_the_compose_file_runs_redis_as_the_operations_page_asks() -> None:
     for name in ("trainer", "worker"):
         assert services[name]["depends_on"]["redis"]["condition"] == "service_healthy"
         assert "container_name" not in services[name], "a fixed name cannot be scaled"
+
+
+def test_the_image_has_a_directory_of_its_user_for_each_named_volume() -> None:
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
+    build, _, _ = compose["x-broker"]["build"]["dockerfile_inline"].partition("USER nobody")
+    places = [
+        place.partition(":")[2]
+        for service in compose["services"].values()
+        if service["image"] == compose["x-broker"]["image"]
+        for place in service.get("volumes", ())
+    ]
+    assert places
+    for place in places:
+        assert f"mkdir {place} && chown nobody {place}" in build, "a new volume takes its owner from the image"

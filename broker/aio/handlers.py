@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from broker.aio.driver import Driver
-from broker.errors import BrokerError, Reject, ServerUnavailable
+from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
+from broker.handlers import log_failure, not_awaitable
 from broker.models import Attempt
 from broker.operations.worker import Submission
 from broker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
@@ -47,12 +49,17 @@ class Handlers:
         self._waiting: asyncio.Task[list[Attempt]] | None = None
         self._asked = False  # whether the last claim got less than it asked for
         self._ended = False
+        self._refused: BadArgument | None = None  # the handler turned out to be none for asyncio
         self._changed = asyncio.Event()  # a handler ended, the wait did, or the worker was told to stop or drain
 
     async def work(self) -> None:
-        """Until the worker is told to stop or drain. Handlers that still run are left to `end`."""
+        """Until the worker is told to stop or drain. Handlers that still run are left to `end`.
+
+        Raises:
+            BadArgument: the handler returned something that cannot be awaited.
+        """
         core = self._core
-        while not core.stopping and not (core.draining and self._is_idle()):
+        while self._refused is None and not core.stopping and not (core.draining and self._is_idle()):
             self._collect()
             if self._results:
                 await self._send()
@@ -64,6 +71,8 @@ class Handlers:
             self._changed.clear()
             if not core.stopping and not (core.draining and self._is_idle()):
                 await self._changed.wait()
+        if self._refused is not None:
+            raise self._refused
 
     async def end(self) -> None:
         """Sends what was finished, gives back the rest, and cancels the handlers that still run."""
@@ -115,8 +124,14 @@ class Handlers:
     async def _handle(self, attempt: Attempt) -> None:
         session = self._core.session_of(attempt)
         try:
+            if self._refused is not None:
+                return  # `end` gives it back
             try:
-                result = await self._handler(attempt)
+                outcome: object = self._handler(attempt)
+                if not inspect.isawaitable(outcome):
+                    self._refused = not_awaitable(self._handler)
+                    return
+                result: Any = await outcome
             except Reject as rejection:
                 submission = session.rejection(attempt, str(rejection))
             else:
@@ -136,7 +151,7 @@ class Handlers:
             self._changed.set()
 
     async def _fail(self, attempt: Attempt, error: Exception) -> None:
-        _log.warning("attempt %s failed: %r", attempt.id, error)
+        log_failure(attempt, error)
         try:
             await self._driver.run(self._core.session_of(attempt).fail(attempt, repr(error), retry=True))
         except BrokerError as unreported:

@@ -15,6 +15,7 @@ from broker.aio.handlers import Handler, Handlers
 from broker.aio.submitter import Submitter
 from broker.connections import open_async_transport, open_transport
 from broker.errors import BadArgument, BrokerError
+from broker.handlers import check_async_handler
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -183,12 +184,17 @@ class Worker:
         cancelled and what is held is given back.
 
         Args:
-            handler: coroutine function; raises Reject to reject the rollout; any other exception counts as a
-                failure that is retried.
+            handler: coroutine function, or anything that returns an awaitable; raises Reject to reject the rollout;
+                any other exception counts as a failure that is retried.
             concurrency: attempts at the same time.
+
+        Raises:
+            BadArgument: the handler cannot be called, or returned something that cannot be awaited (what is held
+                is given back), or concurrency is below 1.
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        check_async_handler(handler)
         handlers = self._handlers = Handlers(self._core, self._driver, self._claiming, handler, concurrency)
         terminated = self._on_sigterm()
         try:

@@ -5,39 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from broker.capacity import terms_of
 from broker.cli.words import count
 
 if TYPE_CHECKING:
     from broker.models import Stats
 
-
-@dataclass(frozen=True, slots=True)
-class Formula:
-    """The capacity of a run with its terms.
-
-    Attributes:
-        concurrency: `C - running`.
-        staleness: `(S + version + 1) * B - (accepted + running)`; None without a bound.
-        lines: the formula with names, with numbers and with its result.
-    """
-
-    concurrency: int
-    staleness: int | None
-    lines: tuple[str, ...]
-
-    @property
-    def capacity(self) -> int:
-        """How many tasks may be started."""
-        return self.concurrency if self.staleness is None else min(self.concurrency, self.staleness)
-
-    @property
-    def binding(self) -> str:
-        """The name of the term that decides: `max_concurrent_rollouts` or `max_staleness`."""
-        return (
-            "max_concurrent_rollouts"
-            if self.staleness is None or self.concurrency < self.staleness
-            else "max_staleness"
-        )
+_BINDING = {
+    "none": "No term binds: capacity is positive.",
+    "concurrency": "The term of max_concurrent_rollouts is the one that binds.",
+    "staleness": "The term of max_staleness is the one that binds.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +33,22 @@ class Verdict:
     remedies: tuple[str, ...] = ()
 
 
-def formula(stats: Stats) -> Formula:
-    """The capacity formula (docs/protocol.md, Capacity) with the numbers of a run."""
-    config, running = stats.config, stats.running
-    concurrency = config.concurrency - running
+def formula(stats: Stats) -> tuple[str, ...]:
+    """The capacity formula (docs/protocol.md, Capacity) in lines: with names, with the numbers of a run, with its result, and what binds."""
+    config, running, terms = stats.config, stats.running, terms_of(stats)
     if config.max_staleness is None:
-        lines = (
+        return (
             "capacity = C - running     (max_staleness is not bounded)",
-            f"         = {config.concurrency} - {running} = {concurrency}",
+            f"         = {config.concurrency} - {running} = {terms.capacity}",
+            _BINDING[terms.binding],
         )
-        return Formula(concurrency, None, lines)
-    bound, batch = config.max_staleness, config.batch_size
-    staleness = (bound + stats.version + 1) * batch - (stats.accepted + running)
-    given = f"({bound} + {stats.version} + 1) * {batch} - ({stats.accepted} + {running})"
-    lines = (
+    given = f"({config.max_staleness} + {stats.version} + 1) * {config.batch_size} - ({stats.accepted} + {running})"
+    return (
         "capacity = min(C - running, (S + version + 1) * B - (accepted + running))",
         f"         = min({config.concurrency} - {running}, {given})",
-        f"         = min({concurrency}, {staleness}) = {min(concurrency, staleness)}",
+        f"         = min({terms.concurrency}, {terms.staleness}) = {terms.capacity}",
+        _BINDING[terms.binding],
     )
-    return Formula(concurrency, staleness, lines)
 
 
 def verdict(stats: Stats) -> Verdict:
@@ -86,7 +61,9 @@ def verdict(stats: Stats) -> Verdict:
             f"No: a recovery to version {stats.recovering} has begun and is not committed.",
             ("The recovering trainer commits. If it died, recover again from the same checkpoint.",),
         )
-    config, terms = stats.config, formula(stats)
+    if stats.admission:
+        return _admission(stats)
+    config, terms = stats.config, terms_of(stats)
     following = f"version {stats.version + 1}"
     # Even the newest version may be too stale for the next batch: nothing starts, and running tasks are reset when met.
     overtaken = config.on_stale != "keep" and config.max_staleness is not None and _lag(stats) > config.max_staleness
@@ -125,6 +102,8 @@ def verdict(stats: Stats) -> Verdict:
 
 def batch_progress(stats: Stats) -> str:
     """What the trainer's next batch has and lacks, in a sentence."""
+    if stats.admission:
+        return "The run holds no tasks and no batches: its processes have them, the broker counts."
     if stats.step_next > stats.version:
         return f"The batch of step {stats.version} is sealed and being trained."
     batch, have = stats.config.batch_size, stats.ready + stats.batched
@@ -135,6 +114,31 @@ def batch_progress(stats: Stats) -> str:
     if left < batch:
         return f"{name} cannot be filled: it needs {batch}, and {left} are left. Enqueue more, or take a short batch."
     return f"{name} has {have} of {batch}; {stats.running} are running."
+
+
+def _admission(stats: Stats) -> Verdict:
+    """What a process that asks to start a rollout would meet; nothing of it waits in the broker."""
+    config, terms, following = stats.config, terms_of(stats), f"version {stats.version + 1}"
+    if stats.paused == "draining":
+        return Verdict("draining", "No: the run is draining.", (f"broker resume {stats.run}",))
+    if terms.binding == "concurrency":
+        running = count(stats.running, "rollout is", "rollouts are")
+        return Verdict(
+            "max_concurrent",
+            f"No: {running} running, max_concurrent_rollouts allows {config.concurrency}.",
+            ("A rollout ends, or a process that has some: each gives back 1.", "A larger max_concurrent_rollouts."),
+        )
+    if terms.binding == "staleness":
+        return Verdict(
+            "at_capacity",
+            f"No: what may be started before {following} has been started.",
+            (
+                f"A process reports {following}: opens {config.batch_size}.",
+                "A rollout is rejected, or its process ends: each gives back 1.",
+                f"A larger max_staleness: each step more opens {config.batch_size}.",
+            ),
+        )
+    return Verdict("open", f"Yes: {count(terms.capacity, 'rollout')} may be started now.")
 
 
 def _lag(stats: Stats) -> int:

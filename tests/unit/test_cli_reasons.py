@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from broker.capacity import Terms, terms_of
 from broker.cli.reasons import batch_progress, formula, verdict
 from broker.models import RunConfig, Stats
 
@@ -20,17 +21,35 @@ def make_stats(*, size: int = 4, staleness: int | None = 2, concurrency: int = 1
 
 
 def test_the_formula_shows_its_numbers() -> None:
-    terms = formula(make_stats(running=3, ready=2))
-    assert terms.lines[1:] == (
+    assert formula(make_stats(running=3, ready=2))[1:] == (
         "         = min(100 - 3, (2 + 5 + 1) * 4 - (22 + 3))",
         "         = min(97, 7) = 7",
+        "No term binds: capacity is positive.",
     )
-    assert (terms.capacity, terms.binding) == (7, "max_staleness")
 
 
 def test_without_a_bound_only_concurrency_counts() -> None:
-    terms = formula(make_stats(staleness=None, concurrency=8, running=3))
-    assert (terms.capacity, terms.staleness, terms.binding) == (5, None, "max_concurrent_rollouts")
+    stats = make_stats(staleness=None, concurrency=8, running=3)
+    assert terms_of(stats) == Terms(concurrency=5, staleness=None)
+    assert formula(stats)[1] == "         = 8 - 3 = 5"
+
+
+@pytest.mark.parametrize(
+    ("binding", "words", "changes"),
+    [
+        ("none", "No term binds", {"running": 3}),
+        ("concurrency", "max_concurrent_rollouts is the one", {"staleness": None, "concurrency": 3, "running": 3}),
+        ("concurrency", "max_concurrent_rollouts is the one", {"staleness": 0, "concurrency": 4, "running": 4}),
+        ("concurrency", "max_concurrent_rollouts is the one", {"staleness": 0, "concurrency": 5, "running": 5}),
+        ("staleness", "max_staleness is the one", {"staleness": 0, "running": 4}),
+    ],
+)
+def test_the_formula_names_the_term_that_a_claim_would(binding: str, words: str, changes: dict[str, Any]) -> None:
+    stats = make_stats(pending=9, **changes)
+    assert terms_of(stats).binding == binding
+    assert words in formula(stats)[-1]
+    reasons = {"none": "open", "concurrency": "max_concurrent", "staleness": "at_capacity"}
+    assert verdict(stats).reason == reasons[binding]
 
 
 @pytest.mark.parametrize(
@@ -74,3 +93,23 @@ def test_at_capacity_says_what_the_next_version_opens() -> None:
 )
 def test_the_batch_tells_what_it_lacks(words: str, changes: dict[str, Any]) -> None:
     assert words in batch_progress(make_stats(**changes))
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "changes"),
+    [
+        ("paused", "is paused", {"paused": "paused"}),
+        ("draining", "is draining", {"paused": "draining"}),
+        ("recovering", "version 3", {"recovering": 3}),
+        ("max_concurrent", "4 rollouts are running", {"running": 4, "concurrency": 4}),
+        ("at_capacity", "before version 6", {"running": 12}),
+        ("open", "12 rollouts may be started", {}),
+    ],
+)
+def test_an_admission_run_needs_no_tasks(reason: str, words: str, changes: dict[str, Any]) -> None:
+    stats = make_stats(admission=True, **changes)
+    answer = verdict(stats)
+    assert answer.reason == reason
+    assert words in answer.sentence
+    assert bool(answer.remedies) == (reason != "open")
+    assert "holds no tasks" in batch_progress(stats)

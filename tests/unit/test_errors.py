@@ -102,6 +102,27 @@ def test_a_sentence_says_what_happened_to_what_and_what_to_do() -> None:
     )
 
 
+def test_a_recovery_below_the_floor_is_told_its_ways_out() -> None:
+    text = str(from_reply("GONE version=3 floor=5 steps=2"))
+    assert text == (
+        "cannot recover to version 3, the oldest one still recoverable is 5, tasks that 2 step(s) trained on are freed: "
+        "recover from a newer checkpoint, or do without those tasks with allow_loss=True (--allow-loss) [GONE]"
+    )
+
+
+def test_a_batch_that_is_gone_is_told_when_it_should_be_read() -> None:
+    text = str(from_reply("GONE step=3"))
+    assert "the batch of step 3 does not exist any more: read a batch before the second advance after it" in text
+    assert "allow" not in text
+
+
+@pytest.mark.parametrize("reply", ["BADARG argument=n given=0 low=1 high=9", "TOOMANY n=5 step=3 bound=4"])
+def test_the_number_of_the_call_is_for_the_client_and_not_in_the_sentence(reply: str) -> None:
+    error = from_reply(f"{reply} used_call=6")
+    assert error.fields["used_call"] == "6"
+    assert str(error) == str(from_reply(reply))
+
+
 def test_braces_in_a_field_are_shown_as_they_are() -> None:
     assert "{x} {" in str(errors.BadArgument(problem="{x} {"))
 

@@ -45,21 +45,30 @@ def run(namespace: Namespace, output: Output) -> int:
 
 def _tell(explanation: Explanation, output: Output) -> None:
     stats, answer = explanation.stats, verdict(explanation.stats)
-    terms = formula(stats)
     output.line(f"run {stats.run}: version {stats.version}, next step {stats.step_next}, epoch {stats.epoch}")
+    if stats.admission:
+        output.line("It is an admission run: AReaL's processes start rollouts on their own, and are counted together.")
     output.line()
-    output.line("Would a worker with the newest weights get a task now?")
+    output.line(
+        "May a process start a rollout now?"
+        if stats.admission
+        else "Would a worker with the newest weights get a task now?"
+    )
     output.line(f"  {answer.sentence}" + ("" if answer.reason == "open" else f"  [{answer.reason}]"))
     if answer.remedies:
         output.line("  What would change it:")
         for remedy in answer.remedies:
             output.line(f"  - {remedy}")
     output.line()
-    output.line("How many tasks may be started:")
-    for line in terms.lines:
+    output.line(f"How many {'rollouts' if stats.admission else 'tasks'} may be started:")
+    for line in formula(stats):
         output.line(f"  {line}")
-    output.line(f"  The term of {terms.binding} is the one that binds.")
     output.line()
+    if stats.admission:
+        processes, running = count(stats.sessions, "process", "processes"), count(stats.running, "rollout")
+        output.line(f"Who is counted: {processes} connected, {running} running.")
+        output.line(batch_progress(stats))
+        return
     output.line("What the trainer waits for:")
     output.line(f"  {batch_progress(stats)}")
     if explanation.oldest_ready:
