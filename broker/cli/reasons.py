@@ -34,7 +34,7 @@ class Verdict:
 
 
 def formula(stats: Stats) -> tuple[str, ...]:
-    """The capacity formula (docs/protocol.md, Capacity) in lines: with names, with the numbers of a run, with its result, and what binds."""
+    """The capacity formula (docs/protocol.md, Capacity) in lines: names, a run's numbers, the result, what binds."""
     config, running, terms = stats.config, stats.running, terms_of(stats)
     if config.max_staleness is None:
         return (
