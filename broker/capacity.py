@@ -37,7 +37,7 @@ class Terms:
 
 
 def terms_of(stats: Stats) -> Terms:
-    """The terms of AReaL's capacity formula (DESIGN, section 4) with the numbers of a run."""
+    """The terms of AReaL's capacity formula (docs/protocol.md, Capacity) with the numbers of a run."""
     config, running = stats.config, stats.running
     concurrency = config.concurrency - running
     if config.max_staleness is None:

@@ -10,6 +10,7 @@ import atexit
 import fcntl
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -34,6 +35,8 @@ START_S = 60.0
 STOP_S = 10
 #: How much of the server's log an error shows, bytes.
 _LOG_SHOWN = 2_000
+#: Ports to choose from, and how often. Linux gives those from 32768 on to connections; a cluster's bus is 10,000 above.
+_PORTS, _PORTS_TRIED = range(10_000, 22_768), 5
 
 # $1 binary, $2 configuration, $3 directory to remove, $4 seconds until it is killed, $5 log. Ends when its input does,
 # or has a line. Its standard error is the lock of the data, which the server holds too, as 3, but not the nested shell:
@@ -87,6 +90,7 @@ class EmbeddedServer:
         self._owner = os.getpid()
         self._data = Path(data) if data else None
         self._log_start = 0
+        self._port_taken = False
         _all.add(self)
         lock = None
         try:
@@ -147,8 +151,18 @@ class EmbeddedServer:
     # -- starting --------------------------------------------------------------------------------------------------
 
     def _start(self, binary: str, settings: dict[str, str], lock: IO[bytes] | None) -> None:
-        if self.port == 0:
-            self.port = _free_port()
+        """Starts it; at any free port another one is tried where somebody else was faster."""
+        tries = _PORTS_TRIED if self.port == 0 else 1
+        for left in reversed(range(tries)):
+            self.port = free_port() if tries > 1 else self.port
+            try:
+                self._start_once(binary, settings, lock)
+                break
+            except ServerNotStarted:
+                if not self._port_taken or left == 0:
+                    raise
+
+    def _start_once(self, binary: str, settings: dict[str, str], lock: IO[bytes] | None) -> None:
         self._runtime = Path(tempfile.mkdtemp(prefix="rollout-broker-", dir=_short_temp_directory()))
         self.socket = self._runtime / "server.sock"
         directory = self._data or self._runtime
@@ -219,7 +233,8 @@ class EmbeddedServer:
 
     def _why(self, log_text: str) -> str:
         """Why it ended, by its log."""
-        if "Address already in use" in log_text:
+        self._port_taken = "Address already in use" in log_text
+        if self._port_taken:
             return f"the address 127.0.0.1:{self.port} is in use already"
         lines = [line for line in log_text.splitlines() if "Memory overcommit" not in line]
         # Its complaints, or its last words where it has none: "*" marks what it tells in any case.
@@ -340,10 +355,13 @@ def _quoted(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses; if possible none of those that the system gives to connections."""
+    for port in [*random.sample(_PORTS, 20), 0]:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return probe.getsockname()[1]
+    raise ServerNotStarted(url="embedded://", error="no TCP port of 127.0.0.1 is free")
 
 
 def is_alive(pid: int) -> bool:

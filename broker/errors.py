@@ -1,18 +1,15 @@
 """Every error that the broker raises: one base, one subclass per code, fields rather than prose.
 
-The server's scripts answer `CODE name=value name=value ...` (values percent-encoded); `from_reply` turns that into the
-matching class. The sentence that a person reads is made from the fields when it is asked for, never parsed by anybody.
+The server's scripts answer `CODE name=value name=value ...` (values percent-encoded); `broker.error_replies` turns that
+into the matching class. The sentence that a person reads is made from the fields when it is asked for, never parsed by
+anybody.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
-from urllib.parse import unquote
+from typing import Final
 
 from broker.error_base import BrokerError
-
-_REPLY_FIELD: Final = re.compile(r"([A-Za-z_]\w*)=(\S*)")
 
 
 class Fenced(BrokerError):
@@ -372,7 +369,7 @@ _KINDS: Final[tuple[type[BrokerError], ...]] = (
     *(OutOfMemory, AuthenticationFailed, ReadOnlyServer, CodecError, BadUrl, BadName, WaitTimeout),
 )
 #: By code; the last three are the server's own words for it.
-_BY_CODE: Final = {kind.code: kind for kind in _KINDS} | dict.fromkeys(
+BY_CODE: Final = {kind.code: kind for kind in _KINDS} | dict.fromkeys(
     ("NOAUTH", "WRONGPASS", "NOPERM"), AuthenticationFailed
 )
 
@@ -387,25 +384,3 @@ class Reject(Exception):
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-def from_reply(text: str) -> BrokerError:
-    """Make the error that an error reply of the server stands for.
-
-    Args:
-        text: the reply without its leading `-`: `CODE name=value ...` from the broker's scripts, or `CODE free text`
-            from the server itself, which becomes the field `message`.
-
-    Returns:
-        An instance of the code's class, or of `BrokerError` with that code if it is unknown. All values are strings.
-    """
-    code, _, rest = text.strip().partition(" ")
-    kind = _BY_CODE.get(code, BrokerError)
-    own_code = kind.code if kind is not BrokerError else code or BrokerError.code
-    fields: dict[str, Any] = {}
-    for word in rest.split():
-        field = _REPLY_FIELD.fullmatch(word)
-        if field is None:
-            return kind(own_code, message=rest.strip())
-        fields[field[1]] = unquote(field[2])
-    return kind(own_code, **fields)

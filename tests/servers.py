@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from broker.connections import open_transport
 from broker.connections.fake import forget_server
-from broker.embedded import EmbeddedServer
+from broker.embedded import EmbeddedServer, free_port
 from tests.waiting import wait_until
 
 
@@ -243,13 +243,6 @@ def _free_cluster_port() -> int:
         with suppress(OSError, OverflowError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port + 10_000))
             return port
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from redis.exceptions import ResponseError
 
 from broker import scripts
-from broker.errors import AuthenticationFailed, BadUrl, BrokerError, ReadOnlyServer, UnsupportedServer, from_reply
+from broker.error_replies import from_reply
+from broker.errors import AuthenticationFailed, BadUrl, BrokerError, ReadOnlyServer, UnsupportedServer
 
 #: The server, or its place in a failover or a cluster, is not ready yet: the same bytes are sent again.
 _PASSING = frozenset(

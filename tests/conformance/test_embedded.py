@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,8 @@ import pytest
 
 from broker import embedded, testing
 from broker.connections import open_async_transport, open_transport
-from broker.embedded import EmbeddedServer
-from broker.errors import ServerUnavailable, UnsupportedServer
+from broker.embedded import EmbeddedServer, free_port
+from broker.errors import ServerNotStarted, ServerUnavailable, UnsupportedServer
 from broker.testing import broker_server
 from tests.waiting import wait_until
 
@@ -50,7 +51,7 @@ def process(code: str) -> Generator[subprocess.Popen[str]]:
 
 SERVE = """
 import sys
-from broker.embedded import EmbeddedServer
+from broker.embedded import EmbeddedServer, free_port
 server = EmbeddedServer({data!r})
 print(server.socket, server.pid, flush=True)
 sys.stdin.read()
@@ -273,3 +274,22 @@ def test_an_allocator_that_miscounts_is_left_as_it_is(monkeypatch: pytest.Monkey
     finally:
         server.stop()
     assert ("glibc.malloc.tcache_count=" in given) == more
+
+
+def test_where_somebody_else_was_faster_another_port_is_tried(monkeypatch: pytest.MonkeyPatch):
+    free = free_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        ports = iter([taken, taken, free])
+        monkeypatch.setattr("broker.embedded.free_port", lambda: next(ports))
+        server = EmbeddedServer(port=0)
+        try:
+            assert server.port == free
+            with open_transport(server.url) as transport:
+                assert transport.command("PING") == b"PONG"
+        finally:
+            server.stop()
+        with pytest.raises(ServerNotStarted, match="in use"):
+            EmbeddedServer(port=taken)

@@ -442,5 +442,4 @@ MUTANTS: tuple[Mutant, ...] = (
         "mark_epoch(state.epoch:match('%w+$'), num('known_from'), state.recover_lineage)",
         "",
     ),
-    Mutant("a listed task that was finished cannot come again", "return drop_finished(id) end", "return end"),
 )

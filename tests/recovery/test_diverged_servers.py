@@ -248,3 +248,25 @@ def test_a_version_alone_cannot_bring_back_what_the_server_forgot(lab: Lab, tmp_
     leader.recover(tmp_path / "four")
     with pytest.raises(Gone):
         leader.recover(version=2)
+
+
+def test_rows_that_the_other_history_finished_and_freed_come_again(lab: Lab, tmp_path: Path):
+    """The walk of the property tests hardly gets there: drop_finished."""
+    trainer = lab.trainer(consumer_batch_size=1, max_staleness=9, max_concurrent_rollouts=4, keep_checkpoints=1)
+    trainer.enqueue(_rows(0, 3))
+    copy, worker = copy_of(lab), lab.worker()
+    trainer.enqueue(_rows(3, 6, priority=1))
+    assert train(trainer, worker, 3) == [["t3"], ["t4"], ["t5"]]
+    trainer.checkpoint(tmp_path / "file")
+    put_back(lab, copy)
+    leader, worker = lab.trainer(reopen=True), lab.worker()
+    assert train(leader, worker, 3) == [["t0"], ["t1"], ["t2"]]
+    leader.checkpoint(tmp_path / "other")
+    for _ in range(3):
+        leader.advance(allow_empty=True)
+    assert lab.states() == {}, "they are freed"
+
+    report = leader.recover(tmp_path / "file")
+
+    assert report.missing == ["t0", "t1", "t2"]
+    assert leader.enqueue(_rows(0, 3)).added == 3

@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from broker import errors
-from broker.errors import BrokerError, from_reply
+from broker.error_replies import from_reply
+from broker.errors import BrokerError
 
 CODES = {
     "FENCED": "Fenced",
