@@ -52,7 +52,7 @@ class Core(ABC):
         self._topology = make_topology(address)
         self._timeout_s = timeout_s
         self._closing = closing
-        self._patience = Patience(address.shown, retry_for_s, self.pause)
+        self._patience = Patience(address.shown, retry_for_s, timeout_s, self.pause)
         self._nodes: dict[Endpoint, Node] = {}
         #: Whether the next wait is to end at once.
         self._interrupted = False

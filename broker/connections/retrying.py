@@ -35,12 +35,15 @@ class Patience:
     Args:
         url: the address, for messages.
         retry_for_s: how long after the first try began another one may begin, seconds.
+        silent_s: how long a try waits for a silent server, seconds; what took longer was transferring meanwhile.
         pause: waits for some seconds.
     """
 
-    def __init__(self, url: str, retry_for_s: float, pause: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self, url: str, retry_for_s: float, silent_s: float, pause: Callable[[float], Awaitable[None]]
+    ) -> None:
         self._url = url
-        self._retry_for_s = retry_for_s
+        self._retry_for_s, self._silent_s = retry_for_s, silent_s
         self._pause = pause
 
     async def persist(
@@ -71,6 +74,8 @@ class Patience:
                         log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
                     return result
             now = time.monotonic()
+            if failures == 0:
+                since = max(since, now - self._silent_s)
             failures += 1
             seconds = pause_s(failures)
             if now + seconds > since + self._retry_for_s:

@@ -26,7 +26,7 @@ class Silent:
 
 
 def given_up(server: Silent, retry_for_s: float, *, first_outside: bool) -> ServerUnavailable:
-    patience, began = Patience("redis://h", retry_for_s, server.pause), server.now
+    patience, began = Patience("redis://h", retry_for_s, 10.0, server.pause), server.now
     with pytest.raises(ServerUnavailable) as caught:
         if first_outside:
             with pytest.raises(Again) as first:
@@ -51,4 +51,11 @@ def test_the_time_of_the_first_try_counts(
 def test_a_failure_at_once_is_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Silent(monkeypatch, 0.0)
     given_up(server, 0.005, first_outside=False)
+    assert server.tries == 2
+
+
+def test_a_long_transfer_that_breaks_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Silent(monkeypatch, 60.0)
+    with pytest.raises(ServerUnavailable):
+        run_blocking(Patience("redis://h", 30.0, 10.0, server.pause).persist(server.once))
     assert server.tries == 2
