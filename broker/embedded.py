@@ -152,14 +152,15 @@ class EmbeddedServer:
 
     def _start(self, binary: str, settings: dict[str, str], lock: IO[bytes] | None) -> None:
         """Starts it; at any free port another one is tried where somebody else was faster."""
-        tries = _PORTS_TRIED if self.port == 0 else 1
-        for left in reversed(range(tries)):
-            self.port = free_port() if tries > 1 else self.port
+        any_port = self.port == 0
+        for left in reversed(range(_PORTS_TRIED)):
+            if any_port:
+                self.port = free_port()
             try:
                 self._start_once(binary, settings, lock)
                 break
             except ServerNotStarted:
-                if not self._port_taken or left == 0:
+                if not (any_port and self._port_taken and left):
                     raise
 
     def _start_once(self, binary: str, settings: dict[str, str], lock: IO[bytes] | None) -> None:

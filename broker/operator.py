@@ -29,7 +29,7 @@ from broker.operations.anyone import TaskRow
 from broker.operations.replies import text
 from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
 from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
-from broker.trainer_core import TrainerCore
+from broker.trainer_core import TrainerCore, in_pieces
 
 T = TypeVar("T")
 
@@ -257,10 +257,8 @@ class Operator:
         return Driver(self.transport, core.channel).run(flow)
 
     def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
-        ids, words = [check_name("task", task) for task in tasks], list[str]()
-        while piece := ids[len(words) : len(words) + _PIECE]:
-            words += self._call(operation(check_name("run", run), _request(), tasks=piece))
-        return dict(zip(ids, words, strict=True))
+        run = check_name("run", run)
+        return self._driver.run(in_pieces(tasks, lambda piece: _single(operation(run, _request(), tasks=piece))))
 
     def _call(self, operation: Operation[T]) -> T:
         return self._driver.run(_single(operation))

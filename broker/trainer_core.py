@@ -158,11 +158,10 @@ class TrainerCore:
         return self._by_ids(tasks, lambda gate, ids: trainer.retry(self.run, gate, ids, now=self.now))
 
     def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.Gate, list[str]], Any]) -> Flow[dict[str, str]]:
-        ids = [check_name("task", task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
-        words: list[str] = []
-        while piece := ids[len(words) : len(words) + IDS_PER_CALL]:
-            words += yield GatedCall(lambda gate, piece=piece: make(gate, piece))
-        return dict(zip(ids, words, strict=True))
+        def send(piece: list[str]) -> Flow[list[str]]:
+            return (yield GatedCall(lambda gate: make(gate, piece)))
+
+        return in_pieces(tasks, send)
 
     def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> Flow[int]:
         """Acknowledges the batch of step = version; answers the new version.
@@ -197,6 +196,20 @@ class TrainerCore:
     def repair(self) -> Flow[dict[str, tuple[int, int]]]:
         """Rewrites the counters by the structures: name -> (before, after) of those that were wrong."""
         return (yield GatedCall(lambda gate: trainer.repair(self.run, gate, now=self.now)))
+
+
+def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Flow[list[str]]]) -> Flow[dict[str, str]]:
+    """A word of the server for each task.
+
+    Args:
+        tasks: their ids, or one id.
+        send: one call for some of them, which may answer for the first ones only: it is sent the rest again.
+    """
+    ids = [check_name("task", task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    words: list[str] = []
+    while piece := ids[len(words) : len(words) + IDS_PER_CALL]:
+        words += yield from send(piece)
+    return dict(zip(ids, words, strict=True))
 
 
 def _cursor_text(cursor: Any) -> str:

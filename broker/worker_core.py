@@ -126,7 +126,8 @@ class WorkerCore:
         try:
             for session in self.sessions.values():
                 while len(attempts) < n:
-                    woken_by = None if woken_by == session.marker else woken_by
+                    if woken_by is not None and woken_by == session.marker:
+                        woken_by = None
                     wanted = min(n - len(attempts), ITEMS_PER_CALL)
                     claimed = yield from session.claim(wanted, self.policy)
                     attempts += claimed

@@ -1,4 +1,4 @@
--- @include records
+-- @include bounds
 -- Who may change the run, and the stored answers that make a repeated call harmless.
 -- ARGV[2] `t`: the trainer; ARGV[3] its epoch token, ARGV[4] the number of the call.
 -- ARGV[2] `o`: an operator, without the fence; ARGV[3] a request id, ARGV[4] is not used. The last 64 answers are kept.
@@ -100,14 +100,8 @@ local MOST_SLOTS_OF_CALL = 1024
 
 -- The task ids from argument `from` on, read into the cache: of as many tasks as have so many slots, one at least.
 local function task_args(from)
-  local ids, looked = {}, 0
+  local ids = {}
   for i = from, #ARGV do ids[#ids + 1] = ARGV[i] end
   if #ids < 1 or #ids > 1000 then fail('BADARG', 'argument', 'tasks', 'given', #ids, 'low', 1, 'high', 1000) end
-  load_tasks(ids)
-  for i = 1, #ids do
-    local t = tasks[ids[i]]
-    looked = looked + (t and t.samples or 1)
-    if i > 1 and looked > MOST_SLOTS_OF_CALL then return { unpack(ids, 1, i - 1) } end
-  end
-  return ids
+  return { unpack(ids, 1, within_slots(ids, MOST_SLOTS_OF_CALL)) }
 end

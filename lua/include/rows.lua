@@ -1,4 +1,4 @@
--- @include records
+-- @include bounds
 -- Rollouts as answers tell of them.
 
 -- Appends per done sample: slot, attempt, version, newest, session; and its result's key to `results`.
@@ -21,15 +21,10 @@ local MOST_SLOTS = 1000
 -- Per task a list: id, priority, oldest, newest, payload, then its samples; and the keys of all their results.
 -- Of as many tasks as have so many slots, one at least: groups may be large.
 local function rows_of(ids)
-  load_tasks(ids)
-  local names, looked, rows, results = {}, 0, {}, {}
+  local names, rows, results = {}, {}, {}
+  ids = { unpack(ids, 1, within_slots(ids, MOST_SLOTS)) }
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    looked = looked + t.samples
-    if i > 1 and looked > MOST_SLOTS then
-      for j = i, #ids do ids[j] = nil end
-      break
-    end
     for k = 1, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
   end
   local payloads = hmget(PAYLOADS, ids)

@@ -258,14 +258,14 @@ MUTANTS: dict[str, Mutant] = {
     "results_below_the_limit_only": Mutant("include/rows.lua", "if sum > bytes then", "if sum >= bytes then", "all_or_not_at_all"),
     "any_number_of_results": Mutant("include/rows.lua", "if #results > MOST_RESULTS then", "if false then", "as_many_as_one_command"),
     "rows_of_any_number_of_slots": Mutant(
-        "include/rows.lua", "if i > 1 and looked > MOST_SLOTS then", "if false then", "large_groups_are_read",
+        "include/rows.lua", "within_slots(ids, MOST_SLOTS)", "within_slots(ids, 1e9)", "large_groups_are_read",
     ),
     "what_stopped_at_the_slots_is_left": Mutant("trim.lua", "return stopped and 2 or more", "return more", "large_groups_are_read"),
     "stopped_steps_are_done": Mutant(
         "trim.lua", "if n == #ids and n < limit then\n    set('bytes_from'", "if n <= limit then\n    set('bytes_from'", "large_groups_are_read",
     ),
     "groups_of_any_size_in_a_call": Mutant(
-        "include/gate.lua", "if i > 1 and looked > MOST_SLOTS_OF_CALL then", "if false then", "large_groups_end",
+        "include/gate.lua", "within_slots(ids, MOST_SLOTS_OF_CALL)", "within_slots(ids, 1e9)", "large_groups_end",
     ),
     "take_resets_any_number_of_slots": Mutant("take.lua", "if reset_enough() then", "if false then", "reset_in_pieces"),
     "claim_resets_any_number_of_slots": Mutant(
