@@ -218,6 +218,7 @@ def cluster(kind: ServerKind, primaries: int = 3, replicas: int = 0) -> Generato
         for member in members[1:]:
             members[0].command("CLUSTER", "MEET", "127.0.0.1", member.port)
         wait_until(lambda: all(_is_formed(member, len(members)) for member in members), "the cluster is formed", 30)
+        wait_until_agreed(members)
         for member in members[primaries:]:
             member.command("CLUSTER", "REPLICATE", members[0].command("CLUSTER", "MYID"))
             wait_until(partial(_is_synced, member), "the replica has synced", 30)
@@ -225,6 +226,39 @@ def cluster(kind: ServerKind, primaries: int = 3, replicas: int = 0) -> Generato
     finally:
         for member in members:
             member.close()
+
+
+def begin_move(slot: int, old: ServerUnderTest, new: ServerUnderTest) -> None:
+    """From here on the old node of a cluster's slot gives its keys to the new one, and answers ASK for those gone."""
+    new.command("CLUSTER", "SETSLOT", slot, "IMPORTING", old.command("CLUSTER", "MYID"))
+    old.command("CLUSTER", "SETSLOT", slot, "MIGRATING", new.command("CLUSTER", "MYID"))
+
+
+def end_move(slot: int, old: ServerUnderTest, new: ServerUnderTest, members: list[ServerUnderTest]) -> None:
+    """The slot is the new node's, all nodes know it, and the old one, which has none of its keys, answers MOVED.
+
+    The importing node first: it takes an epoch above all that it knows. All nodes must have agreed before: a ping of an
+    epoch it does not know would take the slot back from it, and each of two nodes would send clients to the other.
+    """
+    for node in (new, old):
+        node.command("CLUSTER", "SETSLOT", slot, "NODE", new.command("CLUSTER", "MYID"))
+    wait_until_agreed(members)
+
+
+def wait_until_agreed(members: list[ServerUnderTest]) -> None:
+    """Until all nodes of a cluster tell the same epochs and slots of all primaries."""
+    wait_until(lambda: len({_primaries_known(member) for member in members}) == 1, "the cluster's nodes agree", 30)
+
+
+def _primaries_known(member: ServerUnderTest) -> frozenset[tuple[str, ...]]:
+    """Name, epoch and slots of each primary, as this node has them; without the slots on their way."""
+    lines: bytes = member.command("CLUSTER", "NODES")
+    nodes = [line.split() for line in lines.decode().splitlines()]
+    return frozenset(
+        (name, epoch, *(slot for slot in slots if not slot.startswith("[")))
+        for name, _, flags, _, _, _, epoch, _, *slots in nodes
+        if "master" in flags
+    )
 
 
 def _is_synced(member: ServerUnderTest) -> bool:

@@ -25,7 +25,7 @@ from broker.operations import trainer as calls
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.lossy_proxy import ScriptedServer, bulk
-from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds
+from tests.servers import ServerKind, ServerUnderTest, begin_move, cluster, end_move, free_port, real_kinds, redis_kinds
 from tests.waiting import wait_until
 
 CONFIG = RunConfig(consumer_batch_size=1)
@@ -306,9 +306,7 @@ def test_a_run_whose_slot_moves_to_another_node_waits(kind: ServerKind, run: str
             slot = members[0].command("CLUSTER", "KEYSLOT", f"{{{run}}}")
             old = next(node for node in members if node.command("CLUSTER", "COUNTKEYSINSLOT", slot))
             new = next(node for node in members if node is not old)
-            ids = {node: node.command("CLUSTER", "MYID") for node in (old, new)}
-            new.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[old])
-            old.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[new])
+            begin_move(slot, old, new)
 
             failing = InThread(lambda: worker.fail(attempt, "boom"))
             wait_until(lambda: "trying for" in caplog.text, "the call is sent again")
@@ -317,8 +315,7 @@ def test_a_run_whose_slot_moves_to_another_node_waits(kind: ServerKind, run: str
             waiting = InThread(trainer.stats)
             time.sleep(0.3)
             old.command("MIGRATE", "127.0.0.1", new.port, "", 0, 5000, "KEYS", *names[1::2])
-            for node in (new, old):
-                node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[new])
+            end_move(slot, old, new, members)
 
             assert failing.result().answer == "retried"
             assert waiting.result().capacity <= 1

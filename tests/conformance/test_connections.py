@@ -33,7 +33,9 @@ from tests.lossy_proxy import LossyProxy, ScriptedServer, bulk
 from tests.servers import (
     ServerKind,
     ServerUnderTest,
+    begin_move,
     cluster,
+    end_move,
     free_port,
     real_kinds,
     redis_kinds,
@@ -684,13 +686,11 @@ def test_a_slot_that_moves_is_followed(
     slot: int = members[0].command("CLUSTER", "KEYSLOT", key)
     old = members[owner_of(slot, members)]
     new = members[(owner_of(slot, members) + 1) % 3]
-    old_id, new_id = old.command("CLUSTER", "MYID"), new.command("CLUSTER", "MYID")
-    client = connect(f"redis+cluster://127.0.0.1:{members[0].port}")
+    client = connect(f"redis+cluster://127.0.0.1:{members[0].port}", retry_for_s=60.0)
     client.pipeline([("DEL", key), ("SET", key, 2)])
 
     # On its way: the key is at the new node already, the slot still belongs to the old one, which answers ASK.
-    new.command("CLUSTER", "SETSLOT", slot, "IMPORTING", old_id)
-    old.command("CLUSTER", "SETSLOT", slot, "MIGRATING", new_id)
+    begin_move(slot, old, new)
     old.command("MIGRATE", "127.0.0.1", new.port, key, 0, 5000)
     assert client.command("GET", key) == b"2"
     # A script waits: others of its run's keys may still be at the old node.
@@ -698,17 +698,15 @@ def test_a_slot_that_moves_is_followed(
     wait_until(lambda: "trying for" in caplog.text, "the call is sent again")
 
     # Moved: the old node answers MOVED.
-    new.command("CLUSTER", "SETSLOT", slot, "NODE", new_id)
-    old.command("CLUSTER", "SETSLOT", slot, "NODE", new_id)
+    end_move(slot, old, new, members)
     assert call.result() == [3, b"3"]
     assert client.execute([bump(1, key)]) == [4]
 
     # And back, for the tests to come.
     new.command("DEL", key)
     assert client.execute([operation("read", key=key)]) == [None]
-    for member in (new, old):
-        member.command("CLUSTER", "SETSLOT", slot, "NODE", old_id)
-    old.command("CLUSTER", "BUMPEPOCH")  # else a late ping of the new one, whose epoch is higher, takes the slot again
+    begin_move(slot, new, old)
+    end_move(slot, new, old, members)
     assert client.execute([bump(1, key)]) == [1]
 
 
