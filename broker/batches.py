@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from broker.errors import BrokerError, Early, Exhausted, Recovering, WaitTimeout
+from broker.arguments import check_seconds, check_whole, shown
+from broker.errors import BadArgument, BrokerError, Early, Exhausted, Recovering, WaitTimeout
 from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
-from broker.models import Rollout
+from broker.models import MAX_BATCH_SIZE, Rollout
 from broker.operations import anyone, trainer
 from broker.operations.anyone import BatchPiece, RolloutRow
 from broker.operations.trainer import Taken
@@ -27,6 +28,7 @@ class Deadline:
     """Until when a caller is willing to wait; timeout_s None: for ever."""
 
     def __init__(self, timeout_s: float | None) -> None:
+        check_seconds("timeout", timeout_s)
         self.timeout_s = timeout_s
         self._at = None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -158,6 +160,9 @@ def next_batch(
 ) -> Flow[list[Rollout]]:
     """The batch of a step; n None: the config's size."""
     wanted = core.config.batch_size if n is None else n
+    check_whole("n", wanted, 1, MAX_BATCH_SIZE)
+    if accept is not None and not callable(accept):
+        raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
     return Forming(core, step, wanted, accept, short=short).batch(Deadline(timeout))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+from broker.arguments import shown
 from broker.errors import BadName
 
 #: Longest name, in characters.
@@ -14,7 +15,6 @@ NameKind = Literal["run", "task", "worker"]
 
 _ALLOWED: Final = re.compile(rf"[A-Za-z0-9._:/@+-]{{1,{MAX_NAME_CHARS}}}")
 _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9._:/@+-]")
-_SHOWN_CHARS: Final = 60
 
 
 def is_name(value: object) -> bool:
@@ -34,7 +34,7 @@ def check_name(kind: NameKind, value: object) -> str:
     """
     if isinstance(value, str) and _ALLOWED.fullmatch(value):
         return value
-    raise BadName(kind=kind, value=_shortened(value), problem=_problem(value))
+    raise BadName(kind=kind, value=shown(value), problem=_problem(value))
 
 
 def _problem(value: object) -> str:
@@ -46,12 +46,3 @@ def _problem(value: object) -> str:
         return f"it is too long, {len(value)} characters where {MAX_NAME_CHARS} are allowed"
     forbidden = _FORBIDDEN.search(value)
     return f"it holds {forbidden[0]!a} at position {forbidden.start()}" if forbidden else "it is not allowed"
-
-
-def _shortened(value: object) -> str:
-    if isinstance(value, str):
-        return ascii(value) if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]!a}..."
-    # Not the repr of just anything: it may be huge, or fail.
-    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**64):
-        return repr(value)
-    return f"a value of type {type(value).__name__}"

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker import keys
+from broker.arguments import check_whole, path_of
 from broker.checkpoint import Checkpoint
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
 from broker.driver import Driver
@@ -136,6 +136,7 @@ class Operator:
         """
         if kind not in {"dead", "rejected"}:
             raise BadArgument(argument="kind", given=kind, expected="dead or rejected")
+        check_whole("count", count, 1, 1_000_000)
         self.stats(run)
         rows = self.transport.command("ZREVRANGE", keys.key(run, kind), 0, count - 1, "WITHSCORES")
         ids = [text(name) for name in rows[::2]]
@@ -156,6 +157,7 @@ class Operator:
             count: at most so many.
             block_s: wait so long for the first, in seconds.
         """
+        check_whole("count", count, 1, 1_000_000)
         start = "-" if from_id == "-" else f"({from_id}"
         until = time.monotonic() + block_s
         while True:
@@ -225,7 +227,7 @@ class Operator:
         core = TrainerCore(run, None, update=False, clock=None)
         if self.stats(run).admission:
             raise ConfigMismatch(field="kind", stored="admission", given="tasks")
-        return self._driver.run(checkpoint(core, Path(path), full=full, progress=progress, gate=_request()))
+        return self._driver.run(checkpoint(core, path_of("path", path), full=full, progress=progress, gate=_request()))
 
     def recover(
         self,

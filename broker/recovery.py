@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import keys
+from broker.arguments import check_whole
 from broker.checkpoint import MAX_VERSION, Checkpoint, write_checkpoint
 from broker.checkpoint_tasks import TasksWriter, read_tasks, remove_other_tasks_files
 from broker.errors import BadArgument, Early, Fenced, Recovering, Rewound
@@ -208,8 +209,8 @@ def recover_from(
         raise BadArgument(
             argument="version", given=version, expected="None where a checkpoint is given: it has its own"
         )
-    if version is not None and not 0 <= version <= MAX_VERSION:
-        raise BadArgument(argument="version", given=version, expected=f"0 to {MAX_VERSION}")
+    if version is not None:
+        check_whole("version", version, 0, MAX_VERSION)
     made: Checkpoint | None = None
     if source is not None and not (missing_ok and not exists(source)):
         found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run))

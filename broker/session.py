@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from broker import keys
+from broker.arguments import check_type
 from broker.codec import decode, encode
 from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
 from broker.flow import Call, Flow, WaitAndCall
@@ -130,7 +131,7 @@ class Session:
     def claim_operation(self, n: int, policy: Policy | None) -> Operation[Claimed]:
         """The next claim."""
         self._number += 1
-        loaded = None if policy is None else (policy.version, policy.epoch)
+        loaded = _named(policy)
         random = os.urandom(4).hex()
         return worker.claim(
             self.run, self.id, self._number, n, random, policy=loaded, blob_seq=self._blob[0], now=self.now
@@ -267,15 +268,16 @@ class Session:
 
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
         """One result, encoded; refuses one that is too large."""
+        used = _named(policy)
         body = encode(result)
         joined = self._joined
         if joined is not None and len(body) > joined.max_result_bytes:
             raise TooBig(what="result", subject=attempt.id, size=len(body), limit=joined.max_result_bytes)
-        return Submission(attempt.id, True, body, None if policy is None else (policy.version, policy.epoch))
+        return Submission(attempt.id, True, body, used)
 
     def rejection(self, attempt: Attempt, reason: str) -> Submission:
         """The verdict that a rollout must not be trained on; the reason is cut to 2000 bytes."""
-        return Submission(attempt.id, False, reason.encode()[:2000])
+        return Submission(attempt.id, False, _words("reason", reason).encode()[:2000])
 
     def submit(
         self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()
@@ -308,9 +310,9 @@ class Session:
         self.forget(attempts)
         return [submitted(answer) for answer in answers]
 
-    def fail(self, attempt: Attempt, error: str, *, retry: bool) -> Flow[Submitted]:
+    def fail(self, attempt: Attempt, error: str | Exception, *, retry: bool) -> Flow[Submitted]:
         """Reports an error of the attempt."""
-        operation = worker.fail(self.run, attempt.id, error, may_retry=retry, now=self.now)
+        operation = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
         answer: Answer | BrokerError = (yield Call((operation,)))[0]
         if isinstance(answer, BrokerError):
             raise answer
@@ -379,3 +381,19 @@ def _policy(known: Policy | None, version: int, epoch: str) -> Policy:
     if known is not None and known.version == version and known.epoch == epoch:
         return known
     return Policy(version=version, epoch=epoch)
+
+
+def _named(policy: Policy | None) -> tuple[int, str] | None:
+    """The version and epoch of weights that a caller names."""
+    if policy is None:
+        return None
+    check_type("policy", policy, Policy, "a broker.Policy, or None for the current one")
+    return policy.version, policy.epoch
+
+
+def _words(name: str, given: str | Exception) -> str:
+    """What somebody says of an attempt, as text that can be sent."""
+    if isinstance(given, Exception):
+        return repr(given)
+    check_type(name, given, str, "a str")
+    return given.encode(errors="backslashreplace").decode()

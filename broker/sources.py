@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from broker.arguments import path_of
 from broker.checkpoint import MAX_VERSION, Checkpoint, read_checkpoint
 from broker.checkpoint_tasks import verify_tasks_file
 from broker.errors import BadArgument, CheckpointError
@@ -43,7 +44,7 @@ def load_source(source: Checkpoint | str | os.PathLike[str], run: str) -> Checkp
     if isinstance(source, Checkpoint):
         made = source
     else:
-        path = Path(source)
+        path = path_of("source", source)
         try:
             foreign = _foreign(path)
         except (OSError, ValueError) as error:
@@ -63,7 +64,7 @@ def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
     if isinstance(source, Checkpoint):
         return True
     try:
-        Path(source).stat()
+        path_of("source", source).stat()
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from broker.arguments import path_of
 from broker.batches import Accept, next_batch, read_batch
 from broker.connections import open_transport
 from broker.driver import Driver
@@ -247,7 +247,7 @@ class Trainer:
         self._must_lead("checkpoint")
         from broker.recovery import checkpoint
 
-        return self._driver.run(checkpoint(self._core, Path(path), full=full, progress=progress))
+        return self._driver.run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
 
     def recover(
         self,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker import keys
+from broker.arguments import check_type, one_or_several
 from broker.channel import Channel
 from broker.codec import encode
 from broker.errors import BadArgument, BrokerError, Early, TooBig
@@ -48,6 +49,8 @@ class TrainerCore:
 
     def __init__(self, run: str, config: RunConfig | None, *, update: bool, clock: Callable[[], int] | None) -> None:
         self.run = check_name("run", run)
+        if config is not None:
+            check_type("config", config, RunConfig, "a broker.RunConfig, or None for the stored one")
         self._given, self._update, self._clock = config, update, clock
         self.channel = Channel(secrets.token_hex(8))
         self.config: RunConfig = config if config is not None else RunConfig(consumer_batch_size=1)
@@ -105,7 +108,7 @@ class TrainerCore:
 
     def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None) -> Flow[Enqueued]:
         """Adds tasks in pieces; the cursor is stored with the last one."""
-        source = iter([tasks] if isinstance(tasks, Task) else tasks)
+        source = iter(one_or_several("tasks", tasks, Task, "a broker.Task, or several"))
         position = None if cursor is None else _cursor_text(cursor)
         added, existing = 0, list[str]()
         pieces = self._pieces(source)
@@ -169,6 +172,8 @@ class TrainerCore:
         Raises:
             Early: its batch was not taken by this trainer.
         """
+        if blob is not None:
+            check_type("blob", blob, (bytes, bytearray, memoryview), "bytes, or None")
         step = self.version
         digest = self.digests.get(step, "-")
         if digest == "-" and not allow_empty:
@@ -205,7 +210,7 @@ def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Flow[list[str]]]
         tasks: their ids, or one id.
         send: one call for some of them, which may answer for the first ones only: it is sent the rest again.
     """
-    ids = [check_name("task", task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    ids = [check_name("task", task) for task in one_or_several("tasks", tasks, str, "an id of a task, or several")]
     words: list[str] = []
     while piece := ids[len(words) : len(words) + IDS_PER_CALL]:
         words += yield from send(piece)

@@ -59,7 +59,7 @@ class Worker:
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
     ) -> None:
-        self._core = WorkerCore([run] if isinstance(run, str) else run, name, lease_s, policy, clock)
+        self._core = WorkerCore(run, name, lease_s, policy, clock)
         self._core.on_weights_stale = on_weights_stale
         self._driver = Driver(open_transport(url))
         self._claiming = threading.Lock()
@@ -191,9 +191,9 @@ class Worker:
 
     def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return self._driver.run(self._core.release([attempts] if isinstance(attempts, Attempt) else list(attempts)))
+        return self._driver.run(self._core.release(attempts))
 
-    def fail(self, attempt: Attempt, error: str, *, retry: bool = True) -> Submitted:
+    def fail(self, attempt: Attempt, error: str | Exception, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished.
 
         With retry it is tried again after a pause, until max_attempts.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from broker.arguments import check_seconds, check_type, check_whole, one_or_several, shown
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.flow import Command, Flow, Pause, WaitMarker
 from broker.models import Attempt, Policy
@@ -37,15 +38,14 @@ def default_name() -> str:
 
 def check_number(n: int) -> None:
     """Refuses a number of attempts that nobody may ask for at once."""
-    if not 1 <= n <= 1000:
-        raise BadArgument(argument="n", given=n, expected="1 to 1000")
+    check_whole("n", n, 1, 1000)
 
 
 class WorkerCore:
     """What a worker remembers; its calls as flows.
 
     Args:
-        runs: names of the runs that it serves, the preferred one first.
+        runs: name of the run, or names of the runs that it serves, the preferred one first.
         name: the worker's name, None: host and process.
         lease_s: lease asked for, in seconds; None: each run's own.
         policy: the weights it has loaded; None: always the run's current ones.
@@ -54,19 +54,20 @@ class WorkerCore:
 
     def __init__(
         self,
-        runs: Sequence[str],
+        runs: str | Sequence[str],
         name: str | None,
         lease_s: float | None,
         policy: Policy | None,
         clock: Callable[[], int] | None,
     ) -> None:
         self.name = check_name("worker", default_name() if name is None else name)
+        check_seconds("lease_s", lease_s)
         if lease_s is not None and not 0.001 <= lease_s <= 86_400:
             raise BadArgument(
                 argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds, or None for the run's"
             )
         lease_ms = 0 if lease_s is None else int(lease_s * 1000)
-        names = [check_name("run", run) for run in runs]
+        names = [check_name("run", run) for run in one_or_several("run", runs, str, "the name of a run, or several")]
         if not names or len(set(names)) != len(names):
             raise BadArgument(
                 argument="run", given=", ".join(names) or "none", expected="one run, or several different ones"
@@ -107,6 +108,7 @@ class WorkerCore:
 
     def session_of(self, attempt: Attempt) -> Session:
         """The session that an attempt belongs to."""
+        check_type("attempt", attempt, Attempt, "an Attempt that this worker claimed")
         try:
             return self.sessions[attempt.run]
         except KeyError:
@@ -167,6 +169,7 @@ class WorkerCore:
             timeout_s: how long to wait, in seconds; None: for ever.
             asked: a claim was just answered with less than it asked for; waits first.
         """
+        check_seconds("timeout", timeout_s)
         until = None if timeout_s is None else time.monotonic() + timeout_s
         missing = False
         attempts: list[Attempt] = []
@@ -270,11 +273,19 @@ class WorkerCore:
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]], *, claims: bool = False) -> Flow[list[Submitted]]:
         """Submits results in pieces of one round trip each; an answer for each, in order. `claims`: as `submit`."""
+        check_type("results", results, Iterable, "pairs of an Attempt and its result")
         answers: list[Submitted] = []
         piece: list[Submission] = []
         size, session = 0, next(iter(self.sessions.values()))
-        for attempt, result in results:
-            if attempt.run != session.run:
+        for pair in results:
+            try:
+                attempt, result = pair
+                run = attempt.run
+            except (TypeError, ValueError, AttributeError) as error:
+                raise BadArgument(
+                    argument="results", given=f"with {shown(pair)}", expected="pairs of an Attempt and its result"
+                ) from error
+            if run != session.run:
                 if piece:
                     answers += yield from self._submit_piece(session, piece, claims)
                     piece, size = [], 0
@@ -338,15 +349,18 @@ class WorkerCore:
         answers, _ = yield from session.submit([session.rejection(attempt, reason)])
         return answers[0]
 
-    def release(self, attempts: Sequence[Attempt]) -> Flow[list[Submitted]]:
+    def release(self, attempts: Attempt | Iterable[Attempt]) -> Flow[list[Submitted]]:
         """Gives attempts back without penalty; an answer for each, in order."""
+        given = list(one_or_several("attempts", attempts, Attempt, "an Attempt that this worker claimed, or several"))
         answers: dict[str, Submitted] = {}
-        for run in {attempt.run for attempt in attempts}:
-            ids = [attempt.id for attempt in attempts if attempt.run == run]
+        by_run: dict[str, list[str]] = {}
+        for attempt in given:
+            by_run.setdefault(self.session_of(attempt).run, []).append(attempt.id)
+        for run, ids in by_run.items():
             for at in range(0, len(ids), 200):
                 piece = ids[at : at + 200]
                 answers.update(zip(piece, (yield from self.sessions[run].release(piece)), strict=True))
-        return [answers[attempt.id] for attempt in attempts]
+        return [answers[attempt.id] for attempt in given]
 
     def leave(self) -> Flow[None]:
         """Ends all sessions; what they hold is released at once."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, Callable, Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.aio.driver import Driver
+from broker.arguments import path_of
 from broker.batches import Accept, next_batch, read_batch
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
@@ -183,7 +183,7 @@ class Trainer:
         self._must_lead("checkpoint")
         from broker.recovery import checkpoint
 
-        return await self._driver.run(checkpoint(self._core, Path(path), full=full, progress=progress))
+        return await self._driver.run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
 
     async def recover(
         self,

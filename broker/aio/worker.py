@@ -52,7 +52,7 @@ class Worker:
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
     ) -> None:
-        self._core = WorkerCore([run] if isinstance(run, str) else run, name, lease_s, policy, clock)
+        self._core = WorkerCore(run, name, lease_s, policy, clock)
         self._core.on_weights_stale = on_weights_stale
         self._url, self._beats = url, heartbeat
         self._driver = Driver(open_async_transport(url))
@@ -164,11 +164,9 @@ class Worker:
 
     async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return await self._driver.run(
-            self._core.release([attempts] if isinstance(attempts, Attempt) else list(attempts))
-        )
+        return await self._driver.run(self._core.release(attempts))
 
-    async def fail(self, attempt: Attempt, error: str, *, retry: bool = True) -> Submitted:
+    async def fail(self, attempt: Attempt, error: str | Exception, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished."""
         return await self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
 

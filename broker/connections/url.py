@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote
 
+from broker.arguments import check_type
 from broker.errors import BadUrl
 
 Mode = Literal["single", "sentinel", "cluster", "embedded", "fakeredis"]
@@ -78,6 +79,7 @@ def parse_url(url: str) -> Address:
     Raises:
         BadUrl: the scheme or an option is unknown, or a part is missing or malformed. The message holds no password.
     """
+    check_type("url", url, str, "a str")
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise _bad(url, f"it has no scheme; expected {_FORMS}")

@@ -1,6 +1,7 @@
 """What users get wrong, and what they are told."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -244,6 +245,111 @@ def test_a_payload_that_cannot_be_read_back(lab: Lab):
     assert row.letters != "H"
     assert row.state in {"dead", "pending", "delayed"}
     assert worker.submit(worker.held[0], b"x").answer == "accepted"
+
+
+WRONG_TYPES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "tasks": lambda trainer, worker, attempt: trainer.enqueue(5),
+    "tasks, none": lambda trainer, worker, attempt: trainer.enqueue(None),
+    "tasks to cancel": lambda trainer, worker, attempt: trainer.cancel(5),
+    "tasks to retry": lambda trainer, worker, attempt: trainer.retry(None),
+    "tasks to discard": lambda trainer, worker, attempt: trainer.discard(object()),
+    "time-out of a batch": lambda trainer, worker, attempt: trainer.next_batch(timeout="1"),
+    "time-out that is no number": lambda trainer, worker, attempt: trainer.next_batch(timeout=float("nan")),
+    "number of rollouts": lambda trainer, worker, attempt: trainer.next_batch("1"),
+    "filter": lambda trainer, worker, attempt: trainer.next_batch(accept=True),
+    "blob": lambda trainer, worker, attempt: trainer.advance("where the weights are"),
+    "path of a checkpoint": lambda trainer, worker, attempt: trainer.checkpoint(5),
+    "path to recover from": lambda trainer, worker, attempt: trainer.recover(5),
+    "version": lambda trainer, worker, attempt: trainer.recover(version="0"),
+    "number of attempts": lambda trainer, worker, attempt: worker.claim("1"),
+    "half an attempt": lambda trainer, worker, attempt: worker.claim(1.5),
+    "time-out of a claim": lambda trainer, worker, attempt: worker.claim(1, "1"),
+    "attempt": lambda trainer, worker, attempt: worker.submit(None, b"x"),
+    "id of an attempt": lambda trainer, worker, attempt: worker.fail(attempt.id, "boom"),
+    "policy": lambda trainer, worker, attempt: worker.submit(attempt, b"x", policy=0),
+    "error": lambda trainer, worker, attempt: worker.fail(attempt, 5),
+    "reason": lambda trainer, worker, attempt: worker.reject(attempt, None),
+    "attempts": lambda trainer, worker, attempt: worker.release(5),
+    "ids of attempts": lambda trainer, worker, attempt: worker.release([attempt.id]),
+    "results": lambda trainer, worker, attempt: worker.submit_many(5),
+    "results without attempts": lambda trainer, worker, attempt: worker.submit_many([b"x"]),
+    "results the wrong way round": lambda trainer, worker, attempt: worker.submit_many([(b"x", attempt)]),
+}
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+@pytest.mark.parametrize("what", WRONG_TYPES)
+def test_values_of_the_wrong_type_change_nothing(lab: Lab, what: str, flavour: str):
+    lab.trainer().enqueue(tasks(2))
+    call = WRONG_TYPES[what]
+
+    async def with_asyncio() -> None:
+        clocked = {"clock": lab.clock}
+        async with aio.Trainer(lab.url, lab.run, **clocked) as trainer:
+            async with aio.Worker(lab.url, lab.run, heartbeat=False, **clocked) as worker:
+                (attempt,) = await worker.claim()
+                before = lab.dump()
+                with pytest.raises(BadArgument, match="must be"):
+                    await call(trainer, worker, attempt)
+                assert lab.dump() == before
+                assert (await worker.submit(attempt, b"x")).accepted
+
+    if flavour == "aio":
+        asyncio.run(with_asyncio())
+        return
+    trainer, worker = lab.trainer(reopen=True), lab.worker()
+    (attempt,) = worker.claim()
+    before = lab.dump()
+    with pytest.raises(BadArgument, match="must be"):
+        call(trainer, worker, attempt)
+    assert lab.dump() == before
+    assert worker.submit(attempt, b"x").accepted
+
+
+@pytest.mark.parametrize("make", [Trainer, Worker, aio.Trainer, aio.Worker])
+@pytest.mark.parametrize("url", [None, 6379, b"redis://"])
+def test_urls_of_the_wrong_type(make: Callable[[Any, str], Any], url: Any):
+    with pytest.raises(BadArgument, match="url must be a str"):
+        make(url, "r")
+
+
+@pytest.mark.parametrize("make", [Trainer, aio.Trainer])
+def test_a_config_of_the_wrong_type(lab: Lab, make: Callable[..., Any]):
+    lab.runs.clear()
+    with pytest.raises(BadArgument, match=r"config must be a broker\.RunConfig"):
+        make(lab.url, lab.run, {"consumer_batch_size": 1})
+
+
+@pytest.mark.parametrize("run", [5, None, [5]])
+def test_runs_of_the_wrong_type(run: Any):
+    for make in (Worker, aio.Worker):
+        with pytest.raises((BadArgument, BadName)):
+            make("embedded://", run)
+
+
+def test_an_exception_is_an_error_to_report(lab: Lab):
+    lab.trainer(consumer_batch_size=2, max_attempts=1).enqueue(tasks(2))
+    worker = lab.worker()
+    first, second = worker.claim(2)
+    worker.fail(first, ValueError("no such tool"))
+    worker.fail(second, "a byte of no text: \udcff")
+    with Operator(lab.url) as operator:
+        reasons = {found.id: found.reason for found in operator.dead(lab.run)}
+        for count in (0, "1"):
+            with pytest.raises(BadArgument):
+                operator.dead(lab.run, count=count)  # type: ignore[arg-type]
+            with pytest.raises(BadArgument):
+                operator.events(lab.run, count=count)  # type: ignore[arg-type]
+    assert "ValueError('no such tool')" in reasons[first.task]
+    assert "a byte of no text: \\udcff" in reasons[second.task]
+
+
+def test_attempts_of_another_run_are_not_given_back(lab: Lab):
+    lab.trainer().enqueue(tasks(1))
+    lab.trainer(run=f"{lab.run}-2")
+    (attempt,) = lab.worker().claim()
+    with pytest.raises(BadArgument, match="attempt must be one that this worker claimed"):
+        lab.worker(f"{lab.run}-2").release([attempt])
 
 
 def test_asyncio_users_are_told_the_same(lab: Lab):

@@ -1,0 +1,56 @@
+"""What callers give, checked where it comes in: users may have no type checker, and nothing may be half-done."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from broker.errors import BadArgument
+
+T = TypeVar("T")
+
+_SHOWN_CHARS = 60
+
+
+def check_whole(name: str, given: Any, low: int, high: int) -> None:
+    """Refuses what is not a whole number of that range, ends included."""
+    if not hasattr(given, "__index__") or not low <= given <= high:
+        raise BadArgument(argument=name, given=shown(given), expected=f"{low} to {high}")
+
+
+def check_seconds(name: str, given: Any) -> None:
+    """Refuses what is neither a number of seconds nor None."""
+    if given is not None and (not hasattr(given, "__float__") or math.isnan(given)):
+        raise BadArgument(argument=name, given=shown(given), expected="a number of seconds, or None")
+
+
+def check_type(name: str, given: object, kind: type[Any] | tuple[type[Any], ...], expected: str) -> None:
+    """Refuses what is not of that type."""
+    if not isinstance(given, kind):
+        raise BadArgument(argument=name, given=shown(given), expected=expected)
+
+
+def one_or_several(name: str, given: T | Iterable[T], kind: type[T], expected: str) -> Iterable[T]:
+    """What may be given as one or as several, as several: those are checked where they are used."""
+    if isinstance(given, kind):
+        return (given,)
+    check_type(name, given, Iterable, expected)
+    return cast("Iterable[T]", given)
+
+
+def path_of(name: str, given: Any) -> Path:
+    """A path."""
+    check_type(name, given, (str, os.PathLike), "a path")
+    return Path(given)
+
+
+def shown(given: object) -> str:
+    """A value for messages: not the repr of just anything, which may be huge, or fail."""
+    if given is None or isinstance(given, (bool, float)) or (isinstance(given, int) and abs(given) < 2**64):
+        return repr(given)
+    if isinstance(given, str):
+        return ascii(given) if len(given) <= _SHOWN_CHARS else f"{given[:_SHOWN_CHARS]!a}..."
+    return f"a value of type {type(given).__name__}"
