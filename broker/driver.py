@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from broker.channel import Channel
+from broker.channel import Channel, Turn
 from broker.connections import Transport
 from broker.errors import BrokerError
 from broker.flow import (
@@ -22,6 +24,7 @@ from broker.flow import (
     WaitAndCall,
     WaitMarker,
 )
+from broker.operation import Operation
 
 T = TypeVar("T")
 
@@ -38,7 +41,9 @@ class Driver:
         self.transport = transport
         self.closing = threading.Event()
         self._channel = channel
-        self._turn = threading.Lock()
+        self._turn = Turn()
+        self._lock = threading.Lock()
+        self._counting = threading.Lock()
 
     def run(self, flow: Flow[T]) -> T:
         """Runs a flow to its end; errors of the steps are raised into it."""
@@ -82,7 +87,7 @@ class Driver:
 
     def _take_over(self, step: TakeOver) -> Any:
         assert self._channel is not None
-        with self._turn:
+        with self._turn_taken():
             outcome = (self.transport.execute([step.operation]))[0]
             if isinstance(outcome, BrokerError):
                 raise outcome
@@ -91,12 +96,47 @@ class Driver:
 
     def _gated(self, step: GatedCall) -> Any:
         assert self._channel is not None
-        with self._turn:
+        waits = bool(step.marker)
+        if waits and self._turn.waits_apart:
+            self.transport.wait_marker((step.marker,), step.seconds)
+            waits = False
+        with self._turn_taken():
             sent = self._channel.prepare(step.make)
+            operations = [*sent, *step.then]
             try:
-                outcomes = self.transport.execute([*sent, *step.then])
+                outcomes = self._after_marker(step, operations) if waits else None
+                if outcomes is None:
+                    outcomes = self.transport.execute(operations)
             except BaseException:
                 self._channel.lost(sent)
                 raise
             value = self._channel.settle(sent, outcomes[: len(sent)])
             return [value, *outcomes[len(sent) :]] if step.then else value
+
+    def _after_marker(self, step: GatedCall, operations: list[Operation[Any]]) -> list[Any] | None:
+        """Outcomes of operations that wait for a marker; None where they are unknown: the same ones are sent again."""
+        self._turn.waiting = True
+        try:
+            # Who wants the turn is seen here, or sees that somebody waits and interrupts.
+            if self._turn.wanted:
+                return None
+            return self.transport.wait_and_execute((step.marker,), step.seconds, operations)
+        finally:
+            self._turn.waiting = False
+
+    @contextmanager
+    def _turn_taken(self) -> Generator[None]:
+        """The turn to make a call of the channel. Who has it for the time of a wait is interrupted."""
+        with self._counting:
+            self._turn.wanted += 1
+        try:
+            if self._turn.ends_wait():
+                self.transport.interrupt()
+            self._lock.acquire()
+        finally:
+            with self._counting:
+                self._turn.wanted -= 1
+        try:
+            yield
+        finally:
+            self._lock.release()
