@@ -4,7 +4,7 @@
 -- ARGV: now, limit
 -- Returns: how many things it took back
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit of each kind
+-- Bound: limit of each kind, and of large groups that end with it as many as have 1000 slots (the rest of one more)
 -- Flags: allow-oom
 -- @include sweep
 

@@ -50,7 +50,7 @@ local function fill(step, n, limit)
   local batch = key('batch:' .. text)
   for i = 1, looked do
     if size >= n then break end
-    if reset_enough() then
+    if cleared_enough() then
       looked = i - 1
       break
     end

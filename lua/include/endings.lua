@@ -18,12 +18,9 @@ local function finish_task(t, final, reason, attempts_why)
   event(kind, t.id .. ' ' .. escape(reason))
 end
 
-local reset_slots = 0 -- of the tasks that this call reset, because they are too old
-
 -- A task met with a sample that is too old: the whole task is reset, as on_stale says.
 local function stale_task(t)
   bump('total_stale', 1)
-  reset_slots = reset_slots + t.samples
   local stales, requeues = again_parts(t)
   if state.on_stale == 'drop' or stales + 1 > num('max_stale_requeues') then
     finish_task(t, 'J', 'stale', 'stale')
@@ -32,9 +29,6 @@ local function stale_task(t)
     requeue_task(t, 'stale')
   end
 end
-
--- Whether a call reset as much as one may: what is left has to wait for the next.
-local function reset_enough() return reset_slots >= 1000 end
 
 -- running -> ready
 local function ready_task(t)

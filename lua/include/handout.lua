@@ -36,11 +36,11 @@ end
 -- Open slots, in the order of their tasks; tasks met that are too old are reset, at most limit of them or 1000 slots.
 local function claim_open(n, limit, claim)
   local offset, resets = 0, 0
-  while granted_count < n and resets < limit and not reset_enough() do
+  while granted_count < n and resets < limit and not cleared_enough() do
     local size = page_size(n - granted_count)
     local page, there = read_page(OPEN, offset, size, size)
     for i = 1, there do
-      if granted_count >= n or resets >= limit or reset_enough() then
+      if granted_count >= n or resets >= limit or cleared_enough() then
         still_open = true
         break
       elseif too_old(page[i].oldest) then

@@ -1,5 +1,6 @@
 -- @include attempts
--- Takes back what is due: retries, attempt time-outs, sessions past their lease. At most `limit` of each a call.
+-- Takes back what is due: retries, attempt time-outs, sessions past their lease. At most `limit` of each a call,
+-- and of large groups that end with it as many as have 1000 slots (the rest of one more).
 
 local function due_members(name, limit)
   return redis.call('ZRANGEBYSCORE', name, '-inf', now, 'LIMIT', 0, limit)
@@ -38,17 +39,20 @@ local function promote_slots(names)
   return #names
 end
 
-local function expire_all(attempts)
+-- Attempts of the set of that name, in their order. Returns how many held their slot, and how many it looked at.
+local function expire_all(name, attempts)
   load_attempts(attempts)
   local n = 0
   for i = 1, #attempts do
+    if cleared_enough() then return n, i - 1 end
+    zdel(name, attempts[i])
     local t, k, s, holds = holder(attempts[i])
     if holds then
       expire_attempt(t, k, s)
       n = n + 1
     end
   end
-  return n
+  return n, #attempts
 end
 
 local function forget_session(id, why)
@@ -57,17 +61,16 @@ local function forget_session(id, why)
   event('leave', id .. ' ' .. why)
 end
 
--- Sessions in the order of their deadlines; one with more attempts than the limit stays due for the next sweep.
+-- Sessions in the order of their deadlines; one with more attempts than that stays due for the next sweep.
 local function expire_sessions(limit)
   local n, ids = 0, due_members(SESSIONS, limit)
   for i = 1, #ids do
-    if n >= limit then break end
+    if n >= limit or cleared_enough() then break end
     local held = redis.call('ZRANGE', SESSION .. ids[i], 0, limit - n - 1)
     local all = redis.call('ZCARD', SESSION .. ids[i]) == #held
-    for j = 1, #held do zdel(SESSION .. ids[i], held[j]) end
-    expire_all(held)
-    n = n + math.max(1, #held)
-    if all then forget_session(ids[i], 'expired') end
+    local _, looked = expire_all(SESSION .. ids[i], held)
+    n = n + math.max(1, looked)
+    if all and looked == #held then forget_session(ids[i], 'expired') end
   end
   return n
 end
@@ -87,9 +90,7 @@ local function sweep(limit)
   if not is_due() then return 0 end
   local n = promote_tasks(due_members(DELAYED, limit)) + promote_slots(due_members(RETRIES, limit))
   flush()
-  local timed_out = due_members(DEADLINES, limit)
-  for i = 1, #timed_out do zdel(DEADLINES, timed_out[i]) end
-  n = n + expire_all(timed_out)
+  n = n + (expire_all(DEADLINES, due_members(DEADLINES, limit)))
   flush()
   n = n + expire_sessions(limit)
   flush()
@@ -99,5 +100,6 @@ local function sweep(limit)
     if at and (next_due == 0 or at < next_due) then next_due = at end
   end
   set('due', next_due)
+  cleared_slots = 0 -- a claim goes on, with a share of its own
   return n
 end

@@ -40,6 +40,11 @@ local function end_hold(t, k, s, why)
   event('ended', attempt .. ' ' .. why)
 end
 
+local cleared_slots = 0 -- of the tasks whose slots this call cleared
+
+-- Whether a call cleared as many slots as one may, of which each costs: what is left has to wait for the next.
+local function cleared_enough() return cleared_slots >= 1000 end
+
 local new_retries = {} -- slots that wait since this call -> until when: their set does not know it yet
 
 -- Ends what is left in the slots: live attempts are revoked (and told why), results dropped, retries unscheduled.
@@ -47,6 +52,7 @@ local new_retries = {} -- slots that wait since this call -> until when: their s
 -- Returns the latest due time of a slot that waited for its backoff, or nil.
 local function clear_slots(t, why, done_why)
   if not t.letters:find('[HDW]') then return nil end
+  cleared_slots = cleared_slots + t.samples
   load_slots_of(t)
   local due
   for k = 0, t.samples - 1 do

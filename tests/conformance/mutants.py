@@ -186,7 +186,7 @@ MUTANTS: dict[str, Mutant] = {
     "backoff_constant": Mutant("include/attempts.lua", "base * 2 ^ math.min(s.tries - 1, 40)", "base", "pause_that_doubles"),
     "retry_at_once": Mutant("include/attempts.lua", "set_letter(t, k, 'W')", "set_letter(t, k, 'O')", "pause_that_doubles"),
     "leases_never_end": Mutant("include/sweep.lua", "n = n + expire_sessions(limit)", "", "to_the_millisecond"),
-    "timeouts_never_end": Mutant("include/sweep.lua", "n = n + expire_all(timed_out)", "", "hard_limit"),
+    "timeouts_never_end": Mutant("include/sweep.lua", "n = n + (expire_all(DEADLINES, due_members(DEADLINES, limit)))", "", "hard_limit"),
     "renew_extends_nothing": Mutant("renew.lua", "zput(SESSIONS, session, now + lease)", "", "sign_of_life"),
     "unknown_attempts_kept": Mutant("renew.lua", "if holds then release_attempt(t, k, s) end", "", "lost_for_good"),
     "unknown_attempts_kept_beside_ended_ones": Mutant(
@@ -267,9 +267,15 @@ MUTANTS: dict[str, Mutant] = {
     "groups_of_any_size_in_a_call": Mutant(
         "include/gate.lua", "within_slots(ids, MOST_SLOTS_OF_CALL)", "within_slots(ids, 1e9)", "large_groups_end",
     ),
-    "take_resets_any_number_of_slots": Mutant("take.lua", "if reset_enough() then", "if false then", "reset_in_pieces"),
+    "take_resets_any_number_of_slots": Mutant("take.lua", "if cleared_enough() then", "if false then", "reset_in_pieces"),
     "claim_resets_any_number_of_slots": Mutant(
-        "include/handout.lua", "resets >= limit or reset_enough()", "resets >= limit", "reset_in_pieces",
+        "include/handout.lua", "resets >= limit or cleared_enough()", "resets >= limit", "reset_in_pieces",
+    ),
+    "sweep_ends_any_number_of_slots": Mutant(
+        "include/sweep.lua", "if cleared_enough() then return", "if false then return", "due_end_in_pieces",
+    ),
+    "a_session_ends_with_its_first_piece": Mutant(
+        "include/sweep.lua", "if all and looked == #held then", "if all then", "due_end_in_pieces",
     ),
     # -- control
     "pause_ignored": Mutant(

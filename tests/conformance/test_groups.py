@@ -3,7 +3,9 @@
 import pytest
 
 from broker import Task
+from broker.operations import anyone
 from broker.operations import trainer as calls
+from broker.operations import worker as worker_calls
 from broker.operator import Operator
 from tests.conformance.lab import Lab, names_of
 
@@ -119,6 +121,34 @@ def test_large_groups_end_and_begin_anew_in_pieces(lab: Lab):
     assert cancelled == {**dict.fromkeys(names, "cancelled"), "none": "unknown"}
     with Operator(lab.url) as operator:
         assert operator.retry(lab.run, names) == dict.fromkeys(names, "retried")
+
+
+@pytest.mark.parametrize("by", ["lease", "time-out"])
+def test_large_groups_that_end_with_what_is_due_end_in_pieces(lab: Lab, by: str):
+    """Mutants: sweep_ends_any_number_of_slots, a_session_ends_with_its_first_piece."""
+    timeout_ms = 500 if by == "time-out" else 0
+    raw = lab.raw_trainer(
+        consumer_batch_size=5, max_attempts=1, max_concurrent_rollouts=5, attempt_timeout_ms=timeout_ms
+    )
+    worker = lab.raw_worker(lease_ms=1_000)
+    raw.enqueue(*(f"t{i}" for i in range(5)), samples=400)
+    held = [one.attempt_id for number in (1, 2) for one in worker.claim(1000, random=f"r{number}").granted]
+    assert len(held) == 2000
+    done = [one for one in held if "#7." not in one]
+    for first in range(0, len(done), 200):
+        lab.call(worker_calls.submit, [worker_calls.Submission(one, True, b"x") for one in done[first : first + 200]])
+    assert sorted(lab.states().values()) == ["running"] * 5
+
+    lab.pass_ms(1_001)
+
+    assert lab.call(anyone.requeue) == 3
+    assert sorted(lab.states().values()) == ["dead"] * 3 + ["running"] * 2
+    # A claim takes back the rest, and hands out what is open all the same.
+    other = lab.raw_worker("other")
+    raw.enqueue("next", samples=2)
+    assert [one.task for one in other.claim(2).granted] == ["next", "next"]
+    assert sorted(lab.states().values()) == ["dead"] * 5 + ["running"]
+    assert lab.stat("total_expired") == 5
 
 
 def test_a_group_is_done_by_several_workers(lab: Lab):
