@@ -45,6 +45,15 @@ class CommandFailure(Exception):
         self.exit_code = exit_code
 
 
+class OutputFailure(CommandFailure):
+    """Standard output takes nothing more: a full disk, a file that is too large, or it was closed from the start."""
+
+
+def output_failure(error: OSError) -> OutputFailure:
+    """What a write to standard output ended with, in words."""
+    return OutputFailure(f"cannot write to standard output: {error.strerror or error}")
+
+
 def from_broker_error(error: BrokerError) -> CommandFailure:
     """Turn an error of the broker into a failure of the command, with advice where there is some."""
     advice = _ADVICE.get(error.code)

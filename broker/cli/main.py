@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from broker.cli.commands import CATALOGUE, Entry
 from broker.cli.failure import (
@@ -19,7 +20,9 @@ from broker.cli.failure import (
     EXIT_TERMINATED,
     EXIT_UNUSABLE,
     CommandFailure,
+    OutputFailure,
     from_broker_error,
+    output_failure,
 )
 from broker.cli.output import Output
 
@@ -42,12 +45,34 @@ exit codes: 0 fine, 1 a negative finding (drift, a refused task, "no"), 2 wrong 
 """
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """Takes options between positional arguments too: `broker dead RUN --json list`, `broker cancel RUN a --json b`.
+
+    The parser of all commands hands its rest to this method, and argparse's own for such lines calls it back.
+    """
+
+    _mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As the base class does, in either order."""
+        if self._mixing:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived. Not an Exception: no handler of a command may swallow it."""
 
 
 def entry_point() -> NoReturn:
     """The command `broker`: run with the arguments of the process and leave it."""
+    # Closed by whoever started us, who wants nothing printed.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or sys.stdout
     sys.exit(main(sys.argv[1:]))
 
 
@@ -80,7 +105,9 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rollout-broker {_version()}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True, parser_class=_CommandParser
+    )
     for entry in CATALOGUE:
         subparser = commands.add_parser(
             entry.name,
@@ -97,16 +124,32 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def _guarded(argv: Sequence[str], output: Output | None) -> int:
     try:
         code = _dispatch(argv, output)
-        sys.stdout.flush()
+        _flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except _Terminated:
         return EXIT_TERMINATED
     except BrokenPipeError:
-        # The interpreter flushes standard output once more when it exits; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return EXIT_BROKEN_PIPE
+    except OutputFailure as failure:
+        _forget_output()
+        return _told(failure)
     return code
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise output_failure(error) from error
+
+
+def _forget_output() -> None:
+    """The interpreter flushes standard output once more when it exits; give it somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: Sequence[str], output: Output | None) -> int:
@@ -121,6 +164,8 @@ def _dispatch(argv: Sequence[str], output: Output | None) -> int:
 
     try:
         return entry.load().run(namespace, output or Output(as_json=getattr(namespace, "json", False)))
+    except OutputFailure:
+        raise
     except CommandFailure as failure:
         return _told(failure)
     except BrokerError as error:

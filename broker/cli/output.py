@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from broker.cli.failure import output_failure
 from broker.cli.plain import to_plain
 
 if TYPE_CHECKING:
@@ -46,8 +47,18 @@ class Output:
         return self._stdout.isatty()
 
     def line(self, text: str = "") -> None:
-        """Print one line of text."""
-        print(text, file=self._stdout, flush=True)
+        """Print one line of text.
+
+        Raises:
+            OutputFailure: standard output does not take it.
+            BrokenPipeError: its reader has gone.
+        """
+        try:
+            print(text, file=self._stdout, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise output_failure(error) from error
 
     def note(self, text: str) -> None:
         """Say something beside the data: on standard error, so that a pipe holds data only."""

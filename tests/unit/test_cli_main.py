@@ -215,6 +215,62 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert process.stderr.read() == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("action", ["output.line('x')", "output.json({})", "print('x')"])
+def test_output_that_nobody_takes_is_told_in_a_line(action: str) -> None:
+    code = (
+        "import sys\n"
+        "from types import SimpleNamespace\n"
+        "from broker.cli import commands, main, options\n"
+        "def run(namespace, output):\n"
+        f"    {action}\n"
+        "    return 0\n"
+        "commands.Entry.load = lambda entry: SimpleNamespace(configure=options.add_json, run=run)\n"
+        "sys.argv = ['broker', 'runs']\n"
+        "main.entry_point()\n"
+    )
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=env
+        )
+    assert done.returncode == 2
+    assert done.stderr == "broker: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_was_closed_is_no_error(stream: str) -> None:
+    descriptor = {"stdout": 1, "stderr": 2}[stream]
+    code = f"import os; os.close({descriptor}); os.execv({sys.executable!r}, ['python', '-m', 'broker', 'runs'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "BROKER_URL": ""}
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["dead", "--rejected", "r", "list"], {"action": "list", "tasks": [], "rejected": True}),
+        (["dead", "r", "--json", "show", "t"], {"action": "show", "tasks": ["t"], "json": True}),
+        (["dead", "r", "show", "--url", "redis://h", "a", "b"], {"action": "show", "tasks": ["a", "b"]}),
+        (["dead", "r", "--rejected"], {"action": "list", "tasks": [], "rejected": True}),
+        (["cancel", "r", "a", "--json", "b"], {"tasks": ["a", "b"], "json": True}),
+        (["checkpoint", "r", "--full", "file"], {"path": "file", "full": True}),
+        (["recover", "--version", "3", "r", "--yes"], {"run": "r", "version": 3, "yes": True}),
+    ],
+)
+def test_options_may_stand_between_other_arguments(argv: list[str], expected: dict[str, object]) -> None:
+    parsed = vars(main.build_parser(argv).parse_args(argv))
+    assert {"run": "r", **expected}.items() <= parsed.items()
+
+
+def test_only_what_is_required_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["dead"]) == 2
+    assert "the following arguments are required: RUN\n" in capsys.readouterr().err
+
+
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_command(monkeypatch, raising(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):

@@ -24,7 +24,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "action", choices=("list", "show", "retry"), nargs="?", default="list", help="what to do (default: list)"
     )
-    parser.add_argument("tasks", metavar="TASK", nargs="*", help="the tasks to show or retry")
+    parser.add_argument("tasks", metavar="TASK", nargs="*", default=[], help="the tasks to show or retry")
     parser.add_argument("--rejected", action="store_true", help="list rejected tasks instead of dead ones")
     parser.add_argument("--all", action="store_true", help="retry all that `list` would list")
     parser.add_argument(
