@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterable
@@ -136,15 +137,24 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(path, [json.dumps(document, indent=1).encode(), b"\n"])
 
 
-def refuse_directory(path: Path) -> None:
-    """Raises CheckpointError where a directory stands in a file's place, as for the empty path."""
-    if path.is_dir():
+def refuse_all_but_files(path: Path) -> None:
+    """Raises CheckpointError where something else stands in a file's place: a rename would put an end to a device."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(path=str(path), problem=f"could not be written: {reason}") from error
+    if stat.S_ISDIR(mode):
         raise CheckpointError(path=str(path), problem="could not be written, this is a directory: name a file in it")
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(path=str(path), problem="could not be written, this is a device, a pipe or a socket")
 
 
 def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
     """Temporary file, fsync, rename, fsync of the directory. Raises CheckpointError."""
-    refuse_directory(path)
+    refuse_all_but_files(path)
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgpack
 
-from broker.checkpoint import TasksFile, refuse_directory, write_atomically
+from broker.checkpoint import TasksFile, refuse_all_but_files, write_atomically
 from broker.errors import CheckpointError
 from broker.models import Task
 from broker.operations.trainer import NewTask
@@ -33,7 +33,7 @@ class TasksWriter:
     """Collects pieces on disk as they come; `finish` names the whole."""
 
     def __init__(self, checkpoint: Path) -> None:
-        refuse_directory(checkpoint)
+        refuse_all_but_files(checkpoint)
         self._checkpoint = checkpoint
         self._name = f"{checkpoint.name}.{secrets.token_hex(4)}.tasks"
         self._spool = checkpoint.parent / f".{self._name}.tmp"

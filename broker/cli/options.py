@@ -72,6 +72,13 @@ def positive_int(text: str) -> int:
     return number
 
 
+def file_path(text: str) -> str:
+    """An argument that names a file, for argparse: the empty path would be the current directory."""
+    if not text:
+        raise ArgumentTypeError("the path is empty: name a file")
+    return text
+
+
 def resolve_url(namespace: Namespace) -> str:
     """The server that the user means.
 

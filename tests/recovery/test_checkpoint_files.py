@@ -246,7 +246,11 @@ def test_files_that_may_not_be_read_are_refused(lab: Lab, saved: tuple[Trainer, 
         (folder / "locked").mkdir()
         (folder / "locked" / "file").write_bytes(raw)
         (folder / "locked").chmod(0)
-        _refused(lab, trainer, folder / "locked" / "file")
+        told = _refused(lab, trainer, folder / "locked" / "file")
+        assert "locked/file could not be read: Permission denied" in str(told)
+        for full in (False, True):
+            with pytest.raises(CheckpointError, match="locked/file could not be written: Permission denied"):
+                trainer.checkpoint(folder / "locked" / "file", full=full)
         (folder / "locked").chmod(0o755)
 
 
@@ -286,11 +290,14 @@ def test_places_that_are_no_files_are_refused(lab: Lab, saved: tuple[Trainer, Wo
         trainer.recover(tmp_path / "missing")
     with pytest.raises(CheckpointError):
         trainer.recover("")
-    for place in (tmp_path / "folder", path / "below a file"):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "folder", path / "below a file", tmp_path / "pipe", "x" * 5_000, "a\0b"):
         before = lab.dump()
-        with pytest.raises(CheckpointError):
-            trainer.checkpoint(place)
+        for full in (False, True):
+            with pytest.raises(CheckpointError, match="could not be written"):
+                trainer.checkpoint(place, full=full)
         assert lab.dump() == before
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize(

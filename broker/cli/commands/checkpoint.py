@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 
 from broker.cli import options
 from broker.cli.output import Output
@@ -13,7 +13,10 @@ def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     options.add_run(parser)
     parser.add_argument(
-        "path", type=_file, metavar="PATH", help="the file to write; save it beside the weights of this version"
+        "path",
+        type=options.file_path,
+        metavar="PATH",
+        help="the file to write; save it beside the weights of this version",
     )
     parser.add_argument("--full", action="store_true", help="write the unfinished tasks themselves, too")
     options.add_url(parser)
@@ -37,9 +40,3 @@ def run(namespace: Namespace, output: Output) -> int:
         if made.tasks_path is not None:
             output.line(f"{made.tasks_path}: the tasks themselves; keep both files together")
     return 0
-
-
-def _file(text: str) -> str:
-    if not text:
-        raise ArgumentTypeError("the path is empty: name the file to write")
-    return text

@@ -32,6 +32,7 @@ def configure(parser: ArgumentParser) -> None:
     target.add_argument(
         "--checkpoint",
         metavar="PATH",
+        type=options.file_path,
         help="a checkpoint of the broker, or what another trainer left behind: AReaL's recover_info/, Hugging Face's "
         "trainer_state.json, Megatron's or verl's latest_checkpointed_iteration.txt",
     )

@@ -125,7 +125,8 @@ def test_a_checkpoint_needs_the_name_of_a_file(
 ) -> None:
     empty = broker("checkpoint", RUN, "", *options)
     assert (empty.code, empty.out) == (2, "")
-    assert "the path is empty: name the file to write" in empty.err
+    assert "the path is empty: name a file" in empty.err
+    assert "the path is empty: name a file" in broker("recover", RUN, "--checkpoint", "", "--yes").err
     directory = broker("checkpoint", RUN, str(tmp_path), *options)
     assert (directory.code, directory.out) == (2, "")
     assert f"{tmp_path} could not be written, this is a directory: name a file in it" in directory.err
