@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from benchmarks import peers, report, scenarios
 from benchmarks.lab import Lab
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--scenarios", default="all", help=f"comma-separated: {', '.join(scenarios.NAMES)}")
     options.add_argument("--cases", default="", help="only cases whose label holds one of these, comma-separated")
     options.add_argument("--peers", default="all", help="all, none, or names, comma-separated")
-    options.add_argument("--repeat", type=int, default=REPEAT, help="rounds, each with every case once")
+    options.add_argument("--repeat", type=_rounds, default=REPEAT, help="rounds, each with every case once")
     options.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
     options.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     options.add_argument("--plot", type=Path, metavar="DIR", help="write PNG plots (needs matplotlib)")
@@ -38,11 +39,38 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _unusable(given: argparse.Namespace) -> str:
+    """What would only be noticed when all has been measured, or by a traceback; empty if there is nothing."""
+    if given.plot and find_spec("matplotlib") is None:
+        return "--plot needs matplotlib: pip install 'rollout-broker[bench]'"
+    if given.server and which(given.server) is None:
+        return f"--server: {given.server} is not a program that can be run"
+    try:
+        if given.json:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            there = given.json.exists()
+            with given.json.open("a", encoding="utf-8"):
+                pass
+            if not there:
+                given.json.unlink()
+        if given.plot:
+            given.plot.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"cannot write {error.filename}: {error.strerror}"
+    return ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs it; returns the exit code."""
     given = parser().parse_args(argv)
-    if given.plot and find_spec("matplotlib") is None:
-        print("--plot needs matplotlib: pip install 'rollout-broker[bench]'", file=sys.stderr)
+    if problem := _unusable(given):
+        print(problem, file=sys.stderr)
         return 2
     names = list(scenarios.NAMES) if given.scenarios == "all" else given.scenarios.split(",")
     unknown = [name for name in names if name not in scenarios.NAMES]
@@ -60,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = [case for name in names for case in scenarios.cases_of(name, lab)]
         if given.cases:
             cases = [case for case in cases if any(part in case.label for part in given.cases.split(","))]
+        if not cases:
+            print(f"no case of {', '.join(names)} has {given.cases!r} in its label", file=sys.stderr)
+            return 2
         outcomes = run_rounds(lab, cases, given.repeat)
     finally:
         lab.close()

@@ -37,6 +37,36 @@ def test_unknown_scenarios_and_peers_are_refused(capsys: pytest.CaptureFixture[s
     assert "nobody" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--json", "{file}/below-a-file.json"], "cannot write {file}: File exists"),
+        (["--json", "{folder}"], "cannot write {folder}: Is a directory"),
+        (["--plot", "{file}"], "cannot write {file}: File exists"),
+        (["--server", "{folder}/no-server"], "--server: {folder}/no-server is not a program that can be run"),
+        (["--cases", "nothing-like-it"], "no case of codec has 'nothing-like-it' in its label"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_end_well_is_refused_before_anything_is_measured(
+    argv: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "a-file").touch()
+    names = {"file": tmp_path / "a-file", "folder": tmp_path}
+    given = [part.format(**names) for part in argv]
+    assert main(["--quick", "--repeat", "1", "--scenarios", "codec", "--peers", "none", *given]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == told.format(**names) + "\n"
+
+
+def test_rounds_are_at_least_one(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["--repeat", "0"])
+    assert ended.value.code == 2
+    assert "'0' is not a whole number from 1 on" in capsys.readouterr().err
+
+
 def test_every_scenario_has_cases_of_ours(lab: Lab):
     for name in scenarios.NAMES:
         assert any(case.who == "ours" for case in scenarios.cases_of(name, lab)), name
