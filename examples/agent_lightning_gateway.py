@@ -3,6 +3,8 @@
 The trainer queues questions and collects rollouts, as it would with `agentlightning.AgentLightningServer`. The workers
 speak plain HTTP, as they may in any language. One of them dies with every fourth task that it takes; the broker gives
 those to others, and each comes back once.
+
+Needs the extras `embedded` and `gateway`; with a URL, `embedded` is not needed.
 """
 
 import asyncio

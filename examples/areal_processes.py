@@ -2,6 +2,8 @@
 
 Each does what AReaL's dispatcher does: it asks for capacity, starts a rollout, and says how it ended. In a real job the
 processes are AReaL's, on hosts of their own, and a `BatchTaskDispatcher` does it; see docs/integrations/areal.md.
+
+Needs the extra `embedded`; with a URL, none.
 """
 
 import multiprocessing

@@ -2,6 +2,8 @@
 
 Rollouts that mostly wait, for a model server or an environment, run by the dozen in one event loop. One of the tasks is
 slow and gets cancelled: its handler is told by `asyncio.CancelledError`, as every coroutine is.
+
+Needs the extra `embedded`; with a URL, none.
 """
 
 import asyncio

@@ -2,6 +2,8 @@
 
 The tasks are sums, the "policy" is how often it gets them right, which grows with each version. In a real run the
 workers are other processes on other hosts, and give the same URL.
+
+Needs the extra `embedded`; with a URL, none.
 """
 
 import random

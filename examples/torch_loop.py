@@ -2,6 +2,8 @@
 
 The policy is one number, the chance of an action that pays 1. Its weights travel to the workers with each new version.
 In a real run the workers are other processes on other hosts, and the weights too large to travel so.
+
+Needs the extras `embedded` and `torch`; with a URL, `embedded` is not needed.
 """
 
 # Checked less strictly than the rest: not every type of PyTorch is declared, and it need not be installed.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Generator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from broker.models import RunConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 SERVER_IN_README = "redis://localhost:6379/0"
 
 
@@ -163,6 +164,31 @@ def test_links_lead_somewhere(page: Path) -> None:
         if "://" in target or target.startswith("#"):
             continue
         assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs/integrations").glob("*.md")), ids=lambda page: page.name)
+def test_the_page_of_an_integration_says_what_to_install(page: Path) -> None:
+    named = re.findall(r"pip install 'rollout-broker\[(\w+)\]'", page.read_text(encoding="utf-8"))
+    assert named
+    assert set(named) <= _extras().keys()
+
+
+def test_the_table_of_extras_has_every_package_and_extra_that_they_bring() -> None:
+    page = (REPOSITORY / "docs/dependencies.md").read_text(encoding="utf-8")
+    for extra, brings in _extras().items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{extra}` |"))
+        if "(with the above)" in row:
+            continue
+        for requirement in brings:
+            own = re.fullmatch(r"rollout-broker\[(.*)\]", requirement)
+            names = own[1].split(",") if own else [re.split(r"[\[>]", requirement)[0]]
+            assert all(f"`{name}" in row.split("|")[2] for name in names), f"{extra} brings {requirement}"
+
+
+def _extras() -> dict[str, list[str]]:
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
 
 
 def test_the_compose_file_runs_redis_as_the_operations_page_asks() -> None:
