@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from broker.cli.failure import output_failure
 from broker.cli.plain import to_plain
@@ -25,6 +25,13 @@ class Table:
     rows: Sequence[Sequence[str]]
     title: str = ""
     numeric: frozenset[int] = field(default_factory=frozenset[int])
+
+
+class Progress(Protocol):
+    """Is told how far long work is."""
+
+    def __call__(self, done: int, total: int | None = None, /) -> None:
+        """What is done, and how much there is in all where that is known."""
 
 
 class Output:
@@ -74,22 +81,22 @@ class Output:
         return to_plain(value)
 
     @contextmanager
-    def progress(self, what: str) -> Generator[Callable[[int, int], None]]:
+    def progress(self, what: str) -> Generator[Progress]:
         """Shows how far long work is, on standard error when that is a terminal; silent elsewhere and for short work.
 
         Args:
             what: of the numbers, in words.
 
         Yields:
-            a function that is told what is done, and how much there is in all.
+            a function that is told what is done, and how much there is in all where that is known.
         """
         started, last, shown = time.monotonic(), 0.0, False
 
-        def tell(done: int, total: int) -> None:
+        def tell(done: int, total: int | None = None) -> None:
             nonlocal last, shown
             moment = time.monotonic()
             if self._stderr.isatty() and moment - started > 1.0 and moment - last > 0.2:
-                self._stderr.write(f"\r{done} of {total} {what}")
+                self._stderr.write(f"\r{done} {what}" if total is None else f"\r{done} of {total} {what}")
                 self._stderr.flush()
                 last, shown = moment, True
 

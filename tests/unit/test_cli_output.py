@@ -52,6 +52,18 @@ def test_json_is_one_line_and_keeps_text_readable() -> None:
     assert json.loads(stream.getvalue())["name"] == "über"
 
 
+@pytest.mark.parametrize(("told", "shown"), [((7, 9), "\r7 of 9 tasks"), ((7,), "\r7 tasks")])
+def test_long_work_says_how_far_it_is(told: tuple[int, ...], shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 100.5, 101.1])
+    monkeypatch.setattr("broker.cli.output.time.monotonic", lambda: next(now))
+    stream = _Terminal()
+    with Output(stderr=stream).progress("tasks") as tell:
+        tell(*told)
+        assert stream.getvalue() == "", "nothing is shown of what does not take a second"
+        tell(*told)
+    assert stream.getvalue() == f"{shown}\r\033[K"
+
+
 def test_a_live_view_redraws_on_a_terminal() -> None:
     stream = _Terminal()
     with Output(stdout=stream).live() as show:

@@ -41,8 +41,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(namespace: Namespace, output: Output) -> int:
     """Recompute the counters; exit 1 if one of them disagreed or a task stands where it should not."""
-    with options.connected(namespace) as operator:
-        audit = operator.audit(namespace.run, repair=namespace.repair, deep=namespace.deep)
+    with options.connected(namespace) as operator, output.progress("tasks looked at") as progress:
+        audit = operator.audit(namespace.run, repair=namespace.repair, deep=namespace.deep, progress=progress)
     if output.as_json:
         output.json(audit)
     else:

@@ -30,7 +30,8 @@ def run(namespace: Namespace, output: Output) -> int:
         if not namespace.yes and not _confirmed(namespace.run, _loss(operator.stats(namespace.run)), output):
             output.note("nothing was deleted")
             return EXIT_FINDING
-        keys = operator.purge(namespace.run)
+        with output.progress("keys deleted") as progress:
+            keys = operator.purge(namespace.run, progress)
     if output.as_json:
         output.json({"run": namespace.run, "keys_deleted": keys})
     else:

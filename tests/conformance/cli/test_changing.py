@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker import RunConfig, Trainer, Worker, keys
+from broker.cli.output import Output, Progress
 from broker.connections import open_transport
 from tests.conformance.cli.commands import RUN, Result
 
@@ -20,6 +23,22 @@ def test_audit_finds_nothing_in_a_sound_run(broker: Any, worker: Worker) -> None
     assert result.code == 0
     assert "the counters agree" in result.out
     assert broker("audit", RUN, "--json").json["drift"] == {}
+
+
+def test_commands_that_may_take_long_tell_how_far_they_are(
+    broker: Any, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, int] = {}
+
+    @contextmanager
+    def progress(_output: Output, what: str) -> Generator[Progress]:
+        yield lambda done, _total=None: told.update({what: done})
+
+    monkeypatch.setattr(Output, "progress", progress)
+    assert broker("audit", RUN, "--deep").code == 0
+    assert told == {"tasks looked at": 5}
+    assert broker("purge", RUN, "--yes").code == 0
+    assert told["keys deleted"] > 3
 
 
 def test_audit_finds_drift_and_repairs_it(broker: Any, url: str, trainer: Trainer) -> None:
