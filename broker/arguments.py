@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,16 +16,34 @@ T = TypeVar("T")
 _SHOWN_CHARS = 60
 
 
-def check_whole(name: str, given: Any, low: int, high: int) -> None:
-    """Refuses what is not a whole number of that range, ends included."""
-    if not hasattr(given, "__index__") or not low <= given <= high:
+def whole(name: str, given: Any, low: int, high: int) -> int:
+    """A whole number of that range, ends included; of any type that is one, such as NumPy's."""
+    try:
+        number = operator.index(given)
+    except TypeError:
+        number = low - 1
+    if not low <= number <= high:
         raise BadArgument(argument=name, given=shown(given), expected=f"{low} to {high}")
+    return number
 
 
-def check_seconds(name: str, given: Any) -> None:
-    """Refuses what is neither a number of seconds nor None."""
-    if given is not None and (not hasattr(given, "__float__") or math.isnan(given)):
+def seconds_of(name: str, given: Any) -> float | None:
+    """A number of seconds, of any type that is one, or None."""
+    if given is None:
+        return None
+    try:
+        number = float(given) if hasattr(type(given), "__float__") else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if math.isnan(number):
         raise BadArgument(argument=name, given=shown(given), expected="a number of seconds, or None")
+    return number
+
+
+def bytes_of(name: str, given: Any) -> bytes:
+    """Bytes, copied from what else holds them."""
+    check_type(name, given, (bytes, bytearray, memoryview), "bytes, or None")
+    return bytes(given)
 
 
 def check_type(name: str, given: object, kind: type[Any] | tuple[type[Any], ...], expected: str) -> None:

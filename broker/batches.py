@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from broker.arguments import check_seconds, check_whole, shown
+from broker.arguments import seconds_of, shown, whole
 from broker.errors import BadArgument, BrokerError, Early, Exhausted, Recovering, WaitTimeout
 from broker.flow import Call, Flow, GatedCall, Judge, Pause
 from broker.models import MAX_BATCH_SIZE, Rollout
@@ -28,8 +28,7 @@ class Deadline:
     """Until when a caller is willing to wait; timeout_s None: for ever."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        check_seconds("timeout", timeout_s)
-        self.timeout_s = timeout_s
+        self.timeout_s = timeout_s = seconds_of("timeout", timeout_s)
         self._at = None if timeout_s is None else time.monotonic() + timeout_s
 
     def left(self, at_most: float) -> float:
@@ -167,8 +166,7 @@ def next_batch(
     core: TrainerCore, step: int, n: int | None, accept: Accept | None, timeout: float | None, *, short: bool
 ) -> Flow[list[Rollout]]:
     """The batch of a step; n None: the config's size."""
-    wanted = core.config.batch_size if n is None else n
-    check_whole("n", wanted, 1, MAX_BATCH_SIZE)
+    wanted = whole("n", core.config.batch_size if n is None else n, 1, MAX_BATCH_SIZE)
     if accept is not None and not callable(accept):
         raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
     return Forming(core, step, wanted, accept, short=short).batch(Deadline(timeout))

@@ -73,6 +73,10 @@ class Channel:
         """No answer came: whether the operations took effect is unknown."""
         self._unknown = sent
 
+    def is_unknown(self, sent: list[Operation[Any]]) -> bool:
+        """Whether `lost` was the last that was said of the operations: no other call was made since."""
+        return self._unknown is sent
+
 
 class Turn:
     """Beside the lock that a shell holds for a call of the channel: who has it to wait for a marker gives way.

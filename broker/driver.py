@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from broker.channel import Channel, Turn
 from broker.connections import Transport
-from broker.errors import BrokerError
+from broker.errors import BrokerError, NotSendable
 from broker.flow import (
     Blocking,
     Call,
@@ -41,9 +42,16 @@ class Driver:
         self.transport = transport
         self.closing = threading.Event()
         self._channel = channel
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody has the turn, as at first; so it is after a fork, where those who had it are not there."""
         self._turn = Turn()
         self._lock = threading.Lock()
         self._counting = threading.Lock()
+        self._pid = os.getpid()
+        #: The thread that has the turn and waits for a marker.
+        self._waiter: int | None = None
 
     def run(self, flow: Flow[T]) -> T:
         """Runs a flow to its end; errors of the steps are raised into it."""
@@ -97,16 +105,25 @@ class Driver:
     def _gated(self, step: GatedCall) -> Any:
         assert self._channel is not None
         waits = bool(step.marker)
-        if waits and self._turn.waits_apart:
+        if waits and (self._turn.waits_apart or self._waiter == threading.get_ident()):
             self.transport.wait_marker((step.marker,), step.seconds)
             waits = False
         with self._turn_taken():
             sent = self._channel.prepare(step.make)
             operations = [*sent, *step.then]
+            outcomes = None
+            if waits:
+                self._channel.lost(sent)
+                outcomes = self._after_marker(step, operations)
+                if not self._channel.is_unknown(sent):
+                    # A signal handler made calls meanwhile: with them these were made, too.
+                    sent, outcomes = self._channel.prepare(step.make), None
+                    operations = [*sent, *step.then]
             try:
-                outcomes = self._after_marker(step, operations) if waits else None
                 if outcomes is None:
                     outcomes = self.transport.execute(operations)
+            except NotSendable:
+                raise  # nothing was sent, and sent again it would be in the way for ever
             except BaseException:
                 self._channel.lost(sent)
                 raise
@@ -115,18 +132,23 @@ class Driver:
 
     def _after_marker(self, step: GatedCall, operations: list[Operation[Any]]) -> list[Any] | None:
         """Outcomes of operations that wait for a marker; None where they are unknown: the same ones are sent again."""
-        self._turn.waiting = True
+        self._turn.waiting, self._waiter = True, threading.get_ident()
         try:
             # Who wants the turn is seen here, or sees that somebody waits and interrupts.
             if self._turn.wanted:
                 return None
             return self.transport.wait_and_execute((step.marker,), step.seconds, operations)
         finally:
-            self._turn.waiting = False
+            self._turn.waiting, self._waiter = False, None
 
     @contextmanager
     def _turn_taken(self) -> Generator[None]:
         """The turn to make a call of the channel. Who has it for the time of a wait is interrupted."""
+        if self._pid != os.getpid():
+            self._let_go()
+        if self._waiter == threading.get_ident():
+            yield  # a signal handler, called in the middle of the wait
+            return
         with self._counting:
             self._turn.wanted += 1
         try:

@@ -201,6 +201,10 @@ class BadArgument(BrokerError, ValueError):
     )
 
 
+class NotSendable(BadArgument):
+    """An argument is of a type that cannot be sent. Nothing was."""
+
+
 class NoResult(BrokerError):
     """The bytes of a submitted result are not on the server."""
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker import keys
-from broker.arguments import check_whole, path_of
+from broker.arguments import path_of, seconds_of, whole
 from broker.checkpoint import Checkpoint
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
 from broker.driver import Driver
@@ -134,9 +134,9 @@ class Operator:
             kind: `dead` or `rejected`.
             count: at most so many.
         """
-        if kind not in {"dead", "rejected"}:
+        if kind not in ("dead", "rejected"):
             raise BadArgument(argument="kind", given=kind, expected="dead or rejected")
-        check_whole("count", count, 1, 1_000_000)
+        count = whole("count", count, 1, 1_000_000)
         self.stats(run)
         rows = self.transport.command("ZREVRANGE", keys.key(run, kind), 0, count - 1, "WITHSCORES")
         ids = [text(name) for name in rows[::2]]
@@ -157,9 +157,9 @@ class Operator:
             count: at most so many.
             block_s: wait so long for the first, in seconds.
         """
-        check_whole("count", count, 1, 1_000_000)
+        count = whole("count", count, 1, 1_000_000)
         start = "-" if from_id == "-" else f"({from_id}"
-        until = time.monotonic() + block_s
+        until = time.monotonic() + (seconds_of("block_s", block_s) or 0.0)
         while True:
             rows: list[Any] = self.transport.command(
                 "XRANGE", keys.key(check_name("run", run), "events"), start, "+", "COUNT", count

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import keys
-from broker.arguments import check_whole
+from broker.arguments import bytes_of, whole
 from broker.checkpoint import MAX_VERSION, Checkpoint, write_checkpoint
 from broker.checkpoint_tasks import TasksWriter, read_tasks, remove_other_tasks_files
 from broker.errors import BadArgument, Early, Fenced, Recovering, Rewound
@@ -210,7 +210,9 @@ def recover_from(
             argument="version", given=version, expected="None where a checkpoint is given: it has its own"
         )
     if version is not None:
-        check_whole("version", version, 0, MAX_VERSION)
+        version = whole("version", version, 0, MAX_VERSION)
+    if blob is not None:
+        blob = bytes_of("blob", blob)
     made: Checkpoint | None = None
     if source is not None and not (missing_ok and not exists(source)):
         found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run))

@@ -394,6 +394,6 @@ def _named(policy: Policy | None) -> tuple[int, str] | None:
 def _words(name: str, given: str | Exception) -> str:
     """What somebody says of an attempt, as text that can be sent."""
     if isinstance(given, Exception):
-        return repr(given)
+        given = repr(given)
     check_type(name, given, str, "a str")
     return given.encode(errors="backslashreplace").decode()

@@ -74,7 +74,7 @@ def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
 
 def check_in_flight(in_flight: str) -> str:
     """`keep` or `requeue`; raises BadArgument for anything else."""
-    if in_flight not in {"keep", "requeue"}:
+    if in_flight not in ("keep", "requeue"):
         raise BadArgument(argument="in_flight", given=in_flight, expected="keep or requeue")
     return in_flight
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker import keys
-from broker.arguments import check_type, one_or_several
+from broker.arguments import bytes_of, check_type, one_or_several
 from broker.channel import Channel
 from broker.codec import encode
 from broker.errors import BadArgument, BrokerError, Early, TooBig
@@ -150,6 +150,7 @@ class TrainerCore:
 
     def discard(self, tasks: Iterable[str], reason: str = "discarded") -> Flow[dict[str, str]]:
         """Takes rollouts out for good: task -> `discarded`, or the state it is in."""
+        check_type("reason", reason, str, "a str")
         return self._by_ids(tasks, lambda gate, ids: trainer.discard(self.run, gate, reason, ids, now=self.now))
 
     def cancel(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
@@ -173,7 +174,7 @@ class TrainerCore:
             Early: its batch was not taken by this trainer.
         """
         if blob is not None:
-            check_type("blob", blob, (bytes, bytearray, memoryview), "bytes, or None")
+            blob = bytes_of("blob", blob)
         step = self.version
         digest = self.digests.get(step, "-")
         if digest == "-" and not allow_empty:

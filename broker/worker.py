@@ -18,7 +18,7 @@ from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
 from broker.termination import TerminationAsExit
-from broker.worker_core import WorkerCore, check_number
+from broker.worker_core import WorkerCore, number_wanted
 
 _log = logging.getLogger("broker")
 
@@ -114,7 +114,7 @@ class Worker:
             n: most attempts wanted, 1 to 1000.
             timeout: how long to wait for the first, in seconds; None: as long as it takes.
         """
-        check_number(n)
+        n = number_wanted(n)
         return self._claim(n, timeout)
 
     def _claim(self, n: int, timeout: float | None, *, asked: bool = False) -> list[Attempt]:
@@ -138,7 +138,7 @@ class Worker:
         Args:
             n: most attempts of a batch, 1 to 1000.
         """
-        check_number(n)
+        n = number_wanted(n)
         try:
             while not self._core.stopping:
                 with self._claiming:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from broker.arguments import check_seconds, check_type, check_whole, one_or_several, shown
+from broker.arguments import check_type, one_or_several, seconds_of, shown, whole
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.flow import Command, Flow, Pause, WaitMarker
 from broker.models import Attempt, Policy
@@ -36,9 +36,9 @@ def default_name() -> str:
     return f"{host[:100] or 'host'}-{os.getpid()}"
 
 
-def check_number(n: int) -> None:
-    """Refuses a number of attempts that nobody may ask for at once."""
-    check_whole("n", n, 1, 1000)
+def number_wanted(n: int) -> int:
+    """A number of attempts that may be asked for at once."""
+    return whole("n", n, 1, 1000)
 
 
 class WorkerCore:
@@ -61,7 +61,7 @@ class WorkerCore:
         clock: Callable[[], int] | None,
     ) -> None:
         self.name = check_name("worker", default_name() if name is None else name)
-        check_seconds("lease_s", lease_s)
+        lease_s = seconds_of("lease_s", lease_s)
         if lease_s is not None and not 0.001 <= lease_s <= 86_400:
             raise BadArgument(
                 argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds, or None for the run's"
@@ -169,7 +169,7 @@ class WorkerCore:
             timeout_s: how long to wait, in seconds; None: for ever.
             asked: a claim was just answered with less than it asked for; waits first.
         """
-        check_seconds("timeout", timeout_s)
+        timeout_s = seconds_of("timeout", timeout_s)
         until = None if timeout_s is None else time.monotonic() + timeout_s
         missing = False
         attempts: list[Attempt] = []

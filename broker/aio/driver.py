@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from broker.channel import Channel, Turn
 from broker.connections import AsyncTransport
-from broker.errors import BrokerError
+from broker.errors import BrokerError, NotSendable
 from broker.flow import (
     Blocking,
     Call,
@@ -111,6 +111,8 @@ class Driver:
                 outcomes = await self._after_marker(step, operations) if waits else None
                 if outcomes is None:
                     outcomes = await self.transport.execute(operations)
+            except NotSendable:
+                raise  # as in the other driver
             except BaseException:
                 self._channel.lost(sent)
                 raise

@@ -19,7 +19,7 @@ from broker.handlers import check_async_handler
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
-from broker.worker_core import WorkerCore, check_number
+from broker.worker_core import WorkerCore, number_wanted
 
 _log = logging.getLogger("broker")
 
@@ -110,7 +110,7 @@ class Worker:
 
     async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
         """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
-        check_number(n)
+        n = number_wanted(n)
         async with self._turn():
             return await self._driver.run(self._core.claim(n, timeout))
 
@@ -133,7 +133,7 @@ class Worker:
 
     async def batches(self, n: int) -> AsyncGenerator[list[Attempt]]:
         """As `broker.Worker.batches`: the last results of a batch claim the next one in the same round trip."""
-        check_number(n)
+        n = number_wanted(n)
         try:
             while not self._core.stopping:
                 async with self._turn():

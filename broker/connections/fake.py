@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from broker.connections.link import Command, LinkLost
+from broker.connections.link import Command, LinkLost, packed
 from broker.connections.replies import ReplyError
 from broker.connections.server import ServerInfo
 from broker.errors import ServerUnavailable, UnsupportedServer
@@ -56,6 +56,7 @@ class FakeLink:
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`."""
+        packed(commands)  # refuses what cannot be sent
         if wait_s:
             return [await self._wait(commands[0], wait_s), *map(self._call, commands[1:])]
         return [self._call(command) for command in commands]

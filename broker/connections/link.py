@@ -22,7 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.connections.replies import ReplyError
 from broker.connections.url import Address, Endpoint
-from broker.errors import AuthenticationFailed, BadUrl
+from broker.errors import AuthenticationFailed, BadUrl, NotSendable
 
 if TYPE_CHECKING:
     from broker.connections.server import ServerInfo
@@ -153,14 +153,17 @@ def packed(commands: Iterable[Command]) -> list[bytes]:
     """Commands as they are sent: those with large values without copying these, the others in C, which copies."""
     parts: list[bytes] = []
     small: list[bytes] = []
-    for command in commands:
-        if len(command) <= _FEW_ARGUMENTS and max(map(getsizeof, command)) >= _LARGE_BYTES:
-            if small:
-                parts.append(b"".join(small))
-                small = []
-            parts.extend(_pack_large(*command))
-        else:
-            small.append(_pack_small(command))
+    try:
+        for command in commands:
+            if len(command) <= _FEW_ARGUMENTS and max(map(getsizeof, command)) >= _LARGE_BYTES:
+                if small:
+                    parts.append(b"".join(small))
+                    small = []
+                parts.extend(_pack_large(*command))
+            else:
+                small.append(_pack_small(command))
+    except (TypeError, UnicodeEncodeError) as error:
+        raise NotSendable(problem=f"an argument cannot be sent ({error})") from error
     if small:
         parts.append(small[0] if len(small) == 1 else b"".join(small))
     return parts

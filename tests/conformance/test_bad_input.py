@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -304,6 +305,39 @@ def test_values_of_the_wrong_type_change_nothing(lab: Lab, what: str, flavour: s
         call(trainer, worker, attempt)
     assert lab.dump() == before
     assert worker.submit(attempt, b"x").accepted
+
+
+def test_numbers_and_bytes_of_other_types_are_taken(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=2, max_staleness=3)
+    trainer.enqueue(tasks(4))
+    worker = lab.worker()
+    attempts = worker.claim(np.int64(2), np.float32(5))  # type: ignore[arg-type]
+    worker.submit_many((attempt, b"x") for attempt in attempts)
+    assert len(trainer.next_batch(np.int64(2), timeout=Decimal(5))) == 2  # type: ignore[arg-type]
+    for blob in (bytearray(b"b" * 50_000), memoryview(b"b" * 50_000), bytearray(b"b")):
+        trainer.advance(blob, allow_empty=True)
+        stored = lab.command("HGET", lab.key("state"), "blob")
+        assert stored == bytes(blob)
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_what_cannot_be_sent_does_not_stay_in_the_way(lab: Lab, flavour: str):
+    """Nothing was sent: the next call has its number."""
+    lab.trainer().enqueue(tasks(1))
+
+    async def with_asyncio() -> None:
+        async with aio.Trainer(lab.url, lab.run, clock=lab.clock) as trainer:
+            with pytest.raises(BadArgument, match="cannot be sent"):
+                await trainer.discard(["t0"], "a byte of no text: \udcff")
+            assert (await trainer.enqueue(Task(id="u"))).added == 1
+
+    if flavour == "aio":
+        asyncio.run(with_asyncio())
+        return
+    trainer = lab.trainer(reopen=True)
+    with pytest.raises(BadArgument, match="cannot be sent"):
+        trainer.discard(["t0"], "a byte of no text: \udcff")
+    assert trainer.enqueue(Task(id="u")).added == 1
 
 
 @pytest.mark.parametrize("make", [Trainer, Worker, aio.Trainer, aio.Worker])

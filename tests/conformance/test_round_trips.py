@@ -1,6 +1,9 @@
 """What clients send: how many round trips a call takes, what shares one, and what becomes of it when that one is lost."""
 
 import asyncio
+import os
+import signal
+import threading
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -168,6 +171,63 @@ def test_an_asyncio_trainer_that_waits_for_its_batch_gives_way(lab: Lab, trainer
             assert await mine.advance() == 1
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends the wait"])
+def test_a_signal_handler_makes_calls_in_the_middle_of_the_wait(
+    trainer: Trainer, worker: Worker, sent: Sent, ends: bool
+):
+    """The thread that waits is the one that the handler runs in: it cannot wait for itself."""
+    trainer.enqueue(tasks(64))
+    added: list[int] = []
+
+    def handle(*_: object) -> None:
+        added.append(trainer.enqueue(tasks(1, "u")).added)
+        if ends:
+            raise SystemExit
+        work_off(worker)
+
+    def send() -> None:
+        wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    sender = threading.Thread(target=send)
+    try:
+        sender.start()
+        if ends:
+            with pytest.raises(SystemExit):
+                trainer.next_batch(timeout=FAR_AWAY_S)
+            work_off(worker)
+        else:
+            assert len(trainer.next_batch(timeout=FAR_AWAY_S)) == 64
+        sender.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert added == [1]
+    assert len(trainer.next_batch(timeout=FAR_AWAY_S)) == 64
+    assert trainer.advance() == 1
+    assert trainer.enqueue(tasks(1, "v")).added == 1
+
+
+def test_a_forked_child_does_not_wait_for_a_thread_that_it_does_not_have(lab: Lab, trainer: Trainer, sent: Sent):
+    """One trainer in two processes is a mistake, which is told; it must not hang."""
+    if lab.url.startswith("fakeredis"):
+        pytest.skip("its server is in this process")
+    trainer.enqueue(tasks(64))
+    getting = InThread(lambda: trainer.next_batch(timeout=None))
+    wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            os._exit(0 if trainer.enqueue(tasks(1, "u")).added == 1 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    with pytest.raises(BrokerError):
+        getting.result()
 
 
 def test_a_batch_whose_answer_is_lost_with_the_wait_is_the_same_one(lab: Lab, worker: Worker):
