@@ -100,6 +100,8 @@ class Driver:
             if isinstance(outcome, BrokerError):
                 raise outcome
             self._channel.restart(step.token)
+            # Who waits apart for a batch of the epoch before is to hear of it.
+            self.transport.interrupt()
             return outcome
 
     def _gated(self, step: GatedCall) -> Any:

@@ -14,6 +14,7 @@ from broker import (
     Attempt,
     BrokerError,
     Policy,
+    Recovering,
     Reject,
     RunConfig,
     Task,
@@ -150,6 +151,16 @@ def test_a_trainer_that_waits_for_its_batch_gives_way(trainer: Trainer, worker: 
     work_off(worker)
     assert len(getting.result()) == 64
     assert trainer.advance() == 1
+
+
+@pytest.mark.usefixtures("_long_waits")
+def test_a_trainer_that_waits_for_its_batch_hears_of_a_recovery(trainer: Trainer, sent: Sent):
+    trainer.enqueue(tasks(64))
+    getting = InThread(lambda: trainer.next_batch(timeout=None))
+    wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
+    trainer.recover(version=0)
+    with pytest.raises(Recovering):
+        getting.result(30)
 
 
 @pytest.mark.usefixtures("_long_waits")
