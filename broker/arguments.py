@@ -32,7 +32,7 @@ def seconds_of(name: str, given: Any) -> float | None:
     if given is None:
         return None
     try:
-        number = float(given) if hasattr(type(given), "__float__") else math.nan
+        number = math.nan if isinstance(given, (str, bytes, bytearray)) else float(given)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isnan(number):

@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.arguments import seconds_of, shown, whole
 from broker.errors import BadArgument, BrokerError, Early, Exhausted, Recovering, WaitTimeout
-from broker.flow import Call, Flow, GatedCall, Judge, Pause
+from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
 from broker.models import MAX_BATCH_SIZE, Rollout
 from broker.operations import anyone, trainer
 from broker.operations.anyone import BatchPiece, RolloutRow
@@ -65,12 +65,10 @@ class Forming:
             WaitTimeout: the deadline passed; what was gathered stays in the open batch.
         """
         core, step = self._core, self._step
-        size, wait_s = 0, 0.0
+        size = 0
         while True:
-            began = time.monotonic()
-            taken, piece = yield from self._take(TAKE_LIMIT, seal=self._accept is None, size=size, wait_s=wait_s)
+            taken, piece = yield from self._take(TAKE_LIMIT, seal=self._accept is None, size=size)
             size = taken.size
-            in_vain, wait_s = 0 < wait_s <= time.monotonic() - began, 0.0
             if not taken.sealed and self._accept is not None:
                 if (yield from self._filter(taken, piece)):
                     continue
@@ -82,11 +80,10 @@ class Forming:
                 continue
             if taken.exhausted and (not self._short or taken.left == 0):
                 raise Exhausted(left=taken.left, step=step, n=self._n)
-            if in_vain:
-                yield Call((anyone.requeue(core.run, now=core.now),))
-                continue
             deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=core.run)
-            wait_s = max(0.0, deadline.left(LOOK_AGAIN_S))
+            woken = yield WaitMarker((core.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
+            if not woken:
+                yield Call((anyone.requeue(core.run, now=core.now),))
         core.digests[step] = taken.digest
         core.step_next = max(core.step_next, step + 1)
         if self._accept is not None and len(self._kept) == taken.size:
@@ -95,16 +92,13 @@ class Forming:
         rows += yield from read_rows(core.run, step, len(rows), taken.size)
         return (yield from read_rollouts(core.run, step, rows, core.result_sizes, taken.results))
 
-    def _take(
-        self, limit: int, *, seal: bool, size: int, wait_s: float = 0.0
-    ) -> Flow[tuple[Taken, BatchPiece | BrokerError | None]]:
+    def _take(self, limit: int, *, seal: bool, size: int) -> Flow[tuple[Taken, BatchPiece | BrokerError | None]]:
         """Fills the batch. With it come the rows of the sealed batch, or with a filter those so far.
 
         Args:
             limit: ready tasks to look at.
             seal: seal the batch when it is full.
             size: of the batch so far.
-            wait_s: wait so long for the marker first, in seconds; 0: ask at once.
         """
         core = self._core
         self._refuse_after_recovery()
@@ -117,8 +111,6 @@ class Forming:
                 rows=most if self._accept is None else 0, result_bytes=RESULT_BYTES_WITH_ROWS, now=core.now,
             ),
             then=(anyone.batch(core.run, self._step, 0, most, now=core.now),) if looks else (),
-            marker=core.marker if wait_s > 0 else "",
-            seconds=wait_s,
         )  # fmt: skip
         self._refuse_after_recovery()
         return (answer[0], answer[1]) if looks else (answer, None)

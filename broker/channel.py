@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from broker.errors import BrokerError, OldCall, Rewound
 from broker.operation import Operation
 from broker.operations.trainer import Gate, trainer_gate
-
-#: After a call that waited for a marker was interrupted by another: for how long markers are waited for apart, seconds.
-APART_S = 1.0
 
 
 class Channel:
@@ -72,32 +68,3 @@ class Channel:
     def lost(self, sent: list[Operation[Any]]) -> None:
         """No answer came: whether the operations took effect is unknown."""
         self._unknown = sent
-
-    def is_unknown(self, sent: list[Operation[Any]]) -> bool:
-        """Whether `lost` was the last that was said of the operations: no other call was made since."""
-        return self._unknown is sent
-
-
-class Turn:
-    """Beside the lock that a shell holds for a call of the channel: who has it to wait for a marker gives way.
-
-    Attributes:
-        waiting: whether who has the turn waits for a marker first.
-        wanted: how many calls wait for their turn.
-    """
-
-    def __init__(self) -> None:
-        self.waiting = False
-        self.wanted = 0
-        self._apart_until = 0.0
-
-    def ends_wait(self) -> bool:
-        """Whether who wants the turn is to interrupt who has it; then waits are apart for a while."""
-        if self.waiting:
-            self._apart_until = time.monotonic() + APART_S
-        return self.waiting
-
-    @property
-    def waits_apart(self) -> bool:
-        """Whether to wait for a marker before the turn, not in it: others would interrupt again and again."""
-        return self.wanted > 0 or time.monotonic() < self._apart_until

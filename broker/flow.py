@@ -39,15 +39,10 @@ class GatedCall:
     Args:
         make: builds the operation when its turn has come.
         then: ungated operations for the same round trip, executed after it.
-        marker: key of a marker to wait for before it, in the same round trip; empty: none. Other calls of the channel
-            do not wait for that: they end the wait, and the call is made at once.
-        seconds: how long to wait for the marker.
     """
 
     make: Callable[[Gate], Operation[Any]]
     then: Operations = ()
-    marker: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(slots=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from broker.channel import Channel, Turn
+from broker.channel import Channel
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError, NotSendable
 from broker.flow import (
@@ -25,7 +23,6 @@ from broker.flow import (
     WaitAndCall,
     WaitMarker,
 )
-from broker.operation import Operation
 
 T = TypeVar("T")
 
@@ -42,8 +39,7 @@ class Driver:
         self.transport = transport
         self.closing = asyncio.Event()
         self._channel = channel
-        self._turn = Turn()
-        self._lock = asyncio.Lock()
+        self._turn = asyncio.Lock()
 
     async def run(self, flow: Flow[T]) -> T:
         """Runs a flow to its end; errors of the steps (cancellation included) are raised into it."""
@@ -91,7 +87,7 @@ class Driver:
 
     async def _take_over(self, step: TakeOver) -> Any:
         assert self._channel is not None
-        async with self._turn_taken():
+        async with self._turn:
             outcome = (await self.transport.execute([step.operation]))[0]
             if isinstance(outcome, BrokerError):
                 raise outcome
@@ -100,17 +96,10 @@ class Driver:
 
     async def _gated(self, step: GatedCall) -> Any:
         assert self._channel is not None
-        waits = bool(step.marker)
-        if waits and self._turn.waits_apart:
-            await self.transport.wait_marker((step.marker,), step.seconds)
-            waits = False
-        async with self._turn_taken():
+        async with self._turn:
             sent = self._channel.prepare(step.make)
-            operations = [*sent, *step.then]
             try:
-                outcomes = await self._after_marker(step, operations) if waits else None
-                if outcomes is None:
-                    outcomes = await self.transport.execute(operations)
+                outcomes = await self.transport.execute([*sent, *step.then])
             except NotSendable:
                 raise  # as in the other driver
             except BaseException:
@@ -118,28 +107,3 @@ class Driver:
                 raise
             value = self._channel.settle(sent, outcomes[: len(sent)])
             return [value, *outcomes[len(sent) :]] if step.then else value
-
-    async def _after_marker(self, step: GatedCall, operations: list[Operation[Any]]) -> list[Any] | None:
-        """Outcomes of operations that wait for a marker; None where they are unknown: the same ones are sent again."""
-        self._turn.waiting = True
-        try:
-            if self._turn.wanted:
-                return None
-            return await self.transport.wait_and_execute((step.marker,), step.seconds, operations)
-        finally:
-            self._turn.waiting = False
-
-    @asynccontextmanager
-    async def _turn_taken(self) -> AsyncGenerator[None]:
-        """The turn to make a call of the channel. Who has it for the time of a wait is interrupted."""
-        self._turn.wanted += 1
-        try:
-            if self._turn.ends_wait():
-                self.transport.interrupt()
-            await self._lock.acquire()
-        finally:
-            self._turn.wanted -= 1
-        try:
-            yield
-        finally:
-            self._lock.release()

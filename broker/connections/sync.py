@@ -41,11 +41,13 @@ class Transport:
 
     Attributes:
         url: where it goes, without password.
+        is_forked: whether this is the copy of a forked child.
     """
 
     def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
         self._address, self._embedded = opened_address(url)
         self.url = self._address.shown
+        self.is_forked = False
         self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
         self._reset()
         _transports.add(self)
@@ -135,6 +137,7 @@ class Transport:
 
     def after_fork(self) -> None:
         """In a forked child: leaves the parent's connections alone and makes its own."""
+        self.is_forked = True
         self._core.abandon()
         self._reset()
 

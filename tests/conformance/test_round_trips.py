@@ -12,9 +12,9 @@ import pytest
 
 from broker import (
     Attempt,
+    BadArgument,
     BrokerError,
     Policy,
-    Recovering,
     Reject,
     RunConfig,
     Task,
@@ -23,7 +23,6 @@ from broker import (
     Worker,
     aio,
     batches,
-    channel,
     scripts,
 )
 from broker.connections.link import Command
@@ -122,142 +121,82 @@ def test_a_batch_of_small_results_takes_at_most_two_round_trips(trainer: Trainer
 def test_a_batch_is_waited_for_once(trainer: Trainer, worker: Worker, sent: Sent):
     trainer.enqueue(tasks(64))
     getting = InThread(lambda: trainer.next_batch(timeout=FAR_AWAY_S))
-    wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
+    wait_until(lambda: ["BZPOPMIN"] in sent.trips, "the trainer waits")
     work_off(worker)
     assert len(getting.result()) == 64
     mine = [trip for trip in sent.trips if {"take", "BZPOPMIN", "MGET"} & set(trip)]
-    assert mine[:2] == [["take"], ["BZPOPMIN", "take"]]
-    assert len(mine) <= 3
+    assert [trip[0] for trip in mine][:3] == ["take", "BZPOPMIN", "take"]
+    assert len(mine) <= 4
 
 
-@pytest.fixture
-def _long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits behind a trainer that waits for its batch is noticed."""
+def test_calls_of_other_threads_do_not_wait_for_the_batch(
+    trainer: Trainer, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(batches, "LOOK_AGAIN_S", 120.0)
-    monkeypatch.setattr(channel, "APART_S", 120.0)
-
-
-@pytest.mark.usefixtures("_long_waits")
-def test_a_trainer_that_waits_for_its_batch_gives_way(trainer: Trainer, worker: Worker, sent: Sent):
-    """Once it was interrupted, it waits beside the calls of others."""
     trainer.enqueue(tasks(64))
     getting = InThread(lambda: trainer.next_batch(timeout=None))
-    wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
-    assert InThread(lambda: trainer.enqueue(tasks(1, "u"))).result(30).added == 1
-    wait_until(lambda: ["BZPOPMIN"] in sent.trips, "it waits beside them")
+    wait_until(lambda: ["BZPOPMIN"] in sent.trips, "the trainer waits")
     sent.taken()
-    assert InThread(lambda: trainer.enqueue(tasks(1, "v"))).result(30).added == 1
+    assert InThread(lambda: trainer.enqueue(tasks(1, "u"))).result(30).added == 1
     assert sent.taken() == [["enqueue"]]
     work_off(worker)
     assert len(getting.result()) == 64
     assert trainer.advance() == 1
 
 
-@pytest.mark.usefixtures("_long_waits")
-def test_a_trainer_that_waits_for_its_batch_hears_of_a_recovery(trainer: Trainer, sent: Sent):
-    trainer.enqueue(tasks(64))
-    getting = InThread(lambda: trainer.next_batch(timeout=None))
-    wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
-    trainer.recover(version=0)
-    with pytest.raises(Recovering):
-        getting.result(30)
+def test_a_signal_handler_in_the_middle_of_a_call_is_told(lab: Lab):
+    """It runs in the thread whose turn it is, which cannot wait for itself."""
+    if lab.url.startswith("fakeredis"):
+        pytest.skip("its calls are not interrupted")
+    port = int(lab.url.rpartition(":")[2].partition("/")[0])
+    told: list[str] = []
+    with LossyProxy(port) as proxy, Trainer(proxy.url, lab.run, RunConfig(consumer_batch_size=1)) as trainer:
+        proxy.delay_s, before = 1.0, proxy.requests
+
+        def handle(*_: object) -> None:
+            try:
+                trainer.enqueue(tasks(1, "u"))
+            except BadArgument as error:
+                told.append(str(error))
+
+        def send() -> None:
+            wait_until(lambda: proxy.requests > before, "the call is under way")
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        earlier = signal.signal(signal.SIGUSR1, handle)
+        sender = threading.Thread(target=send)
+        try:
+            sender.start()
+            assert trainer.enqueue(tasks(1)).added == 1
+            sender.join()
+        finally:
+            signal.signal(signal.SIGUSR1, earlier)
+        assert len(told) == 1
+        assert told[0].startswith("a signal handler may not make a call of the trainer in the middle of another")
+        proxy.delay_s = 0.0
+        assert trainer.enqueue(tasks(1, "v")).added == 1
 
 
-@pytest.mark.usefixtures("_long_waits")
-def test_an_asyncio_trainer_that_waits_for_its_batch_gives_way(lab: Lab, trainer: Trainer, worker: Worker, sent: Sent):
-    async def main() -> None:
-        async with aio.Trainer(lab.url, lab.run) as mine:
-            await mine.enqueue(tasks(64))
-            getting = asyncio.create_task(mine.next_batch(timeout=None))
-            while ["BZPOPMIN", "take"] not in sent.trips:
-                await asyncio.sleep(0.01)
-            assert (await asyncio.wait_for(mine.enqueue(tasks(1, "u")), 30)).added == 1
-            while ["BZPOPMIN"] not in sent.trips:
-                await asyncio.sleep(0.01)
-            sent.taken()
-            assert (await asyncio.wait_for(mine.enqueue(tasks(1, "v")), 30)).added == 1
-            assert sent.taken() == [["enqueue"]]
-            await asyncio.to_thread(work_off, worker)
-            assert len(await getting) == 64
-            assert await mine.advance() == 1
-
-    asyncio.run(asyncio.wait_for(main(), 60))
-
-
-@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends the wait"])
-def test_a_signal_handler_makes_calls_in_the_middle_of_the_wait(
-    trainer: Trainer, worker: Worker, sent: Sent, ends: bool
-):
-    """The thread that waits is the one that the handler runs in: it cannot wait for itself."""
-    trainer.enqueue(tasks(64))
-    added: list[int] = []
-
-    def handle(*_: object) -> None:
-        added.append(trainer.enqueue(tasks(1, "u")).added)
-        if ends:
-            raise SystemExit
-        work_off(worker)
-
-    def send() -> None:
-        wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
-        time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    sender = threading.Thread(target=send)
-    try:
-        sender.start()
-        if ends:
-            with pytest.raises(SystemExit):
-                trainer.next_batch(timeout=FAR_AWAY_S)
-            work_off(worker)
-        else:
-            assert len(trainer.next_batch(timeout=FAR_AWAY_S)) == 64
-        sender.join()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert added == [1]
-    assert len(trainer.next_batch(timeout=FAR_AWAY_S)) == 64
-    assert trainer.advance() == 1
-    assert trainer.enqueue(tasks(1, "v")).added == 1
-
-
-def test_a_forked_child_does_not_wait_for_a_thread_that_it_does_not_have(lab: Lab, trainer: Trainer, sent: Sent):
-    """One trainer in two processes is a mistake, which is told; it must not hang."""
+def test_a_forked_child_may_not_make_calls_of_the_trainer(lab: Lab, trainer: Trainer):
+    """Two processes would use the same numbers, and hear each other's answers."""
     if lab.url.startswith("fakeredis"):
         pytest.skip("its server is in this process")
-    trainer.enqueue(tasks(64))
-    getting = InThread(lambda: trainer.next_batch(timeout=None))
-    wait_until(lambda: ["BZPOPMIN", "take"] in sent.trips, "the trainer waits")
+    trainer.enqueue(tasks(1))
+    read, write = os.pipe()
     child = os.fork()
     if child == 0:
         signal.alarm(30)
         try:
-            os._exit(0 if trainer.enqueue(tasks(1, "u")).added == 1 else 1)
+            trainer.enqueue(tasks(1, "u"))
+        except BadArgument as error:
+            os.write(write, f"{trainer.stats().pending} {error}".encode())
         finally:
-            os._exit(2)
+            os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    with pytest.raises(BrokerError):
-        getting.result()
-
-
-def test_a_batch_whose_answer_is_lost_with_the_wait_is_the_same_one(lab: Lab, worker: Worker):
-    if lab.url.startswith("fakeredis"):
-        pytest.skip("there is no connection to lose")
-    port = int(lab.url.rpartition(":")[2].partition("/")[0])
-    with LossyProxy(port, b"BZPOPMIN") as proxy:
-        proxy.lose_replies = 1
-        with Trainer(proxy.url, lab.run) as trainer:
-            trainer.enqueue(tasks(64))
-            getting = InThread(lambda: trainer.next_batch(timeout=FAR_AWAY_S))
-            wait_until(lambda: proxy.requests == 1, "the trainer waits")
-            work_off(worker)
-            got = getting.result()
-            assert proxy.lose_replies == 0
-            assert sorted(rollout.task for rollout in got) == sorted(f"t{i}" for i in range(64))
-            assert trainer.enqueue(tasks(1, "u")).added == 1
-            assert trainer.advance() == 1
-            assert trainer.audit().ok
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert answer.read().startswith("1 this trainer was opened before a fork")
+    assert trainer.enqueue(tasks(1, "v")).added == 1
 
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
