@@ -166,6 +166,8 @@ def next_batch(
 
 def read_batch(run: str, step: int, rank: int, world: int, timeout: float | None) -> Flow[list[Rollout]]:
     """The shard of one rank of a sealed batch; waits until it is sealed."""
+    step, world = whole("step", step, 0, 2**53 - 1), whole("world", world, 1, MAX_BATCH_SIZE)
+    rank = whole("rank", rank, 0, world - 1)
     deadline, pause_s = Deadline(timeout), 0.01
     while True:
         piece: BatchPiece | BrokerError = (yield Call((anyone.batch(run, step, 0, 0),)))[0]

@@ -192,7 +192,7 @@ class Operator:
 
     def requeue(self, run: str, limit: int = 100) -> int:
         """Takes back what is due; answers how many."""
-        return self._call(anyone.requeue(check_name("run", run), limit))
+        return self._call(anyone.requeue(check_name("run", run), whole("limit", limit, 1, 1000)))
 
     def purge(self, run: str, progress: Callable[[int], None] | None = None) -> int:
         """Deletes a run: first its state, so that every client of it is refused, then its other keys in pieces.

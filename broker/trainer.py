@@ -192,8 +192,6 @@ class Trainer:
             Gone: the batch is not kept any more.
             WaitTimeout: it was not sealed in time.
         """
-        if not 0 <= rank < world:
-            raise BadArgument(argument="rank", given=rank, expected=f"0 <= rank < {world}")
         return self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
 
     def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
@@ -318,7 +316,7 @@ class Trainer:
 
     def requeue(self, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Answers how many."""
-        return self._driver.run(self._core.call(anyone.requeue(self.run, limit, now=self._core.now)))
+        return self._driver.run(self._core.requeue(limit))
 
     def stats(self) -> Stats:
         """One consistent look at the run; also brings `version` and `step_next` of an attached trainer up to date."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker import keys
-from broker.arguments import bytes_of, check_type, one_or_several
+from broker.arguments import bytes_of, check_type, one_or_several, whole
 from broker.channel import Channel
 from broker.codec import encode
 from broker.errors import BadArgument, BrokerError, Early, TooBig
@@ -198,6 +198,10 @@ class TrainerCore:
     def pause(self, mode: str) -> Flow[str]:
         """`paused`, `draining` or empty; answers the mode before."""
         return (yield GatedCall(lambda gate: trainer.pause(self.run, gate, mode, now=self.now)))
+
+    def requeue(self, limit: int) -> Flow[int]:
+        """Takes back what is due, at most limit of each kind; answers how many."""
+        return self.call(anyone.requeue(self.run, whole("limit", limit, 1, 1000), now=self.now))
 
     def repair(self) -> Flow[dict[str, tuple[int, int]]]:
         """Rewrites the counters by the structures: name -> (before, after) of those that were wrong."""

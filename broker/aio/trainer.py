@@ -152,8 +152,6 @@ class Trainer:
 
     async def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
         """As `broker.Trainer.read_batch`."""
-        if not 0 <= rank < world:
-            raise BadArgument(argument="rank", given=rank, expected=f"0 <= rank < {world}")
         return await self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
 
     async def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
@@ -233,7 +231,7 @@ class Trainer:
 
     async def requeue(self, limit: int = 100) -> int:
         """As `broker.Trainer.requeue`."""
-        return await self._driver.run(self._core.call(anyone.requeue(self.run, limit, now=self._core.now)))
+        return await self._driver.run(self._core.requeue(limit))
 
     async def stats(self) -> Stats:
         """As `broker.Trainer.stats`."""
