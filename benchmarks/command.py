@@ -47,8 +47,6 @@ def _rounds(text: str) -> int:
 
 def _unusable(given: argparse.Namespace) -> str:
     """What would only be noticed when all has been measured, or by a traceback; empty if there is nothing."""
-    if given.plot and find_spec("matplotlib") is None:
-        return "--plot needs matplotlib: pip install 'rollout-broker[bench]'"
     if given.server and which(given.server) is None:
         return f"--server: {given.server} is not a program that can be run"
     try:
@@ -63,6 +61,8 @@ def _unusable(given: argparse.Namespace) -> str:
             given.plot.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return f"cannot write {error.filename}: {error.strerror}"
+    if given.plot and find_spec("matplotlib") is None:
+        return "--plot needs matplotlib: pip install 'rollout-broker[bench]'"
     return ""
 
 
