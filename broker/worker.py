@@ -22,6 +22,11 @@ from broker.worker_core import WorkerCore, number_wanted
 
 _log = logging.getLogger("broker")
 
+_FORKED = (
+    "this worker was opened before a fork, and its sessions belong to that process: open another one in the child; "
+    "what it holds may be submitted from there"
+)
+
 StaleWeights = Callable[[Policy, "bytes | None"], "Policy | None"]
 
 
@@ -118,8 +123,13 @@ class Worker:
         return self._claim(n, timeout)
 
     def _claim(self, n: int, timeout: float | None, *, asked: bool = False) -> list[Attempt]:
+        self._refuse_forked()
         with self._claiming:
             return self._driver.run(self._core.claim(n, timeout, asked=asked))
+
+    def _refuse_forked(self) -> None:
+        if self._driver.transport.is_forked:
+            raise BadArgument(problem=_FORKED)
 
     def __iter__(self) -> Iterator[Attempt]:
         """Attempts one after the other, for ever; ends after `stop` or `drain`.
@@ -139,6 +149,7 @@ class Worker:
             n: most attempts of a batch, 1 to 1000.
         """
         n = number_wanted(n)
+        self._refuse_forked()
         try:
             while not self._core.stopping:
                 with self._claiming:
@@ -178,7 +189,9 @@ class Worker:
     @contextmanager
     def _may_claim(self) -> Generator[bool]:
         """Whether results may claim the next batch. Results do not wait for a loop in another thread to find work."""
-        claims = self._core.iterating and self._claiming.acquire(blocking=False)
+        claims = (
+            self._core.iterating and not self._driver.transport.is_forked and self._claiming.acquire(blocking=False)
+        )
         try:
             yield claims
         finally:
@@ -294,10 +307,13 @@ class Worker:
         self._driver.transport.interrupt()
 
     def close(self) -> None:
-        """Gives back what it holds, ends its sessions, closes the connections."""
+        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
         if self._closed:
             return
         self._closed = True
+        if self._driver.transport.is_forked:
+            self._driver.transport.close()
+            return
         self.stop()
         self._termination.remove()
         self._heartbeat.stop()

@@ -1,5 +1,8 @@
 """Sessions, leases and time-outs on a simulated clock; the heartbeat's own thread with the real one."""
 
+import subprocess
+import sys
+
 import pytest
 
 from broker import RunConfig, Task, Trainer, Worker
@@ -246,3 +249,38 @@ def test_two_workers_with_one_name_are_two_sessions(lab: Lab):
     trainer.enqueue(tasks(2))
     assert {run_one(one), run_one(two)} == {"t0", "t1"}
     assert trainer.stats().sessions == 2
+
+
+def test_a_forked_child_submits_and_leaves_the_sessions_alone(lab: Lab):
+    """Its claims would have the numbers of its parent's, and its end would give back what the parent works on."""
+    if lab.url.startswith("fakeredis"):
+        pytest.skip("its server is in one process")
+    lab.go_live()
+    code = f"""
+import os, sys
+from broker import BadArgument, RunConfig, Task, Trainer, Worker
+with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trainer:
+    trainer.enqueue(Task(id=str(i)) for i in range(8))
+    with Worker({lab.url!r}, {lab.run!r}) as worker:
+        for first in worker:
+            second, third = worker.claim(2)
+            if not (child := os.fork()):
+                for claim in (worker.claim, lambda: next(worker.batches(1)), lambda: worker.run(print)):
+                    try:
+                        claim()
+                    except BadArgument as error:
+                        assert "this worker was opened before a fork" in str(error)
+                    else:
+                        os._exit(3)
+                assert worker.submit(first, b"x").accepted
+                sys.exit(7)
+            assert os.waitpid(child, 0)[1] == 7 << 8
+            worker.renew()
+            assert not second.cancelled
+            assert worker.submit_many([(second, b"x"), (third, b"x")])[1].accepted
+            assert trainer.stats().ready == 3
+            assert 4 <= len(worker.claim(8)) <= 5  # one may have come with the results, for the loop
+            break
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
