@@ -34,7 +34,7 @@ class Worker:
     """A worker: claims attempts, renews its lease from a thread, submits results.
 
     As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM
-    included.
+    included. A forked child may submit what its parent holds; to claim it opens a worker of its own.
 
     Args:
         url: the server.
