@@ -27,7 +27,7 @@ class Trainer:
     """The trainer of a run: enqueues tasks, takes batches, advances the version.
 
     Opening fences the trainer before. Safe to use from several threads: the calls that change the run are sent one
-    after the other. Not from a forked child, nor from a signal handler in the middle of another call: those are refused.
+    after the other. A forked child's are refused, and those of a signal handler in the middle of another.
 
     Args:
         url: the server, e.g. `redis://head:6379/0`; see the README for the kinds.
