@@ -7,6 +7,7 @@ Needs the extra `embedded`; with a URL, none.
 """
 
 import multiprocessing
+import os
 import random
 import sys
 import threading
@@ -15,7 +16,6 @@ from collections.abc import Callable
 from broker.embedded import EmbeddedServer
 from broker.integrations.areal import StalenessManager
 
-RUN = "examples/areal"
 CONCURRENT, BATCH, STALENESS = 6, 8, 1
 STEPS = 5
 
@@ -66,9 +66,9 @@ class Dispatcher:
             self._input_cv.notify()
 
 
-def generate(url: str, rank: int) -> None:
+def generate(url: str, run: str, rank: int) -> None:
     engine = Engine()
-    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=RUN, owner=f"rank{rank}") as manager:
+    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=run, owner=f"rank{rank}") as manager:
         dispatcher = Dispatcher(manager, lambda: manager.get_stats().accepted >= STEPS * BATCH)
         manager.attach(dispatcher)
         dispatcher.run()
@@ -78,9 +78,10 @@ def generate(url: str, rank: int) -> None:
 
 def main(url: str) -> None:
     engine = Engine()
-    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=RUN, owner="trainer") as manager:
+    run = f"examples/areal-{os.getpid()}"  # a new one each time
+    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=run, owner="trainer") as manager:
         spawn = multiprocessing.get_context("spawn")
-        processes = [spawn.Process(target=generate, args=(url, rank)) for rank in range(3)]
+        processes = [spawn.Process(target=generate, args=(url, run, rank)) for rank in range(3)]
         for process in processes:
             process.start()
         most_running, tick = 0, threading.Event()

@@ -72,7 +72,8 @@ def test_serve_says_why_it_cannot(tmp_path: Path, broker: Any) -> None:
         assert result.err == f"broker: the server did not start: the address 127.0.0.1:{port} is in use already\n"
     (tmp_path / "a-file").touch()
     assert broker("serve", "--unix", str(tmp_path / "a-file")).code == 2
-    assert broker("serve", "--path", str(tmp_path / "a-file")).code == 2
+    result = broker("serve", "--path", str(tmp_path / "a-file"))
+    assert (result.code, result.err) == (2, f"broker: the server did not start: {tmp_path / 'a-file'}: File exists\n")
     with started("serve", "--path", str(tmp_path / "data")) as process:
         first_line(process)
         result = broker("serve", "--path", str(tmp_path / "data"))
