@@ -299,8 +299,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "if redis.call('ZCARD'",
         ("renew",),
     ),
-    Mutant("expired sessions stay", "if all then forget_session(ids[i], 'expired') end", ""),
-    Mutant("an expired session forgets only itself", "expire_all(held)\n    n = n +", "n = n +"),
+    Mutant("expired sessions stay", "if all and looked == #held then forget_session(ids[i], 'expired') end", ""),
+    Mutant(
+        "an expired session forgets only itself",
+        "local _, looked = expire_all(SESSION .. ids[i], held)",
+        "local looked = #held",
+    ),
     Mutant(
         "time-outs are not kept", "zput(DEADLINES, attempt, now + claim.timeout)\n    due_at(now + claim.timeout)", ""
     ),
