@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -54,10 +54,15 @@ def check_type(name: str, given: object, kind: type[Any] | tuple[type[Any], ...]
 
 def one_or_several(name: str, given: T | Iterable[T], kind: type[T], expected: str) -> Iterable[T]:
     """What may be given as one or as several, as several: those are checked where they are used."""
-    if isinstance(given, kind):
-        return (given,)
-    check_type(name, given, Iterable, expected)
-    return cast("Iterable[T]", given)
+    return (given,) if isinstance(given, kind) else several(name, given, expected)
+
+
+def several(name: str, given: Iterable[T] | T, expected: str) -> Iterator[T]:
+    """An iterator over what is given; of whatever can be iterated over."""
+    try:
+        return iter(cast("Iterable[T]", given))
+    except TypeError as error:
+        raise BadArgument(argument=name, given=shown(given), expected=expected) from error
 
 
 def path_of(name: str, given: Any) -> Path:

@@ -148,7 +148,9 @@ def refuse_all_but_files(path: Path) -> None:
         raise CheckpointError(path=str(path), problem=f"could not be written: {reason}") from error
     if stat.S_ISDIR(mode):
         raise CheckpointError(path=str(path), problem="could not be written, this is a directory: name a file in it")
-    if not stat.S_ISREG(mode):
+    # A name of an open file, such as /dev/stdout: a rename would replace the name.
+    is_handle = path.is_symlink() and path.absolute().parts[1] in {"dev", "proc"}
+    if is_handle or not stat.S_ISREG(mode):
         raise CheckpointError(path=str(path), problem="could not be written, this is a device, a pipe or a socket")
 
 

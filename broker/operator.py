@@ -132,12 +132,14 @@ class Operator:
         Args:
             run: the run.
             kind: `dead` or `rejected`.
-            count: at most so many.
+            count: at most so many, 0 to 1,000,000,000.
         """
         if kind not in ("dead", "rejected"):
             raise BadArgument(argument="kind", given=kind, expected="dead or rejected")
-        count = whole("count", count, 1, 1_000_000)
+        count = whole("count", count, 0, 1_000_000_000)
         self.stats(run)
+        if count == 0:
+            return []
         rows = self.transport.command("ZREVRANGE", keys.key(run, kind), 0, count - 1, "WITHSCORES")
         ids = [text(name) for name in rows[::2]]
         if not ids:

@@ -149,9 +149,9 @@ class Worker:
             n: most attempts of a batch, 1 to 1000.
         """
         n = number_wanted(n)
-        self._refuse_forked()
         try:
             while not self._core.stopping:
+                self._refuse_forked()
                 with self._claiming:
                     batch = self._driver.run(self._core.next_batch(n))
                 if not batch:
@@ -159,7 +159,7 @@ class Worker:
                 yield batch
         finally:
             ahead = self._core.end_batches()
-            if ahead and not self._closed:
+            if ahead and not self._closed and not self._driver.transport.is_forked:
                 self._driver.run(self._core.give_back(ahead))
 
     def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
@@ -311,11 +311,11 @@ class Worker:
         if self._closed:
             return
         self._closed = True
+        self._termination.remove()
         if self._driver.transport.is_forked:
             self._driver.transport.close()
             return
         self.stop()
-        self._termination.remove()
         self._heartbeat.stop()
         for attempt in self._core.held:
             attempt.mark_cancelled("stopped")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from broker.arguments import check_type, one_or_several, seconds_of, shown, whole
+from broker.arguments import check_type, one_or_several, seconds_of, several, shown, whole
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.flow import Command, Flow, Pause, WaitMarker
 from broker.models import Attempt, Policy
@@ -273,11 +273,10 @@ class WorkerCore:
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]], *, claims: bool = False) -> Flow[list[Submitted]]:
         """Submits results in pieces of one round trip each; an answer for each, in order. `claims`: as `submit`."""
-        check_type("results", results, Iterable, "pairs of an Attempt and its result")
         answers: list[Submitted] = []
         piece: list[Submission] = []
         size, session = 0, next(iter(self.sessions.values()))
-        for pair in results:
+        for pair in several("results", results, "pairs of an Attempt and its result"):
             try:
                 attempt, result = pair
                 run = attempt.run

@@ -4,7 +4,7 @@
 -- ARGV: now, session, number (of this claim), n, version, epoch (the policy the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_seq (of the blob that it has; 0: none)
 -- Returns: reason (empty: as many as asked), due_in_ms (-1: nothing is due), version, epoch (of the attempts), run_version, run_epoch, blob_seq, blob (empty: none, or the one it has), now, then per task: id, payload, samples, `slot claims tries ...`
 -- Errors: NORUN, SCHEMA, NOSESSION, OLDREQUEST (number, last), BADARG
--- Bound: n slots and limit of each kind that is taken back or reset, 1000 slots reset (and the rest of one task)
+-- Bound: n slots and limit of each kind that is taken back or reset; of groups that end with what is due as many as have 1000 slots, of those too old another 1000 (and the rest of one task each)
 -- Flags: none
 -- @include sweep
 -- @include handout

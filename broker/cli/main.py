@@ -57,7 +57,7 @@ class _CommandParser(argparse.ArgumentParser):
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As the base class does, in either order."""
-        if self._mixing:
+        if self._mixing or "--" in (args or ()):  # what stands behind that is no option, in any order
             return super().parse_known_args(args, namespace)
         self._mixing = True
         try:
@@ -74,7 +74,7 @@ def entry_point() -> NoReturn:
     """The command `broker`: run with the arguments of the process and leave it."""
     # Closed by whoever started us, who wants nothing printed.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
-    sys.stderr = sys.stderr or sys.stdout
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     sys.exit(main(sys.argv[1:]))
 
 

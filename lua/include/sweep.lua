@@ -61,7 +61,7 @@ local function forget_session(id, why)
   event('leave', id .. ' ' .. why)
 end
 
--- Sessions in the order of their deadlines; one with more attempts than that stays due for the next sweep.
+-- Sessions in the order of their deadlines; one that was not looked at as a whole stays due for the next sweep.
 local function expire_sessions(limit)
   local n, ids = 0, due_members(SESSIONS, limit)
   for i = 1, #ids do

@@ -365,6 +365,27 @@ def test_runs_of_the_wrong_type(run: Any):
             make("embedded://", run)
 
 
+def test_whatever_can_be_iterated_over_is_taken(lab: Lab):
+    class Dataset:
+        """Of the sequence protocol, as map-style datasets are."""
+
+        def __init__(self, items: list[Any]) -> None:
+            self._items = items
+
+        def __len__(self) -> int:
+            return len(self._items)
+
+        def __getitem__(self, i: int) -> Any:
+            return self._items[i]
+
+    trainer, worker = lab.trainer(consumer_batch_size=4), lab.worker()
+    assert trainer.enqueue(Dataset(tasks(4))).added == 4  # type: ignore[arg-type]
+    first, second, third = worker.claim(3)
+    assert [one.accepted for one in worker.submit_many(Dataset([(first, b"x"), (second, b"y")]))] == [True] * 2  # type: ignore[arg-type]
+    assert [one.answer for one in worker.release(Dataset([third]))] == ["released"]  # type: ignore[arg-type]
+    assert trainer.cancel(Dataset([third.task])) == {third.task: "cancelled"}  # type: ignore[arg-type]
+
+
 def test_an_exception_is_an_error_to_report(lab: Lab):
     lab.trainer(consumer_batch_size=2, max_attempts=1).enqueue(tasks(2))
     worker = lab.worker()
@@ -373,7 +394,8 @@ def test_an_exception_is_an_error_to_report(lab: Lab):
     worker.fail(second, "a byte of no text: \udcff")
     with Operator(lab.url) as operator:
         reasons = {found.id: found.reason for found in operator.dead(lab.run)}
-        for count in (0, "1"):
+        assert operator.dead(lab.run, count=0) == []
+        for count in (-1, "1"):
             with pytest.raises(BadArgument):
                 operator.dead(lab.run, count=count)  # type: ignore[arg-type]
             with pytest.raises(BadArgument):

@@ -284,3 +284,40 @@ with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trai
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_forked_child_that_goes_on_with_its_parents_loop_takes_nothing_from_it(lab: Lab):
+    """What came with the results of the parent is the parent's: the child neither gives it back nor claims more."""
+    if lab.url.startswith("fakeredis"):
+        pytest.skip("its server is in one process")
+    lab.go_live()
+    code = f"""
+import os, signal, sys
+from broker import BadArgument, RunConfig, Task, Trainer, Worker
+with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trainer:
+    trainer.enqueue(Task(id=str(i)) for i in range(8))
+    with Worker({lab.url!r}, {lab.run!r}) as worker:
+        loop, done = iter(worker), []
+        for attempt in loop:
+            assert worker.submit(attempt, b"x").accepted, attempt
+            done.append(attempt.task)
+            if len(done) == 8:
+                break
+            if len(done) > 4:
+                continue
+            if not (child := os.fork()):
+                if len(done) % 2:
+                    sys.exit(7)  # it leaves the loop
+                try:
+                    next(loop)
+                except BadArgument as error:
+                    assert "this worker was opened before a fork" in str(error)
+                    worker.close()
+                    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+                    os._exit(7)
+            assert os.waitpid(child, 0)[1] == 7 << 8
+        assert sorted(done) == [str(i) for i in range(8)]
+        assert trainer.stats().totals.get("released", 0) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -298,6 +298,11 @@ def test_places_that_are_no_files_are_refused(lab: Lab, saved: tuple[Trainer, Wo
                 trainer.checkpoint(place, full=full)
         assert lab.dump() == before
     assert (tmp_path / "pipe").is_fifo()
+    with (tmp_path / "open").open("w") as file:
+        place = Path(f"/proc/self/fd/{file.fileno()}")
+        if place.is_symlink():  # as /dev/stdout is, of a file
+            with pytest.raises(CheckpointError, match="this is a device"):
+                trainer.checkpoint(place)
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,10 @@ def test_a_stream_that_was_closed_is_no_error(stream: str) -> None:
         (["cancel", "r", "a", "--json", "b"], {"tasks": ["a", "b"], "json": True}),
         (["checkpoint", "r", "--full", "file"], {"path": "file", "full": True}),
         (["recover", "--version", "3", "r", "--yes"], {"run": "r", "version": 3, "yes": True}),
+        (["status", "--", "-r"], {"run": "-r"}),
+        (["explain", "--json", "--", "-r"], {"run": "-r", "json": True}),
+        (["cancel", "--", "r", "-b"], {"tasks": ["-b"]}),
+        (["cancel", "r", "--json", "--", "-b"], {"tasks": ["-b"], "json": True}),
     ],
 )
 def test_options_may_stand_between_other_arguments(argv: list[str], expected: dict[str, object]) -> None:

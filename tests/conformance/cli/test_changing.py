@@ -82,6 +82,15 @@ def test_all_dead_tasks_can_be_retried_and_rejected_ones_too(broker: Any, traine
     assert trainer.stats().rejected == 0
 
 
+@pytest.mark.parametrize("max_finished", [0, 2_000_000])
+def test_all_that_are_kept_can_be_retried_however_many_those_may_be(
+    broker: Any, url: str, trainer: Trainer, max_finished: int
+) -> None:
+    with Trainer(url, RUN, trainer.config.model_copy(update={"max_finished": max_finished}), update=True):
+        assert broker("dead", RUN, "retry", "--all", "--json").json == {"retried": [], "refused": {}}
+        assert broker("dead", RUN, "--count", "2000000").code == 0
+
+
 def test_what_cannot_be_retried_or_shown_is_a_finding(broker: Any, trainer: Trainer) -> None:
     refused = broker("dead", RUN, "retry", "t0", "no-such-task")
     assert refused.code == 1
