@@ -68,6 +68,12 @@ def processes_of(run: str) -> dict[int, str]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process has stopped, by SIGSTOP: all its threads."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def children(run: str, module: str) -> list[int]:
     return [pid for pid, words in processes_of(run).items() if module in words]
 
@@ -160,6 +166,8 @@ def test_children_end_with_a_supervisor_that_is_killed(url: str, run: str, tmp_p
     with started(command("--url", url, "--run", run), TMPDIR=str(tmp_path)) as process:
         workers = wait_until(lambda: children(run, "broker.demo.worker"), "there are workers", 60)
         os.kill(workers[0], signal.SIGSTOP)
+        # The kernel wakes those that are stopped when their group becomes an orphan, not those that stop afterwards.
+        wait_until(lambda: is_stopped(workers[0]), "the worker has stopped")
         process.kill()
         process.communicate()
     wait_until(lambda: not processes_of(run), "its children are gone", 20)
