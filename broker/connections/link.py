@@ -161,8 +161,9 @@ def packed(commands: Iterable[Command]) -> list[bytes]:
                     small = []
                 parts.extend(_pack_large(*command))
             else:
-                small.append(_pack_small(command))
-    except (TypeError, UnicodeEncodeError) as error:
+                # No numbers: the packer in C looks for signals when it writes one, and crashes when a handler raises.
+                small.append(_pack_small(tuple([b"%d" % a if type(a) is int else a for a in command])))
+    except (TypeError, ValueError) as error:
         raise NotSendable(problem=f"an argument cannot be sent ({error})") from error
     if small:
         parts.append(small[0] if len(small) == 1 else b"".join(small))
@@ -173,9 +174,11 @@ def _encode(argument: str | bytes | int) -> bytes:
     return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
+#: Packs in Python, what redis-py says to log in, too: the packer in C may get no numbers.
+serializer = PythonRespSerializer(_LARGE_BYTES, _encode)
 # Neither library says these types in full.
 _pack_small = cast("Callable[[Command], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
-_pack_large = cast("Callable[..., list[bytes]]", PythonRespSerializer(_LARGE_BYTES, _encode).pack)  # pyright: ignore[reportUnknownMemberType]
+_pack_large = cast("Callable[..., list[bytes]]", serializer.pack)  # pyright: ignore[reportUnknownMemberType]
 
 
 def in_pieces(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:

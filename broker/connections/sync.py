@@ -28,6 +28,7 @@ from broker.connections.link import (
     packed,
     parse_error,
     run_blocking,
+    serializer,
 )
 from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
@@ -191,6 +192,7 @@ class BlockingLink:
             socket_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
             parser_class=Parser,
+            command_packer=serializer,
         )
         self._reader, self._received = ReplyReader(), bytearray(READ_BYTES)
 

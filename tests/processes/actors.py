@@ -2,7 +2,8 @@
 
 `python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: says on standard output, a JSON line each, what it does; reads
 nothing. Kinds: `hold` (claims and keeps), `loop`, `run`, `aio` (the three worker loops, which never finish their work), `work`
-(does all there is), `train` (takes a batch and sits on it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken).
+(does all there is), `train` (takes a batch and sits on it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken),
+`interrupted` (workers that a signal breaks off anywhere).
 """
 
 from __future__ import annotations
@@ -169,6 +170,30 @@ def storm(url: str, run: str, seed: str) -> None:
                         worker.submit(attempt, b"x")
 
 
+def interrupted(url: str, run: str, times: str) -> None:
+    """Workers, one after the other, that claim and release until a signal's handler raises, somewhere in their calls."""
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    chance = random.Random(int(times))
+    for _ in range(int(times)):
+        with Worker(url, run) as worker:
+            try:
+                signal.signal(signal.SIGALRM, interrupt)
+                # Once more after 1 s: what a handler raises in the middle of a destructor is lost.
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0002, 0.01), 1.0)
+                while True:
+                    for attempt in worker.claim(4, timeout=0.2):
+                        worker.release(attempt)
+            except Interrupted:
+                signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    say("ended")
+
+
 def train(url: str, run: str) -> None:
     """Takes a batch, says which, and never gets to train on it."""
     with Trainer(url, run) as trainer:
@@ -179,7 +204,7 @@ def train(url: str, run: str) -> None:
 
 KINDS: dict[str, Callable[..., None]] = {
     "hold": hold, "late": late, "loop": loop, "run": run, "aio": aio_run, "work": work, "storm": storm,
-    "train": train,
+    "interrupted": interrupted, "train": train,
 }  # fmt: skip
 
 

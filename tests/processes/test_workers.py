@@ -1,6 +1,8 @@
 """Real worker processes that are killed, frozen and stopped."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack
 
@@ -105,6 +107,50 @@ def test_a_worker_that_is_told_to_stop_gives_back_at_once(live: Lab, kind: str, 
     assert whys == {"released"}
     again = live.worker()
     assert [attempt.tries for attempt in again.claim(2)] == [0, 0]
+
+
+_PACKING = """
+import signal
+from broker.connections.link import packed
+
+class Interrupted(Exception):
+    pass
+
+def interrupt(number, frame):
+    raise Interrupted
+
+command = ("FCALL", *range(1000, 1015))
+signal.signal(signal.SIGALRM, interrupt)
+count = 0
+while count < 3000:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 1.0)
+        while True:
+            packed([command] * 50)
+    except Interrupted:
+        count += 1
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+print(count)
+"""
+
+
+def test_a_signal_while_a_command_is_packed_is_an_exception() -> None:
+    """The packer of hiredis looks for signals when it writes a number, and crashes when their handler raises."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", _PACKING], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3000\n", "")
+
+
+def test_a_worker_that_is_interrupted_anywhere_goes_on_and_leaves_nothing(live: Lab) -> None:
+    """250 workers, one after the other in one process, each broken off by a signal somewhere in its calls."""
+    trainer = live.trainer(consumer_batch_size=8, max_attempts=10_000, events_maxlen=100_000)
+    trainer.enqueue(tasks(8))
+    with Actor("interrupted", live.url, live.run, times=250) as actor:
+        code = actor.wait()
+        assert (code, [line["is"] for line in actor.said]) == (0, ["ended"])
+    stats = trainer.stats()
+    assert (stats.pending, stats.running, stats.sessions) == (8, 0, 0)
 
 
 def test_capacity_never_exceeds_the_bound_with_8_claiming_processes(live: Lab):
