@@ -137,6 +137,11 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(path, [json.dumps(document, indent=1).encode(), b"\n"])
 
 
+def reason_of(error: OSError | ValueError) -> str:
+    """What the system says, without number and path: the message has the path already."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def refuse_all_but_files(path: Path) -> None:
     """Raises CheckpointError where something else stands in a file's place: a rename would put an end to a device."""
     try:
@@ -144,8 +149,7 @@ def refuse_all_but_files(path: Path) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(path=str(path), problem=f"could not be written: {reason}") from error
+        raise CheckpointError(path=str(path), problem=f"could not be written: {reason_of(error)}") from error
     if stat.S_ISDIR(mode):
         raise CheckpointError(path=str(path), problem="could not be written, this is a directory: name a file in it")
     # A name of an open file, such as /dev/stdout: a rename would replace the name.

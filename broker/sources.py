@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from broker.arguments import path_of
-from broker.checkpoint import MAX_VERSION, Checkpoint, read_checkpoint
+from broker.checkpoint import MAX_VERSION, Checkpoint, read_checkpoint, reason_of
 from broker.checkpoint_tasks import verify_tasks_file
 from broker.errors import BadArgument, CheckpointError
 
@@ -48,7 +48,7 @@ def load_source(source: Checkpoint | str | os.PathLike[str], run: str) -> Checkp
         try:
             foreign = _foreign(path)
         except (OSError, ValueError) as error:
-            raise CheckpointError(path=str(path), problem=f"could not be read: {_why(error)}") from error
+            raise CheckpointError(path=str(path), problem=f"could not be read: {reason_of(error)}") from error
         if foreign is not None:
             return foreign
         made = read_checkpoint(path)
@@ -68,7 +68,7 @@ def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
-        raise CheckpointError(path=str(source), problem=f"could not be read: {_why(error)}") from error
+        raise CheckpointError(path=str(source), problem=f"could not be read: {reason_of(error)}") from error
     return True
 
 
@@ -77,11 +77,6 @@ def check_in_flight(in_flight: str) -> str:
     if in_flight not in ("keep", "requeue"):
         raise BadArgument(argument="in_flight", given=in_flight, expected="keep or requeue")
     return in_flight
-
-
-def _why(error: OSError | ValueError) -> str:
-    """Without number and path: the message has the path already."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _foreign(path: Path) -> Foreign | None:

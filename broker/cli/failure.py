@@ -49,9 +49,15 @@ class OutputFailure(CommandFailure):
     """Standard output takes nothing more: a full disk, a file that is too large, or it was closed from the start."""
 
 
-def output_failure(error: OSError) -> OutputFailure:
-    """What a write to standard output ended with, in words."""
-    return OutputFailure(f"cannot write to standard output: {error.strerror or error}")
+@contextmanager
+def writing_output() -> Generator[None]:
+    """Raises OutputFailure where standard output takes nothing more, BrokenPipeError where its reader has gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailure(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def from_broker_error(error: BrokerError) -> CommandFailure:

@@ -22,7 +22,7 @@ from broker.cli.failure import (
     CommandFailure,
     OutputFailure,
     from_broker_error,
-    output_failure,
+    writing_output,
 )
 from broker.cli.output import Output
 
@@ -126,7 +126,8 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def _guarded(argv: Sequence[str], output: Output | None) -> int:
     try:
         code = _dispatch(argv, output)
-        _flush()
+        with writing_output():
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except _Terminated:
@@ -138,15 +139,6 @@ def _guarded(argv: Sequence[str], output: Output | None) -> int:
         _forget_output()
         return _told(failure)
     return code
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise output_failure(error) from error
 
 
 def _forget_output() -> None:

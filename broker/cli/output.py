@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from broker.cli.failure import output_failure
+from broker.cli.failure import writing_output
 from broker.cli.plain import to_plain
 
 if TYPE_CHECKING:
@@ -60,12 +60,8 @@ class Output:
             OutputFailure: standard output does not take it.
             BrokenPipeError: its reader has gone.
         """
-        try:
+        with writing_output():
             print(text, file=self._stdout, flush=True)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise output_failure(error) from error
 
     def note(self, text: str) -> None:
         """Say something beside the data: on standard error, so that a pipe holds data only."""

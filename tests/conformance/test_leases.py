@@ -253,15 +253,9 @@ def test_two_workers_with_one_name_are_two_sessions(lab: Lab):
 
 def test_a_forked_child_submits_and_leaves_the_sessions_alone(lab: Lab):
     """Its claims would have the numbers of its parent's, and its end would give back what the parent works on."""
-    if lab.url.startswith("fakeredis"):
-        pytest.skip("its server is in one process")
-    lab.go_live()
-    code = f"""
-import os, sys
-from broker import BadArgument, RunConfig, Task, Trainer, Worker
-with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trainer:
-    trainer.enqueue(Task(id=str(i)) for i in range(8))
-    with Worker({lab.url!r}, {lab.run!r}) as worker:
+    _works_on_eight_tasks(
+        lab,
+        """
         for first in worker:
             second, third = worker.claim(2)
             if not (child := os.fork()):
@@ -281,21 +275,15 @@ with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trai
             assert trainer.stats().ready == 3
             assert 4 <= len(worker.claim(8)) <= 5  # one may have come with the results, for the loop
             break
-"""
-    _runs_silently(code)
+""",
+    )
 
 
 def test_a_forked_child_that_goes_on_with_its_parents_loop_takes_nothing_from_it(lab: Lab):
     """What came with the results of the parent is the parent's: the child neither gives it back nor claims more."""
-    if lab.url.startswith("fakeredis"):
-        pytest.skip("its server is in one process")
-    lab.go_live()
-    code = f"""
-import os, signal, sys
-from broker import BadArgument, RunConfig, Task, Trainer, Worker
-with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trainer:
-    trainer.enqueue(Task(id=str(i)) for i in range(8))
-    with Worker({lab.url!r}, {lab.run!r}) as worker:
+    _works_on_eight_tasks(
+        lab,
+        """
         loop, done = iter(worker), []
         for attempt in loop:
             assert worker.submit(attempt, b"x").accepted, attempt
@@ -317,11 +305,22 @@ with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trai
             assert os.waitpid(child, 0)[1] == 7 << 8
         assert sorted(done) == [str(i) for i in range(8)]
         assert trainer.stats().totals.get("released", 0) == 0
+""",
+    )
+
+
+def _works_on_eight_tasks(lab: Lab, block: str) -> None:
+    """Runs a block of Python in a process of its own, with a trainer and a worker that may fork."""
+    if lab.url.startswith("fakeredis"):
+        pytest.skip("its server is in one process")
+    lab.go_live()
+    code = f"""
+import os, signal, sys
+from broker import BadArgument, RunConfig, Task, Trainer, Worker
+with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trainer:
+    trainer.enqueue(Task(id=str(i)) for i in range(8))
+    with Worker({lab.url!r}, {lab.run!r}) as worker:{block}
 """
-    _runs_silently(code)
-
-
-def _runs_silently(code: str) -> None:
     # Python 3.12 and later warn of a fork beside threads, such as the heartbeat's.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
