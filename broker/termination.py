@@ -12,20 +12,26 @@ class TerminationAsExit:
 
     def __init__(self) -> None:
         self._installed = False
+        self._code = 0  # that SIGTERM asked to end with
 
     def install(self) -> None:
         """Only in the main thread, and only over the default handler."""
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _exit)
+            signal.signal(signal.SIGTERM, self._exit)
             self._installed = True
 
     def remove(self) -> None:
         """Puts the default handler back."""
         if self._installed and threading.current_thread() is threading.main_thread():
-            if signal.getsignal(signal.SIGTERM) is _exit:
+            if signal.getsignal(signal.SIGTERM) == self._exit:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._installed = False
 
+    def insist(self) -> None:
+        """Raises once more what SIGTERM raised where it was lost: a destructor, the import of a module in C."""
+        if self._code:
+            raise SystemExit(self._code)
 
-def _exit(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    def _exit(self, number: int, _frame: FrameType | None) -> None:
+        self._code = 128 + number
+        raise SystemExit(self._code)

@@ -71,14 +71,14 @@ class Worker:
         self._termination = TerminationAsExit()
         self._closed = False
         self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
+        self._heartbeat = Heartbeat(self._driver.transport, self._core.sessions.values(), _say_cancelled)
         try:
             self._driver.run(self._core.join())
-        except BaseException:
-            self._driver.transport.close()
+            if heartbeat:
+                self._heartbeat.start()
+        except BaseException:  # a signal's, too: nobody else has what has joined
+            self.close()
             raise
-        self._heartbeat = Heartbeat(self._driver.transport, self._core.sessions.values(), _say_cancelled)
-        if heartbeat:
-            self._heartbeat.start()
 
     @property
     def name(self) -> str:
@@ -123,6 +123,7 @@ class Worker:
         return self._claim(n, timeout)
 
     def _claim(self, n: int, timeout: float | None, *, asked: bool = False) -> list[Attempt]:
+        self._termination.insist()
         self._refuse_forked()
         with self._claiming:
             return self._driver.run(self._core.claim(n, timeout, asked=asked))
@@ -151,6 +152,7 @@ class Worker:
         n = number_wanted(n)
         try:
             while not self._core.stopping:
+                self._termination.insist()
                 self._refuse_forked()
                 with self._claiming:
                     batch = self._driver.run(self._core.next_batch(n))

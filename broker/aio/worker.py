@@ -69,14 +69,13 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         try:
             await self._driver.run(self._core.join())
-            thread_transport = await asyncio.to_thread(open_transport, self._url)
-        except BaseException:
-            await self._driver.transport.close()
+            self._thread_transport = await asyncio.to_thread(open_transport, self._url)
+            self._heartbeat = Heartbeat(self._thread_transport, self._core.sessions.values(), self._cancel_from_thread)
+            if self._beats:
+                self._heartbeat.start()
+        except BaseException:  # a cancellation, too: nobody else has what has joined
+            await self.close()
             raise
-        self._thread_transport = thread_transport
-        self._heartbeat = Heartbeat(thread_transport, self._core.sessions.values(), self._cancel_from_thread)
-        if self._beats:
-            self._heartbeat.start()
         return self
 
     @property

@@ -1,12 +1,14 @@
 """Sessions, leases and time-outs on a simulated clock; the heartbeat's own thread with the real one."""
 
+import asyncio
 import subprocess
 import sys
 
 import pytest
 
-from broker import RunConfig, Task, Trainer, Worker
-from broker.errors import NoSession, OldRequest
+from broker import RunConfig, Task, Trainer, Worker, aio
+from broker.errors import NoRun, NoSession, OldRequest
+from broker.heartbeat import Heartbeat
 from broker.operations import anyone
 from broker.operations import worker as worker_calls
 from tests.conformance.lab import Lab, run_one, tasks
@@ -249,6 +251,33 @@ def test_two_workers_with_one_name_are_two_sessions(lab: Lab):
     trainer.enqueue(tasks(2))
     assert {run_one(one), run_one(two)} == {"t0", "t1"}
     assert trainer.stats().sessions == 2
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit, NoRun])
+def test_a_worker_that_was_not_made_leaves_no_session(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, flavour: str, how: type[BaseException]
+):
+    """Nobody has it, so nobody could close it: a lease later somebody would notice."""
+    trainer = lab.trainer()
+    runs = [lab.run, f"{lab.run}-missing"] if how is NoRun else [lab.run]
+
+    def interrupted(_heartbeat: Heartbeat) -> None:
+        assert trainer.stats().sessions == 1
+        raise how
+
+    monkeypatch.setattr(Heartbeat, "start", interrupted)
+
+    async def opened() -> None:
+        await aio.Worker(lab.url, runs, clock=lab.clock).open()
+
+    with pytest.raises(how):
+        if flavour == "sync":
+            Worker(lab.url, runs, clock=lab.clock)
+        else:
+            asyncio.run(opened())
+    assert trainer.stats().sessions == 0
+    assert [event for event, _ in lab.transitions() if event == "join"] == ["join"]
 
 
 def test_a_forked_child_submits_and_leaves_the_sessions_alone(lab: Lab):

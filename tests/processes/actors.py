@@ -3,7 +3,7 @@
 `python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: says on standard output, a JSON line each, what it does; reads
 nothing. Kinds: `hold` (claims and keeps), `loop`, `run`, `aio` (the three worker loops, which never finish their work), `work`
 (does all there is), `train` (takes a batch and sits on it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken),
-`interrupted` (workers that a signal breaks off anywhere).
+`interrupted` (workers that a signal breaks off anywhere), `deaf` (loses what SIGTERM raises, at first).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -194,6 +195,26 @@ def interrupted(url: str, run: str, times: str) -> None:
     say("ended")
 
 
+def deaf(url: str, run: str, way: str) -> None:
+    """Is told to end where nothing hears what the handler raises, then claims."""
+
+    class Deaf:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    sys.unraisablehook = lambda lost: say("lost", error=repr(lost.exc_value))
+    with Worker(url, run) as worker:
+        for _ in range(2):
+            Deaf()
+        if way == "claim":
+            worker.claim(timeout=None)
+        elif way == "loop":
+            next(iter(worker))
+        else:
+            worker.run(str)
+
+
 def train(url: str, run: str) -> None:
     """Takes a batch, says which, and never gets to train on it."""
     with Trainer(url, run) as trainer:
@@ -204,7 +225,7 @@ def train(url: str, run: str) -> None:
 
 KINDS: dict[str, Callable[..., None]] = {
     "hold": hold, "late": late, "loop": loop, "run": run, "aio": aio_run, "work": work, "storm": storm,
-    "interrupted": interrupted, "train": train,
+    "interrupted": interrupted, "deaf": deaf, "train": train,
 }  # fmt: skip
 
 

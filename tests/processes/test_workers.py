@@ -109,6 +109,16 @@ def test_a_worker_that_is_told_to_stop_gives_back_at_once(live: Lab, kind: str, 
     assert [attempt.tries for attempt in again.claim(2)] == [0, 0]
 
 
+@pytest.mark.parametrize("way", ["claim", "loop", "run"])
+def test_a_worker_that_lost_what_sigterm_raised_ends_with_its_next_claim(live: Lab, way: str) -> None:
+    """A destructor loses it, and the import of some modules in C does; it would wait for ever."""
+    trainer = live.trainer()
+    with Actor("deaf", live.url, live.run, way=way) as worker:
+        code = worker.wait()
+        assert (code, worker.said) == (143, [{"is": "lost", "error": "SystemExit(143)"}] * 2)
+    assert trainer.stats().sessions == 0
+
+
 _PACKING = """
 import signal
 from broker.connections.link import packed
