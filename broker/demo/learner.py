@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 from broker.demo.episodes import Trajectory
@@ -77,10 +78,10 @@ class Learner:
     def __init__(self, seed: int, config: LearnerConfig | None = None) -> None:
         self.config = config or LearnerConfig()
         self.policy = CartPolicy.initial(seed)
-        self.value = Network(initial_parameters(VALUE_HIDDEN, np.random.default_rng([seed, 1]), output_scale=0.1))
+        self.value = Network(initial_parameters(VALUE_HIDDEN, default_rng([seed, 1]), output_scale=0.1))
         self.policy_adam = Adam(len(self.policy.parameters), self.config.learning_rate)
         self.value_adam = Adam(len(self.value.parameters), self.config.value_learning_rate)
-        self._rng = np.random.default_rng([seed, 2])
+        self._rng = default_rng([seed, 2])
 
     def update(self, trajectories: Sequence[Trajectory]) -> Progress:
         """Trains on one batch; changes the policy in place."""

@@ -10,6 +10,7 @@ import struct
 from typing import Final
 
 import numpy as np
+from numpy.random import default_rng
 
 from broker.demo.network import OBSERVATION_SCALE, Array, Network, initial_parameters, parameter_count
 
@@ -38,7 +39,7 @@ class CartPolicy:
     @classmethod
     def initial(cls, seed: int) -> CartPolicy:
         """The policy of version 0, the same for everybody who knows the seed."""
-        return cls(rounded(initial_parameters(HIDDEN, np.random.default_rng([seed, 0]), output_scale=0.01)))
+        return cls(rounded(initial_parameters(HIDDEN, default_rng([seed, 0]), output_scale=0.01)))
 
     @property
     def parameters(self) -> Array:

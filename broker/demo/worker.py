@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
-import numpy as np
+# Before SIGTERM is heard and anything is held: what its handler raises while modules in C are imported can be lost.
+import gymnasium  # noqa: F401 - for `Arena`  # pyright: ignore[reportUnusedImport]
+from numpy.random import default_rng
 
 from broker import Attempt, Worker
 from broker.demo.entry import add_run_arguments, enter
@@ -38,7 +40,7 @@ class Player:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._arena = Arena()
-        self._rng = np.random.default_rng()
+        self._rng = default_rng()
 
     def play(self, attempts: Sequence[Attempt]) -> None:
         """Plays all of them, side by side where they are of the same version, and submits the trajectories."""

@@ -78,13 +78,14 @@ def children(run: str, module: str) -> list[int]:
     return [pid for pid, words in processes_of(run).items() if module in words]
 
 
-def version_of(url: str, run: str) -> int:
-    """The version of a run, -1 before it is there."""
+def version_of(url: str, run: str, workers: int = 0) -> int:
+    """The version of a run, -1 before it is there and has so many workers."""
     with Operator(url) as operator:
         try:
-            return operator.stats(run).version
+            stats = operator.stats(run)
         except NoRun:
             return -1
+        return stats.version if stats.sessions >= workers else -1
 
 
 def summary_of(text: str) -> dict[str, Any]:
@@ -147,8 +148,10 @@ def test_it_learns_while_workers_and_trainer_are_killed() -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_demo_leaves_no_process_and_nothing_held(url: str, run: str, number: int, code: int) -> None:
     """Given a demo at work, when it is told to end, then it tells how far it came, and all children are gone."""
-    with started(command("--url", url, "--run", run, "--json")) as process:
-        wait_until(lambda: version_of(url, run) >= 2, "two steps are done", 60)
+    with started(command("--url", url, "--run", run, "--steps", "1000", "--json")) as process:
+        # Two steps after all have joined: a session whose worker was told to end before it heard of it is not left.
+        there = wait_until(lambda: version_of(url, run, workers=3) + 1, "all have joined", 60)
+        wait_until(lambda: version_of(url, run) > there, "two steps are done", 60)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == code, err
