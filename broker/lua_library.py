@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 _TOKEN = re.compile(
     r"""--\[\[.*?\]\]|--[^\n]*|\[\[.*?\]\]|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
@@ -96,14 +97,15 @@ def as_library(includes: Mapping[str, Source], scripts: Sequence[Source]) -> lis
         NameClash: a parameter or nested local has the name of a constant, two includes declare the same name, a script
             declares one of its includes' again, or a name is taken by the library.
     """
-    names = [*_ARGUMENTS, *(name for include in includes.values() for name in include.names())]
+    declared = {name: include.names() for name, include in includes.items()}
+    names = [*_ARGUMENTS, *chain.from_iterable(declared.values())]
     if twice := sorted(name for name, n in Counter(names).items() if n > 1):
         raise NameClash(f"{', '.join(twice)}: declared by two includes")
     if taken := sorted(_RESERVED.intersection(names + [name for script in scripts for name in script.names()])):
         raise NameClash(f"the name {taken[0]} is the library's")
     for script in scripts:
         if again := sorted(
-            {name for need in script.needs for name in includes[need].names()}.intersection(script.names())
+            set(chain.from_iterable(declared[need] for need in script.needs)).intersection(script.names())
         ):
             raise NameClash(f"{script.function} declares {again[0]!r} again, which an include of it declares")
     uses = Counter(name for script in scripts for name in script.needs)

@@ -157,7 +157,8 @@ def library() -> Library:
             files.setdefault(file, []).append((text, (file, number)))
         own = tuple(files.pop(f"{name}.lua"))
         for file, lines in files.items():
-            includes.setdefault(file, Source(tuple(lines), _needs(file)))
+            if file not in includes:
+                includes[file] = Source(tuple(lines), _needs(file))
         functions.append(Source(own, tuple(files), f"{_LIBRARY}_{name}", flags))
     try:
         made = as_library(includes, functions)
@@ -209,19 +210,32 @@ def _flags(path: Path) -> tuple[str, ...]:
 def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], out: list[Line]) -> None:
     """Appends the lines of a file to `out` as (text, file, line number), and those of its includes in their places."""
     seen.add(path)
-    shown = path.relative_to(directory).as_posix()
+    for lines, name, number in _parts(path, path.relative_to(directory).as_posix()):
+        out += lines
+        if not name:
+            break
+        target = directory / "include" / f"{name}.lua"
+        if target == path or target in parents:
+            circle = " -> ".join(file.stem for file in [*parents, path, target])
+            raise ScriptError(f"{path}:{number}: include goes in circles: {circle}")
+        if not target.is_file():
+            raise ScriptError(f"{path}:{number}: unknown include {name!r}: there is no {target}")
+        if target not in seen:
+            _collect(directory, target, [*parents, path], seen, out)
+
+
+@cache
+def _parts(path: Path, shown: str) -> list[tuple[list[Line], str, int]]:
+    """The lines of a file up to each include, its name and line; at last those after all includes, and no name."""
+    parts: list[tuple[list[Line], str, int]] = []
+    lines: list[Line] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.match(line):
-            target = directory / "include" / f"{match[1]}.lua"
-            if target == path or target in parents:
-                circle = " -> ".join(file.stem for file in [*parents, path, target])
-                raise ScriptError(f"{path}:{number}: include goes in circles: {circle}")
-            if not target.is_file():
-                raise ScriptError(f"{path}:{number}: unknown include {match[1]!r}: there is no {target}")
-            if target not in seen:
-                _collect(directory, target, [*parents, path], seen, out)
+            parts.append((lines, match[1], number))
+            lines = []
         elif line.strip() and not _is_comment(line):
-            out.append((line.rstrip(), shown, number))
+            lines.append((line.rstrip(), shown, number))
+    return [*parts, (lines, "", 0)]
 
 
 def _is_comment(line: str) -> bool:
