@@ -97,6 +97,8 @@ def checkpoint(
         progress: called as the scan goes on.
         gate: an operator's request to commit with; None: the trainer's own channel.
     """
+    if gate is None:
+        yield from core.settle()
     made = yield from collect(core, path if full else None, progress)
     made = replace(made, path=path)
     yield Blocking(lambda: write_checkpoint(made, path))
@@ -251,6 +253,7 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
     config = source.config.to_fields() if source is not None else core.config.to_fields() if core.epoch else None
     token = secrets.token_hex(8)
+    core.doubt()
     begun: Begun = yield TakeOver(recovery.begin(core.run, token, to, config, now=core.now), token)
     core.epoch = begun.epoch
     core.digests.clear()

@@ -138,6 +138,7 @@ class Trainer:
             Fenced, Rewound: this trainer may not go on.
         """
         self._must_lead("next_batch")
+        self._driver.run(self._core.settle())
         step = self._core.step_to_deliver(prefetch=prefetch)
         batch = self._from_ahead(step, timeout)
         if batch is None:
@@ -211,6 +212,9 @@ class Trainer:
 
     def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
         """Says that the batch is trained on; opens capacity for the next one.
+
+        Where one ended without an answer (no server, an interrupt), the next call of this trainer makes sure of it, and
+        repeated it answers what the first would have answered.
 
         Args:
             blob: at most 1 MiB that travels with the workers' next claims (where the new weights are).

@@ -60,6 +60,8 @@ class TrainerCore:
         self.cursor: Any = None
         self.digests: dict[int, str] = {}
         self.delivered = -1  # newest step handed to the caller
+        self._is_sure = True  # of the version: no call that changes it was left without an answer
+        self._advancing: int | None = None  # the step of an advance that was
         self.result_sizes = ResultSizes()
 
     @property
@@ -102,9 +104,25 @@ class TrainerCore:
         self.version, self.step_next = int(stored["version"]), int(stored["step_next"])
         self.config = RunConfig.from_fields(stored)
         self.cursor = json.loads(stored["cursor"]) if stored.get("cursor") else None
+        self.digests = {step: digest for step, digest in self.digests.items() if step >= self.version}
         if not self.epoch:
             self.epoch = stored["epoch"]
+        self._is_sure, self._advancing = True, None
         return stored
+
+    def doubt(self, advancing: int | None = None) -> None:
+        """A call is made that changes the version: until its answer is dealt with, the version is not known."""
+        self._is_sure, self._advancing = False, advancing
+
+    def settle(self) -> Flow[None]:
+        """Finds out the version, where a call that changes it was left without an answer."""
+        if not self._is_sure:
+            # What was left is sent again ahead of this, which does nothing and is refused to a trainer of the past.
+            nobody = secrets.token_hex(16)
+            yield GatedCall(lambda gate: trainer.cancel(self.run, gate, [nobody], now=self.now))
+            while (yield from self.call(anyone.trim(self.run, now=self.now))):
+                pass
+            yield from self.refresh()
 
     def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None) -> Flow[Enqueued]:
         """Adds tasks in pieces; the cursor is stored with the last one."""
@@ -170,15 +188,22 @@ class TrainerCore:
     def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> Flow[int]:
         """Acknowledges the batch of step = version; answers the new version.
 
+        Where the one before was left without an answer, it is that one, said again.
+
         Raises:
             Early: its batch was not taken by this trainer.
         """
         if blob is not None:
             blob = bytes_of("blob", blob)
+        advancing = self._advancing
+        yield from self.settle()
+        if advancing is not None and self.version > advancing:
+            return self.version
         step = self.version
         digest = self.digests.get(step, "-")
         if digest == "-" and not allow_empty:
             raise Early(step=step, version=self.version, step_next=self.step_next)
+        self.doubt(advancing=step)
         answers: list[Any] = yield GatedCall(
             lambda gate: trainer.advance(
                 self.run, gate, step, digest, allow_empty=allow_empty, blob=blob, now=self.now
@@ -193,6 +218,7 @@ class TrainerCore:
         self.digests.pop(step, None)
         self.version = advanced.version
         self.step_next = max(self.step_next, self.version)
+        self._is_sure, self._advancing = True, None
         return self.version
 
     def pause(self, mode: str) -> Flow[str]:

@@ -133,6 +133,20 @@ def fill_up(lab: Lab) -> None:
     lab.command("CONFIG", "SET", "maxmemory", "1")
 
 
+def test_a_full_server_settles_an_advance_without_answer(own_lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    """Advancing is what frees it."""
+    trainer = own_lab.trainer(consumer_batch_size=1)
+
+    def unanswered(_operations: Any) -> Any:
+        raise ServerUnavailable(url="", seconds=30, last="silence")
+
+    with monkeypatch.context() as patch, pytest.raises(ServerUnavailable):
+        patch.setattr(trainer._driver.transport, "execute", unanswered)
+        trainer.advance(allow_empty=True)
+    fill_up(own_lab)
+    assert trainer.advance(allow_empty=True) == 1
+
+
 def test_a_full_server_refuses_new_work_and_finishes_what_it_has(own_lab: Lab):
     """Mutants: submit_denied_when_full."""
     lab = own_lab

@@ -3,7 +3,7 @@
 `python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: says on standard output, a JSON line each, what it does; reads
 nothing. Kinds: `hold` (claims and keeps), `loop`, `run`, `aio` (the three worker loops, which never finish their work), `work`
 (does all there is), `train` (takes a batch and sits on it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken),
-`interrupted` (workers that a signal breaks off anywhere), `deaf` (loses what SIGTERM raises, at first).
+`interrupted` and `interrupted_trainer` (a signal breaks off their calls anywhere), `deaf` (loses what SIGTERM raises, at first).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from broker import Attempt, Trainer, Worker, aio
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Exhausted
 from tests.conformance import mutants
 from tests.waiting import wait_until
 
@@ -171,28 +172,59 @@ def storm(url: str, run: str, seed: str) -> None:
                         worker.submit(attempt, b"x")
 
 
-def interrupted(url: str, run: str, times: str) -> None:
-    """Workers, one after the other, that claim and release until a signal's handler raises, somewhere in their calls."""
+class Interrupted(BaseException):
+    """What a signal's handler raises."""
 
-    class Interrupted(BaseException):
-        pass
+
+def broken_off(work: Callable[[], None], after_s: float) -> bool:
+    """Calls it; whether a signal broke it off."""
 
     def interrupt(*_: object) -> None:
         raise Interrupted
 
+    try:
+        signal.signal(signal.SIGALRM, interrupt)
+        # Once more after 1 s: what a handler raises in the middle of a destructor is lost.
+        signal.setitimer(signal.ITIMER_REAL, after_s, 1.0)
+        work()
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    except Interrupted:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        return True
+    return False
+
+
+def interrupted(url: str, run: str, times: str) -> None:
+    """Workers, one after the other, that claim and release until a signal breaks it off."""
     chance = random.Random(int(times))
     for _ in range(int(times)):
         with Worker(url, run) as worker:
-            try:
-                signal.signal(signal.SIGALRM, interrupt)
-                # Once more after 1 s: what a handler raises in the middle of a destructor is lost.
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0002, 0.01), 1.0)
+
+            def work(worker: Worker = worker) -> None:
                 while True:
                     for attempt in worker.claim(4, timeout=0.2):
                         worker.release(attempt)
-            except Interrupted:
-                signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+            assert broken_off(work, chance.uniform(0.0002, 0.01))
     say("ended")
+
+
+def interrupted_trainer(url: str, run: str, seed: str) -> None:
+    """Trains on all there is, broken off by a signal all the time."""
+    chance, trained, times = random.Random(int(seed)), dict[int, list[str]](), 0
+    with Trainer(url, run) as trainer:
+
+        def train_on_all() -> None:
+            with suppress(Exhausted):
+                while True:
+                    batch = trainer.next_batch()
+                    trained[trainer.version] = [rollout.task for rollout in batch]
+                    trainer.advance()
+
+        # Ever later, or a slow machine would never get to the end.
+        while broken_off(train_on_all, chance.uniform(0.0002, 0.005) * (1 + times / 50)):
+            times += 1
+    say("trained", steps=list(trained.values()), times=times)
 
 
 def deaf(url: str, run: str, way: str) -> None:
@@ -225,7 +257,7 @@ def train(url: str, run: str) -> None:
 
 KINDS: dict[str, Callable[..., None]] = {
     "hold": hold, "late": late, "loop": loop, "run": run, "aio": aio_run, "work": work, "storm": storm,
-    "interrupted": interrupted, "deaf": deaf, "train": train,
+    "interrupted": interrupted, "interrupted_trainer": interrupted_trainer, "deaf": deaf, "train": train,
 }  # fmt: skip
 
 

@@ -163,6 +163,19 @@ def test_a_worker_that_is_interrupted_anywhere_goes_on_and_leaves_nothing(live: 
     assert (stats.pending, stats.running, stats.sessions) == (8, 0, 0)
 
 
+def test_a_trainer_that_is_interrupted_anywhere_trains_on_each_task_once(live: Lab) -> None:
+    """It goes on with its loop: an advance that was broken off is made once, and its batch is not trained on again."""
+    live.trainer(consumer_batch_size=2, max_staleness=1, max_concurrent_rollouts=8).enqueue(tasks(400))
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(Actor("work", live.url, live.run))
+        trainer = stack.enter_context(Actor("interrupted_trainer", live.url, live.run, seed=1))
+        assert trainer.wait() == 0
+    (said,) = trainer.said
+    assert sorted(task for step in said["steps"] for task in step) == sorted(f"t{i}" for i in range(400))
+    assert said["times"] > 50, "it was interrupted, or this shows nothing"
+
+
 def test_capacity_never_exceeds_the_bound_with_8_claiming_processes(live: Lab):
     """G4, judged by a watcher while it runs and by the event log afterwards. Mutants: start_ignores_capacity."""
     bound = RunConfig(consumer_batch_size=3, max_staleness=1, max_concurrent_rollouts=5)

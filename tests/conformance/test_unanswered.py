@@ -1,0 +1,154 @@
+"""G1, G7: what the trainer does after a call that ended without an answer; the server may have executed it, or not."""
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from broker import RunConfig, Trainer, aio
+from broker.errors import Fenced, ServerUnavailable
+from broker.operations import anyone
+from tests.conformance.lab import Lab, names_of, tasks
+
+Unanswered = Literal["executed", "not sent", "only the call", "interrupted"]
+
+
+@contextmanager
+def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
+    """A call of the trainer that ends without an answer: executed or not, whole or without what follows its own."""
+    transport = trainer._driver.transport
+    execute = transport.execute
+    error = KeyboardInterrupt() if how == "interrupted" else ServerUnavailable(url="", seconds=30, last="silence")
+
+    def broken(operations: Any) -> Any:
+        if how == "only the call" and operations[0].script == "advance":
+            return [*execute(operations)[:1], anyone.TRIM_AGAIN]
+        if how != "not sent":
+            execute(operations)
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(transport, "execute", broken)
+        yield
+
+
+HOW: list[Unanswered] = ["executed", "not sent", "only the call", "interrupted"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_an_advance_without_answer_is_made_once_whatever_comes_next(lab: Lab, how: Unanswered):
+    """The trainer's loop goes on with the next batch: not with the one that it has trained on."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1), lab.worker()
+    trainer.enqueue(tasks(4))
+    seen: list[str] = []
+    for step in range(4):
+        worker.submit(worker.claim()[0], step)
+        seen += names_of(trainer.next_batch(timeout=5))
+        with unanswered(trainer, how):
+            trainer.advance()
+    assert seen == ["t0", "t1", "t2", "t3"]
+    assert trainer.advance() == trainer.version == trainer.stats().version == 4
+
+
+def test_an_advance_of_asyncio_that_was_cancelled_is_made_once(lab: Lab):
+    """The next batch is the next one."""
+
+    async def main() -> list[str]:
+        seen = list[str]()
+        async with aio.Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=1), clock=lab.clock) as trainer:
+            await trainer.enqueue(tasks(3))
+            worker = lab.worker()
+            execute = trainer._driver.transport.execute
+
+            async def executed_and_cancelled(operations: Any) -> Any:
+                await execute(operations)
+                raise asyncio.CancelledError
+
+            for step in range(3):
+                worker.submit(worker.claim()[0], step)
+                seen += names_of(await trainer.next_batch(timeout=5))
+                with pytest.MonkeyPatch.context() as patch, pytest.raises(asyncio.CancelledError):
+                    patch.setattr(trainer._driver.transport, "execute", executed_and_cancelled)
+                    await trainer.advance()
+            assert await trainer.advance() == trainer.version == 3
+        return seen
+
+    assert asyncio.run(main()) == ["t0", "t1", "t2"]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_advance_without_answer_that_is_repeated_is_made_once(lab: Lab, how: Unanswered, empty: bool):
+    """As the error says: repeating it is safe, and answers what the first one would have answered."""
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(tasks(2))
+    for step in range(2):
+        if not empty:
+            worker.submit(worker.claim()[0], step)
+            trainer.next_batch(timeout=5)
+        for _ in range(3):
+            with unanswered(trainer, how):
+                trainer.advance(b"blob", allow_empty=empty)
+        assert trainer.advance(b"blob", allow_empty=empty) == trainer.stats().version == step + 1
+    assert int(lab.command("HGET", lab.key("state"), "blob_seq")) == 2
+
+
+def test_a_checkpoint_after_an_advance_without_answer_is_of_the_new_version(lab: Lab, tmp_path: Path):
+    """The weights that it is saved beside are those of the step that was trained."""
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(tasks(1))
+    worker.submit(worker.claim()[0], 0)
+    trainer.next_batch(timeout=5)
+    with unanswered(trainer, "not sent"):
+        trainer.advance()
+    assert trainer.checkpoint(tmp_path / "c.json").version == trainer.version == 1
+
+
+def test_an_advance_without_answer_of_a_trainer_that_was_replaced(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=1)
+    with unanswered(trainer, "executed"):
+        trainer.advance(allow_empty=True)
+    lab.trainer(reopen=True)
+    with pytest.raises(Fenced):
+        trainer.advance(allow_empty=True)
+
+
+@pytest.mark.parametrize("how", ["executed", "not sent"])
+def test_a_recovery_settles_an_advance_without_answer(lab: Lab, how: Unanswered):
+    """After it, an advance is a new one."""
+    lab.checks_history = False
+    trainer = lab.trainer(consumer_batch_size=1)
+    with unanswered(trainer, how):
+        trainer.advance(allow_empty=True)
+    trainer.recover(version=1)
+    assert trainer.version == 1
+    assert trainer.advance(allow_empty=True) == 2
+
+
+def test_a_recovery_that_was_interrupted_at_its_end_is_known(lab: Lab):
+    """The run is at the version recovered to; the trainer's next batch is of that version, not of the one before."""
+    lab.checks_history = False
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(tasks(3))
+    for step in range(2):
+        worker.submit(worker.claim()[0], step)
+        trainer.next_batch(timeout=5)
+        trainer.advance()
+    execute = trainer._driver.transport.execute
+
+    def interrupted(operations: Any) -> Any:
+        if operations[0].script == "trim":
+            raise KeyboardInterrupt
+        return execute(operations)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer._driver.transport, "execute", interrupted)
+        trainer.recover(version=1)
+    assert trainer.stats().version == 1
+    attempts = worker.claim(3)
+    worker.submit_many((attempt, attempt.task) for attempt in attempts)
+    assert len(trainer.next_batch(timeout=5)) == 1
+    assert trainer.advance() == 2
