@@ -19,30 +19,37 @@ class Channel:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self._last = 0
-        self._unknown: list[Operation[Any]] = []
+        # In one assignment each: a signal's handler may raise between any two, and a number may not be used twice.
+        self._place: tuple[int, list[Operation[Any]]] = (0, [])
         self._broken: BrokerError | None = None
 
     @property
     def last(self) -> int:
         """Number of the last call that the server has answered, 0 before the first."""
-        return self._last
+        return self._place[0]
 
     def restart(self, token: str) -> None:
         """A new epoch: numbers start again."""
-        self.token, self._last, self._unknown, self._broken = token, 0, [], None
+        self.token, self._place, self._broken = token, (0, []), None
 
     def prepare(self, make: Callable[[Gate], Operation[Any]]) -> list[Operation[Any]]:
         """The operations to send, in order: first those whose outcome is still unknown, if any, then the new one.
 
         After a rewind no call is made any more: late copies of forgotten calls could fill the gap in the numbers.
 
-        A call that timed out may have been executed. It is sent again with the same number, so that it has its effect
-        once, before the next number is used.
+        From here on the outcome of the new one is unknown. A call that got no answer may have been executed: it is sent
+        again with the same number, so that it has its effect once, before the next number is used.
         """
         if self._broken is not None:
             raise self._broken
-        return [*self._unknown, make(trainer_gate(self.token, self._last + len(self._unknown) + 1))]
+        last, unknown = self._place
+        sent = [*unknown, make(trainer_gate(self.token, last + len(unknown) + 1))]
+        self._place = (last, sent)
+        return sent
+
+    def unsent(self, sent: list[Operation[Any]]) -> None:
+        """The new call of what prepare returned cannot be sent, and nothing was."""
+        self._place = (self._place[0], sent[:-1])
 
     def settle(self, sent: list[Operation[Any]], outcomes: list[Any]) -> Any:
         """Reads the outcomes of what prepare returned, and answers the new call's value.
@@ -50,21 +57,21 @@ class Channel:
         Raises:
             BrokerError: the call was refused.
         """
-        self._unknown = []
+        last, refusal = self._place[0], None
         for operation, outcome in zip(sent, outcomes, strict=True):
-            last = operation is sent[-1]
+            is_new = operation is sent[-1]
             refused = isinstance(outcome, BrokerError)
             # An unknown call that others followed was executed before: the server keeps the newest answer only.
-            if not refused or "used_call" in outcome.fields or (isinstance(outcome, OldCall) and not last):
-                self._last += 1
-            elif not last:
-                raise outcome
+            if not refused or "used_call" in outcome.fields or (isinstance(outcome, OldCall) and not is_new):
+                last += 1
+            elif not is_new:
+                refusal = outcome
+                break
             if isinstance(outcome, Rewound):
                 self._broken = outcome
-            if last and refused:
-                raise outcome
+            if is_new and refused:
+                refusal = outcome
+        self._place = (last, [])
+        if refusal is not None:
+            raise refusal
         return outcomes[-1]
-
-    def lost(self, sent: list[Operation[Any]]) -> None:
-        """No answer came: whether the operations took effect is unknown."""
-        self._unknown = sent

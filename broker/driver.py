@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from broker.channel import Channel
@@ -74,9 +73,9 @@ class Driver:
             case Call(operations):
                 return self.transport.execute(operations)
             case GatedCall():
-                return self._gated(step)
+                return self._in_turn(lambda: self._gated(step))
             case TakeOver():
-                return self._take_over(step)
+                return self._in_turn(lambda: self._take_over(step))
             case Fetch(keys):
                 return self.transport.command("MGET", *keys)
             case Command(args):
@@ -94,30 +93,25 @@ class Driver:
 
     def _take_over(self, step: TakeOver) -> Any:
         assert self._channel is not None
-        with self._turn_taken():
-            outcome = (self.transport.execute([step.operation]))[0]
-            if isinstance(outcome, BrokerError):
-                raise outcome
-            self._channel.restart(step.token)
-            return outcome
+        outcome = self.transport.execute([step.operation])[0]
+        if isinstance(outcome, BrokerError):
+            raise outcome
+        self._channel.restart(step.token)
+        return outcome
 
     def _gated(self, step: GatedCall) -> Any:
         assert self._channel is not None
-        with self._turn_taken():
-            sent = self._channel.prepare(step.make)
-            try:
-                outcomes = self.transport.execute([*sent, *step.then])
-            except NotSendable:
-                raise  # nothing was sent, and sent again it would be in the way for ever
-            except BaseException:
-                self._channel.lost(sent)
-                raise
-            value = self._channel.settle(sent, outcomes[: len(sent)])
-            return [value, *outcomes[len(sent) :]] if step.then else value
+        sent = self._channel.prepare(step.make)
+        try:
+            outcomes = self.transport.execute([*sent, *step.then])
+        except NotSendable:  # sent again it would be in the way for ever
+            self._channel.unsent(sent)
+            raise
+        value = self._channel.settle(sent, outcomes[: len(sent)])
+        return [value, *outcomes[len(sent) :]] if step.then else value
 
-    @contextmanager
-    def _turn_taken(self) -> Generator[None]:
-        """The turn to make a call of the channel; refused where nobody would ever give it."""
+    def _in_turn(self, call: Callable[[], T]) -> T:
+        """Makes a call of the channel when its turn has come; refused where nobody would ever give it."""
         if self.transport.is_forked:
             raise BadArgument(problem=_FORKED)
         if self._owner == threading.get_ident():
@@ -125,6 +119,6 @@ class Driver:
         with self._turn:
             self._owner = threading.get_ident()
             try:
-                yield
+                return call()
             finally:
                 self._owner = 0

@@ -100,10 +100,8 @@ class Driver:
             sent = self._channel.prepare(step.make)
             try:
                 outcomes = await self.transport.execute([*sent, *step.then])
-            except NotSendable:
-                raise  # as in the other driver
-            except BaseException:
-                self._channel.lost(sent)
+            except NotSendable:  # as in the other driver
+                self._channel.unsent(sent)
                 raise
             value = self._channel.settle(sent, outcomes[: len(sent)])
             return [value, *outcomes[len(sent) :]] if step.then else value

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from broker import RunConfig, Trainer, aio
+from broker import RunConfig, Task, Trainer, aio
 from broker.errors import Fenced, ServerUnavailable
 from broker.operations import anyone
 from tests.conformance.lab import Lab, names_of, tasks
@@ -94,6 +94,21 @@ def test_an_advance_without_answer_that_is_repeated_is_made_once(lab: Lab, how: 
                 trainer.advance(b"blob", allow_empty=empty)
         assert trainer.advance(b"blob", allow_empty=empty) == trainer.stats().version == step + 1
     assert int(lab.command("HGET", lab.key("state"), "blob_seq")) == 2
+
+
+def test_a_call_that_was_interrupted_behind_its_answer_keeps_its_number(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    """The next call has the next one: with the same it would get the answer of the first, and have no effect."""
+    trainer = lab.trainer(consumer_batch_size=1)
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for i in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(trainer._core.channel, "settle", interrupted)
+            trainer.enqueue(tasks(3))
+        assert trainer.enqueue(Task(id=f"other{i}")).added == 1
+    assert trainer.stats().pending == 5
 
 
 def test_a_checkpoint_after_an_advance_without_answer_is_of_the_new_version(lab: Lab, tmp_path: Path):

@@ -430,11 +430,11 @@ def test_a_blocked_trainer_wakes_up(lab: Lab, end: Callable[..., None], monkeypa
     (attempt,) = worker.claim()
     waiting = InThread(lambda: trainer.next_batch(short=True))
     wait_until(lambda: lab.stat("want") == 1, "the trainer waits")
-    before = trainer._core.channel._last
+    before = trainer._core.channel.last
     end(lab, worker, attempt)
     expected = ["t0", "t1"] if end is ending_by_submit else ["t0"]
     assert names_of(waiting.result()) == expected
-    assert trainer._core.channel._last <= before + 2
+    assert trainer._core.channel.last <= before + 2
 
 
 def test_a_trainer_is_woken_once_for_a_batch_not_for_each_rollout(lab: Lab):

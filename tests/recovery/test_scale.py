@@ -108,7 +108,7 @@ def _checkpoint(filler: Filler, path: Path) -> None:
     """By a trainer of its own, whose epoch the filler goes on with."""
     with Trainer(filler.lab.url, filler.lab.run, clock=filler.lab.clock) as leader:
         leader.checkpoint(path)
-        filler.trainer.token, filler.trainer.number = leader._core.channel.token, leader._core.channel._last
+        filler.trainer.token, filler.trainer.number = leader._core.channel.token, leader._core.channel.last
 
 
 def _fill(lab: Lab, path: Path) -> None:

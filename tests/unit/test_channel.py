@@ -1,4 +1,4 @@
-"""The trainer's numbered channel, without a server: `prepare`, what came of it, `settle` or `lost`."""
+"""The trainer's numbered channel, without a server: `prepare`, what came of it, `settle`; without it, it is unknown."""
 
 from typing import Any
 
@@ -74,11 +74,9 @@ def test_after_a_rewind_no_call_is_made_under_this_epoch():
 
 def test_what_got_no_answer_goes_first_with_its_own_number():
     numbers = Numbers()
-    first = numbers.prepare("first")
-    numbers.channel.lost(first)
+    numbers.prepare("first")
     second = numbers.prepare("second")
     assert numbers.of(second) == [("first", 1), ("second", 2)]
-    numbers.channel.lost(second)
     third = numbers.prepare("third")
     assert numbers.of(third) == [("first", 1), ("second", 2), ("third", 3)]
     assert [operation.args for operation in third[:2]] == [operation.args for operation in second]
@@ -90,8 +88,8 @@ def test_what_got_no_answer_goes_first_with_its_own_number():
 def test_unknown_calls_that_had_been_executed_are_told_by_their_old_numbers():
     """The server keeps only the newest answer: for the ones before, OLDCALL says that they happened."""
     numbers = Numbers()
-    numbers.channel.lost(numbers.prepare("first"))
-    numbers.channel.lost(numbers.prepare("second"))
+    numbers.prepare("first")
+    numbers.prepare("second")
     sent = numbers.prepare("third")
     assert numbers.channel.settle(sent, [OldCall(call="1", last="2"), "b", "c"]) == "c"
     assert numbers.of(numbers.prepare()) == [("call", 4)]
@@ -99,7 +97,7 @@ def test_unknown_calls_that_had_been_executed_are_told_by_their_old_numbers():
 
 def test_an_unknown_call_that_was_refused_does_not_hide_the_new_answer():
     numbers = Numbers()
-    numbers.channel.lost(numbers.prepare("first"))
+    numbers.prepare("first")
     sent = numbers.prepare("second")
     assert numbers.channel.settle(sent, [refusal(1), "b"]) == "b"
     assert numbers.of(numbers.prepare()) == [("call", 3)]
@@ -107,7 +105,7 @@ def test_an_unknown_call_that_was_refused_does_not_hide_the_new_answer():
 
 def test_a_fenced_unknown_call_is_raised_and_no_number_is_used():
     numbers = Numbers()
-    numbers.channel.lost(numbers.prepare("first"))
+    numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(Fenced):
         numbers.channel.settle(sent, [Fenced(epoch="2.x"), Fenced(epoch="2.x")])
@@ -116,7 +114,7 @@ def test_a_fenced_unknown_call_is_raised_and_no_number_is_used():
 
 def test_an_unknown_call_before_and_a_refused_call_now():
     numbers = Numbers()
-    numbers.channel.lost(numbers.prepare("first"))
+    numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(Early):
         numbers.channel.settle(sent, ["a", refusal(2)])
@@ -126,7 +124,7 @@ def test_an_unknown_call_before_and_a_refused_call_now():
 def test_an_unknown_call_before_and_a_full_server_now():
     """Out of memory is said before the script starts: the second number is still free, the first is used."""
     numbers = Numbers()
-    numbers.channel.lost(numbers.prepare("first"))
+    numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(BrokerError, match="OOM"):
         numbers.channel.settle(sent, ["a", BrokerError("OOM")])
@@ -135,7 +133,7 @@ def test_an_unknown_call_before_and_a_full_server_now():
 
 def test_an_unknown_call_that_meets_a_full_server_stays_unknown_to_the_caller_but_not_to_the_numbers():
     numbers = Numbers()
-    numbers.channel.lost(numbers.prepare("first"))
+    numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(BrokerError, match="OOM"):
         numbers.channel.settle(sent, [BrokerError("OOM"), BrokerError("OOM")])
@@ -145,6 +143,13 @@ def test_an_unknown_call_that_meets_a_full_server_stays_unknown_to_the_caller_bu
 def test_a_new_epoch_starts_from_one():
     numbers = Numbers()
     numbers.channel.settle(numbers.prepare(), ["a"])
-    numbers.channel.lost(numbers.prepare())
+    numbers.prepare()
     numbers.channel.restart("fedcba9876543210")
     assert numbers.of(numbers.prepare()) == [("call", 1)]
+
+
+def test_what_cannot_be_sent_uses_no_number():
+    numbers = Numbers()
+    numbers.prepare("first")
+    numbers.channel.unsent(numbers.prepare("second"))
+    assert numbers.of(numbers.prepare("third")) == [("first", 1), ("third", 2)]
