@@ -52,6 +52,15 @@ def check_type(name: str, given: object, kind: type[Any] | tuple[type[Any], ...]
         raise BadArgument(argument=name, given=shown(given), expected=expected)
 
 
+def check_text(name: str, given: object) -> None:
+    """Refuses what is not text that can be sent."""
+    check_type(name, given, str, "a str")
+    try:
+        cast("str", given).encode()
+    except UnicodeEncodeError as error:
+        raise BadArgument(problem=f"the {name} cannot be sent ({error})") from error
+
+
 def one_or_several(name: str, given: T | Iterable[T], kind: type[T], expected: str) -> Iterable[T]:
     """What may be given as one or as several, as several: those are checked where they are used."""
     return (given,) if isinstance(given, kind) else several(name, given, expected)

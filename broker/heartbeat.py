@@ -37,6 +37,10 @@ class Heartbeat:
         """Starts it; the sessions have joined."""
         self._thread.start()
 
+    def end(self) -> None:
+        """Lets it end with its next look."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Stops it and waits for it."""
         self._stop.set()

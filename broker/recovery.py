@@ -253,11 +253,9 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
     config = source.config.to_fields() if source is not None else core.config.to_fields() if core.epoch else None
     token = secrets.token_hex(8)
-    core.doubt()
+    core.recovering()
     begun: Begun = yield TakeOver(recovery.begin(core.run, token, to, config, now=core.now), token)
-    core.epoch = begun.epoch
-    core.digests.clear()
-    core.delivered = -1
+    core.recovered(begun.epoch)
 
     def sweep(piece: list[str]) -> Flow[Swept]:
         return (yield GatedCall(lambda gate: recovery.sweep(core.run, gate, piece, is_listed, now=core.now)))

@@ -188,10 +188,14 @@ class Session:
     def taken_in(self, claimed: Claimed | BrokerError) -> Flow[list[Attempt]]:
         """Reads a claim's answer; what it granted is held from now on, what cannot be read is failed for good."""
         attempts = self._take_in(claimed)
-        for attempt_id, problem in self._unreadable:
-            _log.warning("the payload of attempt %s cannot be read: %s", attempt_id, problem)
-            yield Call((worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now),))
-        self._unreadable = []
+        unreadable, self._unreadable = self._unreadable, []
+        try:
+            for attempt_id, problem in unreadable:
+                _log.warning("the payload of attempt %s cannot be read: %s", attempt_id, problem)
+                yield Call((worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now),))
+        except BaseException:
+            self.forget(attempt.id for attempt in attempts)  # nobody will hear of them
+            raise
         return attempts
 
     def _take_in(self, claimed: Claimed | BrokerError) -> list[Attempt]:
@@ -334,17 +338,14 @@ class Session:
         joined = self._joined
         if joined is None:
             return
+        gone: bool | BrokerError = False
+        while gone is False:  # it holds more than one call gives back
+            gone = (yield Call((worker.leave(self.run, joined.session, now=self.now),)))[0]
+        if isinstance(gone, BrokerError) and not isinstance(gone, NoRun):  # of a run that is not there nothing is held
+            raise gone
         with self._lock:
             self._joined = None
             self._held.clear()
-        while True:
-            gone: bool | BrokerError = (yield Call((worker.leave(self.run, joined.session, now=self.now),)))[0]
-            if isinstance(gone, NoRun):
-                return  # nothing is held of a run that is not there
-            if isinstance(gone, BrokerError):
-                raise gone
-            if gone:
-                return
 
     def works_on(self, attempt: Attempt) -> bool:
         """Whether a result of this attempt is still to come."""

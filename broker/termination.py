@@ -13,6 +13,7 @@ class TerminationAsExit:
     def __init__(self) -> None:
         self._installed = False
         self._code = 0  # that SIGTERM asked to end with
+        self._held_off = False
 
     def install(self) -> None:
         """Only in the main thread, and only over the default handler."""
@@ -27,6 +28,10 @@ class TerminationAsExit:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._installed = False
 
+    def hold_off(self) -> None:
+        """From here on SIGTERM raises nothing: what it would break off is what it asks for."""
+        self._held_off = True
+
     def insist(self) -> None:
         """Raises once more what SIGTERM raised where it was lost: a destructor, the import of a module in C."""
         if self._code:
@@ -34,4 +39,6 @@ class TerminationAsExit:
 
     def _exit(self, number: int, _frame: FrameType | None) -> None:
         self._code = 128 + number
+        if self._held_off:
+            return
         raise SystemExit(self._code)

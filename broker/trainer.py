@@ -138,14 +138,14 @@ class Trainer:
             Fenced, Rewound: this trainer may not go on.
         """
         self._must_lead("next_batch")
-        self._driver.run(self._core.settle())
+        self.settle()
         step = self._core.step_to_deliver(prefetch=prefetch)
         batch = self._from_ahead(step, timeout)
         if batch is None:
             batch = self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
-        self._core.delivered = step
         if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
+        self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
         return batch
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
@@ -229,6 +229,11 @@ class Trainer:
         """
         self._must_lead("advance")
         return self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    def settle(self) -> int:
+        """Makes sure of an advance that ended without an answer, as the next call would; the version."""
+        self._must_lead("settle")
+        return self._driver.run(self._core.settle())
 
     def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None

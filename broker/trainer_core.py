@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker import keys
-from broker.arguments import bytes_of, check_type, one_or_several, whole
+from broker.arguments import bytes_of, check_text, check_type, one_or_several, whole
 from broker.channel import Channel
 from broker.codec import encode
 from broker.errors import BadArgument, BrokerError, Early, TooBig
@@ -27,6 +27,16 @@ PAYLOAD_BYTES_PER_CALL = 4 * 1024 * 1024
 TRIM_TASKS = 250
 #: Ids of one discard, cancel or retry call.
 IDS_PER_CALL = 250
+
+
+@dataclass(frozen=True, slots=True)
+class _Advance:
+    """An advance that was asked for, whose answer has not been dealt with."""
+
+    step: int
+    digest: str
+    blob: bytes | None
+    allow_empty: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +70,9 @@ class TrainerCore:
         self.cursor: Any = None
         self.digests: dict[int, str] = {}
         self.delivered = -1  # newest step handed to the caller
-        self._is_sure = True  # of the version: no call that changes it was left without an answer
-        self._advancing: int | None = None  # the step of an advance that was
+        self._asked: _Advance | None = None
+        self._repeated: int | None = None  # what an advance is answered that another call has made sure of
+        self._is_sure = True  # of the version: no recovery was left in the middle
         self.result_sizes = ResultSizes()
 
     @property
@@ -104,25 +115,31 @@ class TrainerCore:
         self.version, self.step_next = int(stored["version"]), int(stored["step_next"])
         self.config = RunConfig.from_fields(stored)
         self.cursor = json.loads(stored["cursor"]) if stored.get("cursor") else None
-        self.digests = {step: digest for step, digest in self.digests.items() if step >= self.version}
         if not self.epoch:
             self.epoch = stored["epoch"]
-        self._is_sure, self._advancing = True, None
+        self._is_sure = True
         return stored
 
-    def doubt(self, advancing: int | None = None) -> None:
-        """A call is made that changes the version: until its answer is dealt with, the version is not known."""
-        self._is_sure, self._advancing = False, advancing
+    def recovering(self) -> None:
+        """A recovery begins: until it has ended, the version is not known."""
+        self._is_sure = False
 
-    def settle(self) -> Flow[None]:
-        """Finds out the version, where a call that changes it was left without an answer."""
+    def recovered(self, epoch: str) -> None:
+        """The run has gone to another version, under a new epoch: what this trainer did before is over."""
+        self.epoch, self._asked, self._repeated, self.delivered = epoch, None, None, -1
+        self.digests.clear()
+
+    def deliver(self, step: int) -> None:
+        """The caller gets the batch of a step."""
+        self.delivered, self._repeated = step, None
+
+    def settle(self) -> Flow[int]:
+        """The version, after an advance or a recovery that was left without an answer was made sure of."""
+        if self._asked is not None:
+            self._repeated = yield from self._make(self._asked)
         if not self._is_sure:
-            # What was left is sent again ahead of this, which does nothing and is refused to a trainer of the past.
-            nobody = secrets.token_hex(16)
-            yield GatedCall(lambda gate: trainer.cancel(self.run, gate, [nobody], now=self.now))
-            while (yield from self.call(anyone.trim(self.run, now=self.now))):
-                pass
             yield from self.refresh()
+        return self.version
 
     def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None) -> Flow[Enqueued]:
         """Adds tasks in pieces; the cursor is stored with the last one."""
@@ -168,7 +185,7 @@ class TrainerCore:
 
     def discard(self, tasks: Iterable[str], reason: str = "discarded") -> Flow[dict[str, str]]:
         """Takes rollouts out for good: task -> `discarded`, or the state it is in."""
-        check_type("reason", reason, str, "a str")
+        check_text("reason", reason)
         return self._by_ids(tasks, lambda gate, ids: trainer.discard(self.run, gate, reason, ids, now=self.now))
 
     def cancel(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
@@ -191,34 +208,52 @@ class TrainerCore:
         Where the one before was left without an answer, it is that one, said again.
 
         Raises:
-            Early: its batch was not taken by this trainer.
+            Early: its batch was not handed out by this trainer.
         """
         if blob is not None:
             blob = bytes_of("blob", blob)
-        advancing = self._advancing
-        yield from self.settle()
-        if advancing is not None and self.version > advancing:
-            return self.version
-        step = self.version
-        digest = self.digests.get(step, "-")
-        if digest == "-" and not allow_empty:
-            raise Early(step=step, version=self.version, step_next=self.step_next)
-        self.doubt(advancing=step)
-        answers: list[Any] = yield GatedCall(
-            lambda gate: trainer.advance(
-                self.run, gate, step, digest, allow_empty=allow_empty, blob=blob, now=self.now
-            ),
-            then=(anyone.trim(self.run, now=self.now),),
-        )
+        if self._asked is None:
+            if self._repeated is not None:
+                version, self._repeated = self._repeated, None
+                return version
+            if not self._is_sure:
+                yield from self.refresh()
+            step = self.version
+            digest = self.digests.get(step, "-") if step <= self.delivered else "-"
+            if digest == "-" and not allow_empty:
+                raise Early(step=step, version=self.version, step_next=self.step_next)
+            self._asked = _Advance(step, digest, blob, allow_empty)
+        return (yield from self._make(self._asked))
+
+    def _make(self, asked: _Advance) -> Flow[int]:
+        """Makes an advance that may have been made: the run advances from each step once."""
+        step = asked.step
+        try:
+            answers: list[Any] = yield GatedCall(
+                lambda gate: trainer.advance(
+                    self.run, gate, step, asked.digest, allow_empty=asked.allow_empty, blob=asked.blob, now=self.now
+                ),
+                then=(anyone.trim(self.run, now=self.now),),
+            )
+        except BrokerError as refusal:
+            if "used_call" not in refusal.fields:
+                raise  # it was not looked at, or nobody knows
+            if isinstance(refusal, Early):
+                yield from self.refresh()
+            self._asked = None
+            if self.version > step:
+                return self.version
+            raise
         advanced: Advanced = answers[0]
         more, rest = answers[1], advanced.size // TRIM_TASKS  # what one trim could not free
         while more == anyone.TRIM_AGAIN or (more == 1 and rest > 0):
             more = yield from self.call(anyone.trim(self.run, now=self.now))
             rest -= 1
         self.digests.pop(step, None)
-        self.version = advanced.version
-        self.step_next = max(self.step_next, self.version)
-        self._is_sure, self._advancing = True, None
+        if self.version == step:  # no other thread was first
+            self.version = advanced.version
+            self.step_next = max(self.step_next, self.version)
+        self._asked = None
         return self.version
 
     def pause(self, mode: str) -> Flow[str]:

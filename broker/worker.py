@@ -268,7 +268,7 @@ class Worker:
             if not self._closed:
                 _log.warning("attempt %s could not be reported: %s", attempt.id, error)
         finally:
-            if attempt.cancelled:
+            if not self._refused:  # nobody works on it any more, reported or not: its lease is not renewed for ever
                 self._core.session_of(attempt).forget([attempt.id])
             free.release()
 
@@ -312,11 +312,15 @@ class Worker:
         """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
         if self._closed:
             return
+        self._heartbeat.end()  # whatever interrupts this: what is held is not renewed for ever
+        self._termination.hold_off()
+        if not self._driver.transport.is_forked:
+            self._give_all_back()
         self._closed = True
+        self._driver.transport.close()
         self._termination.remove()
-        if self._driver.transport.is_forked:
-            self._driver.transport.close()
-            return
+
+    def _give_all_back(self) -> None:
         self.stop()
         self._heartbeat.stop()
         for attempt in self._core.held:
@@ -325,8 +329,6 @@ class Worker:
             self._driver.run(self._core.leave())
         except BrokerError as error:
             _log.warning("what was held is given to others only when its lease runs out: %s", error)
-        finally:
-            self._driver.transport.close()
 
     def __enter__(self) -> Self:
         self._termination.install()

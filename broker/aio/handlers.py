@@ -140,6 +140,8 @@ class Handlers:
                 self._results.append((attempt, submission))
         except asyncio.CancelledError:
             if not attempt.cancelled:
+                if not self._ended:  # the handler's own: nobody works on it any more
+                    session.forget([attempt.id])
                 raise
         except Exception as error:  # noqa: BLE001 - whatever the user's handler raises, or a result that cannot be sent
             if not attempt.cancelled:
@@ -152,10 +154,12 @@ class Handlers:
 
     async def _fail(self, attempt: Attempt, error: Exception) -> None:
         log_failure(attempt, error)
+        session = self._core.session_of(attempt)
         try:
-            await self._driver.run(self._core.session_of(attempt).fail(attempt, repr(error), retry=True))
+            await self._driver.run(session.fail(attempt, repr(error), retry=True))
         except BrokerError as unreported:
             _log.warning("attempt %s could not be reported: %s", attempt.id, unreported)
+            session.forget([attempt.id])
 
     async def _send(self) -> None:
         """Submits what there is, at most what one call takes, and claims for the free handlers in the same call."""
@@ -177,6 +181,7 @@ class Handlers:
         except ServerUnavailable as error:
             for attempt, _ in piece:
                 _log.warning("attempt %s could not be submitted: %s", attempt.id, error)
+            session.forget(attempt.id for attempt, _ in piece)  # others get it, unless it was submitted
         except Exception as error:  # noqa: BLE001 - as when the result could not be encoded
             for attempt, _ in piece:
                 await self._fail(attempt, error)

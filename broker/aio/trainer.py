@@ -114,14 +114,14 @@ class Trainer:
     ) -> list[Rollout]:
         """As `broker.Trainer.next_batch`; the filter may be a coroutine function."""
         self._must_lead("next_batch")
-        await self._driver.run(self._core.settle())
+        await self.settle()
         step = self._core.step_to_deliver(prefetch=prefetch)
         batch = await self._from_ahead(step, timeout)
         if batch is None:
             batch = await self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
-        self._core.delivered = step
         if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
+        self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
         return batch
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
@@ -174,6 +174,11 @@ class Trainer:
         """As `broker.Trainer.advance`."""
         self._must_lead("advance")
         return await self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    async def settle(self) -> int:
+        """As `broker.Trainer.settle`."""
+        self._must_lead("settle")
+        return await self._driver.run(self._core.settle())
 
     async def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None

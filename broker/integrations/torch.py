@@ -227,7 +227,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
     def _begin(self) -> None:
         """Where to go on: the leader where the run is, others where they were, at first where the run is."""
         if self.rank == 0:
-            self._step = self.trainer.version
+            self._step = self.trainer.settle()
         elif self._step is None:
             self._step = self.trainer.stats().version
 

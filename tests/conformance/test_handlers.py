@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, aio
-from broker.errors import BadArgument
+from broker import Attempt, Worker, aio
+from broker.errors import BadArgument, ServerUnavailable
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, tasks
 from tests.waiting import wait_until
@@ -140,3 +140,65 @@ def test_a_result_that_cannot_be_sent_is_logged_in_one_line(lab: Lab, caplog: py
     work_in_asyncio(lab, odd, until_dead=1)
     assert "failed: CodecError" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+@pytest.mark.parametrize("how", ["no answer", "ended by itself"])
+def test_an_attempt_that_could_not_be_reported_is_given_to_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, loop: str, how: str
+):
+    """Nobody works on it: with its lease renewed it would never be trained on, as long as this worker lives."""
+    lab.go_live()
+    trainer = lab.trainer(consumer_batch_size=1, lease_ms=600)
+    trainer.enqueue(tasks(1))
+    calls: list[str] = []
+
+    def failing(operations: Any) -> bool:
+        return how == "no answer" and len(calls) == 1 and operations[0].script in {"submit", "fail"}
+
+    def handler(attempt: Attempt) -> bytes:
+        calls.append(attempt.id)
+        if how != "no answer" and len(calls) == 1:
+            raise SystemExit
+        return b"x"
+
+    async def awaited_handler(attempt: Attempt) -> bytes:
+        calls.append(attempt.id)
+        if how != "no answer" and len(calls) == 1:
+            raise asyncio.CancelledError
+        return b"x"
+
+    if loop == "threads":
+        with Worker(lab.url, lab.run) as worker:
+            execute = worker._driver.transport.execute
+
+            def broken(operations: Any) -> Any:
+                if failing(operations):
+                    raise ServerUnavailable(url="", seconds=30, last="silence")
+                return execute(operations)
+
+            monkeypatch.setattr(worker._driver.transport, "execute", broken)
+            working = InThread(lambda: worker.run(handler))
+            wait_until(lambda: lab.stat("n_ready") == 1, "it was done by the second attempt")
+            worker.stop()
+            working.result()
+    else:
+
+        async def work() -> None:
+            async with aio.Worker(lab.url, lab.run) as worker:
+                execute = worker._driver.transport.execute
+
+                async def broken(operations: Any) -> Any:
+                    if failing(operations):
+                        raise ServerUnavailable(url="", seconds=30, last="silence")
+                    return await execute(operations)
+
+                monkeypatch.setattr(worker._driver.transport, "execute", broken)
+                working = asyncio.create_task(worker.run(awaited_handler))
+                await asyncio.to_thread(wait_until, lambda: lab.stat("n_ready") == 1, "the second attempt did it")
+                worker.stop()
+                await working
+
+        asyncio.run(work())
+    assert len(set(calls)) == 2

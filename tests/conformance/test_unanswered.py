@@ -1,19 +1,25 @@
 """G1, G7: what the trainer does after a call that ended without an answer; the server may have executed it, or not."""
 
 import asyncio
+import signal
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from broker import RunConfig, Task, Trainer, aio
-from broker.errors import Fenced, ServerUnavailable
+from broker.codec import encode
+from broker.errors import BadArgument, Early, Fenced, ServerUnavailable
 from broker.operations import anyone
+from broker.operations import trainer as calls
+from broker.operations.trainer import NewTask
+from broker.termination import TerminationAsExit
 from tests.conformance.lab import Lab, names_of, tasks
+from tests.waiting import wait_until
 
-Unanswered = Literal["executed", "not sent", "only the call", "interrupted"]
+Unanswered = Literal["executed", "not sent", "only the call", "interrupted", "not begun"]
 
 
 @contextmanager
@@ -21,7 +27,11 @@ def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
     """A call of the trainer that ends without an answer: executed or not, whole or without what follows its own."""
     transport = trainer._driver.transport
     execute = transport.execute
-    error = KeyboardInterrupt() if how == "interrupted" else ServerUnavailable(url="", seconds=30, last="silence")
+    error = (
+        KeyboardInterrupt()
+        if how in {"interrupted", "not begun"}
+        else ServerUnavailable(url="", seconds=30, last="silence")
+    )
 
     def broken(operations: Any) -> Any:
         if how == "only the call" and operations[0].script == "advance":
@@ -31,11 +41,14 @@ def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
         raise error
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
-        patch.setattr(transport, "execute", broken)
+        if how == "not begun":
+            patch.setattr(trainer._driver, "_in_turn", interrupted)
+        else:
+            patch.setattr(transport, "execute", broken)
         yield
 
 
-HOW: list[Unanswered] = ["executed", "not sent", "only the call", "interrupted"]
+HOW: list[Unanswered] = ["executed", "not sent", "only the call", "interrupted", "not begun"]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -100,9 +113,6 @@ def test_a_call_that_was_interrupted_behind_its_answer_keeps_its_number(lab: Lab
     """The next call has the next one: with the same it would get the answer of the first, and have no effect."""
     trainer = lab.trainer(consumer_batch_size=1)
 
-    def interrupted(*_: Any) -> Any:
-        raise KeyboardInterrupt
-
     for i in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(trainer._core.channel, "settle", interrupted)
@@ -154,16 +164,116 @@ def test_a_recovery_that_was_interrupted_at_its_end_is_known(lab: Lab):
         trainer.advance()
     execute = trainer._driver.transport.execute
 
-    def interrupted(operations: Any) -> Any:
+    def interrupted_at_its_end(operations: Any) -> Any:
         if operations[0].script == "trim":
             raise KeyboardInterrupt
         return execute(operations)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer._driver.transport, "execute", interrupted)
+        patch.setattr(trainer._driver.transport, "execute", interrupted_at_its_end)
         trainer.recover(version=1)
     assert trainer.stats().version == 1
     attempts = worker.claim(3)
     worker.submit_many((attempt, attempt.task) for attempt in attempts)
     assert len(trainer.next_batch(timeout=5)) == 1
     assert trainer.advance() == 2
+
+
+def test_a_batch_whose_delivery_was_interrupted_is_delivered_next(lab: Lab):
+    """Not the one after it, with which the trainer would acknowledge what it never saw."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1), lab.worker()
+    trainer.enqueue(tasks(4))
+    seen: list[str] = []
+    for step in range(4):
+        worker.submit(worker.claim()[0], step)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer, "_start_ahead", interrupted)
+            with suppress(KeyboardInterrupt):
+                trainer.next_batch(prefetch=True, timeout=5)
+        seen += names_of(trainer.next_batch(timeout=5))
+        trainer.advance()
+    assert seen == ["t0", "t1", "t2", "t3"]
+
+
+def test_an_advance_that_a_checkpoint_made_sure_of_is_not_made_again(lab: Lab, tmp_path: Path):
+    """Repeated, it answers for the first; the batch that was formed ahead is still to come."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1), lab.worker()
+    trainer.enqueue(tasks(2))
+    for step in range(2):
+        worker.submit(worker.claim()[0], step)
+    assert names_of(trainer.next_batch(prefetch=True, timeout=5)) == ["t0"]
+    wait_until(lambda: trainer.stats().step_next == 2, "the next batch is formed")
+    with unanswered(trainer, "executed"):
+        trainer.advance()
+    trainer.checkpoint(tmp_path / "c.json")
+    assert trainer.advance() == trainer.stats().version == 1
+    assert names_of(trainer.next_batch(prefetch=True, timeout=5)) == ["t1"]
+    assert trainer.advance() == 2
+
+
+def test_a_batch_that_was_not_delivered_is_not_acknowledged(lab: Lab):
+    """It was formed ahead."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1), lab.worker()
+    trainer.enqueue(tasks(2))
+    for step in range(2):
+        worker.submit(worker.claim()[0], step)
+    trainer.next_batch(prefetch=True, timeout=5)
+    wait_until(lambda: 1 in trainer._core.digests, "the next batch is formed")
+    assert trainer.advance() == 1
+    with pytest.raises(Early):
+        trainer.advance()
+
+
+def test_what_cannot_be_sent_is_refused_with_the_server_away(lab: Lab):
+    """Else it would be in the way of every later call."""
+    trainer = lab.trainer(consumer_batch_size=1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BadArgument, match="cannot be sent"):
+        patch.setattr(trainer._driver.transport, "execute", interrupted)
+        trainer.discard(["t0"], "a byte of no text: \udcff")
+    assert trainer.enqueue(tasks(1)).added == 1
+
+
+def test_a_worker_whose_close_was_interrupted_is_closed_by_the_next(lab: Lab):
+    """And its heartbeat has ended in any case."""
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(tasks(1))
+    worker.claim()
+    for place, name in ((worker, "stop"), (worker._heartbeat, "stop"), (worker._driver.transport, "execute")):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, name, interrupted)
+            worker.close()
+        assert worker._heartbeat._stop.is_set()
+    worker.close()
+    assert (trainer.stats().running, trainer.stats().sessions) == (0, 0)
+
+
+def test_what_came_with_a_payload_that_cannot_be_read_is_not_held_by_nobody(lab: Lab):
+    """The report on that one fails, and the caller never hears of the others."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.worker()
+    trainer.send(calls.enqueue, [NewTask("good", encode(1)), NewTask("bad", b"\xc1")])
+    execute = worker._driver.transport.execute
+
+    def broken(operations: Any) -> Any:
+        if operations[0].script == "fail":
+            raise ServerUnavailable(url="", seconds=30, last="silence")
+        return execute(operations)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ServerUnavailable):
+        patch.setattr(worker._driver.transport, "execute", broken)
+        worker.claim(2)
+    assert worker.held == []
+
+
+def test_sigterm_does_not_break_off_the_giving_back_that_it_asks_for():
+    termination = TerminationAsExit()
+    termination.install()
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGTERM)
+    termination.hold_off()
+    signal.raise_signal(signal.SIGTERM)
+    termination.remove()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def interrupted(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt

@@ -183,12 +183,16 @@ def broken_off(work: Callable[[], None], after_s: float) -> bool:
         raise Interrupted
 
     try:
-        signal.signal(signal.SIGALRM, interrupt)
-        # Once more after 1 s: what a handler raises in the middle of a destructor is lost.
-        signal.setitimer(signal.ITIMER_REAL, after_s, 1.0)
-        work()
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    except Interrupted:
+        try:
+            signal.signal(signal.SIGALRM, interrupt)
+            # Again and again: what a handler raises in the middle of a destructor is lost.
+            signal.setitimer(signal.ITIMER_REAL, after_s, 0.1)
+            work()
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        except Interrupted:
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            return True
+    except Interrupted:  # on a slow machine, the next one in the middle of dealing with the first
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         return True
     return False
