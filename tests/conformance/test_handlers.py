@@ -201,4 +201,4 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
                 await working
 
         asyncio.run(work())
-    assert len(set(calls)) == 2
+    assert len(set(calls)) >= 2

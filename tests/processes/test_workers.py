@@ -173,7 +173,7 @@ def test_a_trainer_that_is_interrupted_anywhere_trains_on_each_task_once(live: L
         assert trainer.wait() == 0
     (said,) = trainer.said
     assert sorted(task for step in said["steps"] for task in step) == sorted(f"t{i}" for i in range(400))
-    assert said["times"] > 50, "it was interrupted, or this shows nothing"
+    assert said["times"] > 10, "it was interrupted, or this shows nothing"
 
 
 def test_capacity_never_exceeds_the_bound_with_8_claiming_processes(live: Lab):
