@@ -19,7 +19,8 @@ class Channel:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        # In one assignment each: a signal's handler may raise between any two, and a number may not be used twice.
+        # The number of the last call that was answered, and the calls after it. Only ever assigned together: a signal's
+        # handler may raise between two assignments, and no number may be used twice.
         self._place: tuple[int, list[Operation[Any]]] = (0, [])
         self._broken: BrokerError | None = None
 

@@ -43,7 +43,7 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Stops it and waits for it."""
-        self._stop.set()
+        self.end()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 

@@ -13,7 +13,7 @@ class TerminationAsExit:
     def __init__(self) -> None:
         self._installed = False
         self._code = 0  # that SIGTERM asked to end with
-        self._held_off = False
+        self._held_off = self._came_meanwhile = False
 
     def install(self) -> None:
         """Only in the main thread, and only over the default handler."""
@@ -22,14 +22,16 @@ class TerminationAsExit:
             self._installed = True
 
     def remove(self) -> None:
-        """Puts the default handler back."""
+        """Puts the default handler back; raises SystemExit where SIGTERM was held off."""
         if self._installed and threading.current_thread() is threading.main_thread():
             if signal.getsignal(signal.SIGTERM) == self._exit:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._installed = False
+            if self._came_meanwhile:
+                self.insist()
 
     def hold_off(self) -> None:
-        """From here on SIGTERM raises nothing: what it would break off is what it asks for."""
+        """Until `remove` SIGTERM raises nothing: what it would break off is what it asks for."""
         self._held_off = True
 
     def insist(self) -> None:
@@ -39,6 +41,6 @@ class TerminationAsExit:
 
     def _exit(self, number: int, _frame: FrameType | None) -> None:
         self._code = 128 + number
-        if self._held_off:
-            return
-        raise SystemExit(self._code)
+        self._came_meanwhile = self._held_off
+        if not self._held_off:
+            self.insist()

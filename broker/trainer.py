@@ -138,7 +138,7 @@ class Trainer:
             Fenced, Rewound: this trainer may not go on.
         """
         self._must_lead("next_batch")
-        self.settle()
+        self._driver.run(self._core.settle())
         step = self._core.step_to_deliver(prefetch=prefetch)
         batch = self._from_ahead(step, timeout)
         if batch is None:

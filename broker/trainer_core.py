@@ -216,8 +216,7 @@ class TrainerCore:
             if self._repeated is not None:
                 version, self._repeated = self._repeated, None
                 return version
-            if not self._is_sure:
-                yield from self.refresh()
+            yield from self.settle()
             step = self.version
             digest = self.digests.get(step, "-") if step <= self.delivered else "-"
             if digest == "-" and not allow_empty:
@@ -242,6 +241,7 @@ class TrainerCore:
                 yield from self.refresh()
             self._asked = None
             if self.version > step:
+                self.digests.pop(step, None)
                 return self.version
             raise
         advanced: Advanced = answers[0]

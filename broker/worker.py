@@ -312,15 +312,17 @@ class Worker:
         """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
         if self._closed:
             return
-        self._heartbeat.end()  # whatever interrupts this: what is held is not renewed for ever
         self._termination.hold_off()
-        if not self._driver.transport.is_forked:
-            self._give_all_back()
-        self._closed = True
-        self._driver.transport.close()
-        self._termination.remove()
+        try:
+            if not self._driver.transport.is_forked:
+                self._give_all_back()
+            self._closed = True
+            self._driver.transport.close()
+        finally:
+            self._termination.remove()
 
     def _give_all_back(self) -> None:
+        self._heartbeat.end()  # whatever interrupts this: what is held is not renewed for ever
         self.stop()
         self._heartbeat.stop()
         for attempt in self._core.held:

@@ -114,7 +114,7 @@ class Trainer:
     ) -> list[Rollout]:
         """As `broker.Trainer.next_batch`; the filter may be a coroutine function."""
         self._must_lead("next_batch")
-        await self.settle()
+        await self._driver.run(self._core.settle())
         step = self._core.step_to_deliver(prefetch=prefetch)
         batch = await self._from_ahead(step, timeout)
         if batch is None:

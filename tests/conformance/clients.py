@@ -1,13 +1,19 @@
-"""Both clients behind one synchronous face, so that each test is written once and run with both."""
+"""Both clients behind one synchronous face, so that each test is written once and run with both; calls without an answer."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
+import pytest
+
+from broker import Trainer
 from broker.connections import AsyncTransport, ServerInfo, Transport, open_async_transport, open_transport
+from broker.errors import ServerUnavailable
 from broker.operation import Operation
+from broker.operations import anyone
 
 T = TypeVar("T")
 
@@ -107,3 +113,36 @@ class InThread:
         if self._error is not None:
             raise self._error
         return self._answer
+
+
+Unanswered = Literal["executed", "not sent", "only the call", "interrupted", "not begun"]
+
+
+@contextmanager
+def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
+    """A call of the trainer that ends without an answer: executed or not, whole or without what follows its own."""
+    transport = trainer._driver.transport
+    execute = transport.execute
+    error = (
+        KeyboardInterrupt()
+        if how in {"interrupted", "not begun"}
+        else ServerUnavailable(url="", seconds=30, last="silence")
+    )
+
+    def broken(operations: Any) -> Any:
+        if how == "only the call" and operations[0].script == "advance":
+            return [*execute(operations)[:1], anyone.TRIM_AGAIN]
+        if how != "not sent":
+            execute(operations)
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
+        if how == "not begun":
+            patch.setattr(trainer._driver, "_in_turn", interrupted)
+        else:
+            patch.setattr(transport, "execute", broken)
+        yield
+
+
+def interrupted(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt

@@ -22,7 +22,7 @@ from broker.errors import (
 )
 from broker.operations import anyone
 from broker.operations import trainer as calls
-from tests.conformance.clients import InThread
+from tests.conformance.clients import InThread, unanswered
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.lossy_proxy import ScriptedServer, bulk
 from tests.servers import ServerKind, ServerUnderTest, begin_move, cluster, end_move, free_port, real_kinds, redis_kinds
@@ -133,15 +133,10 @@ def fill_up(lab: Lab) -> None:
     lab.command("CONFIG", "SET", "maxmemory", "1")
 
 
-def test_a_full_server_settles_an_advance_without_answer(own_lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_server_settles_an_advance_without_answer(own_lab: Lab):
     """Advancing is what frees it."""
     trainer = own_lab.trainer(consumer_batch_size=1)
-
-    def unanswered(_operations: Any) -> Any:
-        raise ServerUnavailable(url="", seconds=30, last="silence")
-
-    with monkeypatch.context() as patch, pytest.raises(ServerUnavailable):
-        patch.setattr(trainer._driver.transport, "execute", unanswered)
+    with unanswered(trainer, "not sent"):
         trainer.advance(allow_empty=True)
     fill_up(own_lab)
     assert trainer.advance(allow_empty=True) == 1

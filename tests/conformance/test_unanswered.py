@@ -2,51 +2,21 @@
 
 import asyncio
 import signal
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from broker import RunConfig, Task, Trainer, aio
+from broker import RunConfig, Task, aio
 from broker.codec import encode
 from broker.errors import BadArgument, Early, Fenced, ServerUnavailable
-from broker.operations import anyone
 from broker.operations import trainer as calls
 from broker.operations.trainer import NewTask
 from broker.termination import TerminationAsExit
+from tests.conformance.clients import Unanswered, interrupted, unanswered
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.waiting import wait_until
-
-Unanswered = Literal["executed", "not sent", "only the call", "interrupted", "not begun"]
-
-
-@contextmanager
-def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
-    """A call of the trainer that ends without an answer: executed or not, whole or without what follows its own."""
-    transport = trainer._driver.transport
-    execute = transport.execute
-    error = (
-        KeyboardInterrupt()
-        if how in {"interrupted", "not begun"}
-        else ServerUnavailable(url="", seconds=30, last="silence")
-    )
-
-    def broken(operations: Any) -> Any:
-        if how == "only the call" and operations[0].script == "advance":
-            return [*execute(operations)[:1], anyone.TRIM_AGAIN]
-        if how != "not sent":
-            execute(operations)
-        raise error
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
-        if how == "not begun":
-            patch.setattr(trainer._driver, "_in_turn", interrupted)
-        else:
-            patch.setattr(transport, "execute", broken)
-        yield
-
 
 HOW: list[Unanswered] = ["executed", "not sent", "only the call", "interrupted", "not begun"]
 
@@ -271,9 +241,6 @@ def test_sigterm_does_not_break_off_the_giving_back_that_it_asks_for():
         signal.raise_signal(signal.SIGTERM)
     termination.hold_off()
     signal.raise_signal(signal.SIGTERM)
-    termination.remove()
+    with pytest.raises(SystemExit, match="143"):
+        termination.remove()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def interrupted(*_: Any, **__: Any) -> Any:
-    raise KeyboardInterrupt
