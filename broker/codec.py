@@ -21,6 +21,7 @@ import re
 import struct
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgpack
@@ -97,7 +98,7 @@ def encode(value: Any, *, compress_above: int | None = COMPRESS_ABOVE_BYTES, lim
         raise _refused(value, error) from None
     parts, body_bytes = _lay_out(skeleton, packer.contents)
     if len(skeleton) < _KEPT_BUFFER_BYTES:
-        packer.contents = []
+        packer.contents.clear()
         _threads.packer = packer
     if body_bytes > limits.max_bytes or len(skeleton) >= 2**32:
         raise CodecError.of_value(f"it takes {body_bytes} bytes, {limits.max_bytes} are allowed")
@@ -318,23 +319,25 @@ class _Packer:
 
     def __init__(self) -> None:
         self.contents: list[Any] = []
-        self.pack: Callable[[Any], bytes] = _make_packer(default=self._put_aside).pack
+        # The list and not this object: a cycle would keep the packer's buffer, as large as the value, for a while.
+        self.pack: Callable[[Any], bytes] = _make_packer(default=partial(_put_aside, self.contents)).pack
 
-    def _put_aside(self, value: Any) -> Any:
-        if isinstance(value, int):
-            raise CodecError.of_value("integers are from -2**63 to 2**64 - 1: send larger ones as str")
-        described = arrays.describe(value)
-        if described is None:
-            kind = cast("type[object]", type(value))
-            raise CodecError.of_value(
-                f"values of type {kind.__module__}.{kind.__qualname__} are not stored, only None, bool, int, float, "
-                "str, bytes, NumPy arrays, lists and dicts"
-            )
-        if not isinstance(described, tuple):
-            return described
-        code, description, contents = described
-        self.contents.append(contents)
-        return _make_extension(code, description)
+
+def _put_aside(contents: list[Any], value: Any) -> Any:
+    if isinstance(value, int):
+        raise CodecError.of_value("integers are from -2**63 to 2**64 - 1: send larger ones as str")
+    described = arrays.describe(value)
+    if described is None:
+        kind = cast("type[object]", type(value))
+        raise CodecError.of_value(
+            f"values of type {kind.__module__}.{kind.__qualname__} are not stored, only None, bool, int, float, "
+            "str, bytes, NumPy arrays, lists and dicts"
+        )
+    if not isinstance(described, tuple):
+        return described
+    code, description, array = described
+    contents.append(array)
+    return _make_extension(code, description)
 
 
 def _lay_out(skeleton: bytes, contents: list[Any]) -> tuple[list[Any], int]:

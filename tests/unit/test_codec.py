@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import gc
 import random
 import struct
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from collections import OrderedDict, defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
@@ -581,3 +583,22 @@ def test_a_rollout_survives() -> None:
     value = a_rollout()
     for compress_above in (None, 0):
         assert same(value, decode(encode(value, compress_above=compress_above)))
+
+
+@pytest.mark.parametrize("holds", [None, object()], ids=["encoded", "refused"])
+def test_nothing_of_a_large_value_stays_in_memory(holds: object) -> None:
+    """Not even until the garbage collector runs: a gateway that took rollouts of 50 MB grew by 100 MB with each."""
+    text = "x" * 8_000_000
+    array = np.zeros(1_000_000)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            with suppress(CodecError):
+                encode([text, array * 2, holds], compress_above=None)
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert left < 1_000_000
