@@ -30,7 +30,7 @@ def key(run: str, name: str) -> str:
             `rejected`, `reasons`, `wake`,
             `wake:ready`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
             of an admission run `owners`, `owner_leases`, `ended_owners`, `wake:owner:<id>`;
-            of the gateway, not in Lua, `gateway:given:<slot>`, `gateway:first:<attempt_id>`, `gateway:resources`,
+            of the gateway, not in Lua, `gateway:given:<slot>`, `gateway:resources`,
             `gateway:resources:<id>`; of the PyTorch adapter `torch:end`.
     """
     return f"rb{SCHEMA}:{{{run}}}:{name}"

@@ -42,6 +42,13 @@ def configure(parser: ArgumentParser) -> None:
         help="refuse larger requests (default: 64 MiB)",
     )
     parser.add_argument(
+        "--max-bytes-in-flight",
+        type=options.positive_int,
+        default=128 * 1024 * 1024,
+        metavar="N",
+        help="let requests with more bytes together wait for each other (default: 128 MiB)",
+    )
+    parser.add_argument(
         "--task-timeout",
         type=options.positive_seconds,
         metavar="S",
@@ -84,7 +91,12 @@ def run(namespace: Namespace, output: Output) -> int:
             asyncio.get_running_loop().add_signal_handler(number, lambda n=number: (caught.append(n), ended.set()))
         try:
             async with Gateway(url, namespace.run, task_timeout_s=namespace.task_timeout) as gateway:
-                app = application.application(gateway, token=token, max_request_bytes=namespace.max_request_bytes)
+                app = application.application(
+                    gateway,
+                    token=token,
+                    max_request_bytes=namespace.max_request_bytes,
+                    max_bytes_in_flight=namespace.max_bytes_in_flight,
+                )
                 await listener.start(app)
                 _say(output, namespace, listener.endpoint, has_token=token is not None)
                 await ended.wait()

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from broker.errors import BadArgument, BrokerError, CodecError, TooBig
 from broker.integrations.agent_lightning.gateway import Gateway, Received
 from broker.integrations.agent_lightning.messages import PostedRollout
+from broker.integrations.agent_lightning.room import Full, Held, Room
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +30,8 @@ _log = logging.getLogger("broker")
 
 #: Largest request body, in bytes, unless said otherwise.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
+#: Bytes of request bodies that are in memory at the same time, unless said otherwise.
+MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 #: How long a request is worked on, seconds: its client waits for 10.
 ANSWER_WITHIN_S = 8.0
 #: How long a body may take to arrive, seconds.
@@ -37,20 +40,27 @@ BODY_WITHIN_S = 60.0
 _Answer = Callable[[Request], Awaitable[Response]]
 
 
-def application(gateway: Gateway, *, token: str | None = None, max_request_bytes: int = MAX_REQUEST_BYTES) -> ASGIApp:
+def application(
+    gateway: Gateway,
+    *,
+    token: str | None = None,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT,
+) -> ASGIApp:
     """The application of an open gateway, to be served at the root.
 
     Args:
         gateway: what it speaks for.
         token: what clients must send (`Authorization: Bearer TOKEN`); None: anyone who reaches it may.
         max_request_bytes: larger bodies are refused.
+        max_bytes_in_flight: bodies wait for each other where they have more bytes together; at least one is let in.
 
     Raises:
         BadArgument: the token is empty, as an environment variable is that was not set: it would protect nothing.
     """
     if token == "":
         raise BadArgument(argument="token", given="an empty one", expected="a secret, or None for none")
-    endpoints = _Endpoints(gateway, max_request_bytes)
+    endpoints = _Endpoints(gateway, max_request_bytes, Room(max(max_bytes_in_flight, max_request_bytes)))
     app: ASGIApp = Starlette(
         routes=[
             Route("/task", _in_time(endpoints.task), methods=["GET"]),
@@ -58,14 +68,14 @@ def application(gateway: Gateway, *, token: str | None = None, max_request_bytes
             Route("/resources/latest", _in_time(endpoints.latest_resources), methods=["GET"]),
             Route("/resources/{resource_id:path}", _in_time(endpoints.resources), methods=["GET"]),
         ],
-        exception_handlers={HTTPException: _refused, BrokerError: _unavailable, ClientDisconnect: _gone},
+        exception_handlers={HTTPException: _refused, BrokerError: _unavailable, ClientDisconnect: _gone, Full: _full},
     )
     return app if token is None else _Authenticated(app, token)
 
 
 class _Endpoints:
-    def __init__(self, gateway: Gateway, max_request_bytes: int) -> None:
-        self._gateway, self._max_request_bytes = gateway, max_request_bytes
+    def __init__(self, gateway: Gateway, max_request_bytes: int, room: Room) -> None:
+        self._gateway, self._max_request_bytes, self._room = gateway, max_request_bytes, room
 
     async def task(self, request: Request) -> Response:
         task = await self._gateway.next_task(_client(request))
@@ -76,12 +86,14 @@ class _Endpoints:
         )
 
     async def rollout(self, request: Request) -> Response:
-        body = await self._body(request)
-        try:
-            posted = PostedRollout.model_validate_json(body)
-        except ValidationError as error:
-            return _invalid(error)
-        return await _in_time(self._received(posted))(request)
+        async with self._room.held(self._announced(request), ANSWER_WITHIN_S) as held:
+            body = await self._body(request, held)
+            try:
+                posted = PostedRollout.model_validate_json(body)
+            except ValidationError as error:
+                return _invalid(error)
+            del body
+            return await _in_time(self._received(posted))(request)
 
     def _received(self, posted: PostedRollout) -> _Answer:
         async def answer(request: Request) -> Response:
@@ -108,22 +120,30 @@ class _Endpoints:
             raise HTTPException(404, f"Resource ID '{resource_id}' not found.")
         return Response(bundle, media_type="application/json")
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, in bounded size and time."""
-        too_large = HTTPException(413, f"The request is larger than {self._max_request_bytes} bytes.")
+    def _announced(self, request: Request) -> int:
+        """The bytes that the body has by its header; 0 where it says nothing."""
         announced = request.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > self._max_request_bytes:
-            raise too_large
+        size = int(announced[:20]) if announced.isdecimal() else 0
+        if size > self._max_request_bytes:
+            raise self._too_large()
+        return size
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The request is larger than {self._max_request_bytes} bytes.")
+
+    async def _body(self, request: Request, held: Held) -> bytearray:
+        """The body, in bounded size and time."""
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_WITHIN_S):
                 async for piece in request.stream():
                     body += piece
                     if len(body) > self._max_request_bytes:
-                        raise too_large
+                        raise self._too_large()
+                    held.grow(len(body))
         except TimeoutError:
             raise HTTPException(408, f"The request did not arrive within {BODY_WITHIN_S:g} seconds.") from None
-        return bytes(body)
+        return body
 
 
 def _in_time(answer: _Answer) -> _Answer:
@@ -170,6 +190,10 @@ async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG
 async def _unavailable(request: Request, error: Exception) -> Response:
     _log.warning("%s %s could not be answered: %s", request.method, request.url.path, error)
     return JSONResponse({"detail": str(error)}, status_code=503)
+
+
+async def _full(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return JSONResponse({"detail": str(error)}, status_code=503, headers={"retry-after": "5"})
 
 
 async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler

@@ -30,6 +30,8 @@ _LONGEST_LEASE_MS = 86_400_000
 _WINDOW_PART, _LONGEST_WINDOW_MS = 0.1, 30_000
 #: How long it is remembered who was given an attempt: this often the task's time-out, and this long at least.
 _REMEMBERED_TIMEOUTS, _REMEMBERED_AT_LEAST_MS = 4, 3_600_000
+#: Beside who was given an attempt stands what was written for it first. No attempt id begins with this sign.
+_WRITTEN = "="
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +137,32 @@ class Claims:
     async def remember(self, slot: str, attempt_id: str, client: str) -> None:
         """Notes that a client was given an attempt of a slot (`<task>#<slot>`), for all gateways."""
         name = _given_key(self._run, slot)
-        ttl_ms = max(_REMEMBERED_AT_LEAST_MS, _REMEMBERED_TIMEOUTS * self._limits.task_ms)
-        await self._transport.pipeline([("HSET", name, attempt_id, client), ("PEXPIRE", name, ttl_ms)])
+        await self._transport.pipeline([("HSET", name, attempt_id, client), ("PEXPIRE", name, self._remembered_ms)])
 
     async def given(self, slot: str) -> dict[str, str]:
         """Which attempts of a slot gateways gave to whom, oldest first."""
         flat: list[bytes] = await self._transport.command("HGETALL", _given_key(self._run, slot))
         parts = [part.decode() for part in flat]
-        return dict(sorted(zip(parts[::2], parts[1::2], strict=True), key=lambda pair: _claims_of(pair[0])))
+        pairs = [pair for pair in zip(parts[::2], parts[1::2], strict=True) if not pair[0].startswith(_WRITTEN)]
+        return dict(sorted(pairs, key=lambda pair: _claims_of(pair[0])))
 
-    async def first_writer(self, attempt_id: str, digest: str) -> bool:
-        """Whether this is the first rollout written for an attempt, whoever brought it.
+    async def first_writer(self, slot: str, attempt_id: str, digest: str) -> bool:
+        """Whether this is the first rollout written for an attempt of a slot, whoever brought it.
 
         Args:
+            slot: `<task>#<slot>`.
             attempt_id: the attempt.
             digest: of the rollout: the same one may be written again.
         """
-        name = keys.key(self._run, f"gateway:first:{attempt_id}")
-        ttl_ms = max(_REMEMBERED_AT_LEAST_MS, self._limits.task_ms)
-        _, first = await self._transport.pipeline([("SET", name, digest, "NX", "PX", ttl_ms), ("GET", name)])
-        return first == digest.encode()
+        name, field = _given_key(self._run, slot), _WRITTEN + attempt_id
+        answers = await self._transport.pipeline(
+            [("HSETNX", name, field, digest), ("HGET", name, field), ("PEXPIRE", name, self._remembered_ms)]
+        )
+        return answers[1] == digest.encode()
+
+    @property
+    def _remembered_ms(self) -> int:
+        return max(_REMEMBERED_AT_LEAST_MS, _REMEMBERED_TIMEOUTS * self._limits.task_ms)
 
     async def execute(self, operation: Operation[Any]) -> Any:
         """One operation; raises its error."""

@@ -193,15 +193,12 @@ class Gateway:
         return attributed(slot, row, await self._claims.given(slot.name), client)
 
     async def _submit(self, slot: Slot, attempt_id: str, body: bytes) -> Answer:
-        attempt = AttemptId.parsed(attempt_id)
-        # A slot that was claimed again may be filled by a rollout whose attempt nobody knows. The attempt that it was
-        # written for is then told to be late, instead of hearing its own name as accepted.
-        if (
-            attempt is not None
-            and attempt.claims > 1
-            and not await self._claims.first_writer(attempt_id, hashlib.sha256(body).hexdigest())
-        ):
-            attempt_id = slot.no_attempt
+        # Another rollout for the same attempt is late: to the broker it would look like the first one, said again.
+        # So is the own rollout of an attempt whose slot was filled by one that nobody knew the attempt of.
+        if attempt_id != slot.no_attempt:
+            digest = hashlib.sha256(body).hexdigest()[:32]
+            if not await self._claims.first_writer(slot.name, attempt_id, digest):
+                attempt_id = slot.no_attempt
         ttl_ms = self._claims.config.result_ttl_ms
         for _ in range(3):  # large bytes travel ahead of the call, and are sent again if the server lost them
             operation = worker.submit(self.run, [Submission(attempt_id, True, body)], result_ttl_ms=ttl_ms)

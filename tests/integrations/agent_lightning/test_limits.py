@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -16,9 +19,12 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
+from broker import RunConfig, Trainer
 from broker.embedded import EmbeddedServer
 from broker.integrations.agent_lightning import application
-from tests.integrations.agent_lightning.test_protocol import played, serving
+from broker.integrations.agent_lightning import serving as serving_module
+from broker.integrations.agent_lightning.gateway import Gateway
+from tests.integrations.agent_lightning.test_protocol import RUN, played, serving
 from tests.integrations.agent_lightning.wire import Reply, aget, apost, request
 
 TOKEN = "correct horse"
@@ -168,3 +174,127 @@ def test_a_body_that_does_not_arrive_is_given_up(url: str, monkeypatch: pytest.M
     async def _scenario() -> None:
         async with serving(url) as server:
             assert b" 408 " in await asyncio.to_thread(half_a_request, server.endpoint)
+
+
+def test_headers_that_do_not_end_are_given_up_however_they_trickle(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "HEADERS_WITHIN_S", 0.3)
+
+    def trickle(endpoint: str) -> int:
+        """How many headers were sent until the gateway closed the connection."""
+        with socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), timeout=10) as connection:
+            connection.sendall(b"GET /task HTTP/1.1\r\nHost: h\r\n")
+            connection.settimeout(0.02)
+            for number in range(1000):
+                with suppress(ConnectionError):
+                    connection.sendall(b"X-%d: x\r\n" % number)
+                with suppress(TimeoutError, ConnectionError):
+                    if connection.recv(1000) == b"":
+                        return number
+        raise AssertionError("the connection was kept")
+
+    def silent(endpoint: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), timeout=10) as connection:
+            return connection.recv(1000)
+
+    @played
+    async def _scenario() -> None:
+        async with serving(url) as server:
+            await asyncio.to_thread(trickle, server.endpoint)
+            assert await asyncio.to_thread(silent, server.endpoint) == b""
+            assert (await aget(server.endpoint, "/task")).status == 200
+
+
+def test_a_connection_goes_on_for_longer_than_headers_may_take(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "HEADERS_WITHIN_S", 0.3)
+
+    def asks_for_a_second(endpoint: str) -> list[int]:
+        connection = HTTPConnection("127.0.0.1", int(endpoint.rpartition(":")[2]), timeout=10)
+        statuses: list[int] = []
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            connection.request("GET", "/task")
+            response = connection.getresponse()
+            response.read()
+            statuses.append(response.status)
+        connection.close()
+        return statuses
+
+    @played
+    async def _scenario() -> None:
+        async with serving(url) as server:
+            assert set(await asyncio.to_thread(asks_for_a_second, server.endpoint)) == {200}
+
+
+def _accepted(listener: serving_module.Listener) -> list[Any]:
+    assert listener._server is not None
+    return [c.transport.get_extra_info("socket") for c in listener._server.server_state.connections]
+
+
+def test_small_answers_do_not_wait_for_acknowledgements(url: str) -> None:
+    """Each half of an answer leaves at once: Nagle's algorithm is off on every connection that is accepted."""
+
+    @played
+    async def _scenario() -> None:
+        with Trainer(url, RUN, RunConfig(consumer_batch_size=1)):
+            pass
+        async with Gateway(url, RUN) as gateway:
+            listener = serving_module.Listener("127.0.0.1", 0)
+            await listener.start(application.application(gateway))
+            connection = socket.create_connection(("127.0.0.1", listener.port), timeout=10)
+            try:
+                async with asyncio.timeout(10):
+                    while not (accepted := _accepted(listener)):
+                        await asyncio.sleep(0.01)
+                assert [s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for s in accepted] == [1]
+            finally:
+                connection.close()
+                await listener.stop()
+
+
+def test_bodies_wait_for_each_other_and_are_refused_when_that_takes_too_long(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 50_000
+
+    def begun(endpoint: str) -> socket.socket:
+        """A client that has announced a body, and sends the first half of it."""
+        connection = socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), timeout=10)
+        body = json.dumps({"rollout_id": "t", "logs": ["x" * size]}).encode()
+        head = b"POST /rollout HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connection.sendall(head + body[: size // 2])
+        return connection
+
+    def ended(connection: socket.socket) -> bytes:
+        body = json.dumps({"rollout_id": "t", "logs": ["x" * size]}).encode()
+        connection.sendall(body[size // 2 :])
+        with connection:
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    @played
+    async def _scenario() -> None:
+        with Trainer(url, RUN, RunConfig(consumer_batch_size=1)):
+            pass
+        async with Gateway(url, RUN) as gateway:
+            listener = serving_module.Listener("127.0.0.1", 0)
+            app = application.application(gateway, max_request_bytes=60_000, max_bytes_in_flight=120_000)
+            await listener.start(app)
+            try:
+                holders = [await asyncio.to_thread(begun, listener.endpoint) for _ in range(2)]
+                # The third waits, and hears that there is no room.
+                monkeypatch.setattr(application, "ANSWER_WITHIN_S", 0.2)
+                refused = await apost(listener.endpoint, {"rollout_id": "t", "logs": ["x" * size]})
+                assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+                # One without a length finds no room at once.
+                pieces: Any = (b"x" * 10_000 for _ in range(4))
+                answer = await asyncio.to_thread(request, listener.endpoint, "POST", "/rollout", pieces)
+                assert answer.status == 503
+                # The fourth waits until one of the holders has its answer.
+                monkeypatch.setattr(application, "ANSWER_WITHIN_S", 10)
+                waiting = asyncio.create_task(apost(listener.endpoint, {"rollout_id": "t", "logs": ["x" * size]}))
+                await asyncio.sleep(0)
+                assert b" 200 " in await asyncio.to_thread(ended, holders[0])
+                assert (await waiting).status == 200
+                assert b" 200 " in await asyncio.to_thread(ended, holders[1])
+                assert (await aget(listener.endpoint, "/task")).status == 200
+            finally:
+                await listener.stop()

@@ -185,6 +185,23 @@ def test_a_late_rollout_is_answered_counted_logged_and_not_stored(
             assert second["attempt_id"] in logged
 
 
+@pytest.mark.parametrize("brings", [True, False], ids=["brought", "claimed once"])
+def test_a_second_and_different_rollout_for_one_attempt_is_late(url: str, brings: bool) -> None:
+    @played
+    async def _scenario() -> None:
+        async with serving(url) as server:
+            await server.queue_task("q")
+            task = await atask(server.endpoint)
+            own = {"attempt_id": task["attempt_id"]} if brings else {}
+            first = {"rollout_id": task["rollout_id"], "final_reward": 1.0, **own}
+            stored = await apost(server.endpoint, first)
+            other = await apost(server.endpoint, {**first, "final_reward": 2.0})
+            assert "too late and was not stored" in other.json["message"]
+            assert other.json["data"]["instead"] == task["attempt_id"]
+            assert (await apost(server.endpoint, first)).json == stored.json  # an answer that was lost
+            assert [rollout.final_reward for rollout in await server.retrieve_completed_rollouts()] == [1.0]
+
+
 def test_clients_on_several_hosts_need_not_bring_anything_back(url: str) -> None:
     @played
     async def _scenario() -> None:

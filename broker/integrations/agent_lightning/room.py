@@ -1,0 +1,96 @@
+"""How many bytes of request bodies are in memory at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+
+class Full(Exception):
+    """There is no room for a request body; the client may try again later."""
+
+
+class Held:
+    """What one request holds of the room."""
+
+    def __init__(self, room: Room, size: int) -> None:
+        self._room, self.size = room, size
+
+    def grow(self, size: int) -> None:
+        """Holds at least so many bytes: of a body that did not say how long it is.
+
+        It never waits, since two requests that both hold half of the room would wait for each other.
+
+        Raises:
+            Full: there is no room for them.
+        """
+        if size > self.size:
+            self._room.take(size - self.size)
+            self.size = size
+
+
+class Room:
+    """A bound on bytes, given out in the order of asking.
+
+    A request asks before it reads its body. So what waits is in the sender's memory, not in this process.
+
+    Args:
+        most: bytes that are held together; a single request needs no more.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._left = most, most
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def take(self, size: int) -> None:
+        """Takes bytes at once. Raises Full."""
+        if size > self._left:
+            raise Full(f"{self._most - self._left} of {self._most} bytes for requests are in use: try again later.")
+        self._left -= size
+
+    @asynccontextmanager
+    async def held(self, size: int, within_s: float) -> AsyncGenerator[Held]:
+        """Holds room for a body.
+
+        Args:
+            size: bytes that it has.
+            within_s: how long to wait for them, in seconds.
+
+        Raises:
+            Full: others held them for all that time.
+        """
+        await self._wait_for(size, within_s)
+        held = Held(self, size)
+        try:
+            yield held
+        finally:
+            self._left += held.size
+            self._let_in()
+
+    async def _wait_for(self, size: int, within_s: float) -> None:
+        if not self._waiting and size <= self._left:
+            self._left -= size
+            return
+        turn = (size, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(within_s):
+                await turn[1]
+        except BaseException as error:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            elif turn[1].done() and not turn[1].cancelled():  # it was let in as it gave up
+                self._left += size
+            self._let_in()
+            if isinstance(error, TimeoutError):
+                raise Full(f"All {self._most} bytes for requests are in use: try again later.") from None
+            raise
+
+    def _let_in(self) -> None:
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._left):
+            size, turn = self._waiting.popleft()
+            if not turn.done():
+                self._left -= size
+                turn.set_result(None)
