@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from broker.arguments import seconds_of, shown, whole
-from broker.errors import BadArgument, BrokerError, Early, Exhausted, Recovering, WaitTimeout
+from broker.errors import BadArgument, BrokerError, Early, Exhausted, Gone, Recovering, WaitTimeout
 from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
+from broker.gathered import Accept, Gathered
 from broker.models import MAX_BATCH_SIZE, Rollout
 from broker.operations import anyone, trainer
 from broker.operations.anyone import BatchPiece, RolloutRow
@@ -20,8 +21,8 @@ from broker.trainer_core import TrainerCore
 TAKE_LIMIT = 500
 #: Longest wait for a marker before looking again, seconds.
 LOOK_AGAIN_S = 2.0
-
-Accept = Callable[[Rollout], Any]
+#: How often an open batch may lose rollouts while it is read, before that is an error.
+_MOST_GONE = 10
 
 
 class Deadline:
@@ -42,10 +43,10 @@ class Deadline:
 
 
 class Forming:
-    """One batch on its way: what was judged so far.
+    """One batch on its way.
 
     Args:
-        core: the trainer.
+        core: the trainer, which remembers what was gathered.
         step: the step whose batch it is.
         n: rollouts wanted.
         accept: the user's filter, or None.
@@ -53,9 +54,19 @@ class Forming:
     """
 
     def __init__(self, core: TrainerCore, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
-        self._core, self._step, self._n, self._accept, self._short = core, step, n, accept, short
-        self._kept: dict[str, Rollout] = {}
+        self._core, self._step, self._n, self._short = core, step, n, short
         self._epoch = core.epoch
+        self._gone = 0  # how often the open batch lost something while it was read
+        self._gathered = None if accept is None else self._gathered_by(accept)
+
+    def _gathered_by(self, accept: Accept) -> Gathered:
+        core = self._core
+        for step in [step for step in tuple(core.gathered) if step < core.version]:
+            core.gathered.pop(step, None)
+        gathered = core.gathered.get(self._step)
+        if gathered is None or not gathered.is_by(accept):
+            gathered = core.gathered[self._step] = Gathered(accept)
+        return gathered
 
     def batch(self, deadline: Deadline) -> Flow[list[Rollout]]:
         """Waits until the batch is sealed, and reads it.
@@ -64,16 +75,16 @@ class Forming:
             Exhausted: fewer tasks than wanted are left in the run.
             WaitTimeout: the deadline passed; what was gathered stays in the open batch.
         """
-        core, step = self._core, self._step
-        size = 0
+        core, step, gathered = self._core, self._step, self._gathered
         while True:
-            taken, piece = yield from self._take(TAKE_LIMIT, seal=self._accept is None, size=size)
-            size = taken.size
-            if not taken.sealed and self._accept is not None:
-                if (yield from self._filter(taken, piece)):
+            if gathered is None:
+                taken = yield from self._take(TAKE_LIMIT, seal=True, rows=min(self._n, ROWS_PER_CALL))
+            else:
+                taken, is_judged = yield from self._take_judged(gathered)
+                if not is_judged:
                     continue
-                if taken.size >= self._n or (taken.exhausted and not taken.more):
-                    taken, piece = yield from self._take(0, seal=True, size=size)
+                if not taken.sealed and (taken.size >= self._n or (taken.exhausted and not taken.more)):
+                    taken = yield from self._take(0, seal=True, rows=0)
             if taken.sealed:
                 break
             if taken.more and taken.size < self._n:
@@ -84,74 +95,87 @@ class Forming:
             woken = yield WaitMarker((core.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
             if not woken:
                 yield Call((anyone.requeue(core.run, now=core.now),))
+        rollouts = yield from self._sealed(taken)
         core.digests[step] = taken.digest
         core.step_next = max(core.step_next, step + 1)
-        if self._accept is not None and len(self._kept) == taken.size:
-            return list(self._kept.values())
-        rows = list(taken.rows)
-        rows += yield from read_rows(core.run, step, len(rows), taken.size)
-        return (yield from read_rollouts(core.run, step, rows, core.result_sizes, taken.results))
+        core.gathered.pop(step, None)
+        return rollouts
 
-    def _take(self, limit: int, *, seal: bool, size: int) -> Flow[tuple[Taken, BatchPiece | BrokerError | None]]:
-        """Fills the batch. With it come the rows of the sealed batch, or with a filter those so far.
-
-        Args:
-            limit: ready tasks to look at.
-            seal: seal the batch when it is full.
-            size: of the batch so far.
-        """
+    def _take(self, limit: int, *, seal: bool, rows: int) -> Flow[Taken]:
         core = self._core
         self._refuse_after_recovery()
-        most = min(self._n, ROWS_PER_CALL)
-        # Not when the filter has seen all rows and this only seals, and not in the middle of a large batch.
-        looks = self._accept is not None and limit > 0 and self._n - size <= TAKE_LIMIT
-        answer: Any = yield GatedCall(
+        taken: Taken = yield GatedCall(
             lambda gate: trainer.take(
                 core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short,
-                rows=most if self._accept is None else 0, result_bytes=RESULT_BYTES_WITH_ROWS, now=core.now,
-            ),
-            then=(anyone.batch(core.run, self._step, 0, most, now=core.now),) if looks else (),
+                rows=rows, result_bytes=RESULT_BYTES_WITH_ROWS, now=core.now,
+            )
         )  # fmt: skip
         self._refuse_after_recovery()
-        return (answer[0], answer[1]) if looks else (answer, None)
-
-    def _rows(self, taken: Taken, piece: BatchPiece | BrokerError | None) -> Flow[list[RolloutRow]]:
-        """All rows of the batch as it was taken, of which the first may be there."""
-        rows = list(piece.rows) if isinstance(piece, BatchPiece) and piece.digest == taken.digest else []
-        rows = rows[: taken.size]
-        rows += yield from read_rows(self._core.run, self._step, len(rows), taken.size)
-        return rows
+        return taken
 
     def _refuse_after_recovery(self) -> None:
         """A batch formed in the background ends when a recovery begins."""
         if self._core.epoch != self._epoch:
             raise Recovering(version=self._core.version)
 
-    def _filter(self, taken: Taken, piece: BatchPiece | BrokerError | None) -> Flow[bool]:
-        """Judges what is new in the open batch and discards what the user refuses.
+    def _sealed(self, taken: Taken) -> Flow[list[Rollout]]:
+        """The rollouts of the sealed batch, in its order, which any rank reads. What was gathered is not read again."""
+        core, step, gathered = self._core, self._step, self._gathered
+        if gathered is not None and (there := gathered.in_order(step, taken.digest)) is not None:
+            return there
+        rows = list(taken.rows)
+        rows += yield from read_rows(core.run, step, len(rows), taken.size)
+        if gathered is None:
+            return (yield from read_rollouts(core.run, step, rows, core.result_sizes, taken.results))
+        yield from self._complete(gathered, rows)
+        return [gathered.looks[row.task].rollout for row in rows]
 
-        Answers whether something was discarded.
+    def _take_judged(self, gathered: Gathered) -> Flow[tuple[Taken, bool]]:
+        """Fills the batch, judges what is new in it and discards what the user refuses.
+
+        Answers also whether the filter has seen all of the batch, and refused nothing.
         """
         core = self._core
-        assert self._accept is not None
-        rows = yield from self._rows(taken, piece)
-        # A task that was reset meanwhile may be back with other samples.
-        present = {row.task: [sample.attempt_id for sample in row.samples] for row in rows}
-        self._kept = {
-            task: rollout
-            for task, rollout in self._kept.items()
-            if present.get(task) == [sample.attempt_id for sample in rollout.samples]
-        }
-        refused: list[str] = []
-        new = [row for row in rows if row.task not in self._kept]
-        for rollout in (yield from read_rollouts(core.run, self._step, new, core.result_sizes)):
-            if (yield Judge(self._accept, rollout)):
-                self._kept[rollout.task] = rollout
-            else:
-                refused.append(rollout.task)
+        was_whole, gathered.is_whole = gathered.is_whole, False
+        taken = yield from self._take(TAKE_LIMIT, seal=False, rows=ROWS_PER_CALL)
+        if taken.sealed:
+            return taken, True
+        new = taken.rows
+        if was_whole and len(gathered.looks.keys() | {row.task for row in new}) == taken.size:
+            gathered.add(new, (yield from read_rollouts(core.run, self._step, new, core.result_sizes, taken.results)))
+            gathered.is_whole = True
+        else:
+            gathered.is_whole = yield from self._look_at_all(gathered, taken.size)
+        for look in gathered.new():
+            look.verdict = bool((yield Judge(gathered.accept, look.rollout)))
+        refused = gathered.refused()
         if refused:
+            is_whole, gathered.is_whole = gathered.is_whole, False
             yield from core.discard(refused, "filtered")
-        return bool(refused)
+            gathered.drop(refused)
+            gathered.is_whole = is_whole
+        return taken, gathered.is_whole and not refused
+
+    def _look_at_all(self, gathered: Gathered, size: int) -> Flow[bool]:
+        """Reads the open batch where it is not what was known of it and what came now.
+
+        Another trainer had begun it, an answer was lost, or something left it. Answers whether all of it was there.
+        """
+        try:
+            rows = yield from read_rows(self._core.run, self._step, 0, size)
+            yield from self._complete(gathered, rows)
+        except Gone:  # cancelled meanwhile, by an operator: then the next take says another size
+            self._gone += 1
+            if self._gone > _MOST_GONE:
+                raise
+            return False
+        return True
+
+    def _complete(self, gathered: Gathered, rows: Sequence[RolloutRow]) -> Flow[None]:
+        """Lets what was gathered be these rows, and reads what is new among them."""
+        gathered.keep(rows)
+        new = [row for row in rows if row.task not in gathered.looks]
+        gathered.add(new, (yield from read_rollouts(self._core.run, self._step, new, self._core.result_sizes)))
 
 
 def next_batch(
@@ -162,6 +186,11 @@ def next_batch(
     if accept is not None and not callable(accept):
         raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
     return Forming(core, step, wanted, accept, short=short).batch(Deadline(timeout))
+
+
+def share_of(size: int, rank: int, world: int) -> range:
+    """Which rollouts of a batch of that size are one rank's, by their place in it: contiguous, and together all."""
+    return range(size * rank // world, size * (rank + 1) // world)
 
 
 def read_batch(run: str, step: int, rank: int, world: int, timeout: float | None) -> Flow[list[Rollout]]:
@@ -178,5 +207,6 @@ def read_batch(run: str, step: int, rank: int, world: int, timeout: float | None
         deadline.check(f"the batch of step {step}", run=run)
         yield Pause(max(0.0, deadline.left(pause_s)))
         pause_s = min(0.5, pause_s * 2)
-    rows = yield from read_rows(run, step, piece.size * rank // world, piece.size * (rank + 1) // world)
+    share = share_of(piece.size, rank, world)
+    rows = yield from read_rows(run, step, share.start, share.stop)
     return (yield from read_rollouts(run, step, rows, ResultSizes()))

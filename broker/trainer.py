@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.arguments import path_of
-from broker.batches import Accept, next_batch, read_batch
+from broker.batches import next_batch, read_batch
 from broker.connections import open_transport
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.gathered import Accept
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
 from broker.trainer_core import Enqueued, TrainerCore
@@ -122,14 +123,18 @@ class Trainer:
 
         Args:
             n: rollouts wanted; None: the config's consumer_batch_size.
-            accept: a filter, called once for each rollout; what it refuses is discarded and replaced.
+            accept: a filter, called once for each rollout; what it refuses is discarded and replaced. Its verdicts are
+                remembered as long as this trainer forms the batch, also when a wait ends by its time or by an error.
+                They are forgotten with the samples that they are about, by a recovery, and when another function is
+                given (a lambda made anew for each call is another one): that one judges all that was gathered. A
+                batch that was sealed before, by this trainer or the one before it, is not judged again.
             prefetch: form and read the batch after this one in the background, with the same n and accept;
                 asked again before `advance`, answer that one.
             timeout: how long to wait, in seconds; None: as long as it takes.
             short: when fewer than n tasks are left in the run, take those.
 
         Returns:
-            The rollouts, oldest first.
+            The rollouts, oldest first: in the order of the sealed batch, which is the same for whoever reads it.
 
         Raises:
             Exhausted: fewer than n tasks are left in the run (none, with short).

@@ -14,6 +14,7 @@ from broker.channel import Channel
 from broker.codec import encode
 from broker.errors import BadArgument, BrokerError, Early, TooBig
 from broker.flow import Call, Flow, GatedCall
+from broker.gathered import Gathered
 from broker.models import RunConfig, Task
 from broker.names import check_name
 from broker.operations import anyone, trainer
@@ -74,6 +75,7 @@ class TrainerCore:
         self._repeated: int | None = None  # what an advance is answered that another call has made sure of
         self._is_sure = True  # of the version: no recovery was left in the middle
         self.result_sizes = ResultSizes()
+        self.gathered: dict[int, Gathered] = {}  # by step, of batches that are formed with a filter
 
     @property
     def now(self) -> int | None:
@@ -128,6 +130,7 @@ class TrainerCore:
         """The run has gone to another version, under a new epoch: what this trainer did before is over."""
         self.epoch, self._asked, self._repeated, self.delivered = epoch, None, None, -1
         self.digests.clear()
+        self.gathered.clear()
 
     def deliver(self, step: int) -> None:
         """The caller gets the batch of a step."""

@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, step, offset, count
--- Returns: size, sealed (1 or 0), digest (`-`: open), then per task a list: id, priority, oldest, newest, payload, then per sample: slot, attempt, version, newest, session
+-- Returns: size, sealed (1 or 0), digest (`-`: open), then per task a list: id, priority, oldest, newest, first, payload, then per sample: slot, attempt, version, newest, session
 -- Errors: NORUN, SCHEMA, EARLY (step, step_next), GONE (step), BADARG
 -- Bound: count tasks, at most 1000, and of them as many as have 1000 slots (one at least): ask again from there
 -- Flags: no-writes

@@ -1,7 +1,7 @@
 -- Fills the next batch from the oldest ready rollouts; seals it when it is full.
 -- Transition: ready -> batched; too old: ready -> pending or rejected
 -- KEYS: state
--- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run), rows (most rows of the sealed batch in the answer; 0: none), bytes (most bytes of results with them)
+-- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run), rows (most rows in the answer, of the batch that it sealed, or without `seal` of what it took, which is then no more than that; 0: none), bytes (most bytes of results with them)
 -- Returns: `size sealed exhausted left more digest`; with rows a list: that, the rows as batch's, then the results of their samples in order (none: more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
 -- Bound: limit tasks, of those that are too old as many as have 1000 slots (one more task at most); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
@@ -41,10 +41,12 @@ local function recheck_open_batch(step)
   flush()
 end
 
--- Writes what it did, to be counted. Returns whether ready tasks are left that it did not look at.
-local function fill(step, n, limit)
-  local ids = redis.call('ZRANGE', READY, 0, limit)
+-- Writes what it did, to be counted. Returns whether ready tasks are left that it did not look at, and what it took.
+-- told: as many at most, with as many slots as their rows may have; 0: any number.
+local function fill(step, n, limit, told)
+  local ids, taken = redis.call('ZRANGE', READY, 0, limit), {}
   local looked = math.min(limit, #ids)
+  if told > 0 then looked = math.min(looked, told, within_slots(ids, MOST_SLOTS)) end
   load_tasks(ids)
   local text, size = int_text(step), num('open_size')
   local batch = key('batch:' .. text)
@@ -63,6 +65,7 @@ local function fill(step, n, limit)
       zdel(READY, t.id)
       zput(batch, t.id, t.first)
       size = size + 1
+      taken[#taken + 1] = t.id
       event('batch', t.id .. ' ' .. text .. ' ' .. t.oldest)
     end
   end
@@ -70,10 +73,10 @@ local function fill(step, n, limit)
     set('open_size', size)
     flush()
   end
-  return #ids > looked
+  return #ids > looked, taken
 end
 
--- What a batch is called: a hash of its step, its tasks and their first claims. (fakeredis has no sha1hex.)
+-- What a batch is called: a hash of its step, its tasks and their first claims, by which a client knows its order. (fakeredis has no sha1hex.)
 local function digest_of(text)
   if redis.sha1hex then return redis.sha1hex(text) end
   local hash = 5381
@@ -101,19 +104,23 @@ return gated(FIELDS, function()
   if step < num('step_next') then return sealed_already(step) end
   check_wanted(step, n)
   recheck_open_batch(step)
-  local more = false
-  if limit > 0 then more = fill(step, n, limit) end
+  local more, told = false, {}
+  if limit > 0 then more, told = fill(step, n, limit, seal and 0 or most) end
   local size = num('open_size')
   local left = size
   for _, name in ipairs({ PENDING, DELAYED, RUNNING, READY }) do left = left + redis.call('ZCARD', name) end
   local exhausted = left < n
   local digest = '-'
   local all_there_is = short and exhausted and size == left and size > 0
-  local members
-  if seal and (size >= n or all_there_is) then digest, members = seal_batch(step, size) end
+  if seal then told = {} end
+  if seal and (size >= n or all_there_is) then
+    local members
+    digest, members = seal_batch(step, size)
+    told = first_ids(members, most)
+  end
   -- What the trainer waits for: a full batch, or with short all that is left, where something is.
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
   local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest }
-  return table.concat(answer, ' '), members and most > 0 and contents(members, most, bytes)
+  return table.concat(answer, ' '), most > 0 and #told > 0 and contents(told, bytes)
 end)

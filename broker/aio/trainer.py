@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from broker.aio.driver import Driver
 from broker.arguments import path_of
-from broker.batches import Accept, next_batch, read_batch
+from broker.batches import next_batch, read_batch
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.gathered import Accept
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
 from broker.trainer_core import TASKS_PER_CALL, Enqueued, TrainerCore

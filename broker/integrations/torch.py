@@ -18,9 +18,10 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from broker import keys
-from broker.batches import Accept
+from broker.batches import share_of
 from broker.connections import open_transport
 from broker.errors import BadArgument, Exhausted, NoRun, WaitTimeout
+from broker.gathered import Accept
 from broker.integrations.tensors import collate, pack, pad, torch
 from broker.models import Rollout, RunConfig
 from broker.trainer import Trainer
@@ -64,7 +65,8 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
         n: rollouts of a step, of all ranks together; None: the config's consumer_batch_size.
         steps: end after so many; None: when the run is exhausted.
         step: where a rank other than 0 begins; None: at the run's version when it begins to iterate.
-        accept: a filter, called on rank 0 once for each rollout; what it refuses is discarded and replaced.
+        accept: a filter, called on rank 0 once for each rollout as `Trainer.next_batch` does; what it refuses is
+            discarded and replaced.
         short: when fewer than n tasks are left, a step of those.
         timeout: how long to wait for one batch, in seconds; None: as long as it takes.
     """
@@ -204,7 +206,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
         for step in self._numbered():
             if self.rank == 0:
                 batch = self._formed()
-                part = None if batch is None else batch[: len(batch) // self.world]
+                part = None if batch is None else [batch[i] for i in share_of(len(batch), self.rank, self.world)]
             else:
                 part = self._read(self.trainer, step, self.rank, self.world)
             if part is None:

@@ -64,12 +64,13 @@ class SampleRow:
 
 @dataclass(slots=True)
 class RolloutRow:
-    """One rollout of a batch, without its bytes."""
+    """One rollout of a batch, without its bytes. `first` is the number of its first claim: its place in the batch."""
 
     task: str
     priority: int
     oldest: int
     newest: int
+    first: int
     payload: bytes
     samples: tuple[SampleRow, ...]
 
@@ -88,9 +89,9 @@ def rollout_row(row: list[Any]) -> RolloutRow:
     """One row of a batch as the scripts answer it."""
     samples = [
         SampleRow(int(row[i]), row[i + 1].decode(), int(row[i + 2]), int(row[i + 3]), row[i + 4].decode())
-        for i in range(5, len(row), 5)
+        for i in range(6, len(row), 5)
     ]
-    return RolloutRow(row[0].decode(), int(row[1]), int(row[2]), int(row[3]), row[4], tuple(samples))
+    return RolloutRow(row[0].decode(), int(row[1]), int(row[2]), int(row[3]), int(row[4]), row[5], tuple(samples))
 
 
 def _piece(reply: Any) -> BatchPiece:

@@ -99,7 +99,8 @@ class Taken:
     """Answer of take. `left` and `exhausted` speak of the whole run; `more`: ready tasks it did not look at.
 
     Args:
-        rows: the first rows of the batch, where it was sealed by this very call and they were asked for.
+        rows: where they were asked for, those of all that this very call took, or the first ones of the batch that it
+            sealed.
         results: the bytes of all samples of these rows in order, or none of them.
     """
 
@@ -138,7 +139,8 @@ def take(
     Args:
         seal: seal the batch when it is full.
         short: seal it also when it holds all that is left of the run.
-        rows: most rows that the answer brings when the batch is sealed.
+        rows: most rows that the answer brings when the batch is sealed; without `seal` of what it takes, which is
+            then no more than that.
         result_bytes: most bytes of results that come with them, together.
     """
     args = (clock(now), *gate.args, step, n, limit, int(seal), int(short), rows, result_bytes)

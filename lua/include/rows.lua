@@ -18,7 +18,7 @@ end
 
 local MOST_SLOTS = 1000
 
--- Per task a list: id, priority, oldest, newest, payload, then its samples; and the keys of all their results.
+-- Per task a list: id, priority, oldest, newest, first, payload, then its samples; and the keys of all their results.
 -- Of as many tasks as have so many slots, one at least: groups may be large.
 local function rows_of(ids)
   local names, rows, results = {}, {}, {}
@@ -31,18 +31,24 @@ local function rows_of(ids)
   load_slots(names)
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    rows[i] = add_samples(t, { t.id, (fixed_parts(t)), t.oldest, t.newest, payloads[i] or '' }, results)
+    rows[i] = add_samples(t, { t.id, (fixed_parts(t)), t.oldest, t.newest, t.first, payloads[i] or '' }, results)
   end
   return rows, results
 end
 
 local MOST_RESULTS = 256
 
--- The first rows of a batch, `members` with their scores, and the results of all their samples where these are small.
-local function contents(members, most, bytes)
-  local ids, sum = {}, 0
+-- The ids of the first members of a batch, which are given with their scores.
+local function first_ids(members, most)
+  local ids = {}
   for i = 1, math.min(most, #members / 2) do ids[i] = members[2 * i - 1] end
+  return ids
+end
+
+-- The rows of these tasks, and the results of all their samples where these are small.
+local function contents(ids, bytes)
   local rows, results = rows_of(ids)
+  local sum = 0
   if #results > MOST_RESULTS then return { rows, {} } end
   for i = 1, #results do
     sum = sum + redis.call('STRLEN', results[i])

@@ -234,14 +234,14 @@ MUTANTS: dict[str, Mutant] = {
         "take.lua", "set('open_size', size)\n    flush()", "set('open_size', size)", "counted_once",
     ),
     "rows_before_the_seal": Mutant(
-        "take.lua", "members and most > 0 and contents(members,",
-        "most > 0 and contents(members or redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES'),",
+        "take.lua", "  if seal then told = {} end\n",
+        "  if seal then told = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1) end\n",
         "one_call_that_seals",
     ),
     "rows_of_a_sealed_batch": Mutant(
         "take.lua", "then return sealed_already(step) end",
         "then return sealed_already(step), contents("
-        "redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES'), most, bytes) end",
+        "redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1), bytes) end",
         "one_call_that_seals",
     ),
     "rows_backwards": Mutant(
@@ -252,6 +252,15 @@ MUTANTS: dict[str, Mutant] = {
         "order_of_the_batch",
     ),
     "more_rows_than_asked": Mutant("include/rows.lua", "math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
+    "takes_more_than_it_tells": Mutant(
+        "take.lua", "if told > 0 then looked = math.min(looked, told, within_slots(ids, MOST_SLOTS)) end", "", "of_all_that_it_took",
+    ),
+    "takes_any_number_of_slots": Mutant(
+        "take.lua", "math.min(looked, told, within_slots(ids, MOST_SLOTS))", "math.min(looked, told)", "of_all_that_it_took",
+    ),
+    "tells_of_what_it_reset": Mutant(
+        "take.lua", "      stale_task(t)\n", "      stale_task(t)\n      taken[#taken + 1] = t.id\n", "not_told_of",
+    ),
     "results_above_the_limit": Mutant(
         "include/rows.lua", "if sum > bytes then return { rows, {} } end", "", "all_or_not_at_all",
     ),

@@ -16,6 +16,7 @@ from broker import RunConfig, Task, Trainer, Worker
 from broker.errors import BadArgument, WaitTimeout
 from broker.integrations.torch import RolloutBatches, collate
 from tests.integrations.torch.crew import working
+from tests.waiting import wait_until
 
 RUN = "torch/test"
 CONFIG = RunConfig(consumer_batch_size=4, max_staleness=1, max_concurrent_rollouts=64)
@@ -79,6 +80,35 @@ def test_a_filter_replaces_what_it_refuses(url: str) -> None:
     with leader(url, steps=1, accept=accept) as batches, working(url, RUN):
         (rollouts,) = batches
         assert sorted(names(rollouts)) == ["t2", "t3", "t4", "t5"]
+
+
+def test_ranks_share_a_filtered_step_whose_last_tasks_were_ready_first(url: str) -> None:
+    """Two ranks, four rollouts: each of them is trained on once, by one rank."""
+    judged: list[str] = []
+
+    def accept(rollout: Any) -> bool:
+        judged.append(rollout.task)
+        return True
+
+    with (
+        leader(url, 4, steps=1, world=2, accept=accept) as first,
+        leader(url, rank=1, world=2, steps=1) as second,
+        Worker(url, RUN) as worker,
+    ):
+        attempts = worker.claim(8, PATIENCE_S)
+        shares: dict[int, list[str]] = {}
+        ranks = [
+            threading.Thread(target=lambda: shares.update({0: [name for step in first for name in names(step)]})),
+            threading.Thread(target=lambda: shares.update({1: [name for step in second for name in names(step)]})),
+        ]
+        for rank in ranks:
+            rank.start()
+        worker.submit_many([(attempt, 1) for attempt in attempts if attempt.task in {"t2", "t3"}])
+        wait_until(lambda: judged == ["t2", "t3"], "the leader has judged the tasks that are ready")
+        worker.submit_many([(attempt, 1) for attempt in attempts if attempt.task in {"t0", "t1"}])
+        for rank in ranks:
+            rank.join()
+    assert shares == {0: ["t0", "t1"], 1: ["t2", "t3"]}
 
 
 def in_threads(*calls: Callable[[], None]) -> None:
