@@ -21,7 +21,8 @@ from broker.errors import BrokerError, CheckpointError
 from broker.models import RunConfig
 from broker.names import MAX_NAME_CHARS, check_name
 
-#: Schema of the file; a newer one is refused.
+#: Schema of the file; a newer one is refused. While it is the same, fields that this release does not know are ignored:
+#: a release that adds one which older ones must know raises it.
 FILE_SCHEMA = 1
 FORMAT = "rollout-broker checkpoint"
 #: Largest file that is read, in bytes, and most policies in it.
@@ -40,7 +41,7 @@ class TasksFile(BaseModel):
         tasks: how many it holds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     name: Annotated[str, Field(pattern=r"^[^/\\]+$", max_length=255)]
     sha256: str
     tasks: int
@@ -49,7 +50,7 @@ class TasksFile(BaseModel):
 class _Document(BaseModel):
     """The file as JSON, without its checksum."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True)
     format: Literal["rollout-broker checkpoint"]
     schema_: Annotated[int, Field(alias="schema")]
     run: str
@@ -122,7 +123,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "version": checkpoint.version,
         "epoch": checkpoint.epoch,
         "order": checkpoint.order,
-        "config": checkpoint.config.model_dump(),
+        "config": checkpoint.config.to_document(),
         "counters": checkpoint.counters,
         "cursor": checkpoint.cursor,
         "blob": None if checkpoint.blob is None else base64.b64encode(checkpoint.blob).decode(),
@@ -233,7 +234,7 @@ def _checkpoint(document: _Document, path: Path) -> Checkpoint:
         version=document.version,
         epoch=document.epoch,
         order=document.order,
-        config=RunConfig.model_validate(document.config),
+        config=RunConfig.from_document(document.config),
         counters=document.counters,
         cursor=document.cursor,
         blob=None if document.blob is None else base64.b64decode(document.blob, validate=True),

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from broker.errors import BadArgument
 from broker.names import check_name, is_name
@@ -62,10 +71,14 @@ class _Edge(BaseModel, frozen=True):
 class RunConfig(_Edge, frozen=True):
     """How a run admits, retries and keeps. The first three names are AReaL's.
 
+    A run that is created stores every field. Who opens one that is there says only what it has to agree with: fields
+    that were not given are not compared, and with `update=True` they stay as they are.
+
     Args:
         consumer_batch_size: rollouts per training step, 0 to 1,000,000; B = max(1, this).
         max_staleness: S, the most steps that a rollout may be behind the step that trains it; None: no bound.
-        max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None becomes B.
+        max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None, or not given: as many as B,
+            also when an update changes B, until somebody gives a number.
         on_stale: what happens to a task that is too old: done again, dropped, or kept (no check).
         max_attempts: expiries and errors of one slot until it has failed for good.
         max_stale_requeues: how often a task may be done again because it was too old.
@@ -103,6 +116,13 @@ class RunConfig(_Edge, frozen=True):
     max_finished: _Count = 10_000
     events_maxlen: _Count = 10_000
 
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_not_given(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("max_concurrent_rollouts", 0) is None:  # pyright: ignore[reportUnknownMemberType]
+            return {name: value for name, value in given.items() if name != "max_concurrent_rollouts"}  # pyright: ignore[reportUnknownVariableType]
+        return given  # pyright: ignore[reportUnknownVariableType]
+
     @field_validator("max_concurrent_rollouts")
     @classmethod
     def _default_concurrency(cls, given: int | None, info: ValidationInfo) -> int | None:
@@ -120,13 +140,30 @@ class RunConfig(_Edge, frozen=True):
         return self.batch_size if self.max_concurrent_rollouts is None else max(1, self.max_concurrent_rollouts)
 
     def to_fields(self) -> dict[str, str]:
-        """Each field as text, None as the empty string: how the run's state holds it."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
+        """Each field that was given as text, None as the empty string: how the run's state holds it."""
+        values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         return {name: "" if value is None else str(value) for name, value in values.items()}
+
+    def to_document(self) -> dict[str, Any]:
+        """All fields, for a file. Where nobody gave max_concurrent_rollouts it is None there."""
+        follows = "max_concurrent_rollouts" not in self.model_fields_set
+        return {**self.model_dump(), **({"max_concurrent_rollouts": None} if follows else {})}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read back what `to_document` of any release made.
+
+        Args:
+            document: value by name; names that this release does not know are ignored, missing ones take their default.
+
+        Raises:
+            BadArgument: a value is out of range or of the wrong type, or consumer_batch_size is missing.
+        """
+        return cls.model_validate({name: document[name] for name in cls.model_fields if name in document})
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Self:
-        """Read back what `to_fields` made.
+        """Reads the config in the state of a run. What is stored counts as given.
 
         Args:
             fields: text by name; other names are ignored, missing ones take their default.
@@ -134,7 +171,12 @@ class RunConfig(_Edge, frozen=True):
         Raises:
             BadArgument: a value is not a number in range, or consumer_batch_size is missing.
         """
-        return cls.model_validate({name: _stored(name, fields[name]) for name in cls.model_fields if name in fields})
+        given = {name: _stored(name, fields[name]) for name in cls.model_fields if name in fields}
+        config = cls.model_validate(given)
+        # As `concurrency_follows` in lua/include/creation.lua.
+        if fields.get("concurrency_given") != "1" and config.max_concurrent_rollouts == config.batch_size:
+            config = cls.model_validate({**given, "max_concurrent_rollouts": None})
+        return config
 
 
 class Task(_Edge, frozen=True):

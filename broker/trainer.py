@@ -33,14 +33,15 @@ class Trainer:
     Args:
         url: the server, e.g. `redis://head:6379/0`; see the README for the kinds.
         run: name of the run.
-        config: how the run works; it is created if it does not exist. None: it must exist.
-        update: change the stored config where it differs, instead of refusing.
+        config: how the run works; it is created if it does not exist. None: it must exist. Of a run that exists, only
+            the fields that the config was given are compared.
+        update: change those that differ in the stored config, instead of refusing; all others stay as they are.
         attach: only read (ranks of a data-parallel trainer): no fence, and no call that changes the run.
         clock: injected time in milliseconds, for tests.
 
     Raises:
         NoRun: there is no such run, and no config to create it with.
-        ConfigMismatch: the stored config differs.
+        ConfigMismatch: the stored config differs in a field that was given.
         ServerUnavailable: no answer.
     """
 

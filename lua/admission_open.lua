@@ -1,7 +1,7 @@
 -- Makes a process an owner of an admission run; creates the run where there is none.
 -- Transition: none of a task
 -- KEYS: state
--- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), then pairs of config field, value
+-- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), then pairs of config field, value (those that the caller set)
 -- Returns: `version accepted created`
 -- Errors: SCHEMA, CONFIG (field, stored, given; field `kind`: it is a run of tasks), BADARG
 -- Bound: the config fields, the owners, 100 ended owners
@@ -10,7 +10,6 @@
 -- @include admission
 
 local CONFIG_START = 10
-local COMPARED = { consumer_batch_size = true, max_staleness = true, max_concurrent_rollouts = true }
 local KEPT_ENDED = 1000
 
 local function create(token, lost_version)
@@ -24,14 +23,7 @@ end
 
 -- The batch size counts in what the versions so far have consumed.
 local function agree(update)
-  local before = batch_size()
-  for i = CONFIG_START, #ARGV, 2 do
-    local name, given = ARGV[i], ARGV[i + 1]
-    if COMPARED[name] and field(name) ~= given then
-      if not update then fail('CONFIG', 'field', name, 'stored', field(name) or '', 'given', given) end
-      set(name, given)
-    end
-  end
+  local _, before = agree_on_config(CONFIG_START, update)
   if batch_size() ~= before then bump('accepted', num('version') * (batch_size() - before)) end
 end
 

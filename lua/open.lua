@@ -1,7 +1,7 @@
 -- Makes the caller the trainer of the run; creates the run where there is none.
 -- Transition: none of a task; epoch n -> n+1, the trainer before is fenced.
 -- KEYS: state
--- ARGV: now, token (the caller's own choice: a repeated open is recognised), update (1: change a config that differs), then pairs of config field, value (none: the run must exist)
+-- ARGV: now, token (the caller's own choice: a repeated open is recognised), update (1: change a config that differs), then pairs of config field, value (those that the caller set; none: the run must exist)
 -- Returns: `epoch version step_next created`
 -- Errors: NORUN, SCHEMA, CONFIG (field, stored, given), FENCED (the token of an earlier epoch), BADARG
 -- Bound: the config fields
@@ -11,20 +11,11 @@
 local FIELDS = hot_and({ 'epoch', 'tokens', 'order_seq', 'lineage' })
 
 local CONFIG_START = 4
--- Only what differs is written; the counters follow a changed batch size.
+
+-- The counters follow a changed batch size.
 local function change_config(update)
-  local differs = false
-  for i = CONFIG_START, #ARGV, 2 do
-    local name, given = ARGV[i], ARGV[i + 1]
-    local stored = field(name)
-    if stored ~= given then
-      if not update then fail('CONFIG', 'field', name, 'stored', stored or '', 'given', given) end
-      differs = true
-    end
-  end
+  local differs, before = agree_on_config(CONFIG_START, update)
   if not differs then return end
-  local before = batch_size()
-  for i = CONFIG_START, #ARGV, 2 do set(ARGV[i], ARGV[i + 1]) end
   local b = batch_size()
   if b ~= before then
     bump('accepted', num('version') * (b - before))

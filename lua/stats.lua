@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now
--- Returns: pairs of name, value: the whole state hash but its blob and stored answer, `now`, `capacity`, and the size of every set
+-- Returns: pairs of name, value: the whole state hash but its blob and stored answer, with the defaults of config fields that it does not hold, `now`, `capacity`, and the size of every set
 -- Errors: NORUN, SCHEMA
 -- Bound: constant
 -- Flags: no-writes
@@ -12,11 +12,18 @@ local HIDDEN = { answer = true, blob = true, tokens = true, about = true }
 
 return run(function()
   load_state()
-  local answer, all = {}, redis.call('HGETALL', STATE)
+  local answer, all, stored = {}, redis.call('HGETALL', STATE), {}
   for i = 1, #all, 2 do
+    stored[all[i]] = true
     if not HIDDEN[all[i]] then
       answer[#answer + 1] = all[i]
       answer[#answer + 1] = all[i + 1]
+    end
+  end
+  for name, value in pairs(DEFAULTS) do
+    if not stored[name] then
+      answer[#answer + 1] = name
+      answer[#answer + 1] = value
     end
   end
   local function add(name, value)

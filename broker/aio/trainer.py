@@ -31,7 +31,7 @@ class Trainer:
         url: the server.
         run: name of the run.
         config: how the run works; None: it must exist.
-        update: change the stored config where it differs.
+        update: change the stored config where it differs in a field that was given; all others stay as they are.
         attach: only read.
         clock: injected time in milliseconds, for tests.
     """

@@ -5,11 +5,56 @@
 -- Longer than a listpack entry: the state stays a hash table, so that reading its fields does not walk over all of them.
 local ABOUT = 'state of a run of rollout-broker; change it through the commands and the client only, never by hand'
 
+-- Argument i and the one behind it: a field of the config, and its value.
+local function config_arg(i)
+  local name = ARGV[i]
+  if not DEFAULTS[name] and name ~= 'consumer_batch_size' and name ~= 'max_concurrent_rollouts' then
+    fail('BADARG', 'argument', 'config', 'given', name:sub(1, 100))
+  end
+  return name, ARGV[i + 1]
+end
+
+-- Whether C is B because nobody gave another. A run of a release that did not write down who gave it tells by the number.
+local function concurrency_follows()
+  return field('concurrency_given') ~= '1' and tonumber(state.max_concurrent_rollouts) == batch_size()
+end
+
+local function follow_batch_size() set('max_concurrent_rollouts', int_text(batch_size())) end
+
+-- All fields are stored: those given, in the pairs of arguments from first on, and the defaults of the others.
+local function create_config(first)
+  for name, value in pairs(DEFAULTS) do set(name, value) end
+  for i = first, #ARGV, 2 do set(config_arg(i)) end
+  if not state.consumer_batch_size then fail('BADARG', 'argument', 'consumer_batch_size', 'given', 'nothing') end
+  if state.max_concurrent_rollouts then set('concurrency_given', 1) else follow_batch_size() end
+end
+
+-- Compares what is given with what is stored; with update changes that. What is not given stays as it is, but that C
+-- follows B where nobody gave it. Returns whether something differed, and the batch size before.
+local function agree_on_config(first, update)
+  local before, follows, differs = batch_size(), concurrency_follows(), false
+  for i = first, #ARGV, 2 do
+    local name, given = config_arg(i)
+    local stored = field(name)
+    if stored ~= given then
+      if not update then fail('CONFIG', 'field', name, 'stored', stored or '', 'given', given) end
+      set(name, given)
+      differs = true
+    end
+    if name == 'max_concurrent_rollouts' and update then
+      follows = false
+      if field('concurrency_given') ~= '1' then set('concurrency_given', 1) end
+    end
+  end
+  if follows and batch_size() ~= before then follow_batch_size() end
+  return differs, before
+end
+
 -- The config is the pairs of arguments from first_config on.
 local function create_run(epoch, first_config)
+  create_config(first_config)
   set('schema', 1)
   set('about', ABOUT)
-  for i = first_config, #ARGV, 2 do set(ARGV[i], ARGV[i + 1]) end
   for _, name in ipairs({ 'version', 'step_next', 'accepted', 'running', 'floor', 'call', 'open_size', 'due', 'want',
     'order_seq', 'first_seq', 'session_seq', 'blob_seq', 'bytes_from', 'tasks_from' }) do
     set(name, 0)

@@ -1,4 +1,5 @@
 -- @include run
+-- @include defaults
 -- The run's state hash: read once in one HMGET, changed in memory, written in one HSET by flush().
 
 local state, state_changed = {}, {}
@@ -22,7 +23,7 @@ end
 local function field(name)
   local value = state[name]
   if value == nil then
-    value = redis.call('HGET', STATE, name)
+    value = redis.call('HGET', STATE, name) or DEFAULTS[name] or false
     state[name] = value
   end
   return value
@@ -46,15 +47,22 @@ local function bump(name, n)
   state[name], state_changed[name] = value, value
 end
 
+local function batch_size()
+  return math.max(1, tonumber(state.consumer_batch_size))
+end
+
 -- Reads the fields given, the hot ones at least; refuses a missing run and an unknown schema, and sets the clock.
+-- A field that is not there has its default, else false: nobody asks the server for it again.
 -- Time is the server's, or injected as ARGV[1]; it never goes back (a failover may bring an older clock).
 local function load_state(names, may_be_missing)
   names = names or HOT
   local got = redis.call('HMGET', STATE, unpack(names))
-  for i = 1, #names do state[names[i]] = got[i] end
+  for i = 1, #names do state[names[i]] = got[i] or DEFAULTS[names[i]] or false end
   if state.schema ~= '1' then
     if state.schema then fail('SCHEMA', 'stored', state.schema, 'known', 1) end
     if not may_be_missing then fail('NORUN') end
+  elseif not state.max_concurrent_rollouts then
+    state.max_concurrent_rollouts = int_text(batch_size())
   end
   if ARGV[1] ~= '' then
     now = int_arg(1, 'now', 1, 35184372088832)
@@ -63,10 +71,6 @@ local function load_state(names, may_be_missing)
     now = time[1] * 1000 + math.floor(time[2] / 1000)
   end
   if now > num('clock') then set('clock', now) else now = num('clock') end
-end
-
-local function batch_size()
-  return math.max(1, tonumber(state.consumer_batch_size))
 end
 
 -- S as a number, or nil for "no bound".

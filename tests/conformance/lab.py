@@ -196,7 +196,7 @@ class Lab:
 
     def events_lost(self, state: dict[bytes, bytes]) -> bool:
         """Whether the stream was off or may have been trimmed."""
-        return int(state[b"events_maxlen"]) < 10_000
+        return int(state.get(b"events_maxlen", 10_000)) < 10_000
 
     def purge(self) -> None:
         """Deletes the runs, as `broker purge` does."""

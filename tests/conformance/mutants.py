@@ -78,6 +78,26 @@ MUTANTS: dict[str, Mutant] = {
     "requests_not_remembered": Mutant(
         "include/gate.lua", "return redis.call('HGET', REQUESTS, id) or nil", "return nil", "operators_request",
     ),
+    # -- what other releases left
+    "missing_fields_have_no_default": Mutant(
+        "include/state.lua", "= got[i] or DEFAULTS[names[i]] or false", "= got[i]", "no_script_needs_a_field",
+    ),
+    "fields_read_alone_have_no_default": Mutant(
+        "include/state.lua", "name) or DEFAULTS[name] or false", "name)", "no_script_needs_a_field",
+    ),
+    "no_concurrency_without_one": Mutant(
+        "include/state.lua", "state.max_concurrent_rollouts = int_text(batch_size())", "local _", "no_script_needs_a_field",
+    ),
+    "defaults_are_not_stored": Mutant(
+        "include/creation.lua", "for name, value in pairs(DEFAULTS) do set(name, value) end", "", "a_new_run_stores",
+    ),
+    "any_name_is_a_field": Mutant(
+        "include/creation.lua", "if not DEFAULTS[name] and", "if false and", "field_that_no_config_has",
+    ),
+    "an_older_concurrency_is_always_given": Mutant(
+        "include/creation.lua", "return field('concurrency_given') ~= '1' and", "return field('concurrency_given') == '0' and",
+        "concurrency_of_an_older_release",
+    ),
     # -- what is remembered within a call, or between calls
     "constants_of_the_first_run": Mutant(
         LIBRARY, "if LAST ~= keys[1] then", "if not LAST then", "take_turns",

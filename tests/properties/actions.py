@@ -34,6 +34,11 @@ Action = Callable[[World, Chooser], None]
 MOST_UNFINISHED = 9
 MOST_TASKS = 40
 MOST_TRAINERS = 4
+#: All but the batch size, and what keeps the bounds small.
+MAY_BE_UNSAID = [
+    *("max_concurrent_rollouts", "max_staleness", "on_stale", "max_attempts", "attempt_timeout_ms"),
+    *("retry_backoff_ms", "retry_backoff_max_ms"),
+]
 #: The gate's own refusals, which do not use up a number.
 NOT_EXECUTED = ("FENCED", "OLDCALL", "REWOUND", "NORUN")
 
@@ -58,7 +63,10 @@ def any_config(choose: Chooser) -> Config:
 def changed_config(choose: Chooser, config: Config) -> Config:
     """Another config: mostly the same but for one thing."""
     other = any_config(choose)
-    one = pick(choose, ["max_staleness", "on_stale", "consumer_batch_size", "attempt_timeout_ms", ""])
+    one = pick(
+        choose,
+        ["max_staleness", "on_stale", "consumer_batch_size", "attempt_timeout_ms", "max_concurrent_rollouts", ""],
+    )
     return replace(config, **{one: getattr(other, one)}) if one else other
 
 
@@ -71,8 +79,9 @@ def open_run(world: World, choose: Chooser) -> None:
         config, update = changed_config(choose, run.config), chance(choose, 80)
     elif chance(choose, 10):
         config = None
+    unsaid = tuple(some(choose, MAY_BE_UNSAID, len(MAY_BE_UNSAID))) if config and chance(choose, 40) else ()
     client = TrainerClient(world.fresh("token000"))
-    answer = world.call(Open(client.token, config, update))
+    answer = world.call(Open(client.token, config, update, unsaid))
     if "error" not in answer:
         world.trainers = [*world.trainers, client][-MOST_TRAINERS:]
 

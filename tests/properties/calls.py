@@ -82,11 +82,12 @@ class SubmitItem:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A trainer opens the run: creates it or takes it over."""
+    """A trainer opens the run: creates it or takes it over. Fields of the config that are `unsaid` it does not give."""
 
     token: str
     config: Config | None
     update: bool = False
+    unsaid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("claim does not look at the age of open tasks", "elseif too_old(page[i].oldest) then", "elseif false then"),
     Mutant("renew reads no records", " or too_old(oldest_in(records[i]))", ""),
     Mutant("renew does not look at the age", "and too_old(t.oldest) then stale", "and false then stale", ("renew",)),
+    Mutant("a concurrency that was given follows", "return field('concurrency_given') ~= '1' and", "return"),
+    Mutant("the concurrency follows nothing", "if follows and batch_size() ~= before then follow_batch_size() end", ""),
+    Mutant(
+        "an update gives no concurrency",
+        "follows = false\n      if field('concurrency_given')",
+        "if false and field('x')",
+    ),
     Mutant("an open batch is not looked at after a change of config", "set('recheck', 1)", ""),
     Mutant(
         "the oldest version is the last one",

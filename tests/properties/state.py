@@ -121,6 +121,8 @@ class Run:
     config: Config
     epoch_number: int
     token: str
+    #: Whether somebody gave max_concurrent_rollouts; else it is the batch size.
+    concurrency_given: bool = True
     version: int = 0
     step_next: int = 0
     clock_ms: int = 0

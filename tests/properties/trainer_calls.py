@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 
 from . import recovery_calls
 from .calls import (
@@ -10,6 +11,7 @@ from .calls import (
     Answer,
     Cancel,
     Commit,
+    Config,
     Discard,
     Enqueue,
     Numbered,
@@ -36,18 +38,41 @@ def open_run(run: Run | None, call: Open) -> tuple[Run | None, Answer]:
     if run is None:
         if call.config is None:
             return None, error("NORUN")
-        run = Run(call.config, 1, call.token)
+        config, is_given = with_said(Config(), call.config, call.unsaid, concurrency_given=False)
+        run = Run(config, 1, call.token, is_given)
         run.policies[0] = run.epoch
     elif call.token != run.token:
         if call.token in run.old_tokens:
             return run, error("FENCED")
-        if call.config is not None and call.config != run.config:
-            if not call.update:
+        if call.config is not None:
+            if not call.update and any(
+                getattr(call.config, name) != getattr(run.config, name) for name in said(call.unsaid)
+            ):
                 return run, error("CONFIG")
-            run.config = call.config
+            if call.update:
+                given = run.concurrency_given
+                run.config, run.concurrency_given = with_said(
+                    run.config, call.config, call.unsaid, concurrency_given=given
+                )
         take_epoch(run, call.token)
     answer = {"epoch": run.epoch, "version": run.version, "step_next": run.step_next}
     return run, answer
+
+
+def said(unsaid: tuple[str, ...]) -> list[str]:
+    """The fields that a call gives."""
+    return [each.name for each in fields(Config) if each.name not in unsaid]
+
+
+def with_said(
+    stored: Config, given: Config, unsaid: tuple[str, ...], *, concurrency_given: bool
+) -> tuple[Config, bool]:
+    """The stored config with what a call gives in its place, and whether somebody has given the concurrency by now."""
+    config = replace(stored, **{name: getattr(given, name) for name in said(unsaid)})
+    concurrency_given = concurrency_given or "max_concurrent_rollouts" not in unsaid
+    if not concurrency_given:
+        config = replace(config, max_concurrent_rollouts=config.batch)
+    return config, concurrency_given
 
 
 def through_channel(run: Run, call: Numbered, execute: Callable[[], Answer]) -> Answer:

@@ -45,9 +45,9 @@ from .worker_calls import WorkerCall
 NEVER_INLINE, ALWAYS_INLINE = -1, 1 << 20
 
 
-def config_fields(config: Config) -> dict[str, str]:
-    """A config as the run's state holds it."""
-    given = {each.name: getattr(config, each.name) for each in fields(config)}
+def config_fields(config: Config, unsaid: tuple[str, ...]) -> dict[str, str]:
+    """What a call gives of a config."""
+    given = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in unsaid}
     return RunConfig(**given, events_maxlen=100).to_fields()
 
 
@@ -70,7 +70,7 @@ class Wire:
         run = self._run
         match call:
             case Open():
-                config = config_fields(call.config) if call.config else None
+                config = config_fields(call.config, call.unsaid) if call.config else None
                 return trainer.open_run(run, call.token, config, update=call.update, now=now)
             case RecoverBegin():
                 to = recovery.Begin(

@@ -23,6 +23,7 @@ import pytest
 from broker import Trainer, Worker
 from broker.checkpoint import read_checkpoint
 from broker.errors import BadArgument, CheckpointError
+from broker.operator import Operator
 from tests.conformance.lab import Lab, tasks
 from tests.recovery.story import judge_once, train, train_to_the_end
 
@@ -139,7 +140,6 @@ BAD_FILES: dict[str, Callable[[Document], bytes]] = {
     "run of another type": _with(run=7),
     "no run": _without("run"),
     "no list": _without("unfinished"),
-    "extra field": _with(surprise=1),
     "negative version": _with(version=-1),
     "version as float": _with(version=2.0),
     "version as text": _with(version="2"),
@@ -188,6 +188,24 @@ def test_a_file_that_is_not_what_it_should_be_is_refused(lab: Lab, saved: tuple[
     error = _refused(lab, trainer, path)
     assert str(path.parent) in str(error)
     assert "nothing was changed" in str(error)
+
+
+def test_a_file_of_another_release_is_good_for_a_recovery_while_its_schema_is_known(
+    lab: Lab, saved: tuple[Trainer, Worker, Path]
+):
+    """Fields that this release does not know change nothing that it has to know; those that are missing have defaults."""
+    trainer, _, path = saved
+    document = json.loads(path.read_bytes())
+    del document["config"]["max_finished"]
+    config = document["config"] | {"of_tomorrow": "x"}
+    path.write_bytes(_sealed(document | {"of_tomorrow": {"a": 1}, "config": config}))
+    assert trainer.recover(path).version_to == 2
+    trainer.close()
+    lab.purge()
+    with Operator(lab.url) as operator:
+        assert operator.recover(lab.run, path).version_to == 2  # creates the run
+        assert operator.stats(lab.run).config.max_finished == 10_000
+    assert lab.command("HMGET", lab.key("state"), "of_tomorrow", "max_finished") == [None, b"10000"]
 
 
 def test_a_list_that_swells_is_refused_before_it_fills_the_memory(lab: Lab, saved: tuple[Trainer, Worker, Path]):

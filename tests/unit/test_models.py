@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from broker import models
 from broker.errors import BadArgument, BadName, BrokerError
 from broker.models import Attempt, Policy, Rollout, RunConfig, Sample, Stats, Task
+from broker.scripts import lua_directory
 
 
 def attempt(**changes: Any) -> Attempt:
@@ -109,8 +112,45 @@ def test_a_config_survives_storage(size: int, staleness: int | None, concurrent:
     )
     fields = config.to_fields()
     assert all(type(text) is str for text in fields.values())
-    assert set(fields) == set(RunConfig.model_fields)
+    assert set(fields) == config.model_fields_set
     assert RunConfig.from_fields(fields) == config
+    assert RunConfig.from_document(json.loads(json.dumps(config.to_document()))) == config
+
+
+def test_only_what_was_given_is_sent() -> None:
+    assert RunConfig(consumer_batch_size=4, max_staleness=0).to_fields() == {
+        "consumer_batch_size": "4",
+        "max_staleness": "0",
+    }
+
+
+def test_nobody_gave_the_concurrency_that_is_none() -> None:
+    config = RunConfig(consumer_batch_size=4, max_concurrent_rollouts=None)
+    assert config.to_fields() == {"consumer_batch_size": "4"}
+    assert config.to_document()["max_concurrent_rollouts"] is None
+    assert config.max_concurrent_rollouts == config.concurrency == 4
+
+
+def test_the_concurrency_of_an_older_release_tells_by_its_number_who_gave_it() -> None:
+    stored = {"consumer_batch_size": "4", "max_concurrent_rollouts": "4"}
+    assert "max_concurrent_rollouts" not in RunConfig.from_fields(stored).to_fields()
+    for other in (stored | {"concurrency_given": "1"}, stored | {"max_concurrent_rollouts": "5"}):
+        fields = RunConfig.from_fields(other).to_fields()
+        assert fields["max_concurrent_rollouts"] == other["max_concurrent_rollouts"]
+
+
+def test_a_document_of_another_release_may_lack_fields_and_have_others() -> None:
+    assert RunConfig.from_document({"consumer_batch_size": 4, "of_tomorrow": [1]}) == RunConfig(consumer_batch_size=4)
+
+
+def test_the_scripts_have_the_same_defaults() -> None:
+    source = (lua_directory() / "include" / "defaults.lua").read_text(encoding="utf-8")
+    of_lua = dict(re.findall(r"(\w+) = '([^']*)'", source))
+    config = RunConfig(consumer_batch_size=1)
+    all_given = RunConfig(**{name: getattr(config, name) for name in RunConfig.model_fields}).to_fields()
+    assert of_lua == {
+        name: text for name, text in all_given.items() if name not in ("consumer_batch_size", "max_concurrent_rollouts")
+    }
 
 
 def test_no_bound_on_staleness_is_stored_as_the_empty_string() -> None:
