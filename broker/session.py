@@ -127,6 +127,7 @@ class Session:
             self._joined = None
             for attempt in self._held.values():
                 attempt.mark_cancelled("expired")
+            self._held.clear()
 
     def claim_operation(self, n: int, policy: Policy | None) -> Operation[Claimed]:
         """The next claim."""
@@ -254,7 +255,7 @@ class Session:
             return worker.renew(self.run, self.id, self._settled, list(self._held), now=self.now)
 
     def renewed(self, session: str, answer: Renewed | BrokerError) -> list[Attempt]:
-        """Reads a heartbeat's answer and cancels what it says. Returns what was cancelled now."""
+        """Reads a heartbeat's answer: what is over is cancelled, and held no more. Returns what is newly cancelled."""
         if isinstance(answer, NoSession):
             if session == self.id:
                 self.lost()
@@ -265,7 +266,7 @@ class Session:
         cancelled: list[Attempt] = []
         with self._lock:
             for attempt_id, why in answer.abandon.items():
-                attempt = self._held.get(attempt_id)
+                attempt = self._held.pop(attempt_id, None)
                 if attempt is not None and attempt.mark_cancelled(why):
                     cancelled.append(attempt)
         return cancelled

@@ -216,7 +216,8 @@ class Worker:
         return self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
 
     def renew(self) -> None:
-        """Renews the leases now (the heartbeat does so by itself)."""
+        """Renews the leases now (the heartbeat does so by itself). Not in a forked child, as for claims."""
+        self._refuse_forked()  # what the parent has claimed since would count as held by nobody
         self._heartbeat.beat()
 
     def run(self, handler: Callable[[Attempt], Any], concurrency: int = 1) -> None:

@@ -42,7 +42,12 @@ class Driver:
         self._turn = asyncio.Lock()
 
     async def run(self, flow: Flow[T]) -> T:
-        """Runs a flow to its end; errors of the steps (cancellation included) are raised into it."""
+        """Runs a flow to its end; errors of the steps (cancellation included) are raised into it.
+
+        Raises:
+            BadArgument: in a forked child.
+        """
+        self.transport.refuse_forked()
         try:
             step = next(flow)
             while True:

@@ -27,6 +27,7 @@ class Submitter:
 
     async def submit(self, submission: Submission) -> Submitted:
         """Submits one result and waits for its answer. Cancelled, the result may still be submitted."""
+        self._driver.transport.refuse_forked()
         answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((submission, answer))
         if self._sender is None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class Trainer:
     """The trainer of a run. Use it with `async with`, or call `open` first and `close` last.
 
+    A forked child opens another one: all calls of one that its parent has opened are refused there.
+
     Args:
         url: the server.
         run: name of the run.
@@ -267,15 +269,17 @@ class Trainer:
         return await self._driver.run(audit_flow(self.run, self._core.now))
 
     def _must_lead(self, what: str) -> None:
+        self._driver.transport.refuse_forked()
         if self._attached:
             raise BadArgument(
                 argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"
             )
 
     async def close(self) -> None:
-        """Closes the connections. The run stays as it is."""
-        self._driver.closing.set()
-        await self._drop_ahead()
+        """Closes the connections. The run stays as it is. In a forked child it leaves them to the parent."""
+        if not self._driver.transport.is_forked:
+            self._driver.closing.set()
+            await self._drop_ahead()
         await self._driver.transport.close()
 
     async def __aenter__(self) -> Self:

@@ -27,7 +27,8 @@ _log = logging.getLogger("broker")
 class Worker:
     """A worker. Use it with `async with`, or call `open` first and `close` last.
 
-    The lease is renewed from a thread with a connection of its own, so that a busy event loop does not cost it.
+    The lease is renewed from a thread with a connection of its own, so that a busy event loop does not cost it. A
+    forked child opens another one: all calls of one that its parent has opened are refused there.
 
     Args:
         url: the server.
@@ -116,6 +117,7 @@ class Worker:
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
         """The turn to claim; results do not wait for it, which may take until there is work."""
+        self._driver.transport.refuse_forked()
         self._looking += 1
         try:
             async with self._claiming:
@@ -172,6 +174,7 @@ class Worker:
     async def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself)."""
         assert self._heartbeat is not None, "opened"
+        self._driver.transport.refuse_forked()
         await asyncio.to_thread(self._heartbeat.beat)
 
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
@@ -192,6 +195,7 @@ class Worker:
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_async_handler(handler)
+        self._driver.transport.refuse_forked()
         handlers = self._handlers = Handlers(self._core, self._driver, self._claiming, handler, concurrency)
         terminated = self._on_sigterm()
         try:
@@ -248,8 +252,12 @@ class Worker:
         self._driver.transport.interrupt()
 
     async def close(self) -> None:
-        """Gives back what it holds, ends its sessions, closes the connections."""
+        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
         if self._closed:
+            return
+        if self._driver.transport.is_forked:
+            self._closed = True
+            await self._driver.transport.close()
             return
         self.stop()
         if self._heartbeat is not None:

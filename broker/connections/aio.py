@@ -1,6 +1,7 @@
 """The asyncio client: a few connections, of which each carries one call at a time; a cancelled call closes its own."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -12,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from broker.connections.core import Core
+from broker.connections.forks import told
 from broker.connections.link import (
     CLOSED,
     READ_BYTES,
@@ -29,33 +31,66 @@ from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
+from broker.errors import BadArgument
 
 #: The most connections to one server, besides those that wait for markers.
 _MOST_LINKS = 4
 #: Larger pieces than this, in bytes, are waited for until the server has taken them.
 _QUEUED_BYTES = 16 * 1024
 
+_FORKED = (
+    "this client was opened before a fork, and its connections and numbers belong to that process: open another one "
+    "in the child"
+)
+
 
 class AsyncTransport(Core):
     """`Transport` for asyncio: the same methods, awaitable. Made by `open_async_transport`, used in one event loop.
 
+    In a forked child it makes no call: what it would wait for belongs to the parent's event loop. One that had made no
+    call before the fork is as good as new.
+
     Attributes:
         url: where it goes, without password.
+        is_forked: whether this is the copy of a forked child, and makes no call.
     """
 
     def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
         address, self._embedded = opened_address(url)
         self.url = address.shown
+        self.is_forked = self._used = False
         super().__init__(address, timeout_s, retry_for_s, asyncio.Event())
+        told.add(self)
 
     async def close(self) -> None:
         """As `Transport.close`."""
-        self.end()
+        told.discard(self)
+        if not self.is_forked:
+            self.end()
         # Connections that were just closed are let go in the next turn of the loop.
         await asyncio.sleep(0)
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
             await asyncio.to_thread(embedded.release)
+
+    def after_fork(self) -> None:
+        """In a forked child: forgets the parent's connections."""
+        if self._used:
+            self.is_forked = True
+            self._nodes.clear()
+
+    def refuse_forked(self) -> None:
+        """Raises BadArgument in a forked child.
+
+        For callers that would wait for a lock first, which nobody opens there. No call gets past `_dial` in any case.
+        """
+        if self.is_forked:
+            raise BadArgument(problem=_FORKED)
+
+    async def _dial(self, endpoint: Endpoint, address: Address, timeout_s: float) -> Link:
+        self.refuse_forked()
+        self._used = True
+        return await super()._dial(endpoint, address, timeout_s)
 
     async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
         link = AsyncLink(endpoint, path, address, timeout_s)
@@ -108,6 +143,7 @@ class AsyncLink:
             parser_class=Parser,
         )
         self._reader = ReplyReader()
+        told.add(self)
 
     async def connect(self) -> None:
         """Connects and logs in; raises what redis-py raises."""
@@ -154,6 +190,19 @@ class AsyncLink:
         """As `Link.abort`."""
         self.interrupt()
         self._connection._close()  # noqa: SLF001 - as redis-py's `disconnect`, which has to be awaited
+
+    def after_fork(self) -> None:
+        """In a forked child: its number of the socket becomes another file.
+
+        Both processes share what the event loop watches sockets with. Whatever the child's copies do with the number,
+        be it when they are collected, would otherwise take the socket from the parent's loop.
+        """
+        writer = self._connection._writer  # noqa: SLF001 - redis-py keeps it to itself
+        socket = None if writer is None else writer.get_extra_info("socket")
+        if socket is not None and socket.fileno() >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, socket.fileno(), inheritable=False)
+            os.close(nothing)
 
     def _streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         connection = self._connection

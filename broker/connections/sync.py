@@ -1,9 +1,7 @@
 """The synchronous client: blocking sockets, safe to use from several threads and after a fork."""
 
-import os
 import socket
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -15,6 +13,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from broker.connections.core import Core
+from broker.connections.forks import told
 from broker.connections.link import (
     CLOSED,
     READ_BYTES,
@@ -51,7 +50,7 @@ class Transport:
         self.is_forked = False
         self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
         self._reset()
-        _transports.add(self)
+        told.add(self)
 
     def _reset(self) -> None:
         self._core = BlockingCore(self._address, self._timeout_s, self._retry_for_s, threading.Event())
@@ -130,7 +129,7 @@ class Transport:
 
     def close(self) -> None:
         """Closes the connections; calls under way in other threads end. An embedded server stops with its last user."""
-        _transports.discard(self)
+        told.discard(self)
         self._core.end()
         if self._embedded is not None:
             self._embedded.release()
@@ -240,14 +239,3 @@ class BlockingLink:
         if sock is None:
             raise LinkLost(CLOSED)
         return sock
-
-
-_transports: "weakref.WeakSet[Transport]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for transport in list(_transports):
-        transport.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -85,6 +85,7 @@ class Walk:
         self.ledger = Ledger()
         self.trainer = self._open()
         self.ledger.policies[0] = self.trainer.epoch
+        self.given: list[Attempt] = []
         self.workers = [self._worker() for _ in range(2)]
 
     def _clock(self) -> int:
@@ -154,6 +155,7 @@ class Walk:
         for attempt in worker.claim(n):
             assert attempt.id not in self.ledger.claimed
             self.ledger.claimed[attempt.id] = attempt.policy
+            self.given.append(attempt)
         return True
 
     def claim(self) -> None:
@@ -162,7 +164,8 @@ class Walk:
 
     def _some(self) -> tuple[Worker, list[Attempt]]:
         worker = self.rng.choice(self.workers)
-        held = worker.held
+        over = [attempt for attempt in self.given[-20:] if attempt.cancelled]  # it was told, and goes on all the same
+        held = worker.held + over[-3:]
         return worker, self.rng.sample(held, min(len(held), self.rng.choice([1, 2, 9])))
 
     def _submit(self, worker: Worker, attempt: Attempt) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from broker.connections import Transport, open_transport
-from broker.errors import BrokerError, NoRun, NoSession
+from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.heartbeat import RENEWALS_PER_LEASE
 from broker.integrations.areal.tally import Tally
 from broker.operation import Operation
@@ -27,6 +27,11 @@ _PAUSE_S = 0.002
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.05, 1.0
 #: How often a report is tried under a new id before it counts as failed.
 _RENAMES = 2
+
+_FORKED = (
+    "this StalenessManager was made before a fork, and what it counts belongs to that process: make another one in the "
+    "child"
+)
 
 
 class Reporter:
@@ -109,7 +114,12 @@ class Reporter:
         """Sends a report now; None if the server does not answer, which is logged.
 
         While it is known not to answer only the thread tries.
+
+        Raises:
+            BadArgument: in a forked child, which would tell under the parent's name and numbers.
         """
+        if self.transport.is_forked:
+            raise BadArgument(problem=_FORKED)
         mine = threading.current_thread() is self._thread
         with self._turn:
             if self._stop.is_set() or (self._down_since is not None and not mine):

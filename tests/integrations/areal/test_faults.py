@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
 from collections.abc import Generator
 
 import pytest
 
+from broker.errors import BadArgument
 from broker.integrations.areal import RolloutStat, StalenessManager
 from tests.integrations.areal.conftest import Provider
 from tests.integrations.areal.waiting_dispatcher import Dispatcher
@@ -96,6 +99,28 @@ def test_a_server_that_lost_the_run_gets_it_back_with_a_bounded_capacity(forgetf
         wait_until(lambda: manager.get_stats().running == 2, "what runs is counted on")
         assert manager.get_stats().accepted == 268 * 4
         assert manager.get_capacity() == other.get_capacity() == 8
+
+
+def test_a_forked_child_may_not_ask_under_its_parents_name(server: ServerUnderTest) -> None:
+    """It would tell what it counted with the parent's numbers; its hooks neither raise nor tell anything."""
+    with manager_on(server.url) as manager:
+        before = manager.get_capacity()
+        if not (child := os.fork()):
+            signal.alarm(30)
+            status = 1
+            try:
+                manager.on_rollout_enqueued()
+                for ask in (manager.get_capacity, manager.get_stats, manager.flush):
+                    with pytest.raises(BadArgument, match="was made before a fork"):
+                        ask()
+                manager.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert manager.flush()
+        assert manager.get_stats() == RolloutStat(0, 0, 0, 0)
+        assert manager.get_capacity() == before
 
 
 def test_lost_replies_count_nothing_twice(server: ServerUnderTest) -> None:
