@@ -19,7 +19,7 @@ from pydantic import (
 
 from broker.errors import BadArgument
 from broker.names import check_name, is_name
-from broker.validation import refusal
+from broker.validation import refusal, wants_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,9 @@ class _Edge(BaseModel, frozen=True):
     # Hidden from type checkers, which derive a precise signature from the fields instead.
     if not TYPE_CHECKING:
 
-        def __init__(self, **given: Any) -> None:
+        def __init__(self, *by_position: Any, **given: Any) -> None:
+            if by_position:
+                raise wants_keywords(type(self))
             try:
                 super().__init__(**given)
             except ValidationError as error:
@@ -202,13 +204,14 @@ class Task(_Edge, frozen=True):
 
     if not TYPE_CHECKING:
 
-        def __init__(self, **given: Any) -> None:
+        def __init__(self, *by_position: Any, **given: Any) -> None:
             # A data set is made of these: what is plainly right is set as `model_construct` would, at a third of the
             # cost of validating it; all else goes the long way, which finds the words.
             fields = {**_TASK_DEFAULTS, **given}
             samples, enough, priority = fields["samples"], fields["min_samples"], fields["priority"]
             if (
-                type(self) is Task
+                not by_position
+                and type(self) is Task
                 and len(fields) == len(_TASK_DEFAULTS)
                 and is_name(fields["id"])
                 and type(samples) is int
@@ -224,7 +227,7 @@ class Task(_Edge, frozen=True):
                 _set(self, "__pydantic_extra__", None)
                 _set(self, "__pydantic_private__", None)
             else:
-                super().__init__(**given)
+                super().__init__(*by_position, **given)
 
     @field_validator("min_samples")
     @classmethod

@@ -30,6 +30,15 @@ def refusal(model: type[BaseModel], error: ValidationError) -> BadArgument | Bad
     return BadArgument(problems=tuple(lines))
 
 
+def wants_keywords(model: type[BaseModel]) -> BadArgument:
+    """What a call says that gives fields by their position, which may change."""
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    others = [name for name in model.model_fields if name not in required]
+    first, optional = ", ".join(f"{name}=..." for name in required), f"; it may have {', '.join(others)}"
+    line = f"{model.__name__}: name its arguments: {model.__name__}({first}){optional if others else ''}"
+    return BadArgument(problems=(line,))
+
+
 def _rule(model: type[BaseModel], kind: str, message: str, context: Mapping[str, Any], where: str) -> str:
     match kind:
         case "greater_than_equal":

@@ -70,6 +70,16 @@ def test_a_bad_argument_is_a_value_error_without_pydantics_traceback() -> None:
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize("model", [RunConfig, Task, Policy, Stats])
+@pytest.mark.parametrize("named", [{}, {"id": "a", "consumer_batch_size": 4}])
+def test_a_model_that_is_given_values_by_position_asks_for_names(model: Any, named: dict[str, Any]) -> None:
+    with pytest.raises(BadArgument) as caught:
+        model(4, **named)
+    text = str(caught.value)
+    assert text.startswith(f"{model.__name__}: name its arguments: {model.__name__}({next(iter(model.model_fields))}=")
+    assert all(name in text for name in model.model_fields)
+
+
 def test_each_bad_field_has_a_line() -> None:
     wrong: Any = {"consumer_batch_size": 2, "on_stale": "x", "max_staleness": -1, "lease_ms": 0}
     with pytest.raises(BadArgument) as caught:
