@@ -9,7 +9,7 @@
 -- @include admission
 
 return run(function()
-  local r = report_args()
+  local r = report_args(2)
   load_admission()
   local owners = live_owners()
   local o = owners[r.owner]

@@ -18,7 +18,7 @@ local function promise(owners, o, asks)
 end
 
 return run(function()
-  local r = report_args()
+  local r = report_args(2)
   load_admission()
   local owners, granted = live_owners(), 0
   local o = owners[r.owner]

@@ -74,7 +74,7 @@ local function go_to(to, epoch)
   go_by(to, tonumber(ARGV[5]))
   set('blob', ARGV[10] == '1' and ARGV[11] or '')
   bump('blob_seq', 1)
-  set('recoveries', recoveries_with(epoch, version))
+  set('recoveries', recoveries_with(ARGV[13], epoch, version))
   local kept = {}
   for v in (state.checkpoints or ''):gmatch('%d+') do
     if tonumber(v) <= version then kept[#kept + 1] = v end

@@ -9,17 +9,26 @@ local function load_admission()
   if not is_admission() then fail('CONFIG', unpack(KIND)) end
 end
 
--- The report in the arguments from 2 on.
-local function report_args()
-  local owner = ARGV[2]
-  if #owner < 1 or #owner > 300 then fail('BADARG', 'argument', 'owner', 'given', owner) end
-  local r = { owner = owner, lease = int_arg(3, 'lease_ms', 1, 86400000), number = int_arg(4, 'number', 1, MAX_INT) }
-  r.running, r.enqueued = int_arg(5, 'running', -MAX_INT, MAX_INT), int_arg(6, 'enqueued', -MAX_INT, MAX_INT)
-  r.accepted, r.rejected = int_arg(7, 'accepted', 0, MAX_INT), int_arg(8, 'rejected', 0, MAX_INT)
-  r.held, r.asks = int_arg(9, 'held', 0, 100000), int_arg(10, 'asks', 0, 1) == 1
-  r.version, r.recovery = int_arg(11, 'version', -1, MAX_INT), int_arg(12, 'recovery', 0, MAX_INT)
-  r.recovered_to = int_arg(13, 'recovered_to', 0, MAX_INT)
-  r.accepted_then = int_arg(14, 'accepted_then', 0, MAX_INT)
+-- The report in the arguments from `from` on.
+local function report_args(from)
+  local r, at = { owner = ARGV[from] }, from
+  local function next_int(name, low, high)
+    at = at + 1
+    return int_arg(at, name, low, high)
+  end
+  if #r.owner < 1 or #r.owner > 300 then fail('BADARG', 'argument', 'owner', 'given', r.owner) end
+  r.lease = next_int('lease_ms', 1, 86400000)
+  r.number = next_int('number', 1, MAX_INT)
+  r.running = next_int('running', -MAX_INT, MAX_INT)
+  r.enqueued = next_int('enqueued', -MAX_INT, MAX_INT)
+  r.accepted = next_int('accepted', 0, MAX_INT)
+  r.rejected = next_int('rejected', 0, MAX_INT)
+  r.held = next_int('held', 0, 100000)
+  r.asks = next_int('asks', 0, 1) == 1
+  r.version = next_int('version', -1, MAX_INT)
+  r.recovery = next_int('recovery', 0, MAX_INT)
+  r.recovered_to = next_int('recovered_to', 0, MAX_INT)
+  r.accepted_then = next_int('accepted_then', 0, MAX_INT)
   return r
 end
 

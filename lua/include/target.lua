@@ -30,9 +30,10 @@ local function common_limit(version)
 end
 
 -- The recoveries that count, as `epoch:version` each: one is implied by a later one to the same or a lower version.
-local function recoveries_with(epoch, version)
+-- Besides the server's there are those that a checkpoint knows, in the same form, and this one.
+local function recoveries_with(known, epoch, version)
   local all, kept = {}, {}
-  for by, to in (state.recoveries .. ' ' .. ARGV[13]):gmatch('(%d+):(%d+)') do
+  for by, to in (state.recoveries .. ' ' .. known):gmatch('(%d+):(%d+)') do
     all[#all + 1] = { tonumber(by), tonumber(to) }
   end
   all[#all + 1] = { number_of(epoch), version }

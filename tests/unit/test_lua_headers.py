@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +208,20 @@ def test_the_errors_that_a_script_raises_are_in_its_header(name: str):
     if "refuse_while_recovering()" in source:
         raised.add("RECOVERING")
     assert raised <= said, f"not in the header: {raised - said}"
+
+
+#: The frame of all scripts, and which arguments it reads: they are the same in each script.
+FRAME = {"run": set[int](), "state": {1}, "gate": {2, 3, 4}}
+
+
+@pytest.mark.parametrize("path", sorted((LUA / "include").glob("*.lua")), ids=lambda path: path.stem)
+def test_an_include_reads_no_argument_by_its_number(path: Path):
+    """It stands in several scripts, whose arguments differ: each gives it the position, or the argument."""
+    code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
+    read = {int(a or b) for a, b in re.findall(r"\bARGV\s*\[\s*(\d+)|\bint_arg\(\s*(\d+)", code)}
+    assert read <= FRAME.get(path.stem, set())
+    named = set(re.findall(r"^local ([A-Z][A-Z_]*) = \d+", code, re.MULTILINE)) - {"FIRST_ARG"}
+    assert not any(re.search(rf"\bARGV\[{name}\b|\bint_arg\({name}\b", code) for name in named)
 
 
 def test_numbers_from_the_server_are_never_written_with_an_exponent():
