@@ -204,12 +204,17 @@ class ServerUnderTest:
 
 
 @contextmanager
-def cluster(kind: ServerKind, primaries: int = 3, replicas: int = 0) -> Generator[list[ServerUnderTest]]:
-    """A cluster whose primaries share the hash slots evenly; replicas, of the first primary, stand behind them."""
+def cluster(
+    kind: ServerKind, primaries: int = 3, replicas: int = 0, more: dict[str, str] | None = None
+) -> Generator[list[ServerUnderTest]]:
+    """A cluster whose primaries share the hash slots evenly; replicas, of the first primary, stand behind them.
+
+    `more` are lines of redis.conf, by name.
+    """
     members: list[ServerUnderTest] = []
     try:
         for _ in range(primaries + replicas):
-            settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000"}
+            settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", **(more or {})}
             members.append(ServerUnderTest(kind, settings=settings, port=_free_cluster_port()))
         share = -(-16_384 // primaries)
         for i, member in enumerate(members[:primaries]):

@@ -17,7 +17,7 @@ from broker.connections.calls import commands_of, outcomes_of
 from broker.connections.link import Command, Link, LinkLost, NotRedis, unreachable
 from broker.connections.nodes import Gate, Node, not_redis
 from broker.connections.paths import socket_path
-from broker.connections.replies import ReplyError, lacks_function, passes, redirection, refusal
+from broker.connections.replies import ReplyError, lacks_function, passes, redirection, refusal, refuses_functions
 from broker.connections.retrying import Again, Patience, pause_s
 from broker.connections.server import ServerInfo
 from broker.connections.topology import make_topology
@@ -163,6 +163,9 @@ class Core(ABC):
             await self._after_failed_wait(again, deadline)
             return None
         errors = [reply for reply in replies if isinstance(reply, ReplyError)]
+        if node.calls_functions and any(refuses_functions(error) for error in errors):
+            self._use_scripts(node)
+            return None
         if any(passes(error) or lacks_function(error) or error.code == "NOSCRIPT" for error in errors):
             return None
         return outcomes_of(operations, replies, node, self._address.shown)
@@ -318,8 +321,11 @@ class Core(ABC):
             errors = [reply for reply in replies if type(reply) is ReplyError]
             if not errors and len(replies) == len(operations):
                 return [operation.outcome(reply) for operation, reply in zip(operations, replies, strict=True)]
+            if node.calls_functions and any(refuses_functions(error) for error in errors):
+                self._use_scripts(node)
+                continue
             if node.calls_functions and any(lacks_function(error) for error in errors):
-                await self._load_functions(node, errors)
+                await self._load_functions(node)
                 continue
             for name, reply in zip(loads, replies, strict=False):
                 if isinstance(reply, ReplyError) and not passes(reply) and redirection(reply) is None:
@@ -348,14 +354,17 @@ class Core(ABC):
                 raise refusal(reply, self._address.shown)
         return replies
 
-    async def _load_functions(self, node: Node, errors: Sequence[ReplyError]) -> None:
+    async def _load_functions(self, node: Node) -> None:
         """Gives a server the function library; where it may not have it, scripts are called one by one."""
-        if all(error.code != "NOPERM" for error in errors):
-            (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)])
-            if not isinstance(reply, ReplyError) or "already exists" in reply.text:
-                return
-            if reply.code != "READONLY":  # a replica may still run scripts that only read
-                self._pass(reply)
+        (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)])
+        if not isinstance(reply, ReplyError) or "already exists" in reply.text:
+            return
+        if reply.code != "READONLY":  # a replica may still run scripts that only read
+            self._pass(reply)
+        self._use_scripts(node)
+
+    def _use_scripts(self, node: Node) -> None:
+        """From here on, until another server has its place, scripts are called one by one."""
         log.debug("%s takes no functions, scripts are used", node.endpoint)
         node.calls_functions = False
 

@@ -26,7 +26,10 @@ _PASSING = frozenset(
 #: Those of them that mean that the server takes no writes.
 _NO_WRITES = frozenset({"MISCONF", "NOREPLICAS", "READONLY"})
 _REFUSED = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"})
-_UNKNOWN_COMMAND = re.compile(r"unknown (sub)?command", re.IGNORECASE)
+#: Codes of errors that are about a command and not about what it would have done.
+_OF_COMMANDS = frozenset({"ERR", "NOPERM", "DENIED"})
+_UNKNOWN_COMMAND = re.compile(r"(unknown|unsupported) (sub)?command", re.IGNORECASE)
+_FCALL = re.compile(r"\bfcall\b", re.IGNORECASE)
 #: How servers before Redis 7 report an error of a command inside a script.
 _INSIDE_SCRIPT = re.compile(r"-([A-Z]{3,}) [^\n]*")
 _SCRIPT_LINE = re.compile(r'(user_script|user_function|\[string "<python>"\]):(\d+)')
@@ -59,8 +62,18 @@ def passes(error: ReplyError) -> bool:
 
 
 def lacks_function(error: ReplyError) -> bool:
-    """Whether a function call failed because the server does not have the library, or not for this user."""
-    return "Function not found" in error.text or (error.code == "NOPERM" and "fcall" in error.text.lower())
+    """Whether a function call failed because the server does not have the library."""
+    return "Function not found" in error.text
+
+
+def refuses_functions(error: ReplyError) -> bool:
+    """Whether a function call failed because the server, a proxy before it or this user's rights know no such command.
+
+    What a script says itself never has these codes, but for a fault in it: its words may be of anything.
+    """
+    if error.code not in _OF_COMMANDS or _SCRIPT_LINE.search(error.text):
+        return False
+    return _FCALL.search(error.text) is not None or _UNKNOWN_COMMAND.search(error.text) is not None
 
 
 def redirection(error: ReplyError) -> Redirection | None:

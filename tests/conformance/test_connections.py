@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,117 @@ def test_a_server_that_may_not_have_functions_runs_scripts(real_server: ServerUn
         assert real_server.command("FUNCTION", "LIST") == []
     finally:
         real_server.command("ACL", "DELUSER", "plain")
+
+
+def without(command: str, folder: Path) -> dict[str, str]:
+    """The setting of a server that does not know a command."""
+    (folder / "more.conf").write_text(f'rename-command {command} ""\n')
+    return {"include": str(folder / "more.conf")}
+
+
+def errors_counted(server: ServerUnderTest) -> int:
+    """How many errors without a code of their own the server has answered."""
+    stats: bytes = server.command("INFO", "errorstats")
+    return sum(int(line.split(b"=")[1]) for line in stats.splitlines() if line.startswith(b"errorstat_ERR:"))
+
+
+@contextmanager
+def no_refusals(*servers: ServerUnderTest) -> Generator[None]:
+    """Nothing is refused inside; to look costs a connection, and its greeting may have refusals."""
+    first = sum(map(errors_counted, servers))
+    before = sum(map(errors_counted, servers))
+    yield
+    assert sum(map(errors_counted, servers)) - before == before - first
+
+
+@pytest.mark.parametrize("command", ["FCALL", "FUNCTION"])
+def test_a_server_without_the_commands_of_functions_runs_scripts(
+    real_kind: ServerKind, connect: Connect, command: str, tmp_path: Path
+):
+    """As some managed servers do; it is asked once, and not again with each call."""
+    with ServerUnderTest(real_kind, settings=without(command, tmp_path)) as server:
+        needs_functions(server)
+        client = connect(server.url)
+        assert client.execute([bump()]) == [1]
+        with no_refusals(server):
+            assert [client.execute([bump()]) for _ in range(3)] == [[2], [3], [4]]
+            assert client.execute([bump(), bump()]) == [5, 6]
+
+
+def test_a_server_that_loses_functions_in_mid_run_goes_on_with_scripts(
+    real_server: ServerUnderTest, connect: Connect, tmp_path: Path
+):
+    needs_functions(real_server)
+    client = connect(real_server.url)
+    assert client.execute([bump()]) == [1]
+    real_server.settings.update(without("FCALL", tmp_path))
+    real_server.restart()
+    assert client.execute([bump()]) == [2]
+    with no_refusals(real_server):
+        assert [client.execute([bump()]) for _ in range(2)] == [[3], [4]]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "ERR unknown command 'FCALL', with args beginning with: 'broker_bump'",
+        "ERR unknown command `fcall`, with args beginning with: `broker_bump`, `1`, ",
+        "ERR unsupported command",
+        "ERR command 'fcall' not support for normal user",
+        "ERR FCALL is disabled on this service",
+        "DENIED command fcall is not allowed by the proxy",
+        "NOPERM this user has no permissions to run the 'fcall' command",
+        "NOPERM User plain has no permissions to run the 'fcall' command",
+    ],
+)
+def test_whoever_refuses_function_calls_gets_scripts(connect: Connect, refusal: str):
+    seen: list[bytes] = []
+
+    def answer(command: list[bytes]) -> bytes:
+        seen.append(command[0])
+        match command[0]:
+            case b"INFO":
+                return bulk("redis_version:7.0.0\r\n")
+            case b"FCALL":
+                return f"-{refusal}\r\n".encode()
+            case b"SCRIPT":
+                return bulk("f" * 40)
+            case _:
+                return b":7\r\n"
+
+    with ScriptedServer(answer) as server:
+        client = connect(server.url)
+        assert [client.execute([bump()]) for _ in range(3)] == [[7]] * 3
+    assert (seen.count(b"FCALL"), seen.count(b"FUNCTION"), seen.count(b"EVALSHA")) == (1, 0, 3)
+
+
+def test_a_wait_that_hears_of_no_functions_goes_on_with_scripts():
+    """The claim that is sent along with a wait may be the first one that is refused."""
+    seen: list[bytes] = []
+    refuses = False
+
+    def answer(command: list[bytes]) -> bytes:
+        seen.append(command[0])
+        match command[0]:
+            case b"INFO":
+                return bulk("redis_version:7.0.0\r\n")
+            case b"BZPOPMIN":
+                return b"*3\r\n$1\r\nk\r\n$1\r\n1\r\n$1\r\n0\r\n"
+            case b"FCALL" if refuses:
+                return b"-ERR unknown command 'FCALL', with args beginning with: 'broker_bump'\r\n"
+            case b"SCRIPT":
+                return bulk("f" * 40)
+            case _:
+                return b":7\r\n"
+
+    with ScriptedServer(answer) as server, open_transport(server.url) as client:
+        assert client.execute([bump()]) == [7]
+        refuses = True
+        for _ in range(3):
+            answers = client.wait_and_execute([WAKE], 1.0, [bump()])
+            assert answers in (None, [7])
+            assert client.execute([bump()]) == [7]
+    assert seen.count(b"FCALL") == 2
 
 
 def test_a_library_that_was_flushed_is_loaded_again(real_server: ServerUnderTest, connect: Connect):
@@ -657,6 +769,15 @@ def test_runs_of_a_cluster_are_on_their_nodes(members: list[ServerUnderTest], co
     assert all(member.command("DBSIZE") for member in members)
     assert client.command("GET", keys[5]) == b"5"
     assert client.server_info().cluster
+
+
+def test_a_cluster_without_function_calls_runs_scripts(redis: ServerKind, connect: Connect, tmp_path: Path):
+    with cluster(redis, more=without("FCALL", tmp_path)) as nodes:
+        client = connect(f"redis+cluster://127.0.0.1:{nodes[0].port}")
+        keys = [f"rb1:{{run{i}}}:state" for i in range(12)]
+        assert client.execute([bump(i, key) for i, key in enumerate(keys)]) == list(range(12))
+        with no_refusals(*nodes):
+            assert client.execute([bump(i, key) for i, key in enumerate(keys)]) == [2 * i for i in range(12)]
 
 
 def test_a_scan_sees_all_primaries(members: list[ServerUnderTest]):
