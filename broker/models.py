@@ -281,7 +281,8 @@ class Stats(_Edge, frozen=True):
         consumed: trained on.
         dead: ended by errors; the ones still kept.
         rejected: refused, dropped or cancelled; the ones still kept.
-        sessions: connected workers.
+        sessions: workers that have not left.
+        lapsed: of these, the ones whose lease has passed: the next claim takes back what they hold.
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
         recovering: the version that a recovery under way goes back to, or None.
         floor: the oldest version still recoverable, or None without a committed checkpoint.
@@ -306,6 +307,7 @@ class Stats(_Edge, frozen=True):
     dead: int
     rejected: int
     sessions: int
+    lapsed: int = 0
     paused: Literal["", "paused", "draining"] = ""
     recovering: int | None = None
     floor: int | None = None

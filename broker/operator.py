@@ -83,7 +83,7 @@ class Operator:
         return stats_of(run, self._call(anyone.stats(check_name("run", run))))
 
     def explain(self, run: str, limit: int = 50) -> Explanation:
-        """Why the run does what it does. Raises NoRun."""
+        """Why the run does what it does, with at most `limit` workers and tasks by name. Raises NoRun."""
         return self._driver.run(explain_flow(check_name("run", run), None, limit))
 
     def audit(

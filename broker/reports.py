@@ -10,7 +10,7 @@ from broker.errors import BrokerError
 from broker.flow import Call, Flow
 from broker.models import RunConfig, Stats
 from broker.operations import anyone
-from broker.operations.anyone import Facts, HeldRow, SessionRow
+from broker.operations.anyone import Facts, HeldRow, Holding, SessionRow
 
 
 def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
@@ -36,6 +36,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         dead=number("n_dead"),
         rejected=number("n_rejected"),
         sessions=number("n_sessions"),
+        lapsed=number("n_lapsed"),
         paused=stored.get("paused") or "",  # pyright: ignore[reportArgumentType] -- checked by the model
         recovering=int(stored["recovering"]) if stored.get("recovering") else None,
         floor=number("floor"),
@@ -90,11 +91,12 @@ class Explanation:
         binding: the term that decides, `concurrency` or `staleness` (where both do, `concurrency`);
             `none` while capacity is positive.
         now_ms: the server's clock.
-        sessions: connected workers, by the end of their lease.
-        held: slots held of the oldest running tasks.
+        sessions: workers, by the end of their lease; the first ones only, `stats.sessions` is their number.
+        held: slots held of the oldest running tasks; the first ones only.
         due: when what is next due, in ms of the server's clock (0: nothing): delayed, retries, deadlines, sessions.
         oldest_pending: the task that is started next, or empty.
         oldest_ready: the task that is taken next, or empty.
+        holding: how many workers hold how many slots, in all.
     """
 
     stats: Stats
@@ -107,6 +109,7 @@ class Explanation:
     due: dict[str, int]
     oldest_pending: str
     oldest_ready: str
+    holding: Holding
 
 
 def explain_flow(run: str, now: int | None, limit: int = 50) -> Flow[Explanation]:
@@ -116,12 +119,13 @@ def explain_flow(run: str, now: int | None, limit: int = 50) -> Flow[Explanation
         raise stored
     if isinstance(facts, BrokerError):
         raise facts
-    return _explanation(stats_of(run, stored), facts)
+    return explanation_of(stats_of(run, stored), facts)
 
 
-def _explanation(stats: Stats, facts: Facts) -> Explanation:
+def explanation_of(stats: Stats, facts: Facts) -> Explanation:
+    """The facts with the terms of the capacity formula."""
     terms = terms_of(stats)
     return Explanation(
         stats, terms.concurrency, terms.staleness, terms.binding, facts.now, facts.sessions, facts.held, facts.due,
-        facts.oldest_pending, facts.oldest_ready
+        facts.oldest_pending, facts.oldest_ready, facts.holding
     )  # fmt: skip

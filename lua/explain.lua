@@ -2,19 +2,42 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, limit (of sessions and of running tasks looked at)
--- Returns: now, list of sessions (id, lease deadline, attempts held), list of held slots of the oldest running tasks (attempt, session, version, at), next due (delayed, retries, time-outs, sessions; 0: none), oldest pending task, oldest ready task (or empty)
+-- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session), next due (delayed, retries, time-outs, sessions; 0: none), oldest pending task, oldest ready task (or empty), totals (sessions counted, of them with a lease and holding something, slots held with a lease, slots held without)
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit sessions, limit tasks and their slots
+-- Bound: limit sessions, limit tasks and their slots; the totals, one ZCARD for each session, are those of the first 10000
 -- Flags: no-writes
 -- @include records
 
+local MOST_COUNTED = 10000
+
+-- What the session was told when it got less than it asked for; '-': it got that, empty: it has not claimed.
+local function last_reason(call) return call and call:match('^%d+ %d+ (%S+)') or '' end
+
 local function sessions_seen(limit)
-  local rows, got = {}, redis.call('ZRANGE', SESSIONS, 0, limit - 1, 'WITHSCORES')
-  for i = 1, #got, 2 do
-    rows[#rows + 1] = { got[i], int_text(got[i + 1]), redis.call('ZCARD', SESSION .. got[i]) }
+  local rows, got, ids = {}, redis.call('ZRANGE', SESSIONS, 0, limit - 1, 'WITHSCORES'), {}
+  for i = 1, #got, 2 do ids[#ids + 1] = got[i] end
+  local calls = hmget(CALLS, ids)
+  for i = 1, #ids do
+    rows[i] = { ids[i], int_text(got[2 * i]), redis.call('ZCARD', SESSION .. ids[i]), last_reason(calls[i]) }
   end
   return rows
 end
+
+local function totals()
+  local ids, busy, held, lost = redis.call('ZRANGE', SESSIONS, 0, MOST_COUNTED - 1), 0, 0, 0
+  local lapsed = redis.call('ZCOUNT', SESSIONS, '-inf', int_text(now))
+  for i = 1, #ids do
+    local holds = redis.call('ZCARD', SESSION .. ids[i])
+    if i <= lapsed then
+      lost = lost + holds
+    else
+      held, busy = held + holds, busy + (holds > 0 and 1 or 0)
+    end
+  end
+  return { #ids, busy, held, lost }
+end
+
+local function lease_of(session) return int_text(redis.call('ZSCORE', SESSIONS, session) or 0) end
 
 local function slots_held(limit)
   local ids, rows = redis.call('ZRANGE', RUNNING, 0, limit - 1), {}
@@ -25,7 +48,7 @@ local function slots_held(limit)
     for k = 0, t.samples - 1 do
       local s = slot_of(t, k)
       if letter(t, k) == 'H' and #rows < limit then
-        rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, s.at }
+        rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, s.at, lease_of(s.session) }
       end
     end
   end
@@ -39,5 +62,5 @@ return run(function()
     due[i] = redis.call('ZRANGE', name, 0, 0, 'WITHSCORES')[2] or '0'
   end
   return { int_text(now), sessions_seen(limit), slots_held(limit), due, redis.call('ZRANGE', PENDING, 0, 0)[1] or '',
-    redis.call('ZRANGE', READY, 0, 0)[1] or '' }
+    redis.call('ZRANGE', READY, 0, 0)[1] or '', totals() }
 end)

@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now
--- Returns: pairs of name, value: the whole state hash but its blob and stored answer, with the defaults of config fields that it does not hold, `now`, `capacity`, and the size of every set
+-- Returns: pairs of name, value: the whole state hash but its blob and stored answer, with the defaults of config fields that it does not hold, `now`, `capacity`, and the size of every set, `n_lapsed`: the sessions whose lease has passed
 -- Errors: NORUN, SCHEMA
 -- Bound: constant
 -- Flags: no-writes
@@ -33,10 +33,12 @@ return run(function()
   add('now', now)
   add('capacity', capacity())
   for name, set_key in pairs({ pending = PENDING, delayed = DELAYED, retries = RETRIES, open = OPEN, ready = READY,
-    in_running = RUNNING, sessions = SESSIONS, dead = DEAD, rejected = REJECTED }) do
+    in_running = RUNNING, dead = DEAD, rejected = REJECTED }) do
     add('n_' .. name, redis.call('ZCARD', set_key))
   end
-  if is_admission() then add('n_sessions', redis.call('ZCARD', OWNER_LEASES)) end
+  local leases = is_admission() and OWNER_LEASES or SESSIONS
+  add('n_sessions', redis.call('ZCARD', leases))
+  add('n_lapsed', redis.call('ZCOUNT', leases, '-inf', int_text(now)))
   add('n_tasks', redis.call('HLEN', TASKS))
   return answer
 end)

@@ -169,27 +169,50 @@ def task(run: str, task_id: str, *, now: int | None = None) -> Operation[TaskRow
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A connected worker process."""
+    """A worker process, connected until its lease has passed.
+
+    `reason` is why its last claim got less than it asked for; empty: it got that; None: it never claimed.
+    """
 
     session: str
     deadline_ms: int
     held: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:
-    """A slot that somebody holds."""
+    """A slot that somebody holds, and when the lease of its session ends."""
 
     attempt_id: str
     session: str
     version: int
     at_ms: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Totals over the sessions of a run, which the lists of `Facts` may be too short for.
+
+    Args:
+        counted: sessions looked at; where there are more, the other numbers are larger, too.
+        busy: connected ones that hold something.
+        held: slots that connected ones hold.
+        lost: slots of sessions whose lease has passed: the next claim takes them back.
+    """
+
+    counted: int
+    busy: int
+    held: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What explain reads: sessions, held slots of the oldest running tasks, the oldest tasks, and what is next due.
 
+    `sessions` and `held` are the first ones only, `holding` has the totals.
     `due` gives the server's clock in milliseconds by kind, 0 where nothing is due.
     """
 
@@ -199,16 +222,22 @@ class Facts:
     due: dict[str, int]
     oldest_pending: str
     oldest_ready: str
+    holding: Holding
 
 
 _TIMERS: tuple[str, ...] = ("delayed", "retries", "deadlines", "sessions")
 
 
 def _facts(reply: Any) -> Facts:
-    sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2])) for s in reply[1])
-    held = tuple(HeldRow(text(h[0]), text(h[1]), int(h[2]), int(h[3])) for h in reply[2])
+    sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2]), _reason(text(s[3]))) for s in reply[1])
+    held = tuple(HeldRow(text(h[0]), text(h[1]), int(h[2]), int(h[3]), int(h[4])) for h in reply[2])
     due = dict(zip(_TIMERS, (int(float(d)) for d in reply[3]), strict=True))
-    return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]))
+    holding = Holding(*map(int, reply[6]))
+    return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]), holding)
+
+
+def _reason(stored: str) -> str | None:
+    return "" if stored == "-" else stored or None
 
 
 def facts(run: str, limit: int = 50, *, now: int | None = None) -> Operation[Facts]:

@@ -1,4 +1,4 @@
-"""`broker explain RUN`: in words, why workers get tasks or do not, and what would change it."""
+"""`broker explain RUN`: in words, whether work is going on, why workers get tasks or not, and what would change it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
 from broker.cli.reasons import batch_progress, formula, verdict
+from broker.cli.situation import situation
 from broker.cli.words import count, duration, worker_of
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ def run(namespace: Namespace, output: Output) -> int:
     with options.connected(namespace) as operator:
         explanation = operator.explain(namespace.run)
     if output.as_json:
-        answer = verdict(explanation.stats)
+        work, answer = situation(explanation), verdict(explanation.stats)
         words = {"reason": answer.reason, "sentence": answer.sentence, "remedies": answer.remedies}
-        output.json({**words, "batch": batch_progress(explanation.stats), **to_plain(explanation)})
+        output.json(
+            {"work": to_plain(work), **words, "batch": batch_progress(explanation.stats), **to_plain(explanation)}
+        )
     else:
         _tell(explanation, output)
     return 0
@@ -48,6 +51,9 @@ def _tell(explanation: Explanation, output: Output) -> None:
     output.line(f"run {stats.run}: version {stats.version}, next step {stats.step_next}, epoch {stats.epoch}")
     if stats.admission:
         output.line("It is an admission run: AReaL's processes start rollouts on their own, and are counted together.")
+    output.line()
+    output.line("Is work going on?")
+    output.line(f"  {situation(explanation).sentence}")
     output.line()
     output.line(
         "May a process start a rollout now?"
@@ -65,7 +71,10 @@ def _tell(explanation: Explanation, output: Output) -> None:
         output.line(f"  {line}")
     output.line()
     if stats.admission:
-        processes, running = count(stats.sessions, "process", "processes"), count(stats.running, "rollout")
+        processes, running = (
+            count(stats.sessions - stats.lapsed, "process", "processes"),
+            count(stats.running, "rollout"),
+        )
         output.line(f"Who is counted: {processes} connected, {running} running.")
         output.line(batch_progress(stats))
         return
@@ -81,25 +90,28 @@ def _tell(explanation: Explanation, output: Output) -> None:
 
 
 def _tell_holders(explanation: Explanation, output: Output) -> None:
-    workers = count(len(explanation.sessions), "worker")
-    held = sum(session.held for session in explanation.sessions)
-    output.line(f"Who holds what: {workers} connected, {count(held, 'slot')} held.")
+    stats, holding = explanation.stats, explanation.holding
+    workers, held = count(stats.sessions - stats.lapsed, "worker"), holding.held + holding.lost
+    least = "at least " if holding.counted < stats.sessions else ""
+    output.line(f"Who holds what: {workers} connected, {least}{count(held, 'slot')} held.")
+    if stats.lapsed:
+        silent = count(stats.lapsed, "more worker has", "more workers have")
+        output.line(f"{silent} been silent for longer than a lease; the next claim takes back what they hold.")
     if not explanation.held:
         return
-    leases = {session.session: session.deadline_ms for session in explanation.sessions}
     rows = [
         (
             row.attempt_id,
             worker_of(row.session),
             f"{row.version}",
             duration((explanation.now_ms - row.at_ms) / 1000),
-            _lease(leases.get(row.session), explanation.now_ms),
+            _lease(row.deadline_ms, explanation.now_ms),
         )
         for row in explanation.held
     ]
     output.table(Table(("attempt", "worker", "version", "held for", "lease"), rows, numeric=frozenset({2, 3})))
     if len(rows) < held:
-        output.line(f"and {held - len(rows):,} more, of tasks that started later")
+        output.line(f"and {least}{held - len(rows):,} more, which are not listed: of tasks that started later")
 
 
 def _tell_due(explanation: Explanation, output: Output) -> None:
@@ -114,8 +126,6 @@ def _tell_due(explanation: Explanation, output: Output) -> None:
         output.line(f"  {when}: {_DUE.get(name, name)}")
 
 
-def _lease(deadline_ms: int | None, now_ms: int) -> str:
-    if deadline_ms is None:
-        return "?"  # its session is beyond the ones that were read
+def _lease(deadline_ms: int, now_ms: int) -> str:
     left_s = (deadline_ms - now_ms) / 1000
     return f"{duration(left_s)} left" if left_s > 0 else f"passed {duration(-left_s)} ago"

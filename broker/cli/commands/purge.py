@@ -44,7 +44,8 @@ def _loss(stats: Stats) -> str:
     tasks = {"waiting": stats.pending + stats.delayed, "running": stats.running, "ready": stats.ready + stats.batched}
     lost = [count(number, f"{state} task") for state, number in tasks.items() if number]
     lost.append(f"the record of {count(stats.consumed, 'consumed task')}")
-    alive = f" {count(stats.sessions, 'worker is', 'workers are')} connected." if stats.sessions else ""
+    connected = stats.sessions - stats.lapsed
+    alive = f" {count(connected, 'worker is', 'workers are')} connected." if connected else ""
     return f"It is at version {stats.version} and holds {listing(lost)}.{alive}"
 
 

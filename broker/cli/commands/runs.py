@@ -46,7 +46,7 @@ def run(namespace: Namespace, output: Output) -> int:
             if output.as_json:
                 output.json(stats)
             numbers = (stats.version, stats.step_next, stats.capacity, stats.pending, stats.running, stats.ready)
-            more = (stats.consumed, stats.dead, stats.sessions)
+            more = (stats.consumed, stats.dead, stats.sessions - stats.lapsed)
             rows.append((name, *(f"{number:,}" for number in (*numbers, *more)), stats.paused or "open"))
     if not output.as_json:
         if rows:

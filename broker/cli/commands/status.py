@@ -79,7 +79,7 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
             "capacity",
             f"{stats.capacity} (batch {config.batch_size}, {bound}, max_concurrent_rollouts {config.concurrency})",
         ),
-        ("workers", f"{stats.sessions}"),
+        ("workers", workers(stats)),
     ]
     if stats.paused:
         rows.append(("claims", stats.paused))
@@ -88,6 +88,12 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
     if stats.floor:
         rows.append(("recoverable from", f"version {stats.floor}"))
     return rows
+
+
+def workers(stats: Stats) -> str:
+    """How many are connected, and how many were and have fallen silent."""
+    connected = f"{stats.sessions - stats.lapsed:,}"
+    return f"{connected}, and {stats.lapsed:,} silent for longer than their lease" if stats.lapsed else connected
 
 
 def _task_rows(stats: Stats) -> list[tuple[str, str]]:

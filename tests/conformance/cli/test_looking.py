@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import signal
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from broker import RunConfig, Task, Trainer, Worker
+from broker import Policy, RunConfig, Task, Trainer, Worker
+from broker.connections import open_transport
+from broker.operations import worker as worker_calls
 from tests.conformance.cli.commands import RUN, Result, ended, first_line, started
+from tests.waiting import wait_until
 
 
 def test_runs_lists_every_run_with_its_counters(broker: Any, trainer: Trainer, url: str) -> None:
@@ -63,6 +68,56 @@ def test_explain_tells_who_holds_what_and_what_binds(broker: Any, worker: Worker
     assert "1 worker connected, 4 slots held" in told.out
     assert re.search(rf"^{re.escape(first.id)} +w1 +0 +\d\.\d s +(\d+ s|1 min) left$", told.out, flags=re.MULTILINE)
     assert "a lease ends, unless its worker renews it" in told.out
+
+
+def test_explain_begins_with_whether_work_is_going_on(broker: Any, url: str, trainer: Trainer) -> None:
+    def first() -> list[str]:
+        return broker("explain", RUN).out.splitlines()[1:4]
+
+    assert first() == ["", "Is work going on?", "  No: no worker is connected."]
+    assert broker("explain", RUN, "--json").json["work"]["word"] == "no_worker"
+    with Worker(url, RUN, policy=Policy(version=0, epoch=trainer.epoch)) as worker:
+        attempts = worker.claim(2)
+        assert first()[2] == "  Yes: 1 of 1 connected worker holds 2 slots."
+        for attempt in attempts:
+            worker.release(attempt)
+        assert first()[2] == "  No: 1 worker is connected and holds nothing, though tasks may be handed out."
+        for _ in range(2):
+            trainer.advance(allow_empty=True)
+        assert worker.claim(1) == []
+        assert worker.claim_reason == "weights_stale"
+        assert first()[2] == (
+            "  No: 1 worker is connected and holds nothing."
+            " The weights of 1 of 1 worker looked at were too old at the last claim: the run is at version 2."
+        )
+
+
+def test_explain_counts_all_workers_and_says_that_its_list_is_shorter(broker: Any, url: str, trainer: Trainer) -> None:
+    config = RunConfig(consumer_batch_size=200, max_concurrent_rollouts=200)
+    with Trainer(url, "many", config) as many, ExitStack() as stack:
+        many.enqueue(Task(id=f"t{i}") for i in range(130))
+        workers = [stack.enter_context(Worker(url, "many", name=f"w{i}", lease_s=60.0)) for i in range(61)]
+        for worker in workers[:60]:
+            assert len(worker.claim(2)) == 2
+        assert workers[60].claim(1)
+        told = broker("explain", "many")
+        assert "Yes: 61 of 61 connected workers hold 121 slots." in told.out
+        assert "Who holds what: 61 workers connected, 121 slots held." in told.out
+        assert "and 71 more, which are not listed: of tasks that started later" in told.out
+        assert len(re.findall(r"left$", told.out, flags=re.MULTILINE)) == 50, "each listed slot has its lease"
+        facts = broker("explain", "many", "--json").json
+        assert facts["holding"] == {"counted": 61, "busy": 61, "held": 121, "lost": 0}
+        assert len(facts["sessions"]) == len(facts["held"]) == 50
+
+
+def test_workers_that_fell_silent_are_not_called_connected(broker: Any, url: str, trainer: Trainer) -> None:
+    with open_transport(url) as transport:
+        transport.execute([worker_calls.join(RUN, "w", secrets.token_hex(4), 1)])
+    wait_until(lambda: trainer.stats().lapsed == 1, "its lease has passed")
+    assert re.search(r"^workers +0, and 1 silent for longer than their lease$", broker("status", RUN).out, re.MULTILINE)
+    assert [row["sessions"] for row in broker("runs", "--json").json_lines] == [1]
+    assert broker("runs").out.splitlines()[1].split()[-2:] == ["0", "open"]
+    assert "No: no worker is connected. 1 worker has been silent for longer than a lease." in broker("explain", RUN).out
 
 
 def test_explain_in_json_has_the_facts_and_the_words(broker: Any, worker: Worker) -> None:

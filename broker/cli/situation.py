@@ -1,0 +1,143 @@
+"""Whether work is going on in a run, or what it stands still for: the first thing that `broker explain` says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker.cli.reasons import batch_progress, verdict
+from broker.cli.words import count, duration, listing
+
+if TYPE_CHECKING:
+    from broker.models import Stats
+    from broker.reports import Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Whether work is going on.
+
+    Attributes:
+        word: `working`; or what it stands still for: `no_worker`, `no_task`, `paused`, `draining`, `recovering`,
+            `retries`, `weights_stale`, `trainer`, or `idle` where nothing is known that keeps them from claiming.
+        sentence: the same for people.
+    """
+
+    word: str
+    sentence: str
+
+
+def situation(explanation: Explanation) -> Situation:
+    """What is going on, by the workers that are connected, the slots that they hold and the tasks that are left."""
+    stats = explanation.stats
+    if stats.admission:
+        return _of_processes(stats)
+    connected, holding = stats.sessions - stats.lapsed, explanation.holding
+    if not connected:
+        return Situation("no_worker", f"No: no worker is connected.{_fallen_silent(explanation)}{_nothing_left(stats)}")
+    if holding.held:
+        return Situation("working", _who_works(explanation) + _nothing_more(stats) + _with_stale_weights(explanation))
+    idle = (
+        f"{count(connected, 'worker is', 'workers are')} connected and {'holds' if connected == 1 else 'hold'} nothing"
+    )
+    if holding.lost:
+        idle = f"{idle}.{_fallen_silent(explanation)}".removesuffix(".")
+    if nothing := _nothing_left(stats):
+        return Situation("no_task", f"No: {idle}.{nothing}")
+    if stats.recovering is not None or stats.paused == "paused":
+        return Situation(verdict(stats).reason, f"No: {idle}.{_nothing_more(stats)}")
+    return _idle(explanation, idle)
+
+
+def _who_works(explanation: Explanation) -> str:
+    stats, holding = explanation.stats, explanation.holding
+    least = "at least " if holding.counted < stats.sessions else ""
+    workers = f"{least}{holding.busy:,} of {count(stats.sessions - stats.lapsed, 'connected worker')}"
+    return f"Yes: {workers} {'holds' if holding.busy == 1 else 'hold'} {least}{count(holding.held, 'slot')}."
+
+
+def _idle(explanation: Explanation, idle: str) -> Situation:
+    """Workers are connected, hold nothing, and nobody has stopped the run as a whole."""
+    stats = explanation.stats
+    found = verdict(stats)
+    if found.reason == "open":
+        told = _told_stale(explanation)
+        if told and told == len(_listed(explanation)):
+            return Situation("weights_stale", f"No: {idle}.{_with_stale_weights(explanation)}")
+        return Situation("idle", f"No: {idle}, though tasks may be handed out.{_with_stale_weights(explanation)}")
+    if found.reason == "draining":
+        return Situation("draining", f"No: {idle}.{_nothing_more(stats)}")
+    if stats.ready + stats.batched >= stats.config.batch_size or stats.step_next > stats.version:
+        return Situation("trainer", f"No: {idle}. They wait for the trainer. {batch_progress(stats)}")
+    if stats.running or stats.delayed:
+        return Situation("retries", f"No: {idle}. What is left waits for a retry{_next_retry(explanation)}.")
+    return Situation("trainer", f"No: {idle}. They wait for the trainer. {batch_progress(stats)}")
+
+
+def _of_processes(stats: Stats) -> Situation:
+    """An admission run: its processes have the work, the broker counts it."""
+    connected = stats.sessions - stats.lapsed
+    if not connected:
+        return Situation("no_worker", "No: no process is connected.")
+    processes = count(connected, "process is", "processes are")
+    if not stats.running:
+        return Situation("idle", f"No: {processes} connected, and no rollout is running.{_nothing_more(stats)}")
+    running = count(stats.running, "rollout is", "rollouts are")
+    return Situation("working", f"Yes: {running} running; {processes} connected.{_nothing_more(stats)}")
+
+
+def _fallen_silent(explanation: Explanation) -> str:
+    lapsed, lost = explanation.stats.lapsed, explanation.holding.lost
+    if not lapsed:
+        return ""
+    silent = f" {count(lapsed, 'worker has', 'workers have')} been silent for longer than a lease"
+    return f"{silent}; the next claim takes back {count(lost, 'slot')}." if lost else f"{silent}."
+
+
+def _nothing_left(stats: Stats) -> str:
+    """A sentence where no task is left that a worker could do anything for; else empty."""
+    if stats.pending or stats.delayed or stats.running:
+        return ""
+    if stats.ready or stats.batched or stats.step_next > stats.version:
+        return f" No task is left to work on; the trainer has the rest. {batch_progress(stats)}"
+    ended = {"consumed": stats.consumed, "dead": stats.dead, "rejected": stats.rejected}
+    words = listing(f"{number:,} {name}" for name, number in ended.items() if number)
+    return f" No task is left: {words}." if words else " No task has been enqueued."
+
+
+def _nothing_more(stats: Stats) -> str:
+    """What keeps everybody from getting more, in a sentence; else empty."""
+    if stats.recovering is not None:
+        return f" A recovery to version {stats.recovering} has begun; until it is committed nothing more is handed out."
+    if stats.paused == "paused":
+        return " The run is paused: nothing more is handed out."
+    if stats.paused == "draining":
+        return " The run is draining: only what is started is handed out."
+    return ""
+
+
+def _listed(explanation: Explanation) -> list[str | None]:
+    """What the connected workers that were looked at heard from their last claims."""
+    return [row.reason for row in explanation.sessions if row.deadline_ms > explanation.now_ms]
+
+
+def _told_stale(explanation: Explanation) -> int:
+    return _listed(explanation).count("weights_stale")
+
+
+def _with_stale_weights(explanation: Explanation) -> str:
+    told, looked_at = _told_stale(explanation), len(_listed(explanation))
+    if not told:
+        return ""
+    return (
+        f" The weights of {told} of {count(looked_at, 'worker')} looked at were too old at the last claim:"
+        f" the run is at version {explanation.stats.version}."
+    )
+
+
+def _next_retry(explanation: Explanation) -> str:
+    due = [at_ms for name in ("delayed", "retries") if (at_ms := explanation.due.get(name, 0))]
+    if not due:
+        return ""
+    left_ms = min(due) - explanation.now_ms
+    return f", the next in {duration(left_ms / 1000)}" if left_ms > 0 else ", the next with the next claim"
