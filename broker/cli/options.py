@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Generator
@@ -106,4 +107,19 @@ def connected(namespace: Namespace) -> Generator[Operator]:
     from broker.operator import Operator
 
     with Operator(url, retry_for_s=PATIENCE_S) as operator:
+        yield operator
+
+
+@contextmanager
+def following(namespace: Namespace) -> Generator[Operator]:
+    """As `connected`, for a command that goes on until somebody ends it.
+
+    Where the server or the run is not there at first, that is an error, as for any command. From then on a server that
+    goes away is waited for, however long; what is logged says so, and when it is back.
+    """
+    from broker.operator import Operator
+
+    with Operator(resolve_url(namespace), retry_for_s=math.inf) as operator:
+        with connected(namespace) as first:
+            first.stats(namespace.run)
         yield operator

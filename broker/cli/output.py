@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from broker.cli.failure import writing_output
 from broker.cli.plain import to_plain
@@ -132,7 +133,7 @@ class Output:
             return
         from rich.live import Live
 
-        with Live(console=console, auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) as live, _logged_above():
             yield lambda tables: live.update(_laid_out(tables), refresh=True)
 
     def _append(self, tables: Sequence[Table]) -> None:
@@ -150,6 +151,23 @@ class Output:
                 return None
             self._console = Console(file=self._stdout, highlight=False)
         return self._console
+
+
+@contextmanager
+def _logged_above() -> Generator[None]:
+    """Within a live view, which stands in for the standard streams: what is logged is printed above it, not into it."""
+    handlers = cast(
+        "list[logging.StreamHandler[TextIO]]",
+        [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler],
+    )
+    before = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.setStream(stream)
 
 
 def aligned(table: Table) -> str:

@@ -1,6 +1,7 @@
 """Sends again: after which failures, with which pauses, and for how long."""
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -34,7 +35,7 @@ class Patience:
 
     Args:
         url: the address, for messages.
-        retry_for_s: how long after the first try began another one may begin, seconds.
+        retry_for_s: how long after the first try began another one may begin, seconds; infinity: always.
         silent_s: how long a try waits for a silent server, seconds; what took longer was transferring meanwhile.
         pause: waits for some seconds.
     """
@@ -82,7 +83,8 @@ class Patience:
                 self._give_up(failed, now - since)
             # A pooled connection that the server had closed is nothing to tell; failing a second time is.
             if failures == 2:
-                log.warning("%s: %s; trying for %g s", self._url, failed, self._retry_for_s)
+                how_long = "until it answers" if math.isinf(self._retry_for_s) else f"for {self._retry_for_s:g} s"
+                log.warning("%s: %s; trying %s", self._url, failed, how_long)
             failed = None
             await self._pause(seconds)
 

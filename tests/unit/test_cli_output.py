@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import sys
 
 import pytest
@@ -70,3 +71,17 @@ def test_a_live_view_redraws_on_a_terminal() -> None:
         show([TABLE])
         show([TABLE, TABLE])
     assert "math-7b" in stream.getvalue()
+
+
+def test_what_is_logged_during_a_live_view_stands_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, errors = _Terminal(), io.StringIO()
+    handler = logging.StreamHandler(errors)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    with Output(stdout=stream).live() as show:
+        show([TABLE])
+        logging.getLogger("broker").warning("the server is away")
+        show([TABLE])
+    assert "the server is away" in stream.getvalue()
+    assert errors.getvalue() == ""
+    logging.getLogger("broker").warning("afterwards")
+    assert errors.getvalue() == "afterwards\n"

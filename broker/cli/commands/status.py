@@ -38,7 +38,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(namespace: Namespace, output: Output) -> int:
     """Show the run's counters."""
-    with options.connected(namespace) as operator:
+    connection = options.following if namespace.watch else options.connected
+    with connection(namespace) as operator:
         if not namespace.watch:
             stats = operator.stats(namespace.run)
             if output.as_json:

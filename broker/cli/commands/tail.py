@@ -44,7 +44,8 @@ def configure(parser: ArgumentParser) -> None:
 def run(namespace: Namespace, output: Output) -> int:
     """Print events until there are enough of them, or Ctrl-C."""
     left: int | None = namespace.count
-    with options.connected(namespace) as operator:
+    connection = options.connected if namespace.no_follow else options.following
+    with connection(namespace) as operator:
         if operator.stats(namespace.run).config.events_maxlen == 0:
             raise CommandFailure(
                 f"run {namespace.run} keeps no events: its events_maxlen is 0.\n"

@@ -1,0 +1,132 @@
+"""Commands that follow a run wait for a server that is away, say so, and go on."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from broker import RunConfig, Task, Trainer
+from broker.cli.options import PATIENCE_S
+from broker.embedded import EmbeddedServer, free_port
+from tests.conformance.cli.commands import RUN, ended, first_line, started
+from tests.waiting import wait_until
+
+
+class Address:
+    """A port with a server that can be taken away and brought back with its data."""
+
+    def __init__(self, data: Path) -> None:
+        self._data, self._port = str(data), free_port()
+        self._server: EmbeddedServer | None = None
+        self.url = f"redis://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._server = EmbeddedServer(self._data, self._port)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Generator[Address]:
+    """With a run in it."""
+    made = Address(tmp_path / "data")
+    made.start()
+    with Trainer(made.url, RUN, RunConfig(consumer_batch_size=1)) as trainer:
+        trainer.enqueue(Task(id="t"))
+    yield made
+    made.stop()
+
+
+class Said:
+    """What a process writes to standard error, as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._stream = process.stderr
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._stream is not None
+        self.lines.extend(iter(self._stream.readline, ""))
+
+    def read_all(self) -> None:
+        """Waits for its end."""
+        self._reader.join(30)
+
+    def count(self, words: str) -> int:
+        return sum(words in line for line in self.lines)
+
+
+@contextmanager
+def follows(address: Address, *command: str) -> Generator[tuple[subprocess.Popen[str], Said]]:
+    """Such a command that has seen the server."""
+    with started(command[0], RUN, *command[1:], "--url", address.url) as process:
+        said = Said(process)
+        try:
+            assert first_line(process)
+            yield process, said
+        finally:
+            process.kill()
+            said.read_all()
+
+
+#: By name: the command, and what it prints when the task `after` is there as well.
+COMMANDS = {
+    "status": (("status", "--watch", "--interval", "0.05"), r"^pending +2$"),
+    "status in JSON": (("status", "--watch", "--interval", "0.05", "--json"), r'^{.*"pending": 2,.*}$'),
+    "tail": (("tail", "--from", "start"), r" after\b"),
+    "tail in JSON": (("tail", "--from", "start", "--json"), r'^{.*"after".*}$'),
+}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("command", "printed"), COMMANDS.values(), ids=COMMANDS)
+def test_it_waits_for_the_server_says_so_once_and_goes_on(
+    command: tuple[str, ...], printed: str, address: Address
+) -> None:
+    with follows(address, *command) as (process, said):
+        address.stop()
+        wait_until(lambda: said.count("trying until it answers"), "it says that it waits", 30)
+        with pytest.raises(subprocess.TimeoutExpired):  # longer than a command tries that does not follow
+            process.wait(PATIENCE_S + 2)
+        address.start()
+        with Trainer(address.url, RUN) as trainer:
+            trainer.enqueue(Task(id="after"))
+        wait_until(
+            lambda: said.count("answers again, after"), "it says that the server is back, and after how long", 30
+        )
+        assert process.stdout is not None
+        next(line for line in process.stdout if re.search(printed, line.rstrip("\n")))
+        assert said.count("trying until it answers") == 1
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", ["status in JSON", "tail"])
+def test_while_it_waits_a_signal_ends_it(name: str, number: int, code: int, address: Address) -> None:
+    with follows(address, *COMMANDS[name][0]) as (process, said):
+        address.stop()
+        wait_until(lambda: said.count("trying until it answers"), "it says that it waits", 30)
+        process.send_signal(number)
+        assert process.wait(30) == code
+    assert len(said.lines) == 1, "nothing but that it waits"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", [("status", "--watch"), ("tail",)], ids=" ".join)
+def test_a_server_that_was_never_there_is_an_error(command: tuple[str, ...], address: Address) -> None:
+    address.stop()
+    with started(command[0], RUN, *command[1:], "--url", address.url) as process:
+        result = ended(process)
+    assert (result.code, result.out) == (2, "")
+    assert "UNAVAILABLE" in result.err
