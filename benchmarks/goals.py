@@ -131,6 +131,12 @@ GOALS: tuple[Goal, ...] = (
         0.05,
         unit="x",
     ),
+    _at_most(
+        "the same, with waiting for what is taken back",
+        ("heartbeats", "ours", "10,000 sessions", "with_waits_cpu_x"),
+        0.1,
+        unit="x",
+    ),
     *(
         _at_most(f"slowest script, {what}", (scenario, "ours", name, metric), 10.0, unit="ms")
         for what, scenario, name, metric in (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 
-from broker.connections import Transport
+from broker.connections import Transport, open_transport
 from broker.errors import BrokerError
 from broker.models import Attempt
 from broker.session import Session
@@ -15,31 +16,54 @@ _log = logging.getLogger("broker")
 
 #: Renewals within one lease: two may be lost before it runs out.
 RENEWALS_PER_LEASE = 3
+#: Within this time, in seconds, a worker hears that the server took something back: where it renews less often, it
+#: waits in between for the marker that says so.
+TOLD_WITHIN_S = 2.0
+#: How long the waiting connection may stay silent after its time, or in connecting, seconds: the renewal is due then.
+_SILENT_S = 3.0
+#: How soon it renews once more where a claim was under way when the marker came, seconds.
+_ONCE_MORE_S = 1.0
+#: How long it stays with each hash slot of a cluster, where it has sessions in several, seconds together.
+_ROUND_S = 1.5
 
 
 class Heartbeat:
-    """The thread.
+    """The thread. Between two renewals it waits, on a connection of its own, for the sessions' markers.
 
     Args:
-        transport: used by this thread alongside others.
+        transport: renews; used by this thread alongside others.
+        url: the same server, for the connection that waits.
         sessions: whose leases to renew.
         on_cancelled: called from the thread for each attempt that the server says to give up.
     """
 
     def __init__(
-        self, transport: Transport, sessions: Iterable[Session], on_cancelled: Callable[[Attempt], None]
+        self,
+        transport: Transport,
+        url: str,
+        sessions: Iterable[Session],
+        on_cancelled: Callable[[Attempt], None],
     ) -> None:
-        self._transport, self._sessions, self._on_cancelled = transport, list(sessions), on_cancelled
-        self._stop = threading.Event()
+        self._transport, self._url = transport, url
+        self._sessions, self._on_cancelled = list(sessions), on_cancelled
+        self._stop, self._joined = threading.Event(), threading.Event()
+        self._waiting: Transport | None = None
+        self._failures = 0  # of the waiting connection, in a row
         self._thread = threading.Thread(target=self._run, name="broker-heartbeat", daemon=True)
 
     def start(self) -> None:
         """Starts it; the sessions have joined."""
+        self._waiting = open_transport(self._url, timeout_s=_SILENT_S, retry_for_s=_SILENT_S)
+        for session in self._sessions:
+            session.on_joined = self._look_again
         self._thread.start()
 
     def end(self) -> None:
-        """Lets it end with its next look."""
+        """Lets it end now; a renewal that is under way is finished."""
         self._stop.set()
+        self._look_again()
+        if self._waiting is not None:
+            self._waiting.close()
 
     def stop(self) -> None:
         """Stops it and waits for it."""
@@ -60,15 +84,60 @@ class Heartbeat:
                 self._on_cancelled(attempt)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s()):
-            try:
-                self.beat()
-            except BrokerError as error:
-                if not self._stop.is_set():
-                    _log.warning("the lease could not be renewed: %s", error)
-            except Exception:  # noqa: BLE001 - as the next line says
-                # The thread must outlive any single failure, or all later work of this worker would be taken from it.
-                _log.exception("the heartbeat failed and goes on")
+        while not self._stop.is_set():
+            told = self._wait(self._interval_s())
+            while not self._stop.is_set():
+                once_more = told and any(session.is_claiming for session in self._sessions)
+                self._try_beat()
+                if not once_more:
+                    break
+                told = self._stop.wait(min(_ONCE_MORE_S, self._interval_s()))  # by then it is known what was granted
+
+    def _try_beat(self) -> None:
+        try:
+            self.beat()
+        except BrokerError as error:
+            if not self._stop.is_set():
+                _log.warning("the lease could not be renewed: %s", error)
+        except Exception:  # noqa: BLE001 - as the next line says
+            # The thread must outlive any single failure, or all later work of this worker would be taken from it.
+            _log.exception("the heartbeat failed and goes on")
+
+    def _wait(self, seconds: float) -> bool:
+        """Until the next renewal is due; returns True earlier where one now may tell what was taken back."""
+        if seconds < TOLD_WITHIN_S or self._waiting is None:
+            self._stop.wait(seconds)
+            return False
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left_s := until - time.monotonic()) > 0:
+            self._joined.clear()
+            markers = [marker for session in self._sessions if (marker := session.revoked_marker)]
+            if not markers:
+                self._joined.wait(left_s)
+            elif self._marker_came(self._waiting, markers, left_s):
+                self._failures = 0
+                return True
+            elif time.monotonic() >= until:
+                self._failures = 0
+            elif not self._joined.is_set():  # the connection broke, or there is none
+                self._failures += 1
+                if self._failures == 1:
+                    return True  # it may have taken a marker with it
+                self._stop.wait(min(2.0**self._failures, until - time.monotonic()))
+        return False
+
+    def _marker_came(self, waiting: Transport, markers: list[str], seconds: float) -> bool:
+        try:
+            return waiting.wait_marker(markers, seconds, _ROUND_S / len(markers)) is not None
+        except BrokerError as error:
+            _log.debug("the markers of what is taken back cannot be waited for: %s", error)
+            return False
+
+    def _look_again(self) -> None:
+        """There is another marker to wait for, of a session that has just joined, or none any more."""
+        self._joined.set()
+        if self._waiting is not None:
+            self._waiting.interrupt()
 
     def _interval_s(self) -> float:
         leases = [session.lease_ms for session in self._sessions if session.lease_ms is not None]

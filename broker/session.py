@@ -80,6 +80,8 @@ class Session:
         self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
         self._claimed_policy: Policy | None = None  # that of the newest claim
         self._lock = threading.Lock()
+        #: Called after it has joined, from whichever thread that was.
+        self.on_joined: Callable[[], None] = lambda: None
         #: Attempts of the last claim, and what is wrong with their payloads.
         self._unreadable: list[tuple[str, str]] = []
 
@@ -97,6 +99,17 @@ class Session:
     def marker(self) -> str:
         """Key of the marker that says there may be work."""
         return keys.key(self.run, "wake")
+
+    @property
+    def revoked_marker(self) -> str | None:
+        """Key of the marker that says that the server has taken back something it holds; None before it has joined."""
+        joined = self._joined
+        return None if joined is None else keys.key(self.run, f"revoked:{joined.session}")
+
+    @property
+    def is_claiming(self) -> bool:
+        """Whether a claim's answer is still to come: of what it grants, a heartbeat sent meanwhile says nothing."""
+        return self._number != self._settled
 
     @property
     def lease_ms(self) -> int | None:
@@ -120,6 +133,7 @@ class Session:
         with self._lock:
             self._joined, self._number, self._settled = joined, 0, 0
             self.run_policy = _policy(self.run_policy, joined.version, joined.epoch)
+        self.on_joined()
 
     def lost(self) -> None:
         """The server does not know the session any more: its attempts were given to others."""

@@ -71,7 +71,7 @@ class Worker:
         self._termination = TerminationAsExit()
         self._closed = False
         self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
-        self._heartbeat = Heartbeat(self._driver.transport, self._core.sessions.values(), _say_cancelled)
+        self._heartbeat = Heartbeat(self._driver.transport, url, self._core.sessions.values(), _say_cancelled)
         try:
             self._driver.run(self._core.join())
             if heartbeat:

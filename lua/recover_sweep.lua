@@ -18,7 +18,11 @@ local FIELDS = gate_and({
 
 local function release_held(t)
   for k = 0, t.samples - 1 do
-    if t.state == 'R' and letter(t, k) == 'H' then release_attempt(t, k, slot_of(t, k)) end
+    if t.state == 'R' and letter(t, k) == 'H' then
+      local s = slot_of(t, k)
+      release_attempt(t, k, s)
+      arm_session(s.session)
+    end
   end
 end
 

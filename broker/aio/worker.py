@@ -71,7 +71,9 @@ class Worker:
         try:
             await self._driver.run(self._core.join())
             self._thread_transport = await asyncio.to_thread(open_transport, self._url)
-            self._heartbeat = Heartbeat(self._thread_transport, self._core.sessions.values(), self._cancel_from_thread)
+            self._heartbeat = Heartbeat(
+                self._thread_transport, self._url, self._core.sessions.values(), self._cancel_from_thread
+            )
             if self._beats:
                 self._heartbeat.start()
         except BaseException:  # a cancellation, too: nobody else has what has joined

@@ -30,7 +30,7 @@ log = logging.getLogger("broker")
 #: How often in a row a server may forget scripts that it was just given.
 _MOST_TURNS = 5
 #: How long a call that waits on several servers in turns stays with one, seconds.
-_TURN_S = 0.1
+TURN_S = 0.1
 #: How long a sentinel, or a node that is asked where the others are, may be silent, seconds: there are more to ask.
 _ASK_S = 2.0
 
@@ -123,7 +123,7 @@ class Core(ABC):
 
         return await self._patience.persist(once) if commands else []
 
-    async def wait_marker(self, keys: Sequence[str], timeout_s: float) -> str | None:
+    async def wait_marker(self, keys: Sequence[str], timeout_s: float, turn_s: float = TURN_S) -> str | None:
         """As `Transport.wait_marker`."""
         deadline = time.monotonic() + timeout_s
         try:
@@ -136,8 +136,8 @@ class Core(ABC):
                 for (endpoint, _), part in groups.items():
                     if self._was_interrupted():
                         return None
-                    turn_s = left_s if len(groups) == 1 else min(_TURN_S, left_s)
-                    (reply,) = await self._wait_on(await self._node(endpoint), part, turn_s)
+                    stay_s = left_s if len(groups) == 1 else min(turn_s, left_s)
+                    (reply,) = await self._wait_on(self._node_at(endpoint), part, stay_s)
                     if reply is not None:
                         return reply[0].decode()
         except Again as again:
@@ -174,6 +174,7 @@ class Core(ABC):
         """The caller looks for work now and comes back; without a pause that could be a busy loop."""
         log.debug("waiting on %s ended early: %s", self._address.shown, again)
         if not self._was_interrupted():
+            self._topology.forget()
             self._failed_waits += 1
             with suppress(ClientClosed):
                 await self.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
@@ -227,8 +228,8 @@ class Core(ABC):
         except LinkLost as error:
             raise Again(str(error)) from error
 
-    async def _node(self, endpoint: Endpoint) -> Node:
-        """A server, after a first connection told what it is."""
+    def _node_at(self, endpoint: Endpoint) -> Node:
+        """A server, whether or not it was asked what it is."""
         node = self._nodes.get(endpoint)
         if node is None:
 
@@ -238,6 +239,11 @@ class Core(ABC):
             node = self._nodes[endpoint] = Node(
                 endpoint, self._address, dial, self._gate(), self._closing.is_set, lambda: self._interrupted
             )
+        return node
+
+    async def _node(self, endpoint: Endpoint) -> Node:
+        """A server, after a first connection told what it is."""
+        node = self._node_at(endpoint)
         if node.info is None:
             await self._exchange(node, [("PING",)])
         return node
@@ -380,7 +386,7 @@ class Core(ABC):
         command: Command = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
         try:
             replies = await node.waits.exchange([command, *then], timeout_s)
-        except LinkLost as error:
+        except (LinkLost, NotRedis) as error:
             raise Again(f"{node.endpoint}: {error}") from error
         if isinstance(reply := replies[0], ReplyError):
             if self._redirect(node, reply) is not None:

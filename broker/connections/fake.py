@@ -13,6 +13,8 @@ from broker.errors import ServerUnavailable, UnsupportedServer
 
 #: How often a waiting call looks for a marker, seconds: fakeredis' own blocking calls would stop the event loop.
 _LOOK_EVERY_S = 0.002
+#: How often one looks that waits for longer than `_LONG_S`, as heartbeats do, seconds: many wait beside each other.
+_LOOK_AT_TIMES_S, _LONG_S = 0.05, 6.0
 _VERSION = (7, 0)
 
 _servers: dict[str, Any] = {}
@@ -74,6 +76,7 @@ class FakeLink:
         """BZPOPMIN, by looking again and again."""
         keys = command[1:-1]
         deadline = time.monotonic() + wait_s
+        every_s = _LOOK_EVERY_S if wait_s <= _LONG_S else _LOOK_AT_TIMES_S
         while not self._interrupted:
             for key in keys:
                 found = self._call(("ZPOPMIN", key))
@@ -82,7 +85,7 @@ class FakeLink:
             if time.monotonic() >= deadline:
                 return None
             try:
-                await self._pause(_LOOK_EVERY_S)
+                await self._pause(every_s)
             except ServerUnavailable as error:
                 raise LinkLost("closed") from error
         raise LinkLost("interrupted")

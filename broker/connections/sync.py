@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from broker.connections.core import Core
+from broker.connections.core import TURN_S, Core
 from broker.connections.forks import told
 from broker.connections.link import (
     CLOSED,
@@ -91,17 +91,18 @@ class Transport:
                 if cursor == b"0":
                     break
 
-    def wait_marker(self, keys: Sequence[str], timeout_s: float) -> str | None:
+    def wait_marker(self, keys: Sequence[str], timeout_s: float, turn_s: float = TURN_S) -> str | None:
         """Waits for a marker (BZPOPMIN), on a connection of its own.
 
         Args:
             keys: the sorted sets to wait on.
             timeout_s: for how long, in seconds.
+            turn_s: how long to stay with one hash slot of a cluster where the keys are in several, in seconds.
 
         Returns:
             The key that had one. None after the time-out, when the connection broke, or by `interrupt`.
         """
-        return run_blocking(self._core.wait_marker(keys, timeout_s))
+        return run_blocking(self._core.wait_marker(keys, timeout_s, turn_s))
 
     def wait_and_execute(
         self, keys: Sequence[str], timeout_s: float, operations: Sequence[Operation[Any]]

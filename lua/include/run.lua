@@ -14,7 +14,7 @@ local PENDING, DELAYED, OPEN, RUNNING, READY =
 local RETRIES, SESSIONS, CALLS, DEADLINES = key('retries'), key('sessions'), key('calls'), key('deadlines')
 local DEAD, REJECTED, BATCHES, POLICIES = key('dead'), key('rejected'), key('batches'), key('policies')
 local EVENTS, WAKE, WAKE_READY = key('events'), key('wake'), key('wake:ready')
-local SESSION, RESULT = key('session:'), key('result:') -- beginnings of names
+local SESSION, RESULT, REVOKED = key('session:'), key('result:'), key('revoked:') -- beginnings of names
 
 -- `%d` is the faster, where a C long has 64 bits.
 local INT_FORMAT = string.format('%d', 1099511627776) == '1099511627776' and '%d' or '%.0f'

@@ -30,13 +30,18 @@ local function leave_state(t)
   end
 end
 
--- A held slot loses its attempt: the session and the deadline forget it, the slot remembers why.
+-- How an attempt ends that is taken from its worker.
+local TAKEN_BACK = { expired = true, stale = true, revoked = true, cancelled = true }
+
+-- A held slot loses its attempt: the session and the deadline forget it, the slot remembers why. Whoever worked on it
+-- is told at once where it did not end it itself.
 local function end_hold(t, k, s, why)
   local attempt = attempt_id(t, k, s)
   zdel(SESSION .. s.session, attempt)
   if field('timeouts') then zdel(DEADLINES, attempt) end
   s.why = why
   slot_changed(t, k, s)
+  if TAKEN_BACK[why] then arm_session(s.session) end
   event('ended', attempt .. ' ' .. why)
 end
 

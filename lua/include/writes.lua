@@ -4,6 +4,10 @@
 
 local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- of sets and hashes: key -> what is written, in order
 local wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
+local revoked = {} -- sessions that lose an attempt which they did not end themselves
+
+-- How long a session's marker is kept, ms: long enough for a heartbeat to connect again, which then renews in any case.
+local REVOKED_MS = 60000
 
 -- As the command takes them: score and member, or field and value; false in place of score or value: delete.
 local function write(writes, name, first, second, deletes)
@@ -40,6 +44,8 @@ local function arm_trainer(ended) wake_trainer, task_ended = true, task_ended or
 local function arm_for_open_slot() wake_workers, slot_opened = true, true end
 -- Rare calls of operators and trainers: the owners of an admission run listen, too, for whom no task has to wait.
 local function arm_anyway() arm_for_open_slot() end
+-- A session's own marker: its heartbeat waits on it and renews at once, to be told which attempts to give up.
+local function arm_session(id) revoked[id] = true end
 
 -- What a log with deletes comes to, for the last word about a member counts. value_at: 1 or 2, where the score or value stands.
 local function last_words(log, value_at)
@@ -80,11 +86,16 @@ local function arm_markers()
     local want = num('want')
     if want > 0 and (task_ended or redis.call('ZCARD', READY) >= want) then redis.call('ZADD', WAKE_READY, 0, '1') end
   end
+  for id in pairs(revoked) do
+    redis.call('ZADD', REVOKED .. id, 0, '1')
+    redis.call('PEXPIRE', REVOKED .. id, REVOKED_MS)
+  end
 end
 
 local function drop_writes()
   zset_writes, hash_writes, unlinks, events = {}, {}, {}, {}
   wake_workers, wake_trainer, slot_opened, task_ended = false, false, false, false
+  revoked = {}
 end
 
 local save_records -- set by records.lua: writes changed tasks and slots, before what is deleted

@@ -37,6 +37,12 @@ def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
     left = sum(len(view[kind]) for kind in ("pending", "delayed", "running", "ready")) + (view["run"]["open_size"] or 0)
     if waits.ready and view["run"]["recovering"] is None and (len(view["ready"]) >= waits.ready or left < waits.left):
         require(aside["wake:ready"], f"G9: {waits}, {len(view['ready'])} are ready, {left} left: it is not woken")
+    run = model.run
+    assert run is not None
+    require(
+        aside["revoked"] == run.revoked,
+        f"the heartbeats of {aside['revoked']} are woken, those that lost an attempt are of {run.revoked}",
+    )
     _check_stray(aside, view, model)
 
 

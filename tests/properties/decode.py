@@ -94,6 +94,7 @@ def view_from_dump(dump: Dump) -> View:
             "want": int(state["want"]),
             "wake": "wake" in found,
             "wake:ready": "wake:ready" in found,
+            "revoked": {name[8:] for name in found if name.startswith("revoked:")},
             "stray": stray,
         },
     }

@@ -366,6 +366,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("ready rollouts do not wake the trainer", "arm_trainer(false)", ""),
     Mutant("ended tasks do not wake the trainer", "arm_trainer(true)", ""),
+    Mutant("what is taken back is told to nobody", "if TAKEN_BACK[why] then arm_session(s.session) end", ""),
+    Mutant("what is given up is told to whoever gave it up", "if TAKEN_BACK[why] then arm", "if true then arm"),
+    Mutant("a time-out is told to nobody", "expired = true, ", ""),
+    Mutant("what became too old is told to nobody", "stale = true, revoked", "revoked"),
+    Mutant("what is revoked is told to nobody", "revoked = true, ", ""),
+    Mutant("what is cancelled is told to nobody", "revoked = true, cancelled = true", "revoked = true"),
+    Mutant("what a recovery gives back is told to nobody", "      arm_session(s.session)\n", "", ("recover_sweep",)),
     # G6, G8: recovery.
     Mutant("samples of a lost future are kept", "return false, 'lost_policy'", ""),
     Mutant(

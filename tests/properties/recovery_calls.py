@@ -140,6 +140,7 @@ def _judge(run: Run, task: Task) -> None:
     if task.state == "running" and run.in_flight == "requeue" and task.has("H"):
         for index in range(task.samples):
             if task.slots[index].letter == "H":
+                run.revoked.add(task.slots[index].session)
                 end_attempt(run, task, index, "released")
         return
     _mend_versions(run, task)
@@ -164,6 +165,8 @@ def _forget(run: Run, task: Task) -> None:
     for index, slot in enumerate(task.slots):
         if slot.letter == "D":
             drop_result(run, task, index)
+        elif slot.letter == "H":
+            run.revoked.add(slot.session)
     del run.tasks[task.id]
 
 

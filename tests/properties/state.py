@@ -170,6 +170,8 @@ class Run:
     committed: list[int] = field(default_factory=lambda: [])
     joins: int = 0
     totals: dict[str, int] = field(default_factory=lambda: {})
+    #: Sessions from which the last calls took an attempt: their heartbeats are woken.
+    revoked: set[str] = field(default_factory=set[str])
 
     @property
     def epoch(self) -> str:

@@ -37,6 +37,7 @@ def finish(run: Run, task: Task, state: str, reason: str, why: str) -> None:
     leave_batch(run, task)
     for index, slot in enumerate(task.slots):
         if slot.letter == "H":
+            run.revoked.add(slot.session)
             slot.letter, slot.ended = "O", why
         elif slot.letter == "D":
             drop_result(run, task, index)
@@ -56,6 +57,7 @@ def to_waiting(run: Run, task: Task, why: str) -> None:
     due = max((slot.due_ms for slot in task.slots if slot.letter == "W"), default=0)
     for index, slot in enumerate(task.slots):
         if slot.letter == "H":
+            run.revoked.add(slot.session)
             slot.ended = why
         elif slot.letter == "D":
             drop_result(run, task, index)
@@ -125,6 +127,8 @@ def end_attempt(run: Run, task: Task, index: int, why: str, reason: str = "", re
     assert slot.letter == "H"
     config = run.config
     slot.ended, slot.deadline_ms = why, 0
+    if why == "expired":
+        run.revoked.add(slot.session)
     run.count(TOTAL_OF[why])
     slot.letter = "O"
     outcome = "again"

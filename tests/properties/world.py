@@ -35,7 +35,7 @@ class Driver(Protocol):
         ...
 
     def pop_marker(self, name: str) -> bool:
-        """A client that waits on the marker `wake` or `wake:ready` is woken, if it is armed."""
+        """A client that waits on the marker `wake`, `wake:ready` or `revoked:<session>` is woken, if it is armed."""
         ...
 
     def read(self, view: View, now_ms: int) -> None:
@@ -243,6 +243,9 @@ class World:
             look_aside(aside, after, self.model, self.waits)
         except Violation as violation:
             raise Violation(f"{violation}\n{self.story()}") from None
+        for session in aside["revoked"]:
+            self.driver.pop_marker(f"revoked:{session}")
+        run.revoked.clear()
 
     def _fail_on(self, kind: type[AssertionError], what: str, call: Call, lines: list[str]) -> None:
         if lines:
