@@ -14,10 +14,11 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from broker import keys
+from broker import keys, scripts
 from broker.arguments import path_of, seconds_of, whole
 from broker.checkpoint import Checkpoint
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
+from broker.connections.url import Endpoint
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
 from broker.flow import Call, Flow
@@ -49,6 +50,23 @@ class Event:
 
     id: str
     transitions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionLibrary:
+    """The scripts of a release as one function library on a server.
+
+    Args:
+        name: it holds a hash of the scripts, so that releases with the same ones share it, and others have their own.
+        server: where it is; in a cluster each primary has its own.
+        size: of its source, in bytes.
+        of_this_release: whether this release calls it.
+    """
+
+    name: str
+    server: str
+    size: int
+    of_this_release: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +233,55 @@ class Operator:
             if progress is not None:
                 progress(deleted)
         return deleted
+
+    def libraries(self) -> list[FunctionLibrary]:
+        """The broker's function libraries of all releases, on each primary. Servers older than Redis 7 have none.
+
+        Raises:
+            UnsupportedServer: the server has the functions of Redis 7, but not the command to list them.
+            AuthenticationFailed: the user may not call `FUNCTION LIST`.
+        """
+        if not self.transport.server_info().supports_shebang:
+            return []
+        return [library for server in self.transport.primaries() for library in self._libraries_at(server)]
+
+    def delete_old_libraries(self) -> list[FunctionLibrary]:
+        """Deletes the function libraries of other releases, on each primary. Libraries of other programs stay.
+
+        Nothing is lost: a client whose library is gone loads it again, and repeats its call.
+
+        Returns:
+            Those that were deleted.
+
+        Raises:
+            UnsupportedServer, AuthenticationFailed: as `libraries`.
+        """
+        deleted: list[FunctionLibrary] = []
+        if not self.transport.server_info().supports_shebang:
+            return deleted
+        for server in self.transport.primaries():
+            for library in self._libraries_at(server):
+                if not library.of_this_release:
+                    self._delete_library(library.name, server)
+                    deleted.append(library)
+        return deleted
+
+    def _delete_library(self, name: str, server: Endpoint | None) -> None:
+        try:
+            self.transport.pipeline([("FUNCTION", "DELETE", name)], server)
+        except BrokerError:
+            if any(library.name == name for library in self._libraries_at(server)):
+                raise  # else it was gone: by another operator, or by this call, whose answer was lost
+
+    def _libraries_at(self, server: Endpoint | None) -> Iterator[FunctionLibrary]:
+        ours = ("FUNCTION", "LIST", "LIBRARYNAME", "broker_*", "WITHCODE")
+        (found,) = self.transport.pipeline([ours], server)
+        for fields in found:
+            of: dict[str, Any] = {text(fields[i]): fields[i + 1] for i in range(0, len(fields), 2)}
+            name = text(of["library_name"])
+            if scripts.is_library_name(name):
+                where = self.transport.url if server is None else str(server)
+                yield FunctionLibrary(name, where, len(of["library_code"]), name == scripts.library().name)
 
     def checkpoint(
         self, run: str, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None

@@ -26,6 +26,7 @@ _PLACES = (Path(__file__).parent / "lua", Path(__file__).parent.parent / "lua")
 Line = tuple[str, str, int]
 
 
+_LIBRARY_NAME = re.compile(r"broker_[0-9a-f]{12}\Z")
 #: Stands for the library's name until its hash is known.
 _LIBRARY = "broker_library_name"
 
@@ -166,9 +167,15 @@ def library() -> Library:
         raise ScriptError(str(error)) from error
     origins = [("", 0), *(origin or ("", 0) for _, origin in made)]
     body = "\n".join(text for text, _ in made)
+    # The hash is in the names of the functions, too: releases on one server never replace each other's.
     full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
     source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
     return Library(full_name, source, tuple(origins))
+
+
+def is_library_name(name: str) -> bool:
+    """Whether a function library of this name is the broker's, of any release."""
+    return _LIBRARY_NAME.match(name) is not None
 
 
 def _assembled(name: str) -> tuple[tuple[str, ...], list[Line]]:

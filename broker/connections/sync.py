@@ -72,17 +72,21 @@ class Transport:
         """Sends one plain command; raises the BrokerError of an error reply, and as `execute`."""
         return run_blocking(self._core.command(*args))
 
-    def pipeline(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+    def pipeline(self, commands: Sequence[Sequence[str | bytes | int]], at: Endpoint | None = None) -> list[Any]:
         """Sends plain commands in one round trip; raises the BrokerError of the first error reply, and as `execute`.
 
         They are sent again after a lost connection, so each must be harmless twice. In a cluster all go to the
-        server of the first one's first argument.
+        server of the first one's first argument, or to `at`.
         """
-        return run_blocking(self._core.pipeline(commands))
+        return run_blocking(self._core.pipeline(commands, at))
+
+    def primaries(self) -> list[Endpoint | None]:
+        """The servers that together have all keys; None: the only one. Raises as `execute`."""
+        return run_blocking(self._core.primaries())
 
     def scan(self, pattern: str) -> Iterator[str]:
         """The keys that match a glob pattern, on all primaries; one may come twice. Raises as `execute`."""
-        for server in run_blocking(self._core.primaries()):
+        for server in self.primaries():
             cursor = b"0"
             while True:
                 page: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)

@@ -29,6 +29,7 @@ from broker.errors import (
     UnsupportedServer,
 )
 from broker.operation import Operation
+from broker.operator import Operator
 from tests.conformance.clients import InThread, LoopClient, make_client
 from tests.lossy_proxy import LossyProxy, ScriptedServer, bulk
 from tests.servers import (
@@ -778,6 +779,25 @@ def test_a_cluster_without_function_calls_runs_scripts(redis: ServerKind, connec
         assert client.execute([bump(i, key) for i, key in enumerate(keys)]) == list(range(12))
         with no_refusals(*nodes):
             assert client.execute([bump(i, key) for i, key in enumerate(keys)]) == [2 * i for i in range(12)]
+
+
+def test_libraries_of_other_releases_are_deleted_on_all_primaries(members: list[ServerUnderTest]):
+    """And those of others stay."""
+    for member in members:
+        for name in ("broker_0123456789ab", "broker_of_somebody"):
+            source = f"#!lua name={name}\nredis.register_function('{name}_f', function() return 1 end)"
+            member.command("FUNCTION", "LOAD", "REPLACE", source)
+    with Operator(f"redis+cluster://127.0.0.1:{members[0].port}") as operator:
+        old = [library for library in operator.libraries() if not library.of_this_release]
+        assert {library.server for library in old} == {f"127.0.0.1:{member.port}" for member in members}
+        assert "broker_0123456789ab" in {library.name for library in old}
+        assert operator.delete_old_libraries() == old
+        assert operator.delete_old_libraries() == []
+    for member in members:
+        listed = str(member.command("FUNCTION", "LIST"))
+        assert "broker_of_somebody" in listed
+        assert "broker_0123456789ab" not in listed
+        member.command("FUNCTION", "FLUSH")
 
 
 def test_a_scan_sees_all_primaries(members: list[ServerUnderTest]):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker import ConfigMismatch, RunConfig, keys
+from broker import ConfigMismatch, RunConfig, Task, keys, scripts
 from broker.error_replies import from_reply
 from broker.errors import BadArgument, BrokerError, Exhausted, SchemaMismatch, WaitTimeout
 from broker.operation import Operation
@@ -396,3 +396,64 @@ def test_a_run_of_a_schema_that_is_not_known_is_refused(lab: Lab):
     with pytest.raises(SchemaMismatch):
         lab.trainer(consumer_batch_size=2)
     lab.command("HSET", lab.key("state"), "schema", 1)
+
+
+# -- function libraries ------------------------------------------------------------------------------------------------
+
+
+def loads_counted(lab: Lab) -> int:
+    """How often a function library was loaded on the server."""
+    stats: bytes = lab.command("INFO", "commandstats")
+    lines = [line for line in stats.splitlines() if line.startswith(b"cmdstat_function|load:")]
+    return int(lines[0].split(b"calls=")[1].split(b",")[0]) if lines else 0
+
+
+def other_library() -> scripts.Library:
+    """Of a release whose scripts differ from this one's in a word."""
+    source, ours = scripts.library().source.decode(), scripts.library().name
+    name = f"broker_{0:012x}"
+    return scripts.Library(name, source.replace(ours, name).encode(), scripts.library().lines)
+
+
+def test_two_releases_take_turns_and_load_their_scripts_once(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    if not lab.server.kind.supports_shebang:
+        pytest.skip("has no functions")
+    one = lab.trainer(consumer_batch_size=1)
+    libraries = [scripts.library(), other_library()]
+    hands = [lab.worker(name=library.name) for library in libraries]
+    before = loads_counted(lab)
+    for turn in range(6):
+        for library, each in zip(libraries, hands, strict=True):
+            monkeypatch.setattr(scripts, "library", lambda library=library: library)
+            one.enqueue([Task(id=f"{library.name}-{turn}")])
+            run_one(each)
+            assert len(one.next_batch(timeout=1)) == 1
+            one.advance()
+    assert loads_counted(lab) - before == 1, "the other release's; this one's was there"
+    monkeypatch.undo()
+    with Operator(lab.url) as operator:
+        assert [old.name for old in operator.delete_old_libraries()] == [libraries[1].name]
+
+
+def test_deleting_a_library_that_is_in_use_costs_its_clients_one_load(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    if not lab.server.kind.supports_shebang:
+        pytest.skip("has no functions")
+    one = lab.trainer(consumer_batch_size=3)
+    other = other_library()
+    one.enqueue(tasks(3))
+    with Operator(lab.url) as operator:
+        ours = [library.name for library in operator.libraries()]
+        with monkeypatch.context() as patch:
+            patch.setattr(scripts, "library", lambda: other)
+            hands = lab.worker()
+            run_one(hands)
+        assert sorted(library.name for library in operator.libraries()) == sorted([*ours, other.name])
+        assert [old.name for old in operator.delete_old_libraries()] == [other.name]
+        before = loads_counted(lab)
+        with monkeypatch.context() as patch:
+            patch.setattr(scripts, "library", lambda: other)
+            run_one(hands)
+            run_one(hands)
+        assert loads_counted(lab) - before == 1
+        operator.delete_old_libraries()
+        assert [library.name for library in operator.libraries()] == ours

@@ -173,3 +173,34 @@ def test_a_recovery_tells_where_the_data_loader_goes_on(broker: Any, trainer: Tr
     assert (
         "the data loader goes on from cursor 17" in broker("recover", RUN, "--checkpoint", str(path), "--dry-run").out
     )
+
+
+def test_function_libraries_are_listed_and_old_ones_deleted(
+    broker: Any, url: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = "broker_0123456789ab"
+    with open_transport(url) as transport:
+        source = f"#!lua name={old}\nredis.register_function('{old}_claim', function() return 1 end)"
+        transport.command("FUNCTION", "LOAD", "REPLACE", source)
+
+    listed = broker("functions")
+    assert listed.code == 0
+    assert re.search(rf"^{old} .* another release$", listed.out, flags=re.MULTILINE)
+    assert len(re.findall(r" this release$", listed.out, flags=re.MULTILINE)) == 1
+
+    refused = broker("functions", "--delete-old")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--yes" in refused.err
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdin, "readline", lambda: "no\n")
+    assert broker("functions", "--delete-old").code == 1
+
+    deleted = broker("functions", "--delete-old", "--yes", "--json").json_lines
+    assert {line["library"]: line["deleted"] for line in deleted} == {
+        line["library"]: not line["this_release"] for line in deleted
+    }
+    assert old in {line["library"] for line in deleted}
+    assert [line["this_release"] for line in broker("functions", "--json").json_lines] == [True]
+    assert broker("functions", "--delete-old").code == 0
+    assert trainer.stats().version == 0
