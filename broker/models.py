@@ -286,6 +286,8 @@ class Stats(_Edge, frozen=True):
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
         recovering: the version that a recovery under way goes back to, or None.
         floor: the oldest version still recoverable, or None without a committed checkpoint.
+        operator_checkpoints: versions of the newest checkpoints of operators that are still recoverable, newest first;
+            nothing is kept for them.
         config: the stored configuration.
         totals: counts over the run's life, by name.
         admission: it holds no tasks: processes start rollouts on their own and are counted (AReaL).
@@ -311,6 +313,7 @@ class Stats(_Edge, frozen=True):
     paused: Literal["", "paused", "draining"] = ""
     recovering: int | None = None
     floor: int | None = None
+    operator_checkpoints: list[int] = Field(default_factory=list[int])
     config: RunConfig
     totals: dict[str, int] = Field(default_factory=dict[str, int])
     admission: bool = False

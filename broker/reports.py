@@ -40,6 +40,11 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         paused=stored.get("paused") or "",  # pyright: ignore[reportArgumentType] -- checked by the model
         recovering=int(stored["recovering"]) if stored.get("recovering") else None,
         floor=number("floor"),
+        operator_checkpoints=[
+            int(version)
+            for version in (stored.get("operator_checkpoints") or "").split()
+            if int(version) >= number("floor")
+        ],
         config=RunConfig.from_fields(stored),
         totals={
             name.removeprefix("total_"): int(value)

@@ -11,7 +11,8 @@
 -- @include finished
 
 local FIELDS = hot_and({
-  'epoch', 'tokens', 'recoveries', 'checkpoints', 'floor', 'recover_limit', 'order_seq', 'begin_answer', 'lineage',
+  'epoch', 'tokens', 'recoveries', 'checkpoints', 'operator_checkpoints', 'floor', 'recover_limit', 'order_seq',
+  'begin_answer', 'lineage',
 })
 
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
@@ -75,11 +76,13 @@ local function go_to(to, epoch)
   set('blob', ARGV[10] == '1' and ARGV[11] or '')
   bump('blob_seq', 1)
   set('recoveries', recoveries_with(ARGV[13], epoch, version))
-  local kept = {}
-  for v in (state.checkpoints or ''):gmatch('%d+') do
-    if tonumber(v) <= version then kept[#kept + 1] = v end
+  for _, list in ipairs({ 'checkpoints', 'operator_checkpoints' }) do
+    local kept = {}
+    for v in (state[list] or ''):gmatch('%d+') do
+      if tonumber(v) <= version then kept[#kept + 1] = v end
+    end
+    set(list, table.concat(kept, ' '))
   end
-  set('checkpoints', table.concat(kept, ' '))
 end
 
 return run(function()

@@ -33,6 +33,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "retry": ("task",),
     "repair": ("changes",),
     "commit": ("version", "floor"),
+    "operator_commit": ("version", "floor"),
     "recover": ("version", "epoch"),
     "recovered": ("version", "epoch"),
 }
@@ -59,6 +60,7 @@ _SENTENCES = {
     "retry": "task {task} starts over",
     "repair": "counters were rewritten (name, before, after): {changes}",
     "commit": "a checkpoint of version {version} is committed, the oldest that is recoverable is {floor}",
+    "operator_commit": "an operator wrote a checkpoint of version {version}, the oldest recoverable one stays {floor}",
     "recover": "a recovery to version {version} began, with epoch {epoch}",
     "recovered": "the run goes on from version {version}, with epoch {epoch}",
 }

@@ -132,6 +132,14 @@ def end(run: str, gate: Gate, *, now: int | None = None) -> Operation[Recovered]
     return Operation("recover_commit", (keys.state(run),), (clock(now), *gate.args), _recovered)
 
 
-def commit(run: str, gate: Gate, version: int, *, now: int | None = None) -> Operation[int]:
-    """A checkpoint of this version is safely written; answers the floor."""
-    return Operation("commit", (keys.state(run),), (clock(now), *gate.args, version), int)
+def commit(run: str, gate: Gate, version: int, epoch: str = "", *, now: int | None = None) -> Operation[int]:
+    """A checkpoint of this version is safely written; answers the floor.
+
+    Args:
+        run: the run.
+        gate: who wrote it.
+        version: the checkpoint's.
+        epoch: the checkpoint's, where an operator wrote it: a recovery since may have undone it.
+        now: the injected clock, or None.
+    """
+    return Operation("commit", (keys.state(run),), (clock(now), *gate.args, version, epoch), int)

@@ -164,9 +164,10 @@ class Retry(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class Commit(Numbered):
-    """A checkpoint of this version is safely written."""
+    """A checkpoint of this version is safely written; an operator says of which epoch it is."""
 
     version: int = 0
+    epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,9 @@ def view_from_dump(dump: Dump) -> View:
             "given": _given(state["lineage"], int(state["order_seq"])),
             "open_size": None if state["recovering"] else int(state["open_size"]),
             "recovering": int(state["recovering"]) if state["recovering"] else None,
+            "floor": int(state["floor"]),
+            "checkpoints": sorted(map(int, state["checkpoints"].split())),
+            "operator_checkpoints": sorted(map(int, state.get("operator_checkpoints", "").split())),
         },
         "config": {
             "batch": max(1, int(state["consumer_batch_size"])),

@@ -427,7 +427,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "if false then fail('EARLY'",
         ("commit",),
     ),
-    Mutant("the newest checkpoint is the floor", "math.min(#versions, num('keep_checkpoints'))", "1"),
+    Mutant("the newest checkpoint is the floor", "version, num('keep_checkpoints'))", "version, 1)", ("commit",)),
+    Mutant("an operator's checkpoint raises the floor", "if ARGV[2] == 'o' then\n", "if false then\n", ("commit",)),
+    Mutant("an operator's checkpoint of a lost future counts", "then refuse_target(version,", "then tostring(version,"),
+    Mutant(
+        "operators' checkpoints of a lost future stay listed",
+        "{ 'checkpoints', 'operator_checkpoints' }",
+        "{ 'checkpoints' }",
+    ),
     Mutant("versions of the lost future stay on kept tasks", "then mend_versions(t) end", "then end"),
     # G8: order numbers that a failover forgot are given again.
     Mutant("whose numbers they are does not matter", "if lineage == '' or listed_order < 0 then", "if true then"),

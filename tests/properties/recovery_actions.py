@@ -22,6 +22,9 @@ def save(world: World, choose: Chooser) -> None:
     if chance(choose, 70):
         version = run.version + pick(choose, [1, -1, -2]) if chance(choose, 10) else run.version
         actions.send(world, choose, Commit(version=max(0, version)))
+    elif chance(choose, 60):  # an operator's, perhaps of before a recovery that came in between
+        file = pick(choose, world.checkpoints[::-1])
+        actions.send(world, choose, Commit(version=file.version, epoch=file.epoch), operator=True)
 
 
 def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:

@@ -8,6 +8,8 @@ from .transitions import drop_result, end_attempt, restart, to_waiting
 
 #: How many earlier epoch tokens are remembered.
 REMEMBERED_TOKENS = 100
+#: How many checkpoints of operators are listed.
+LISTED_OF_OPERATORS = 16
 
 
 def take_epoch(run: Run, token: str, at_least: int = 0) -> None:
@@ -19,12 +21,26 @@ def take_epoch(run: Run, token: str, at_least: int = 0) -> None:
 
 
 def commit(run: Run, call: Commit) -> Answer:
-    """A checkpoint is safely on disk: the floor is the oldest of those that are kept."""
+    """A checkpoint is safely on disk: the floor is the oldest of a trainer's that are kept; an operator's moves none."""
+    if call.request:
+        if _is_undone(run, call.epoch, call.version):
+            return error("UNDONE")
+        if call.version < run.floor:
+            return error("GONE")
     if call.version > run.version:
         return error("EARLY")
+    if call.request:
+        run.by_operators = sorted({*run.by_operators, call.version})[-LISTED_OF_OPERATORS:]
+        return {"floor": run.floor}
     run.committed = sorted({*run.committed, call.version})[-run.config.keep_checkpoints :]
     run.floor = max(run.floor, run.committed[0])
     return {"floor": run.floor}
+
+
+def _is_undone(run: Run, epoch: str, version: int) -> bool:
+    """Whether a recovery after this epoch went below the version."""
+    number_of_epoch = int(epoch.partition(".")[0] or 0)
+    return epoch != "" and any(number > number_of_epoch and to < version for number, to in run.recoveries)
 
 
 def raise_floor(run: Run) -> None:
@@ -40,7 +56,7 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     if call.token in run.old_tokens:
         return error("FENCED")
     file_number = int(call.file_epoch.split(".")[0]) if call.file_epoch else 0
-    if call.file_epoch and any(number > file_number and to < call.version for number, to in run.recoveries):
+    if _is_undone(run, call.file_epoch, call.version):
         return error("UNDONE")
     has_list = call.listed_order >= 0
     if call.version < max(run.floor, 0 if has_list else run.known_version):
@@ -58,6 +74,7 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     run.recoveries += [*(each for each in call.recoveries if each not in run.recoveries)]
     run.recoveries.append((run.epoch_number, call.version))
     run.committed = [version for version in run.committed if version <= call.version]
+    run.by_operators = [version for version in run.by_operators if version <= call.version]
     run.in_flight = call.in_flight
     _compare_orders(run, call, forgot_steps=limit < call.version)
     run.blob = call.blob or b""

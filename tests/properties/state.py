@@ -168,6 +168,8 @@ class Run:
     recoveries: list[tuple[int, int]] = field(default_factory=lambda: [])
     #: Versions of the checkpoints that are kept.
     committed: list[int] = field(default_factory=lambda: [])
+    #: Those that operators wrote: nothing is kept for them.
+    by_operators: list[int] = field(default_factory=lambda: [])
     joins: int = 0
     totals: dict[str, int] = field(default_factory=lambda: {})
     #: Sessions from which the last calls took an attempt: their heartbeats are woken.

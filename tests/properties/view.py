@@ -27,6 +27,9 @@ def view_of(run: Run | None) -> View:
             "given": list(run.given),
             "open_size": None if run.recovering is not None else len(run.open_batch().tasks),
             "recovering": run.recovering,
+            "floor": run.floor,
+            "checkpoints": sorted(run.committed),
+            "operator_checkpoints": sorted(run.by_operators),
         },
         "config": {
             "batch": run.config.batch,

@@ -147,7 +147,7 @@ class Wire:
     def _recovery(self, call: Commit | RecoverSweep | RecoverEnd, gate: trainer.Gate, now: int) -> Operation[Any]:
         match call:
             case Commit():
-                return recovery.commit(self._run, gate, call.version, now=now)
+                return recovery.commit(self._run, gate, call.version, call.epoch, now=now)
             case RecoverSweep():
                 listed = dict(call.tasks)
                 return recovery.sweep(self._run, gate, list(listed), listed.__getitem__, now=now)

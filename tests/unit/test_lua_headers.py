@@ -67,7 +67,7 @@ CALLS: dict[str, list[Operation[Any]]] = {
     ],
     "admission_report": [admission.report(RUN, "o", 5, REPORT, now=5)],
     "admission_leave": [admission.leave(RUN, "o", 5, REPORT, now=5)],
-    "commit": [recovery.commit(RUN, GATE, 3, now=5)],
+    "commit": [recovery.commit(RUN, GATE, 3), recovery.commit(RUN, operator_gate("r"), 3, "1.x", now=5)],
 }
 
 

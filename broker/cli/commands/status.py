@@ -88,6 +88,8 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
         rows.append(("recovering", f"to version {stats.recovering}"))
     if stats.floor:
         rows.append(("recoverable from", f"version {stats.floor}"))
+    if stats.operator_checkpoints:
+        rows.append(("operators' checkpoints", "version " + ", ".join(map(str, stats.operator_checkpoints))))
     return rows
 
 
