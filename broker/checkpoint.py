@@ -1,4 +1,7 @@
-"""The broker's part of a training checkpoint: what it holds, and its file."""
+"""The broker's part of a training checkpoint: what it holds, and one file of it.
+
+Which files a path stands for: `broker.checkpoint_family`.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +70,8 @@ class _Document(BaseModel):
     unfinished_count: Annotated[int, Field(ge=0)]
     unfinished: str
     tasks_file: TasksFile | None
+    number: Annotated[int, Field(ge=0, lt=10**15)] = 0
+    by: Literal["trainer", "operator"] = "trainer"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +92,9 @@ class Checkpoint:
         lineage: which epochs gave the order numbers, as the server writes it; empty in older files.
         unfinished: ids of the tasks that were not finished.
         tasks_file: the tasks themselves, in a full checkpoint.
-        path: where it was written to or read from, or None.
+        path: the file that it was written to or read from, or None.
+        number: its place among the checkpoints of its path, from 1; 0 in older files.
+        by_operator: whether an operator wrote it: the trainer saved no weights beside it.
     """
 
     run: str
@@ -104,6 +111,8 @@ class Checkpoint:
     lineage: str = ""
     tasks_file: TasksFile | None = None
     path: Path | None = None
+    number: int = 0
+    by_operator: bool = False
 
     @property
     def tasks_path(self) -> Path | None:
@@ -133,6 +142,8 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "unfinished_count": len(checkpoint.unfinished),
         "unfinished": base64.b64encode(zlib.compress(names, 6)).decode(),
         "tasks_file": None if checkpoint.tasks_file is None else checkpoint.tasks_file.model_dump(),
+        "number": checkpoint.number,
+        "by": "operator" if checkpoint.by_operator else "trainer",
     }
     document["checksum"] = _checksum(document)
     write_atomically(path, [json.dumps(document, indent=1).encode(), b"\n"])
@@ -165,25 +176,30 @@ def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:200]}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        put_in_place(Path(temporary), path)
         temporary = None
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
     except OSError as error:
         raise CheckpointError(path=str(path), problem=f"could not be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink()
+            Path(temporary).unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Gives a file that is safely on disk its name, so that it lasts. Raises OSError."""
+    temporary.chmod(0o644)
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -244,6 +260,8 @@ def _checkpoint(document: _Document, path: Path) -> Checkpoint:
         unfinished=_names(document.unfinished, document.unfinished_count),
         tasks_file=document.tasks_file,
         path=path,
+        number=document.number,
+        by_operator=document.by == "operator",
     )
 
 

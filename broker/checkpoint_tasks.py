@@ -7,7 +7,7 @@ Layout: for each piece of tasks its length in bytes (4, big-endian), then msgpac
 from __future__ import annotations
 
 import hashlib
-import re
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgpack
 
-from broker.checkpoint import TasksFile, refuse_all_but_files, write_atomically
+from broker.checkpoint import TasksFile, put_in_place
 from broker.errors import CheckpointError
 from broker.models import Task
 from broker.operations.trainer import NewTask
@@ -33,10 +33,8 @@ class TasksWriter:
     """Collects pieces on disk as they come; `finish` names the whole."""
 
     def __init__(self, checkpoint: Path) -> None:
-        refuse_all_but_files(checkpoint)
-        self._checkpoint = checkpoint
-        self._name = f"{checkpoint.name}.{secrets.token_hex(4)}.tasks"
-        self._spool = checkpoint.parent / f".{self._name}.tmp"
+        self._path = checkpoint.parent / f"{checkpoint.name}.{secrets.token_hex(4)}.tasks"
+        self._spool = self._path.parent / f".{self._path.name}.tmp"
         self._digest = hashlib.sha256()
         self._tasks = 0
         try:
@@ -62,24 +60,21 @@ class TasksWriter:
 
     def finish(self) -> TasksFile:
         """Puts the file in its place, beside the checkpoint that will name it."""
-        self._file.close()
-        with self._spool.open("rb") as spool:
-            write_atomically(self._checkpoint.parent / self._name, iter(lambda: spool.read(1 << 20), b""))
-        self._spool.unlink(missing_ok=True)
-        return TasksFile(name=self._name, sha256=self._digest.hexdigest(), tasks=self._tasks)
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            put_in_place(self._spool, self._path)
+        except OSError as error:
+            raise CheckpointError(
+                path=str(self._path), problem=f"could not be written: {error.strerror or error}"
+            ) from error
+        return TasksFile(name=self._path.name, sha256=self._digest.hexdigest(), tasks=self._tasks)
 
     def abandon(self) -> None:
         """Leaves nothing behind."""
         self._file.close()
         self._spool.unlink(missing_ok=True)
-
-
-def remove_other_tasks_files(checkpoint: Path, keep: str | None) -> None:
-    """Deletes tasks files of earlier checkpoints at this path."""
-    ours = re.compile(re.escape(checkpoint.name) + r"\.[0-9a-f]{8}\.tasks")
-    for old in checkpoint.parent.iterdir():
-        if ours.fullmatch(old.name) and old.name != keep:
-            old.unlink(missing_ok=True)
 
 
 def verify_tasks_file(path: Path, expected: TasksFile) -> None:

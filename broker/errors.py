@@ -78,6 +78,9 @@ class Early(BrokerError):
 
     code = "EARLY"
     happened = (
+        "run {run} went from version {before} to version {after} while its checkpoint was made",
+        "another trainer, epoch {opened_by}, opened run {run} while its checkpoint was made",
+        "the checkpoint is of version {checkpoint}, but the run is at version {version}: it went back since",
         "step {step} has no turn now, the version is {version} and the next step {step_next}",
         "there is no sealed batch to advance from version {version}, and {open} rollouts are in the open one",
         "cannot advance from step {step}, the version is {version}",
@@ -85,6 +88,11 @@ class Early(BrokerError):
         "the call is for a step whose turn has not come",
     )
     remedy = "form and train the batches in order; at most one step ahead of the version"
+
+    def _advice(self) -> str:
+        if self.fields.keys() & {"before", "opened_by", "checkpoint"}:
+            return "it is not committed; make it again, and pause the run meanwhile if this happens each time"
+        return self.remedy
 
 
 class TooMany(BrokerError):

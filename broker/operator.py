@@ -28,8 +28,9 @@ from broker.operation import Operation
 from broker.operations import anyone, trainer
 from broker.operations.anyone import TaskRow
 from broker.operations.replies import text
-from broker.recovery import Progress, RecoveryReport, checkpoint, recover_from
+from broker.recovery import Progress, RecoveryReport, checkpoint, find, recover_from
 from broker.reports import Audit, Explanation, audit_flow, explain_flow, stats_of
+from broker.sources import Foreign
 from broker.trainer_core import TrainerCore, in_pieces
 
 T = TypeVar("T")
@@ -288,15 +289,33 @@ class Operator:
     ) -> Checkpoint:
         """Writes a checkpoint of the run as it is, and commits it; a running trainer is not fenced.
 
+        It has no weights beside it: it does not count among `keep_checkpoints`, and nothing is kept for it. A recovery
+        by it is possible as long as its version is not below the floor.
+
+        Args:
+            run: the run.
+            path: what the file is called; its own name is the answer's `path`.
+            full: also write the unfinished tasks themselves, in a second file beside it.
+            progress: called with tasks looked at so far, and about how many there are.
+
         Raises:
             CheckpointError: the file could not be written.
             ConfigMismatch: it is an admission run, which has nothing that a checkpoint could hold.
-            Early: the run's version changed meanwhile: again, or pause the trainer.
+            Early: the run's version or trainer changed meanwhile: again, or pause the run.
+            Recovering: the run is being recovered.
+            Gone, Undone: the trainer committed newer ones meanwhile, or a recovery undid this one.
         """
         core = TrainerCore(run, None, update=False, clock=None)
         if self.stats(run).admission:
             raise ConfigMismatch(field="kind", stored="admission", given="tasks")
         return self._driver.run(checkpoint(core, path_of("path", path), full=full, progress=progress, gate=_request()))
+
+    def source(self, run: str, source: str | os.PathLike[str]) -> Checkpoint | Foreign:
+        """What a recovery from a path would go by, read and checked; changes nothing. Raises CheckpointError."""
+        core = TrainerCore(run, None, update=False, clock=None)
+        found = self._driver.run(find(core, source))
+        assert found is not None
+        return found
 
     def recover(
         self,

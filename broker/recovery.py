@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from broker import keys
 from broker.arguments import bytes_of, whole
-from broker.checkpoint import MAX_VERSION, Checkpoint, write_checkpoint
-from broker.checkpoint_tasks import TasksWriter, read_tasks, remove_other_tasks_files
-from broker.errors import BadArgument, Early, Fenced, Recovering, Rewound
+from broker.checkpoint import MAX_VERSION, Checkpoint, refuse_all_but_files, write_checkpoint
+from broker.checkpoint_family import History, Member, member_of, named, next_number, point_to, tidy
+from broker.checkpoint_tasks import TasksWriter, read_tasks
+from broker.errors import BadArgument, CheckpointError, Early, Fenced, Recovering, Rewound
 from broker.flow import Blocking, Command, Flow, GatedCall, TakeOver
 from broker.models import RunConfig
 from broker.operations import anyone, recovery, trainer
@@ -34,6 +36,8 @@ POLICIES_KEPT = 1000
 
 #: Called with tasks dealt with so far, and how many there are about.
 Progress = Callable[[int, int], None]
+
+_log = logging.getLogger("broker")
 
 _CAUSES = ("lost_step", "lost_policy", "bytes_gone", "discarded", "dead", "in_flight")
 
@@ -62,6 +66,8 @@ class RecoveryReport:
         cursor: where the data loader goes on from.
         missing: ids of unfinished tasks that the server does not know; the caller enqueues them again.
         restored: how many of such tasks were put back from a full checkpoint.
+        source: the file that it went by, of those of the path; None: there is none, or not one of the broker's.
+        source_by_operator: whether an operator wrote that file: the trainer saved no weights beside it.
     """
 
     run: str
@@ -83,6 +89,8 @@ class RecoveryReport:
     missing: list[str] = field(default_factory=list[str])
     restored: int = 0
     dropped: int = 0
+    source: str | None = None
+    source_by_operator: bool = False
 
 
 def checkpoint(
@@ -90,35 +98,62 @@ def checkpoint(
 ) -> Flow[Checkpoint]:
     """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
 
+    The file has a name of its own, so that a trainer that was replaced meanwhile hits nothing of its successor's.
+    Before the commit nothing is deleted.
+
     Args:
         core: the trainer.
-        path: the file.
+        path: what the user calls the file; it becomes a link to it.
         full: write the tasks, too.
         progress: called as the scan goes on.
         gate: an operator's request to commit with; None: the trainer's own channel.
     """
     if gate is None:
         yield from core.settle()
-    made = yield from collect(core, path if full else None, progress)
-    made = replace(made, path=path)
-    yield Blocking(lambda: write_checkpoint(made, path))
-    yield Blocking(lambda: remove_other_tasks_files(path, made.tasks_file.name if made.tasks_file else None))
+    if member_of(path) is not None:
+        raise CheckpointError(
+            path=str(path), problem="could not be written: this is the name of one checkpoint, give the path before it"
+        )
+    yield Blocking(lambda: refuse_all_but_files(path))
+    # Before `collect` makes sure that this trainer leads: a successor then finds a larger number, or has a later epoch.
+    number: int = yield Blocking(lambda: next_number(path))
+
+    def place(version: int, epoch: str) -> Member:
+        return named(path, number, epoch, version, by_operator=gate is not None)
+
+    try:
+        made, mine = yield from collect(core, place, progress, full=full)
+        yield Blocking(lambda: write_checkpoint(made, mine.path))
+    except CheckpointError:
+        if core.epoch:  # a successor deletes what a trainer before it was about to write
+            stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+            _must_hold(core, stored, core.channel.last)
+        raise
+    floor: int
     if gate is None:
-        yield GatedCall(lambda own: recovery.commit(core.run, own, made.version, now=core.now))
+        floor = yield GatedCall(lambda own: recovery.commit(core.run, own, made.version, now=core.now))
     else:
-        yield from core.call(recovery.commit(core.run, gate, made.version, now=core.now))
+        floor = yield from core.call(recovery.commit(core.run, gate, made.version, made.epoch, now=core.now))
+    yield Blocking(lambda: point_to(path, mine))
+    yield Blocking(lambda: tidy(path, mine, floor))
     while (yield from core.call(anyone.trim(core.run, now=core.now))):
         pass
     return made
 
 
-def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None) -> Flow[Checkpoint]:
+def collect(
+    core: TrainerCore, place: Callable[[int, str], Member], progress: Progress | None, *, full: bool
+) -> Flow[tuple[Checkpoint, Member]]:
     """Reads what a checkpoint holds. The version must not change meanwhile: it is the trainer that changes it.
 
     Args:
         core: the trainer.
-        full_for: path of the checkpoint whose tasks file to write too, or None.
+        place: the file for a version and an epoch.
         progress: called as the scan goes on.
+        full: write its tasks file.
+
+    Returns:
+        The checkpoint, and the file that it is to be written to.
     """
     calls = core.channel.last
     stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
@@ -127,7 +162,8 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
     blob: bytes | None = (yield Command(("HGET", keys.state(core.run), "blob"))) or None
     policies: list[bytes] = yield Command(("HGETALL", keys.key(core.run, "policies")))
     made_by = {int(policies[i]): text(policies[i + 1]) for i in range(0, len(policies), 2)}
-    writer = TasksWriter(full_for) if full_for is not None else None
+    mine = place(version, stored["epoch"])
+    writer: TasksWriter | None = (yield Blocking(lambda: TasksWriter(mine.path))) if full else None
     unfinished: set[str] = set()
     try:
         seen, total = 0, int(stored["n_tasks"])
@@ -151,17 +187,14 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
             if cursor == "0":
                 break
         after: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
-        if after["version"] != stored["version"] or after["epoch"] != stored["epoch"]:
-            raise Early(  # noqa: TRY301 - the writer is abandoned for any reason
-                step=int(after["version"]), version=version, problem="the run went on while its checkpoint was made"
-            )
         _must_hold(core, after, calls)
+        _must_be_as_before(core.run, stored, after)
         tasks_file = (yield Blocking(writer.finish)) if writer is not None else None
     except BaseException:
         if writer is not None:
             writer.abandon()
         raise
-    return Checkpoint(
+    made = Checkpoint(
         run=core.run,
         version=version,
         epoch=stored["epoch"],
@@ -175,7 +208,19 @@ def collect(core: TrainerCore, full_for: Path | None, progress: Progress | None)
         policies={v: epoch for v, epoch in made_by.items() if version - POLICIES_KEPT <= v <= version},
         unfinished=frozenset(unfinished),
         tasks_file=tasks_file,
+        path=mine.path,
+        number=mine.number,
+        by_operator=mine.by_operator,
     )
+    return made, mine
+
+
+def _must_be_as_before(run: str, before: dict[str, str], after: dict[str, str]) -> None:
+    """What was read is of one version of one trainer, or it is no checkpoint. Raises Early."""
+    if after["version"] != before["version"]:
+        raise Early(run=run, before=before["version"], after=after["version"])
+    if after["epoch"] != before["epoch"]:
+        raise Early(run=run, opened_by=after["epoch"])
 
 
 def _must_hold(core: TrainerCore, stored: dict[str, str], calls: int) -> None:
@@ -216,8 +261,8 @@ def recover_from(
     if blob is not None:
         blob = bytes_of("blob", blob)
     made: Checkpoint | None = None
-    if source is not None and not (missing_ok and not exists(source)):
-        found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run))
+    if source is not None:
+        found = yield from find(core, source, missing_ok=missing_ok)
         if isinstance(found, Foreign):
             version = found.version
         else:
@@ -226,6 +271,36 @@ def recover_from(
     if dry_run:
         return (yield from preview(core, to, made, progress))
     return (yield from recover(core, to, made, progress))
+
+
+def find(
+    core: TrainerCore, source: Checkpoint | str | os.PathLike[str], *, missing_ok: bool = False
+) -> Flow[Checkpoint | Foreign | None]:
+    """What a recovery from a source goes by: of a path's files the newest on the history that the server knows.
+
+    None: nothing is there, and may be missing.
+    """
+    if missing_ok and not (yield Blocking(lambda: exists(source))):
+        return None
+    history = yield from _history(core.run)
+    found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run, history))
+    if isinstance(found, Checkpoint) and found.path is not None:
+        if found.by_operator:
+            _log.warning("%s was written by an operator: no weights of a trainer were saved beside it", found.path)
+        _log.info("the recovery of run %s goes by %s, version %d", core.run, found.path, found.version)
+    return found
+
+
+def _history(run: str) -> Flow[History]:
+    """What the server knows of the run's past; little where it lost it, nothing where there is no run."""
+    stored: list[bytes | None] = yield Command(("HMGET", keys.state(run), "tokens", "recoveries", "floor"))
+    tokens, recoveries, floor = (text(value or b"") for value in stored)
+    policies: list[bytes] = yield Command(("HGETALL", keys.key(run, "policies")))
+    made_by = (text(epoch).partition(".")[2] for epoch in policies[1::2])
+    pairs = (pair.partition(":") for pair in recoveries.split())
+    return History(
+        frozenset([*tokens.split(), *made_by]), tuple((int(by), int(to)) for by, _, to in pairs), int(floor or 0)
+    )
 
 
 def target_of(
@@ -274,7 +349,7 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
         restored = yield from _restore(core, source.tasks_path, set(missing))
         missing = []
     yield from core.refresh()
-    return _report(core.run, core.cursor, to, begun, counts, after, missing, restored)
+    return _report(core.run, core.cursor, to, begun, counts, after, missing, restored, source)
 
 
 def _walk(
@@ -343,7 +418,8 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     restored = 0
     if source is not None and source.tasks_file is not None:
         restored, missing = len(missing), []
-    return _report(core.run, cursor, to, begun, counts, Recovered(accepted, running, capacity), missing, restored)
+    after = Recovered(accepted, running, capacity)
+    return _report(core.run, cursor, to, begun, counts, after, missing, restored, source)
 
 
 def _report(
@@ -355,6 +431,7 @@ def _report(
     after: Recovered,
     missing: list[str],
     restored: int,
+    source: Checkpoint | None,
 ) -> RecoveryReport:
     return RecoveryReport(
         run=run,
@@ -376,4 +453,6 @@ def _report(
         missing=missing,
         restored=restored,
         dropped=counts["dropped"],
+        source=None if source is None or source.path is None else str(source.path),
+        source_by_operator=source is not None and source.by_operator,
     )

@@ -10,10 +10,15 @@ from typing import Any, cast
 
 from broker.arguments import path_of
 from broker.checkpoint import MAX_VERSION, Checkpoint, read_checkpoint, reason_of
+from broker.checkpoint_family import History, Member, belongs, candidates, member_of, members
 from broker.checkpoint_tasks import verify_tasks_file
 from broker.errors import BadArgument, CheckpointError
 
 _MEGATRON = "latest_checkpointed_iteration.txt"
+#: How often a file is looked for again that was replaced by a newer one while it was read.
+_LOOKS = 10
+#: Links of a user's own that are followed.
+_MOST_LINKS = 20
 _CANNOT_TELL = "which tasks were finished at that version, and where the data loader was"
 
 
@@ -32,26 +37,97 @@ class Foreign:
     cannot_tell: str = _CANNOT_TELL
 
 
-def load_source(source: Checkpoint | str | os.PathLike[str], run: str) -> Checkpoint | Foreign:
+def load_source(
+    source: Checkpoint | str | os.PathLike[str], run: str, history: History | None = None
+) -> Checkpoint | Foreign:
     """Reads a checkpoint, ours or what another trainer left behind.
+
+    A path stands for all checkpoints that were written under it: the newest on the surviving history is taken, a
+    trainer's before an operator's. The name of one of their files stands for that file alone.
 
     AReaL's `recover_info/`, Hugging Face's `trainer_state.json`, Megatron's or verl's
     `latest_checkpointed_iteration.txt`.
+
+    Args:
+        source: the checkpoint, or where it is.
+        run: name of the run.
+        history: what the server knows of the run's past; None: nothing.
 
     Raises:
         CheckpointError: it cannot be used; says why.
     """
     if isinstance(source, Checkpoint):
-        made = source
-    else:
-        path = path_of("source", source)
-        try:
-            foreign = _foreign(path)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(path=str(path), problem=f"could not be read: {reason_of(error)}") from error
+        return _checked(source, run)
+    path = path_of("source", source)
+    try:
+        foreign = _foreign(path)
         if foreign is not None:
             return foreign
-        made = read_checkpoint(path)
+        path = _without_own_links(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path=str(path), problem=f"could not be read: {reason_of(error)}") from error
+    if member_of(path) is not None:
+        return _checked(read_checkpoint(path), run)
+    return _newest(path, run, history or History())
+
+
+def _without_own_links(path: Path) -> Path:
+    """Where a link that a user made leads, such as `latest.json` to another folder; those of a family stay."""
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink() or members(path) or belongs(path, str(path.readlink())):
+            break
+        path = path.parent / path.readlink()
+    return path
+
+
+def _newest(path: Path, run: str, history: History) -> Checkpoint:
+    for look in range(_LOOKS):
+        try:
+            found = candidates(path, history)
+        except CheckpointError as error:
+            raise _with_another(error, candidates(path, history, with_plain=False), run, history) from error
+        if not found:
+            return _checked(_alone(path), run)
+        try:
+            return _read_member(found[0], run)
+        except CheckpointError as error:
+            if look + 1 < _LOOKS and candidates(path, history) != found:
+                continue  # another checkpoint was made meanwhile, and what it replaces is deleted
+            raise _with_another(error, found[1:], run, history) from error
+    raise AssertionError("the last look answers or raises")
+
+
+def _alone(path: Path) -> Checkpoint:
+    if path.is_symlink() and not path.exists():
+        problem = f"is a link to {path.readlink()}, which is not there: copy the files beside it, or with `cp -L`"
+        raise CheckpointError(path=str(path), problem=problem)
+    return read_checkpoint(path)
+
+
+def _read_member(member: Member, run: str) -> Checkpoint:
+    made = read_checkpoint(member.path)
+    if (made.epoch, made.version) != (member.epoch, member.version):
+        raise CheckpointError(
+            path=str(member.path), problem=f"is of version {made.version}, epoch {made.epoch}, not what its name says"
+        )
+    return _checked(made, run)
+
+
+def _with_another(error: CheckpointError, others: list[Member], run: str, history: History) -> CheckpointError:
+    """The newest cannot be used: names another, which nobody takes unasked, since other weights belong to it."""
+    for member in others:
+        if member.version < history.floor or history.undid(member):
+            continue
+        try:
+            made = _read_member(member, run)
+        except CheckpointError:
+            continue
+        advice = f"version {made.version} can be recovered from {made.path}, given by that name, with its own weights"
+        return CheckpointError(path=error.fields["path"], problem=f"{error.fields['problem']}; {advice}")
+    return error
+
+
+def _checked(made: Checkpoint, run: str) -> Checkpoint:
     if made.run != run:
         raise CheckpointError(path=str(made.path), problem=f"is of run {made.run}, not of {run}")
     if made.tasks_file is not None and made.tasks_path is not None:
@@ -60,13 +136,14 @@ def load_source(source: Checkpoint | str | os.PathLike[str], run: str) -> Checkp
 
 
 def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
-    """Whether there is anything at that place."""
+    """Whether there is anything at that place, be it a link that leads nowhere, or a file of its family."""
     if isinstance(source, Checkpoint):
         return True
+    path = path_of("source", source)
     try:
-        path_of("source", source).stat()
+        path.lstat()
     except FileNotFoundError:
-        return False
+        return bool(members(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(path=str(source), problem=f"could not be read: {reason_of(error)}") from error
     return True

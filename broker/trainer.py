@@ -246,16 +246,24 @@ class Trainer:
     ) -> Checkpoint:
         """Writes the broker's part of a training checkpoint, whole or not at all, and commits it.
 
-        What no kept checkpoint needs is freed.
+        It is written beside the path, under a name of its own: `<path>.<number>.e<epoch>.v<version>`. The path becomes
+        a link to it, where links can be made. Files before it that nothing can recover from any more are deleted, and
+        what no kept checkpoint needs is freed.
 
         Args:
-            path: the file; save it beside the weights of this version.
+            path: what to call it; save it beside the weights of this version.
             full: also write the unfinished tasks themselves, in a second file beside it, so that even an empty
                 server can be refilled.
             progress: called with tasks looked at so far, and about how many there are.
 
+        Returns:
+            What was written; its `path` is the file.
+
         Raises:
             CheckpointError: the file could not be written; nothing is committed.
+            Fenced: another trainer has taken over; what that one wrote is as it was.
+            Early: the version changed meanwhile, by another thread.
+            Recovering, Rewound: the run is being recovered, or its server lost writes; nothing is committed.
         """
         self._must_lead("checkpoint")
         from broker.recovery import checkpoint
@@ -282,17 +290,22 @@ class Trainer:
 
         Args:
             source: a checkpoint or its path, or what AReaL, Hugging Face, Megatron or verl left behind; None with
-                no version: version 0.
+                no version: version 0. Of several checkpoints of a path the newest is taken that no later recovery
+                undid; the name of one of their files stands for that file alone.
             version: a version alone, without a list of tasks.
             in_flight: `keep` attempts in flight whose policy survives, or `requeue` them all.
-            missing_ok: take a file that does not exist for version 0.
+            missing_ok: take a path without any file for version 0.
             allow_loss: go below the floor although tasks were freed.
             blob: what travels with the workers' claims at that version; None: the checkpoint's.
             dry_run: report what would happen and change nothing.
             progress: called with tasks dealt with so far, and about how many there are.
 
+        Returns:
+            What became of the tasks, and in `source` the file that was taken.
+
         Raises:
-            CheckpointError: the source cannot be used; nothing was changed.
+            CheckpointError: the source cannot be used; nothing was changed. Where the newest file is damaged, it names
+                another: other weights belong to that, so that nobody takes it unasked.
             Gone: below the floor. Undone: of a future that a later recovery undid. Fenced: another trainer took
                 over meanwhile.
         """

@@ -1,18 +1,20 @@
 """The demo's training checkpoint: the learner's state beside the broker's file.
 
-The learner is written first, under its version. The broker's file, written last and whole or not at all, says which
-version counts: a trainer that dies in between goes on from the pair before.
+The learner is written first, under its epoch and version, which no other trainer writes. The broker's file, written
+last and whole or not at all, says which of them counts: a trainer that dies in between goes on from the pair before.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from broker.checkpoint import read_checkpoint, write_atomically
+from broker.checkpoint_family import members
 from broker.demo.learner import Learner
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def broker_file(directory: Path) -> Path:
-    """The broker's part of the newest checkpoint in a directory."""
+    """What the broker's parts of the checkpoints in a directory are called."""
     return directory / "broker.json"
 
 
@@ -31,7 +33,7 @@ class Savings:
         directory: made if it is not there.
 
     Attributes:
-        broker_file: the broker's part of the newest one.
+        broker_file: what the broker's parts are called.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -40,16 +42,17 @@ class Savings:
         self.broker_file = broker_file(directory)
 
     def save(self, trainer: Trainer, learner: Learner) -> None:
-        """Writes both parts; the checkpoint counts from then on."""
-        before = read_checkpoint(self.broker_file).version if self.broker_file.exists() else None
-        version = trainer.version
+        """Writes both parts; the checkpoint counts from then on. Deletes what belongs to none that is kept."""
         buffer = io.BytesIO()
         arrays: dict[str, Any] = dict(learner.state())
         np.savez(buffer, **arrays)
-        write_atomically(self._learner_file(version), [buffer.getvalue()])
+        write_atomically(self._learner_file(trainer.epoch, trainer.version), [buffer.getvalue()])
         trainer.checkpoint(self.broker_file)
-        if before is not None and before != version:
-            self._learner_file(before).unlink(missing_ok=True)
+        oldest = min(member.version for member in members(self.broker_file))
+        for file in self._directory.glob("learner-*.npz"):
+            version = re.fullmatch(r"learner-\d+-\w+-v(\d+)\.npz", file.name)
+            if version is not None and int(version[1]) < oldest:
+                file.unlink(missing_ok=True)
 
     def recover(self, trainer: Trainer, learner: Learner) -> list[str]:
         """Takes run and learner to the newest checkpoint, or to version 0 when there is none.
@@ -58,10 +61,11 @@ class Savings:
             The tasks that the server has lost: to be enqueued again.
         """
         report = trainer.recover(self.broker_file, missing_ok=True)
-        if report.version_to > 0:
-            with np.load(self._learner_file(report.version_to), allow_pickle=False) as state:
+        if report.source is not None:
+            made = read_checkpoint(Path(report.source))
+            with np.load(self._learner_file(made.epoch, made.version), allow_pickle=False) as state:
                 learner.restore(state)
         return report.missing
 
-    def _learner_file(self, version: int) -> Path:
-        return self._directory / f"learner-{version}.npz"
+    def _learner_file(self, epoch: str, version: int) -> Path:
+        return self._directory / f"learner-{epoch.replace('.', '-')}-v{version}.npz"

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from broker.checkpoint import read_checkpoint
+from broker.checkpoint import Checkpoint
 from broker.connections import Transport
 from broker.demo.chaos import Chaos
 from broker.demo.children import Child
@@ -27,6 +27,7 @@ from broker.demo.view import View
 from broker.errors import BrokerError, NoRun
 from broker.operations import anyone
 from broker.reports import stats_of
+from broker.sources import exists, load_source
 
 #: What the children run.
 TRAINER: Final = "broker.demo.trainer"
@@ -198,8 +199,9 @@ class Supervisor:
     def _hold_against(self, savings: Path) -> None:
         """Compares the log with the newest checkpoint."""
         path = broker_file(savings)
-        if path.exists():
-            made = read_checkpoint(path)
+        if exists(path):
+            made = load_source(path, self._options.run)
+            assert isinstance(made, Checkpoint)
             fed = {start_id(number) for number in range(made.cursor or 0)}
             self._referee.compare(made.version, fed - made.unfinished)
 

@@ -22,6 +22,7 @@ from broker.demo.saved import Savings
 from broker.demo.starts import number_of, start
 from broker.errors import Exhausted
 from broker.models import Rollout
+from broker.sources import exists
 
 #: Batches of tasks that the data loader keeps ahead of what the workers may start.
 _AHEAD: Final = 2
@@ -68,7 +69,7 @@ class Training:
 
     def resume(self) -> None:
         """Goes on from the newest checkpoint where a trainer before this one has begun."""
-        if self._savings is not None and (self._trainer.version > 0 or self._savings.broker_file.exists()):
+        if self._savings is not None and (self._trainer.version > 0 or exists(self._savings.broker_file)):
             missing = self._savings.recover(self._trainer, self._learner)
             self._trainer.enqueue(start(self._options.seed, self._options.samples, number_of(task)) for task in missing)
         elif self._trainer.version > 0:

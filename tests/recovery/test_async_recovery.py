@@ -10,6 +10,7 @@ import pytest
 from broker import Trainer, aio
 from broker.errors import CheckpointError, Fenced
 from tests.conformance.lab import Lab, names_of, tasks
+from tests.recovery.frozen import POINTS, freeze_at
 from tests.recovery.story import judge_once, serve, surviving, train, train_to_the_end
 
 
@@ -129,3 +130,41 @@ def test_a_bad_file_changes_nothing(lab: Lab, tmp_path: Path):
             assert lab.dump() == before
 
     asyncio.run(recover())
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_an_asyncio_trainer_frozen_in_its_checkpoint_hits_nothing_of_its_successors(
+    lab: Lab, tmp_path: Path, point: str
+):
+    """As for the synchronous trainer; the successor is one of those."""
+    path = tmp_path / "broker.json"
+    trainer, worker = lab.trainer(max_staleness=2, max_concurrent_rollouts=4), lab.worker()
+    trainer.enqueue(tasks(12))
+    history = dict(enumerate(train(trainer, worker, 2)))
+    trainer.checkpoint(path)
+    history |= dict(enumerate(train(trainer, worker, 2), 2))
+    newest: list[Path] = []
+
+    def succeed() -> None:
+        successor = lab.trainer(reopen=True)
+        version = successor.recover(path).version_to
+        trained = surviving(history, version) | {version: train(successor, worker)[0]}
+        history.clear()
+        history.update(trained)
+        made = successor.checkpoint(path, full=True)
+        assert made.path is not None
+        newest.append(made.path)
+
+    async def freeze() -> None:
+        async with aio.Trainer(lab.url, lab.run, clock=lab.clock) as frozen:
+            with freeze_at(point, succeed):
+                try:
+                    await frozen.checkpoint(path, full=True)
+                except Fenced:
+                    return
+            assert point in ("before the link", "before the deletion")
+
+    asyncio.run(freeze())
+    third = lab.trainer(reopen=True)
+    assert third.recover(path).source == str(newest[0])
+    judge_once(history | train_to_the_end(lab, third, worker), [f"t{i}" for i in range(12)])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker import Attempt, Policy, Rollout, RunConfig, Task, Trainer, Worker, keys
+from broker.checkpoint_family import member_of, members
 from broker.connections import open_transport
 from broker.errors import BrokerError, Exhausted, Recovering, TooMany, WaitTimeout
 from tests.recovery.interruptions import MOMENTS, Killed, kill
@@ -29,7 +30,6 @@ class Saved:
 
     path: Path
     version: int
-    committed: bool
     finished: set[str]
     retried: int
 
@@ -45,6 +45,8 @@ class Ledger:
     enqueued: list[str] = field(default_factory=list[str])
     claimed: dict[str, Policy] = field(default_factory=dict[str, Policy])
     saved: list[Saved] = field(default_factory=list[Saved])
+    committed: list[int] = field(default_factory=list[int])  # versions, not files: the newest that count, oldest first
+    floor: int = 0
     batch: list[str] = field(default_factory=list[str])
     cursor: int = 0
 
@@ -53,6 +55,11 @@ def committed_versions(url: str, run: str) -> set[int]:
     """Versions of the checkpoints that the server was told of."""
     with open_transport(url) as transport:
         return {int(version) for version in transport.command("HGET", keys.state(run), "checkpoints").split()}
+
+
+def _name(path: Path) -> str:
+    """What the user called a checkpoint."""
+    return path.name.partition(".json")[0] + ".json"
 
 
 class Walk:
@@ -67,7 +74,7 @@ class Walk:
 
     def __init__(self, url: str, run: str, seed: int, folder: Path) -> None:
         self.rng, self.url, self.run, self.folder = random.Random(seed), url, run, folder
-        self.now, self.log = 1_000_000, list[str]()
+        self.now, self.log, self.paths = 1_000_000, list[str](), 0
         rng = self.rng
         self.b, self.s = rng.choice([1, 2, 3]), rng.choice([0, 1, 2, None])
         self.config = RunConfig(
@@ -309,18 +316,40 @@ class Walk:
 
     # -- checkpoints and deaths --------------------------------------------------------------------------------------
 
+    def _path(self) -> Path:
+        """What the next checkpoint is called: a name that others have had, or one of its own."""
+        self.paths += 1
+        return self.folder / self.rng.choice(["broker.json", f"{self.paths}.json"])
+
     def checkpoint(self) -> None:
-        path = self.folder / f"{len(list(self.folder.iterdir()))}.json"
+        path = self._path()
         with suppress(Recovering):
-            self.trainer.checkpoint(path, full=self.rng.random() < 0.3)
-            self._saved(path)
+            made = self.trainer.checkpoint(path, full=self.rng.random() < 0.3)
+            assert made.path is not None
+            self._saved(made.path)
+            self._committed()
 
     def _saved(self, path: Path) -> None:
         ledger = self.ledger
-        versions = sorted({len(ledger.history), *(saved.version for saved in ledger.saved if saved.committed)})
-        floor = versions[-self.config.keep_checkpoints :][0]
-        ledger.saved = [saved for saved in ledger.saved if saved.version >= floor]
-        ledger.saved.append(Saved(path, len(ledger.history), True, set(ledger.finished), len(ledger.retried)))
+        mine, there = member_of(path), [member_of(saved.path) for saved in ledger.saved]
+        assert mine is not None
+        # The same trainer's of the same version, under the same name, takes the place of the one before.
+        taken = {
+            member.path
+            for member in there
+            if member is not None and (member.epoch, member.version) == (mine.epoch, mine.version)
+            if _name(member.path) == _name(path) and not member.path.exists()
+        }
+        ledger.saved = [saved for saved in ledger.saved if saved.path not in taken]
+        ledger.saved.append(Saved(path, len(ledger.history), set(ledger.finished), len(ledger.retried)))
+
+    def _committed(self) -> None:
+        """A checkpoint of the version counts, whichever file it is in: the floor rises, the files below are of no use."""
+        ledger = self.ledger
+        versions = sorted({len(ledger.history), *ledger.committed})
+        ledger.committed = versions[-self.config.keep_checkpoints :]
+        ledger.floor = max(ledger.floor, ledger.committed[0])
+        ledger.saved = [saved for saved in ledger.saved if saved.version >= ledger.floor]
 
     def reopen(self) -> None:
         """The trainer is gone; the next one goes on without recovering, as after a failure of its connection."""
@@ -335,6 +364,7 @@ class Walk:
         ledger.policies = {v: epoch for v, epoch in ledger.policies.items() if v <= version}
         ledger.finished = set() if saved is None else saved.finished - set(ledger.retried[saved.retried :])
         ledger.batch = []
+        ledger.committed = [v for v in ledger.committed if v <= version]
         if saved is not None:
             ledger.saved = ledger.saved[: ledger.saved.index(saved) + 1]
         ledger.cursor = self.trainer.cursor  # the loader goes on where it is told to
@@ -346,6 +376,8 @@ class Walk:
         """From any kept checkpoint, or from nothing where none was committed; sometimes asked before."""
         saved = self._choice()
         source, in_flight = None if saved is None else saved.path, self.rng.choice(["keep", "requeue"])
+        if saved is not None and self.rng.random() < 0.5:
+            saved, source = self._newest(saved)
         if self.rng.random() < 0.3:
             said = self.trainer.recover(source, in_flight=in_flight, dry_run=True)
             done = self.trainer.recover(source, in_flight=in_flight)
@@ -365,6 +397,16 @@ class Walk:
         assert done.missing == []
         assert self.trainer.version == (0 if saved is None else saved.version)
         self._back_to(saved)
+
+    def _newest(self, saved: Saved) -> tuple[Saved, Path]:
+        """What the name that a file shares with others stands for, where the ledger has that one; else the file alone."""
+        name = _name(saved.path)
+        taken = self.trainer.recover(self.folder / name, dry_run=True).source
+        others = [other for other in self.ledger.saved if _name(other.path) == name]
+        if not any(str(other.path) == taken for other in others):
+            return saved, saved.path  # made in what a recovery undid, and of no later version
+        assert str(others[-1].path) == taken, f"{taken} is not the newest of {others}"
+        return others[-1], self.folder / name
 
     def _recovered(self) -> None:
         """Nothing is left of a recovery that was interrupted."""
@@ -399,14 +441,13 @@ class Walk:
 
     def _die_checkpointing(self) -> None:
         """The file is there or it is not; it counts from its rename on."""
-        path = self.folder / f"{len(list(self.folder.iterdir()))}.json"
+        path = self._path()
+        before = {member.path for member in members(path)}
         self._killed(lambda: self.trainer.checkpoint(path), 9)
-        if path.exists():
-            ledger, committed = self.ledger, self.trainer.stats().floor or 0
-            ledger.saved = [saved for saved in ledger.saved if saved.version >= committed]
-            known = committed_versions(self.url, self.run)
-            version = len(ledger.history)
-            ledger.saved.append(Saved(path, version, version in known, set(ledger.finished), len(ledger.retried)))
+        for made in {member.path for member in members(path)} - before:
+            self._saved(made)
+        if len(self.ledger.history) in committed_versions(self.url, self.run):
+            self._committed()
 
     def _die_advancing(self) -> None:
         """Whether it advanced is unknown to it; the server says."""

@@ -16,7 +16,7 @@ def configure(parser: ArgumentParser) -> None:
         "path",
         type=options.file_path,
         metavar="PATH",
-        help="the file to write; save it beside the weights of this version",
+        help="what to call the file; its own name, with number, epoch and version, is printed",
     )
     parser.add_argument("--full", action="store_true", help="write the unfinished tasks themselves, too")
     options.add_url(parser)
@@ -27,7 +27,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Write the file whole or not at all, then let the server free what no kept checkpoint needs."""
+    """Write the file whole or not at all, and tell the server; nothing is kept for it, and the trainer goes on."""
     with options.connected(namespace) as operator, output.progress("tasks looked at") as progress:
         made = operator.checkpoint(namespace.run, namespace.path, full=namespace.full, progress=progress)
     tasks = len(made.unfinished)
@@ -39,4 +39,7 @@ def run(namespace: Namespace, output: Output) -> int:
         output.line(f"{made.path}: run {made.run} at version {made.version}, {count(tasks, 'unfinished task')}")
         if made.tasks_path is not None:
             output.line(f"{made.tasks_path}: the tasks themselves; keep both files together")
+        output.note(
+            "It can be recovered from until the run's own checkpoints have gone past it (status: recoverable from)."
+        )
     return 0

@@ -13,6 +13,8 @@ from broker.cli.output import Output, Table
 from broker.cli.words import count
 
 if TYPE_CHECKING:
+    from broker.checkpoint import Checkpoint
+    from broker.operator import Operator
     from broker.recovery import RecoveryReport
 
 _CAUSES = {
@@ -33,7 +35,8 @@ def configure(parser: ArgumentParser) -> None:
         "--checkpoint",
         metavar="PATH",
         type=options.file_path,
-        help="a checkpoint of the broker, or what another trainer left behind: AReaL's recover_info/, Hugging Face's "
+        help="a checkpoint of the broker (of several under this name the newest that counts), or what another trainer "
+        "left behind: AReaL's recover_info/, Hugging Face's "
         "trainer_state.json, Megatron's or verl's latest_checkpointed_iteration.txt",
     )
     target.add_argument(
@@ -62,14 +65,14 @@ def configure(parser: ArgumentParser) -> None:
 def run(namespace: Namespace, output: Output) -> int:
     """Ask, then recover. A trainer that still runs is fenced by it, workers go on by themselves."""
     with options.connected(namespace) as operator:
-        _say_what_it_cannot_tell(namespace, output)
+        source = _found(namespace, operator, output)
         if not (namespace.dry_run or namespace.yes) and not _confirmed(namespace.run, output):
             output.note("nothing was changed")
             return EXIT_FINDING
         with output.progress("tasks looked at") as progress:
             report = operator.recover(
                 namespace.run,
-                namespace.checkpoint,
+                source,
                 version=namespace.version,
                 in_flight=namespace.in_flight,
                 allow_loss=namespace.allow_loss,
@@ -83,15 +86,21 @@ def run(namespace: Namespace, output: Output) -> int:
     return 0
 
 
-def _say_what_it_cannot_tell(namespace: Namespace, output: Output) -> None:
+def _found(namespace: Namespace, operator: Operator, output: Output) -> Checkpoint | Path | None:
+    """What is recovered from; says which file of several it is, and what another trainer's cannot tell."""
     if namespace.checkpoint is None:
-        return
-    from broker.sources import Foreign, load_source
+        return None
+    from broker.sources import Foreign
 
-    found = load_source(Path(namespace.checkpoint), namespace.run)
+    path = Path(namespace.checkpoint)
+    found = operator.source(namespace.run, path)
     if isinstance(found, Foreign):
-        output.note(f"{namespace.checkpoint} is {found.kind}: version {found.version}.")
+        output.note(f"{path} is {found.kind}: version {found.version}.")
         output.note(f"Such a file cannot tell {found.cannot_tell}; tasks are judged by the step that trained them.")
+        return path
+    by = "an operator: its trainer saved no weights beside it" if found.by_operator else "the run's trainer"
+    output.note(f"{found.path}: version {found.version}, epoch {found.epoch}, written by {by}.")
+    return found
 
 
 def _confirmed(run_name: str, output: Output) -> bool:
@@ -108,6 +117,8 @@ def _confirmed(run_name: str, output: Output) -> bool:
 def _tell(report: RecoveryReport, output: Output, *, dry_run: bool) -> None:
     would = "would go" if dry_run else "went"
     output.line(f"run {report.run} {would} from version {report.version_from} to version {report.version_to}")
+    if report.source:
+        output.line(f"by {report.source}")
     if report.epoch:
         output.line(f"new epoch: {report.epoch}")
     rows = [(name, str(before), str(after)) for name, (before, after) in _counters(report).items()]

@@ -204,3 +204,19 @@ def test_function_libraries_are_listed_and_old_ones_deleted(
     assert [line["this_release"] for line in broker("functions", "--json").json_lines] == [True]
     assert broker("functions", "--delete-old").code == 0
     assert trainer.stats().version == 0
+
+
+def test_a_recovery_names_the_file_that_it_goes_by(broker: Any, trainer: Trainer, tmp_path: Path) -> None:
+    """Of several under one name; an operator's only where there is no trainer's."""
+    path = tmp_path / "broker.json"
+    by_hand = broker("checkpoint", RUN, str(path), "--json").json
+    assert (Path(by_hand["path"]).exists(), by_hand["version"]) == (True, trainer.version)
+    told = broker("recover", RUN, "--checkpoint", str(path), "--dry-run")
+    assert f"by {by_hand['path']}\n" in told.out
+    assert f"{by_hand['path']}: version 0, epoch {trainer.epoch}, written by an operator: its trainer saved" in told.err
+    made = trainer.checkpoint(path)
+    told = broker("recover", RUN, "--checkpoint", str(path), "--dry-run", "--json")
+    assert (told.json["source"], told.json["source_by_operator"]) == (str(made.path), False)
+    assert f"{made.path}: version 0, epoch {trainer.epoch}, written by the run's trainer.\n" in told.err
+    assert broker("recover", RUN, "--checkpoint", by_hand["path"], "--yes", "--json").json["source"] == by_hand["path"]
+    assert "operators' checkpoints" in broker("status", RUN).out
