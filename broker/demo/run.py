@@ -19,6 +19,7 @@ from broker.demo.supervisor import Supervisor
 from broker.errors import BrokerError, NoRun
 from broker.names import check_name
 from broker.operations import anyone
+from broker.temporary import temporary_directory, what_failed
 
 #: How long the supervisor tries to reach a server that does not answer, seconds.
 _PATIENCE_S: Final = 5.0
@@ -70,7 +71,7 @@ def run_demo(options: DemoOptions) -> Summary:
             stack.callback(_tell_where, options.run)
         display = stack.enter_context(make_display(quiet=options.json))
         supervisor = Supervisor(options, url, transport, display, interrupts)
-        savings = Path(stack.enter_context(TemporaryDirectory(prefix="rollout-broker-demo-")))
+        savings = _savings(stack)
         try:
             supervisor.run(savings)
         except ChildFailed as error:
@@ -79,6 +80,15 @@ def run_demo(options: DemoOptions) -> Summary:
         if interrupts.number is not None:
             raise DemoInterrupted(interrupts.number, summary)
         return summary
+
+
+def _savings(stack: ExitStack) -> Path:
+    """A directory for the trainer's checkpoints."""
+    try:
+        place = TemporaryDirectory(prefix="rollout-broker-demo-", dir=temporary_directory())
+    except OSError as error:
+        raise DemoFailed(what_failed(error)) from error
+    return Path(stack.enter_context(place))
 
 
 def _tell_where(run: str) -> None:

@@ -71,8 +71,6 @@ def _serving(namespace: Namespace) -> Generator[EmbeddedServer]:
         server = EmbeddedServer(str(namespace.path.absolute()) if namespace.path else "", port)
     except ServerUnavailable as error:
         raise CommandFailure(f"the server did not start: {error.fields.get('error', error)}") from error
-    except OSError as error:
-        raise CommandFailure(f"the server did not start: {namespace.path}: {error.strerror or error}") from error
     try:
         if server.pid is None:
             raise CommandFailure(f"{namespace.path} is served by another process already: {server.url}")
