@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from broker.channel import Channel
 from broker.connections import Transport
-from broker.errors import BadArgument, BrokerError, NotSendable
+from broker.errors import BadArgument, BrokerError, NotSendable, ServerUnavailable
 from broker.flow import (
     Blocking,
     Call,
@@ -23,6 +26,7 @@ from broker.flow import (
     WaitAndCall,
     WaitMarker,
 )
+from broker.termination import shorten
 
 T = TypeVar("T")
 
@@ -67,6 +71,38 @@ class Driver:
                     step = flow.send(value)
         except StopIteration as end:
             return end.value
+        except KeyboardInterrupt as error:
+            shorten(error)
+            raise
+
+    def run_within(self, flow: Flow[T], seconds: float) -> T:
+        """As `run`, but waits no longer than some seconds, whatever the flow waits for: DNS and a silent server, too.
+
+        What is not done by then is broken off when the transport is closed.
+
+        Raises:
+            ServerUnavailable: it has not ended.
+        """
+        done: Future[T] = Future()
+
+        def finish() -> None:
+            try:
+                done.set_result(self.run(flow))
+            except BaseException as error:  # noqa: BLE001 - raised again by `result`
+                done.set_exception(error)
+
+        thread = threading.Thread(target=finish, name="broker-ending", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no threads are started any more: the interpreter ends
+            return self.run(flow)
+        try:
+            return done.result(seconds)
+        except TimeoutError:
+            if done.done():
+                raise
+            problem = "ending waits no longer"
+            raise ServerUnavailable(url=self.transport.url, seconds=round(seconds, 1), error=problem) from None
 
     def _do(self, step: Step) -> Any:
         match step:
@@ -122,3 +158,9 @@ class Driver:
                 return call()
             finally:
                 self._owner = 0
+
+
+def stack_of(thread: threading.Thread) -> str:
+    """Where a thread is, in lines; empty where it has ended."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""

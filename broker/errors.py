@@ -238,6 +238,23 @@ class TooBig(BrokerError):
     remedy = "make it smaller; for payloads and results max_payload_bytes and max_result_bytes can be raised"
 
 
+class HandlersLost(BrokerError):
+    """All places of a worker's `run` are lost to handlers that go on although their attempts were taken back.
+
+    Its notes say where each of them is.
+    """
+
+    code = "LOST"
+    happened = (
+        "all {places} places of worker {worker} are lost to handlers that do not end: {attempts}",
+        "all places of the worker are lost to handlers that do not end",
+    )
+    remedy = (
+        "end this process, which ends them, and start another; give what they wait for a time-out, or let them look "
+        "at `attempt.cancelled`"
+    )
+
+
 class Exhausted(BrokerError):
     """Fewer tasks are left in the whole run than the batch needs."""
 
@@ -374,6 +391,7 @@ _KINDS: Final[tuple[type[BrokerError], ...]] = (
         BadArgument,
         NoResult,
         TooBig,
+        HandlersLost,
         Exhausted,
         ServerUnavailable,
         UnsupportedServer,

@@ -1,15 +1,34 @@
-"""What both workers do with a handler of the user's: refuse one that they cannot use, and say where one failed."""
+"""What both workers do with a handler of the user's: refuse one that they cannot use, and judge how one ended."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
-from broker.errors import BadArgument, BrokerError
+from broker.errors import (
+    BadArgument,
+    BrokerError,
+    CodecError,
+    NotSendable,
+    ReadOnlyServer,
+    Reject,
+    ServerUnavailable,
+    TooBig,
+)
 from broker.models import Attempt
+from broker.termination import told_to_end
+
+#: Longest reason that goes with a failure or a verdict, bytes of UTF-8.
+REASON_BYTES: Final = 2000
+
+#: What was going on when an exception came: the user's handler, encoding its result, sending it; or a `with` block of
+#: the worker's ended with it, in which the user's code and the worker's calls take turns.
+During = Literal["handler", "encoding", "sending", "block"]
 
 _log = logging.getLogger("broker")
 
@@ -53,15 +72,81 @@ def not_awaitable(handler: Callable[..., Any]) -> BadArgument:
     return BadArgument(argument="handler", given=repr(handler), expected=_ASYNC)
 
 
-def log_failure(attempt: Attempt, error: Exception) -> None:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is reported of an attempt that ended without a result which could be submitted.
+
+    Args:
+        how: `rejected`: a verdict; `failed`: counted; `released`: without penalty.
+        reason: in words that can be sent.
+        retry: whether a failure may be tried again.
+    """
+
+    how: Literal["rejected", "failed", "released"]
+    reason: str = ""
+    retry: bool = True
+
+
+def judged(error: BaseException, during: During) -> Ending:
+    """What an exception means for the attempt that it ended. Nobody else decides that.
+
+    Whatever a handler raises is a counted failure, `sys.exit` and what is no Exception included: a task that ends
+    its workers would otherwise be handed out for ever. What a signal raised, and a server that cannot be reached, are
+    no fault of the task. A result that cannot be encoded or is not taken will not be the next time either.
+
+    Args:
+        error: the exception.
+        during: where it comes from.
+    """
+    if isinstance(error, Reject):
+        return Ending("rejected", words_of(error, str))
+    outside = isinstance(error, (ServerUnavailable, ReadOnlyServer))
+    if during == "block":  # ended from outside, by whoever awaits or iterates over what has the block
+        outside = outside or isinstance(error, (asyncio.CancelledError, GeneratorExit))
+    if (outside and during != "handler") or told_to_end(error):
+        return Ending("released")
+    lasting = isinstance(error, (CodecError, TooBig, NotSendable))
+    if during == "encoding":
+        lasting = not isinstance(error, MemoryError)
+    return Ending("failed", words_of(error), retry=not lasting)
+
+
+def words_of(error: BaseException, shown: Callable[[BaseException], str] = repr) -> str:
+    """An exception in words that can be sent: shorter where they are too long, its type's name where it has none.
+
+    Args:
+        error: the exception, whose `__repr__` and `__str__` are the user's and may do anything.
+        shown: `repr` (of one of the broker's its sentence) or `str`.
+    """
+    if isinstance(error, BrokerError) and shown is repr:
+        return sendable(f"{type(error).__name__}: {error}")
+    try:
+        return sendable(shown(error))
+    except BaseException as problem:
+        if told_to_end(problem):
+            raise
+        return sendable(f"{type.__dict__['__name__'].__get__(type(error))} (its text cannot be shown)")
+
+
+def sendable(text: str) -> str:
+    """Text as it can be sent with an attempt: what is no UTF-8 escaped, and at most REASON_BYTES long."""
+    if len(text) <= REASON_BYTES and len(whole := text.encode(errors="backslashreplace")) <= REASON_BYTES:
+        return whole.decode()
+    told = f"... ({len(text)} characters)"
+    kept = text[:REASON_BYTES].encode(errors="backslashreplace")[: REASON_BYTES - len(told)]
+    return kept.decode(errors="ignore") + told
+
+
+def log_failure(attempt: Attempt, error: BaseException, reason: str) -> None:
     """Logs that an attempt failed, with the traceback unless the broker's own words say all.
 
     Args:
         attempt: what was worked on.
         error: what the handler raised, or why its result cannot be sent.
+        reason: the same in words.
     """
     trace = None if isinstance(error, BrokerError) else error
-    _log.warning("attempt %s failed: %r", attempt.id, error, exc_info=trace)
+    _log.warning("attempt %s failed: %s", attempt.id, reason, exc_info=trace)
 
 
 def _is_async(handler: Callable[..., Any]) -> bool:

@@ -65,11 +65,11 @@ class Heartbeat:
         if self._waiting is not None:
             self._waiting.close()
 
-    def stop(self) -> None:
-        """Stops it and waits for it."""
+    def stop(self, timeout_s: float) -> None:
+        """Stops it and waits for it, for so many seconds at most."""
         self.end()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout=5.0)
+            self._thread.join(timeout_s)
 
     def beat(self) -> None:
         """Renews all leases once, in one round trip."""

@@ -17,6 +17,7 @@ from broker.arguments import check_type
 from broker.codec import decode, encode
 from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
 from broker.flow import Call, Flow, WaitAndCall
+from broker.handlers import sendable, words_of
 from broker.models import Attempt, Policy
 from broker.operation import Operation
 from broker.operations import worker
@@ -295,8 +296,8 @@ class Session:
         return Submission(attempt.id, True, body, used)
 
     def rejection(self, attempt: Attempt, reason: str) -> Submission:
-        """The verdict that a rollout must not be trained on; the reason is cut to 2000 bytes."""
-        return Submission(attempt.id, False, _words("reason", reason).encode()[:2000])
+        """The verdict that a rollout must not be trained on; a reason of more than 2000 bytes is cut."""
+        return Submission(attempt.id, False, _words("reason", reason).encode())
 
     def submit(
         self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()
@@ -329,7 +330,7 @@ class Session:
         self.forget(attempts)
         return [submitted(answer) for answer in answers]
 
-    def fail(self, attempt: Attempt, error: str | Exception, *, retry: bool) -> Flow[Submitted]:
+    def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool) -> Flow[Submitted]:
         """Reports an error of the attempt."""
         operation = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
         answer: Answer | BrokerError = (yield Call((operation,)))[0]
@@ -407,9 +408,9 @@ def _named(policy: Policy | None) -> tuple[int, str] | None:
     return policy.version, policy.epoch
 
 
-def _words(name: str, given: str | Exception) -> str:
+def _words(name: str, given: str | BaseException) -> str:
     """What somebody says of an attempt, as text that can be sent."""
-    if isinstance(given, Exception):
-        given = repr(given)
+    if isinstance(given, BaseException):
+        return words_of(given)
     check_type(name, given, str, "a str")
-    return given.encode(errors="backslashreplace").decode()
+    return sendable(given)

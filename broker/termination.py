@@ -1,37 +1,65 @@
-"""SIGTERM as an exception, so that held work is given back when a worker is told to stop."""
+"""SIGTERM and Ctrl-C: heard so that held work is given back, and told apart from what a handler raises by itself."""
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
-from types import FrameType
+from collections.abc import Generator, Iterator
+from types import CodeType, FrameType, TracebackType
+from typing import Any, cast
+
+#: What asks a process to end. Others' handlers may raise, too (an alarm's), but say nothing of the process.
+_ENDING = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGBREAK") if hasattr(signal, name)
+)
+
+
+#: Packages whose frames lie within a call of the broker's.
+_INNER = frozenset({"broker", "redis", "asyncio", "ssl", "socket", "threading", "concurrent"})
 
 
 class TerminationAsExit:
-    """While installed, SIGTERM raises SystemExit(143) in the main thread. Leaves a handler of the user's alone."""
+    """While installed, SIGTERM raises SystemExit(143) in the main thread. Leaves a handler of the user's alone.
+
+    Ctrl-C raises KeyboardInterrupt, as it does by itself, from a function of ours: `told_to_end` recognises it.
+    """
 
     def __init__(self) -> None:
-        self._installed = False
+        self._installed: list[signal.Signals] = []
         self._code = 0  # that SIGTERM asked to end with
         self._held_off = self._came_meanwhile = False
 
     def install(self) -> None:
-        """Only in the main thread, and only over the default handler."""
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._exit)
-            self._installed = True
+        """Only in the main thread, and only over the default handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, default, handler in (
+            (signal.SIGTERM, signal.SIG_DFL, self._exit),
+            (signal.SIGINT, signal.default_int_handler, self._interrupt),
+        ):
+            if signal.getsignal(number) is default:
+                signal.signal(number, handler)
+                self._installed.append(number)
 
     def remove(self) -> None:
-        """Puts the default handler back; raises SystemExit where SIGTERM was held off."""
-        if self._installed and threading.current_thread() is threading.main_thread():
-            if signal.getsignal(signal.SIGTERM) == self._exit:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self._installed = False
-            if self._came_meanwhile:
-                self.insist()
+        """Puts the default handlers back; raises SystemExit where SIGTERM was held off."""
+        if not self._installed or threading.current_thread() is not threading.main_thread():
+            return
+        while self._installed:
+            number = self._installed.pop()
+            handler, default = (
+                (self._exit, signal.SIG_DFL)
+                if number is signal.SIGTERM
+                else (self._interrupt, signal.default_int_handler)
+            )
+            if signal.getsignal(number) == handler:
+                signal.signal(number, default)
+        if self._came_meanwhile:
+            self.insist()
 
     def hold_off(self) -> None:
-        """Until `remove` SIGTERM raises nothing: what it would break off is what it asks for."""
+        """Until `remove` a first SIGTERM raises nothing: what it would break off is what it asks for."""
         self._held_off = True
 
     def insist(self) -> None:
@@ -40,7 +68,85 @@ class TerminationAsExit:
             raise SystemExit(self._code)
 
     def _exit(self, number: int, _frame: FrameType | None) -> None:
-        self._code = 128 + number
-        self._came_meanwhile = self._held_off
-        if not self._held_off:
+        first, self._code = not self._code, 128 + number
+        if self._held_off and first:
+            self._came_meanwhile = True
+        else:  # told again, it breaks off the closing, too
             self.insist()
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    #: What raises it here.
+    RAISING = (_exit.__code__, _interrupt.__code__, insist.__code__)
+
+
+def told_to_end(error: BaseException) -> bool:
+    """Whether a signal that asks the process to end raised an exception, or what it was raised in place of.
+
+    By where it comes from, not by its type: a handler may call `sys.exit`, and raise KeyboardInterrupt.
+
+    Args:
+        error: what ended a handler, or a block.
+    """
+    own = frozenset(_codes_of_handlers())
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    in_main = threading.current_thread() is threading.main_thread()
+    for one in _chain(error):
+        if default and in_main and isinstance(one, KeyboardInterrupt):  # raised in C, where no frame shows it
+            return True
+        trace = one.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code in own:
+                return True
+            trace = trace.tb_next
+    return False
+
+
+def shorten(error: BaseException) -> None:
+    """Takes the broker's own frames out of the traceback of what interrupts it: they tell the user nothing.
+
+    What a signal's handler did stays, also for `told_to_end`.
+    """
+    kept: list[TracebackType] = []
+    trace = error.__traceback__
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__"))
+        if name == __name__ or name.partition(".")[0] not in _INNER:
+            kept.append(trace)
+        trace = trace.tb_next
+    shorter: TracebackType | None = None
+    for trace in reversed(kept):
+        shorter = TracebackType(shorter, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
+    error.__traceback__ = shorter
+    error.__suppress_context__ = True  # what was being dealt with when it came is no news either
+
+
+def _codes_of_handlers() -> Iterator[CodeType]:
+    """The code of each function that an ending signal calls, the user's and asyncio's as well as ours."""
+    yield from TerminationAsExit.RAISING
+    for number in _ENDING:
+        handler: Any = signal.getsignal(number)
+        if not callable(handler):  # the system's
+            continue
+        while isinstance(handler, functools.partial):
+            handler = cast("functools.partial[Any]", handler).func
+        if not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
+            handler = type(handler).__call__
+        code = getattr(getattr(handler, "__func__", handler), "__code__", None)
+        if isinstance(code, CodeType):
+            yield code
+
+
+def _chain(error: BaseException) -> Generator[BaseException]:
+    """An exception, those that it was raised from or while, and those that it groups."""
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        left += [other for other in (one.__cause__, one.__context__) if other is not None]
+        if isinstance(one, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", one).exceptions

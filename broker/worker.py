@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from broker.connections import open_transport
-from broker.driver import Driver
-from broker.errors import BadArgument, BrokerError, Reject, ServerUnavailable
-from broker.handlers import check_plain_handler, log_failure, not_plain
+from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_transport
+from broker.driver import Driver, stack_of
+from broker.errors import BadArgument, BrokerError
+from broker.flow import Flow
+from broker.handlers import During, check_plain_handler, judged, not_plain
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
+from broker.places import LOOK_EVERY_S, Places
 from broker.session import Submitted
 from broker.termination import TerminationAsExit
 from broker.worker_core import WorkerCore, number_wanted
@@ -34,7 +38,9 @@ class Worker:
     """A worker: claims attempts, renews its lease from a thread, submits results.
 
     As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM
-    included. A forked child may submit what its parent holds; to claim it opens a worker of its own.
+    included. Where the block ends with an exception of its own, `sys.exit` included, the attempt that was worked on
+    (the oldest that is held) has failed: a task that ends its workers is not handed out for ever.
+    A forked child may submit what its parent holds; to claim it opens a worker of its own.
 
     Args:
         url: the server.
@@ -71,6 +77,8 @@ class Worker:
         self._termination = TerminationAsExit()
         self._closed = False
         self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
+        self._places: Places | None = None  # of the `run` that is or was under way
+        self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
         self._heartbeat = Heartbeat(self._driver.transport, url, self._core.sessions.values(), _say_cancelled)
         try:
             self._driver.run(self._core.join())
@@ -208,10 +216,10 @@ class Worker:
         """Gives attempts back without penalty."""
         return self._driver.run(self._core.release(attempts))
 
-    def fail(self, attempt: Attempt, error: str | Exception, *, retry: bool = True) -> Submitted:
+    def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished.
 
-        With retry it is tried again after a pause, until max_attempts.
+        With retry it is tried again after a pause, until max_attempts. A reason of more than 2000 bytes is cut.
         """
         return self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
 
@@ -221,59 +229,85 @@ class Worker:
         self._heartbeat.beat()
 
     def run(self, handler: Callable[[Attempt], Any], concurrency: int = 1) -> None:
-        """Works until `stop` or `drain`: claims, calls the handler in threads, submits what it returns.
+        """Works until `stop`, `drain` or Ctrl-C: claims, calls the handler in threads, submits what it returns.
+
+        A handler that goes on for a second after its attempt was taken back is lost, and its place is given to another.
 
         Args:
-            handler: returns the result; raises Reject to reject the rollout; any other exception counts as a
-                failure that is retried.
+            handler: returns the result; raises Reject to reject the rollout; anything else that it raises, `SystemExit`
+                included, counts as a failure that is retried. A result that cannot be encoded or is too large is one
+                that is not.
             concurrency: attempts at the same time.
 
         Raises:
             BadArgument: the handler is an `async def` function or cannot be called, or returned something to be
                 awaited (what is held is given back), or concurrency is below 1.
+            HandlersLost: as many handlers are lost as there are places. The others have ended; end the process.
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_plain_handler(handler)
         self._refused = None
-        free = threading.Semaphore(concurrency)
-        threads: set[threading.Thread] = set()
-        in_vain = False  # whether the last claim was, just now: its wait ended with asking
-        while not (self._refused or self._core.stopping or self._core.draining):
-            if not free.acquire(timeout=0.2):
-                continue
-            free.release()
-            room = concurrency - sum(thread.is_alive() for thread in threads)
-            threads = {thread for thread in threads if thread.is_alive()}
-            attempts = self._claim(min(1000, max(1, room)), 1.0, asked=in_vain)
-            in_vain = not attempts
-            for attempt in attempts:
-                free.acquire()
-                thread = threading.Thread(
-                    target=self._handle, args=(handler, attempt, free), name=f"broker-{attempt.id}", daemon=True
-                )
-                threads.add(thread)
-                thread.start()
-        if not (self._refused or self._core.stopping):
-            for thread in threads:
-                thread.join()
+        places = self._places = Places(self._core, concurrency)
+        changed = threading.Event()  # a handler ended
+        threads: dict[str, threading.Thread] = {}
+        try:
+            self._hand_out(handler, places, threads, changed)
+            while not (self._refused or self._core.stopping or places.is_idle):
+                changed.wait(LOOK_EVERY_S)
+                changed.clear()
+                places.look()
+        except KeyboardInterrupt:
+            self.stop()
         if self._refused or self._core.stopping:
             self._give_back()
         if self._refused:
             raise self._refused
+        if places.are_lost and not self._core.stopping:
+            raise places.error(lambda attempt: stack_of(threads[attempt.id]))
 
-    def _handle(self, handler: Callable[[Attempt], Any], attempt: Attempt, free: threading.Semaphore) -> None:
+    def _hand_out(
+        self,
+        handler: Callable[[Attempt], Any],
+        places: Places,
+        threads: dict[str, threading.Thread],
+        changed: threading.Event,
+    ) -> None:
+        """Claims for the places that are free, until nothing is to be claimed any more."""
+        in_vain = False  # whether the last claim was, just now: its wait ended with asking
+        while not (self._refused or self._core.ended):
+            changed.clear()
+            places.look()
+            if places.are_lost:
+                return
+            if places.room <= 0:
+                changed.wait(LOOK_EVERY_S)
+                continue
+            attempts = self._claim(min(1000, places.room), 1.0, asked=in_vain)
+            in_vain = not attempts
+            for attempt_id in [name for name, thread in threads.items() if not thread.is_alive()]:
+                del threads[attempt_id]
+            for attempt in attempts:
+                places.take(attempt)
+                threads[attempt.id] = threading.Thread(
+                    target=self._handle,
+                    args=(handler, attempt, places, changed),
+                    name=f"broker-{attempt.id}",
+                    daemon=True,  # a lost one must not keep the process from ending
+                )
+                threads[attempt.id].start()
+
+    def _handle(
+        self, handler: Callable[[Attempt], Any], attempt: Attempt, places: Places, changed: threading.Event
+    ) -> None:
         try:
             self._work_on(handler, attempt)
-        except BrokerError as error:
-            if not self._closed:
-                _log.warning("attempt %s could not be reported: %s", attempt.id, error)
         finally:
-            if not self._refused:  # nobody works on it any more, reported or not: its lease is not renewed for ever
-                self._core.session_of(attempt).forget([attempt.id])
-            free.release()
+            places.give(attempt)
+            changed.set()
 
     def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
+        during: During = "handler"
         try:
             result = handler(attempt)
             if inspect.isawaitable(result):
@@ -281,23 +315,32 @@ class Worker:
                     result.close()
                 self._refused = not_plain(handler)  # `run` gives the attempt back
                 return
-            if not attempt.cancelled:
-                self.submit(attempt, result)
-        except Reject as rejection:
-            self.reject(attempt, str(rejection))
-        except ServerUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever the user's handler raises, or a result that cannot be sent
-            if not attempt.cancelled:
-                log_failure(attempt, error)
-                self.fail(attempt, repr(error))
+            if attempt.cancelled:
+                self._core.session_of(attempt).forget([attempt.id])
+                return
+            during = "encoding"
+            submission = self._core.session_of(attempt).submission(attempt, result)
+            during = "sending"
+            self._driver.run(self._core.hand_in(attempt, submission))
+        except BaseException as error:  # noqa: BLE001 - whatever a handler does, its attempt ends with it
+            self._driver.run(self._core.report(attempt, error, judged(error, during)))
 
     def _give_back(self) -> None:
         held = self._core.held
         for attempt in held:
             attempt.mark_cancelled("stopped")
         if held:
-            self.release(held)
+            self._finish(self._core.release(held))
+
+    def _finish(self, flow: Flow[Any]) -> None:
+        """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
+        now = time.monotonic()
+        if now > self._end_by + END_WITHIN_S:
+            self._end_by = now + END_WITHIN_S
+        try:
+            self._driver.run_within(flow, max(0.0, self._end_by - now))
+        except BrokerError as error:
+            _log.warning("what was held is given to others only when its lease runs out: %s", error)
 
     def drain(self) -> None:
         """Claims nothing more; what is held is finished. From any thread."""
@@ -325,13 +368,10 @@ class Worker:
     def _give_all_back(self) -> None:
         self._heartbeat.end()  # whatever interrupts this: what is held is not renewed for ever
         self.stop()
-        self._heartbeat.stop()
+        self._heartbeat.stop(HEARTBEAT_ENDS_WITHIN_S)
         for attempt in self._core.held:
             attempt.mark_cancelled("stopped")
-        try:
-            self._driver.run(self._core.leave())
-        except BrokerError as error:
-            _log.warning("what was held is given to others only when its lease runs out: %s", error)
+        self._finish(self._core.leave())
 
     def __enter__(self) -> Self:
         self._termination.install()
@@ -340,7 +380,14 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if error is not None and not (self._closed or self._driver.transport.is_forked):
+                attempt = self._core.worked_on(self._places.attempts if self._places is not None else ())
+                ending = judged(error, "block")
+                if attempt is not None and ending.how != "released":  # the others are given back in any case
+                    self._finish(self._core.report(attempt, error, ending))
+        finally:
+            self.close()
 
 
 def _say_cancelled(attempt: Attempt) -> None:

@@ -7,12 +7,13 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from broker.arguments import check_type, one_or_several, seconds_of, several, shown, whole
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.flow import Command, Flow, Pause, WaitMarker
+from broker.handlers import Ending, log_failure, words_of
 from broker.models import Attempt, Policy
 from broker.names import check_name
 from broker.operations.worker import Submission
@@ -341,6 +342,49 @@ class WorkerCore:
         except BrokerError as error:
             _log.debug("nothing was claimed with the results: %s", error)
         return answers, None
+
+    def hand_in(self, attempt: Attempt, submission: Submission) -> Flow[Submitted]:
+        """Submits a result that is encoded."""
+        return (yield from self._submit_piece(self.session_of(attempt), [submission], claims=False))[0]
+
+    def report(self, attempt: Attempt, error: BaseException, ending: Ending) -> Flow[None]:
+        """Reports an attempt that an exception ended; afterwards it is not worked on any more.
+
+        What keeps it from being reported is logged, not raised: the heartbeat gives the attempt back.
+
+        Args:
+            attempt: what was worked on.
+            error: what ended it.
+            ending: what that means, from `judged`.
+        """
+        session = self.session_of(attempt)
+        try:
+            if attempt.cancelled:
+                return
+            if ending.how == "rejected":
+                yield from session.submit([session.rejection(attempt, ending.reason)])
+            elif ending.how == "failed":
+                log_failure(attempt, error, ending.reason)
+                yield from session.fail(attempt, ending.reason, retry=ending.retry)
+            elif not self.stopping:
+                _log.warning("attempt %s is given back: %s", attempt.id, words_of(error, str))
+        except BrokerError as unreported:
+            if not self.stopping:
+                _log.warning("attempt %s could not be reported: %s", attempt.id, unreported)
+        finally:
+            session.forget([attempt.id])
+
+    def worked_on(self, elsewhere: Container[str]) -> Attempt | None:
+        """The attempt that is to blame for what ends a `with` block of the worker: the oldest that was handed out.
+
+        So it is where one is worked on after the other; where several are at a time, it is one of those.
+
+        Args:
+            elsewhere: ids of the attempts that handlers of `run` work on, which end them.
+        """
+        ahead = {attempt.id for attempt in self._ahead}
+        there = (a for a in self.held if a.id not in elsewhere and a.id not in ahead and not a.cancelled)
+        return next(there, None)
 
     def reject(self, attempt: Attempt, reason: str) -> Flow[Submitted]:
         """The verdict that the rollout must not be trained on."""

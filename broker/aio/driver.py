@@ -23,6 +23,7 @@ from broker.flow import (
     WaitAndCall,
     WaitMarker,
 )
+from broker.termination import shorten
 
 T = TypeVar("T")
 
@@ -62,6 +63,9 @@ class Driver:
                     step = flow.send(value)
         except StopIteration as end:
             return end.value
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            shorten(error)
+            raise
 
     async def _do(self, step: Step) -> Any:
         match step:

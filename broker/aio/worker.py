@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import math
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from broker.aio.driver import Driver
 from broker.aio.handlers import Handler, Handlers
 from broker.aio.submitter import Submitter
-from broker.connections import open_async_transport, open_transport
+from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_async_transport, open_transport
 from broker.errors import BadArgument, BrokerError
-from broker.handlers import check_async_handler
+from broker.handlers import check_async_handler, judged
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
@@ -63,6 +66,7 @@ class Worker:
         self._heartbeat: Heartbeat | None = None
         self._handlers: Handlers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
         self._closed = False
 
     async def open(self) -> Self:
@@ -169,7 +173,7 @@ class Worker:
         """Gives attempts back without penalty."""
         return await self._driver.run(self._core.release(attempts))
 
-    async def fail(self, attempt: Attempt, error: str | Exception, *, retry: bool = True) -> Submitted:
+    async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished."""
         return await self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
 
@@ -182,50 +186,82 @@ class Worker:
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
         """Works until `stop` or `drain`: claims, awaits the handler, submits what it returns.
 
-        An attempt that the server takes back cancels its handler's task. On SIGTERM and Ctrl-C all handlers are
-        cancelled and what is held is given back.
+        An attempt that the server takes back cancels its handler's task; where that goes on for a second, it is lost,
+        and its place is given to another. SIGTERM stops the worker, and Ctrl-C does where this is awaited by the
+        coroutine that `asyncio.run` runs: all handlers are cancelled, and what is held is given back.
 
         Args:
             handler: coroutine function, or anything that returns an awaitable; raises Reject to reject the rollout;
-                any other exception counts as a failure that is retried.
+                anything else that it raises, a cancellation of its own included, counts as a failure that is retried.
+                A result that cannot be encoded or is too large is one that is not.
             concurrency: attempts at the same time.
 
         Raises:
             BadArgument: the handler cannot be called, or returned something that cannot be awaited (what is held
                 is given back), or concurrency is below 1.
+            HandlersLost: as many handlers are lost as there are places. The others have ended; end the process.
+            SystemExit, KeyboardInterrupt: a handler raised it, which is reported as its failure.
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_async_handler(handler)
         self._driver.transport.refuse_forked()
         handlers = self._handlers = Handlers(self._core, self._driver, self._claiming, handler, concurrency)
-        terminated = self._on_sigterm()
         try:
-            await handlers.work()
+            with self._stopped_by_signals():
+                await handlers.work()
         finally:
-            terminated()
             await self._end_handlers()
 
     async def _end_handlers(self) -> None:
-        handlers, self._handlers = self._handlers, None
-        if handlers is not None:
-            await handlers.end()
+        if self._handlers is not None:
+            await self._finish(self._handlers.end())
+            self._handlers = None
 
-    def _on_sigterm(self) -> Callable[[], None]:
-        """SIGTERM stops the worker. Leaves a handler of the user's alone. Returns what undoes it."""
-        assert self._loop is not None, "opened"
-        loop = self._loop
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            return lambda: None
+    async def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
+        """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
+        now = time.monotonic()
+        if now > self._end_by + END_WITHIN_S:
+            self._end_by = now + END_WITHIN_S
         try:
-            loop.add_signal_handler(signal.SIGTERM, self.stop)
-        except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
-            return lambda: None
+            async with asyncio.timeout(max(0.0, self._end_by - now)):
+                await ending
+        except (BrokerError, TimeoutError) as error:
+            problem = f"ending waits no longer than {END_WITHIN_S:g} s" if isinstance(error, TimeoutError) else error
+            _log.warning("what was held is given to others only when its lease runs out: %s", problem)
 
-        def undo() -> None:
-            loop.remove_signal_handler(signal.SIGTERM)
+    @contextmanager
+    def _stopped_by_signals(self) -> Generator[None]:
+        """SIGTERM stops the worker, and Ctrl-C where nobody else ends with it; a second one ends the process at once.
 
-        return undo
+        Handlers of the user's are left alone. asyncio's own cancels what `asyncio.run` runs: where that is what awaits
+        the worker, stopping it says the same without a traceback.
+        """
+        assert self._loop is not None, "opened"
+        loop, undone = self._loop, list[Callable[[], object]]()
+        interrupt = signal.getsignal(signal.SIGINT)
+        main_task = getattr(interrupt, "keywords", {}).get("main_task")
+        taken_over = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
+        if main_task is not None and main_task is asyncio.current_task():
+            taken_over.append(signal.SIGINT)
+        for number in taken_over:
+
+            def told(number: signal.Signals = number) -> None:
+                loop.remove_signal_handler(number)  # the next one is the system's, or Python's
+                self.stop()
+
+            try:
+                loop.add_signal_handler(number, told)
+            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
+                break
+            undone.append(functools.partial(loop.remove_signal_handler, number))
+        try:
+            yield
+        finally:
+            for undo in undone:
+                undo()
+            if signal.SIGINT in taken_over and undone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, interrupt)
 
     def _cancel_from_thread(self, attempt: Attempt) -> None:
         _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)
@@ -254,7 +290,10 @@ class Worker:
         self._driver.transport.interrupt()
 
     async def close(self) -> None:
-        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
+        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last.
+
+        Cancelled half-way, it may be called again.
+        """
         if self._closed:
             return
         if self._driver.transport.is_forked:
@@ -263,19 +302,15 @@ class Worker:
             return
         self.stop()
         if self._heartbeat is not None:
-            await asyncio.to_thread(self._heartbeat.stop)
+            await asyncio.to_thread(self._heartbeat.stop, HEARTBEAT_ENDS_WITHIN_S)
         await self._end_handlers()
         for attempt in self._core.held:
             attempt.mark_cancelled("stopped")
+        await self._finish(self._driver.run(self._core.leave()))
         self._closed = True
-        try:
-            await self._driver.run(self._core.leave())
-        except BrokerError as error:
-            _log.warning("what was held is given to others only when its lease runs out: %s", error)
-        finally:
-            await self._driver.transport.close()
-            if self._heartbeat is not None:
-                self._thread_transport.close()
+        await self._driver.transport.close()
+        if self._heartbeat is not None:
+            self._thread_transport.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -283,4 +318,11 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        try:
+            if error is not None and not (self._closed or self._driver.transport.is_forked):
+                attempt = self._core.worked_on(() if self._handlers is None else self._handlers.attempts)
+                ending = judged(error, "block")
+                if attempt is not None and ending.how != "released":  # the others are given back in any case
+                    await self._finish(self._driver.run(self._core.report(attempt, error, ending)))
+        finally:
+            await self.close()

@@ -13,6 +13,11 @@ __all__ = ["AsyncTransport", "ServerInfo", "Transport", "open_async_transport", 
 DEFAULT_TIMEOUT_S = 10.0
 #: How long after its first try began a call may be tried again, seconds: longer than a failover takes.
 DEFAULT_RETRY_FOR_S = 30.0
+#: How long a client that is closed, or told to end, may try to give back what it holds, seconds: Docker kills 10 s
+#: after SIGTERM. Where the server is away, the leases do the rest.
+END_WITHIN_S = 5.0
+#: How much of it a renewal that is under way gets, seconds.
+HEARTBEAT_ENDS_WITHIN_S = 1.0
 
 
 def open_transport(

@@ -1,0 +1,312 @@
+"""However a handler ends, its attempt ends at once: by a counted failure with its reason, if by no result and no verdict."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import pytest
+
+from broker import Attempt, Reject, Worker, aio
+from broker.errors import ServerUnavailable
+from broker.handlers import REASON_BYTES, judged, sendable, words_of
+from broker.operator import Operator
+from tests.conformance.clients import InThread
+from tests.conformance.lab import Lab, tasks
+from tests.waiting import wait_until
+
+
+class Panic(BaseException):
+    """As pyo3 raises where Rust panics."""
+
+
+class Mute(Exception):
+    """Cannot be shown."""
+
+    def __repr__(self) -> NoReturn:
+        raise SystemExit("no")
+
+    __str__ = __repr__
+
+
+class MuteReject(Reject):
+    """A verdict that cannot be shown."""
+
+    def __str__(self) -> NoReturn:
+        raise RuntimeError
+
+
+class Unloadable:
+    """A result whose encoding ends the process, if nobody minds."""
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise Panic("in its array")
+
+    def __iter__(self) -> NoReturn:
+        raise Panic("in its items")
+
+
+class OddDict(dict[str, int]):
+    """A result that cannot be looked at."""
+
+    def __iter__(self) -> NoReturn:
+        raise Panic("in its keys")
+
+    values = items = keys = __iter__  # pyright: ignore[reportAssignmentType]
+
+
+#: What a handler raises, and words of the reason.
+RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
+    "exit": (lambda: SystemExit("bad weights"), "SystemExit('bad weights')"),
+    "interrupt": (KeyboardInterrupt, "KeyboardInterrupt()"),
+    "cancelled": (asyncio.CancelledError, "CancelledError()"),
+    "generator_exit": (GeneratorExit, "GeneratorExit()"),
+    "stop_iteration": (lambda: StopAsyncIteration(1), "StopAsyncIteration(1)"),
+    "panic": (lambda: Panic("in Rust"), "Panic('in Rust')"),
+    "pytest": (lambda: pytest.fail.Exception("assert 0"), "assert 0"),
+    "mute": (Mute, "Mute (its text cannot be shown)"),
+    "huge": (lambda: ValueError("x" * 5_000_000), "5000014 characters"),
+    "surrogates": (lambda: ValueError("\udc80" * 3000), "\\udc80"),
+    "wide": (lambda: ValueError("\N{PILE OF POO}" * 3000), "\N{PILE OF POO}"),
+    "unavailable": (lambda: ServerUnavailable(url="of its own", seconds=1, error="e"), "of its own"),
+    "group": (lambda: BaseExceptionGroup("two", [SystemExit(1), ValueError("v")]), "SystemExit(1)"),
+}
+
+#: Results that cannot be sent, and words of the reason.
+UNSENDABLE: dict[str, tuple[Callable[[], Any], str]] = {
+    "object": (object, "object"),
+    "too_big": (lambda: b"x" * 2000, "1000 is the most"),
+    "unloadable": (Unloadable, "Unloadable"),
+    "odd_dict": (OddDict, "Panic('in its keys')"),
+}
+
+
+def work(lab: Lab, loop: str, handle: Callable[[Attempt], Any], *, dead: int) -> list[type[BaseException]]:
+    """Workers, one after the other, until so many tasks are dead; what `run` raised of each that ended by itself."""
+    lab.go_live()
+    ended: list[type[BaseException]] = []
+
+    def is_over() -> bool:
+        return lab.stat("n_dead") == dead
+
+    async def awaited(attempt: Attempt) -> Any:
+        await asyncio.sleep(0)
+        return handle(attempt)
+
+    async def work_in_asyncio() -> None:
+        async with asyncio.timeout(30), aio.Worker(lab.url, lab.run) as worker:
+            working = asyncio.create_task(watched(worker))
+            while not (working.done() or is_over()):
+                await asyncio.sleep(0.01)
+            worker.drain()
+            await working
+            assert worker.held == []
+
+    async def watched(worker: aio.Worker) -> None:
+        try:
+            await worker.run(awaited, concurrency=2)
+        except (SystemExit, KeyboardInterrupt) as error:  # out of a task it would end the loop, too
+            ended.append(type(error))
+
+    if loop == "asyncio":
+        while not is_over():
+            asyncio.run(work_in_asyncio())
+        return ended
+    with Worker(lab.url, lab.run) as worker:
+        working = InThread(lambda: worker.run(handle, concurrency=2))
+        wait_until(is_over, "all tasks are dead")
+        worker.drain()
+        working.result()
+        assert worker.held == []
+    return ended
+
+
+def reasons(lab: Lab) -> dict[str, str]:
+    """Why each dead task is."""
+    with Operator(lab.url) as operator:
+        return {finished.id: finished.reason for finished in operator.dead(lab.run)}
+
+
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+@pytest.mark.parametrize("how", RAISED)
+def test_whatever_a_handler_raises_is_a_counted_failure(lab: Lab, loop: str, how: str):
+    """The lease is an hour: nobody waits for it, and no heartbeat gives anything back."""
+    lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000).enqueue(tasks(1))
+    make, words = RAISED[how]
+    calls: list[str] = []
+
+    def handle(attempt: Attempt) -> NoReturn:
+        calls.append(attempt.id)
+        raise make()
+
+    ended = work(lab, loop, handle, dead=1)
+    assert len(calls) == len(set(calls)) == 2
+    assert words in reasons(lab)["t0"]
+    assert len(reasons(lab)["t0"].encode()) <= REASON_BYTES
+    assert ended == ([type(make())] * 2 if loop == "asyncio" and how in {"exit", "interrupt"} else [])
+
+
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+@pytest.mark.parametrize("how", UNSENDABLE)
+def test_a_result_that_cannot_be_sent_is_not_tried_again(lab: Lab, loop: str, how: str):
+    lab.trainer(max_attempts=5, lease_ms=3_600_000, max_result_bytes=1000).enqueue(tasks(1))
+    make, words = UNSENDABLE[how]
+    calls: list[str] = []
+
+    def handle(attempt: Attempt) -> Any:
+        calls.append(attempt.id)
+        return make()
+
+    assert work(lab, loop, handle, dead=1) == []
+    assert len(calls) == 1
+    assert words in reasons(lab)["t0"]
+
+
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+def test_a_verdict_that_cannot_be_shown_is_one(lab: Lab, loop: str):
+    lab.trainer(max_attempts=1).enqueue(tasks(2))
+
+    def handle(attempt: Attempt) -> NoReturn:
+        raise MuteReject if attempt.task == "t0" else ValueError
+
+    work(lab, loop, handle, dead=1)
+    assert lab.states() == {"t0": "rejected", "t1": "dead"}
+
+
+def test_an_asyncio_handler_that_something_else_cancels_has_failed(lab: Lab):
+    """Its own cancellation is no release; one of the worker's and one of the event loop are."""
+    lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000).enqueue(tasks(1))
+
+    def handle(_: Attempt) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async def waits(attempt: Attempt) -> None:
+        handle(attempt)
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run) as worker:
+            working = asyncio.create_task(worker.run(waits))
+            await asyncio.to_thread(wait_until, lambda: lab.stat("n_dead") == 1, "both attempts failed")
+            worker.stop()
+            await working
+
+    lab.go_live()
+    asyncio.run(main())
+    assert "CancelledError" in reasons(lab)["t0"]
+
+
+@pytest.mark.parametrize("how", ["run is cancelled", "the loop ends"])
+def test_handlers_that_end_with_their_loop_are_released(lab: Lab, how: str):
+    trainer = lab.trainer(max_attempts=1, lease_ms=3_600_000)
+    trainer.enqueue(tasks(1))
+    lab.go_live()
+
+    async def main() -> None:
+        began = asyncio.Event()
+
+        async def handle(_: Attempt) -> None:
+            began.set()
+            await asyncio.sleep(60)
+
+        async def work() -> None:
+            async with aio.Worker(lab.url, lab.run) as worker:
+                await worker.run(handle)
+
+        working = asyncio.create_task(work())
+        await began.wait()
+        if how == "run is cancelled":
+            working.cancel()
+            with suppress(asyncio.CancelledError):
+                await working
+
+    asyncio.run(main())
+    assert lab.stat("n_dead") == 0
+    assert lab.row("t0").slots[0].tries == 0
+
+
+@pytest.mark.parametrize("way", ["iteration", "claim", "batches"])
+@pytest.mark.parametrize("how", ["exit", "panic", "mute", "object"])
+def test_what_ends_the_block_of_a_worker_is_a_failure_of_what_it_worked_on(lab: Lab, way: str, how: str):
+    """Ten supervised workers: each ends with the bad task, the third one ends that, the others do the rest."""
+    lab.trainer(max_attempts=3, retry_backoff_ms=1, max_concurrent_rollouts=10, lease_ms=3_600_000).enqueue(tasks(5))
+    make, words = RAISED[how] if how != "object" else UNSENDABLE[how]
+
+    def do(worker: Worker, attempt: Attempt) -> None:
+        result: Any = b"x"
+        if attempt.task == "t0":
+            result = make()
+            if isinstance(result, BaseException):
+                raise result
+        worker.submit(attempt, result)
+
+    def supervised() -> None:
+        with Worker(lab.url, lab.run) as worker:
+            worker.drain() if lab.stat("n_pending") + lab.stat("n_delayed") == 0 else None
+            if way == "iteration":
+                for attempt in worker:
+                    do(worker, attempt)
+                    if lab.stat("n_ready") == 4:
+                        return
+            while attempts := worker.claim(3, timeout=1) if way == "claim" else next(worker.batches(3), []):
+                for attempt in attempts:
+                    do(worker, attempt)
+                if lab.stat("n_ready") == 4:
+                    return
+
+    lab.go_live()
+    for _ in range(10):
+        if lab.states()["t0"] == "dead":
+            break
+        with suppress(BaseException):
+            InThread(supervised).result()
+    assert lab.states()["t0"] == "dead"
+    assert words in reasons(lab)["t0"]
+    assert [slot.tries for name in ("t1", "t2", "t3", "t4") for slot in lab.row(name).slots if slot.tries] == []
+
+
+def test_the_block_of_an_asyncio_worker_does_the_same(lab: Lab):
+    lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000).enqueue(tasks(1))
+    lab.go_live()
+
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run) as worker:
+            async for _ in worker:
+                raise SystemExit(7)
+
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            asyncio.run(main())
+    assert reasons(lab) == {"t0": "SystemExit(7)"}
+
+
+@pytest.mark.parametrize("text", ["x" * 2000, "\u00e4" * 1000, "", "a\udc80b"])
+def test_a_reason_that_fits_is_sent_whole(text: str):
+    assert sendable(text) == text.encode(errors="backslashreplace").decode()
+
+
+@pytest.mark.parametrize("text", ["x" * 2001, "\u00e4" * 1001, "\N{PILE OF POO}" * 501, "\udc80" * 400])
+def test_one_that_does_not_is_cut_between_characters(text: str):
+    sent = sendable(text)
+    assert REASON_BYTES - 10 <= len(sent.encode()) <= REASON_BYTES
+    assert sent.endswith(f"... ({len(text)} characters)")
+
+
+def test_an_exception_that_cannot_be_shown_is_called_by_its_type():
+    class Meta(type):
+        @property
+        def __name__(cls) -> NoReturn:  # type: ignore[override]
+            raise RuntimeError
+
+    class Odd(Exception, metaclass=Meta):
+        def __repr__(self) -> str:
+            return 5  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+    assert words_of(Odd()) == "Odd (its text cannot be shown)"
+
+
+def test_a_handler_in_another_thread_is_never_told_to_end():
+    """A signal is heard in the main thread only."""
+    assert InThread(lambda: judged(KeyboardInterrupt(), "handler")).result().how == "failed"

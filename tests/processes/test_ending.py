@@ -1,0 +1,309 @@
+"""How worker and trainer processes end: by signals, with the server there or away, and by what their own code raises."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.operator import Operator
+from tests.conformance.lab import Lab, tasks
+from tests.servers import ServerKind, ServerUnderTest, real_kinds
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.processes
+
+_ROOT = Path(__file__).parent.parent.parent
+
+_HEAD = """
+import asyncio, signal, sys, threading
+from broker import Trainer, Worker, aio
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests may ignore it
+url, run = sys.argv[1:]
+
+def say(*_):
+    print("working", flush=True)
+
+def handler(attempt):
+    say()
+    threading.Event().wait()
+
+async def awaited(attempt):
+    say()
+    await asyncio.Event().wait()
+"""
+
+#: What users write; each says when it works, on a task that never ends or none.
+SCRIPTS = {
+    "run": """
+with Worker(url, run) as worker:
+    worker.run(handler, concurrency=2)
+""",
+    "loop": """
+with Worker(url, run) as worker:
+    for attempt in worker:
+        handler(attempt)
+""",
+    "waiting loop": """
+with Worker(url, run) as worker:
+    say()
+    for attempt in worker:
+        pass
+""",
+    "waiting claim": """
+with Worker(url, run) as worker:
+    say()
+    worker.claim(timeout=None)
+""",
+    "trainer": """
+with Trainer(url, run) as trainer:
+    say()
+    trainer.next_batch()
+""",
+    "aio": """
+async def main():
+    async with aio.Worker(url, run) as worker:
+        await worker.run(awaited, concurrency=2)
+asyncio.run(main())
+""",
+    "waiting aio loop": """
+async def main():
+    async with aio.Worker(url, run) as worker:
+        say()
+        async for attempt in worker:
+            pass
+asyncio.run(main())
+""",
+    "aio trainer": """
+async def main():
+    async with aio.Trainer(url, run) as trainer:
+        say()
+        await trainer.next_batch()
+asyncio.run(main())
+""",
+    "exits": """
+with Worker(url, run) as worker:
+    for attempt in worker:
+        if attempt.task == "t0":
+            sys.exit("bad weights")
+        worker.submit(attempt, attempt.task)
+""",
+    "exits in asyncio": """
+async def bad(attempt):
+    if attempt.task == "t0":
+        sys.exit("bad weights")
+    return attempt.task
+async def main():
+    async with aio.Worker(url, run) as worker:
+        await worker.run(bad)
+asyncio.run(main())
+""",
+    "own signal handler": """
+def leave(number, frame):
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, leave)
+with Worker(url, run) as worker:
+    for attempt in worker:
+        handler(attempt)
+""",
+    "cleans up badly": """
+with Worker(url, run) as worker:
+    for attempt in worker:
+        try:
+            handler(attempt)
+        finally:
+            raise RuntimeError("in the clean-up")
+""",
+}
+
+
+class Script:
+    """A script as a process of its own."""
+
+    def __init__(self, name: str, url: str, run: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _HEAD + SCRIPTS[name], url, run],
+            cwd=_ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until_it_works(self) -> None:
+        """Until it has said so."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "working\n", self.process.communicate()
+
+    def end(self) -> tuple[int, str]:
+        """Waits for its end: its exit code, and what it wrote to standard error."""
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+
+@contextmanager
+def script(name: str, url: str, run: str) -> Generator[Script]:
+    """A script that is killed in the end, if it still runs."""
+    one = Script(name, url, run)
+    try:
+        yield one
+    finally:
+        one.process.kill()
+        one.process.communicate()
+
+
+@pytest.fixture(params=real_kinds(), ids=str)
+def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnderTest]) -> ServerUnderTest:
+    """Processes share no fakeredis."""
+    return _servers[request.param]
+
+
+@pytest.fixture
+def live(lab: Lab) -> Lab:
+    """A lab on the server's own clock, like the processes."""
+    lab.go_live()
+    return lab
+
+
+#: How Ctrl-C ends each script: its exit codes, and the most lines that it says. Python's own for `asyncio.run` are 23.
+ENDINGS = {
+    "run": ({0}, 0),
+    "aio": ({0}, 0),
+    "loop": ({130, -signal.SIGINT}, 14),
+    "waiting loop": ({130, -signal.SIGINT}, 14),
+    "waiting claim": ({130, -signal.SIGINT}, 14),
+    "trainer": ({130, -signal.SIGINT}, 14),
+    "waiting aio loop": ({130, -signal.SIGINT}, 30),
+    "aio trainer": ({130, -signal.SIGINT}, 30),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_ctrl_c_ends_a_script_with_few_words(live: Lab, name: str):
+    """A worker's `run` just returns, as README says; elsewhere Python tells where the script was, and not more."""
+    trainer = live.trainer(consumer_batch_size=9, lease_ms=3_600_000)
+    trainer.enqueue([] if "waiting" in name else tasks(9))
+    with script(name, live.url, live.run) as one:
+        one.wait_until_it_works()
+        if "waiting" in name:
+            wait_until(lambda: waits(live), "it waits for work")
+        one.process.send_signal(signal.SIGINT)
+        code, said = one.end()
+    codes, lines = ENDINGS[name]
+    assert code in codes, said
+    assert len(said.splitlines()) <= lines, said
+    if "trainer" not in name:
+        assert (trainer.stats().running, trainer.stats().sessions) == (0, 0)
+
+
+def waits(lab: Lab) -> bool:
+    """Whether a client waits for a marker."""
+    return any(b"cmd=bzpopmin" in line.encode().lower() for line in clients_of(lab))
+
+
+def clients_of(lab: Lab) -> list[str]:
+    return lab.command("CLIENT", "LIST").decode().splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("name", ["loop", "own signal handler", "cleans up badly"])
+def test_a_signal_is_a_release_whatever_it_becomes(live: Lab, name: str, number: signal.Signals):
+    live.trainer(consumer_batch_size=1, max_attempts=1, lease_ms=3_600_000).enqueue(tasks(1))
+    with script(name, live.url, live.run) as one:
+        one.wait_until_it_works()
+        one.process.send_signal(number)
+        one.end()
+    row = live.row("t0")
+    assert (row.state, row.slots[0].tries) == ("pending", 0)
+
+
+@pytest.mark.parametrize("name", ["exits", "exits in asyncio"])
+def test_ten_supervised_workers_do_not_end_by_the_same_task(live: Lab, name: str):
+    trainer = live.trainer(consumer_batch_size=4, max_attempts=3, retry_backoff_ms=1, lease_ms=3_600_000)
+    trainer.enqueue(tasks(4))
+    for started in range(1, 11):  # noqa: B007
+        with script(name, live.url, live.run) as one:
+            wait_until(lambda one=one: one.process.poll() is not None or all_done(live), "it ends, or all is done")
+            if one.process.poll() is None:
+                break
+            assert one.end()[0] == 1
+    assert started == 4
+    assert live.states() == {"t0": "dead", "t1": "ready", "t2": "ready", "t3": "ready"}
+    with Operator(live.url) as operator:
+        assert [finished.reason for finished in operator.dead(live.run)] == ["SystemExit('bad weights')"]
+
+
+def all_done(lab: Lab) -> bool:
+    return (lab.stat("n_ready"), lab.stat("n_dead")) == (3, 1)
+
+
+@pytest.fixture
+def own(server: ServerUnderTest) -> Generator[ServerUnderTest]:
+    """A server that a test may freeze and stop."""
+    with ServerUnderTest(server.kind) as one:
+        yield one
+
+
+def begin(own: ServerUnderTest, run: str) -> None:
+    with Lab(own, run) as lab:
+        lab.go_live()
+        lab.trainer(consumer_batch_size=9, lease_ms=3_600_000).enqueue(tasks(9))
+        lab.close_clients()
+        lab.checks_state = False
+
+
+AWAY = ["run", "loop", "waiting claim", "aio", "trainer"]
+
+
+@pytest.mark.parametrize("how", ["frozen", "gone"])
+@pytest.mark.parametrize("name", AWAY)
+def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTest, run: str, name: str, how: str):
+    begin(own, run)
+    with script(name, own.url, run) as one:
+        one.wait_until_it_works()
+        own.freeze() if how == "frozen" else own.kill()
+        try:
+            began = time.monotonic()
+            one.process.send_signal(signal.SIGTERM)
+            code, said = one.end()
+            took = time.monotonic() - began
+        finally:
+            own.thaw() if how == "frozen" else own.start()
+    assert code in {0, 143, -signal.SIGTERM}, said
+    assert took < 20, f"it took {took:.1f} s: {said}"
+    assert "Traceback" not in said
+    if code == 0 or (code == 143 and name != "trainer"):
+        assert "given to others only when its lease runs out" in said
+
+
+@pytest.mark.parametrize("name", ["run", "loop", "aio"])
+def test_a_second_sigterm_ends_at_once(own: ServerUnderTest, run: str, name: str):
+    """Before the worker has given up, which it would say."""
+    begin(own, run)
+    with script(name, own.url, run) as one:
+        one.wait_until_it_works()
+        own.freeze()
+        try:
+            while one.process.poll() is None:
+                one.process.send_signal(signal.SIGTERM)
+                time.sleep(0.2)
+            code, said = one.end()
+        finally:
+            own.thaw()
+    assert code in {143, -signal.SIGTERM}, said
+    assert said == ""
+
+
+def test_a_script_that_is_told_twice_says_nothing_of_it(live: Lab) -> None:
+    """With the server there the first one is enough."""
+    live.trainer(consumer_batch_size=1, lease_ms=3_600_000).enqueue(tasks(1))
+    with script("loop", live.url, live.run) as one:
+        one.wait_until_it_works()
+        one.process.send_signal(signal.SIGTERM)
+        ended: Any = one.end()
+    assert ended == (143, "")
