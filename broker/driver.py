@@ -83,17 +83,8 @@ class Driver:
         Raises:
             ServerUnavailable: it has not ended.
         """
-        done: Future[T] = Future()
-
-        def finish() -> None:
-            try:
-                done.set_result(self.run(flow))
-            except BaseException as error:  # noqa: BLE001 - raised again by `result`
-                done.set_exception(error)
-
-        thread = threading.Thread(target=finish, name="broker-ending", daemon=True)
         try:
-            thread.start()
+            done, _ = in_background(lambda: self.run(flow), "broker-ending")
         except RuntimeError:  # no threads are started any more: the interpreter ends
             return self.run(flow)
         try:
@@ -158,6 +149,32 @@ class Driver:
                 return call()
             finally:
                 self._owner = 0
+
+
+def in_background(call: Callable[[], T], name: str) -> tuple[Future[T], threading.Thread]:
+    """Calls something in a thread of its own, which does not keep the process from ending.
+
+    Args:
+        call: what to call.
+        name: of the thread.
+
+    Returns:
+        What it will have returned or raised, and the thread.
+
+    Raises:
+        RuntimeError: no thread can be started; nothing was called.
+    """
+    done: Future[T] = Future()
+
+    def finish() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`
+            done.set_exception(error)
+
+    thread = threading.Thread(target=finish, name=name, daemon=True)
+    thread.start()
+    return done, thread
 
 
 def stack_of(thread: threading.Thread) -> str:

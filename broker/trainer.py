@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.arguments import path_of
 from broker.batches import next_batch, read_batch
-from broker.connections import open_transport
-from broker.driver import Driver
+from broker.connections import END_WITHIN_S, open_transport
+from broker.driver import Driver, in_background
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.gathered import Accept
 from broker.models import Rollout, RunConfig, Stats, Task
@@ -60,7 +61,7 @@ class Trainer:
         self._driver = Driver(transport, None if attach else self._core.channel)
         self._attached = attach
         self._ahead: tuple[int, Future[list[Rollout]]] | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None  # that forms it
         try:
             self._driver.run(self._core.refresh() if attach else self._core.open())
         except BaseException:
@@ -157,10 +158,15 @@ class Trainer:
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
         if self._ahead is not None and self._ahead[0] == step:
             return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "broker-prefetch")
-        flow = next_batch(self._core, step, n, accept, None, short=short)
-        self._ahead = (step, self._thread.submit(self._driver.run, flow))
+        flow, before = next_batch(self._core, step, n, accept, None, short=short), self._thread
+
+        def form() -> list[Rollout]:
+            if before is not None:  # one that was dropped may not have ended yet
+                before.join()
+            return self._driver.run(flow)
+
+        future, self._thread = in_background(form, "broker-prefetch")
+        self._ahead = (step, future)
 
     def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
         """The batch that was formed in the background.
@@ -388,7 +394,7 @@ class Trainer:
         self._driver.closing.set()
         self._driver.transport.close()
         if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+            self._thread.join(END_WITHIN_S)
 
     def __enter__(self) -> Self:
         return self

@@ -310,3 +310,58 @@ def test_an_exception_that_cannot_be_shown_is_called_by_its_type():
 def test_a_handler_in_another_thread_is_never_told_to_end():
     """A signal is heard in the main thread only."""
     assert InThread(lambda: judged(KeyboardInterrupt(), "handler")).result().how == "failed"
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_an_asyncio_worker_whose_closing_was_cancelled_closes_again(lab: Lab, turns: int):
+    """After any number of turns of the loop; whoever calls it again leaves nothing."""
+    trainer = lab.trainer(consumer_batch_size=4, lease_ms=3_600_000, max_concurrent_rollouts=9)
+    trainer.enqueue(tasks(3))
+    lab.go_live()
+
+    async def main() -> None:
+        worker = await aio.Worker(lab.url, lab.run).open()
+        began, ended = asyncio.Barrier(3), list[str]()
+
+        async def handle(_: Attempt) -> None:
+            await began.wait()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.01)
+                ended.append("handler")
+
+        working = asyncio.create_task(worker.run(handle, concurrency=2))
+        await began.wait()
+        closing = asyncio.create_task(worker.close())
+        for _ in range(turns):
+            await asyncio.sleep(0.002 if turns % 2 else 0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await worker.close()
+        await working
+        assert ended == ["handler"] * 2
+
+    asyncio.run(main())
+    stats = trainer.stats()
+    assert (stats.sessions, stats.running, stats.pending) == (0, 0, 3)
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_an_asyncio_trainer_whose_closing_was_cancelled_closes_again(lab: Lab, turns: int):
+    lab.trainer(consumer_batch_size=1, max_staleness=2, max_concurrent_rollouts=9).enqueue(tasks(4))
+    worker = lab.worker()
+    for attempt in worker.claim(1):
+        worker.submit(attempt, b"x")
+
+    async def main() -> None:
+        trainer = await aio.Trainer(lab.url, lab.run, clock=lab.clock).open()
+        await trainer.next_batch(prefetch=True)
+        closing = asyncio.create_task(trainer.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await trainer.close()
+
+    asyncio.run(main())

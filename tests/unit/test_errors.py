@@ -26,6 +26,7 @@ CODES = {
     "BADARG": "BadArgument",
     "NORESULT": "NoResult",
     "TOOBIG": "TooBig",
+    "LOST": "HandlersLost",
     "EXHAUSTED": "Exhausted",
     "UNAVAILABLE": "ServerUnavailable",
     "UNSUPPORTED": "UnsupportedServer",
