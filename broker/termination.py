@@ -28,7 +28,7 @@ class TerminationAsExit:
     def __init__(self) -> None:
         self._installed: list[signal.Signals] = []
         self._code = 0  # that SIGTERM asked to end with
-        self._held_off = self._came_meanwhile = False
+        self._held_off = self._insisted_on = self._came_meanwhile = False
 
     def install(self) -> None:
         """Only in the main thread, and only over the default handlers."""
@@ -58,9 +58,13 @@ class TerminationAsExit:
         if self._came_meanwhile:
             self.insist()
 
-    def hold_off(self) -> None:
-        """Until `remove` a first SIGTERM raises nothing: what it would break off is what it asks for."""
-        self._held_off = True
+    def hold_off(self, *, insisted_on: bool = False) -> None:
+        """Until `remove` SIGTERM raises nothing: what it would break off is what it asks for.
+
+        Args:
+            insisted_on: but a second SIGTERM does, since this was installed.
+        """
+        self._held_off, self._insisted_on = True, insisted_on
 
     def insist(self) -> None:
         """Raises once more what SIGTERM raised where it was lost: a destructor, the import of a module in C."""
@@ -69,9 +73,9 @@ class TerminationAsExit:
 
     def _exit(self, number: int, _frame: FrameType | None) -> None:
         first, self._code = not self._code, 128 + number
-        if self._held_off and first:
+        if self._held_off and (first or not self._insisted_on):
             self._came_meanwhile = True
-        else:  # told again, it breaks off the closing, too
+        else:
             self.insist()
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:

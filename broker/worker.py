@@ -356,7 +356,7 @@ class Worker:
         """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
         if self._closed:
             return
-        self._termination.hold_off()
+        self._termination.hold_off(insisted_on=True)
         try:
             if not self._driver.transport.is_forked:
                 self._give_all_back()
