@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from broker.arrival import Enqueued
     from broker.checkpoint import Checkpoint
     from broker.errors import (
         AuthenticationFailed,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from broker.reports import Audit, Explanation
     from broker.session import Submitted
     from broker.trainer import Trainer
-    from broker.trainer_core import Enqueued
     from broker.worker import Worker
 
 __all__ = [
@@ -107,7 +107,7 @@ _MODULES = {
     "broker.reports": ("Audit", "Explanation"),
     "broker.session": ("Submitted",),
     "broker.trainer": ("Trainer",),
-    "broker.trainer_core": ("Enqueued",),
+    "broker.arrival": ("Enqueued",),
     "broker.worker": ("Worker",),
 }
 _MODULE_OF = {name: module for module, defined in _MODULES.items() for name in defined}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from broker.arguments import seconds_of, shown, whole
-from broker.errors import BadArgument, BrokerError, Early, Exhausted, Gone, Recovering, WaitTimeout
+from broker.ended import exhausted
+from broker.errors import BadArgument, BrokerError, Early, Gone, Recovering, WaitTimeout
 from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
 from broker.gathered import Accept, Gathered
 from broker.models import MAX_BATCH_SIZE, Rollout
@@ -90,7 +91,7 @@ class Forming:
             if taken.more and taken.size < self._n:
                 continue
             if taken.exhausted and (not self._short or taken.left == 0):
-                raise Exhausted(left=taken.left, step=step, n=self._n)
+                raise (yield from exhausted(core, left=taken.left, step=step, n=self._n))
             deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=core.run)
             woken = yield WaitMarker((core.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
             if not woken:

@@ -260,11 +260,27 @@ class Exhausted(BrokerError):
 
     code = "EXHAUSTED"
     happened = (
+        (
+            "{left} tasks are left in the run, but the batch of step {step} needs {n}; {dead} tasks are dead and "
+            "{rejected} rejected, and the records of {freed} such are freed; the last ones because of: {reasons}"
+        ),
+        (
+            "{left} tasks are left in the run, but the batch of step {step} needs {n}; {dead} tasks are dead and "
+            "{rejected} rejected, the last ones because of: {reasons}"
+        ),
         "{left} tasks are left in the run, but the batch of step {step} needs {n}",
         "{left} tasks are left in the run, but the batch needs {n}",
         "fewer tasks are left in the run than the batch needs",
     )
     remedy = "enqueue more, or ask for a short batch with short=True"
+
+    def _advice(self) -> str:
+        if "dead" not in self.fields:
+            return self.remedy
+        return (
+            f"{self.remedy}; `broker dead {self.fields.get('run', 'RUN')} list` (or list --rejected) tells more; once "
+            "the cause is mended, `retry --all` in place of list starts them over, or enqueue(tasks, again=True)"
+        )
 
 
 class ServerUnavailable(BrokerError):

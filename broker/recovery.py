@@ -136,7 +136,7 @@ def checkpoint(
         floor = yield from core.call(recovery.commit(core.run, gate, made.version, made.epoch, now=core.now))
     yield Blocking(lambda: point_to(path, mine))
     yield Blocking(lambda: tidy(path, mine, floor))
-    while (yield from core.call(anyone.trim(core.run, now=core.now))):
+    while (yield from core.trim()):
         pass
     return made
 
@@ -342,7 +342,7 @@ def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
         yield from sweep(missing[at : at + SWEEP_TASKS])
     after: Recovered = yield GatedCall(lambda gate: recovery.end(core.run, gate, now=core.now))
-    while (yield from core.call(anyone.trim(core.run, now=core.now))):
+    while (yield from core.trim()):
         pass
     restored = 0
     if missing and source is not None and source.tasks_path is not None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.arguments import path_of
+from broker.arrival import Enqueued
 from broker.batches import next_batch, read_batch
 from broker.connections import END_WITHIN_S, open_transport
 from broker.driver import Driver, in_background
@@ -17,7 +18,7 @@ from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.gathered import Accept
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
-from broker.trainer_core import Enqueued, TrainerCore
+from broker.trainer_core import TrainerCore
 
 if TYPE_CHECKING:
     from broker.checkpoint import Checkpoint
@@ -98,19 +99,29 @@ class Trainer:
         """The data loader's position that was stored last, or None."""
         return self._core.cursor
 
-    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None) -> Enqueued:
+    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None, *, again: bool = False) -> Enqueued:
         """Adds tasks; those whose id the run knows already are left alone and reported.
+
+        A call that ends with an error may have added some of them: its field `added`, and a note, say how many. Give
+        all of them again then. An iterator, such as a generator, cannot be given again: make a new one.
 
         Args:
             tasks: one task or any number of them; sent in pieces as they come.
             cursor: the data loader's position after them (anything JSON can hold), stored with the last piece.
+            again: those that are dead or rejected start over, with the payload and samples that are given now; also
+                where their records were freed since (`max_finished`). Tasks that were trained on stay as they are.
+
+        Returns:
+            How many were added, and the others with the state that each is in.
 
         Raises:
             TooBig: a payload is larger than `max_payload_bytes`.
+            BadArgument: something that is given is no task; or it comes from an iterator that an earlier call, which
+                failed, has left in the middle.
             Fenced: another trainer has taken over.
         """
         self._must_lead("enqueue")
-        return self._driver.run(self._core.enqueue(tasks, cursor))
+        return self._driver.run(self._core.enqueue(tasks, cursor, again=again))
 
     def next_batch(
         self,

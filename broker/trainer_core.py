@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from broker import keys
 from broker.arguments import bytes_of, check_text, check_type, one_or_several, whole
+from broker.arrival import Arrival, Enqueued, LeftIterators
 from broker.channel import Channel
 from broker.codec import encode
 from broker.errors import BadArgument, BrokerError, Early, TooBig
@@ -18,12 +20,17 @@ from broker.gathered import Gathered
 from broker.models import RunConfig, Task
 from broker.names import check_name
 from broker.operations import anyone, trainer
+from broker.operations.anyone import Trimmed
 from broker.operations.trainer import Advanced, EnqueuedPiece, NewTask, Opened
 from broker.reading import ResultSizes
+
+_log = logging.getLogger("broker")
 
 #: Tasks of one enqueue call, and the bytes of payload above which a call is closed earlier.
 TASKS_PER_CALL = 64
 PAYLOAD_BYTES_PER_CALL = 4 * 1024 * 1024
+#: Slots of the tasks of one enqueue call that may start tasks over: of each of these slots something is written.
+MOST_SLOTS_AGAIN = 1024
 #: Tasks that one trim frees; a batch that is larger takes more of them.
 TRIM_TASKS = 250
 #: Ids of one discard, cancel or retry call.
@@ -38,14 +45,6 @@ class _Advance:
     digest: str
     blob: bytes | None
     allow_empty: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueued:
-    """How many tasks were added, and the ids of those that the run knew already."""
-
-    added: int
-    existing: list[str]
 
 
 class TrainerCore:
@@ -75,6 +74,7 @@ class TrainerCore:
         self._repeated: int | None = None  # what an advance is answered that another call has made sure of
         self._is_sure = True  # of the version: no recovery was left in the middle
         self.result_sizes = ResultSizes()
+        self._left = LeftIterators()
         self.gathered: dict[int, Gathered] = {}  # by step, of batches that are formed with a filter
 
     @property
@@ -144,29 +144,39 @@ class TrainerCore:
             yield from self.refresh()
         return self.version
 
-    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None) -> Flow[Enqueued]:
+    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None, *, again: bool = False) -> Flow[Enqueued]:
         """Adds tasks in pieces; the cursor is stored with the last one."""
-        source = iter(one_or_several("tasks", tasks, Task, "a broker.Task, or several"))
-        position = None if cursor is None else _cursor_text(cursor)
-        added, existing = 0, list[str]()
-        pieces = self._pieces(source)
+        several = one_or_several("tasks", tasks, Task, "a broker.Task, or several")
+        with self.arrival(tasks, cursor, again=again) as arrival:
+            yield from self.add(arrival, several, is_last=True)
+            if cursor is not None:
+                self.cursor = cursor
+        return arrival.enqueued
+
+    def arrival(self, given: object, cursor: Any, *, again: bool) -> Arrival:
+        """An enqueue of the tasks that are given; refused where they come from what one before left in the middle."""
+        return Arrival(given, self._left, None if cursor is None else _cursor_text(cursor), again=bool(again))
+
+    def add(self, arrival: Arrival, tasks: Iterable[Task], *, is_last: bool) -> Flow[None]:
+        """Adds tasks of an enqueue in pieces; with the last of them the cursor is stored."""
+        position = arrival.cursor if is_last else None
+        pieces = self._pieces(iter(tasks), MOST_SLOTS_AGAIN if arrival.again else None)
         piece = next(pieces, None)
         while piece is not None or position is not None:
             following = next(pieces, None)
             sent = piece or []
             text, position = (position, None) if following is None else (None, position)
             answer: EnqueuedPiece = yield GatedCall(
-                lambda gate, sent=sent, text=text: trainer.enqueue(self.run, gate, sent, text, now=self.now)
+                lambda gate, sent=sent, text=text: trainer.enqueue(
+                    self.run, gate, sent, text, again=arrival.again, now=self.now
+                )
             )
-            added += answer.added
-            existing += [sent[i].id for i in answer.existing]
+            ids = [sent[i].id for i in answer.existing]
+            arrival.add(answer.added, dict(zip(ids, answer.states, strict=True)), ids)
             piece = following
-        if cursor is not None:
-            self.cursor = cursor
-        return Enqueued(added, existing)
 
-    def _pieces(self, tasks: Iterator[Task]) -> Iterator[list[NewTask]]:
-        piece, size, most = list[NewTask](), 0, self.config.max_payload_bytes
+    def _pieces(self, tasks: Iterator[Task], most_slots: int | None) -> Iterator[list[NewTask]]:
+        piece, size, slots, most = list[NewTask](), 0, 0, self.config.max_payload_bytes
         for task in tasks:
             # pydantic answers the second question slowly, and users may have no type checker.
             if type(task) is not Task and not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -177,12 +187,13 @@ class TrainerCore:
                 raise TooBig(what="payload", subject=task.id, size=length, limit=most)
             if piece and size + length > PAYLOAD_BYTES_PER_CALL:
                 yield piece
-                piece, size = [], 0
+                piece, size, slots = [], 0, 0
             piece.append(NewTask(task.id, payload, task.samples, task.needed, task.priority))
             size += length
-            if len(piece) == TASKS_PER_CALL:
+            slots += task.samples
+            if len(piece) == TASKS_PER_CALL or (most_slots is not None and slots >= most_slots):
                 yield piece
-                piece, size = [], 0
+                piece, size, slots = [], 0, 0
         if piece:
             yield piece
 
@@ -249,8 +260,9 @@ class TrainerCore:
             raise
         advanced: Advanced = answers[0]
         more, rest = answers[1], advanced.size // TRIM_TASKS  # what one trim could not free
+        self._tell_freed(more)
         while more == anyone.TRIM_AGAIN or (more == 1 and rest > 0):
-            more = yield from self.call(anyone.trim(self.run, now=self.now))
+            more = yield from self.trim()
             rest -= 1
         self.digests.pop(step, None)
         if self.version == step:  # no other thread was first
@@ -258,6 +270,20 @@ class TrainerCore:
             self.step_next = max(self.step_next, self.version)
         self._asked = None
         return self.version
+
+    def trim(self) -> Flow[Trimmed]:
+        """Frees some of what nothing needs any more, and warns of tasks that were never trained on."""
+        trimmed: Trimmed = yield from self.call(anyone.trim(self.run, now=self.now))
+        self._tell_freed(trimmed)
+        return trimmed
+
+    def _tell_freed(self, trimmed: Trimmed | BrokerError) -> None:
+        if isinstance(trimmed, Trimmed) and (trimmed.dead or trimmed.rejected):
+            _log.warning(
+                "run %s: %d dead and %d rejected tasks were freed, the oldest beyond max_finished; "
+                "they were not trained on: enqueue(tasks, again=True) takes them again, nothing else does",
+                *(self.run, trimmed.dead, trimmed.rejected),
+            )
 
     def pause(self, mode: str) -> Flow[str]:
         """`paused`, `draining` or empty; answers the mode before."""

@@ -1,13 +1,15 @@
 -- Adds tasks that do not exist in any state, nor were finished and freed, and stores the data loader's position in the same step.
--- Transition: (none) -> pending
+-- Asked to, also those that are dead or rejected, or were when they were freed: they start over, as what is given now.
+-- Transition: (none) -> pending; with again: dead or rejected -> pending
 -- KEYS: state
--- ARGV: now, gate (3), has_cursor (1: store it), cursor, then per task: id, priority, samples, min_samples, payload
--- Returns: `added existing...`: how many were added, then the positions (from 0) of those that existed
+-- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: dead and rejected ones, too), then per task: id, priority, samples, min_samples, payload
+-- Returns: `added position state ...`: how many are pending now that were not, then of each other one its position (from 0) and the state that it is in (`freed`: trained on and freed, `freed_untrained`: dead or rejected and freed)
 -- Errors: gate's, RECOVERING, BADARG, TOOBIG (task, bytes, limit)
--- Bound: the tasks given, at most 1000
+-- Bound: the tasks given, at most 1000, and the slots of those that start over
 -- Flags: none
 -- @include gate
 -- @include finished
+-- @include restart
 
 local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' })
 -- The rest of the new records of tasks with these numbers, checked; most calls have the same for all.
@@ -23,9 +25,23 @@ local function tail_of(at)
   return tails[numbers]
 end
 
+-- States of tasks that ended and were not trained on.
+local UNTRAINED = { dead = true, rejected = true, freed_untrained = true }
+
+-- As a retry, with the payload and numbers that are given now, from argument `at` on.
+local function start_over(t, at, order)
+  local _, _, _, born = fixed_parts(t)
+  local samples = tonumber(ARGV[at + 2])
+  load_slots_of(t)
+  for k = samples, t.samples - 1 do drop_slot(t, k) end
+  restart_task(t, samples, fixed_text(ARGV[at + 1], order, born, samples, ARGV[at + 3]))
+  hput(PAYLOADS, t.id, ARGV[at + 4])
+  event('retry', t.id)
+end
+
 return gated(FIELDS, function()
   refuse_while_recovering()
-  local first = FIRST_ARG + 2
+  local again, first = ARGV[FIRST_ARG + 2] == '1', FIRST_ARG + 3
   local n = (#ARGV - first + 1) / 5
   if n ~= math.floor(n) or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'high', 1000) end
   local ids, tail, limit = {}, {}, num('max_payload_bytes')
@@ -36,14 +52,22 @@ return gated(FIELDS, function()
     ids[i], tail[i] = id, tail_of(at)
     if #ARGV[at + 4] > limit then fail('TOOBIG', 'task', id, 'bytes', #ARGV[at + 4], 'limit', int_text(limit)) end
   end
-  local exists, answer = hmget(TASKS, ids), {}
+  load_tasks(ids)
+  local answer = {}
   local records, payloads, places, order = {}, {}, {}, num('order_seq')
-  local added, seen, check_finished = 0, {}, num('finished_ids') > 0
+  local added, restarted, seen, check_finished = 0, 0, {}, num('finished_ids') > 0
   for i = 1, n do
     local id, at = ids[i], first + (i - 1) * 5
-    if exists[i] or seen[id] or (check_finished and is_finished(id)) then
-      answer[#answer + 1] = i - 1
+    local there = seen[id] and 'pending' or tasks[id] and state_word(tasks[id]) or (check_finished and freed_word(id))
+    if there and not (again and UNTRAINED[there]) then
+      answer[#answer + 1] = i - 1 .. ' ' .. there
+    elseif tasks[id] then
+      seen[id] = true
+      order = order + 1
+      start_over(tasks[id], at, order)
+      restarted = restarted + 1
     else
+      if there then drop_finished(id) end
       seen[id] = true
       added = added + 1
       order = order + 1
@@ -58,12 +82,15 @@ return gated(FIELDS, function()
     call_in_pieces('HSET', TASKS, records, 2)
     call_in_pieces('HSET', PAYLOADS, payloads, 2)
     call_in_pieces('ZADD', PENDING, places, 2)
+    bump('total_enqueued', added)
+  end
+  if added + restarted > 0 then
     arm_workers()
     set('order_seq', order)
     set('samples_hint', ARGV[first + 2])
-    bump('total_enqueued', added)
   end
+  if restarted > 0 then bump('total_retried', restarted) end
   if ARGV[FIRST_ARG] == '1' then set('cursor', ARGV[FIRST_ARG + 1]) end
-  table.insert(answer, 1, added)
+  table.insert(answer, 1, added + restarted)
   return table.concat(answer, ' ')
 end)

@@ -2,14 +2,15 @@
 -- Transition: dead or rejected -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), tasks...
--- Returns: a word a task, of the first ones at least: `retried`, or the state it is in, or `unknown`
+-- Returns: a word a task, of the first ones at least: `retried`, or the state it is in, or `freed`, `freed_untrained` (dead or rejected, and freed), or `unknown`
 -- Errors: gate's, RECOVERING, BADARG
 -- Bound: the tasks given, at most 1000, of them as many as have 1024 slots, one at least
 -- Flags: none
 -- @include gate
 -- @include restart
+-- @include finished
 
-local FIELDS = gate_and({})
+local FIELDS = gate_and({ 'finished_ids' })
 
 return gated(FIELDS, function()
   refuse_while_recovering()
@@ -24,7 +25,7 @@ return gated(FIELDS, function()
       event('retry', t.id)
       answer[i] = 'retried'
     else
-      answer[i] = state_word(t)
+      answer[i] = not t and freed_word(ids[i]) or state_word(t)
     end
   end
   return table.concat(answer, ' ')

@@ -2,13 +2,14 @@
 -- Transition: consumed, dead, rejected -> forgotten
 -- KEYS: state
 -- ARGV: now, limit
--- Returns: 0 when nothing is left to free, 1: perhaps, 2: it stopped because of the slots
+-- Returns: `more dead rejected`: 0 when nothing is left to free, 1: perhaps, 2: it stopped because of the slots; and how many dead and rejected tasks it freed
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit tasks of each kind, and of them as many as have 1000 slots (one more task at most); the batches that are kept, where steps had none
 -- Flags: allow-oom
 -- @include freeing
 
 local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
+local ended = { dead = 0, rejected = 0 } -- of those, how many
 
 -- The first step from `from` on whose batch is kept, or `bound`: steps without one are passed over at once.
 local function next_kept(from, bound)
@@ -69,14 +70,19 @@ local function free_tasks(limit)
   return true
 end
 
--- What ended at a step from the floor on is kept beyond the bound: a recovery may bring it back.
-local function free_finished(name, limit)
+-- What ended at a step from the floor on is kept beyond the bound: a recovery may bring it back. What is freed is told: it
+-- was never trained on, and only the trainer can bring it again.
+local function free_finished(word, name, limit)
   local excess = math.min(limit, redis.call('ZCARD', name) - num('max_finished'))
   local ids = excess > 0 and redis.call('ZRANGE', name, 0, excess - 1) or {}
   for i = 1, within_bounds(ids) do
     local t = tasks[ids[i]]
     if t and tonumber(t.step) >= num('floor') then return false end
-    if t then forget(t) end
+    if t then
+      event('freed', t.id .. ' ' .. word .. ' ' .. escape(redis.call('HGET', REASONS, t.id) or ''))
+      ended[word] = ended[word] + 1
+      forget(t)
+    end
     zdel(name, ids[i])
     hdel(REASONS, ids[i])
   end
@@ -102,11 +108,15 @@ end
 return run(function()
   load_state(FIELDS)
   local limit = int_arg(2, 'limit', 1, 1000)
-  if state.recovering ~= '' then return 0 end
+  if state.recovering ~= '' then return '0 0 0' end
   local more = free_bytes(limit)
   more = free_tasks(limit) or more
-  for _, name in ipairs({ DEAD, REJECTED }) do more = free_finished(name, limit) or more end
+  more = free_finished('dead', DEAD, limit) or more
+  more = free_finished('rejected', REJECTED, limit) or more
   more = free_policies(limit) or more
+  for word, n in pairs(ended) do
+    if n > 0 then bump('total_freed_' .. word, n) end
+  end
   flush()
-  return stopped and 2 or more and 1 or 0
+  return table.concat({ stopped and 2 or more and 1 or 0, ended.dead, ended.rejected }, ' ')
 end)

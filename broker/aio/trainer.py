@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from broker.aio.driver import Driver
 from broker.arguments import path_of
+from broker.arrival import Enqueued
 from broker.batches import next_batch, read_batch
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.gathered import Accept
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
-from broker.trainer_core import TASKS_PER_CALL, Enqueued, TrainerCore
+from broker.trainer_core import TASKS_PER_CALL, TrainerCore
 
 if TYPE_CHECKING:
     from broker.checkpoint import Checkpoint
@@ -92,19 +93,24 @@ class Trainer:
         """The data loader's position that was stored last, or None."""
         return self._core.cursor
 
-    async def enqueue(self, tasks: Task | Iterable[Task] | AsyncIterable[Task], cursor: Any = None) -> Enqueued:
+    async def enqueue(
+        self, tasks: Task | Iterable[Task] | AsyncIterable[Task], cursor: Any = None, *, again: bool = False
+    ) -> Enqueued:
         """As `broker.Trainer.enqueue`; takes an asynchronous iterable, too."""
         self._must_lead("enqueue")
         if not isinstance(tasks, AsyncIterable):
-            return await self._driver.run(self._core.enqueue(tasks, cursor))
-        added, existing, piece = 0, list[str](), list[Task]()
-        async for task in tasks:
-            piece.append(task)
-            if len(piece) == TASKS_PER_CALL:
-                answer = await self._driver.run(self._core.enqueue(piece))
-                added, existing, piece = added + answer.added, existing + answer.existing, []
-        answer = await self._driver.run(self._core.enqueue(piece, cursor))
-        return Enqueued(added + answer.added, existing + answer.existing)
+            return await self._driver.run(self._core.enqueue(tasks, cursor, again=again))
+        with self._core.arrival(tasks, cursor, again=again) as arrival:
+            piece = list[Task]()
+            async for task in tasks:
+                piece.append(task)
+                if len(piece) == TASKS_PER_CALL:
+                    await self._driver.run(self._core.add(arrival, piece, is_last=False))
+                    piece = []
+            await self._driver.run(self._core.add(arrival, piece, is_last=True))
+            if cursor is not None:
+                self._core.cursor = cursor
+        return arrival.enqueued
 
     async def next_batch(
         self,

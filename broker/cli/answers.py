@@ -11,6 +11,8 @@ _MEANING = {
     "unknown": "no such task in this run",
     "sealed": "it is in a sealed batch, which never changes",
     "consumed": "it has been trained on",
+    "freed": "it has been trained on, and its record is freed",
+    "freed_untrained": "its record is freed; the trainer takes it again by enqueue(tasks, again=True)",
     "dead": "it is dead",
     "rejected": "it is rejected",
 }

@@ -116,6 +116,23 @@ def batch_progress(stats: Stats) -> str:
     return f"{name} has {have} of {batch}; {stats.running} are running."
 
 
+def untrained(stats: Stats) -> tuple[str, ...]:
+    """What ended without being trained on, and what would bring it back, in sentences."""
+    freed = stats.totals.get("freed_dead", 0), stats.totals.get("freed_rejected", 0)
+    told: list[str] = []
+    if stats.dead or stats.rejected:
+        told.append(
+            f"{stats.dead:,} tasks are dead and {stats.rejected:,} rejected: `broker dead {stats.run} list` (or list "
+            "--rejected) says why, `retry` in place of list starts them over."
+        )
+    if any(freed):
+        told.append(
+            f"The records of {freed[0]:,} dead and {freed[1]:,} rejected tasks more were freed (max_finished is "
+            f"{stats.config.max_finished:,}): the trainer takes them by enqueue(tasks, again=True)."
+        )
+    return tuple(told)
+
+
 def _admission(stats: Stats) -> Verdict:
     """What a process that asks to start a rollout would meet; nothing of it waits in the broker."""
     config, terms, following = stats.config, terms_of(stats), f"version {stats.version + 1}"

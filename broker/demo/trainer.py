@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -23,6 +24,8 @@ from broker.demo.starts import number_of, start
 from broker.errors import Exhausted
 from broker.models import Rollout
 from broker.sources import exists
+
+_log = logging.getLogger("broker")
 
 #: Batches of tasks that the data loader keeps ahead of what the workers may start.
 _AHEAD: Final = 2
@@ -107,7 +110,9 @@ class Training:
         while True:
             try:
                 return self._trainer.next_batch()
-            except Exhausted:
+            except Exhausted as error:
+                if error.fields.get("dead"):
+                    _log.warning("%s", error)
                 # Tasks that ended dead or rejected are missing at the end: others take their place.
                 self._feed(self._options.batch_size)
 

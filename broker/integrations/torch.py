@@ -9,6 +9,7 @@ Needs PyTorch; the core does not import this module.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -26,6 +27,7 @@ from broker.integrations.tensors import collate, pack, pad, torch
 from broker.models import Rollout, RunConfig
 from broker.trainer import Trainer
 
+_log = logging.getLogger("broker")
 _torch_data: Any = import_module("torch.utils.data")
 
 __all__ = ["RolloutBatches", "collate", "pack", "pad"]
@@ -253,7 +255,9 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
         """The whole batch of the step, on the leader; None when the run is exhausted, which the others are told."""
         try:
             return self.trainer.next_batch(self._n, accept=self._accept, timeout=self._timeout, short=self._short)
-        except Exhausted:
+        except Exhausted as error:
+            if error.fields.get("dead") or error.fields.get("freed"):
+                _log.warning("the steps of run %s end: %s", self.run, error)
             mark = f"{self.trainer.epoch} {self.trainer.version} {secrets.token_hex(4)}"
             with open_transport(self.url) as transport:
                 transport.command("SET", self._end_key, mark, "PX", _END_KEPT_MS)

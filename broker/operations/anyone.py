@@ -8,7 +8,7 @@ from typing import Any
 
 from broker import keys
 from broker.operation import Operation
-from broker.operations.replies import clock, text, texts
+from broker.operations.replies import clock, text, texts, words
 
 
 def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[int]:
@@ -20,9 +20,23 @@ def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[
 TRIM_AGAIN = 2
 
 
-def trim(run: str, limit: int = 250, *, now: int | None = None) -> Operation[int]:
-    """Frees at most limit of each kind of what nothing needs any more; 0: there is no more, else TRIM_AGAIN or 1."""
-    return Operation("trim", (keys.state(run),), (clock(now), limit), int)
+class Trimmed(int):
+    """Answer of trim: 0: there is no more, else TRIM_AGAIN or 1; and how many dead and rejected tasks it freed."""
+
+    dead: int = 0
+    rejected: int = 0
+
+
+def _trimmed(reply: Any) -> Trimmed:
+    more, dead, rejected = map(int, words(reply))
+    trimmed = Trimmed(more)
+    trimmed.dead, trimmed.rejected = dead, rejected
+    return trimmed
+
+
+def trim(run: str, limit: int = 250, *, now: int | None = None) -> Operation[Trimmed]:
+    """Frees at most limit of each kind of what nothing needs any more."""
+    return Operation("trim", (keys.state(run),), (clock(now), limit), _trimmed)
 
 
 def _numbers(reply: Any) -> dict[str, str]:

@@ -73,22 +73,34 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedPiece:
-    """How many tasks were added, and the positions of those that existed."""
+    """How many tasks were added, the positions of those that existed, and the state of each of these, a word."""
 
     added: int
     existing: tuple[int, ...]
+    states: tuple[str, ...]
 
 
 def _enqueued(reply: Any) -> EnqueuedPiece:
-    added, *existing = map(int, words(reply))
-    return EnqueuedPiece(added, tuple(existing))
+    added, *existing = words(reply)
+    return EnqueuedPiece(int(added), tuple(map(int, existing[::2])), tuple(existing[1::2]))
 
 
 def enqueue(
-    run: str, gate: Gate, tasks: Sequence[NewTask], cursor: str | None = None, *, now: int | None = None
+    run: str,
+    gate: Gate,
+    tasks: Sequence[NewTask],
+    cursor: str | None = None,
+    *,
+    again: bool = False,
+    now: int | None = None,
 ) -> Operation[EnqueuedPiece]:
-    """Adds at most 1000 tasks; cursor, if given, is stored in the same step."""
-    args: list[Argument] = [clock(now), *gate.args, int(cursor is not None), cursor or ""]
+    """Adds at most 1000 tasks.
+
+    Args:
+        cursor: if given, it is stored in the same step.
+        again: dead and rejected ones start over as what is given now, also those that were freed.
+    """
+    args: list[Argument] = [clock(now), *gate.args, int(cursor is not None), cursor or "", int(again)]
     for task in tasks:
         args += (task.id, task.priority, task.samples, task.min_samples, task.payload)
     return Operation("enqueue", (keys.state(run),), tuple(args), _enqueued)

@@ -1,6 +1,7 @@
 -- @include records
 -- The ids of finished tasks whose records were freed: a data loader that brings them again must be told that they were here.
--- Kept as numbers in small sets, about 10 bytes an id: the first bits of its hash name the set, the next 52 are the member.
+-- Kept as numbers in small sets, about 10 bytes an id: the first bits of its hash name the set, the next 52 are the member,
+-- which is negative where the task ended dead or rejected: that one was never trained on, and may be asked for again.
 
 -- fakeredis has no sha1hex; a weaker hash does for tests.
 local function hash_hex(text)
@@ -18,16 +19,26 @@ local function finished_place(id)
   return key('finished:' .. hash:sub(1, 3)), int_text(tonumber(hash:sub(4, 16), 16))
 end
 
+local function untrained(member) return '-' .. member end
+
 local function add_finished(id)
   local set_key, member = finished_place(id)
   redis.call('SADD', set_key, member)
   bump('finished_ids', 1)
 end
 
-local function is_finished(id)
-  if num('finished_ids') == 0 then return false end
+local function add_untrained(id)
   local set_key, member = finished_place(id)
-  return redis.call('SISMEMBER', set_key, member) == 1
+  redis.call('SADD', set_key, untrained(member))
+  bump('finished_ids', 1)
+end
+
+-- What became of a task that was freed, a word; nil where it was not, or nothing is known of it any more.
+local function freed_word(id)
+  if num('finished_ids') == 0 then return nil end
+  local set_key, member = finished_place(id)
+  if redis.call('SISMEMBER', set_key, member) == 1 then return 'freed' end
+  return redis.call('SISMEMBER', set_key, untrained(member)) == 1 and 'freed_untrained' or nil
 end
 
 -- Below the floor nothing is known of what was finished.
@@ -37,9 +48,9 @@ local function forget_finished()
   set('finished_ids', 0)
 end
 
--- A recovery calls for the task again.
+-- A recovery calls for the task again, or the trainer for one that was not trained on.
 local function drop_finished(id)
   if num('finished_ids') == 0 then return end
   local set_key, member = finished_place(id)
-  if redis.call('SREM', set_key, member) == 1 then bump('finished_ids', -1) end
+  bump('finished_ids', -redis.call('SREM', set_key, member, untrained(member)))
 end

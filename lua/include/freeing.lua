@@ -18,6 +18,6 @@ local function within_bounds(ids)
 end
 
 local function forget(t)
-  add_finished(t.id)
+  if t.state == 'B' then add_finished(t.id) else add_untrained(t.id) end
   drop_records(t)
 end

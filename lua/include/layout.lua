@@ -56,6 +56,10 @@ local function fixed_parts(t)
   return tonumber(priority), tonumber(order), tonumber(min), tonumber(born ~= '' and born or order)
 end
 
+local function fixed_text(priority, order, born, samples, min)
+  return table.concat({ small_text(tonumber(priority)), int_text(order) .. '/' .. int_text(born), samples, min }, ',')
+end
+
 local function set_order(t, order)
   local _, _, _, born = fixed_parts(t)
   t.fixed = t.fixed:gsub('^([^,]*),[^,]*', '%1,' .. int_text(order) .. '/' .. int_text(born))

@@ -97,13 +97,16 @@ save_records = function()
   dirty_tasks, dirty_slots = {}, {}
 end
 
+-- Forgets slot k, which is not the first.
+local function drop_slot(t, k)
+  local name = slot_name(t, k)
+  hdel(SLOTS, name)
+  dirty_slots[name], slots[name] = nil, false
+end
+
 -- Nothing is kept of the task but its place in sets.
 local function drop_records(t)
-  for k = 1, t.samples - 1 do
-    local name = slot_name(t, k)
-    hdel(SLOTS, name)
-    dirty_slots[name] = nil
-  end
+  for k = 1, t.samples - 1 do drop_slot(t, k) end
   hdel(TASKS, t.id)
   hdel(PAYLOADS, t.id)
   dirty_tasks[t.id], tasks[t.id] = nil, false

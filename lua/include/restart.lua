@@ -1,7 +1,8 @@
 -- @include tasks
 -- Starting a finished task over, with all its slots open and nothing counted against them.
 
-local function restart_task(t)
+-- samples, fixed: where they are others than before.
+local function restart_task(t, samples, fixed)
   load_slots_of(t)
   for k = 0, t.samples - 1 do
     local s = slot_of(t, k)
@@ -11,6 +12,7 @@ local function restart_task(t)
     end
   end
   leave_state(t)
+  if samples then t.samples, t.fixed = samples, fixed end
   local _, requeues = again_parts(t)
   set_again(t, 0, requeues + 1)
   t.letters, t.errors = string.rep('O', t.samples), '0'

@@ -81,6 +81,10 @@ class History:
         self._holds(task not in self.state, f"{task} was enqueued twice")
         self.state[task] = "P"
 
+    def _freed(self, task: str, state: str, _: str) -> None:
+        self._holds(self.state.get(task) == "X", f"{task} was freed as {state} in state {self.state.get(task)}")
+        del self.state[task]
+
     def _start(self, task: str, first: str) -> None:
         self._holds(self.state.get(task) == "P", f"{task} was started in state {self.state.get(task)}")
         self._holds(self.capacity > 0, f"G4: {task} was started at capacity {self.capacity}")

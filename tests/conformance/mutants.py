@@ -233,11 +233,12 @@ MUTANTS: dict[str, Mutant] = {
     "bytes_freed_at_once": Mutant("trim.lua", "num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live", 2),
     "tasks_freed_at_once": Mutant("trim.lua", "num('version') - num('retention_steps')", "num('version')", "bytes_live"),
     "dead_kept_for_ever": Mutant(
-        "trim.lua", "ipairs({ DEAD, REJECTED })", "ipairs({ REJECTED })", "dead_and_rejected_tasks_are_kept",
+        "trim.lua", "more = free_finished('dead', DEAD, limit) or more", "", "dead_and_rejected_tasks_are_kept",
     ),
     "finished_kept_for_ever": Mutant(
-        "trim.lua", "ipairs({ DEAD, REJECTED })", "ipairs({ DEAD })", "dead_and_rejected_tasks_are_kept",
+        "trim.lua", "more = free_finished('rejected', REJECTED, limit) or more", "", "dead_and_rejected_tasks_are_kept",
     ),
+    "freed_unsaid": Mutant("trim.lua", "event('freed',", "tostring(", "freed_are_told"),
     "dropped_bytes_kept": Mutant(
         "include/tasks.lua", "unlink(RESULT .. attempt_id(t, k, s))", "", "starts_over",
     ),
@@ -289,7 +290,7 @@ MUTANTS: dict[str, Mutant] = {
     "rows_of_any_number_of_slots": Mutant(
         "include/rows.lua", "within_slots(ids, MOST_SLOTS)", "within_slots(ids, 1e9)", "large_groups_are_read",
     ),
-    "what_stopped_at_the_slots_is_left": Mutant("trim.lua", "return stopped and 2 or more", "return more", "large_groups_are_read"),
+    "what_stopped_at_the_slots_is_left": Mutant("trim.lua", "stopped and 2 or more", "more", "large_groups_are_read"),
     "stopped_steps_are_done": Mutant(
         "trim.lua", "if n == #ids and n < limit then\n    set('bytes_from'", "if n <= limit then\n    set('bytes_from'", "large_groups_are_read",
     ),

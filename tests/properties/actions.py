@@ -133,7 +133,8 @@ def enqueue(world: World, choose: Chooser) -> None:
     full = run is not None and (unfinished >= MOST_UNFINISHED or len(run.tasks) >= MOST_TASKS)
     for _ in range(choose.integer(0, 3)):
         if run and run.tasks and (full or chance(choose, 10)):
-            tasks.append(_any_task(choose, pick(choose, sorted(run.tasks))))
+            known = run.finished if run.finished and chance(choose, 40) else run.tasks
+            tasks.append(_any_task(choose, pick(choose, sorted(known))))
         else:
             if at == len(world.rows):
                 world.rows.append(_any_task(choose, world.fresh("k")))
@@ -141,7 +142,7 @@ def enqueue(world: World, choose: Chooser) -> None:
             at += 1
         if chance(choose, 5):
             tasks.append(tasks[-1])
-    send(world, choose, Enqueue(tasks=tuple(tasks), cursor=f"c{at}"))
+    send(world, choose, Enqueue(tasks=tuple(tasks), cursor=f"c{at}", again=chance(choose, 40)))
 
 
 def position(cursor: str) -> int:

@@ -101,10 +101,11 @@ class Numbered:
 
 @dataclass(frozen=True, slots=True)
 class Enqueue(Numbered):
-    """Adds tasks and stores the data loader's position."""
+    """Adds tasks and stores the data loader's position; with `again` also those that are dead or rejected, or were."""
 
     tasks: tuple[NewTask, ...] = ()
     cursor: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,9 @@ def follow_trim(run: Run, ghost: Ghost, view: View) -> None:
         require(_may_forget(run, view, task), f"G1: {task} was forgotten")
     for task in gone:
         del run.tasks[task.id]
-        run.finished.add(task.id)
+        run.finished[task.id] = task.state != "batched"
+        if task.state != "batched":
+            run.count(f"freed_{task.state}")
         if task.step in run.batches and task.state == "batched":
             run.batches[task.step].tasks.remove(task.id)
         ghost.forget(task.id)

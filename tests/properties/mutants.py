@@ -175,8 +175,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "elseif letters:find('O', 1, true) then\n    zput(OPEN",
         "elseif false then\n    zput(OPEN",
     ),
-    Mutant("enqueue overwrites", "if exists[i] or seen[id] or", "if seen[id] or"),
-    Mutant("enqueue takes one name twice", "if exists[i] or seen[id] or", "if exists[i] or"),
+    Mutant("enqueue overwrites", "tasks[id] and state_word(tasks[id]) or (check", "(check"),
+    Mutant("enqueue takes one name twice", "seen[id] and 'pending' or tasks[id]", "tasks[id]"),
     Mutant("priority upside down", "-priority * 4398046511104", "priority * 4398046511104"),
     Mutant(
         "discard reaches into sealed batches",
@@ -235,6 +235,34 @@ MUTANTS: tuple[Mutant, ...] = (
         "a ready group waits for its failed slots",
         "elseif not letters:find('[OWH]') then",
         "elseif not letters:find('[OWHF]') then",
+    ),
+    Mutant(
+        "enqueue again takes what was trained on", "freed_untrained = true }", "freed_untrained = true, freed = true }"
+    ),
+    Mutant("enqueue again takes live tasks", "not (again and UNTRAINED[there])", "not (again and there)"),
+    Mutant("enqueue takes the dead unasked", "not (again and UNTRAINED[there])", "not UNTRAINED[there]"),
+    Mutant("enqueue again takes no freed ones", ", freed_untrained = true }", " }"),
+    Mutant("enqueue again leaves the id among the finished", "if there then drop_finished(id) end", ""),
+    Mutant("enqueue again keeps the old payload", "hput(PAYLOADS, t.id, ARGV[at + 4])", "", ("enqueue",)),
+    Mutant("enqueue again keeps the old samples", "if samples then t.samples, t.fixed = samples, fixed end", ""),
+    Mutant("enqueue again leaves slots behind", "for k = samples, t.samples - 1 do drop_slot(t, k) end", ""),
+    Mutant("enqueue again counts nothing", "if restarted > 0 then bump('total_retried', restarted) end", ""),
+    Mutant(
+        "a freed dead task counts as trained",
+        "if t.state == 'B' then add_finished(t.id) else add_untrained(t.id) end",
+        "add_finished(t.id)",
+    ),
+    Mutant(
+        "a freed trained task counts as untrained",
+        "if t.state == 'B' then add_finished(t.id) else add_untrained(t.id) end",
+        "add_untrained(t.id)",
+    ),
+    Mutant("trim counts no dead ones", "if n > 0 then bump('total_freed_' .. word, n) end", ""),
+    Mutant(
+        "retry knows nothing of what was freed",
+        "not t and freed_word(ids[i]) or state_word(t)",
+        "state_word(t)",
+        ("retry",),
     ),
     Mutant("retry keeps the tries", "s.tries, s.why = '0',", "s.tries, s.why = s.tries,"),
     # G7: replay.

@@ -120,7 +120,7 @@ def sweep(run: Run, call: RecoverSweep) -> Answer:
         if task is not None:
             _place(run, task, listed)
         elif listed:
-            run.finished.discard(name)
+            run.finished.pop(name, None)
     return {"done": len(call.tasks)}
 
 
@@ -141,7 +141,7 @@ def _place(run: Run, task: Task, listed: bool) -> None:
             restart(run, task)
     elif known and not listed and (forgot or task.order == task.born):
         _forget(run, task)
-        run.finished.add(task.id)
+        run.finished[task.id] = False
         run.known_from, run.known_version = max(run.known_from, run.listed_order), run.recovering
     elif task.state not in ("pending", "delayed"):
         _judge(run, task)

@@ -140,8 +140,8 @@ class Run:
     #: The bytes of results that the broker keeps, by attempt id.
     results: dict[str, bytes] = field(default_factory=lambda: {})
     orders: int = 0
-    #: Ids of finished tasks whose records were freed.
-    finished: set[str] = field(default_factory=set[str])
+    #: Ids of finished tasks whose records were freed, and whether they ended dead or rejected.
+    finished: dict[str, bool] = field(default_factory=dict[str, bool])
     #: Of tasks numbered below it, and of what steps below the version consumed, the server may know nothing: it came
     #: back from a checkpoint of that order and version.
     known_from: int = 0

@@ -14,6 +14,7 @@ from .calls import (
     Config,
     Discard,
     Enqueue,
+    NewTask,
     Numbered,
     Open,
     Pause,
@@ -131,7 +132,8 @@ def _execute(run: Run, call: Numbered) -> Answer:
         case Resume():
             return _set_mode(run, "")
         case Retry():
-            return _each(run, call.tasks, lambda task: _retry(run, task))
+            words = _each(run, call.tasks, lambda task: _retry(run, task))["answers"]
+            return {"answers": [_freed(run, name) or word for name, word in zip(call.tasks, words, strict=True)]}
         case _:
             raise TypeError(call)
 
@@ -144,11 +146,18 @@ def _set_mode(run: Run, mode: str) -> Answer:
 def enqueue(run: Run, call: Enqueue) -> Answer:
     """New tasks become pending, in the order of the call."""
     existing: list[int] = []
+    states: list[str] = []
     added = 0
     for position, new in enumerate(call.tasks):
-        if new.id in run.tasks or new.id in run.finished:
-            existing.append(position)
+        task, freed = run.tasks.get(new.id), _freed(run, new.id)
+        if call.again and task is not None and task.state in ("dead", "rejected"):
+            _start_over(run, task, new)
             continue
+        if task is not None or freed == "freed" or (freed and not call.again):
+            existing.append(position)
+            states.append(run.visible_state(task) if task else freed)
+            continue
+        run.finished.pop(new.id, None)
         give_number(run)
         slots = [Slot() for _ in range(new.samples)]
         run.tasks[new.id] = Task(
@@ -158,7 +167,25 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
     run.cursor = call.cursor
     if added:
         run.count("enqueued", added)
-    return {"added": added, "existing": existing}
+    started = len(call.tasks) - len(existing)
+    return {"added": started, "existing": existing, "states": states}
+
+
+def _freed(run: Run, name: str) -> str:
+    """What is remembered of a task that was freed, a word."""
+    if name in run.tasks or name not in run.finished:
+        return ""
+    return "freed_untrained" if run.finished[name] else "freed"
+
+
+def _start_over(run: Run, task: Task, new: NewTask) -> None:
+    """As a retry, with what is given now."""
+    _retry(run, task)
+    task.payload, task.samples, task.min_samples, task.priority = (
+        *(new.payload, new.samples, new.min_samples),
+        new.priority,
+    )
+    task.slots = [*task.slots[: new.samples], *(Slot() for _ in range(new.samples - len(task.slots)))]
 
 
 def give_number(run: Run) -> None:

@@ -120,7 +120,7 @@ class Wire:
         match call:
             case Enqueue():
                 tasks = [trainer.NewTask(t.id, t.payload, t.samples, t.min_samples, t.priority) for t in call.tasks]
-                return trainer.enqueue(run, gate, tasks, call.cursor, now=now)
+                return trainer.enqueue(run, gate, tasks, call.cursor, again=call.again, now=now)
             case Take():
                 return trainer.take(
                     run, gate, call.step, call.n, limit=call.limit, seal=call.seal, short=call.short, now=now
@@ -204,7 +204,7 @@ class Wire:
             case RecoverEnd():
                 return {"accepted": parsed.accepted, "running": parsed.running, "capacity": parsed.capacity}
             case Enqueue():
-                return {"added": parsed.added, "existing": list(parsed.existing)}
+                return {"added": parsed.added, "existing": list(parsed.existing), "states": list(parsed.states)}
             case Take():
                 return self._taken(call, parsed)
             case Advance():

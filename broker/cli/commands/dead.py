@@ -121,9 +121,9 @@ def _retry(operator: Operator, namespace: Namespace, output: Output) -> int:
     tasks: list[str] = namespace.tasks
     if namespace.all:
         kind = "rejected" if namespace.rejected else "dead"
-        tasks = [
-            row.id for row in operator.dead(namespace.run, kind, operator.stats(namespace.run).config.max_finished)
-        ]
+        stats = operator.stats(namespace.run)  # more than max_finished, until their steps are below the floor
+        there = stats.rejected if namespace.rejected else stats.dead
+        tasks = [row.id for row in operator.dead(namespace.run, kind, there)]
     if not tasks:
         output.note(f"nothing to retry in run {namespace.run}")
     return report(output, operator.retry(namespace.run, tasks), wanted="retried")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
-from broker.cli.reasons import batch_progress, formula, verdict
+from broker.cli.reasons import batch_progress, formula, untrained, verdict
 from broker.cli.situation import situation
 from broker.cli.words import count, duration, worker_of
 
@@ -38,6 +38,7 @@ def run(namespace: Namespace, output: Output) -> int:
     if output.as_json:
         work, answer = situation(explanation), verdict(explanation.stats)
         words = {"reason": answer.reason, "sentence": answer.sentence, "remedies": answer.remedies}
+        words["untrained"] = untrained(explanation.stats)
         output.json(
             {"work": to_plain(work), **words, "batch": batch_progress(explanation.stats), **to_plain(explanation)}
         )
@@ -80,6 +81,8 @@ def _tell(explanation: Explanation, output: Output) -> None:
         return
     output.line("What the trainer waits for:")
     output.line(f"  {batch_progress(stats)}")
+    for line in untrained(stats):
+        output.line(f"  {line}")
     if explanation.oldest_ready:
         output.line(f"  The oldest task that is ready: {explanation.oldest_ready}.")
     if explanation.oldest_pending:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker import RunConfig, Trainer, Worker, keys
+from broker import RunConfig, Task, Trainer, Worker, keys
 from broker.cli.output import Output, Progress
 from broker.connections import open_transport
 from tests.conformance.cli.commands import RUN, Result
@@ -89,6 +89,28 @@ def test_all_that_are_kept_can_be_retried_however_many_those_may_be(
     with Trainer(url, RUN, trainer.config.model_copy(update={"max_finished": max_finished}), update=True):
         assert broker("dead", RUN, "retry", "--all", "--json").json == {"retried": [], "refused": {}}
         assert broker("dead", RUN, "--count", "2000000").code == 0
+
+
+def test_more_dead_tasks_than_max_finished_can_be_retried_at_once(broker: Any, url: str, trainer: Trainer) -> None:
+    with Trainer(url, RUN, trainer.config.model_copy(update={"max_finished": 1}), update=True) as again:
+        again.cancel(["t1", "t2", "t3"])
+        assert broker("dead", RUN, "retry", "--all", "--rejected", "--json").json["retried"] == ["t3", "t2", "t1"]
+
+
+def test_what_was_freed_untrained_is_told(broker: Any, url: str, trainer: Trainer) -> None:
+    changed = {"max_finished": 0, "retention_steps": 0}
+    with Trainer(url, RUN, trainer.config.model_copy(update=changed), update=True) as again:
+        again.cancel(["t1", "t2"])
+        again.advance(allow_empty=True)
+        again.advance(allow_empty=True)
+        refused = broker("dead", RUN, "retry", "t1")
+        assert refused.code == 1
+        assert "again=True" in refused.out
+        assert "0 dead and 2 rejected tasks more were freed" in broker("explain", RUN).out
+        assert "freed rejected" in broker("status", RUN).out
+        assert "task t1, which was rejected, is forgotten" in broker("tail", RUN, "--from", "start", "--no-follow").out
+        assert again.enqueue(Task(id="t1"), again=True).added == 1
+        assert broker("explain", RUN, "--json").json["untrained"]
 
 
 def test_what_cannot_be_retried_or_shown_is_a_finding(broker: Any, trainer: Trainer) -> None:
