@@ -25,7 +25,7 @@ def key(run: str, name: str) -> str:
     Args:
         run: name of the run, validated.
         name: one of `state`, `policies`, `tasks`, `slots`, `payloads`, `pending`, `delayed`, `retries`, `open`,
-            `running`, `ready`, `sessions`,
+            `running`, `ready`, `sessions`, `leases`,
             `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`,
             `rejected`, `reasons`, `wake`,
             `wake:ready`, `revoked:<session>`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;

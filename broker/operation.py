@@ -20,7 +20,7 @@ class Operation(Generic[T]):
     Args:
         script: name of the script, without ``.lua``.
         keys: KEYS; the first is the state key of the run, which fixes the hash slot.
-        args: ARGV; the first is the injected clock in milliseconds, or empty for the server's.
+        args: ARGV; the first is the injected clock of the run in milliseconds, or empty for the server's.
         parse: reads the raw reply.
         before: plain commands sent ahead of the script in the same pipeline.
     """

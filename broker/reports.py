@@ -95,10 +95,10 @@ class Explanation:
         by_staleness: (S + version + 1) * B - (accepted + running), None without a bound.
         binding: the term that decides, `concurrency` or `staleness` (where both do, `concurrency`);
             `none` while capacity is positive.
-        now_ms: the server's clock.
+        now_ms: the run's clock.
         sessions: workers, by the end of their lease; the first ones only, `stats.sessions` is their number.
         held: slots held of the oldest running tasks; the first ones only.
-        due: when what is next due, in ms of the server's clock (0: nothing): delayed, retries, deadlines, sessions.
+        due: when what is next due, in ms of the run's clock (0: nothing): delayed, retries, deadlines, sessions.
         oldest_pending: the task that is started next, or empty.
         oldest_ready: the task that is taken next, or empty.
         holding: how many workers hold how many slots, in all.

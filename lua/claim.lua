@@ -17,6 +17,12 @@ local function answer_head(reason, due_in, version_text, epoch)
   return { reason, due_in, version_text, epoch, state.version, state.version_epoch, seq, blob, now }
 end
 
+-- When to claim again, in milliseconds: when something may be due, or when the lease clock stands still if nobody calls until then.
+local function due_in()
+  local due = num('due')
+  return due > 0 and math.max(0, math.min(due - now, lease_step)) or -1
+end
+
 -- The same claim again: what it was given and still holds.
 local function replay(words)
   local reason, version, epoch, random, rest = words:match('^(%S+) (%S+) (%S+) (%S+) ?(.*)$')
@@ -46,7 +52,7 @@ return run(function()
   if tonumber(last) == number then return replay(words) end
   if tonumber(last) > number then fail('OLDREQUEST', 'number', int_text(number), 'last', last) end
   local version = given and int_arg(5, 'version', 0, MAX_INT) or num('version')
-  zput(SESSIONS, session, now + lease)
+  zput(SESSIONS, session, lease_end(lease))
   if is_due() then
     flush()
     sweep(limit)
@@ -55,8 +61,7 @@ return run(function()
   local reason = hand_out(n, limit, claim)
   hput(CALLS, session, ARGV[3] .. ' ' .. lease .. ' ' .. (reason or '-') .. ' ' .. claim.version_text .. ' '
     .. claim.epoch .. ' ' .. claim.random .. ' ' .. table.concat(claim.attempts, ' '))
-  local due = num('due')
-  local answer = answer_head(reason or '', due > 0 and math.max(0, due - now) or -1, claim.version_text, claim.epoch)
+  local answer = answer_head(reason or '', due_in(), claim.version_text, claim.epoch)
   flush()
   return add_granted(answer)
 end)

@@ -21,7 +21,8 @@ return run(function()
   if lease == 0 then lease = num('lease_ms') end
   bump('session_seq', 1)
   local id = worker .. '~' .. state.session_seq .. '.' .. nonce
-  zput(SESSIONS, id, now + lease)
+  zput(SESSIONS, id, lease_end(lease))
+  zput(LEASES, id, lease)
   due_at(now + lease)
   hput(CALLS, id, '0 ' .. int_text(lease))
   event('join', id)

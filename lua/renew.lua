@@ -47,7 +47,7 @@ return run(function()
   local ids, over, holding = {}, {}, 0 -- over: all but those that go on as they are
   for i = 4, #ARGV do ids[i - 3] = ARGV[i] end
   local scores, records = look_up(session, ids)
-  zput(SESSIONS, session, now + lease)
+  zput(SESSIONS, session, lease_end(lease))
   for i = 1, #ids do
     if scores[i] then holding = holding + 1 end
     if not scores[i] or not records[i] or too_old(oldest_in(records[i])) then over[#over + 1] = ids[i] end

@@ -38,7 +38,9 @@ return run(function()
   end
   local leases = is_admission() and OWNER_LEASES or SESSIONS
   add('n_sessions', redis.call('ZCARD', leases))
-  add('n_lapsed', redis.call('ZCOUNT', leases, '-inf', int_text(now)))
+  -- By either clock (include/state.lua).
+  add('n_lapsed', redis.call('ZCOUNT', leases, '-inf', int_text(now))
+    + redis.call('ZCOUNT', leases, LEASE_ZERO, int_text(lease_end(0))))
   add('n_tasks', redis.call('HLEN', TASKS))
   return answer
 end)

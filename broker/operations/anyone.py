@@ -227,7 +227,7 @@ class Facts:
     """What explain reads: sessions, held slots of the oldest running tasks, the oldest tasks, and what is next due.
 
     `sessions` and `held` are the first ones only, `holding` has the totals.
-    `due` gives the server's clock in milliseconds by kind, 0 where nothing is due.
+    `due` gives the run's clock in milliseconds by kind, 0 where nothing is due; deadlines are on it, too.
     """
 
     now: int

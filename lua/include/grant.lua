@@ -26,7 +26,7 @@ local function hold(t, k, claim)
   zput(claim.book, attempt, claim.version)
   if claim.timeout > 0 then
     if not field('timeouts') then set('timeouts', 1) end -- from now on, whatever the config becomes, attempts may have a deadline
-    zput(DEADLINES, attempt, now + claim.timeout)
+    zput(DEADLINES, attempt, lease_end(claim.timeout))
     due_at(now + claim.timeout)
   end
   event('claim', attempt .. claim.event_tail)

@@ -12,6 +12,7 @@ local STATE, TASKS, SLOTS, PAYLOADS, REASONS =
 local PENDING, DELAYED, OPEN, RUNNING, READY =
   key('pending'), key('delayed'), key('open'), key('running'), key('ready')
 local RETRIES, SESSIONS, CALLS, DEADLINES = key('retries'), key('sessions'), key('calls'), key('deadlines')
+local LEASES = key('leases') -- of each session that has not ended: how long its lease is
 local DEAD, REJECTED, BATCHES, POLICIES = key('dead'), key('rejected'), key('batches'), key('policies')
 local EVENTS, WAKE, WAKE_READY = key('events'), key('wake'), key('wake:ready')
 local SESSION, RESULT, REVOKED = key('session:'), key('result:'), key('revoked:') -- beginnings of names

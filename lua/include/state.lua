@@ -3,13 +3,16 @@
 -- The run's state hash: read once in one HMGET, changed in memory, written in one HSET by flush().
 
 local state, state_changed = {}, {}
-local now = 0
+local now = 0 -- the run's clock
+local lease_lag = 0 -- how far the lease clock is behind it
+local lease_step = math.huge -- how far the lease clock advances at most between two scripts
 local oldest_good = nil -- the oldest version that is not too old, once it is asked for; -math.huge: no bound
 
 -- What nearly every script needs.
 local HOT = {
   'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
-  'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch',
+  'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
+  'lease_lag', 'shortest_lease',
 }
 
 -- The hot fields and others, for load_state.
@@ -51,9 +54,52 @@ local function batch_size()
   return math.max(1, tonumber(state.consumer_batch_size))
 end
 
+-- The run's clock is the server's time and an offset, and never goes back: where the server's clock steps back (as in a failover
+-- to one that is behind) the offset grows by the step, once, and time goes on from where it stood.
+-- Between two scripts the lease clock advances as far, but by a third of the shortest lease at most. Who is alive renews as often;
+-- while the server is frozen or away, or its clock steps forward, nobody can, and leases lose that third, not the whole gap.
+-- A clock injected as ARGV[1] is taken as it is, for leases too.
+local function set_clock()
+  local before = num('clock')
+  lease_lag = num('lease_lag')
+  if ARGV[1] ~= '' then
+    now = math.max(before, int_arg(1, 'now', 1, 35184372088832))
+  else
+    local time, offset, shortest = redis.call('TIME'), num('clock_offset'), num('shortest_lease')
+    local at = time[1] * 1000 + math.floor(time[2] / 1000) + offset
+    now = math.max(before, at)
+    if now > at then set('clock_offset', offset + now - at) end
+    if shortest > 0 then lease_step = math.max(1, math.floor(shortest / 3)) end
+    if now - before > lease_step then
+      lease_lag = lease_lag + now - before - lease_step
+      set('lease_lag', lease_lag)
+    end
+  end
+  if now > before then set('clock', now) end
+end
+
+-- Deadlines of leases and attempts are stored on the lease clock, from LEASE_ZERO on. Smaller ones are of a release
+-- that had only the run's clock; while it shares the run it takes those of this one for far away, and ends none of them.
+local LEASE_ZERO = 70368744177664
+
+-- The deadline of a lease of so many milliseconds that begins now.
+local function lease_end(ms) return LEASE_ZERO + now - lease_lag + ms end
+
+-- A stored deadline on the run's clock, if there is no gap until then.
+local function run_time(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lease_lag end
+
+-- When the first of a set's timers is due, on the run's clock; nil: there is none.
+local function earliest(name)
+  local first
+  for _, low in ipairs({ '-inf', LEASE_ZERO }) do
+    local at = redis.call('ZRANGEBYSCORE', name, low, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if at then first = math.min(first or math.huge, run_time(tonumber(at))) end
+  end
+  return first
+end
+
 -- Reads the fields given, the hot ones at least; refuses a missing run and an unknown schema, and sets the clock.
 -- A field that is not there has its default, else false: nobody asks the server for it again.
--- Time is the server's, or injected as ARGV[1]; it never goes back (a failover may bring an older clock).
 local function load_state(names, may_be_missing)
   names = names or HOT
   local got = redis.call('HMGET', STATE, unpack(names))
@@ -64,13 +110,8 @@ local function load_state(names, may_be_missing)
   elseif not state.max_concurrent_rollouts then
     state.max_concurrent_rollouts = int_text(batch_size())
   end
-  if ARGV[1] ~= '' then
-    now = int_arg(1, 'now', 1, 35184372088832)
-  else
-    local time = redis.call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
-  end
-  if now > num('clock') then set('clock', now) else now = num('clock') end
+  set_clock()
+  if num('due') >= LEASE_ZERO then state.due = run_time(num('due')) end -- an earlier release found it among ours
 end
 
 -- S as a number, or nil for "no bound".
@@ -117,7 +158,8 @@ local function surviving(version, epoch)
   return known_policies[policy]
 end
 
--- Remembers that something is due at `at`: a lower bound, so that claims look at the timers only when one may have run out.
+-- Remembers that something is due at `at` on the run's clock: a lower bound (the lease clock only falls behind), so that claims
+-- look at the timers only when one may have run out.
 local function due_at(at)
   local due = num('due')
   if due == 0 or at < due then set('due', at) end

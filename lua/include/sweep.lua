@@ -6,6 +6,15 @@ local function due_members(name, limit)
   return redis.call('ZRANGEBYSCORE', name, '-inf', now, 'LIMIT', 0, limit)
 end
 
+-- Members of a set of leases: the earlier release's by the run's clock, then by the lease clock.
+local function due_leases(name, limit)
+  local ids = due_members(name, limit)
+  if #ids == limit then return ids end
+  local more = redis.call('ZRANGEBYSCORE', name, LEASE_ZERO, lease_end(0), 'LIMIT', 0, limit - #ids)
+  for i = 1, #more do ids[#ids + 1] = more[i] end
+  return ids
+end
+
 -- delayed -> pending
 local function promote_tasks(ids)
   load_tasks(ids)
@@ -57,13 +66,14 @@ end
 
 local function forget_session(id, why)
   zdel(SESSIONS, id)
+  zdel(LEASES, id)
   hdel(CALLS, id)
   event('leave', id .. ' ' .. why)
 end
 
 -- Sessions in the order of their deadlines; one that was not looked at as a whole stays due for the next sweep.
 local function expire_sessions(limit)
-  local n, ids = 0, due_members(SESSIONS, limit)
+  local n, ids = 0, due_leases(SESSIONS, limit)
   for i = 1, #ids do
     if n >= limit or cleared_enough() then break end
     local held = redis.call('ZRANGE', SESSION .. ids[i], 0, limit - n - 1)
@@ -73,11 +83,6 @@ local function expire_sessions(limit)
     if all and looked == #held then forget_session(ids[i], 'expired') end
   end
   return n
-end
-
-local function earliest(name)
-  local first = redis.call('ZRANGE', name, 0, 0, 'WITHSCORES')
-  return tonumber(first[2])
 end
 
 local function is_due()
@@ -90,7 +95,7 @@ local function sweep(limit)
   if not is_due() then return 0 end
   local n = promote_tasks(due_members(DELAYED, limit)) + promote_slots(due_members(RETRIES, limit))
   flush()
-  n = n + (expire_all(DEADLINES, due_members(DEADLINES, limit)))
+  n = n + (expire_all(DEADLINES, due_leases(DEADLINES, limit)))
   flush()
   n = n + expire_sessions(limit)
   flush()

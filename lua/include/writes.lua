@@ -102,7 +102,9 @@ local save_records -- set by records.lua: writes changed tasks and slots, before
 
 local function flush()
   if save_records then save_records() end
+  local leases_changed = zset_writes[LEASES]
   write_logs(zset_writes, 'ZADD', 'ZREM', 1)
+  if leases_changed then set('shortest_lease', tonumber(redis.call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')[2]) or 0) end
   write_logs(hash_writes, 'HSET', 'HDEL', 2)
   for from = 1, #unlinks, 1000 do redis.call('UNLINK', unpack(unlinks, from, math.min(from + 999, #unlinks))) end
   for from = 1, #events, 1000 do

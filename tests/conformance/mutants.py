@@ -206,8 +206,8 @@ MUTANTS: dict[str, Mutant] = {
     "backoff_constant": Mutant("include/attempts.lua", "base * 2 ^ math.min(s.tries - 1, 40)", "base", "pause_that_doubles"),
     "retry_at_once": Mutant("include/attempts.lua", "set_letter(t, k, 'W')", "set_letter(t, k, 'O')", "pause_that_doubles"),
     "leases_never_end": Mutant("include/sweep.lua", "n = n + expire_sessions(limit)", "", "to_the_millisecond"),
-    "timeouts_never_end": Mutant("include/sweep.lua", "n = n + (expire_all(DEADLINES, due_members(DEADLINES, limit)))", "", "hard_limit"),
-    "renew_extends_nothing": Mutant("renew.lua", "zput(SESSIONS, session, now + lease)", "", "sign_of_life"),
+    "timeouts_never_end": Mutant("include/sweep.lua", "n = n + (expire_all(DEADLINES, due_leases(DEADLINES, limit)))", "", "hard_limit"),
+    "renew_extends_nothing": Mutant("renew.lua", "zput(SESSIONS, session, lease_end(lease))", "", "sign_of_life"),
     "unknown_attempts_kept": Mutant("renew.lua", "if holds then release_attempt(t, k, s) end", "", "lost_for_good"),
     "unknown_attempts_kept_beside_ended_ones": Mutant(
         "renew.lua", "if scores[i] then holding = holding + 1 end", "holding = holding + 1", "beside_attempts_that_ended",
@@ -216,12 +216,27 @@ MUTANTS: dict[str, Mutant] = {
     "renew_mixes_its_pieces": Mutant("renew.lua", "scores[from + i - 1] = got[i]", "scores[i] = got[i]", "more_attempts_than_one_command"),
     "known_attempts_released": Mutant("renew.lua", "known[ids[i]] = true", "known[i] = true", "lost_for_good"),
     "swept_before_extended": Mutant(
-        "claim.lua", "  zput(SESSIONS, session, now + lease)\n  if is_due() then\n    flush()\n    sweep(limit)\n  end\n",
-        "  if is_due() then\n    flush()\n    sweep(limit)\n  end\n  zput(SESSIONS, session, now + lease)\n",
+        "claim.lua", "  zput(SESSIONS, session, lease_end(lease))\n  if is_due() then\n    flush()\n    sweep(limit)\n  end\n",
+        "  if is_due() then\n    flush()\n    sweep(limit)\n  end\n  zput(SESSIONS, session, lease_end(lease))\n",
         "whose_lease_just_ran_out",
     ),
     "time_outs_not_read": Mutant("submit.lua", "{ 'timeouts', 'total_results' }", "{ 'total_results' }", "switched_off"),
-    "clock_goes_back": Mutant("include/state.lua", "else now = num('clock') end", "end", "depends_on_the_clock"),
+    "clock_goes_back": Mutant(
+        "include/state.lua", "now = math.max(before, int_arg(", "now = math.min(MAX_INT, int_arg(", "depends_on_the_clock",
+    ),
+    "time_stands_still": Mutant(
+        "include/state.lua", "if now > at then set('clock_offset', offset + now - at) end", "", "after_the_clock_went_back",
+    ),
+    "leases_lose_the_whole_gap": Mutant("include/state.lua", "if now - before > lease_step then", "if false then", "frozen_server or step_forward"),
+    "claims_wait_longer_than_leases_go_on": Mutant("claim.lua", "math.min(due - now, lease_step)", "due - now", "lease_clock_stands_still"),
+    "deadlines_of_the_last_release_forgotten": Mutant(
+        "include/sweep.lua", "local ids = due_members(name, limit)\n  if #ids == limit", "local ids = {}\n  if #ids == limit", "last_release",
+    ),
+    "deadlines_shown_on_the_lease_clock": Mutant("explain.lua", "run_time(tonumber(got[2 * i]))", "got[2 * i]", "g9 or shown_of_leases"),
+    "held_is_not_old": Mutant(
+        "recover_sweep.lua", "oldest = math.min(oldest, tonumber(s.version))",
+        "if c == 'D' or oldest == math.huge then oldest = math.min(oldest, tonumber(s.version)) end", "held_sample_that_is_older",
+    ),
     # -- bytes
     "accept_without_bytes": Mutant(
         "submit.lua", "redis.call('EXISTS', result_key(attempt)) == 0", "false", "without_bytes",

@@ -74,6 +74,8 @@ def _of_sessions(dump: dict[str, Any], tasks: dict[str, list[str]], slots: dict[
     sessions, calls = set(dump.get("sessions", {})), set(dump.get("calls", {}))
     if sessions != calls:
         found.append(f"sessions and calls differ by {sessions ^ calls}")
+    if ended := set(dump.get("leases", {})) - sessions:  # a session that an older release began is not among them
+        found.append(f"leases of no session: {ended}")
     held: set[str] = set()
     for name, members in dump.items():
         if name.startswith("session:"):

@@ -12,6 +12,7 @@ from broker.heartbeat import Heartbeat
 from broker.operations import anyone
 from broker.operations import worker as worker_calls
 from tests.conformance.lab import Lab, run_one, tasks
+from tests.properties.decode import LEASE_ZERO
 from tests.waiting import wait_until
 
 
@@ -199,6 +200,59 @@ def test_the_newest_claim_is_answered_again_and_older_ones_are_refused(lab: Lab)
     assert lab.stat("n_pending") == 1
 
 
+# -- the server's clock, on its own (tests/processes/test_server_clock.py moves it) -------------------------------------
+
+
+def test_a_claim_is_told_to_come_again_before_the_lease_clock_stands_still(lab: Lab):
+    """It advances by a third of the shortest lease between two calls: who waits for longer would wait in vain."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker(lease_ms=60_000)
+    other = lab.raw_worker(lease_ms=30_000)
+    told = lab.do(worker_calls.claim(lab.run, worker.session, 1, 1, "r1"))
+    assert 0 < told.due_in_ms <= 10_000
+    other.leave()
+    told = lab.do(worker_calls.claim(lab.run, worker.session, 2, 1, "r1"))
+    assert 10_000 < told.due_in_ms <= 20_000
+    assert trainer.opened.version == 0
+
+
+def test_leases_and_time_outs_of_the_last_release_end_when_they_said(lab: Lab):
+    """It had one clock: no offset, no lease clock and no list of leases are stored, and deadlines are on the run's clock."""
+    trainer = lab.raw_trainer(consumer_batch_size=9, lease_ms=1_000, attempt_timeout_ms=5_000)
+    trainer.enqueue("a", "b")
+    worker, other = lab.raw_worker(lease_ms=60_000), lab.raw_worker()
+    worker.take_one()
+    other.take_one()
+    for name in ("sessions", "deadlines"):
+        for member in lab.dump()[name]:
+            lab.command("ZINCRBY", lab.key(name), -LEASE_ZERO, member)
+    lab.command("DEL", lab.key("leases"))
+    lab.command("HDEL", lab.key("state"), "shortest_lease", "lease_lag", "clock_offset")
+    assert {row.deadline_ms - lab.now for row in lab.call(anyone.facts).sessions} == {1_000, 60_000}
+    lab.pass_ms(999)
+    assert lab.call(anyone.requeue) == 0
+    lab.pass_ms(1)
+    assert lab.call(anyone.requeue) == 1
+    assert lab.states() == {"a": "running", "b": "pending"}
+    worker.renew(*lab.attempts_of("a"))
+    lab.pass_ms(4_000)
+    assert lab.call(anyone.requeue) == 1
+    assert lab.states() == {"a": "pending", "b": "pending"}
+    lab.checks_state = False  # the lease of a session that an earlier release began is on no list
+
+
+def test_the_last_release_ends_no_lease_of_this_one(lab: Lab):
+    """It takes their deadlines for far away, and says of the first timer only that it is there."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=9, lease_ms=1_000), lab.raw_worker()
+    trainer.enqueue("a")
+    worker.take_one()
+    ((_, deadline),) = lab.dump()["sessions"].items()
+    lab.command("HSET", lab.key("state"), "due", deadline)  # as its sweep does
+    lab.pass_ms(1_000)
+    assert int(deadline) > lab.now
+    assert lab.call(anyone.requeue) == 1
+    assert lab.states() == {"a": "pending"}
+
+
 # -- the heartbeat -----------------------------------------------------------------------------------------------------
 
 
@@ -235,7 +289,7 @@ def test_the_heartbeat_outlives_the_session(lab: Lab):
     with Trainer(lab.url, lab.run, config) as trainer, Worker(lab.url, lab.run) as worker:
         trainer.enqueue(Task(id="t"))
         (attempt,) = worker.claim(timeout=5)
-        lab.command("DEL", lab.key("sessions"), lab.key("calls"))  # as a server does that lost them
+        lab.command("DEL", lab.key("sessions"), lab.key("leases"), lab.key("calls"))  # as a server does that lost them
         wait_until(lambda: attempt.cancelled, "the worker hears that its session is gone")
         lab.transport.execute([worker_calls.release(lab.run, [attempt.id])])
         (again,) = worker.claim(timeout=5)

@@ -152,7 +152,7 @@ def test_a_session_that_had_to_join_anew_is_heard(lab: Lab, opened: Opened):
     lab.go_live()
     with Trainer(lab.url, lab.run, config()) as trainer, opened(lab.url, lab.run, lease_s=LEASE_S) as worker:
         trainer.enqueue(tasks(1))
-        lab.command("DEL", lab.key("sessions"), lab.key("calls"))  # as a server does that lost them
+        lab.command("DEL", lab.key("sessions"), lab.key("leases"), lab.key("calls"))  # as a server does that lost them
         attempts = claimed(worker, 1)
         trainer.cancel(["t0"])
         until_heard(attempts, "cancelled")

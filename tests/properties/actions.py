@@ -145,6 +145,18 @@ def enqueue(world: World, choose: Chooser) -> None:
     send(world, choose, Enqueue(tasks=tuple(tasks), cursor=f"c{at}", again=chance(choose, 40)))
 
 
+def enqueue_group(world: World, choose: Chooser) -> None:
+    """The next row of the data set, a large group before all others, if there is none yet."""
+    run = world.model.run
+    at = position(run.cursor) if run else 0
+    if run is None or len(run.tasks) >= MOST_TASKS:
+        return
+    if at == len(world.rows):
+        name = world.fresh("k")
+        world.rows.append(NewTask(name, f"payload of {name}".encode(), 3, choose.integer(1, 3), 1000))
+    send(world, choose, Enqueue(tasks=(world.rows[at],), cursor=f"c{at + 1}"))
+
+
 def position(cursor: str) -> int:
     """How many rows of the data set are before the loader's cursor."""
     return int(cursor[1:] or 0)
@@ -252,8 +264,10 @@ def read(world: World, choose: Chooser) -> None:
 
 
 def pass_time(world: World, choose: Chooser) -> None:
-    """Leases, backoffs and deadlines come nearer or pass."""
+    """Nobody calls for a while, backoffs pass; at times the server's clock steps, as in a failover to another host."""
     world.now_ms += pick(choose, [500, 100, 1, 1_000, 2_500, 5_000, 12_000])
+    if chance(choose, 20):
+        world.now_ms += pick(choose, [-700, -3_600_000, 3_600_000])
 
 
 def deliver_again(world: World, choose: Chooser) -> None:

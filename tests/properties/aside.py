@@ -28,10 +28,16 @@ def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
     Args:
         waits: what the trainer waits for.
     """
-    timers = [at for kind in ("delayed", "retries", "deadlines", "sessions") for at in view[kind].values()]
+    clock, _, lease_clock = aside["clocks"]
+    timers = [at for kind in ("delayed", "retries") for at in view[kind].values()]
+    timers += [at + clock - lease_clock for kind in ("deadlines", "sessions") for at in view[kind].values()]
     if timers:
         due = aside["due"]
         require(0 < due <= min(timers), f"G9: a timer at {min(timers)} is not looked at: due is {due}")
+    leases = {session: lease for session, (_, lease) in view["calls"].items()}
+    require(aside["leases"] == leases, f"leases {aside['leases']}, not {leases}")
+    shortest = min(leases.values(), default=0)
+    require(aside["shortest_lease"] == shortest, f"the shortest lease is {shortest}, not {aside['shortest_lease']}")
     if claimable(view):
         require(aside["wake"], "G9: a claim would get something, and no waiting worker is woken")
     left = sum(len(view[kind]) for kind in ("pending", "delayed", "running", "ready")) + (view["run"]["open_size"] or 0)

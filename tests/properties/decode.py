@@ -8,6 +8,9 @@ from .view import View
 
 Dump = list[Any]
 
+#: Where the lease clock begins in the stored deadlines (lua/include/state.lua).
+LEASE_ZERO = 70_368_744_177_664
+
 STATES = {
     "P": "pending",
     "D": "delayed",
@@ -31,6 +34,11 @@ def _scores(flat: list[bytes]) -> dict[str, int]:
     return {_text(flat[i]): int(float(flat[i + 1])) for i in range(0, len(flat), 2)}
 
 
+def _on_lease_clock(flat: list[bytes]) -> dict[str, int]:
+    """Deadlines without what tells them from those of an earlier release."""
+    return {name: at - LEASE_ZERO for name, at in _scores(flat).items()}
+
+
 def view_from_dump(dump: Dump) -> View:
     """The view of a run; empty where there is none.
 
@@ -41,7 +49,9 @@ def view_from_dump(dump: Dump) -> View:
     if "state" not in found:
         return {}
     state = {name: _text(value) if name != "blob" else "" for name, value in _pairs(found["state"]).items()}
-    zsets = {name: _scores(found.get(name, [])) for name in ("delayed", "retries", "deadlines", "sessions")}
+    zsets = {name: _scores(found.get(name, [])) for name in ("delayed", "retries")}
+    leases = {name: _on_lease_clock(found.get(name, [])) for name in ("deadlines", "sessions")}
+    clock = int(state["clock"])
     orders = {name: list(_scores(found.get(name, []))) for name in ("pending", "open", "running", "ready")}
     batches = {int(name[6:]): list(_scores(value)) for name, value in found.items() if name.startswith("batch:")}
     held = {name[8:]: _scores(value) for name, value in found.items() if name.startswith("session:")}
@@ -75,6 +85,7 @@ def view_from_dump(dump: Dump) -> View:
         "tasks": tasks,
         **orders,
         **zsets,
+        **leases,
         "calls": {name: [int(words[0]), int(words[1])] for name, words in calls.items()},
         "held": held,
         "batches": batches,
@@ -92,7 +103,9 @@ def view_from_dump(dump: Dump) -> View:
         },
         "results": {},
         "aside": {
-            "clock": int(state["clock"]),
+            "clocks": (clock, int(state.get("clock_offset", 0)), clock - int(state.get("lease_lag", 0))),
+            "shortest_lease": int(state.get("shortest_lease", 0)),
+            "leases": _scores(found.get("leases", [])),
             "due": int(state["due"]),
             "want": int(state["want"]),
             "wake": "wake" in found,

@@ -78,6 +78,11 @@ class ProtocolMachine(RuleBasedStateMachine):
         recovery_actions.recover(self.world, Drawn(data))
 
     @rule(data=st.data())
+    def undo_a_part(self, data: Any) -> None:
+        """A recovery that undoes a part of a group."""
+        recovery_actions.undo_a_part(self.world, Drawn(data))
+
+    @rule(data=st.data())
     def discard(self, data: Any) -> None:
         """The filter."""
         actions.discard(self.world, Drawn(data))
@@ -137,6 +142,11 @@ class ProtocolMachine(RuleBasedStateMachine):
     def renew(self, data: Any) -> None:
         """A heartbeat."""
         worker_actions.renew(self.world, Drawn(data))
+
+    @rule(data=st.data())
+    def keep_alive(self, data: Any) -> None:
+        """Heartbeats of one worker, while the leases of others pass."""
+        worker_actions.keep_alive(self.world, Drawn(data))
 
     def teardown(self) -> None:
         """Faults stop: every task reaches an end."""

@@ -20,13 +20,15 @@ class Model:
 
         Args:
             call: what a client sent, now or long ago.
-            now_ms: the injected clock; the run's own clock never goes back.
+            now_ms: the server's clock, which may go back.
         """
-        if self.run is not None:
-            self.run.clock_ms = max(self.run.clock_ms, now_ms)
+        before = self.run
+        if before is not None:
+            before.tell_time(now_ms)
         answer = self._dispatch(call)
         if self.run is not None:
-            self.run.clock_ms = max(self.run.clock_ms, now_ms)
+            if before is None:
+                self.run.clocks = (now_ms, 0, now_ms)
             check(self.run)
         return answer
 

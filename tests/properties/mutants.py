@@ -319,8 +319,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("advance any step", "if step ~= version then fail('EARLY'", "if false then fail('EARLY'"),
     Mutant("the new policy has no epoch", "set('version_epoch', state.epoch)", ""),
     # Leases, and G9.
-    Mutant("claim does not extend the lease", "zput(SESSIONS, session, now + lease)", "", ("claim",)),
-    Mutant("renew does not extend the lease", "zput(SESSIONS, session, now + lease)", "", ("renew",)),
+    Mutant("claim does not extend the lease", "zput(SESSIONS, session, lease_end(lease))", "", ("claim",)),
+    Mutant("renew does not extend the lease", "zput(SESSIONS, session, lease_end(lease))", "", ("renew",)),
     Mutant("what a worker does not know stays with it", "release_unknown(session, ids)\n  end", "end", ("renew",)),
     Mutant(
         "what a worker does not know stays with it beside others",
@@ -341,19 +341,49 @@ MUTANTS: tuple[Mutant, ...] = (
         "local looked = #held",
     ),
     Mutant(
-        "time-outs are not kept", "zput(DEADLINES, attempt, now + claim.timeout)\n    due_at(now + claim.timeout)", ""
+        "time-outs are not kept",
+        "zput(DEADLINES, attempt, lease_end(claim.timeout))\n    due_at(now + claim.timeout)",
+        "",
     ),
     Mutant(
         "nobody looks at a time-out",
-        "zput(DEADLINES, attempt, now + claim.timeout)\n    due_at(now + claim.timeout)",
-        "zput(DEADLINES, attempt, now + claim.timeout)",
+        "zput(DEADLINES, attempt, lease_end(claim.timeout))\n    due_at(now + claim.timeout)",
+        "zput(DEADLINES, attempt, lease_end(claim.timeout))",
     ),
     Mutant("nobody looks at a lease", "due_at(now + lease)", "", ("join",)),
     Mutant(
         "the clock goes back",
-        "if now > num('clock') then set('clock', now) else now = num('clock') end",
-        "set('clock', now)",
+        "now = math.max(before, at)\n",
+        "now = at\n",
     ),
+    Mutant("time stands still after a step back", "if now > at then set('clock_offset', offset + now - at) end", ""),
+    Mutant(
+        "a step back counts twice",
+        "set('clock_offset', offset + now - at)",
+        "set('clock_offset', offset + 2 * (now - at))",
+    ),
+    Mutant("only the last step back counts", "set('clock_offset', offset + now - at)", "set('clock_offset', now - at)"),
+    Mutant("leases lose the whole gap", "if now - before > lease_step then", "if false then"),
+    Mutant(
+        "the longest lease bounds a gap", "redis.call('ZRANGE', LEASES, 0, 0,", "redis.call('ZRANGE', LEASES, -1, -1,"
+    ),
+    Mutant("the lease of an ended session bounds a gap", "zdel(LEASES, id)", ""),
+    Mutant(
+        "only the last gap counts",
+        "lease_lag = lease_lag + now - before - lease_step",
+        "lease_lag = now - before - lease_step",
+    ),
+    Mutant(
+        "the last gap stops the lease clock for good",
+        "lease_lag + now - before - lease_step",
+        "lease_lag + now - before",
+    ),
+    Mutant(
+        "backoffs are on the lease clock",
+        "local at = now + math.min(num('retry",
+        "local at = now - lease_lag + math.min(num('retry",
+    ),
+    Mutant("time-outs are on the run's clock", "lease_end(claim.timeout)", "now + claim.timeout"),
     Mutant("enqueue wakes nobody", "arm_workers()\n    set('order_seq', order)", "set('order_seq', order)"),
     Mutant("a claim does not pass the wake-up on", "  pass_on(granted_count >= n)\n", ""),
     Mutant(
@@ -464,6 +494,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "{ 'checkpoints' }",
     ),
     Mutant("versions of the lost future stay on kept tasks", "then mend_versions(t) end", "then end"),
+    Mutant(
+        "what is held does not count as old beside what is done",
+        "oldest = math.min(oldest, tonumber(s.version))",
+        "if c == 'D' or oldest == math.huge then oldest = math.min(oldest, tonumber(s.version)) end",
+    ),
     # G8: order numbers that a failover forgot are given again.
     Mutant("whose numbers they are does not matter", "if lineage == '' or listed_order < 0 then", "if true then"),
     Mutant("an epoch's numbers end with the checkpoint's", "return math.min(last, last_here[token])", "return last"),

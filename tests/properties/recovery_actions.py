@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from . import actions, worker_actions
-from .calls import Checkpoint, Commit, Enqueue, NewTask, RecoverBegin, RecoverEnd, RecoverSweep
+from .calls import (
+    Advance,
+    Checkpoint,
+    Commit,
+    Enqueue,
+    NewTask,
+    RecoverBegin,
+    RecoverEnd,
+    RecoverSweep,
+    Release,
+    Submit,
+    SubmitItem,
+)
 from .chooser import Chooser, chance, pick, weighted
 from .ghost import Ghost, require
-from .state import Run
+from .state import Run, Task
 from .world import TrainerClient, World
 
 #: Checkpoint files that a trainer keeps.
@@ -79,9 +91,64 @@ def recover(world: World, choose: Chooser) -> None:
         return
     file = pick(choose, world.checkpoints[::-1]) if world.checkpoints and not chance(choose, 35) else None
     version = file.version if file else max(0, run.version - choose.integer(0, 3))
-    client = TrainerClient(world.fresh("token000"))
     if chance(choose, 15):  # the file of another system says the version alone
         file = None
+    _recover_to(world, choose, version, file)
+
+
+def undo_a_part(world: World, choose: Chooser) -> None:
+    """A group is worked on over several versions; then a recovery undoes the newest of them.
+
+    Who works for those gives up before: only so the group stays, with its samples of the versions that survive.
+    """
+    run = world.model.run
+    if run is None or run.recovering is not None or _resets_soon(run):
+        return
+    if not (group := _large_group(run)):
+        actions.enqueue_group(world, choose)
+        worker_actions.claim_newest(world, choose)
+        if not (group := _large_group(run)):
+            return
+    rounds = choose.integer(1, 3)
+    for left in range(rounds, 0, -1):
+        held = _held(group)
+        if held and not group.has("O"):
+            world.call(Release((held[0] if chance(choose, 50) else pick(choose, held),)))
+        if run.step_next == run.version:
+            actions.send(world, choose, Advance(step=run.version, allow_empty=True))
+        worker_actions.claim_newest(world, choose)
+        fresh = _held(group, run.version)
+        if fresh and left > 1 and chance(choose, 80):
+            world.call(Submit((SubmitItem(fresh[0], data=fresh[0].encode()),)))
+    older = sorted({slot.policy[0] for slot in group.slots if slot.letter in "HD"} - {run.version})
+    if group.state != "running" or run.recovering is not None or not older:
+        return
+    version = older[-1] if chance(choose, 70) else older[0]
+    if newer := _held(group, version + 1):
+        world.call(Release(tuple(newer)))
+    _recover_to(world, choose, version, None)
+
+
+def _resets_soon(run: Run) -> bool:
+    """Whether two versions are more than a sample may be old."""
+    staleness = run.config.max_staleness
+    return staleness is not None and staleness < 2 and run.config.on_stale != "keep"
+
+
+def _large_group(run: Run) -> Task | None:
+    """The running task with the most samples, where it has room for three versions."""
+    groups = [task for task in run.running() if task.samples > 2 and task.count("H") > 1]
+    return max(groups, key=lambda task: task.samples, default=None)
+
+
+def _held(group: Task, version: int = 0) -> list[str]:
+    """The attempts that hold slots of a group, with policies of a version or later."""
+    held = [index for index, slot in enumerate(group.slots) if slot.letter == "H" and slot.policy[0] >= version]
+    return [group.attempt_id(index) for index in held]
+
+
+def _recover_to(world: World, choose: Chooser, version: int, file: Checkpoint | None) -> None:
+    client = TrainerClient(world.fresh("token000"))
     begin = RecoverBegin(
         client.token,
         version,

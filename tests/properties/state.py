@@ -125,7 +125,11 @@ class Run:
     concurrency_given: bool = True
     version: int = 0
     step_next: int = 0
+    #: The run's clock, and how far it is ahead of the server's.
     clock_ms: int = 0
+    offset_ms: int = 0
+    #: What leases and time-outs of attempts are due on.
+    lease_clock_ms: int = 0
     paused: str = ""
     cursor: str = ""
     old_tokens: list[str] = field(default_factory=lambda: [])
@@ -179,6 +183,26 @@ class Run:
     def epoch(self) -> str:
         """The fence: `<number>.<token>`."""
         return f"{self.epoch_number}.{self.token}"
+
+    @property
+    def clocks(self) -> tuple[int, int, int]:
+        """The run's clock, its offset from the server's, the lease clock."""
+        return (self.clock_ms, self.offset_ms, self.lease_clock_ms)
+
+    @clocks.setter
+    def clocks(self, clocks: tuple[int, int, int]) -> None:
+        self.clock_ms, self.offset_ms, self.lease_clock_ms = clocks
+
+    def tell_time(self, server_ms: int) -> None:
+        """The server's clock is read: docs/protocol.md, Time."""
+        now = server_ms + self.offset_ms
+        if now < self.clock_ms:
+            self.offset_ms += self.clock_ms - now
+            now = self.clock_ms
+        gap = now - self.clock_ms
+        if self.sessions:
+            gap = min(gap, max(1, min(session.lease_ms for session in self.sessions.values()) // 3))
+        self.clock_ms, self.lease_clock_ms = now, self.lease_clock_ms + gap
 
     def count(self, total: str, by: int = 1) -> None:
         """Adds to a total."""

@@ -157,12 +157,12 @@ def sweep(run: Run, limit: int, spare: str = "") -> None:
         name, _, number = member.partition("#")
         slot = run.tasks[name].slots[int(number)]
         slot.letter, slot.due_ms = "O", 0
-    late = [attempt for at, attempt in run.deadlines() if at <= run.clock_ms][:limit]
+    late = [attempt for at, attempt in run.deadlines() if at <= run.lease_clock_ms][:limit]
     for attempt in late:
         found = holder(run, attempt)
         if found is not None:
             end_attempt(run, *found, "expired")
-    gone = sorted((s.deadline_ms, s.id) for s in run.sessions.values() if s.deadline_ms <= run.clock_ms)
+    gone = sorted((s.deadline_ms, s.id) for s in run.sessions.values() if s.deadline_ms <= run.lease_clock_ms)
     left = limit
     for _, session in [each for each in gone if each[1] != spare]:
         if left > 0:

@@ -58,7 +58,18 @@ def claim(world: World, choose: Chooser) -> None:
         number += pick(choose, [2, -2]) if number > 2 else 2
     limit = pick(choose, [100, 100, 1, 2])
     n = choose.integer(1, 3) if chance(choose, 80) else choose.integer(1, 12)
-    call = Claim(session.id, number, n, world.fresh("x"), _policy(world, choose), limit)
+    _claim(world, choose, session, Claim(session.id, number, n, world.fresh("x"), _policy(world, choose), limit))
+
+
+def claim_newest(world: World, choose: Chooser) -> None:
+    """A worker that has the newest weights claims."""
+    session = _session(world, choose)
+    if session is not None:
+        _claim(world, choose, session, Claim(session.id, session.number + 1, 3, world.fresh("x")))
+
+
+def _claim(world: World, choose: Chooser, session: SessionClient, call: Claim) -> None:
+    number = call.number
     run = world.model.run
     if run and session.id in run.sessions and number > run.sessions[session.id].number and chance(choose, 50):
         world.driver.pop_marker("wake")
@@ -92,6 +103,17 @@ def renew(world: World, choose: Chooser) -> None:
     for name in answer.get("abandon", {}):
         if name in session.held and not chance(choose, 10):
             session.held.remove(name)
+
+
+def keep_alive(world: World, choose: Chooser) -> None:
+    """A worker renews for a while, not always in time: what it does not mention, and the leases of others, pass."""
+    session = _session(world, choose)
+    if session is None:
+        return
+    pause_ms = pick(choose, [1_700, 333, 900, 10_000])
+    for _ in range(choose.integer(1, 6)):
+        world.now_ms += pause_ms
+        world.call(Renew(session.id, 0, tuple(session.held)))
 
 
 def leave(world: World, choose: Chooser) -> None:

@@ -42,7 +42,7 @@ def join(run: Run, call: Join) -> Answer:
     """A new session; its number is the server's."""
     run.joins += 1
     name = f"{call.worker}~{run.joins}.{call.nonce}"
-    run.sessions[name] = Session(name, call.worker, call.lease_ms, run.clock_ms + call.lease_ms)
+    run.sessions[name] = Session(name, call.worker, call.lease_ms, run.lease_clock_ms + call.lease_ms)
     return {"session": name, "lease_ms": call.lease_ms, "run_policy": (run.version, run.policies[run.version])}
 
 
@@ -61,7 +61,7 @@ def claim(run: Run, call: Claim) -> Answer:
         return {**session.answer, "attempts": kept, **_newest(run)}
     session.number, session.random = call.number, call.random
     sweep(run, call.limit, spare=call.session)
-    session.deadline_ms = run.clock_ms + session.lease_ms
+    session.deadline_ms = run.lease_clock_ms + session.lease_ms
     attempts: list[Answer] = []
     policy = call.policy or (run.version, run.policies[run.version])
     # A worker that names no policy cannot wait for a newer one: it is told of the capacity instead.
@@ -135,7 +135,7 @@ def _hand_out(run: Run, call: Claim, policy: Policy, task: Task, attempts: list[
         slot.claims += 1
         slot.random, slot.policy, slot.session = call.random, policy, call.session
         slot.claimed_ms = run.clock_ms
-        slot.deadline_ms = run.clock_ms + run.config.attempt_timeout_ms if run.config.attempt_timeout_ms else 0
+        slot.deadline_ms = run.lease_clock_ms + run.config.attempt_timeout_ms if run.config.attempt_timeout_ms else 0
         task.oldest = policy[0] if task.oldest is None else min(task.oldest, policy[0])
         task.newest = policy[0] if task.newest is None else max(task.newest, policy[0])
         attempts.append(
@@ -157,7 +157,7 @@ def renew(run: Run, call: Renew) -> Answer:
     session = run.sessions.get(call.session)
     if session is None:
         return error("NOSESSION")
-    session.deadline_ms = run.clock_ms + session.lease_ms
+    session.deadline_ms = run.lease_clock_ms + session.lease_ms
     for _, attempt, task, _ in run.held(call.session):
         if attempt in call.held and holder(run, attempt) is not None and run.too_old(task.oldest):
             reset_stale(run, task)

@@ -8,6 +8,7 @@ import pytest
 
 from broker import Task
 from broker.operations import recovery
+from broker.operations import trainer as trainer_calls
 from broker.operations.recovery import Begin
 from broker.operations.trainer import trainer_gate
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
@@ -221,3 +222,31 @@ def test_a_worker_gives_up_what_was_revoked_and_keeps_the_rest(lab: Lab):
     assert worker.submit(revoked, b"x").answer == "unknown"
     (again,) = worker.claim(1)
     assert (again.task, again.version, again.policy.epoch) == ("c", 0, kept.policy.epoch)
+
+
+def test_a_held_sample_that_is_older_than_a_done_one_still_decides_of_the_age_of_its_group(lab: Lab):
+    """A third attempt, of the lost future, left its version on the group, which is made anew from what is left.
+
+    G5: else the old sample is accepted, and trained at a step for which it is too old.
+    """
+    trainer = lab.raw_trainer(consumer_batch_size=1, max_staleness=2, max_concurrent_rollouts=9)
+    low, high = lab.raw_worker(), lab.raw_worker()
+    trainer.enqueue("group", samples=3)
+    first, old = (one.attempt_id for one in high.claim(2).granted)  # slots 0 and 1, version 0
+    high.release(first)
+    trainer.advance(0)
+    assert low.submit(low.take_one()).word == "accepted"  # slot 0, version 1
+    trainer.advance(1)
+    high.release(high.take_one())  # slot 2, version 2, which is lost
+    assert (lab.row("group").letters, lab.row("group").oldest, lab.row("group").newest) == ("DHO", 0, 2)
+
+    lab.call(recovery.begin, TOKEN, Begin(1), None)
+    gates = (trainer_gate(TOKEN, number) for number in range(1, 9))
+    lab.call(recovery.sweep, next(gates), ["group"], lambda _: False)
+    lab.call(recovery.end, next(gates))
+
+    assert (lab.row("group").oldest, lab.row("group").newest) == (0, 1)
+    for version in (1, 2):
+        lab.call(trainer_calls.advance, next(gates), version, "-", allow_empty=True)
+    assert high.submit(old).word == "stale"
+    assert lab.row("group").state == "pending"

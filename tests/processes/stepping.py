@@ -1,0 +1,52 @@
+"""A server whose clock steps while it runs, by libfaketime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from tests.servers import ServerKind, ServerUnderTest, real_kinds
+
+#: Where Debian's package `libfaketime` has it.
+_LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+_WRAPPER = """#!/bin/sh
+[ "$1" = --version ] || export LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={file} FAKETIME_NO_CACHE=1
+export FAKETIME_DONT_FAKE_MONOTONIC=1
+exec {binary} "$@"
+"""
+
+
+def steppable() -> ServerKind | None:
+    """A server that can be run under libfaketime: Valkey's. Redis with jemalloc does not start under it."""
+    found = [kind for kind in real_kinds() if kind.name == "valkey"]
+    return found[0] if found and _LIBRARIES else None
+
+
+class SteppedServer(ServerUnderTest):
+    """A server and the step of its clock."""
+
+    def __init__(self, kind: ServerKind, file: Path) -> None:
+        self._file, self._step_s = file, 0
+        super().__init__(kind)
+
+    def step(self, seconds: int) -> None:
+        """Its clock jumps forward, or back; it goes on from there."""
+        self._step_s += seconds
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(f"{self._step_s:+d}\n")
+        fresh.replace(self._file)
+
+
+@contextmanager
+def stepped_server(kind: ServerKind) -> Generator[SteppedServer]:
+    """Runs a server of that kind whose clock shows the true time at first."""
+    with tempfile.TemporaryDirectory(prefix="broker-test-") as folder:
+        file, binary = Path(folder, "step"), Path(folder, "server")
+        file.write_text("+0\n")
+        binary.write_text(_WRAPPER.format(library=_LIBRARIES[0], file=file, binary=kind.binary))
+        binary.chmod(0o755)
+        with SteppedServer(replace(kind, binary=str(binary)), file) as server:
+            yield server
