@@ -9,7 +9,7 @@ from typing import Any
 from broker.arguments import seconds_of, shown, whole
 from broker.ended import exhausted
 from broker.errors import BadArgument, BrokerError, Early, Gone, Recovering, WaitTimeout
-from broker.flow import Call, Flow, GatedCall, Judge, Pause, WaitMarker
+from broker.flow import Ask, Call, Flow, GatedCall, Pause, WaitMarker
 from broker.gathered import Accept, Gathered
 from broker.models import MAX_BATCH_SIZE, Rollout
 from broker.operations import anyone, trainer
@@ -148,7 +148,7 @@ class Forming:
         else:
             gathered.is_whole = yield from self._look_at_all(gathered, taken.size)
         for look in gathered.new():
-            look.verdict = bool((yield Judge(gathered.accept, look.rollout)))
+            look.verdict = bool((yield Ask("accept", gathered.accept, (look.rollout,))))
         refused = gathered.refused()
         if refused:
             is_whole, gathered.is_whole = gathered.is_whole, False

@@ -13,19 +13,20 @@ from broker.channel import Channel
 from broker.connections import Transport
 from broker.errors import BadArgument, BrokerError, NotSendable, ServerUnavailable
 from broker.flow import (
+    Ask,
     Blocking,
     Call,
     Command,
     Fetch,
     Flow,
     GatedCall,
-    Judge,
     Pause,
     Step,
     TakeOver,
     WaitAndCall,
     WaitMarker,
 )
+from broker.hooks import plain_answer
 from broker.termination import shorten
 
 T = TypeVar("T")
@@ -115,8 +116,8 @@ class Driver:
                 return self.transport.wait_and_execute(keys, seconds, operations)
             case Pause(seconds):
                 return self.closing.wait(seconds)
-            case Judge(accept, rollout):
-                return accept(rollout)
+            case Ask(name, hook, given, named):
+                return plain_answer(name, hook, hook(*given, **named))
 
     def _take_over(self, step: TakeOver) -> Any:
         assert self._channel is not None

@@ -7,8 +7,8 @@ asyncio client only carry the steps out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from broker.operation import Argument, Operation
@@ -105,12 +105,21 @@ class Pause:
 
 
 @dataclass(slots=True)
-class Judge:
-    """Ask the user's filter about a rollout. Sent back: its answer (asyncio: awaited if it is awaitable)."""
+class Ask:
+    """Call a hook of the user's. Sent back: its answer (asyncio: awaited if it is awaitable).
 
-    accept: Callable[[Any], Any]
-    rollout: Any
+    Args:
+        name: of the argument that it was given as.
+        hook: the user's.
+        given: what it is given by position.
+        named: what it is given by name.
+    """
+
+    name: str
+    hook: Callable[..., Any]
+    given: tuple[Any, ...]
+    named: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-Step = Call | GatedCall | TakeOver | Fetch | Command | Blocking | WaitMarker | WaitAndCall | Pause | Judge
+Step = Call | GatedCall | TakeOver | Fetch | Command | Blocking | WaitMarker | WaitAndCall | Pause | Ask
 Flow = Generator[Step, Any, T]

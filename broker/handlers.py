@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from broker.errors import (
     ServerUnavailable,
     TooBig,
 )
+from broker.hooks import is_async
 from broker.models import Attempt
 from broker.termination import told_to_end
 
@@ -45,7 +44,7 @@ def check_plain_handler(handler: Callable[..., Any]) -> None:
     Raises:
         BadArgument: it cannot be called, or what it returns has to be awaited.
     """
-    if not callable(handler) or _is_async(handler):
+    if not callable(handler) or is_async(handler):
         raise not_plain(handler)
 
 
@@ -147,10 +146,3 @@ def log_failure(attempt: Attempt, error: BaseException, reason: str) -> None:
     """
     trace = None if isinstance(error, BrokerError) else error
     _log.warning("attempt %s failed: %s", attempt.id, reason, exc_info=trace)
-
-
-def _is_async(handler: Callable[..., Any]) -> bool:
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    called = type(handler).__call__
-    return any(inspect.iscoroutinefunction(part) or inspect.isasyncgenfunction(part) for part in (handler, called))

@@ -22,6 +22,7 @@ from broker.connections.url import Endpoint
 from broker.driver import Driver
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
 from broker.flow import Call, Flow
+from broker.hooks import check_plain_hook
 from broker.models import Stats
 from broker.names import check_name
 from broker.operation import Operation
@@ -116,6 +117,7 @@ class Operator:
             deep: look at every task, too.
             progress: called with the number of tasks looked at so far.
         """
+        check_plain_hook("progress", progress)
         found = self._driver.run(audit_flow(check_name("run", run), None))
         problems, looked_at = list[str](), 0
         if deep:
@@ -224,6 +226,7 @@ class Operator:
         Raises:
             NoRun: there is no such run.
         """
+        check_plain_hook("progress", progress)
         if self.transport.command("DEL", keys.state(check_name("run", run))) == 0 and not any(
             self.transport.scan(keys.pattern_of_run(run))
         ):
@@ -305,6 +308,7 @@ class Operator:
             Recovering: the run is being recovered.
             Gone, Undone: the trainer committed newer ones meanwhile, or a recovery undid this one.
         """
+        check_plain_hook("progress", progress)
         core = TrainerCore(run, None, update=False, clock=None)
         if self.stats(run).admission:
             raise ConfigMismatch(field="kind", stored="admission", given="tasks")
@@ -332,6 +336,7 @@ class Operator:
 
         A running trainer is fenced, but not by a dry run.
         """
+        check_plain_hook("progress", progress)
         core = TrainerCore(run, None, update=False, clock=None)
         flow = recover_from(
             core,

@@ -18,7 +18,7 @@ from broker.checkpoint import MAX_VERSION, Checkpoint, refuse_all_but_files, wri
 from broker.checkpoint_family import History, Member, member_of, named, next_number, point_to, tidy
 from broker.checkpoint_tasks import TasksWriter, read_tasks
 from broker.errors import BadArgument, CheckpointError, Early, Fenced, Recovering, Rewound
-from broker.flow import Blocking, Command, Flow, GatedCall, TakeOver
+from broker.flow import Ask, Blocking, Command, Flow, GatedCall, TakeOver
 from broker.models import RunConfig
 from broker.operations import anyone, recovery, trainer
 from broker.operations.recovery import Begin, Begun, Recovered, Swept
@@ -35,7 +35,7 @@ SWEEP_TASKS = 64
 POLICIES_KEPT = 1000
 
 #: Called with tasks dealt with so far, and how many there are about.
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 _log = logging.getLogger("broker")
 
@@ -183,7 +183,7 @@ def collect(
                 yield Blocking(lambda tasks=tasks: writer.add(tasks))
             seen += len(rows)
             if progress is not None:
-                progress(min(seen, total), total)
+                yield Ask("progress", progress, (min(seen, total), total))
             if cursor == "0":
                 break
         after: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
@@ -372,7 +372,7 @@ def _walk(
             counts.update(swept.counts)
             fresh = fresh[swept.done :]
         if progress is not None:
-            progress(min(len(done), total), total)
+            yield Ask("progress", progress, (min(len(done), total), total))
         if cursor == "0":
             return counts, known
 

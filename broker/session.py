@@ -80,6 +80,8 @@ class Session:
         self._held: dict[str, Attempt] = {}
         self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
         self._claimed_policy: Policy | None = None  # that of the newest claim
+        self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
+        self.ask_weights_at = 0.0  # by time.monotonic: not earlier is its user asked for newer weights
         self._lock = threading.Lock()
         #: Called after it has joined, from whichever thread that was.
         self.on_joined: Callable[[], None] = lambda: None
@@ -402,10 +404,14 @@ def _policy(known: Policy | None, version: int, epoch: str) -> Policy:
 
 def _named(policy: Policy | None) -> tuple[int, str] | None:
     """The version and epoch of weights that a caller names."""
-    if policy is None:
-        return None
-    check_type("policy", policy, Policy, "a broker.Policy, or None for the current one")
-    return policy.version, policy.epoch
+    check_policy("policy", policy)
+    return None if policy is None else (policy.version, policy.epoch)
+
+
+def check_policy(name: str, policy: object) -> None:
+    """Refuses what names no weights."""
+    if policy is not None:
+        check_type(name, policy, Policy, "a broker.Policy, or None for the current one")
 
 
 def _words(name: str, given: str | BaseException) -> str:

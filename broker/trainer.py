@@ -16,6 +16,7 @@ from broker.connections import END_WITHIN_S, open_transport
 from broker.driver import Driver, in_background
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.gathered import Accept
+from broker.hooks import check_plain_hook
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
 from broker.trainer_core import TrainerCore
@@ -155,6 +156,7 @@ class Trainer:
             TooMany: n is more than could ever be ready at once.
             Fenced, Rewound: this trainer may not go on.
         """
+        check_plain_hook("accept", accept)
         self._must_lead("next_batch")
         self._driver.run(self._core.settle())
         step = self._core.step_to_deliver(prefetch=prefetch)
@@ -282,6 +284,7 @@ class Trainer:
             Early: the version changed meanwhile, by another thread.
             Recovering, Rewound: the run is being recovered, or its server lost writes; nothing is committed.
         """
+        check_plain_hook("progress", progress)
         self._must_lead("checkpoint")
         from broker.recovery import checkpoint
 
@@ -326,6 +329,7 @@ class Trainer:
             Gone: below the floor. Undone: of a future that a later recovery undid. Fenced: another trainer took
                 over meanwhile.
         """
+        check_plain_hook("progress", progress)
         if not dry_run:
             self._must_lead("recover")
             self._drop_ahead()

@@ -17,6 +17,7 @@ from broker.codec import encode
 from broker.errors import BadArgument, BrokerError, Early, TooBig
 from broker.flow import Call, Flow, GatedCall
 from broker.gathered import Gathered
+from broker.hooks import check_plain_hook
 from broker.models import RunConfig, Task
 from broker.names import check_name
 from broker.operations import anyone, trainer
@@ -61,6 +62,7 @@ class TrainerCore:
         self.run = check_name("run", run)
         if config is not None:
             check_type("config", config, RunConfig, "a broker.RunConfig, or None for the stored one")
+        check_plain_hook("clock", clock)
         self._given, self._update, self._clock = config, update, clock
         self.channel = Channel(secrets.token_hex(8))
         self.config: RunConfig = config if config is not None else RunConfig(consumer_batch_size=1)

@@ -18,11 +18,12 @@ from broker.errors import BadArgument, BrokerError
 from broker.flow import Flow
 from broker.handlers import During, check_plain_handler, judged, not_plain
 from broker.heartbeat import Heartbeat
+from broker.hooks import check_plain_hook
 from broker.models import Attempt, Policy
 from broker.places import LOOK_EVERY_S, Places
 from broker.session import Submitted
 from broker.termination import TerminationAsExit
-from broker.worker_core import WorkerCore, number_wanted
+from broker.worker_core import Policies, StaleWeights, WorkerCore, number_wanted
 
 _log = logging.getLogger("broker")
 
@@ -30,8 +31,6 @@ _FORKED = (
     "this worker was opened before a fork, and its sessions belong to that process: open another one in the child; "
     "what it holds may be submitted from there"
 )
-
-StaleWeights = Callable[[Policy, "bytes | None"], "Policy | None"]
 
 
 class Worker:
@@ -47,9 +46,13 @@ class Worker:
         run: name of the run, or several in order of preference.
         name: shown to people; None: host and process id.
         lease_s: time without a sign of life after which its attempts go to others, in seconds; None: the run's.
-        policy: the weights it has loaded; None: it always generates with `attempt.version`.
-        on_weights_stale: called with the run's policy and newest blob when `policy` is too old to start work
-            with; returns the policy it has loaded, or None to be asked again.
+        policy: the weights it has loaded; None: it always generates with `attempt.version`. Of several runs a mapping,
+            name of the run -> Policy or None, for each has versions and epochs of its own; runs that it leaves out
+            have None.
+        on_weights_stale: called with the run's policy and newest blob when the weights named for a run are too old to
+            start its work with; returns the policy it has loaded for that run, or None to be asked again. Of several
+            runs each is asked for, and one with a parameter `run` is given the run's name by that. While it is called
+            nothing is claimed.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
 
@@ -65,13 +68,13 @@ class Worker:
         *,
         name: str | None = None,
         lease_s: float | None = None,
-        policy: Policy | None = None,
+        policy: Policies = None,
         on_weights_stale: StaleWeights | None = None,
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
     ) -> None:
-        self._core = WorkerCore(run, name, lease_s, policy, clock)
-        self._core.on_weights_stale = on_weights_stale
+        check_plain_hook("on_weights_stale", on_weights_stale)
+        self._core = WorkerCore(run, name, lease_s, policy, on_weights_stale, clock)
         self._driver = Driver(open_transport(url))
         self._claiming = threading.Lock()
         self._termination = TerminationAsExit()
@@ -94,12 +97,15 @@ class Worker:
         return self._core.name
 
     @property
-    def policy(self) -> Policy | None:
-        """The weights that it has loaded, None: always the current ones."""
+    def policy(self) -> Policies:
+        """The weights that it has loaded, None: always the current ones.
+
+        Of several runs a mapping by their names, which cannot be changed: set another one.
+        """
         return self._core.policy
 
     @policy.setter
-    def policy(self, policy: Policy | None) -> None:
+    def policy(self, policy: Policies) -> None:
         self._core.policy = policy
 
     @property

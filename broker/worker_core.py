@@ -7,17 +7,19 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from broker.arguments import check_type, one_or_several, seconds_of, several, shown, whole
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
-from broker.flow import Command, Flow, Pause, WaitMarker
+from broker.flow import Ask, Command, Flow, Pause, WaitMarker
 from broker.handlers import Ending, log_failure, words_of
+from broker.hooks import check_hook, check_plain_hook, takes
 from broker.models import Attempt, Policy
 from broker.names import check_name
 from broker.operations.worker import Submission
-from broker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted
+from broker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
 
 #: Longest wait for a marker before claiming again, seconds.
 CLAIM_AGAIN_S = 5.0
@@ -29,6 +31,11 @@ RUN_AGAIN_S = 1.0
 IDLE_S, IDLE_TRIPS = 0.005, 4
 
 _log = logging.getLogger("broker")
+
+#: The weights that a worker has loaded: of its one run, or by the name of the run; None: always the current ones.
+Policies = Policy | Mapping[str, Policy | None] | None
+#: Called with a run's policy and newest blob, and with `run=` where it has a parameter of that name.
+StaleWeights = Callable[..., Any]
 
 
 def default_name() -> str:
@@ -49,7 +56,8 @@ class WorkerCore:
         runs: name of the run, or names of the runs that it serves, the preferred one first.
         name: the worker's name, None: host and process.
         lease_s: lease asked for, in seconds; None: each run's own.
-        policy: the weights it has loaded; None: always the run's current ones.
+        policy: the weights it has loaded, of several runs by their names; None: always the run's current ones.
+        on_weights_stale: the user's hook, or None.
         clock: injected time in milliseconds, or None.
     """
 
@@ -58,7 +66,8 @@ class WorkerCore:
         runs: str | Sequence[str],
         name: str | None,
         lease_s: float | None,
-        policy: Policy | None,
+        policy: Policies,
+        on_weights_stale: StaleWeights | None,
         clock: Callable[[], int] | None,
     ) -> None:
         self.name = check_name("worker", default_name() if name is None else name)
@@ -73,9 +82,12 @@ class WorkerCore:
             raise BadArgument(
                 argument="run", given=", ".join(names) or "none", expected="one run, or several different ones"
             )
+        check_plain_hook("clock", clock)
+        check_hook("on_weights_stale", on_weights_stale)
         self.sessions = {run: Session(run, self.name, lease_ms, clock) for run in names}
         self.policy = policy
-        self.on_weights_stale: Callable[[Policy, bytes | None], Policy | None] | None = None
+        self._on_weights_stale = on_weights_stale
+        self._hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
         self.draining = False
         self.stopping = False
         self._batch_size = 0  # attempts of a batch while batches are iterated over, else 0
@@ -103,6 +115,34 @@ class WorkerCore:
         return next((s.reason for s in self.sessions.values() if s.reason), "")
 
     @property
+    def policy(self) -> Policies:
+        """The weights that it has loaded; of several runs a mapping that cannot be changed, or None if it has none."""
+        policies = {run: session.policy for run, session in self.sessions.items()}
+        first = next(iter(policies.values()))
+        if len(policies) == 1 or all(policy is None for policy in policies.values()):
+            return first
+        return MappingProxyType(policies)
+
+    @policy.setter
+    def policy(self, given: Policies) -> None:
+        if not isinstance(given, Mapping):
+            if given is not None and len(self.sessions) > 1:
+                raise BadArgument(
+                    argument="policy",
+                    given=f"{shown(given)} for {len(self.sessions)} runs",
+                    expected="a mapping, run -> Policy or None: each run has versions and epochs of its own",
+                )
+            given = dict.fromkeys(self.sessions, given)
+        if unknown := [run for run in given if run not in self.sessions]:
+            raise BadArgument(
+                argument="policy", given=f"one of run {shown(unknown[0])}", expected=f"of {', '.join(self.sessions)}"
+            )
+        for policy in given.values():
+            check_policy("policy", policy)
+        for run, session in self.sessions.items():
+            session.policy = given.get(run)
+
+    @property
     def held(self) -> list[Attempt]:
         """What the worker works on, in all runs."""
         return [attempt for session in self.sessions.values() for attempt in session.held]
@@ -127,12 +167,13 @@ class WorkerCore:
         attempts = list(there)
         woken_by, self._woken_by = self._woken_by, None
         try:
+            yield from self._load_weights()
             for session in self.sessions.values():
                 while len(attempts) < n:
                     if woken_by is not None and woken_by == session.marker:
                         woken_by = None
                     wanted = min(n - len(attempts), ITEMS_PER_CALL)
-                    claimed = yield from session.claim(wanted, self.policy)
+                    claimed = yield from session.claim(wanted, session.policy)
                     attempts += claimed
                     if len(claimed) < wanted:
                         break
@@ -208,12 +249,9 @@ class WorkerCore:
         """
         sessions = list(self.sessions.values())
         first = sessions[0]
+        if (yield from self._load_weights()):
+            return None
         if all(session.reason == "weights_stale" for session in sessions):
-            if self.on_weights_stale is not None and first.run_policy is not None:
-                loaded = self.on_weights_stale(first.run_policy, first.blob)
-                if loaded is not None:
-                    self.policy = loaded
-                    return None
             yield Pause(min(left, WEIGHTS_AGAIN_S))
             return None
         dues = [due for session in sessions if (due := session.due_in_s) is not None]
@@ -221,20 +259,39 @@ class WorkerCore:
         if len(waking) < len(sessions):  # its own claim arms the marker again: it is another worker's
             dues.append(WEIGHTS_AGAIN_S)
         seconds = max(0.001, min([left, *dues]))
-        if len(sessions) > 1 or self.policy is not None or not first.can_claim_waking:
+        if len(sessions) > 1 or first.policy is not None or not first.can_claim_waking:
             self._woken_by = yield WaitMarker(tuple([session.marker for session in waking]), seconds)
             return None
         attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
-        if attempts and self.policy is not None:  # set meanwhile: these were claimed for other weights
+        if attempts and first.policy is not None:  # set meanwhile: these were claimed for other weights
             yield from self.give_back(attempts)
             return None
         return attempts
 
+    def _load_weights(self) -> Flow[bool]:
+        """Asks the hook for the weights of each run whose own are too old. Returns whether it loaded others for any."""
+        hook, loaded_any = self._on_weights_stale, False
+        if hook is None:
+            return False
+        for session in self.sessions.values():
+            run_policy = session.run_policy
+            if session.reason != "weights_stale" or run_policy is None or time.monotonic() < session.ask_weights_at:
+                continue
+            named = {"run": session.run} if self._hook_takes_run else {}
+            loaded = yield Ask("on_weights_stale", hook, (run_policy, session.blob), named)
+            check_policy("on_weights_stale", loaded)
+            if loaded is None or loaded == session.policy:
+                session.ask_weights_at = time.monotonic() + WEIGHTS_AGAIN_S
+            else:
+                session.policy, session.reason, loaded_any = loaded, "", True
+        return loaded_any
+
     def next_batch(self, n: int) -> Flow[list[Attempt]]:
         """The next batch of an iteration, of up to n attempts; empty when it is over."""
         ahead, self._ahead = self._ahead, []
-        asked, self._in_vain = self._in_vain and self._asked_with is self.policy, False
-        if ahead and self._asked_with != self.policy:  # they were claimed for other weights
+        policy = next(iter(self.sessions.values())).policy  # of several runs nothing is claimed ahead
+        asked, self._in_vain = self._in_vain and self._asked_with is policy, False
+        if ahead and self._asked_with != policy:  # they were claimed for other weights
             yield from self.give_back(ahead)
             ahead = []
         attempts = [attempt for attempt in ahead if not attempt.cancelled]
@@ -304,10 +361,10 @@ class WorkerCore:
         """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
         began = time.monotonic()
         # After a wait there is hardly more. But that its weights have become too old only a claim tells.
-        in_vain = self._waited and self.policy is None
+        in_vain = self._waited and session.policy is None
         claims = claims and self._claims_ahead(session, items)
         if claims:
-            self._asked_with, self._in_vain = self.policy, in_vain
+            self._asked_with, self._in_vain = session.policy, in_vain
         if not claims or in_vain:
             answers, _ = yield from session.submit(items)
             if not all(answer.accepted for answer in answers):
@@ -329,7 +386,7 @@ class WorkerCore:
         Returns:
             An answer for each item, and the attempts; None where the claim failed: the next one meets the same error.
         """
-        following = session.claim_operation(min(n, ITEMS_PER_CALL), self.policy)
+        following = session.claim_operation(min(n, ITEMS_PER_CALL), session.policy)
         try:
             answers, outcomes = yield from session.submit(items, (following,))
         except BaseException:

@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import hiredis
-
 from benchmarks import ours
 from benchmarks.cases import Case
 from benchmarks.commandstats import spent
@@ -26,6 +24,7 @@ from benchmarks.quantiles import quantile
 from benchmarks.resp import RawClient, info
 from broker import keys
 from broker.connections import Transport, open_transport
+from broker.connections.link import packed
 from broker.heartbeat import RENEWALS_PER_LEASE
 from broker.operation import Operation
 from broker.operations import worker
@@ -151,7 +150,8 @@ class Crowd:
             self._wait(at, interval_s * (at + 1) / len(self._markers))
 
     def _wait(self, at: int, seconds: float) -> None:
-        self._sockets[at].sendall(hiredis.pack_command(("BZPOPMIN", self._markers[at], f"{max(0.001, seconds):.3f}")))
+        wait = ("BZPOPMIN", self._markers[at], f"{max(0.001, seconds):.3f}")
+        self._sockets[at].sendall(b"".join(packed([wait])))
 
     def _go_on(self) -> list[int]:
         """Those that had an answer, each of which waits again."""

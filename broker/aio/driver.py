@@ -10,13 +10,13 @@ from broker.channel import Channel
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError, NotSendable
 from broker.flow import (
+    Ask,
     Blocking,
     Call,
     Command,
     Fetch,
     Flow,
     GatedCall,
-    Judge,
     Pause,
     Step,
     TakeOver,
@@ -90,9 +90,9 @@ class Driver:
                     return await asyncio.wait_for(self.closing.wait(), seconds)
                 except TimeoutError:
                     return False
-            case Judge(accept, rollout):
-                verdict = accept(rollout)
-                return await verdict if inspect.isawaitable(verdict) else verdict
+            case Ask(_, hook, given, named):
+                answer = hook(*given, **named)
+                return await answer if inspect.isawaitable(answer) else answer
 
     async def _take_over(self, step: TakeOver) -> Any:
         assert self._channel is not None

@@ -15,6 +15,7 @@ from broker.batches import next_batch, read_batch
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.gathered import Accept
+from broker.hooks import check_hook
 from broker.models import Rollout, RunConfig, Stats, Task
 from broker.operations import anyone
 from broker.trainer_core import TASKS_PER_CALL, TrainerCore
@@ -192,7 +193,8 @@ class Trainer:
     async def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
     ) -> Checkpoint:
-        """As `broker.Trainer.checkpoint`."""
+        """As `broker.Trainer.checkpoint`; `progress` may be a coroutine function."""
+        check_hook("progress", progress)
         self._must_lead("checkpoint")
         from broker.recovery import checkpoint
 
@@ -210,7 +212,8 @@ class Trainer:
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> RecoveryReport:
-        """As `broker.Trainer.recover`."""
+        """As `broker.Trainer.recover`; `progress` may be a coroutine function."""
+        check_hook("progress", progress)
         if not dry_run:
             self._must_lead("recover")
             await self._drop_ahead()

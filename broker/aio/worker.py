@@ -22,7 +22,7 @@ from broker.handlers import check_async_handler, judged
 from broker.heartbeat import Heartbeat
 from broker.models import Attempt, Policy
 from broker.session import Submitted
-from broker.worker_core import WorkerCore, number_wanted
+from broker.worker_core import Policies, StaleWeights, WorkerCore, number_wanted
 
 _log = logging.getLogger("broker")
 
@@ -38,8 +38,8 @@ class Worker:
         run: name of the run, or several in order of preference.
         name: shown to people; None: host and process id.
         lease_s: lease asked for, in seconds; None: the run's.
-        policy: the weights it has loaded; None: it always generates with `attempt.version`.
-        on_weights_stale: as `broker.Worker`.
+        policy: as `broker.Worker`.
+        on_weights_stale: as `broker.Worker`; may be a coroutine function.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
     """
@@ -51,13 +51,12 @@ class Worker:
         *,
         name: str | None = None,
         lease_s: float | None = None,
-        policy: Policy | None = None,
-        on_weights_stale: Callable[[Policy, bytes | None], Policy | None] | None = None,
+        policy: Policies = None,
+        on_weights_stale: StaleWeights | None = None,
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
     ) -> None:
-        self._core = WorkerCore(run, name, lease_s, policy, clock)
-        self._core.on_weights_stale = on_weights_stale
+        self._core = WorkerCore(run, name, lease_s, policy, on_weights_stale, clock)
         self._url, self._beats = url, heartbeat
         self._driver = Driver(open_async_transport(url))
         self._claiming = asyncio.Lock()
@@ -91,12 +90,12 @@ class Worker:
         return self._core.name
 
     @property
-    def policy(self) -> Policy | None:
-        """The weights that it has loaded, None: always the current ones."""
+    def policy(self) -> Policies:
+        """As `broker.Worker.policy`."""
         return self._core.policy
 
     @policy.setter
-    def policy(self, policy: Policy | None) -> None:
+    def policy(self, policy: Policies) -> None:
         self._core.policy = policy
 
     @property

@@ -23,6 +23,7 @@ from broker.batches import share_of
 from broker.connections import open_transport
 from broker.errors import BadArgument, Exhausted, NoRun, WaitTimeout
 from broker.gathered import Accept
+from broker.hooks import check_plain_hook
 from broker.integrations.tensors import collate, pack, pad, torch
 from broker.models import Rollout, RunConfig
 from broker.trainer import Trainer
@@ -89,6 +90,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
         timeout: float | None = None,
     ) -> None:
         super().__init__()
+        check_plain_hook("accept", accept)
         distributed: Any = torch.distributed
         there = bool(distributed.is_available() and distributed.is_initialized())
         self.rank: int = rank if rank is not None else distributed.get_rank() if there else 0

@@ -264,7 +264,7 @@ def test_a_server_without_room_for_another_connection_is_not_asked_more_often(
             trainer.enqueue(tasks(1))
             claimed(worker, 1)
             wait_until(lambda: proxy.lose_requests < 1_000_000 - 3, "it tried again and again")
-            assert len(beats) == 1
+            assert len(beats) <= 2  # when the connection broke, and once more for a claim that was under way
 
 
 @pytest.fixture(scope="module", params=redis_kinds()[-1:], ids=str)

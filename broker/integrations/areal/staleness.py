@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 from broker import keys
 from broker.errors import BadArgument
+from broker.hooks import check_plain_hook
 from broker.integrations.areal.listener import Listener
 from broker.integrations.areal.reporter import Reporter
 from broker.integrations.areal.tally import Tally
@@ -86,6 +87,7 @@ class StalenessManager:
         update: bool = False,
         clock: Callable[[], int] | None = None,
     ) -> None:
+        check_plain_hook("clock", clock)
         if not 0.001 <= lease_s <= 86_400:
             raise BadArgument(argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds")
         self.version_provider = version_provider

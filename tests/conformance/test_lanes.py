@@ -1,0 +1,228 @@
+"""One worker for several runs, such as training and evaluation, that names the weights it has loaded for each."""
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from broker import Attempt, BadArgument, Policy, RunConfig, Trainer, Worker, aio
+from tests.conformance.lab import Lab, tasks
+
+Worked = Callable[[int], list[str]]
+
+
+class Lanes:
+    """A training run that is strict about weights, a lane for evaluation that is not, and both trainers."""
+
+    def __init__(self, lab: Lab, stack: ExitStack) -> None:
+        self.lab, self.train, self.evaluation = lab, f"{lab.run}/train", f"{lab.run}/eval"
+        lab.runs.update((self.train, self.evaluation))
+        lab.go_live()
+        strict = RunConfig(consumer_batch_size=1, max_staleness=0, max_concurrent_rollouts=9)
+        lax = RunConfig(consumer_batch_size=1, max_staleness=None, max_concurrent_rollouts=9)
+        self.trainer = stack.enter_context(Trainer(lab.url, self.train, strict))
+        self.evaluator = stack.enter_context(Trainer(lab.url, self.evaluation, lax))
+        self.trainers = {self.train: self.trainer, self.evaluation: self.evaluator}
+
+    @property
+    def runs(self) -> list[str]:
+        return [self.train, self.evaluation]
+
+    def current(self, run: str) -> Policy:
+        trainer = self.trainers[run]
+        return Policy(version=trainer.version, epoch=trainer.epoch)
+
+
+@pytest.fixture
+def lanes(lab: Lab) -> Generator[Lanes]:
+    with ExitStack() as stack:
+        yield Lanes(lab, stack)
+
+
+Opened = Callable[..., AbstractContextManager[Any]]
+
+
+@pytest.fixture(params=["sync", "aio"])
+def opened(request: pytest.FixtureRequest, lanes: Lanes) -> Opened:
+    """A worker of both runs by either client: `claim` and `submit` as of the synchronous one, and `policy`."""
+
+    @contextmanager
+    def made(**options: Any) -> Generator[Any]:
+        if request.param == "sync":
+            with Worker(lanes.lab.url, lanes.runs, **options) as worker:
+                yield SimpleNamespace(worker=worker, claim=worker.claim, submit=worker.submit)
+            return
+        hook = options.pop("on_weights_stale", None)
+        if hook is not None:
+
+            async def awaited(policy: Policy, blob: bytes | None, run: str) -> Policy | None:
+                await asyncio.sleep(0)
+                return hook(policy, blob, run)
+
+            options["on_weights_stale"] = awaited
+        with asyncio.Runner() as runner:
+            worker = aio.Worker(lanes.lab.url, lanes.runs, **options)
+            runner.run(worker.open())
+            try:
+                yield SimpleNamespace(
+                    worker=worker,
+                    claim=lambda *args, **more: runner.run(worker.claim(*args, **more)),
+                    submit=lambda *args: runner.run(worker.submit(*args)),
+                )
+            finally:
+                runner.run(worker.close())
+
+    return made
+
+
+def test_training_and_evaluation_share_a_worker_that_names_its_weights(lanes: Lanes, opened: Opened):
+    """What docs/operations.md proposes, with weights that grow old in the middle of it."""
+    asked: list[tuple[str, int, bytes | None]] = []
+
+    def load(policy: Policy, blob: bytes | None, run: str) -> Policy:
+        asked.append((run, policy.version, blob))
+        return policy
+
+    lanes.trainer.enqueue(tasks(2, "train"))
+    lanes.evaluator.enqueue(tasks(3, "eval"))
+    with opened(policy={run: lanes.current(run) for run in lanes.runs}, on_weights_stale=load) as one:
+        done: list[Attempt] = []
+        for _ in range(2):
+            (attempt,) = one.claim(1, timeout=20)
+            assert one.submit(attempt, b"x").accepted
+            done.append(attempt)
+        assert [attempt.task for attempt in done] == ["train0", "eval0"]  # one of training has to wait for its step
+        assert asked == []
+
+        assert [rollout.task for rollout in lanes.trainer.next_batch(timeout=20)] == ["train0"]
+        lanes.trainer.advance(b"weights of 1")
+        for _ in range(3):
+            (attempt,) = one.claim(1, timeout=20)
+            assert one.submit(attempt, b"x").accepted
+            done.append(attempt)
+        assert {attempt.task for attempt in done} == {"train0", "train1", "eval0", "eval1", "eval2"}
+        assert asked == [(lanes.train, 1, b"weights of 1")]
+        by_task = {attempt.task: attempt.policy for attempt in done}
+        assert by_task["train1"] == lanes.current(lanes.train)
+        assert one.worker.policy == {run: lanes.current(run) for run in lanes.runs}
+
+
+@pytest.mark.parametrize("stale", ["train", "evaluation"])
+def test_a_run_whose_weights_are_stale_does_not_stop_the_other(lanes: Lanes, opened: Opened, stale: str):
+    """Which of them is preferred does not matter, nor whether its user has newer weights."""
+    old, other = (lanes.train, lanes.evaluation) if stale == "train" else (lanes.evaluation, lanes.train)
+    asked: list[str] = []
+    loads = False
+
+    def load(policy: Policy, _: bytes | None, run: str) -> Policy | None:
+        asked.append(run)
+        return policy if loads else None
+
+    gone = Policy(version=0, epoch="1.of0another0history")
+    with opened(policy={old: gone, other: lanes.current(other)}, on_weights_stale=load) as one:
+        lanes.trainers[old].enqueue(tasks(1, "old"))
+        for round_ in range(3):  # with work there, and waiting for it
+            lanes.trainers[other].enqueue(tasks(1, f"other{round_}-"))
+            (attempt,) = one.claim(1, timeout=20)
+            assert attempt.run == other
+            assert one.submit(attempt, b"x").accepted
+            if other == lanes.train:
+                assert lanes.trainer.next_batch(timeout=20)
+                lanes.trainer.advance()
+                one.worker.policy = {old: gone, other: lanes.current(other)}
+        assert set(asked) <= {old}
+        loads = True
+        (attempt,) = one.claim(1, timeout=20)
+        assert (attempt.run, attempt.policy, asked[-1]) == (old, lanes.current(old), old)
+        assert one.submit(attempt, b"x").accepted
+
+
+def test_a_hook_without_a_run_is_asked_for_each_run_that_is_stale(lanes: Lanes):
+    """As before there were several; by the epoch it can tell them apart."""
+    asked: list[Policy] = []
+
+    def load(policy: Policy, blob: bytes | None, device: str = "cuda:0") -> Policy:
+        assert (blob, device) == (None, "cuda:0")
+        asked.append(policy)
+        return policy
+
+    gone = Policy(version=0, epoch="1.of0another0history")
+    with Worker(lanes.lab.url, lanes.runs, policy=dict.fromkeys(lanes.runs, gone), on_weights_stale=load) as worker:
+        for trainer in lanes.trainers.values():
+            trainer.enqueue(tasks(1))
+        got = {attempt.run for _ in range(2) for attempt in worker.claim(1, timeout=20)}
+        assert got == set(lanes.runs)
+    assert asked == [lanes.current(run) for run in lanes.runs]
+
+
+def test_runs_that_are_left_out_have_no_named_weights(lanes: Lanes, opened: Opened):
+    lanes.evaluator.enqueue(tasks(1))
+    with opened(policy={lanes.train: lanes.current(lanes.train)}) as one:
+        assert one.worker.policy == {lanes.train: lanes.current(lanes.train), lanes.evaluation: None}
+        assert one.claim(1, timeout=20)[0].run == lanes.evaluation
+        one.worker.policy = {}
+        assert one.worker.policy is None
+        with pytest.raises(TypeError):
+            one.worker.policy = {lanes.train: lanes.current(lanes.train)}
+            one.worker.policy[lanes.train] = None
+
+
+def test_a_policy_that_cannot_be_meant_is_refused(lanes: Lanes, opened: Opened):
+    """One for several runs names weights that only one of them can have."""
+    policy = lanes.current(lanes.train)
+    wrong: list[tuple[Any, str]] = [
+        (policy, "each run has versions and epochs of its own"),
+        ({"another": policy}, lanes.train),
+        ({lanes.train: 3}, "broker.Policy"),
+        (3, "policy"),
+    ]
+    for given, says in wrong:
+        with pytest.raises(BadArgument, match=says), opened(policy=given):
+            pass
+    with opened() as one:
+        for given, says in wrong:
+            with pytest.raises(BadArgument, match=says):
+                one.worker.policy = given
+        assert one.worker.policy is None
+
+
+def test_the_only_run_may_be_named_or_not(lanes: Lanes):
+    policy = lanes.current(lanes.train)
+    for given in (policy, {lanes.train: policy}):
+        with Worker(lanes.lab.url, lanes.train, policy=given) as worker:
+            assert worker.policy == policy
+
+
+def test_a_worker_that_runs_a_handler_serves_both_lanes_with_a_hook_that_is_awaited(lanes: Lanes):
+    """`run` of an asyncio worker ended in the middle where the hook was an `async def`."""
+
+    async def scenario() -> None:
+        loaded: list[str] = []
+        there = asyncio.Event()
+
+        async def load(policy: Policy, _: bytes | None, *, run: str) -> Policy:
+            await asyncio.sleep(0.01)
+            loaded.append(run)
+            return policy
+
+        async def handler(attempt: Attempt) -> bytes:
+            if attempt.task == "last":
+                there.set()
+            return b"x"
+
+        gone = Policy(version=0, epoch="1.of0another0history")
+        policies = dict.fromkeys(lanes.runs, gone)
+        async with aio.Worker(lanes.lab.url, lanes.runs, policy=policies, on_weights_stale=load) as worker:
+            running = asyncio.create_task(worker.run(handler, concurrency=4))
+            for trainer in lanes.trainers.values():
+                await asyncio.to_thread(trainer.enqueue, tasks(1))
+            for trainer in lanes.trainers.values():
+                assert await asyncio.to_thread(trainer.next_batch, timeout=20)
+            worker.stop()
+            await running
+        assert set(loaded) == set(lanes.runs)  # once a batch is sealed, no weights are new enough for the next one
+
+    asyncio.run(scenario())
