@@ -233,6 +233,7 @@ class TooBig(BrokerError):
         "the {what} is {size} bytes, {limit} is the most",
         "the payload of task {task} is {bytes} bytes, {limit} is the most",
         "the blob is {bytes} bytes, {limit} is the most",
+        "{problem}",
         "a payload or result is larger than the run allows",
     )
     remedy = "make it smaller; for payloads and results max_payload_bytes and max_result_bytes can be raised"
@@ -342,6 +343,17 @@ class AuthenticationFailed(BrokerError):
     remedy = "check the user and the password in the URL, and that user's rights (ACL)"
 
 
+class CertificateRefused(AuthenticationFailed):
+    """The server's certificate does not verify, or the server refuses the client's own or misses it."""
+
+    code = "TLS"
+    happened = ("cannot trust {url}: {problem}", "a certificate was refused")
+    remedy = (
+        "check the files of the URL's options ssl_ca_certs (who signed the server's certificate), ssl_certfile and "
+        "ssl_keyfile (this client's own), the host's name in the URL, and the dates of the certificates"
+    )
+
+
 class ReadOnlyServer(BrokerError):
     """The server takes no writes: a replica, or one that cannot save or has too few replicas."""
 
@@ -412,7 +424,7 @@ _KINDS: Final[tuple[type[BrokerError], ...]] = (
         ServerUnavailable,
         UnsupportedServer,
     ),
-    *(OutOfMemory, AuthenticationFailed, ReadOnlyServer, CodecError, BadUrl, BadName, WaitTimeout),
+    *(OutOfMemory, AuthenticationFailed, CertificateRefused, ReadOnlyServer, CodecError, BadUrl, BadName, WaitTimeout),
 )
 #: By code; the last three are the server's own words for it.
 BY_CODE: Final = {kind.code: kind for kind in _KINDS} | dict.fromkeys(

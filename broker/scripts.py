@@ -17,6 +17,8 @@ from broker.lua_library import NameClash, Source, as_library
 
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
 _FLAGS = re.compile(r"^--\s*Flags:\s*(.*?)\s*$")
+#: Where a script names commands: in a call, or for one of the two functions that call for it.
+_COMMANDS = re.compile(r"(?:call|call_in_pieces)\('([A-Z]+)'|_writes, '([A-Z]+)', '([A-Z]+)'")
 _KNOWN_FLAGS = frozenset({"allow-oom", "no-writes", "allow-stale", "no-cluster", "allow-cross-slot-keys"})
 
 #: Where a file of the source checkout or of the installed package is; the package wins.
@@ -95,6 +97,12 @@ def load(name: str, shebang: bool) -> Script:
     source = ("\n".join(text for text, _, _ in lines) + "\n").encode()
     origins = tuple((file, number) for _, file, number in lines)
     return Script(name, source, hashlib.sha1(source).hexdigest(), flags, origins)
+
+
+def commands(name: str) -> list[str]:
+    """The commands that a script may call, sorted: what a user who calls it needs the rights for."""
+    source = load(name, shebang=True).source.decode()
+    return sorted({word for words in _COMMANDS.findall(source) for word in words if word})
 
 
 def _shebang(flags: tuple[str, ...]) -> str:

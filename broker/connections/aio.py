@@ -2,31 +2,16 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-import redis.asyncio.connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
 from broker.connections.core import Core
+from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import told
-from broker.connections.link import (
-    CLOSED,
-    READ_BYTES,
-    Command,
-    Link,
-    LinkLost,
-    ReplyReader,
-    in_pieces,
-    lost,
-    new_connection,
-    packed,
-    parse_error,
-)
+from broker.connections.link import MUCH_BYTES, READ_BYTES, Command, Link, ReplyReader, in_pieces, packed, tls_context
 from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
 from broker.connections.server import ServerInfo
@@ -87,10 +72,10 @@ class AsyncTransport(Core):
         if self.is_forked:
             raise BadArgument(problem=_FORKED)
 
-    async def _dial(self, endpoint: Endpoint, address: Address, timeout_s: float) -> Link:
+    async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Link:
         self.refuse_forked()
         self._used = True
-        return await super()._dial(endpoint, address, timeout_s)
+        return await super()._dial(endpoint, address, until, timeout_s)
 
     async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
         link = AsyncLink(endpoint, path, address, timeout_s)
@@ -115,81 +100,86 @@ class AsyncTransport(Core):
         await self.close()
 
 
-#: The one with hiredis, where that is there.
-_DefaultParser: Any = redis.asyncio.connection.DefaultParser
-
-
-class Parser(_DefaultParser):
-    """redis-py's parser, with our errors."""
-
-    parse_error = staticmethod(parse_error)
-
-
 class AsyncLink:
-    """A connection on the event loop. redis-py opens it and logs in; from then on its streams are used directly."""
+    """A connection on the event loop."""
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
         self.info: ServerInfo | None = None
-        self._timeout_s = timeout_s
-        self._connection = new_connection(
-            redis.asyncio.connection,
-            endpoint,
-            path,
-            address,
-            timeout_s,
-            # Not redis-py's: it waits with `wait_for`, which before Python 3.12 may swallow a cancellation.
-            socket_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            parser_class=Parser,
-        )
+        self._endpoint, self._path, self._address, self._timeout_s = endpoint, path, address, timeout_s
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._reader = ReplyReader()
         told.add(self)
 
     async def connect(self) -> None:
-        """Connects and logs in; raises what redis-py raises."""
+        """As `BlockingLink.connect`."""
+        context, host = tls_context(self._address), self._endpoint.host
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._connection.connect()
-        except BaseException:
-            self.abort()
-            raise
+                if self._path:
+                    self._streams = await asyncio.open_unix_connection(self._path)
+                    return
+                tls: dict[str, Any] = {} if context is None else {"ssl": context, "server_hostname": host}
+                self._streams = await asyncio.open_connection(host, self._endpoint.port, **tls)
+            sock: socket.socket = self._streams[1].get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except (OSError, UnicodeError) as error:
+            raise of_connecting(
+                error, is_unix=bool(self._path), is_tls=context is not None, timeout_s=self._timeout_s
+            ) from error
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`."""
         replies: list[Any] = []
-        patience_s, expected, read = self._timeout_s + wait_s, len(commands), self._reader.read
+        patience_s, expected, read, answered = self._timeout_s + wait_s, len(commands), self._reader.read, 0
+        pieces = packed(commands)
+        if self._streams is None:
+            raise closed(0)
+        stream, writer = self._streams
         try:
-            stream, writer = self._streams()
             # The server may be silent for so long; what it does say, a piece of a large reply too, starts it again.
             async with asyncio.timeout(patience_s) as silence:
-                for piece in in_pieces(packed(commands)):
+                for piece in in_pieces(pieces):
                     writer.write(piece)
                     if len(piece) > _QUEUED_BYTES:
                         # Returns when the server has taken all but a little: no large value is queued as a whole.
-                        await writer.drain()
+                        await self._drained(stream, writer)
                         silence.reschedule(asyncio.get_running_loop().time() + patience_s)
                 while True:
                     data = await stream.read(READ_BYTES)
                     if not data:
-                        raise LinkLost(CLOSED)
+                        raise closed(answered)
+                    answered += len(data)
                     read(data, len(data), replies)
                     if len(replies) == expected:
                         break
                     silence.reschedule(asyncio.get_running_loop().time() + patience_s)
-        except (RedisError, OSError) as error:
-            raise lost(error, patience_s) from error
+        except OSError as error:
+            moved = answered > 0 or sum(map(len, pieces)) > MUCH_BYTES
+            raise of_exchange(error, patience_s, moved=moved) from error
         return replies
 
+    async def _drained(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await writer.drain()
+        except ConnectionError:
+            # A server that refuses what it is sent says why before it closes. The stream has it, but hands out nothing.
+            said: bytes = bytes(getattr(stream, "_buffer", b""))
+            self._reader.read(said, len(said), [])
+            raise
+
+    def be_patient(self, timeout_s: float) -> None:
+        """As `Link.be_patient`."""
+        self._timeout_s = timeout_s
+
     def interrupt(self) -> None:
-        """As `Link.interrupt`."""
-        writer = self._connection._writer  # noqa: SLF001 - redis-py closes only after what is queued was sent
-        if writer is not None:
-            writer.transport.abort()
+        """As `Link.interrupt`. Not by closing, which would wait for what is queued."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
 
     def abort(self) -> None:
         """As `Link.abort`."""
         self.interrupt()
-        self._connection._close()  # noqa: SLF001 - as redis-py's `disconnect`, which has to be awaited
+        self._streams = None
 
     def after_fork(self) -> None:
         """In a forked child: its number of the socket becomes another file.
@@ -197,16 +187,8 @@ class AsyncLink:
         Both processes share what the event loop watches sockets with. Whatever the child's copies do with the number,
         be it when they are collected, would otherwise take the socket from the parent's loop.
         """
-        writer = self._connection._writer  # noqa: SLF001 - redis-py keeps it to itself
-        socket = None if writer is None else writer.get_extra_info("socket")
-        if socket is not None and socket.fileno() >= 0:
+        opened = None if self._streams is None else self._streams[1].get_extra_info("socket")
+        if opened is not None and opened.fileno() >= 0:
             nothing = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nothing, socket.fileno(), inheritable=False)
+            os.dup2(nothing, opened.fileno(), inheritable=False)
             os.close(nothing)
-
-    def _streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        connection = self._connection
-        reader, writer = connection._reader, connection._writer  # noqa: SLF001 - redis-py keeps them to itself
-        if reader is None or writer is None:
-            raise LinkLost(CLOSED)
-        return reader, writer

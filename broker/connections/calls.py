@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from broker import scripts
+from broker.connections.failures import refusal
 from broker.connections.link import Command
 from broker.connections.nodes import Node
-from broker.connections.replies import ReplyError, refusal
+from broker.connections.replies import ReplyError
 from broker.keys import NEVER_THERE
 from broker.operation import Operation
 

@@ -10,16 +10,15 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from broker import scripts
 from broker.connections.calls import commands_of, outcomes_of
-from broker.connections.link import Command, Link, LinkLost, NotRedis, unreachable
-from broker.connections.nodes import Gate, Node, not_redis
+from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, of_connecting, of_reply, passes, refusal
+from broker.connections.link import Command, Link, login
+from broker.connections.nodes import Gate, Node, on_new
 from broker.connections.paths import socket_path
-from broker.connections.replies import ReplyError, lacks_function, passes, redirection, refusal, refuses_functions
-from broker.connections.retrying import Again, Patience, pause_s
-from broker.connections.server import ServerInfo
+from broker.connections.replies import ReplyError, lacks_function, redirection, refuses_functions
+from broker.connections.retrying import Patience, pause_s, silence_s
+from broker.connections.server import ServerInfo, refuse_login
 from broker.connections.topology import make_topology
 from broker.connections.url import Address, Endpoint
 from broker.errors import ClientClosed
@@ -50,9 +49,10 @@ class Core(ABC):
     ) -> None:
         self._address = address
         self._topology = make_topology(address)
-        self._timeout_s = timeout_s
+        # Nobody waits longer for a silent server than for one that is away.
+        self._timeout_s = silence_s(timeout_s, retry_for_s)
         self._closing = closing
-        self._patience = Patience(address.shown, retry_for_s, timeout_s, self.pause)
+        self._patience = Patience(address.shown, retry_for_s, self._timeout_s, self.pause, self._note)
         self._nodes: dict[Endpoint, Node] = {}
         #: Whether the next wait is to end at once.
         self._interrupted = False
@@ -60,7 +60,7 @@ class Core(ABC):
 
     @abstractmethod
     async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
-        """A new connection, logged in; raises what redis-py raises."""
+        """A new connection; raises Failure."""
 
     @abstractmethod
     def _gate(self) -> Gate | None:
@@ -79,31 +79,32 @@ class Core(ABC):
         """As `Transport.execute`."""
         if not operations:
             return []
-        failed: Again | None = None
+        failed: Failure | None = None
         since = time.monotonic()
         if (sole := self._topology.sole) is not None:
             # As nearly all calls go: there is one server, and it answers.
             try:
-                return await self._run(sole, operations)
-            except Again as again:
-                failed = again
+                return await self._run(sole, operations, since + self._patience.retry_for_s)
+            except Failure as failure:
+                failed = failure
         results: list[Any] = [None] * len(operations)
         left = list(range(len(operations)))
 
-        async def once() -> None:
-            again: Again | None = None
-            for endpoint, indexes in await self._placed(operations, left):
+        async def once(until: float) -> None:
+            failed: Failure | None = None
+            for endpoint, indexes in await self._placed(operations, left, until):
                 try:
-                    answers = await self._run(endpoint, [operations[i] for i in indexes])
-                except Again as error:
-                    again = error
+                    answers = await self._run(endpoint, [operations[i] for i in indexes], until)
+                except Failure as failure:
+                    # One that stays where it is, or is permanent, must not hide one that does neither.
+                    failed = failure if failed is None or not failure.stays else failed
                     continue
                 for i, answer in zip(indexes, answers, strict=True):
                     results[i] = answer
                 done = set(indexes)
                 left[:] = [i for i in left if i not in done]
-            if again:
-                raise again
+            if failed:
+                raise failed
 
         await self._patience.persist(once, failed, since)
         return results
@@ -116,10 +117,10 @@ class Core(ABC):
         """As `Transport.pipeline`; `at` names the server, instead of the first command's first argument."""
         tuples = [tuple(command) for command in commands]
 
-        async def once() -> list[Any]:
+        async def once(until: float) -> list[Any]:
             first = tuples[0][1] if len(tuples[0]) > 1 else ""
             key = str(first, "utf-8", "replace") if isinstance(first, bytes) else str(first)
-            return await self._plain(at or await self._locate(key), tuples)
+            return await self._plain(at or await self._locate(key, until), tuples, until)
 
         return await self._patience.persist(once) if commands else []
 
@@ -131,7 +132,7 @@ class Core(ABC):
             for key in keys:
                 # Keys in different slots may not share a command, not even those of one node.
                 slot = key.partition("}")[0] if self._topology.has_slots else ""
-                groups.setdefault((await self._locate(key), slot), []).append(key)
+                groups.setdefault((await self._locate(key, deadline), slot), []).append(key)
             while (left_s := deadline - time.monotonic()) > 0:
                 for (endpoint, _), part in groups.items():
                     if self._was_interrupted():
@@ -140,8 +141,8 @@ class Core(ABC):
                     (reply,) = await self._wait_on(self._node_at(endpoint), part, stay_s)
                     if reply is not None:
                         return reply[0].decode()
-        except Again as again:
-            await self._after_failed_wait(again, deadline)
+        except Failure as failure:
+            await self._after_failed_wait(failure, deadline)
         return None
 
     async def wait_and_execute(
@@ -159,8 +160,8 @@ class Core(ABC):
         deadline = time.monotonic() + timeout_s
         try:
             _, *replies = await self._wait_on(node, keys, timeout_s, commands)
-        except Again as again:
-            await self._after_failed_wait(again, deadline)
+        except Failure as failure:
+            await self._after_failed_wait(failure, deadline)
             return None
         errors = [reply for reply in replies if isinstance(reply, ReplyError)]
         if node.calls_functions and any(refuses_functions(error) for error in errors):
@@ -170,11 +171,13 @@ class Core(ABC):
             return None
         return outcomes_of(operations, replies, node, self._address.shown)
 
-    async def _after_failed_wait(self, again: Again, deadline: float) -> None:
+    async def _after_failed_wait(self, failure: Failure, deadline: float) -> None:
         """The caller looks for work now and comes back; without a pause that could be a busy loop."""
-        log.debug("waiting on %s ended early: %s", self._address.shown, again)
+        self._note(failure)
+        if not failure.kind.passes:
+            raise failure.told(self._address.shown) from failure
+        log.debug("waiting on %s ended early: %s", self._address.shown, failure)
         if not self._was_interrupted():
-            self._topology.forget()
             self._failed_waits += 1
             with suppress(ClientClosed):
                 await self.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
@@ -182,8 +185,8 @@ class Core(ABC):
     async def server_info(self) -> ServerInfo:
         """As `Transport.server_info`."""
 
-        async def once() -> ServerInfo:
-            node = await self._node(await self._locate(None))
+        async def once(until: float) -> ServerInfo:
+            node = await self._node(await self._locate(None, until), until)
             assert node.info is not None, "set by `_node`"
             return node.info
 
@@ -192,11 +195,8 @@ class Core(ABC):
     async def primaries(self) -> list[Endpoint | None]:
         """The servers that together have all keys, for `pipeline`."""
 
-        async def once() -> list[Endpoint | None]:
-            try:
-                return await self._topology.primaries(self._ask)
-            except LinkLost as error:
-                raise Again(str(error)) from error
+        async def once(until: float) -> list[Endpoint | None]:
+            return await self._topology.primaries(self._ask, until)
 
         return await self._patience.persist(once)
 
@@ -221,80 +221,89 @@ class Core(ABC):
 
     # -- servers ---------------------------------------------------------------------------------------------------
 
-    async def _locate(self, key: str | None) -> Endpoint:
+    async def _locate(self, key: str | None, until: float) -> Endpoint:
         """The server of a key (None: any)."""
-        try:
-            return await self._topology.locate(key, self._ask)
-        except LinkLost as error:
-            raise Again(str(error)) from error
+        return await self._topology.locate(key, self._ask, until)
 
     def _node_at(self, endpoint: Endpoint) -> Node:
         """A server, whether or not it was asked what it is."""
         node = self._nodes.get(endpoint)
         if node is None:
 
-            async def dial(to: Endpoint) -> Link:
-                return await self._dial(to, self._address, self._timeout_s)
+            async def opened(until: float) -> Link:
+                return await self._dial(endpoint, self._address, until, self._timeout_s)
 
             node = self._nodes[endpoint] = Node(
-                endpoint, self._address, dial, self._gate(), self._closing.is_set, lambda: self._interrupted
+                endpoint,
+                self._address,
+                opened,
+                self._gate(),
+                self._timeout_s,
+                self._closing.is_set,
+                lambda: self._interrupted,
             )
         return node
 
-    async def _node(self, endpoint: Endpoint) -> Node:
+    async def _node(self, endpoint: Endpoint, until: float) -> Node:
         """A server, after a first connection told what it is."""
         node = self._node_at(endpoint)
         if node.info is None:
-            await self._exchange(node, [("PING",)])
+            await self._exchange(node, [("PING",)], until)
         return node
 
-    async def _dial(self, endpoint: Endpoint, address: Address, timeout_s: float) -> Link:
-        """A new connection; raises LinkLost, ReplyError (logging in failed), or what is to be told."""
+    async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Link:
+        """A new connection; raises Failure. The server may be silent for the time-out, no longer than until then."""
         self._refuse_when_closed()
         if address.mode == "fakeredis":
             from broker.connections.fake import FakeLink
 
             return FakeLink(address.path, self.pause)
+        timeout_s = silence_s(timeout_s, until - time.monotonic())
         try:
             with socket_path(endpoint.path) as path:
                 return await self._connected(endpoint, path, address, timeout_s)
-        except (RedisError, OSError) as error:
-            problem = unreachable(error, address, timeout_s)
-            raise not_redis(problem, endpoint, address) if isinstance(problem, NotRedis) else problem from error
+        except OSError as error:  # the directory of a socket is not there
+            raise of_connecting(error, is_unix=True, is_tls=False, timeout_s=timeout_s) from error
 
     def _refuse_when_closed(self) -> None:
         if self._closing.is_set():
             raise ClientClosed(url=self._address.shown)
 
-    async def _exchange(self, node: Node, commands: Sequence[Command], asking: bool = False) -> list[Any]:
-        """One round trip; a broken connection asks for another try, and for a new look at where the keys are.
+    async def _exchange(self, node: Node, commands: Sequence[Command], until: float, asking: bool = False) -> list[Any]:
+        """One round trip; a broken connection asks for another try.
 
         With `asking`, each command is let through by a node that is still being given the slot.
         """
         try:
             if asking:
                 both = [part for command in commands for part in (("ASKING",), command)]
-                return (await node.pool.exchange(both))[1::2]
-            return await node.pool.exchange(commands)
-        except (LinkLost, NotRedis) as error:
+                return (await node.pool.exchange(both, until))[1::2]
+            return await node.pool.exchange(commands, until)
+        except Failure as failure:
             node.drop()
-            self._topology.forget()
-            raise Again(f"{node.endpoint}: {error}") from error
+            raise (failure.at(node.endpoint) if failure.kind.passes else failure) from failure
 
-    async def _ask(self, endpoint: Endpoint, command: Command) -> Any:
+    async def _ask(self, endpoint: Endpoint, command: Command, until: float) -> Any:
         """One command on a connection of its own: to a sentinel, or a node of a cluster that may own nothing."""
         address = self._address
         if address.mode == "sentinel":
             user, password = address.sentinel_username, address.sentinel_password
             address = replace(address, username=user, password=password, db=0)
+        link = await self._dial(endpoint, address, until, min(self._timeout_s, _ASK_S))
+        logging_in = login(address.username, address.password, 0)
         try:
-            link = await self._dial(endpoint, address, min(self._timeout_s, _ASK_S))
-        except ReplyError as error:
-            return error
-        try:
-            return (await link.exchange([command]))[0]
+            *logged_in, reply = await link.exchange([*logging_in, command])
+            refuse_login(logging_in, logged_in)
+        except Failure as failure:
+            raise on_new(failure, endpoint, address) from failure
         finally:
             link.abort()
+        return reply
+
+    def _note(self, failure: Failure) -> None:
+        """Whatever made a try fail, the next one asks anew where the servers are; but MOVED has just told."""
+        if not failure.stays:
+            self._topology.forget()
 
     def _was_interrupted(self) -> bool:
         """Whether this wait is to end; the next one is not, unless the client was closed."""
@@ -303,16 +312,20 @@ class Core(ABC):
 
     # -- one try ---------------------------------------------------------------------------------------------------
 
-    async def _placed(self, operations: Sequence[Operation[Any]], left: list[int]) -> list[tuple[Endpoint, list[int]]]:
+    async def _placed(
+        self, operations: Sequence[Operation[Any]], left: list[int], until: float
+    ) -> list[tuple[Endpoint, list[int]]]:
         """The operations that are left, by the server of their run."""
         if not self._topology.has_slots:
-            return [(await self._locate(None), list(left))]
+            return [(await self._locate(None, until), list(left))]
         groups: dict[Endpoint, list[int]] = {}
         for i in left:
-            groups.setdefault(await self._locate(operations[i].keys[0]), []).append(i)
+            groups.setdefault(await self._locate(operations[i].keys[0], until), []).append(i)
         return list(groups.items())
 
-    async def _run(self, endpoint: Endpoint, operations: Sequence[Operation[Any]], asking: bool = False) -> list[Any]:
+    async def _run(
+        self, endpoint: Endpoint, operations: Sequence[Operation[Any]], until: float, asking: bool = False
+    ) -> list[Any]:
         """Sends operations to one server, with the scripts that it may lack in front.
 
         Returns:
@@ -320,18 +333,20 @@ class Core(ABC):
         """
         node = self._nodes.get(endpoint)
         if node is None or node.info is None:
-            node = await self._node(endpoint)
+            node = await self._node(endpoint, until)
         for _ in range(_MOST_TURNS):
             commands, loads = commands_of(node, operations)
-            replies = await self._exchange(node, commands, asking)
+            replies = await self._exchange(node, commands, until, asking)
             errors = [reply for reply in replies if type(reply) is ReplyError]
             if not errors and len(replies) == len(operations):
                 return [operation.outcome(reply) for operation, reply in zip(operations, replies, strict=True)]
+            if node.info is not None and node.info.sentinel:
+                raise Failure(OTHER_MODE, "it is a sentinel; connect with redis+sentinel://host:port/service")
             if node.calls_functions and any(refuses_functions(error) for error in errors):
                 self._use_scripts(node)
                 continue
             if node.calls_functions and any(lacks_function(error) for error in errors):
-                await self._load_functions(node)
+                await self._load_functions(node, until)
                 continue
             for name, reply in zip(loads, replies, strict=False):
                 if isinstance(reply, ReplyError) and not passes(reply) and redirection(reply) is None:
@@ -342,27 +357,29 @@ class Core(ABC):
                 continue
             for error in errors:
                 if (owner := self._redirect(node, error)) is not None:
-                    return await self._run(owner, operations, asking=True)
+                    return await self._run(owner, operations, until, asking=True)
                 self._pass(error)
             node.known.update(loads)
             return outcomes_of(operations, replies[len(loads) :], node, self._address.shown)
-        raise Again(f"{endpoint} forgets its scripts at once")
+        raise Failure(NOT_READY, f"{endpoint} forgets its scripts at once")
 
-    async def _plain(self, endpoint: Endpoint, commands: Sequence[Command], asking: bool = False) -> list[Any]:
+    async def _plain(
+        self, endpoint: Endpoint, commands: Sequence[Command], until: float, asking: bool = False
+    ) -> list[Any]:
         """Sends plain commands to one server; raises the first error."""
-        node = await self._node(endpoint)
-        replies = await self._exchange(node, commands, asking)
+        node = await self._node(endpoint, until)
+        replies = await self._exchange(node, commands, until, asking)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 if (owner := self._redirect(node, reply)) is not None:
-                    return await self._plain(owner, commands, asking=True)
+                    return await self._plain(owner, commands, until, asking=True)
                 self._pass(reply)
                 raise refusal(reply, self._address.shown)
         return replies
 
-    async def _load_functions(self, node: Node) -> None:
+    async def _load_functions(self, node: Node, until: float) -> None:
         """Gives a server the function library; where it may not have it, scripts are called one by one."""
-        (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)])
+        (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)], until)
         if not isinstance(reply, ReplyError) or "already exists" in reply.text:
             return
         if reply.code != "READONLY":  # a replica may still run scripts that only read
@@ -385,12 +402,12 @@ class Core(ABC):
         # Redis reads "0" as "for ever".
         command: Command = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
         try:
-            replies = await node.waits.exchange([command, *then], timeout_s)
-        except (LinkLost, NotRedis) as error:
-            raise Again(f"{node.endpoint}: {error}") from error
+            replies = await node.waits.exchange([command, *then], time.monotonic() + timeout_s, timeout_s)
+        except Failure as failure:
+            raise (failure.at(node.endpoint) if failure.kind.passes else failure) from failure
         if isinstance(reply := replies[0], ReplyError):
             if self._redirect(node, reply) is not None:
-                raise Again(reply.text)
+                raise Failure(MOVED, reply.text, stays=True)
             self._pass(reply)
             raise refusal(reply, self._address.shown)
         self._failed_waits = 0
@@ -402,14 +419,13 @@ class Core(ABC):
         if to is None or (owner := self._topology.moved(to, node.endpoint)) is None:
             return None
         if not to.asking:
-            raise Again(error.text)
+            raise Failure(MOVED, error.text, stays=True)
         return owner
 
     def _pass(self, error: ReplyError) -> None:
         """Asks for another try where that may help."""
         if passes(error):
-            # Names are resolved, and primaries looked up, again: this server is not the right one any more.
+            # Names are resolved again, too: this server is not the right one any more.
             for node in list(self._nodes.values()):
                 node.pool.drop()
-            self._topology.forget()
-            raise Again(error.text, refusal(error, self._address.shown))
+            raise of_reply(error) or Failure(NOT_READY, error.text)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from broker.connections.link import Command, LinkLost, packed
+from broker.connections.failures import CLOSED, Failure
+from broker.connections.link import Command, packed
 from broker.connections.replies import ReplyError
 from broker.connections.server import ServerInfo
 from broker.errors import ServerUnavailable, UnsupportedServer
@@ -87,8 +88,11 @@ class FakeLink:
             try:
                 await self._pause(every_s)
             except ServerUnavailable as error:
-                raise LinkLost("closed") from error
-        raise LinkLost("interrupted")
+                raise Failure(CLOSED, "closed") from error
+        raise Failure(CLOSED, "interrupted")
+
+    def be_patient(self, timeout_s: float) -> None:
+        """As `Link.be_patient`: this server is never silent."""
 
     def interrupt(self) -> None:
         """As `Link.interrupt`."""

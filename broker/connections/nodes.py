@@ -1,16 +1,16 @@
 """A server of an address: its connections, and what is known of it."""
 
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from broker.connections.link import Command, Link, NotRedis
-from broker.connections.replies import ReplyError
-from broker.connections.retrying import Again
-from broker.connections.server import ServerInfo, greet, judge
+from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure
+from broker.connections.link import Command, Link
+from broker.connections.retrying import silence_s
+from broker.connections.server import ServerInfo, greet
 from broker.connections.url import Address, Endpoint
-from broker.errors import UnsupportedServer
 
 Gate = AbstractAsyncContextManager[Any]
 
@@ -19,45 +19,54 @@ class Pool:
     """Connections to one server, of which each carries one exchange at a time.
 
     Args:
-        opened: opens one.
+        opened: opens one, by a moment on the monotonic clock.
         greet: asks the server what it is, on a new connection.
         gate: limits the exchanges at a time, None: no limit.
+        timeout_s: how long a server may be silent, seconds; while a connection is opened `opened` says it.
         interrupted: whether exchanges are to fail now. Who lets it be true calls `interrupt` afterwards: an exchange
             that has not begun by then sees it.
     """
 
     def __init__(
         self,
-        opened: Callable[[], Awaitable[Link]],
+        opened: Callable[[float], Awaitable[Link]],
         greet: Callable[[Link], Awaitable[None]],
         gate: Gate | None,
+        timeout_s: float,
         interrupted: Callable[[], bool],
     ) -> None:
         self._opened, self._greet, self._gate, self._interrupted = opened, greet, gate, interrupted
+        self._timeout_s = timeout_s
         self._idle: deque[Link] = deque()
         self._busy: set[Link] = set()
         self._generation = 0
 
-    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
-        """As `Link.exchange`, on one of the connections, which is opened when there is none."""
-        if self._gate is None:
-            return await self._exchange(commands, wait_s)
-        async with self._gate:
-            return await self._exchange(commands, wait_s)
+    async def exchange(self, commands: Sequence[Command], until: float, wait_s: float = 0.0) -> list[Any]:
+        """As `Link.exchange`, on one of the connections.
 
-    async def _exchange(self, commands: Sequence[Command], wait_s: float) -> list[Any]:
+        One is opened when there is none; then the server may be silent until `until`, on the monotonic clock.
+        """
+        if self._gate is None:
+            return await self._exchange(commands, until, wait_s)
+        async with self._gate:
+            return await self._exchange(commands, until, wait_s)
+
+    async def _exchange(self, commands: Sequence[Command], until: float, wait_s: float) -> list[Any]:
         generation = self._generation
-        try:
-            link, is_new = self._idle.pop(), False
-        except IndexError:
-            link, is_new = await self._opened(), True
+        # Not in a handler of IndexError: whatever goes wrong would carry that one along.
+        is_new = not self._idle
+        link = await self._opened(until) if is_new else self._idle.pop()
         self._busy.add(link)
         try:
             if self._interrupted():
                 link.interrupt()
             if is_new:
+                link.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
                 await self._greet(link)
+                link.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
             replies = await link.exchange(commands, wait_s)
+            if is_new:
+                link.be_patient(self._timeout_s)
         except BaseException:
             # Broken, or cancelled half-way: the rest of a reply may be on its way still.
             link.abort()
@@ -98,17 +107,18 @@ class Node:
         self,
         endpoint: Endpoint,
         address: Address,
-        dial: Callable[[Endpoint], Awaitable[Link]],
+        opened: Callable[[float], Awaitable[Link]],
         gate: Gate | None,
+        timeout_s: float,
         closed: Callable[[], bool],
         interrupted: Callable[[], bool],
     ) -> None:
-        self.endpoint, self._address, self._dial = endpoint, address, dial
+        self.endpoint, self._address = endpoint, address
         self.info: ServerInfo | None = None
         self.known: set[str] = set()
         self.calls_functions = False
-        self.pool = Pool(self._opened, self._greet, gate, closed)
-        self.waits = Pool(self._opened, self._greet, None, interrupted)
+        self.pool = Pool(opened, self._greet, gate, timeout_s, closed)
+        self.waits = Pool(opened, self._greet, None, timeout_s, interrupted)
 
     @property
     def supports_shebang(self) -> bool:
@@ -120,21 +130,13 @@ class Node:
         self.pool.drop()
         self.waits.drop()
 
-    async def _opened(self) -> Link:
-        try:
-            return await self._dial(self.endpoint)
-        except ReplyError as error:
-            raise Again(judge(error, self._address).text) from error
-
     async def _greet(self, link: Link) -> None:
         try:
             info = await greet(link, self._address)
-        except NotRedis as error:
-            raise not_redis(error, self.endpoint, self._address) from error
-        if isinstance(info, ReplyError):
-            raise Again(info.text)
+        except Failure as failure:
+            raise on_new(failure, self.endpoint, self._address) from failure
         if self._address.mode == "sentinel" and info.replica:
-            raise Again(f"{self.endpoint} is not a primary any more")
+            raise Failure(NO_PRIMARY, "it is not a primary any more")
         if info != self.info:
             # Another server has this place now; it has none of the scripts.
             self.known.clear()
@@ -142,9 +144,9 @@ class Node:
             self.calls_functions = info.supports_shebang
 
 
-def not_redis(error: NotRedis, endpoint: Endpoint, address: Address) -> UnsupportedServer:
-    """What to raise when a new connection gets answers that no Redis gives."""
+def on_new(failure: Failure, endpoint: Endpoint, address: Address) -> Failure:
+    """A failure of the first exchange on a new connection: answers that no Redis gives are not a broken connection."""
+    if failure.kind is not GARBLED:
+        return failure
     tls = "" if address.tls is not None else "; if it speaks TLS, connect with rediss://"
-    return UnsupportedServer(
-        url=address.shown, problem=f"what listens at {endpoint} is neither Redis nor Valkey ({error}){tls}"
-    )
+    return Failure(NOT_REDIS, f"what listens at {endpoint} is neither Redis nor Valkey ({failure}){tls}")

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from redis.backoff import EqualJitterBackoff
 
+from broker.connections.failures import Failure
 from broker.errors import BrokerError, ReadOnlyServer, ServerUnavailable
 
 log = logging.getLogger("broker")
@@ -16,18 +17,13 @@ T = TypeVar("T")
 #: Pauses between two tries, seconds: from 0.02, doubled each time, up to 1, minus up to half of it at random.
 _PAUSES = EqualJitterBackoff(cap=1.0, base=0.02)
 
+#: How long a server may be silent at least, seconds, however little time is left: in less a busy one would seem gone.
+_LEAST_S = 1.0
 
-class Again(Exception):
-    """The same bytes are to be sent again.
 
-    Args:
-        reason: what happened.
-        error: what to raise for it in the end, where the server did answer.
-    """
-
-    def __init__(self, reason: str, error: BrokerError | None = None) -> None:
-        super().__init__(reason)
-        self.error = error
+def silence_s(timeout_s: float, left_s: float) -> float:
+    """How long a server may be silent, seconds: for the time-out, and no longer than the time that is left."""
+    return min(timeout_s, max(left_s, _LEAST_S))
 
 
 class Patience:
@@ -36,30 +32,37 @@ class Patience:
     Args:
         url: the address, for messages.
         retry_for_s: how long after the first try began another one may begin, seconds; infinity: always.
-        silent_s: how long a try waits for a silent server, seconds; what took longer was transferring meanwhile.
+        silent_s: how long a try waits for a silent server, seconds: so much of a long transfer that broke counts.
         pause: waits for some seconds.
+        failed: hears of each failure before the next try.
     """
 
     def __init__(
-        self, url: str, retry_for_s: float, silent_s: float, pause: Callable[[float], Awaitable[None]]
+        self,
+        url: str,
+        retry_for_s: float,
+        silent_s: float,
+        pause: Callable[[float], Awaitable[None]],
+        failed: Callable[[Failure], None],
     ) -> None:
         self._url = url
-        self._retry_for_s, self._silent_s = retry_for_s, silent_s
-        self._pause = pause
+        self.retry_for_s, self._silent_s = retry_for_s, silent_s
+        self._pause, self._failed = pause, failed
 
     async def persist(
-        self, once: Callable[[], Awaitable[T]], failed: Again | None = None, since: float | None = None
+        self, once: Callable[[float], Awaitable[T]], failed: Failure | None = None, since: float | None = None
     ) -> T:
-        """Calls `once` until it no longer raises Again.
+        """Calls `once` until it no longer raises a Failure that passes.
 
         Args:
-            once: one try.
+            once: one try; is given the moment on the monotonic clock until which it may wait for a silent server.
             failed: what came of a first try that was made before, if it failed.
             since: when that one began, on the monotonic clock, seconds; None: there was none.
 
         Raises:
-            ServerUnavailable: it raised it for `retry_for_s`, or once where one try takes longer.
+            ServerUnavailable: it failed for `retry_for_s`, or once where one try takes longer.
             ReadOnlyServer: the server took no writes for so long.
+            BrokerError: at once, where the failure is permanent: see `broker.connections.failures`.
         """
         failures = 0
         # A silent server costs its time-out before the first failure is known: that is part of what a caller waits.
@@ -67,31 +70,35 @@ class Patience:
         while True:
             if failed is None:
                 try:
-                    result = await once()
-                except Again as again:
-                    failed = again
+                    result = await once(since + self.retry_for_s)
+                except Failure as failure:
+                    failed = failure
                 else:
                     if failures > 1:
                         log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
                     return result
+            self._failed(failed)
+            if not failed.kind.passes:
+                raise failed.told(self._url) from failed
             now = time.monotonic()
-            if failures == 0:
+            if failures == 0 and failed.moved:
                 since = max(since, now - self._silent_s)
             failures += 1
             seconds = pause_s(failures)
-            if now + seconds > since + self._retry_for_s:
-                self._give_up(failed, now - since)
+            if now + seconds > since + self.retry_for_s:
+                raise self._given_up(failed, now - since) from failed
             # A pooled connection that the server had closed is nothing to tell; failing a second time is.
             if failures == 2:
-                how_long = "until it answers" if math.isinf(self._retry_for_s) else f"for {self._retry_for_s:g} s"
+                how_long = "until it answers" if math.isinf(self.retry_for_s) else f"for {self.retry_for_s:g} s"
                 log.warning("%s: %s; trying %s", self._url, failed, how_long)
             failed = None
             await self._pause(seconds)
 
-    def _give_up(self, again: Again, seconds: float) -> None:
-        if isinstance(again.error, ReadOnlyServer):
-            raise again.error
-        raise ServerUnavailable(url=self._url, seconds=round(seconds, 1), error=str(again)) from again
+    def _given_up(self, failed: Failure, seconds: float) -> BrokerError:
+        error = failed.told(self._url)
+        if isinstance(error, ReadOnlyServer):
+            return error
+        return ServerUnavailable(url=self._url, seconds=round(seconds, 1), error=str(failed))
 
 
 def pause_s(failures: int) -> float:

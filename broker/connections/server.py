@@ -5,10 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from broker.connections.link import Link
-from broker.connections.replies import ReplyError, passes, refusal
+from broker.connections.failures import (
+    NO_DATABASE,
+    NOT_REDIS,
+    RIGHTS,
+    TOO_OLD,
+    Failure,
+    of_login,
+    of_reply,
+)
+from broker.connections.link import Command, Link, login
+from broker.connections.replies import ReplyError
 from broker.connections.url import Address
-from broker.errors import AuthenticationFailed, UnsupportedServer
 
 log = logging.getLogger("broker")
 
@@ -28,6 +36,7 @@ class ServerInfo:
         supports_shebang: whether scripts may begin with a `#!lua` line.
         replica: whether it is a replica, which refuses writes.
         cluster: whether it is a node of a cluster.
+        sentinel: whether it is a sentinel, which runs no scripts.
     """
 
     kind: Kind
@@ -35,42 +44,36 @@ class ServerInfo:
     supports_shebang: bool
     replica: bool = False
     cluster: bool = False
+    sentinel: bool = False
 
 
-async def greet(link: Link, address: Address) -> ServerInfo | ReplyError:
-    """Asks on a new connection what the server is.
-
-    Returns:
-        The server, or the error reply that passes with time (`LOADING`).
+async def greet(link: Link, address: Address) -> ServerInfo:
+    """Logs in on a new connection and asks what the server is, in one round trip.
 
     Raises:
-        AuthenticationFailed: the server wants a password.
-        UnsupportedServer: it is too old or none that this client knows.
-        LinkLost: the connection broke.
+        Failure: it refuses the login, is not ready, too old or none that this client knows, or the connection broke.
     """
     if link.info is not None:
         return link.info
-    (info,) = await link.exchange([("INFO",)])
+    logging_in = login(address.username, address.password, address.db)
+    *logged_in, info = await link.exchange([*logging_in, ("INFO",)])
+    refuse_login(logging_in, logged_in)
     if not isinstance(info, ReplyError):
         return _from_info(_info_fields(info), address)
     if info.code != "NOPERM":
-        return judge(info, address)
+        raise of_reply(info) or Failure(NOT_REDIS, f"it answers INFO with an error: {info.text}")
     # The user may not call INFO; HELLO says as much as is needed here.
     (hello,) = await link.exchange([("HELLO",)])
     if isinstance(hello, ReplyError):
-        raise AuthenticationFailed(
-            url=address.shown, error=f"{hello.text} (the user needs the permission +info or +hello)"
-        )
-    return _from_hello(hello, address)
+        raise Failure(RIGHTS, f"{hello.text} (the user needs the permission +info or +hello)")
+    return _from_hello(hello)
 
 
-def judge(error: ReplyError, address: Address) -> ReplyError:
-    """Lets an error pass that goes away; raises for the others, and for every answer to a wrong password."""
-    if passes(error):
-        return error
-    if error.text.startswith("ERR AUTH") or "invalid password" in error.text:
-        raise AuthenticationFailed(url=address.shown, error=error.text)
-    raise refusal(error, address.shown)
+def refuse_login(sent: Sequence[Command], replies: Sequence[Any]) -> None:
+    """Raises Failure for the first command of logging in that was refused."""
+    for command, reply in zip(sent, replies, strict=True):
+        if isinstance(reply, ReplyError):
+            raise of_login(reply) if command[0] == "AUTH" else of_reply(reply) or Failure(NO_DATABASE, reply.text)
 
 
 def _info_fields(reply: bytes) -> dict[str, str]:
@@ -81,14 +84,14 @@ def _info_fields(reply: bytes) -> dict[str, str]:
 
 def _from_info(fields: dict[str, str], address: Address) -> ServerInfo:
     """Judges a server by its INFO."""
+    mode = fields.get("redis_mode", fields.get("server_mode"))
     is_valkey = "valkey_version" in fields or fields.get("server_name") == "valkey"
     text = fields.get("valkey_version") or fields.get("redis_version", "")
     info = _checked(
         "valkey" if is_valkey else "redis",
         text,
-        address,
         replica=fields.get("role") == "slave",
-        cluster=fields.get("redis_mode", fields.get("server_mode")) == "cluster",
+        mode=mode,
     )
     policy = fields.get("maxmemory_policy", "noeviction")
     if fields.get("maxmemory", "0") != "0" and policy != "noeviction":
@@ -96,7 +99,7 @@ def _from_info(fields: dict[str, str], address: Address) -> ServerInfo:
     return info
 
 
-def _from_hello(reply: Sequence[Any], address: Address) -> ServerInfo:
+def _from_hello(reply: Sequence[Any]) -> ServerInfo:
     """Judges a server by its HELLO: a flat list of names and values."""
     words = [value.decode() if isinstance(value, bytes) else value for value in reply]
     fields = dict(zip(words[::2], words[1::2], strict=False))
@@ -104,23 +107,21 @@ def _from_hello(reply: Sequence[Any], address: Address) -> ServerInfo:
     return _checked(
         kind,
         str(fields.get("version", "")),
-        address,
         replica=fields.get("role") in ("replica", "slave"),
-        cluster=fields.get("mode") == "cluster",
+        mode=fields.get("mode"),
     )
 
 
-def _checked(kind: Literal["redis", "valkey"], text: str, address: Address, replica: bool, cluster: bool) -> ServerInfo:
+def _checked(kind: Literal["redis", "valkey"], text: str, replica: bool, mode: str | None) -> ServerInfo:
     """The ServerInfo, if the version will do."""
     version = tuple(int(part) for part in text.partition("-")[0].split(".") if part.isdigit())
     if not version:
-        raise UnsupportedServer(url=address.shown, problem="it does not say which version of Redis or Valkey it is")
+        raise Failure(TOO_OLD, "it does not say which version of Redis or Valkey it is")
     if kind == "redis" and version < OLDEST:
-        raise UnsupportedServer(
-            url=address.shown,
-            problem=f"it is Redis {text}; {OLDEST[0]}.{OLDEST[1]} is the oldest that will do",
-        )
-    return ServerInfo(kind, version, kind == "valkey" or version >= (7, 0), replica, cluster)
+        raise Failure(TOO_OLD, f"it is Redis {text}; {OLDEST[0]}.{OLDEST[1]} is the oldest that will do")
+    return ServerInfo(
+        kind, version, kind == "valkey" or version >= (7, 0), replica, mode == "cluster", mode == "sentinel"
+    )
 
 
 _warned: set[str] = set()

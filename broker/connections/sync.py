@@ -1,33 +1,28 @@
 """The synchronous client: blocking sockets, safe to use from several threads and after a fork."""
 
+import os
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-import redis.connection
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-
 from broker.connections.core import TURN_S, Core
+from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import told
 from broker.connections.link import (
-    CLOSED,
+    MUCH_BYTES,
     READ_BYTES,
     Command,
     Link,
-    LinkLost,
     ReplyReader,
     in_pieces,
-    lost,
-    new_connection,
     packed,
-    parse_error,
     run_blocking,
-    serializer,
+    tls_context,
 )
 from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
@@ -171,76 +166,126 @@ class BlockingCore(Core):
         self._closing.wait(seconds)
 
 
-#: The one with hiredis, where that is there.
-_DefaultParser: Any = redis.connection.DefaultParser
-
-
-class Parser(_DefaultParser):
-    """redis-py's parser, with our errors."""
-
-    parse_error = staticmethod(parse_error)
-
-
 class BlockingLink:
-    """A connection that blocks. redis-py opens it and logs in; from then on its socket is used directly."""
+    """A connection that blocks."""
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
         self.info: ServerInfo | None = None
-        self._timeout_s = timeout_s
-        self._connection = new_connection(
-            redis.connection,
-            endpoint,
-            path,
-            address,
-            timeout_s,
-            socket_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            parser_class=Parser,
-            command_packer=serializer,
-        )
+        self._endpoint, self._path, self._address, self._timeout_s = endpoint, path, address, timeout_s
+        self._sock: socket.socket | None = None
+        self._owner = os.getpid()
         self._reader, self._received = ReplyReader(), bytearray(READ_BYTES)
 
     def connect(self) -> None:
-        """Connects and logs in; raises what redis-py raises."""
+        """Connects, with TLS where the address says so; raises Failure."""
+        context = tls_context(self._address)
         try:
-            self._connection.connect()
-        except BaseException:
-            self.abort()
-            raise
+            self._sock = _connected(self._endpoint, self._path, context, self._timeout_s)
+        except (OSError, UnicodeError) as error:
+            raise of_connecting(
+                error, is_unix=bool(self._path), is_tls=context is not None, timeout_s=self._timeout_s
+            ) from error
 
     async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
         """As `Link.exchange`."""
         replies: list[Any] = []
-        missing, received, reader = len(commands), self._received, self._reader
+        missing, received, reader, size, answered = len(commands), self._received, self._reader, 0, 0
+        pieces = packed(commands)
         try:
-            sock = self._socket()
+            sock = self._open()
             if wait_s:
                 sock.settimeout(self._timeout_s + wait_s)
-            for piece in in_pieces(packed(commands)):
-                sock.sendall(piece)
+            try:
+                for piece in in_pieces(pieces):
+                    sock.sendall(piece)
+            except ConnectionError:
+                # A server that refuses what it is sent says why before it closes.
+                reader.read(received, sock.recv_into(received), replies)
+                raise
             while len(replies) < missing:
                 size = sock.recv_into(received)
                 if not size:
-                    raise LinkLost(CLOSED)
+                    raise closed(answered)
+                answered += size
                 reader.read(received, size, replies)
             if wait_s:
                 sock.settimeout(self._timeout_s)
-        except (RedisError, OSError) as error:
-            raise lost(error, self._timeout_s + wait_s) from error
+        except OSError as error:
+            moved = answered > 0 or sum(map(len, pieces)) > MUCH_BYTES
+            raise of_exchange(error, self._timeout_s + wait_s, moved=moved) from error
         return replies
+
+    def be_patient(self, timeout_s: float) -> None:
+        """As `Link.be_patient`."""
+        self._timeout_s = timeout_s
+        self._open().settimeout(timeout_s)
 
     def interrupt(self) -> None:
         """As `Link.interrupt`. Not by closing, which would free the number of a socket that another thread reads."""
-        with suppress(OSError, LinkLost):  # closed already
-            # Of the socket below TLS, which would forget its keys under the reader.
-            socket.socket.shutdown(self._socket(), socket.SHUT_RDWR)
+        sock = self._sock
+        if sock is not None:
+            _shut_down(sock)
 
     def abort(self) -> None:
-        """As `Link.abort`. After a fork redis-py closes only the child's copy."""
-        self._connection.disconnect()
+        """As `Link.abort`. After a fork only the child's copy is closed."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            if os.getpid() == self._owner:
+                _shut_down(sock)
+            sock.close()
 
-    def _socket(self) -> socket.socket:
-        sock: socket.socket | None = self._connection._sock  # noqa: SLF001 - redis-py keeps it to itself
-        if sock is None:
-            raise LinkLost(CLOSED)
-        return sock
+    def _open(self) -> socket.socket:
+        if self._sock is None:
+            raise closed(0)
+        return self._sock
+
+
+def _connected(endpoint: Endpoint, path: str, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
+    """A socket that is connected, after the TLS handshake if there is one; all of it within the time-out."""
+    until = time.monotonic() + timeout_s
+    places: list[tuple[int, Any]] = [(socket.AF_UNIX, path)]
+    if not path:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        places = [(family, place) for family, _, _, _, place in found]
+    failed: OSError | None = None
+    for i, (family, place) in enumerate(places):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            # An address that is silent leaves time for the others.
+            sock.settimeout(_left_s(until) / (len(places) - i))
+            if not path:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.connect(place)
+            if tls is not None:
+                sock.settimeout(_left_s(until))
+                sock = tls.wrap_socket(sock, server_hostname=endpoint.host)
+            sock.settimeout(timeout_s)
+        except OSError as error:
+            sock.close()
+            failed = failed or error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    assert failed is not None, "a host has an address, or the resolver raised"
+    raise failed
+
+
+def _left_s(until: float) -> float:
+    """Seconds until then, never none: a socket would not wait at all, or for ever."""
+    return max(0.01, until - time.monotonic())
+
+
+def _shut_down(sock: Any) -> None:
+    """Ends a connection under whoever reads from it.
+
+    TLS's own way would forget its keys under the reader: the socket below it is shut down. Sockets of eventlet and
+    gevent are of other classes, with a method of their own.
+    """
+    with suppress(OSError):  # closed already
+        if isinstance(sock, socket.SocketType):
+            socket.SocketType.shutdown(sock, socket.SHUT_RDWR)
+        else:
+            sock.shutdown(socket.SHUT_RDWR)

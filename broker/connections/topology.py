@@ -1,17 +1,31 @@
 """Finds the server that a key lives on: a fixed one, the primary that Sentinel names, or a node of a cluster."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from redis.crc import key_slot
 
-from broker.connections.link import Command, LinkLost, NotRedis
+from broker.connections.failures import (
+    LOGIN,
+    NO_PRIMARY,
+    NO_SERVICE,
+    NO_SLOTS,
+    OTHER_MODE,
+    RIGHTS,
+    Failure,
+    nobody,
+    of_reply,
+)
+from broker.connections.link import Command
 from broker.connections.replies import Redirection, ReplyError
 from broker.connections.url import Address, Endpoint
-from broker.errors import AuthenticationFailed
 
-#: Asks one server one plain command, on a connection of its own.
-Ask = Callable[[Endpoint, Command], Awaitable[Any]]
+#: Asks one server one plain command, on a connection of its own, by a moment on the monotonic clock; raises Failure.
+Ask = Callable[[Endpoint, Command, float], Awaitable[Any]]
+
+#: How a node of a cluster says that it cannot name the host of another, or of itself.
+_UNKNOWN_HOSTS = frozenset({"", "?"})
 
 
 class Topology:
@@ -28,11 +42,11 @@ class Topology:
     def __init__(self, address: Address) -> None:
         self.sole = self._endpoint = address.endpoints[0]
 
-    async def locate(self, key: str | None, ask: Ask) -> Endpoint:
-        """The server of a key (None: any primary); raises LinkLost when nobody can say."""
+    async def locate(self, key: str | None, ask: Ask, until: float) -> Endpoint:
+        """The server of a key (None: any primary), by a moment on the monotonic clock; raises Failure."""
         return self._endpoint
 
-    async def primaries(self, ask: Ask) -> list[Endpoint | None]:
+    async def primaries(self, ask: Ask, until: float) -> list[Endpoint | None]:
         """Those that together have all keys; None: the one that there is."""
         return [None]
 
@@ -52,31 +66,45 @@ class SentinelPrimary(Topology):
         self._sentinels = list(address.endpoints)
         self._primary: Endpoint | None = None
 
-    async def locate(self, key: str | None, ask: Ask) -> Endpoint:
+    async def locate(self, key: str | None, ask: Ask, until: float) -> Endpoint:
         """As `Topology.locate`."""
         if self._primary is not None:
             return self._primary
-        answers: list[str] = []
+        failures: list[tuple[Endpoint, Failure]] = []
         for sentinel in list(self._sentinels):
             try:
-                reply = await ask(sentinel, ("SENTINEL", "get-master-addr-by-name", self._service))
-            except (LinkLost, NotRedis) as error:
-                answers.append(f"{sentinel}: {error}")
+                reply = await ask(sentinel, ("SENTINEL", "get-master-addr-by-name", self._service), until)
+                self._primary = self._named(reply)
+            except Failure as failure:
+                failures.append((sentinel, _of_sentinel(failure)))
+                if time.monotonic() > until:
+                    break
                 continue
-            if isinstance(reply, ReplyError) and reply.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
-                raise AuthenticationFailed(url=str(sentinel), error=f"{reply.text} (option sentinel_password)")
-            if isinstance(reply, list) and reply:
-                # The next question goes to the one that knew first.
-                self._sentinels.remove(sentinel)
-                self._sentinels.insert(0, sentinel)
-                host, port = (part.decode() for part in cast("list[bytes]", reply))
-                self._primary = Endpoint(host, int(port))
-                return self._primary
-            answers.append(f"{sentinel}: {reply.text if isinstance(reply, ReplyError) else 'knows no such service'}")
-        raise LinkLost(f"no sentinel names a primary for {self._service!r} ({'; '.join(answers)})")
+            # The next question goes to the one that knew first.
+            self._sentinels.remove(sentinel)
+            self._sentinels.insert(0, sentinel)
+            return self._primary
+        raise nobody(f"no sentinel names a primary for {self._service!r}", failures)
+
+    def _named(self, reply: Any) -> Endpoint:
+        """The primary that a sentinel names."""
+        if isinstance(reply, ReplyError):
+            failure = of_reply(reply)
+            if failure is not None and (failure.kind.passes or failure.kind in (LOGIN, RIGHTS)):
+                raise failure
+            raise Failure(OTHER_MODE, f"it is no sentinel ({reply.text}); connect with redis://")
+        if not reply:
+            raise Failure(NO_SERVICE, "knows no such service")
+        host, port = (part.decode() for part in cast("list[bytes]", reply))
+        if not port.isdigit() or not host:
+            raise Failure(NO_PRIMARY, "names no primary now")
+        return Endpoint(host, int(port))
 
     def forget(self) -> None:
         """As `Topology.forget`."""
+        if self._primary is not None:
+            # The one that named it may be wrong: the others are asked before it.
+            self._sentinels.append(self._sentinels.pop(0))
         self._primary = None
 
 
@@ -92,46 +120,39 @@ class ClusterNodes(Topology):
         self._owners: dict[int, Endpoint] = {}
         self._stale = True
 
-    async def locate(self, key: str | None, ask: Ask) -> Endpoint:
+    async def locate(self, key: str | None, ask: Ask, until: float) -> Endpoint:
         """As `Topology.locate`."""
         if self._stale:
-            await self._discover(ask)
+            await self._discover(ask, until)
         if key is None:
             return next(iter(self._owners.values()))
         slot = key_slot(key.encode())
         if slot not in self._owners:
             self._stale = True
-            raise LinkLost(f"no node of the cluster serves hash slot {slot}")
+            raise Failure(NO_SLOTS, f"no node of the cluster serves hash slot {slot}")
         return self._owners[slot]
 
-    async def primaries(self, ask: Ask) -> list[Endpoint | None]:
+    async def primaries(self, ask: Ask, until: float) -> list[Endpoint | None]:
         """As `Topology.primaries`."""
         if self._stale:
-            await self._discover(ask)
+            await self._discover(ask, until)
         return list(dict.fromkeys(self._owners.values()))
 
-    async def _discover(self, ask: Ask) -> None:
+    async def _discover(self, ask: Ask, until: float) -> None:
         """Reads the table of slots from the first node that has one."""
-        answers: list[str] = []
+        failures: list[tuple[Endpoint, Failure]] = []
         for node in list(self._known):
             try:
-                reply = await ask(node, ("CLUSTER", "SLOTS"))
-            except (LinkLost, NotRedis) as error:
-                answers.append(f"{node}: {error}")
+                self._owners = _table(node, await ask(node, ("CLUSTER", "SLOTS"), until))
+            except Failure as failure:
+                failures.append((node, failure))
+                if time.monotonic() > until:
+                    break
                 continue
-            if isinstance(reply, ReplyError):
-                answers.append(f"{node}: {reply.text}")
-                continue
-            owners: dict[int, Endpoint] = {}
-            for first, last, primary, *_ in reply:
-                host = (primary[0] or b"").decode() or node.host
-                owners.update(dict.fromkeys(range(first, last + 1), Endpoint(host, primary[1])))
-            if owners:
-                self._owners, self._stale = owners, False
-                self._known = list(dict.fromkeys([node, *owners.values(), *self._seeds]))
-                return
-            answers.append(f"{node}: serves no slots")
-        raise LinkLost(f"no node of the cluster has a table of slots ({'; '.join(answers)})")
+            self._stale = False
+            self._known = list(dict.fromkeys([node, *self._owners.values(), *self._seeds]))
+            return
+        raise nobody("no node of the cluster has a table of slots", failures)
 
     def forget(self) -> None:
         """As `Topology.forget`."""
@@ -141,10 +162,38 @@ class ClusterNodes(Topology):
 
     def moved(self, to: Redirection, told_by: Endpoint) -> Endpoint | None:
         """As `Topology.moved`."""
-        owner = Endpoint(to.host or told_by.host, to.port)
+        owner = _named_by(told_by, to.host, to.port)
         if not to.asking:
             self._owners[to.slot] = owner
         return owner
+
+
+def _of_sentinel(failure: Failure) -> Failure:
+    """Says which of the passwords of a URL is meant."""
+    if failure.kind not in (LOGIN, RIGHTS):
+        return failure
+    return Failure(failure.kind, f"{failure} (options sentinel_username and sentinel_password)")
+
+
+def _table(node: Endpoint, reply: Any) -> dict[int, Endpoint]:
+    """The owner of each slot, by the answer of a node."""
+    if isinstance(reply, ReplyError):
+        failure = of_reply(reply)
+        if failure is not None and (failure.kind.passes or failure.kind in (LOGIN, RIGHTS)):
+            raise failure
+        raise Failure(OTHER_MODE, f"it is no node of a cluster ({reply.text}); connect with redis://")
+    owners: dict[int, Endpoint] = {}
+    for first, last, primary, *_ in reply:
+        host = (primary[0] or b"").decode()
+        owners.update(dict.fromkeys(range(first, last + 1), _named_by(node, host, primary[1])))
+    if not owners:
+        raise Failure(NO_SLOTS, "serves no slots")
+    return owners
+
+
+def _named_by(node: Endpoint, host: str, port: int) -> Endpoint:
+    """A node of which another one spoke: one that does not know the host, or its name, means its own."""
+    return Endpoint(node.host if host in _UNKNOWN_HOSTS else host, port)
 
 
 def make_topology(address: Address) -> Topology:

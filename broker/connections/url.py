@@ -19,6 +19,8 @@ _OPTIONS = {
     "sentinel": frozenset({"db", "sentinel_username", "sentinel_password"}),
     "cluster": frozenset({"db"}),
 }
+#: All options that some URL may have.
+OPTIONS = _TLS_OPTIONS.union(*_OPTIONS.values())
 _FORMS = (
     "redis://host:port/db, rediss:// (TLS), valkey://, valkeys://, unix:///path/to.sock, "
     "redis+sentinel://host:port,host:port/service/db, redis+cluster://host:port,host:port, embedded://, "
@@ -40,12 +42,30 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """How TLS is to be spoken.
+
+    Attributes:
+        ca_certs: file of the authorities to trust besides the system's, "": only those.
+        certfile, keyfile: files of the client's own certificate and its key, "": it has none, or both are in one file.
+        verify: whether the server's certificate is checked.
+        check_hostname: whether it must be for the host of the URL.
+    """
+
+    ca_certs: str = ""
+    certfile: str = ""
+    keyfile: str = ""
+    verify: bool = True
+    check_hostname: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """What a URL says.
 
     Attributes:
         endpoints: the server, the sentinels, or some nodes of the cluster.
-        tls: options of redis-py's SSLConnection; None: no TLS.
+        tls: None: no TLS.
         service: what the sentinels call the server.
         path: for `embedded`, the directory of the data ("": none is kept); for `fakeredis`, the name of the server.
         shown: the URL without passwords, for messages.
@@ -57,7 +77,7 @@ class Address:
     db: int = 0
     username: str = ""
     password: str = field(default="", repr=False)
-    tls: dict[str, str | bool] | None = None
+    tls: Tls | None = None
     service: str = ""
     sentinel_username: str = ""
     sentinel_password: str = field(default="", repr=False)
@@ -65,8 +85,8 @@ class Address:
 
 
 def without_password(url: str) -> str:
-    """A URL for messages: even of a malformed one nothing before the last `@` is shown."""
-    masked = re.sub(r"^([^:/]*://).*@", r"\1***@", url, flags=re.DOTALL)
+    """A URL for messages: even of a malformed one nothing before the last `@` is shown, but for a socket's path."""
+    masked = re.sub(r"^(?![^:/]*unix:///)([^:/]*://).*@", r"\1***@", url, flags=re.DOTALL)
     return re.sub(r"(password=)[^&]*", r"\1***", masked)
 
 
@@ -101,8 +121,10 @@ def parse_url(url: str) -> Address:
 
 
 def _unix(url: str, scheme: str, rest: str, options: dict[str, str]) -> Address:
-    """`unix://user:password@/path/to.sock?db=0`."""
-    user, password, place = _split_user(rest)
+    """`unix://user:password@/path/to.sock?db=0`; an `@` after the first slash belongs to the path."""
+    userinfo, slash, path = rest.partition("/")
+    user, password, place = _split_user(userinfo)
+    place += slash + path
     if not place.startswith("/"):
         raise _bad(url, "a Unix socket needs an absolute path: unix:///path/to.sock")
     _refuse_others(url, options, frozenset({"db"}))
@@ -204,15 +226,18 @@ def _options(url: str, query: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def _tls(url: str, options: dict[str, str]) -> dict[str, str | bool]:
-    """The `ssl_*` options, as in redis-py; the certificate is checked unless the URL says not to."""
-    tls: dict[str, str | bool] = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
-    tls.update({name: value for name, value in options.items() if name in _TLS_OPTIONS})
-    if tls["ssl_cert_reqs"] not in ("required", "none"):
+def _tls(url: str, options: dict[str, str]) -> Tls:
+    """The `ssl_*` options; the certificate is checked unless the URL says not to."""
+    reqs, check = options.get("ssl_cert_reqs", "required"), options.get("ssl_check_hostname", "true")
+    if reqs not in ("required", "none"):
         raise _bad(url, "ssl_cert_reqs must be 'required' or 'none'")
-    if tls["ssl_check_hostname"] not in ("true", "false"):
+    if check not in ("true", "false"):
         raise _bad(url, "ssl_check_hostname must be 'true' or 'false'")
-    return tls | {"ssl_check_hostname": tls["ssl_check_hostname"] == "true" and tls["ssl_cert_reqs"] == "required"}
+    if "ssl_keyfile" in options and not options.get("ssl_certfile"):
+        raise _bad(url, "ssl_keyfile needs ssl_certfile, the certificate of that key")
+    verify = reqs == "required"
+    ca_certs, certfile, keyfile = (options.get(f"ssl_{kind}", "") for kind in ("ca_certs", "certfile", "keyfile"))
+    return Tls(ca_certs, certfile, keyfile, verify, verify and check == "true")
 
 
 def _bad(url: str, problem: str) -> BadUrl:

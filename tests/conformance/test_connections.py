@@ -16,7 +16,8 @@ import pytest
 from broker import scripts
 from broker.connections import Transport, open_transport
 from broker.connections.aio import AsyncLink
-from broker.connections.link import LinkLost, run_blocking
+from broker.connections.failures import Failure
+from broker.connections.link import run_blocking
 from broker.connections.sync import BlockingLink
 from broker.connections.url import Endpoint, parse_url
 from broker.errors import (
@@ -431,7 +432,7 @@ def test_the_client_library_sends_nothing_again_by_itself(real_server: ServerUnd
         connected = link.connect()
         if connected is not None:
             await connected
-        with pytest.raises(LinkLost):
+        with pytest.raises(Failure):
             await link.exchange([("INCR", "counter")])
         link.abort()
 
@@ -891,14 +892,3 @@ def test_a_failover_by_sentinel_is_followed(redis: ServerKind, connect: Connect)
             assert client.execute([bump(), operation("read")]) == [2, b"2"]
             assert replica.command("GET", STATE) == b"2"
             assert wait.result(5) is None
-
-
-def test_a_service_that_no_sentinel_knows(redis: ServerKind, connect: Connect):
-    with (
-        ServerUnderTest(redis) as primary,
-        ServerUnderTest(redis, replica_of=primary.port),
-        sentinel(redis, primary) as port,
-    ):
-        client = connect(f"redis+sentinel://127.0.0.1:{port}/other", retry_for_s=0.2)
-        with pytest.raises(ServerUnavailable, match="knows no such service"):
-            client.execute([bump()])

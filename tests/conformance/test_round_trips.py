@@ -46,9 +46,9 @@ class Sent:
         self.trips: list[list[str]] = []
         exchange = Pool.exchange
 
-        async def noted(pool: Pool, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
+        async def noted(pool: Pool, commands: Sequence[Command], *others: float) -> list[Any]:
             self.trips.append([self._name(command) for command in commands if command[0] != "SCRIPT"])
-            return await exchange(pool, commands, wait_s)
+            return await exchange(pool, commands, *others)
 
         monkeypatch.setattr(Pool, "exchange", noted)
         self._scripts: dict[str, str] = {}
@@ -350,9 +350,9 @@ def test_a_loop_that_had_to_wait_does_not_ask_in_vain_before_it_waits_again(
 def test_a_slow_link_is_no_wait(trainer: Trainer, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch):
     exchange = Pool.exchange
 
-    def slowly(pool: Pool, commands: Sequence[Command], wait_s: float = 0.0) -> Awaitable[list[Any]]:
+    def slowly(pool: Pool, commands: Sequence[Command], *others: float) -> Awaitable[list[Any]]:
         time.sleep(0.01)
-        return exchange(pool, commands, wait_s)
+        return exchange(pool, commands, *others)
 
     def work() -> None:
         for done, attempt in enumerate(worker, 1):

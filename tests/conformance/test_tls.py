@@ -3,12 +3,15 @@
 import shutil
 import subprocess
 from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from broker.errors import AuthenticationFailed, BadUrl, ServerUnavailable
+from broker.errors import BadUrl, CertificateRefused, ServerUnavailable, UnsupportedServer
 from tests.conformance.clients import InThread, make_client
+from tests.lossy_proxy import LossyProxy, ScriptedServer
 from tests.servers import ServerUnderTest, free_port, real_kinds
 from tests.waiting import wait_until
 
@@ -28,21 +31,29 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(certificate: Path) -> Generator[int]:
+    with tls_server(certificate, "no") as (_, tls_port):
+        yield tls_port
+
+
+@contextmanager
+def tls_server(certificate: Path, client_certificates: str) -> Generator[tuple[ServerUnderTest, int]]:
+    """A server that speaks TLS, and the port where it does; `yes`: clients need a certificate, too."""
     tls_port = free_port()
     settings = {
         "tls-port": str(tls_port),
         "tls-cert-file": str(certificate / "cert.pem"),
         "tls-key-file": str(certificate / "key.pem"),
         "tls-ca-cert-file": str(certificate / "cert.pem"),
-        "tls-auth-clients": "no",
+        "tls-auth-clients": client_certificates,
     }
     for kind in real_kinds():
         try:
-            with ServerUnderTest(kind, settings=settings):
-                yield tls_port
-                return
+            server = ServerUnderTest(kind, settings=settings)
         except ServerUnavailable:
             continue  # built without TLS
+        with server:
+            yield server, tls_port
+            return
     pytest.skip("no server of this machine speaks TLS")
 
 
@@ -59,15 +70,17 @@ def test_a_certificate_that_checks_or_need_not(certificate: Path, port: int, fla
 def test_a_certificate_of_nobody_known(port: int, flavour: str):
     with (
         make_client(flavour, f"rediss://localhost:{port}") as client,
-        pytest.raises(AuthenticationFailed, match="certificate"),
+        pytest.raises(CertificateRefused, match="certificate does not verify") as caught,
     ):
         client.command("PING")
+    assert "password" not in str(caught.value)
+    assert "ssl_ca_certs" in str(caught.value)
 
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
 def test_a_certificate_for_another_host(certificate: Path, port: int, flavour: str):
     url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}/cert.pem"
-    with make_client(flavour, url) as client, pytest.raises(AuthenticationFailed, match="certificate"):
+    with make_client(flavour, url) as client, pytest.raises(CertificateRefused, match="certificate"):
         client.command("PING")
 
 
@@ -96,3 +109,71 @@ def test_a_wait_over_tls_can_be_interrupted(certificate: Path, port: int, flavou
         wait_until(lambda: b"blocked_clients:1" in client.command("INFO", "clients"), "the client waits")
         client.interrupt()
         assert wait.result(5) is None
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_an_end_in_the_handshake_passes(certificate: Path, port: int, flavour: str, caplog: pytest.LogCaptureFixture):
+    """A proxy without a server behind it, or a server without a place for another client."""
+    with LossyProxy(port) as proxy:
+        url = f"rediss://localhost:{proxy.port}?ssl_ca_certs={certificate}/cert.pem"
+        proxy.refusing = True
+        with make_client(flavour, url, retry_for_s=30.0) as client:
+            call = InThread(lambda: client.command("PING"))
+            wait_until(lambda: "trying for" in caplog.text, "the client says that it tries again")
+            proxy.refusing = False
+            assert call.result() == b"PONG"
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_a_full_server_is_waited_for(certificate: Path, flavour: str, caplog: pytest.LogCaptureFixture):
+    with tls_server(certificate, "no") as (server, port), ExitStack() as places:
+        other = places.enter_context(make_client("sync", server.url))
+        other.command("CONFIG", "SET", "maxclients", "1")
+        url = f"rediss://localhost:{port}?ssl_ca_certs={certificate}/cert.pem"
+        with make_client(flavour, url, retry_for_s=30.0) as client:
+            call = InThread(lambda: client.command("PING"))
+            wait_until(lambda: "trying for" in caplog.text, "the client says that it tries again")
+            places.close()
+            assert call.result() == b"PONG"
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_a_server_that_demands_a_certificate(certificate: Path, flavour: str):
+    with tls_server(certificate, "yes") as (_, port):
+        url = f"rediss://localhost:{port}?ssl_ca_certs={certificate}/cert.pem"
+        own = f"&ssl_certfile={certificate}/cert.pem&ssl_keyfile={certificate}/key.pem"
+        with make_client(flavour, url + own) as client:
+            assert client.command("PING") == b"PONG"
+        # What the server says may be lost with the connection that it closes, but not each time.
+        with (
+            make_client(flavour, url, retry_for_s=60.0) as client,
+            pytest.raises(CertificateRefused, match=r"ssl_certfile") as caught,
+        ):
+            client.command("PING")
+        assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_an_answer_that_is_not_tls(flavour: str, caplog: pytest.LogCaptureFixture):
+    class Talkative(ScriptedServer):
+        def serve(self, client: Any) -> None:
+            client.sendall(b"-ERR something in plain text\r\n" * 10)
+            client.recv(1 << 16)
+
+    with (
+        Talkative(lambda _: b"") as server,
+        make_client(flavour, f"rediss://localhost:{server.port}", retry_for_s=30.0) as client,
+        pytest.raises(UnsupportedServer, match="no TLS there"),
+    ):
+        client.command("PING")
+    assert "trying for" not in caplog.text
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_a_key_with_a_pass_phrase_is_refused_without_asking_for_it(certificate: Path, port: int, flavour: str):
+    key = certificate / "locked.pem"
+    command = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", str(certificate / "key.pem")]
+    subprocess.run([*command, "-out", str(key)], check=True, capture_output=True, timeout=60)
+    url = f"rediss://localhost:{port}?ssl_certfile={certificate}/cert.pem&ssl_keyfile={key}"
+    with make_client(flavour, url) as client, pytest.raises(BadUrl, match="cannot be read"):
+        client.command("PING")

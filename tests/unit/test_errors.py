@@ -34,6 +34,7 @@ CODES = {
     "UNDONE": "Undone",
     "CHECKPOINT": "CheckpointError",
     "AUTH": "AuthenticationFailed",
+    "TLS": "CertificateRefused",
     "READONLY": "ReadOnlyServer",
     "CODEC": "CodecError",
     "BADURL": "BadUrl",

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from broker.connections.paths import socket_path
-from broker.connections.url import Endpoint, parse_url
+from broker.connections.url import Endpoint, Tls, parse_url
 from broker.errors import BadUrl
 
 
@@ -16,6 +16,7 @@ from broker.errors import BadUrl
         ("redis://", Endpoint("localhost", 6379), 0, "redis://localhost:6379"),
         ("REDIS://head/", Endpoint("head", 6379), 0, "redis://head:6379"),
         ("redis://[::1]:7000", Endpoint("::1", 7000), 0, "redis://[::1]:7000"),
+        ("unix:///run/a@b/c@d.sock", Endpoint("", 0, "/run/a@b/c@d.sock"), 0, "unix:///run/a@b/c@d.sock"),
         (
             "unix:///run/my%20redis.sock?db=1",
             Endpoint("", 0, "/run/my redis.sock"),
@@ -45,18 +46,12 @@ def test_a_password_without_a_user():
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys", "rediss+cluster", "valkeys+cluster"])
 def test_tls(scheme: str):
     url = f"{scheme}://head?ssl_ca_certs=/ca.pem&ssl_certfile=/me.pem&ssl_keyfile=/me.key&ssl_check_hostname=false"
-    assert parse_url(url).tls == {
-        "ssl_ca_certs": "/ca.pem",
-        "ssl_certfile": "/me.pem",
-        "ssl_keyfile": "/me.key",
-        "ssl_cert_reqs": "required",
-        "ssl_check_hostname": False,
-    }
+    assert parse_url(url).tls == Tls("/ca.pem", "/me.pem", "/me.key", verify=True, check_hostname=False)
 
 
 def test_tls_checks_certificates_unless_told_not_to():
-    assert parse_url("rediss://head").tls == {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
-    assert parse_url("rediss://head?ssl_cert_reqs=none").tls == {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    assert parse_url("rediss://head").tls == Tls(verify=True, check_hostname=True)
+    assert parse_url("rediss://head?ssl_cert_reqs=none").tls == Tls(verify=False, check_hostname=False)
 
 
 def test_sentinel():

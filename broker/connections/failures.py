@@ -1,0 +1,272 @@
+"""What can go wrong between a client and its servers, and whether it passes: the one table that decides.
+
+Plain servers, TLS, Unix sockets, Sentinel and Cluster, the synchronous client and the asyncio one: whatever fails
+becomes a `Failure` of one of these kinds. One that passes is tried again as long as the client is patient; a permanent
+one is told at once. `docs/operations.md` has the same table for people.
+"""
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker import scripts
+from broker.connections.replies import SCRIPT_LINE, UNKNOWN_COMMAND, ReplyError
+from broker.connections.url import Endpoint
+from broker.error_replies import from_reply
+from broker.errors import (
+    AuthenticationFailed,
+    BadUrl,
+    BrokerError,
+    CertificateRefused,
+    ReadOnlyServer,
+    ServerUnavailable,
+    TooBig,
+    UnsupportedServer,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of failure.
+
+    Attributes:
+        seen: what happens, as in the table for people.
+        passes: whether the same bytes may succeed later or elsewhere.
+        error: what is raised: at once, or when the client's patience ends.
+    """
+
+    seen: str
+    passes: bool
+    error: type[BrokerError]
+
+
+#: These pass: the server, the way to it, or its place in a failover or a cluster is not ready.
+UNREACHABLE = Kind("nobody listens there, no route, no such host, no such socket", True, ServerUnavailable)
+CLOSED = Kind("the connection is closed or reset, in the TLS handshake too", True, ServerUnavailable)
+SILENT = Kind("no answer for as long as the call may wait", True, ServerUnavailable)
+GARBLED = Kind("an answer that is none, on a connection that worked", True, ServerUnavailable)
+CROWDED = Kind("no place for another client (`maxclients`)", True, ServerUnavailable)
+NOT_READY = Kind(
+    "`LOADING`, `BUSY`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `UNBLOCKED`; a server that forgets scripts at once",
+    True,
+    ServerUnavailable,
+)
+NO_WRITES = Kind("`READONLY`, `MISCONF`, `NOREPLICAS`", True, ReadOnlyServer)
+NO_PRIMARY = Kind("Sentinel: no sentinel names a primary, or the one that it names is none", True, ServerUnavailable)
+NO_SLOTS = Kind("Cluster: no node has a table of slots, or nobody serves the slot", True, ServerUnavailable)
+MOVED = Kind("Cluster: `MOVED`, `ASK`, which are followed", True, ServerUnavailable)
+
+#: These are permanent: somebody has to mend something first.
+LOGIN = Kind("`NOAUTH`, `WRONGPASS`, `DENIED`, any other refusal of the login", False, AuthenticationFailed)
+RIGHTS = Kind("`NOPERM`, inside a script too", False, AuthenticationFailed)
+CERTIFICATE = Kind(
+    "a certificate that does not verify, or the server refuses ours or misses it", False, CertificateRefused
+)
+NO_TLS = Kind("an answer that is not TLS, or no protocol or cipher in common", False, UnsupportedServer)
+NOT_REDIS = Kind("an answer that no Redis gives, on a new connection", False, UnsupportedServer)
+OTHER_MODE = Kind(
+    "a URL of another kind: Sentinel or Cluster for a server that is neither, a plain one for a sentinel or a node",
+    False,
+    UnsupportedServer,
+)
+TOO_OLD = Kind("too old, or without a command that is needed", False, UnsupportedServer)
+NO_SERVICE = Kind("Sentinel: no sentinel knows the service", False, BadUrl)
+NO_DATABASE = Kind("no database of that number", False, BadUrl)
+FILES = Kind("files of certificates that cannot be read; a Unix socket that the system denies", False, BadUrl)
+TOO_LARGE = Kind("the server refuses the bytes of a call (`Protocol error`) and closes", False, TooBig)
+
+KINDS = (
+    *(UNREACHABLE, CLOSED, SILENT, GARBLED, CROWDED, NOT_READY, NO_WRITES, NO_PRIMARY, NO_SLOTS, MOVED),
+    *(LOGIN, RIGHTS, CERTIFICATE, NO_TLS, NOT_REDIS, OTHER_MODE, TOO_OLD, NO_SERVICE, NO_DATABASE, FILES, TOO_LARGE),
+)
+
+#: Error replies that are about the server or the connection, by code; all others answer the command itself.
+_REPLIES = (
+    dict.fromkeys(("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "TRYAGAIN", "UNBLOCKED"), NOT_READY)
+    | dict.fromkeys(("MISCONF", "NOREPLICAS", "READONLY"), NO_WRITES)
+    | dict.fromkeys(("MOVED", "ASK"), OTHER_MODE)  # with redis+cluster:// they are followed before
+    | dict.fromkeys(("DENIED", "NOAUTH", "WRONGPASS"), LOGIN)
+    | {"NOPERM": RIGHTS}
+)
+_NAMED_COMMAND = re.compile(r"the '[^']+' command|access (a|at least one of the) key")
+
+#: Reasons of OpenSSL, by parts of them: what a server says of our certificate, or that we speak no common language.
+_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
+_NO_COMMON_TLS = (
+    *("WRONG_VERSION", "UNKNOWN_PROTOCOL", "UNSUPPORTED_PROTOCOL", "PROTOCOL_VERSION", "HTTP_REQUEST", "HTTPS_PROXY"),
+    *("UNEXPECTED_MESSAGE", "NO_PROTOCOLS", "NO_SHARED_CIPHER", "INSUFFICIENT_SECURITY", "RECORD_LAYER_FAILURE"),
+    *("PACKET_LENGTH", "DECODE_ERROR", "UNRECOGNIZED_NAME"),
+)
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+
+class Failure(Exception):
+    """One try failed. Whether its commands were executed is not known, unless the server says so.
+
+    Args:
+        kind: which failure.
+        text: what happened, to whom.
+        stays: where to go is known all the same: nobody needs to be asked again.
+        moved: much was on its way, so that the time it took was not the server's silence.
+    """
+
+    def __init__(self, kind: Kind, text: str, *, stays: bool = False, moved: bool = False) -> None:
+        super().__init__(text)
+        self.kind, self.text, self.stays, self.moved = kind, text, stays, moved
+
+    def at(self, endpoint: Endpoint | str) -> "Failure":
+        """The same, with the name of the server in front."""
+        return Failure(self.kind, f"{endpoint}: {self.text}", stays=self.stays, moved=self.moved)
+
+    def told(self, url: str) -> BrokerError:
+        """The error for a caller."""
+        kind = self.kind.error
+        if kind is ReadOnlyServer:
+            return ReadOnlyServer(url=url, message=self.text)
+        if kind is AuthenticationFailed:
+            return AuthenticationFailed(url=url, error=self.text)
+        if kind is ServerUnavailable:
+            return ServerUnavailable(url=url, error=self.text)
+        return kind(url=url, problem=self.text)
+
+
+def nobody(what: str, failures: Sequence[tuple[Endpoint, Failure]]) -> Failure:
+    """None of several servers could be used: passing where one of them may still be, else as the first of them."""
+    kinds = [failure.kind for _, failure in failures]
+    kind = next((kind for kind in kinds if kind.passes), kinds[0])
+    return Failure(kind, f"{what} ({'; '.join(f'{server}: {failure}' for server, failure in failures)})")
+
+
+# -- connections -------------------------------------------------------------------------------------------------------
+
+
+def of_connecting(error: OSError | UnicodeError, *, is_unix: bool, is_tls: bool, timeout_s: float) -> Failure:
+    """What an error means that was met while connecting.
+
+    Args:
+        error: of the socket, the resolver or TLS.
+        is_unix: whether it was a Unix socket.
+        is_tls: whether TLS was to be spoken.
+        timeout_s: how long was waited, seconds.
+    """
+    if is_unix and isinstance(error, PermissionError):
+        return Failure(FILES, "the system does not let this user connect to the socket: permission denied")
+    if isinstance(error, UnicodeError):
+        return Failure(UNREACHABLE, "cannot connect (no host can have that name)")
+    if not isinstance(error, ssl.SSLError | ConnectionError | TimeoutError) or isinstance(
+        error, ConnectionRefusedError
+    ):
+        return Failure(UNREACHABLE, f"cannot connect ({_reason(error)})")
+    failure = of_exchange(error, timeout_s)
+    if not failure.kind.passes:
+        return failure
+    hint = ": does it speak TLS?" if is_tls and failure.kind is SILENT else " in the TLS handshake" if is_tls else ""
+    return Failure(failure.kind, f"cannot connect ({failure}{hint})")
+
+
+def of_exchange(error: OSError, timeout_s: float, *, moved: bool = False) -> Failure:
+    """What an error means that a connection met.
+
+    Args:
+        error: of the socket or TLS.
+        timeout_s: how long the server was silent, if it was, in seconds.
+        moved: whether much had been sent, or some of the answer had come.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Failure(CERTIFICATE, f"the server's certificate does not verify: {error.verify_message}")
+    if isinstance(error, TimeoutError):
+        return Failure(SILENT, f"no answer for {timeout_s:.3g} s", moved=moved)
+    if isinstance(error, ssl.SSLError):
+        return _of_tls(error)
+    if str(error) in ("", "Connection lost"):  # asyncio says it like this
+        return closed(0)
+    return Failure(CLOSED, _reason(error), moved=moved)
+
+
+def _of_tls(error: ssl.SSLError) -> Failure:
+    reason = error.reason or ""
+    words = reason.lower().replace("_", " ") or str(error)
+    # An end without a word, or an alert of no consequence, is a connection that broke.
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
+        return closed(0)
+    if "ALERT" in reason and any(part in reason for part in _OUR_CERTIFICATE):
+        return Failure(
+            CERTIFICATE,
+            f"the server refuses this client: {words} (options ssl_certfile and ssl_keyfile name a certificate)",
+        )
+    if any(part in reason for part in _NO_COMMON_TLS):
+        return Failure(NO_TLS, f"no TLS there: {words}")
+    return Failure(CLOSED, f"TLS: {words}")
+
+
+def closed(size: int) -> Failure:
+    """The server closed the connection after so many bytes of an answer."""
+    return Failure(
+        CLOSED,
+        f"the server closed the connection{f' after {size} bytes of its answer' if size else ''}",
+        moved=size > 0,
+    )
+
+
+def _reason(error: OSError) -> str:
+    """In words, without the addresses that some messages repeat."""
+    if error.errno and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
+    if error.strerror is None and (number := _ERRNO.search(str(error))):  # asyncio: of several addresses
+        return os.strerror(int(number[1]))
+    return error.strerror or str(error)
+
+
+# -- replies -----------------------------------------------------------------------------------------------------------
+
+
+def of_reply(error: ReplyError) -> Failure | None:
+    """What an error reply means that is about the server or the connection; None where it answers the command."""
+    kind = _REPLIES.get(error.code)
+    if kind is OTHER_MODE:
+        return Failure(OTHER_MODE, "it is a node of a cluster; connect with redis+cluster://")
+    if kind is not None:
+        return Failure(kind, error.text)
+    if error.code == "ERR" and "DB index is out of range" in error.text:
+        return Failure(NO_DATABASE, "the server has no database of that number; its setting `databases` says how many")
+    if error.code == "ERR" and UNKNOWN_COMMAND.search(error.text):
+        return Failure(TOO_OLD, error.text)
+    return None
+
+
+def of_login(error: ReplyError) -> Failure:
+    """What an error reply to AUTH means: whatever its words are, access was refused, unless it passes."""
+    failure = of_reply(error)
+    return failure if failure is not None and failure.kind.passes else Failure(LOGIN, error.text)
+
+
+def passes(error: ReplyError) -> bool:
+    """Whether the same bytes may succeed later or elsewhere (MOVED, ASK and NOSCRIPT need more than that)."""
+    kind = _REPLIES.get(error.code)
+    return kind is not None and kind.passes
+
+
+def refusal(error: ReplyError, url: str, script: str = "", shebang: bool = True) -> BrokerError:
+    """The exception for an error reply.
+
+    Args:
+        error: the reply.
+        url: of the server, without password.
+        script: the script that was called, if one was.
+        shebang: whether it was loaded with its `#!lua` line.
+    """
+    if (failure := of_reply(error)) is not None:
+        if failure.kind is RIGHTS and script:
+            # Redis 7.0 and before do not say which command.
+            named = _NAMED_COMMAND.search(error.text)
+            may_be = "" if named else f", which calls {', '.join(scripts.commands(script))}"
+            failure = Failure(RIGHTS, f"{error.text} (script {script}{may_be})")
+        return failure.told(url)
+    if script and (line := SCRIPT_LINE.search(error.text)):
+        source = scripts.library() if line[1] == "user_function" else scripts.load(script, shebang)
+        where = source.origin(int(line[2]))
+        return BrokerError(error.code, message=error.text, script=script, where=where)
+    return from_reply(error.text)

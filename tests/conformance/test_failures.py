@@ -1,0 +1,352 @@
+"""What passes is waited for, what is permanent is told at once: plain servers, TLS, Cluster, Sentinel, both clients."""
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker import RunConfig, Trainer, scripts
+from broker.connections import Transport
+from broker.connections.failures import NO_WRITES, UNREACHABLE, Failure, nobody
+from broker.connections.url import Endpoint
+from broker.errors import (
+    AuthenticationFailed,
+    BadUrl,
+    BrokerError,
+    ServerUnavailable,
+    TooBig,
+    UnsupportedServer,
+)
+from tests.conformance.clients import InThread, LoopClient, make_client
+from tests.lossy_proxy import ScriptedServer, bulk
+from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds, sentinel
+from tests.waiting import wait_until
+
+Connect = Callable[..., Transport | LoopClient]
+
+#: A call that is tried again goes on for so long, seconds: a permanent failure that is taken for a passing one shows.
+PATIENT_S = 30.0
+
+
+@pytest.fixture(params=["sync", "aio"])
+def connect(request: pytest.FixtureRequest) -> Generator[Connect]:
+    with ExitStack() as stack:
+        yield lambda url, **options: stack.enter_context(make_client(request.param, url, **options))
+
+
+@pytest.fixture(params=real_kinds(), ids=str)
+def server(request: pytest.FixtureRequest) -> Generator[ServerUnderTest]:
+    with ServerUnderTest(request.param) as started:
+        yield started
+
+
+@pytest.fixture(params=redis_kinds(), ids=str)
+def redis(request: pytest.FixtureRequest) -> ServerKind:
+    return request.param
+
+
+def told_at_once(connect: Connect, url: str, kind: type[BrokerError], caplog: pytest.LogCaptureFixture) -> BrokerError:
+    """The error of a call that nobody tries again."""
+    with pytest.raises(BrokerError) as caught:
+        connect(url, retry_for_s=PATIENT_S).command("GET", "a")
+    assert type(caught.value) is kind, caught.value
+    assert "trying for" not in caplog.text
+    return caught.value
+
+
+# -- what passes -------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_several_servers_that_may_come_back_makes_it_pass():
+    first, second = (Endpoint("h", 1), Failure(NO_WRITES, "a")), (Endpoint("h", 2), Failure(UNREACHABLE, "b"))
+    assert nobody("nobody", [first, second]).kind.passes
+
+
+def test_a_full_server_is_waited_for_and_named(
+    server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
+):
+    """The client's own connection is broken and cannot be made again: all places are taken."""
+    client = connect(server.url, retry_for_s=PATIENT_S)
+    client.command("SET", "a", "1")
+    with ExitStack() as places:
+        others = [places.enter_context(make_client("sync", server.url)) for _ in range(3)]
+        for other in others:
+            other.command("PING")
+        others[0].command("CONFIG", "SET", "maxclients", "3")
+        others[0].command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        for other in others:
+            other.command("PING")
+        call = InThread(lambda: client.command("GET", "a"))
+        wait_until(lambda: "trying for" in caplog.text, "the client says that it tries again")
+        assert "maxclients" in caplog.text
+        with pytest.raises(ServerUnavailable, match=r"maxclients"):
+            connect(server.url, retry_for_s=0.1).command("GET", "a")
+    assert call.result() == b"1"
+
+
+def test_an_error_that_the_caller_handles_is_not_taken_for_the_reason(server: ServerUnderTest, connect: Connect):
+    """Python chains the two; the words of the first have nothing to do with the server."""
+    client = connect(f"redis://127.0.0.1:{free_port()}", retry_for_s=0.1)
+    try:
+        int("of the caller")
+    except ValueError:
+        with pytest.raises(ServerUnavailable, match="refused") as caught:
+            client.command("PING")
+    assert "of the caller" not in str(caught.value)
+
+
+def test_a_sentinel_that_names_the_wrong_one_for_a_while(
+    server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
+):
+    with ServerUnderTest(server.kind, replica_of=server.port) as replica:
+        named = [replica.port]
+        with ScriptedServer(lambda _: b"*2\r\n" + bulk("127.0.0.1") + bulk(str(named[0]))) as one:
+            client = connect(f"redis+sentinel://127.0.0.1:{one.port}/main", retry_for_s=PATIENT_S)
+            call = InThread(lambda: client.command("SET", "a", "1"))
+            wait_until(lambda: "not a primary any more" in caplog.text, "the client meets the demoted one")
+            named[0] = server.port
+            assert call.result() == b"OK"
+
+
+def test_a_call_that_gave_up_leaves_no_wrong_primary_behind(server: ServerUnderTest, connect: Connect):
+    with ServerUnderTest(server.kind, replica_of=server.port) as replica:
+        named = [replica.port]
+        with ScriptedServer(lambda _: b"*2\r\n" + bulk("127.0.0.1") + bulk(str(named[0]))) as one:
+            client = connect(f"redis+sentinel://127.0.0.1:{one.port}/main", retry_for_s=0.1)
+            with pytest.raises(ServerUnavailable, match="not a primary any more"):
+                client.command("SET", "a", "1")
+            assert client.wait_marker(["wake"], 0.1) is None
+            named[0] = server.port
+            assert client.command("SET", "a", "1") == b"OK"
+
+
+def test_a_sentinel_that_stays_wrong_does_not_hide_the_others(server: ServerUnderTest, connect: Connect):
+    def names(port: int) -> Callable[[list[bytes]], bytes]:
+        return lambda _: b"*2\r\n" + bulk("127.0.0.1") + bulk(str(port))
+
+    with (
+        ServerUnderTest(server.kind, replica_of=server.port) as replica,
+        ScriptedServer(names(replica.port)) as wrong,
+        ScriptedServer(names(server.port)) as right,
+    ):
+        url = f"redis+sentinel://127.0.0.1:{wrong.port},127.0.0.1:{right.port}/main"
+        assert connect(url, retry_for_s=PATIENT_S).command("SET", "a", "1") == b"OK"
+
+
+def test_a_wait_asks_the_sentinels_again_too(server: ServerUnderTest, connect: Connect):
+    with ServerUnderTest(server.kind, replica_of=server.port) as replica:
+        named = [replica.port]
+        with ScriptedServer(lambda _: b"*2\r\n" + bulk("127.0.0.1") + bulk(str(named[0]))) as one:
+            client = connect(f"redis+sentinel://127.0.0.1:{one.port}/main", retry_for_s=0.1)
+            assert client.wait_marker(["wake"], 0.1) is None
+            named[0] = server.port
+            server.command("ZADD", "wake", 1, "m")
+            assert client.wait_marker(["wake"], 10) == "wake"
+
+
+# -- what is permanent -------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_s_password(redis: ServerKind, connect: Connect, caplog: pytest.LogCaptureFixture):
+    settings = {"cluster-enabled": "yes", "requirepass": "secret"}
+    with ServerUnderTest(redis, settings=settings) as node:
+        for userinfo in ("", ":wrong@", "nobody:secret@"):
+            url = f"redis+cluster://{userinfo}127.0.0.1:{node.port}"
+            told_at_once(connect, url, AuthenticationFailed, caplog)
+
+
+@pytest.mark.parametrize("option", ["", "?sentinel_password=wrong"])
+def test_a_sentinel_s_password(connect: Connect, option: str, caplog: pytest.LogCaptureFixture):
+    def answer(command: list[bytes]) -> bytes:
+        return b"-WRONGPASS invalid password\r\n" if command[0] == b"AUTH" else b"-NOAUTH Authentication required.\r\n"
+
+    with ScriptedServer(answer) as one, ScriptedServer(answer) as other:
+        url = f"redis+sentinel://127.0.0.1:{one.port},127.0.0.1:{other.port}/main{option}"
+        error = told_at_once(connect, url, AuthenticationFailed, caplog)
+    assert "sentinel_password" in str(error)
+    assert "=wrong" not in str(error)
+
+
+def test_the_password_of_the_primary(server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture):
+    with ScriptedServer(lambda _: b"*2\r\n" + bulk("127.0.0.1") + bulk(str(server.port))) as one:
+        url = f"redis+sentinel://:wrong@127.0.0.1:{one.port}/main"
+        told_at_once(connect, url, AuthenticationFailed, caplog)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end"), [("redis+cluster", ""), ("redis+sentinel", "/main")], ids=["cluster", "sentinel"]
+)
+def test_a_url_of_another_kind(
+    server: ServerUnderTest, connect: Connect, scheme: str, end: str, caplog: pytest.LogCaptureFixture
+):
+    url = f"{scheme}://127.0.0.1:{server.port}{end}"
+    error = told_at_once(connect, url, UnsupportedServer, caplog)
+    assert "connect with redis://" in str(error)
+
+
+def test_a_service_that_no_sentinel_knows(redis: ServerKind, connect: Connect, caplog: pytest.LogCaptureFixture):
+    with (
+        ServerUnderTest(redis) as primary,
+        ServerUnderTest(redis, replica_of=primary.port),
+        sentinel(redis, primary) as port,
+    ):
+        caplog.clear()
+        error = told_at_once(connect, f"redis+sentinel://127.0.0.1:{port}/other", BadUrl, caplog)
+        assert "knows no such service" in str(error)
+        with pytest.raises(UnsupportedServer, match=r"redis\+sentinel://"):
+            Trainer(f"redis://127.0.0.1:{port}", "r", RunConfig(consumer_batch_size=1))
+
+
+def test_a_database_that_is_not_there(server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture):
+    told_at_once(connect, f"{server.url}/99", BadUrl, caplog)
+
+
+def test_a_socket_that_the_system_denies(
+    server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def denied(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("socket.socket.connect", denied)
+    monkeypatch.setattr("asyncio.open_unix_connection", denied)
+    error = told_at_once(connect, "unix:///run/redis.sock", BadUrl, caplog)
+    assert "permission denied" in str(error)
+
+
+def test_a_call_whose_bytes_the_server_refuses(
+    server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
+):
+    """It says why and closes: the same bytes would be refused again."""
+    server.command("CONFIG", "SET", "proto-max-bulk-len", str(1024 * 1024))
+    client = connect(server.url, retry_for_s=PATIENT_S)
+    client.command("PING")
+    for size in (2_000_000, 50_000_000):
+        with pytest.raises(TooBig, match="proto-max-bulk-len"):
+            client.command("SET", "a", bytes(size))
+    assert "trying for" not in caplog.text
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+def silent_for(error: BrokerError) -> float:
+    assert isinstance(error, ServerUnavailable), error
+    return error.fields["seconds"]
+
+
+def test_a_silent_server_costs_no_more_than_the_patience(server: ServerUnderTest, connect: Connect):
+    client = connect(server.url, timeout_s=60.0, retry_for_s=1.0)
+    client.command("PING")
+    fresh = connect(server.url, timeout_s=60.0, retry_for_s=1.0)
+    server.freeze()
+    for silent in (client, fresh):
+        with pytest.raises(ServerUnavailable) as caught:
+            silent.command("PING")
+        assert silent_for(caught.value) < 30
+    server.thaw()
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster", "rediss"])
+def test_many_silent_servers_cost_no_more_than_the_patience(connect: Connect, scheme: str):
+    """Each of them listens, and says nothing: a TLS client at a plain server sees the same."""
+    never = threading.Event()
+
+    def silent(_: list[bytes]) -> bytes:
+        never.wait()
+        return b""
+
+    with ExitStack() as stack:
+        hosts = [stack.enter_context(ScriptedServer(silent)) for _ in range(1 if scheme == "rediss" else 40)]
+        places = ",".join(f"127.0.0.1:{host.port}" for host in hosts)
+        client = connect(f"{scheme}://{places}/{'main' if 'sentinel' in scheme else ''}", timeout_s=60, retry_for_s=1)
+        with pytest.raises(ServerUnavailable) as caught:
+            client.command("GET", "a")
+        never.set()
+    assert silent_for(caught.value) < 30
+
+
+# -- users and rights --------------------------------------------------------------------------------------------------
+
+
+def test_a_user_without_password_is_that_user(server: ServerUnderTest, connect: Connect):
+    server.command("ACL", "SETUSER", "open", "on", "nopass", "~*", "&*", "+@all")
+    server.command("ACL", "SETUSER", "locked", "on", ">secret", "~*", "&*", "+@all")
+    for userinfo in ("open@", "open:@"):
+        assert connect(server.url.replace("redis://", f"redis://{userinfo}")).command("ACL", "WHOAMI") == b"open"
+    for user in ("locked", "nobody"):
+        with pytest.raises(AuthenticationFailed, match="WRONGPASS"):
+            connect(server.url.replace("redis://", f"redis://{user}@")).command("ACL", "WHOAMI")
+
+
+@pytest.mark.parametrize("takes", ["functions", "scripts"])
+def test_missing_rights_inside_a_script_name_the_command(server: ServerUnderTest, takes: str):
+    url = server.url.replace("redis://", "redis://w:pw@")
+    rights = ["on", ">pw", "~*", "&*", "+@all", *(("-function", "-fcall") if takes == "scripts" else ())]
+    server.command("ACL", "SETUSER", "w", *rights, "-hset")
+    with pytest.raises(AuthenticationFailed, match=r"(?i)hset") as caught:
+        Trainer(url, "r", RunConfig(consumer_batch_size=1))
+    assert "script open" in str(caught.value)
+    server.command("ACL", "SETUSER", "w", "+hset", "resetkeys", "~other:*")
+    with pytest.raises(AuthenticationFailed, match="key"):
+        Trainer(url, "r", RunConfig(consumer_batch_size=1))
+
+
+def test_the_commands_that_a_script_calls_are_those_that_its_user_needs(server: ServerUnderTest):
+    called = {name.lower() for script in ("open", "stats", "trim") for name in scripts.commands(script)}
+    rights = [f"+{name}" for name in ("info", "script|load", "evalsha", *called)]
+    server.command("ACL", "SETUSER", "w", "on", ">pw", "~*", "-@all", *rights)
+    config = RunConfig(consumer_batch_size=1)
+    with Trainer(server.url.replace("redis://", "redis://w:pw@"), "r", config) as trainer:
+        assert trainer.version == 0
+
+
+# -- clusters that do not know their hosts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [b"$1\r\n?\r\n", b"$0\r\n\r\n", b"$-1\r\n"], ids=["?", "empty", "null"])
+def test_a_node_without_a_host_is_on_that_of_the_node_asked(server: ServerUnderTest, connect: Connect, host: bytes):
+    table = b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n%s:%d\r\n$2\r\nid\r\n" % (host, server.port)
+    with ScriptedServer(lambda _: table) as node:
+        client = connect(f"redis+cluster://127.0.0.1:{node.port}")
+        assert client.command("SET", "a", "1") == b"OK"
+
+
+@pytest.mark.parametrize("host", ["?", ""])
+def test_a_redirection_without_a_host_is_to_that_of_the_node_that_sent_it(
+    server: ServerUnderTest, connect: Connect, host: str
+):
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"CLUSTER":
+            return b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$0\r\n\r\n:%d\r\n" % moving.port
+        if command[0] == b"INFO":
+            return bulk("redis_version:7.0.15\r\nredis_mode:cluster\r\n")
+        if command[0] == b"PING":
+            return b"+PONG\r\n"
+        return f"-MOVED 15495 {host}:{server.port}\r\n".encode()
+
+    with ScriptedServer(answer) as moving:
+        assert connect(f"redis+cluster://127.0.0.1:{moving.port}").command("SET", "a", "1") == b"OK"
+
+
+def test_a_real_cluster_that_names_no_hosts(redis: ServerKind, connect: Connect):
+    with cluster(redis, primaries=2) as members:
+        for member in members:
+            member.command("CONFIG", "SET", "cluster-preferred-endpoint-type", "unknown-endpoint")
+        client = connect(f"redis+cluster://127.0.0.1:{members[0].port}")
+        for i in range(20):
+            assert client.command("SET", f"a{i}", "1") == b"OK"
+        assert all(member.command("DBSIZE") for member in members)
+
+
+# -- Unix sockets ------------------------------------------------------------------------------------------------------
+
+
+def test_a_socket_s_path_may_hold_an_at_sign(server: ServerUnderTest, connect: Connect, tmp_path: Path):
+    path = tmp_path / "a@b.sock"
+    path.symlink_to(server.process.socket)
+    server.command("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all")
+    assert connect(f"unix://{path}").command("ACL", "WHOAMI") == b"default"
+    assert connect(f"unix://u:p@{path}?db=1").command("ACL", "WHOAMI") == b"u"
