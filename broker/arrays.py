@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from broker.errors import CodecError
+from broker.tensors import to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,15 +45,20 @@ def describe(value: Any) -> tuple[int, bytes, np.ndarray[Any, Any]] | bool | int
     """What to store of a value that msgpack does not know.
 
     Returns:
-        A NumPy bool, integer or float as Python's; another scalar or an array as its extension type, its description
-        and its contents as a C-contiguous, little-endian array; None for anything else.
+        A NumPy bool, integer or float as Python's; another scalar, an array or a tensor as its extension type, its
+        description and its contents as a C-contiguous, little-endian array; None for anything else.
 
     Raises:
         CodecError: the dtype is not one that is stored.
     """
     np = sys.modules.get("numpy")  # whoever gives an array has imported it
-    if np is None:
-        return None
+    if np is None or not isinstance(value, (np.ndarray, np.generic)):
+        converted = to_numpy(value)
+        if converted is None or isinstance(converted, (bool, int, float)):
+            return converted
+        import numpy as np
+
+        value = converted
     kind = cast("type[object]", type(value))
     if kind is np.ndarray or kind is np.memmap:
         code, array = ARRAY, cast("np.ndarray[Any, Any]", value)

@@ -9,10 +9,14 @@ A stored value is one of
 
 with little-endian numbers; `size` is that of the body before compression. In the msgpack an array is the extension type
 1, a NumPy scalar 2; `broker.arrays` says what it holds. The contents follow behind the msgpack. There they are copied
-once when written, and not at all when read: decoded arrays are read-only views.
+once when written, and not at all when read: decoded arrays are read-only views. Who wants to change one in place takes
+its `.copy()`.
 
-Tuples come back as lists, NumPy bools, integers and floats as Python's. Whatever bytes `decode` gets, it returns a
-value within its limits or raises `CodecError`: lengths are added up before anything is allocated for them.
+Tuples come back as lists, NumPy bools, integers and floats as Python's. A tensor of PyTorch or an array of JAX comes
+back as a NumPy array, detached and from whatever device it was on; one without dimensions as a number.
+
+Whatever bytes `decode` gets, it returns a value within its limits or raises `CodecError`: lengths are added up before
+anything is allocated for them.
 """
 
 from __future__ import annotations
@@ -77,7 +81,8 @@ def encode(value: Any, *, compress_above: int | None = COMPRESS_ABOVE_BYTES, lim
 
     Args:
         value: `bytes` (stored untouched, and not copied), or None, bool, int (64 bit), float, str, bytes, NumPy arrays
-            and scalars (bool, numbers, datetimes), and lists, tuples and dicts of them; keys are str, int or bytes.
+            and scalars (bool, numbers, datetimes), tensors of PyTorch and arrays of JAX (of the types that NumPy has:
+            not bfloat16), and lists, tuples and dicts of them; keys are str, int or bytes.
         compress_above: size of the body in bytes above which zstd is tried, if it is installed; None: never.
         limits: refuse what `decode` with the same limits would refuse.
 
@@ -330,8 +335,8 @@ def _put_aside(contents: list[Any], value: Any) -> Any:
     if described is None:
         kind = cast("type[object]", type(value))
         raise CodecError.of_value(
-            f"values of type {kind.__module__}.{kind.__qualname__} are not stored, only None, bool, int, float, "
-            "str, bytes, NumPy arrays, lists and dicts"
+            f"values of type {kind.__module__}.{kind.__qualname__} are not stored, only None, bool, int, float, str, "
+            "bytes, NumPy arrays, tensors of PyTorch and JAX, lists and dicts; numpy.asarray() makes arrays of others"
         )
     if not isinstance(described, tuple):
         return described

@@ -333,7 +333,7 @@ class Attempt:
         run: the run's name.
         task: the task's id.
         slot: which of the task's samples this is, from 0.
-        payload: the task's payload, decoded.
+        payload: the task's payload, decoded; arrays in it are read-only, take the `.copy()` of one to change it.
         version: version of `policy`.
         policy: what to generate with.
         samples: how many samples the task asks for.
@@ -383,7 +383,7 @@ class Sample:
     Args:
         attempt_id: the attempt that made it.
         slot: which of the task's samples this is, from 0.
-        result: what the worker submitted, decoded.
+        result: what the worker submitted, decoded. Arrays in it are read-only; take the `.copy()` of one to change it.
         version: the policy's version when the slot was claimed.
         newest: the newest version used, where weights changed during generation.
         worker: name of the worker.
@@ -403,7 +403,7 @@ class Rollout:
 
     Args:
         task: the task's id.
-        payload: the task's payload, decoded.
+        payload: the task's payload, decoded; arrays in it are read-only.
         samples: the accepted results, by slot.
         version: oldest version among the samples.
         newest: newest version among them.

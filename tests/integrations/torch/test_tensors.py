@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from broker import Attempt, RunConfig, Task, Trainer, Worker
 from broker.errors import BadArgument
 from broker.integrations.torch import collate, pack, pad
 from broker.models import Rollout, Sample
@@ -111,3 +113,27 @@ def test_collate_says_which_result_is_unlike_the_others() -> None:
         collate([rollout("a", [1, 2])])
     with pytest.raises(BadArgument, match=r"b#0\.1\.aa"):
         collate([rollout("a", {"x": 1}), rollout("b", {"y": 1})])
+
+
+def test_tensors_of_workers_become_arrays_of_the_trainer_and_tensors_again(url: str) -> None:
+    def generate(attempt: Attempt) -> dict[str, object]:
+        logits = torch.arange(6.0).reshape(3, 2).requires_grad_()
+        return {"tokens": attempt.payload["prompt"].copy() + 1, "logprobs": logits.T[1], "reward": logits.mean()}
+
+    config = RunConfig(consumer_batch_size=1)
+    with Trainer(url, "r", config) as trainer, Worker(url, "r") as worker:
+        trainer.enqueue(Task(id="t", payload={"prompt": torch.tensor([1, 2])}, samples=2))
+        thread = threading.Thread(target=worker.run, args=(generate,))
+        thread.start()
+        try:
+            batch = trainer.next_batch(timeout=30.0)
+        finally:
+            worker.stop()
+            thread.join()
+    result = batch[0].results[0]
+    assert type(result["logprobs"]) is np.ndarray
+    assert result["reward"] == 2.5
+    columns = collate(batch)
+    assert columns["tokens"].tolist() == [[2, 3], [2, 3]]
+    assert columns["logprobs"].tolist() == [[1.0, 3.0, 5.0]] * 2
+    assert columns["reward"].tolist() == [2.5, 2.5]
