@@ -253,6 +253,25 @@ MUTANTS: dict[str, Mutant] = {
     "finished_kept_for_ever": Mutant(
         "trim.lua", "more = free_finished('rejected', REJECTED, limit) or more", "", "dead_and_rejected_tasks_are_kept",
     ),
+    "freed_uncounted": Mutant("trim.lua", "if n > 0 then bump('total_freed_' .. word, n) end", "", "freed_are_told"),
+    "freed_ones_are_not_taken_again": Mutant("enqueue.lua", ", freed_untrained = true }", " }", "outage_is_over"),
+    "taken_again_and_still_finished": Mutant(
+        "enqueue.lua", "if there then drop_finished(id) end", "", "outage_is_over",
+    ),
+    "taken_again_with_its_old_payload": Mutant("enqueue.lua", "hput(PAYLOADS, t.id, ARGV[at + 4])", "", "what_is_given_now"),
+    "taken_again_leaves_slots": Mutant(
+        "enqueue.lua", "for k = samples, t.samples - 1 do drop_slot(t, k) end", "", "what_is_given_now",
+    ),
+    "freed_dead_count_as_trained": Mutant(
+        "include/freeing.lua", "add_finished(t.id) else add_untrained(t.id)", "add_finished(t.id) else add_finished(t.id)",
+        "outage_is_over",
+    ),
+    "freed_trained_count_as_dead": Mutant(
+        "include/freeing.lua", "add_finished(t.id) else", "add_untrained(t.id) else", "outage_is_over",
+    ),
+    "retry_knows_nothing_of_what_was_freed": Mutant(
+        "retry.lua", "not t and freed_word(ids[i]) or state_word(t)", "state_word(t)", "what_became_of_freed",
+    ),
     "freed_unsaid": Mutant("trim.lua", "event('freed',", "tostring(", "freed_are_told"),
     "dropped_bytes_kept": Mutant(
         "include/tasks.lua", "unlink(RESULT .. attempt_id(t, k, s))", "", "starts_over",

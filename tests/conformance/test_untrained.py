@@ -136,7 +136,7 @@ def test_a_task_given_twice_in_one_call_is_pending_the_second_time(lab: Lab):
 
 
 def test_dead_tasks_that_are_freed_are_told(lab: Lab, caplog: pytest.LogCaptureFixture):
-    """In the totals, the events, the log of the trainer that trims and its errors. Mutants: freed_unsaid."""
+    """In the totals, the events, the log of the trainer that trims and its errors. Mutants: freed_unsaid, freed_uncounted."""
     trainer = lab.trainer(
         consumer_batch_size=4, max_concurrent_rollouts=99, max_staleness=9, max_finished=2, retention_steps=0
     )
@@ -166,7 +166,11 @@ def trim_by(trainer: Trainer) -> None:
 
 
 def test_an_outage_is_over_and_all_are_enqueued_again(lab: Lab):
-    """Kept ones and freed ones alike; not without being asked, and nothing that was trained on."""
+    """Kept ones and freed ones alike; not without being asked, and nothing that was trained on.
+
+    Mutants: freed_ones_are_not_taken_again, taken_again_and_still_finished, freed_dead_count_as_trained,
+    freed_trained_count_as_dead.
+    """
     trainer = lab.trainer(
         consumer_batch_size=2, max_concurrent_rollouts=99, max_staleness=99, max_finished=3, retention_steps=0
     )
@@ -189,6 +193,7 @@ def test_an_outage_is_over_and_all_are_enqueued_again(lab: Lab):
 
     again = trainer.enqueue(rows, again=True)
     assert (again.added, again.counts) == (10, {"freed": 2})
+    assert lab.stat("finished_ids") == 2, "of those that are there again the end is not remembered"
     assert trainer.enqueue(rows, again=True).counts == {"freed": 2, "pending": 10}
     for _ in range(10):
         run_one(worker)
@@ -203,6 +208,7 @@ def test_an_outage_is_over_and_all_are_enqueued_again(lab: Lab):
 
 @pytest.mark.parametrize("samples", [1, 3, 5])
 def test_a_task_taken_again_is_what_is_given_now(lab: Lab, samples: int):
+    """Mutants: taken_again_with_its_old_payload, taken_again_leaves_slots."""
     trainer, worker = lab.trainer(max_concurrent_rollouts=9), lab.worker()
     trainer.enqueue([Task(id="a", payload=b"old", samples=3, priority=1), Task(id="b", payload=b"b")])
     kill(lab, worker)
@@ -240,6 +246,7 @@ def test_a_lost_answer_of_an_enqueue_again_has_one_effect(lab: Lab):
 
 
 def test_a_retry_says_what_became_of_freed_tasks(lab: Lab):
+    """Mutants: retry_knows_nothing_of_what_was_freed."""
     trainer = lab.trainer(max_concurrent_rollouts=9, max_finished=0, retention_steps=0)
     outage(lab, trainer, 1)
     trainer.advance(allow_empty=True)
