@@ -11,10 +11,12 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While it is entered, the signals are noted instead of ending the process. Does nothing outside the main thread.
+    """While it is entered, a first signal is noted instead of ending the process; the next one ends it at once.
+
+    Does nothing outside the main thread.
 
     Attributes:
-        number: the first signal that arrived; None so far.
+        number: the signal that arrived; None so far.
     """
 
     def __init__(self) -> None:
@@ -27,8 +29,9 @@ class Interrupts:
         return self._arrived.wait(seconds)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.number is None:
-            self.number = number
+        self.number = number
+        for one in _SIGNALS:  # the children and the server end with this process, however it does
+            signal.signal(one, signal.SIG_DFL)
         self._arrived.set()
 
     def __enter__(self) -> Self:

@@ -99,6 +99,7 @@ class Supervisor:
                 crew.check()
                 if not self._completed:
                     self._view.deeds += chaos.act(time.monotonic(), self._referee.tally.version)
+            post.child.ask_to_leave()  # along with the workers: ending takes the time of one
         # The workers gave back what they held: that is in the log, too.
         self._judge()
         self._referee.missed(self._follower.missed())

@@ -307,3 +307,25 @@ def test_a_script_that_is_told_twice_says_nothing_of_it(live: Lab) -> None:
         one.process.send_signal(signal.SIGTERM)
         ended: Any = one.end()
     assert ended == (143, "")
+
+
+_SUPERVISOR = """
+from broker.demo.interrupts import Interrupts
+with Interrupts() as interrupts:
+    print("working", flush=True)
+    interrupts.wait(60)
+    print(interrupts.number, flush=True)
+    while True:
+        interrupts.wait(60)
+"""
+
+
+def test_the_demo_ends_at_once_by_a_second_signal() -> None:
+    supervisor = subprocess.Popen([sys.executable, "-c", _SUPERVISOR], cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    assert supervisor.stdout.readline() == "working\n"
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.stdout.readline() == "15\n"
+    supervisor.send_signal(signal.SIGTERM)
+    supervisor.communicate(timeout=60)
+    assert supervisor.returncode == -signal.SIGTERM

@@ -87,8 +87,16 @@ def run(namespace: Namespace, output: Output) -> int:
 
         ended = asyncio.Event()
         caught: list[int] = []
+        loop = asyncio.get_running_loop()
+
+        def told(number: int) -> None:
+            caught.append(number)
+            ended.set()
+            for one in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(one)  # a second one ends the process at once
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, lambda n=number: (caught.append(n), ended.set()))
+            loop.add_signal_handler(number, told, number)
         try:
             async with Gateway(url, namespace.run, task_timeout_s=namespace.task_timeout) as gateway:
                 app = application.application(

@@ -12,11 +12,13 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from broker.connections import END_WITHIN_S
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 #: How long requests under way may take to end when the server stops, seconds.
-STOP_WITHIN_S = 9
+STOP_WITHIN_S = int(END_WITHIN_S)
 #: How long the headers of a request may take to arrive, seconds.
 HEADERS_WITHIN_S = 10.0
 
