@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -284,6 +285,29 @@ def test_the_block_of_an_asyncio_worker_does_the_same(lab: Lab):
         with pytest.raises(SystemExit):
             asyncio.run(main())
     assert reasons(lab) == {"t0": "SystemExit(7)"}
+
+
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+def test_a_result_too_large_for_the_server_fails_alone(lab: Lab, loop: str):
+    """Others of the same call are accepted."""
+    if not lab.server.kind.is_real:
+        pytest.skip("fakeredis has no such limit")
+    before = lab.command("CONFIG", "GET", "proto-max-bulk-len")[1]
+    lab.command("CONFIG", "SET", "proto-max-bulk-len", 1024 * 1024)
+    try:
+        lab.trainer(consumer_batch_size=4, max_attempts=3, max_concurrent_rollouts=9, lease_ms=3_600_000).enqueue(
+            tasks(4)
+        )
+
+        def handle(attempt: Attempt) -> bytes:
+            return os.urandom(3_000_000 if attempt.task == "t2" else 300_000)
+
+        assert work(lab, loop, handle, dead=1) == []
+        assert [name for name, state in lab.states().items() if state not in {"ready", "pending"}] == ["t2"]
+        assert lab.stat("total_failed") == 1
+        assert reasons(lab)["t2"].startswith("TooBig: ")
+    finally:
+        lab.command("CONFIG", "SET", "proto-max-bulk-len", before)
 
 
 @pytest.mark.parametrize("text", ["x" * 2000, "\u00e4" * 1000, "", "a\udc80b"])
