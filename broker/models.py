@@ -282,7 +282,7 @@ class Stats(_Edge, frozen=True):
         dead: ended by errors; the ones still kept.
         rejected: refused, dropped or cancelled; the ones still kept.
         sessions: workers that have not left.
-        lapsed: of these, the ones whose lease has passed: the next claim takes back what they hold.
+        lapsed: of these, the ones that have been silent for longer than their lease; claims take back what they hold.
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
         recovering: the version that a recovery under way goes back to, or None.
         floor: the oldest version still recoverable, or None without a committed checkpoint.

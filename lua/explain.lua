@@ -18,7 +18,7 @@ local function sessions_seen(limit)
   for i = 1, #got, 2 do ids[#ids + 1] = got[i] end
   local calls = hmget(CALLS, ids)
   for i = 1, #ids do
-    local deadline = int_text(run_time(tonumber(got[2 * i])))
+    local deadline = int_text(silent_from(tonumber(got[2 * i])))
     rows[i] = { ids[i], deadline, redis.call('ZCARD', SESSION .. ids[i]), last_reason(calls[i]) }
   end
   return rows
@@ -28,7 +28,7 @@ local function totals()
   local got, busy, held, lost = redis.call('ZRANGE', SESSIONS, 0, MOST_COUNTED - 1, 'WITHSCORES'), 0, 0, 0
   for i = 1, #got, 2 do
     local holds = redis.call('ZCARD', SESSION .. got[i])
-    if run_time(tonumber(got[i + 1])) <= now then
+    if silent_from(tonumber(got[i + 1])) <= now then
       lost = lost + holds
     else
       held, busy = held + holds, busy + (holds > 0 and 1 or 0)
@@ -37,7 +37,9 @@ local function totals()
   return { #got / 2, busy, held, lost }
 end
 
-local function lease_of(session) return int_text(run_time(tonumber(redis.call('ZSCORE', SESSIONS, session) or 0))) end
+local function lease_of(session)
+  return int_text(silent_from(tonumber(redis.call('ZSCORE', SESSIONS, session) or 0)))
+end
 
 local function slots_held(limit)
   local ids, rows = redis.call('ZRANGE', RUNNING, 0, limit - 1), {}
@@ -58,7 +60,9 @@ end
 return run(function()
   load_state()
   local limit, due = int_arg(2, 'limit', 1, 1000), {}
-  for i, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do due[i] = int_text(earliest(name) or 0) end
+  for i, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
+    due[i] = int_text(earliest(name, silent_from) or 0)
+  end
   return { int_text(now), sessions_seen(limit), slots_held(limit), due, redis.call('ZRANGE', PENDING, 0, 0)[1] or '',
     redis.call('ZRANGE', READY, 0, 0)[1] or '', totals() }
 end)

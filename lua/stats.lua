@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now
--- Returns: pairs of name, value: the whole state hash but its blob and stored answer, with the defaults of config fields that it does not hold, `now`, `capacity`, and the size of every set, `n_lapsed`: the sessions whose lease has passed
+-- Returns: pairs of name, value: the whole state hash but its blob and stored answer, with the defaults of config fields that it does not hold, `now`, `capacity`, and the size of every set, `n_lapsed`: the sessions that are silent for longer than a lease
 -- Errors: NORUN, SCHEMA
 -- Bound: constant
 -- Flags: no-writes
@@ -38,9 +38,7 @@ return run(function()
   end
   local leases = is_admission() and OWNER_LEASES or SESSIONS
   add('n_sessions', redis.call('ZCARD', leases))
-  -- By either clock (include/state.lua).
-  add('n_lapsed', redis.call('ZCOUNT', leases, '-inf', int_text(now))
-    + redis.call('ZCOUNT', leases, LEASE_ZERO, int_text(lease_end(0))))
+  add('n_lapsed', count_silent(leases))
   add('n_tasks', redis.call('HLEN', TASKS))
   return answer
 end)

@@ -91,7 +91,7 @@ def _fallen_silent(explanation: Explanation) -> str:
     if not lapsed:
         return ""
     silent = f" {count(lapsed, 'worker has', 'workers have')} been silent for longer than a lease"
-    return f"{silent}; the next claim takes back {count(lost, 'slot')}." if lost else f"{silent}."
+    return f"{silent}; the next claims take back {count(lost, 'slot')}." if lost else f"{silent}."
 
 
 def _nothing_left(stats: Stats) -> str:

@@ -213,7 +213,7 @@ class Holding:
         counted: sessions looked at; where there are more, the other numbers are larger, too.
         busy: connected ones that hold something.
         held: slots that connected ones hold.
-        lost: slots of sessions whose lease has passed: the next claim takes them back.
+        lost: slots of sessions that have been silent for longer than their lease; claims take them back.
     """
 
     counted: int

@@ -5,6 +5,7 @@
 local state, state_changed = {}, {}
 local now = 0 -- the run's clock
 local lease_lag = 0 -- how far the lease clock is behind it
+local lag_before = 0 -- how far it was before this script
 local lease_step = math.huge -- how far the lease clock advances at most between two scripts
 local oldest_good = nil -- the oldest version that is not too old, once it is asked for; -math.huge: no bound
 
@@ -62,6 +63,7 @@ end
 local function set_clock()
   local before = num('clock')
   lease_lag = num('lease_lag')
+  lag_before = lease_lag
   if ARGV[1] ~= '' then
     now = math.max(before, int_arg(1, 'now', 1, 35184372088832))
   else
@@ -88,12 +90,22 @@ local function lease_end(ms) return LEASE_ZERO + now - lease_lag + ms end
 -- A stored deadline on the run's clock, if there is no gap until then.
 local function run_time(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lease_lag end
 
--- When the first of a set's timers is due, on the run's clock; nil: there is none.
-local function earliest(name)
+-- For people who look on: when a lease ends on the run's clock if its session stays silent, whatever gap this script found.
+-- A script that writes nothing does not move the lease clock on, and where all are dead nobody else may come.
+local function silent_from(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lag_before end
+
+-- How many of a set of leases have been silent for longer than that.
+local function count_silent(name)
+  return redis.call('ZCOUNT', name, '-inf', int_text(now))
+    + redis.call('ZCOUNT', name, LEASE_ZERO, int_text(LEASE_ZERO + now - lag_before))
+end
+
+-- When the first of a set's timers is due, on the run's clock (by run_time or silent_from); nil: there is none.
+local function earliest(name, on_clock)
   local first
   for _, low in ipairs({ '-inf', LEASE_ZERO }) do
     local at = redis.call('ZRANGEBYSCORE', name, low, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-    if at then first = math.min(first or math.huge, run_time(tonumber(at))) end
+    if at then first = math.min(first or math.huge, on_clock(tonumber(at))) end
   end
   return first
 end

@@ -101,7 +101,7 @@ local function sweep(limit)
   flush()
   local next_due = 0
   for _, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
-    local at = earliest(name)
+    local at = earliest(name, run_time)
     if at and (next_due == 0 or at < next_due) then next_due = at end
   end
   set('due', next_due)

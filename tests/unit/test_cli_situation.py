@@ -45,7 +45,7 @@ RUNNING = {"running": 2, "held": 2}
         ("no_worker", "No: no worker is connected.", {"pending": 16, "paused": "paused"}),
         ("no_worker", "No: no worker is connected. No task is left: 7 consumed and 1 dead.", {"consumed": 7, "dead": 1}),
         ("no_worker", "2 workers have been silent for longer than a lease.", {"pending": 1, "silent": 2}),
-        ("no_worker", "the next claim takes back 3 slots.", {"running": 3, "silent": 2, "lost": 3}),
+        ("no_worker", "the next claims take back 3 slots.", {"running": 3, "silent": 2, "lost": 3}),
         ("no_task", "No task has been enqueued.", {"workers": 1}),
         ("no_task", "1 worker is connected and holds nothing. No task is left: 8 consumed", {"workers": 1, "consumed": 8}),
         ("no_task", "The batch of step 5 is sealed and being trained.", {"workers": 1, "step_next": 6, "accepted": 24}),
@@ -55,7 +55,7 @@ RUNNING = {"running": 2, "held": 2}
         ("draining", "The run is draining", {"workers": 2, "pending": 9, "paused": "draining"}),
         ("weights_stale", "the run is at version 5", {"workers": 2, "pending": 9, "told": "weights_stale"}),
         ("idle", "though tasks may be handed out.", {"workers": 2, "pending": 9}),
-        ("idle", "the next claim takes back 4 slots, though", {"workers": 2, "pending": 9, "silent": 1, "lost": 4}),
+        ("idle", "the next claims take back 4 slots, though", {"workers": 2, "pending": 9, "silent": 1, "lost": 4}),
         ("trainer", "The batch of step 5 can be taken: it needs 4, and 12", {"workers": 2, "pending": 9, "ready": 12}),
         (
             "trainer",

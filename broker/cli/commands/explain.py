@@ -99,7 +99,7 @@ def _tell_holders(explanation: Explanation, output: Output) -> None:
     output.line(f"Who holds what: {workers} connected, {least}{count(held, 'slot')} held.")
     if stats.lapsed:
         silent = count(stats.lapsed, "more worker has", "more workers have")
-        output.line(f"{silent} been silent for longer than a lease; the next claim takes back what they hold.")
+        output.line(f"{silent} been silent for longer than a lease; the next claims take back what they hold.")
     if not explanation.held:
         return
     rows = [
@@ -125,7 +125,7 @@ def _tell_due(explanation: Explanation, output: Output) -> None:
     output.line("What is due next:")
     for at_ms, name in due:
         left_ms = at_ms - explanation.now_ms
-        when = f"in {duration(left_ms / 1000)}" if left_ms > 0 else "now, with the next claim"
+        when = f"in {duration(left_ms / 1000)}" if left_ms > 0 else "now, with the next claims"
         output.line(f"  {when}: {_DUE.get(name, name)}")
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from broker import Policy, RunConfig, Task, Trainer, Worker
 from broker.connections import open_transport
+from broker.errors import BrokerError
 from broker.operations import worker as worker_calls
 from tests.conformance.cli.commands import RUN, Result, ended, first_line, started
 from tests.waiting import wait_until
@@ -112,12 +113,21 @@ def test_explain_counts_all_workers_and_says_that_its_list_is_shorter(broker: An
 
 def test_workers_that_fell_silent_are_not_called_connected(broker: Any, url: str, trainer: Trainer) -> None:
     with open_transport(url) as transport:
-        transport.execute([worker_calls.join(RUN, "w", secrets.token_hex(4), 1)])
-    wait_until(lambda: trainer.stats().lapsed == 1, "its lease has passed")
+        (joined,) = transport.execute([worker_calls.join(RUN, "w", secrets.token_hex(4), 1500)])
+        assert not isinstance(joined, BrokerError)
+        transport.execute([worker_calls.claim(RUN, joined.session, 1, 2, "r")])
+    # Nobody is left who would write anything, and so move the lease clock on: to look must be enough.
+    wait_until(lambda: trainer.stats().lapsed == 1, "it has been silent for longer than its lease")
+    explained = broker("explain", RUN)
+    assert "1 more worker has been silent for longer than a lease" in explained.out
+    assert re.search(r"passed \d+\.\d s ago$", explained.out, re.MULTILINE)
+    assert "now, with the next claims: a lease ends" in explained.out
     assert re.search(r"^workers +0, and 1 silent for longer than their lease$", broker("status", RUN).out, re.MULTILINE)
     assert [row["sessions"] for row in broker("runs", "--json").json_lines] == [1]
     assert broker("runs").out.splitlines()[1].split()[-2:] == ["0", "open"]
-    assert "No: no worker is connected. 1 worker has been silent for longer than a lease." in broker("explain", RUN).out
+    assert (
+        "No: no worker is connected. 1 worker has been silent for longer than a lease; the next claims" in explained.out
+    )
 
 
 def test_explain_in_json_has_the_facts_and_the_words(broker: Any, worker: Worker) -> None:
