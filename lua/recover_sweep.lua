@@ -59,7 +59,7 @@ end
 
 -- The end of this task is known from the checkpoint alone: an older one cannot have it undone.
 local function remember_finished(id)
-  add_finished(id)
+  add_finished(id, true)
   set('known_from', math.max(num('known_from'), num('recover_listed')))
   set('known_version', num('recovering'))
 end

@@ -21,15 +21,10 @@ end
 
 local function untrained(member) return '-' .. member end
 
-local function add_finished(id)
+-- trained: a batch consumed it.
+local function add_finished(id, trained)
   local set_key, member = finished_place(id)
-  redis.call('SADD', set_key, member)
-  bump('finished_ids', 1)
-end
-
-local function add_untrained(id)
-  local set_key, member = finished_place(id)
-  redis.call('SADD', set_key, untrained(member))
+  redis.call('SADD', set_key, trained and member or untrained(member))
   bump('finished_ids', 1)
 end
 

@@ -18,6 +18,6 @@ local function within_bounds(ids)
 end
 
 local function forget(t)
-  if t.state == 'B' then add_finished(t.id) else add_untrained(t.id) end
+  add_finished(t.id, t.state == 'B')
   drop_records(t)
 end

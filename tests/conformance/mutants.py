@@ -267,11 +267,10 @@ MUTANTS: dict[str, Mutant] = {
         "enqueue.lua", "for k = samples, t.samples - 1 do drop_slot(t, k) end", "", "what_is_given_now",
     ),
     "freed_dead_count_as_trained": Mutant(
-        "include/freeing.lua", "add_finished(t.id) else add_untrained(t.id)", "add_finished(t.id) else add_finished(t.id)",
-        "outage_is_over",
+        "include/freeing.lua", "add_finished(t.id, t.state == 'B')", "add_finished(t.id, true)", "outage_is_over",
     ),
     "freed_trained_count_as_dead": Mutant(
-        "include/freeing.lua", "add_finished(t.id) else", "add_untrained(t.id) else", "outage_is_over",
+        "include/freeing.lua", "add_finished(t.id, t.state == 'B')", "add_finished(t.id, false)", "outage_is_over",
     ),
     "retry_knows_nothing_of_what_was_freed": Mutant(
         "retry.lua", "not t and freed_word(ids[i]) or state_word(t)", "state_word(t)", "what_became_of_freed",
@@ -421,11 +420,11 @@ MUTANTS: dict[str, Mutant] = {
         "lets_a_worker_sleep",
     ),
     "woken_in_a_pause": Mutant(
-        "include/writes.lua", "if wake_workers and state.paused ~= 'paused' then", "if wake_workers then", "lets_a_worker_sleep",
+        "include/writes.lua", "if arm.workers and state.paused ~= 'paused' then", "if arm.workers then", "lets_a_worker_sleep",
     ),
     "markers_before_the_writes": Mutant(
         "include/writes.lua", "  if save_records then save_records() end",
-        "  arm_markers()\n  wake_workers = false\n  if save_records then save_records() end", "marker_is_armed",
+        "  arm_markers()\n  arm.workers = false\n  if save_records then save_records() end", "marker_is_armed",
     ),
     "used_up_forgotten": Mutant(
         "include/handout.lua", "redis.call('ZCARD', OPEN) > used_up", "redis.call('ZCARD', OPEN) > 0", "last_open_slots_wakes_nobody",
@@ -466,7 +465,7 @@ MUTANTS: dict[str, Mutant] = {
     "no_wake_of_trainer": Mutant("include/endings.lua", "  arm_trainer(false)", "", "woken_once or blocked_trainer"),
     "no_wake_of_trainer_at_an_end": Mutant("include/endings.lua", "  arm_trainer(true)", "", "blocked_trainer"),
     "trainer_woken_for_each_rollout": Mutant(
-        "include/writes.lua", "(task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
+        "include/writes.lua", "(arm.task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
     ),
     "short_take_waits_for_what_it_has": Mutant(
         "take.lua", "short and left > size and math.min(n, left)", "short and math.min(n, left)", "took_all_there_was",

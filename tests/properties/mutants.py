@@ -386,7 +386,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "markers are armed before the writes",
         "  if save_records then save_records() end",
-        "  arm_markers()\n  wake_workers = false\n  if save_records then save_records() end",
+        "  arm_markers()\n  arm.workers = false\n  if save_records then save_records() end",
     ),
     Mutant("a short take waits for what it has", "short and left > size and math.min", "short and math.min"),
     Mutant("a take waits for as many as a batch has", "math.max(0, whole - size)", "whole"),
@@ -494,7 +494,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("rows of others stay", "if foreign and to.by_cursor and not listed then return 'dropped' end", ""),
     Mutant("rows of others are dropped for ever", "foreign and to.by_cursor and not listed", "foreign and not listed"),
     Mutant(
-        "dropped rows cannot come again", "if fate == 'finished' then remember_finished(t.id) end", "add_finished(t.id)"
+        "dropped rows cannot come again",
+        "if fate == 'finished' then remember_finished(t.id) end",
+        "add_finished(t.id, true)",
     ),
     Mutant("a retry after a failover is finished", "not listed and order == born then", "not listed then"),
     Mutant("the cursor is the newer checkpoint's", "and (to.forgot or to.older)", "and to.forgot"),
