@@ -13,7 +13,7 @@ from typing import Any
 
 from broker.aio.driver import Driver
 from broker.errors import BrokerError, TooBig
-from broker.handlers import During, judged, not_awaitable
+from broker.handlers import During, Ending, judged, not_awaitable
 from broker.models import Attempt
 from broker.operations.worker import Submission
 from broker.places import LOOK_EVERY_S, Places
@@ -212,7 +212,13 @@ class Handlers:
         except BaseException as error:
             if self._comes_from_outside(attempt, error):
                 raise
-            await self._end(attempt, error, during)
+            ending = judged(error, during)
+            if ending.how == "rejected":  # a verdict goes with the results, in their round trip
+                if not attempt.cancelled:
+                    rejection = self._core.session_of(attempt).rejection(attempt, ending.reason)
+                    self._results.append((attempt, rejection))
+                return
+            await self._end(attempt, error, ending)
             # Out of a task of its own it would end the event loop, and `run` without its end.
             if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._failure is None:
                 self._failure = error
@@ -229,11 +235,11 @@ class Handlers:
                 return True
         return False
 
-    async def _end(self, attempt: Attempt, error: BaseException, during: During) -> None:
+    async def _end(self, attempt: Attempt, error: BaseException, ending: Ending) -> None:
         """Reports an attempt that an exception ended."""
         self._reporting.add(attempt.id)
         try:
-            await self._driver.run(self._core.report(attempt, error, judged(error, during)))
+            await self._driver.run(self._core.report(attempt, error, ending))
         finally:
             self._reporting.discard(attempt.id)
 
@@ -258,18 +264,18 @@ class Handlers:
             await self._send_apart(session, piece, error)
         except Exception as error:  # noqa: BLE001 - as when the result could not be encoded
             for attempt, _ in piece:
-                await self._end(attempt, error, "sending")
+                await self._end(attempt, error, judged(error, "sending"))
 
     async def _send_apart(self, session: Session, piece: list[_Result], error: TooBig) -> None:
         """The server refused to take all of it: each result is sent alone, to find the one that is too large."""
         if len(piece) == 1:
-            await self._end(piece[0][0], error, "sending")
+            await self._end(piece[0][0], error, judged(error, "sending"))
             return
         for attempt, submission in piece:
             try:
                 await self._driver.run(session.submit([submission]))
             except Exception as refused:  # noqa: BLE001 - as above
-                await self._end(attempt, refused, "sending")
+                await self._end(attempt, refused, judged(refused, "sending"))
 
     def _next_piece(self) -> tuple[Session, list[_Result]]:
         """Takes results of one run."""

@@ -244,7 +244,10 @@ def test_stop_gives_back_what_is_held(lab: Lab):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
-def test_leaving_the_loop_by_an_exception_gives_back_what_is_held(lab: Lab, error: type[BaseException]):
+def test_leaving_the_loop_by_an_exception_fails_what_was_worked_on_and_gives_back_the_rest(
+    lab: Lab, error: type[BaseException]
+):
+    """What the body raises ended the attempt that it had claimed for itself; what was claimed ahead, nobody has begun."""
     trainer = lab.trainer(consumer_batch_size=3)
     trainer.enqueue(tasks(3))
     with pytest.raises(error), Worker(lab.url, lab.run, clock=lab.clock) as worker:
@@ -252,8 +255,8 @@ def test_leaving_the_loop_by_an_exception_gives_back_what_is_held(lab: Lab, erro
             worker.submit(attempt, b"x")
             worker.claim(1)
             raise error
-    assert trainer.stats().sessions == 0
-    assert (trainer.stats().pending, trainer.stats().ready) == (2, 1)
+    stats = trainer.stats()
+    assert (stats.sessions, stats.pending, stats.delayed, stats.ready) == (0, 1, 1, 1)
 
 
 @pytest.mark.parametrize("given", [0, -1])

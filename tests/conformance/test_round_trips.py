@@ -426,7 +426,7 @@ def test_a_worker_of_two_runs_does_not_spin_where_one_refuses_its_weights(lab: L
     trainer = lab.trainer(consumer_batch_size=1)
     lab.trainer(run=other, consumer_batch_size=1).enqueue(tasks(1))
     worker = lab.worker(lab.run, other)
-    worker.policy = Policy(version=0, epoch=trainer._core.epoch)
+    worker.policy = {other: Policy(version=0, epoch=trainer._core.epoch)}
     sent.taken()
     assert worker.claim(1, timeout=0.5) == []
     assert len(sent.of("claim")) <= 10
