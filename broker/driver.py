@@ -105,7 +105,7 @@ class Driver:
             case TakeOver():
                 return self._in_turn(lambda: self._take_over(step))
             case Fetch(keys):
-                return self.transport.command("MGET", *keys)
+                return self.transport.fetch(keys)
             case Command(args):
                 return self.transport.command(*args)
             case Blocking(call):

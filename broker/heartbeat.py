@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from broker.connections import Transport, open_transport
 from broker.errors import BrokerError
+from broker.lasting import Lasting
 from broker.models import Attempt
 from broker.session import Session
 
@@ -48,6 +49,7 @@ class Heartbeat:
         self._sessions, self._on_cancelled = list(sessions), on_cancelled
         self._stop, self._joined = threading.Event(), threading.Event()
         self._waiting: Transport | None = None
+        self._failing = Lasting()
         self._failures = 0  # of the waiting connection, in a row
         self._thread = threading.Thread(target=self._run, name="broker-heartbeat", daemon=True)
 
@@ -96,9 +98,10 @@ class Heartbeat:
     def _try_beat(self) -> None:
         try:
             self.beat()
+            self._failing.over()
         except BrokerError as error:
             if not self._stop.is_set():
-                _log.warning("the lease could not be renewed: %s", error)
+                self._failing.tell("the lease could not be renewed: %s", error)
         except Exception:  # noqa: BLE001 - as the next line says
             # The thread must outlive any single failure, or all later work of this worker would be taken from it.
             _log.exception("the heartbeat failed and goes on")

@@ -16,6 +16,7 @@ from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.flow import Ask, Command, Flow, Pause, WaitMarker
 from broker.handlers import Ending, log_failure, words_of
 from broker.hooks import check_hook, check_plain_hook, takes
+from broker.lasting import Lasting
 from broker.models import Attempt, Policy
 from broker.names import check_name
 from broker.operations.worker import Submission
@@ -95,6 +96,7 @@ class WorkerCore:
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
         self._in_vain = False  # whether nothing was there to be claimed with them
         self._asked_with: Policy | None = None  # the policy of that claim
+        self._run_missing = Lasting()
         self._waited = False  # whether the batch that was handed out last was waited for
         self._trip_s = math.inf  # how long the last submit took
         self._woken_by: str | None = None  # the marker that it took and has not followed yet
@@ -219,11 +221,11 @@ class WorkerCore:
             try:
                 if not attempts and not asked:
                     attempts = yield from self.claim_once(n)
+                    self._run_missing.over()
                 asked = missing = False
             except NoRun as error:
                 # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
-                if not missing:
-                    _log.warning("waiting for the run to come back: %s", error)
+                self._run_missing.tell("waiting for the run to come back: %s", error)
                 missing = True
                 for session in self.sessions.values():
                     session.lost()

@@ -76,7 +76,7 @@ class Driver:
             case TakeOver():
                 return await self._take_over(step)
             case Fetch(keys):
-                return await self.transport.command("MGET", *keys)
+                return await self.transport.fetch(keys)
             case Command(args):
                 return await self.transport.command(*args)
             case Blocking(call):

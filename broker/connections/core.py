@@ -16,6 +16,7 @@ from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, o
 from broker.connections.link import Command, Link, login
 from broker.connections.nodes import Gate, Node, on_new
 from broker.connections.paths import socket_path
+from broker.connections.pieces import Pieces
 from broker.connections.replies import ReplyError, lacks_function, redirection, refuses_functions
 from broker.connections.retrying import Patience, pause_s, silence_s
 from broker.connections.server import ServerInfo, refuse_login
@@ -53,6 +54,7 @@ class Core(ABC):
         self._timeout_s = silence_s(timeout_s, retry_for_s)
         self._closing = closing
         self._patience = Patience(address.shown, retry_for_s, self._timeout_s, self.pause, self._note)
+        self._pieces = Pieces(address.shown)
         self._nodes: dict[Endpoint, Node] = {}
         #: Whether the next wait is to end at once.
         self._interrupted = False
@@ -123,6 +125,15 @@ class Core(ABC):
             return await self._plain(at or await self._locate(key, until), tuples, until)
 
         return await self._patience.persist(once) if commands else []
+
+    async def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
+        """As `Transport.fetch`."""
+
+        async def once(until: float) -> list[bytes | None]:
+            endpoint = await self._locate(keys[0], until)
+            return await self._pieces.read(keys, lambda commands: self._plain(endpoint, commands, until))
+
+        return await self._patience.persist(once)
 
     async def wait_marker(self, keys: Sequence[str], timeout_s: float, turn_s: float = TURN_S) -> str | None:
         """As `Transport.wait_marker`."""

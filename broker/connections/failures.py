@@ -46,6 +46,11 @@ class Kind:
 #: These pass: the server, the way to it, or its place in a failover or a cluster is not ready.
 UNREACHABLE = Kind("nobody listens there, no route, no such host, no such socket", True, ServerUnavailable)
 CLOSED = Kind("the connection is closed or reset, in the TLS handshake too", True, ServerUnavailable)
+CUT = Kind(
+    "a new connection is closed in the middle of a call: `client-output-buffer-limit` may be too small for the answer",
+    True,
+    ServerUnavailable,
+)
 SILENT = Kind("no answer for as long as the call may wait", True, ServerUnavailable)
 GARBLED = Kind("an answer that is none, on a connection that worked", True, ServerUnavailable)
 CROWDED = Kind("no place for another client (`maxclients`)", True, ServerUnavailable)
@@ -79,7 +84,7 @@ FILES = Kind("files of certificates that cannot be read; a Unix socket that the 
 TOO_LARGE = Kind("the server refuses the bytes of a call (`Protocol error`) and closes", False, TooBig)
 
 KINDS = (
-    *(UNREACHABLE, CLOSED, SILENT, GARBLED, CROWDED, NOT_READY, NO_WRITES, NO_PRIMARY, NO_SLOTS, MOVED),
+    *(UNREACHABLE, CLOSED, CUT, SILENT, GARBLED, CROWDED, NOT_READY, NO_WRITES, NO_PRIMARY, NO_SLOTS, MOVED),
     *(LOGIN, RIGHTS, CERTIFICATE, NO_TLS, NOT_REDIS, OTHER_MODE, TOO_OLD, NO_SERVICE, NO_DATABASE, FILES, TOO_LARGE),
 )
 
@@ -209,6 +214,20 @@ def closed(size: int) -> Failure:
         f"the server closed the connection{f' after {size} bytes of its answer' if size else ''}",
         moved=size > 0,
     )
+
+
+def cut(failure: Failure) -> Failure:
+    """A connection that had just been made and logged in was closed in the middle of a call.
+
+    An old one may have been closed long before; this one was closed for the call, or the server ended at that moment.
+    """
+    if failure.kind is not CLOSED:
+        return failure
+    text = (
+        f"{failure}, in the middle of a call on a new connection: its log may say why; if it does so each time, its "
+        "client-output-buffer-limit may be too small for the answer"
+    )
+    return Failure(CUT, text, moved=failure.moved)
 
 
 def _reason(error: OSError) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure
+from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure, cut
 from broker.connections.link import Command, Link
 from broker.connections.retrying import silence_s
 from broker.connections.server import ServerInfo, greet
@@ -53,9 +53,14 @@ class Pool:
 
     async def _exchange(self, commands: Sequence[Command], until: float, wait_s: float) -> list[Any]:
         generation = self._generation
-        # Not in a handler of IndexError: whatever goes wrong would carry that one along.
-        is_new = not self._idle
-        link = await self._opened(until) if is_new else self._idle.pop()
+        try:
+            link = self._idle.pop()
+        except IndexError:  # another thread may have taken the last one
+            link = None
+        is_new = link is None
+        if link is None:
+            # Not in that handler: whatever goes wrong would carry the IndexError along.
+            link = await self._opened(until)
         self._busy.add(link)
         try:
             if self._interrupted():
@@ -64,9 +69,7 @@ class Pool:
                 link.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
                 await self._greet(link)
                 link.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
-            replies = await link.exchange(commands, wait_s)
-            if is_new:
-                link.be_patient(self._timeout_s)
+            replies = await self._first(link, commands, wait_s) if is_new else await link.exchange(commands, wait_s)
         except BaseException:
             # Broken, or cancelled half-way: the rest of a reply may be on its way still.
             link.abort()
@@ -77,6 +80,15 @@ class Pool:
             self._idle.append(link)
         else:
             link.abort()
+        return replies
+
+    async def _first(self, link: Link, commands: Sequence[Command], wait_s: float) -> list[Any]:
+        """The first exchange of a connection after the greeting."""
+        try:
+            replies = await link.exchange(commands, wait_s)
+        except Failure as failure:
+            raise cut(failure) from failure
+        link.be_patient(self._timeout_s)
         return replies
 
     def interrupt(self) -> None:

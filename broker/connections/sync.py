@@ -79,6 +79,13 @@ class Transport:
         """The servers that together have all keys; None: the only one. Raises as `execute`."""
         return run_blocking(self._core.primaries())
 
+    def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of keys of one run, None for one that is not there; raises as `command`.
+
+        A server that closes the connection in the middle of a large answer is asked for smaller ones.
+        """
+        return run_blocking(self._core.fetch(keys))
+
     def scan(self, pattern: str) -> Iterator[str]:
         """The keys that match a glob pattern, on all primaries; one may come twice. Raises as `execute`."""
         for server in self.primaries():

@@ -1,5 +1,6 @@
 """What passes is waited for, what is permanent is told at once: plain servers, TLS, Cluster, Sentinel, both clients."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker import RunConfig, Trainer, scripts
+from broker import Rollout, RunConfig, Task, Trainer, Worker, aio, scripts
 from broker.connections import Transport
 from broker.connections.failures import NO_WRITES, UNREACHABLE, Failure, nobody
 from broker.connections.url import Endpoint
@@ -40,6 +41,13 @@ def connect(request: pytest.FixtureRequest) -> Generator[Connect]:
 @pytest.fixture(params=real_kinds(), ids=str)
 def server(request: pytest.FixtureRequest) -> Generator[ServerUnderTest]:
     with ServerUnderTest(request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def redis_server(redis: ServerKind) -> Generator[ServerUnderTest]:
+    """One that counts values in its output buffer: Valkey 9 sends large ones from where they lie."""
+    with ServerUnderTest(redis) as started:
         yield started
 
 
@@ -350,3 +358,78 @@ def test_a_socket_s_path_may_hold_an_at_sign(server: ServerUnderTest, connect: C
     server.command("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all")
     assert connect(f"unix://{path}").command("ACL", "WHOAMI") == b"default"
     assert connect(f"unix://u:p@{path}?db=1").command("ACL", "WHOAMI") == b"u"
+
+
+# -- answers that the server cuts off ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_results_are_read_in_pieces_that_the_server_lets_through(
+    redis_server: ServerUnderTest, flavour: str, caplog: pytest.LogCaptureFixture
+):
+    """A few of many bytes, and many of a few: the batch is as it would be."""
+    server = redis_server
+    results = {f"t{i}": bytes([i]) * (3_000_000 if i < 2 else 200_000) for i in range(20)}
+    config = RunConfig(consumer_batch_size=len(results))
+    with Trainer(server.url, "r", config) as trainer, Worker(server.url, "r") as worker:
+        trainer.enqueue(Task(id=name, payload=b"") for name in results)
+        for attempt in worker.claim(len(results)):
+            worker.submit(attempt, results[attempt.task])
+        server.command("CONFIG", "SET", "client-output-buffer-limit", "normal 500000 0 0")
+        batch = trainer.next_batch(timeout=30) if flavour == "sync" else asyncio.run(_batch_of(server.url))
+        assert {rollout.task: rollout.samples[0].result for rollout in batch} == results
+        assert "client-output-buffer-limit" in caplog.text
+
+
+async def _batch_of(url: str) -> list[Rollout]:
+    async with aio.Trainer(url, "r") as trainer:
+        return await trainer.next_batch(timeout=30)
+
+
+def test_an_answer_that_is_always_cut_off_says_so(redis_server: ServerUnderTest, connect: Connect):
+    server = redis_server
+    client = connect(server.url, retry_for_s=0.3)
+    client.command("SET", "a", bytes(5_000_000))
+    server.command("CONFIG", "SET", "client-output-buffer-limit", "normal 100000 0 0")
+    with pytest.raises(ServerUnavailable, match=r"closed the connection.*client-output-buffer-limit"):
+        client.command("GET", "a")
+
+
+def test_a_connection_that_is_closed_in_an_answer_says_after_how_many_bytes(connect: Connect):
+    class Half(ScriptedServer):
+        def serve(self, client: Any) -> None:
+            client.recv(1 << 16)
+            client.sendall(bulk("redis_version:7.0.15\r\n"))
+            client.recv(1 << 16)
+            client.sendall(b"$1000000\r\n" + bytes(1000))
+
+    with (
+        Half(lambda _: b"") as server,
+        pytest.raises(ServerUnavailable, match=r"closed the connection after 1010 bytes of its answer"),
+    ):
+        connect(server.url, retry_for_s=0.1).command("GET", "a")
+
+
+# -- a run that is gone ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_a_run_that_is_gone_is_told_once(server: ServerUnderTest, flavour: str, caplog: pytest.LogCaptureFixture):
+    """A worker that looks again and again, as `run` does: a warning a second is no news."""
+    with Trainer(server.url, "r", RunConfig(consumer_batch_size=1)):
+        pass
+
+    async def looks() -> None:
+        async with aio.Worker(server.url, "r") as worker:
+            server.command("FLUSHALL")
+            for _ in range(20):
+                assert await worker.claim(1, timeout=0.01) == []
+
+    if flavour == "aio":
+        asyncio.run(looks())
+    else:
+        with Worker(server.url, "r") as worker:
+            server.command("FLUSHALL")
+            for _ in range(20):
+                assert worker.claim(1, timeout=0.01) == []
+    assert caplog.text.count("waiting for the run to come back") == 1

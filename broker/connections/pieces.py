@@ -1,0 +1,107 @@
+"""Reads values in answers that are small enough for the server: it closes the connection in larger ones.
+
+That is what a small `client-output-buffer-limit` does, without a word to the client.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from broker.connections.failures import CLOSED, CUT, Failure
+from broker.connections.link import Command
+
+log = logging.getLogger("broker")
+
+#: Answers of this size, in bytes, are not made smaller.
+LEAST_BYTES = 64 * 1024
+
+#: Sends commands to the server that has the keys; raises Failure.
+Ask = Callable[[Sequence[Command]], Awaitable[list[Any]]]
+
+
+class Pieces:
+    """What is known of the answers that one server lets through.
+
+    Args:
+        url: of the server, for messages.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._limit: int | None = None  # bytes of an answer; None: none is known
+        self._cuts = 0  # in a row, of whole answers
+
+    async def read(self, keys: Sequence[str], ask: Ask) -> list[bytes | None]:
+        """The values of keys, None for one that is not there.
+
+        An answer that is cut off twice in a row is asked for in smaller pieces, as are all later ones.
+        """
+        if self._limit is None:
+            try:
+                (whole,) = await ask([("MGET", *keys)])
+            except Failure as failure:
+                self._cuts += failure.kind is CUT
+                if failure.kind is not CUT or self._cuts < 2:
+                    raise
+            else:
+                self._cuts = 0
+                return whole
+        sizes: list[int] = await ask([("STRLEN", key) for key in keys])
+        if self._limit is None:
+            self._lower(sum(sizes))
+        values: list[bytes | None] = []
+        while len(values) < len(keys):
+            values += await self._some(keys[len(values) :], sizes[len(values) :], ask)
+        return values
+
+    async def _some(self, keys: Sequence[str], sizes: Sequence[int], ask: Ask) -> list[bytes | None]:
+        """The values of the first few keys, at least of one: as many as may come in one answer, or one in pieces."""
+        assert self._limit is not None
+        count, size = 1, sizes[0]
+        if size > self._limit:
+            return [await self._one(keys[0], size, ask)]
+        while count < len(keys) and size + sizes[count] <= self._limit:
+            size += sizes[count]
+            count += 1
+        try:
+            (values,) = await ask([("MGET", *keys[:count])])
+        except Failure as failure:
+            self._judge(failure, size)
+            return []
+        return values
+
+    async def _one(self, key: str, size: int, ask: Ask) -> bytes | None:
+        """A value that is larger than an answer may be: what it holds never changes, only whether it is there."""
+        parts: list[bytes] = []
+        read = 0
+        while read < size:
+            assert self._limit is not None
+            end = min(size, read + self._limit)
+            try:
+                (part,) = await ask([("GETRANGE", key, read, end - 1)])
+            except Failure as failure:
+                self._judge(failure, end - read)
+                continue
+            if len(part) < end - read:
+                return None
+            parts.append(part)
+            read = end
+        return b"".join(parts)
+
+    def _judge(self, failure: Failure, size: int) -> None:
+        """Lowers the limit after an answer of some size that was cut off; raises what smaller answers do not help."""
+        if failure.kind not in (CUT, CLOSED):
+            raise failure
+        if size <= LEAST_BYTES:
+            raise Failure(failure.kind, f"{failure} (of {size} bytes)", moved=failure.moved) from failure
+        self._lower(size)
+
+    def _lower(self, size: int) -> None:
+        self._limit = max(size // 2, LEAST_BYTES)
+        log.warning(
+            "%s closed the connection while answering %d bytes: results are read in answers of up to %d bytes now; "
+            "raise its client-output-buffer-limit for normal clients",
+            self._url,
+            size,
+            self._limit,
+        )
