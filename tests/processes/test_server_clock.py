@@ -99,6 +99,7 @@ def test_what_is_shown_of_leases_is_true_after_a_step_forward(server: SteppedSer
     with make_trainer(server, 1) as trainer:
         alive, _ = hung(server, 60)
         server.step(HOUR_S)
+        trainer.requeue()
         shown = trainer.explain()
         left_ms = shown.sessions[0].deadline_ms - shown.now_ms
         assert 30_000 < left_ms <= 40_000, "a third of it is gone"
