@@ -7,6 +7,7 @@ may write there.
 """
 
 import atexit
+import errno
 import fcntl
 import logging
 import os
@@ -97,7 +98,7 @@ class EmbeddedServer:
         lock = None
         try:
             if self._data is not None:
-                self._data.mkdir(parents=True, exist_ok=True)
+                self._make_data_directory()
                 lock = self._lock_data()
                 if lock is None:
                     self.socket, self.port = self._join_other(), None
@@ -247,6 +248,13 @@ class EmbeddedServer:
         return "; ".join(told[-3:]) or "its log is empty"
 
     # -- a directory that is in use --------------------------------------------------------------------------------
+
+    def _make_data_directory(self) -> None:
+        assert self._data is not None, "only servers that keep data have one"
+        try:
+            self._data.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, "it is there and no directory", str(self._data)) from error
 
     def _lock_data(self) -> IO[bytes] | None:
         """The lock of the data directory; None if a living server of another process has it."""

@@ -74,6 +74,12 @@ def run(namespace: Namespace, output: Output) -> int:
         raise CommandFailure(
             f"the token is empty, which would protect nothing: give --token, or unset {TOKEN_VARIABLE}"
         )
+    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+        raise CommandFailure("the token holds what no worker could send as a header: use letters, digits and -._~+/=")
+    if not namespace.host:
+        raise CommandFailure(
+            "the address to listen on is empty: give --host 0.0.0.0 for all, or leave it out for this machine"
+        )
     url = options.resolve_url(namespace)
     with options.connected(namespace) as operator:
         operator.stats(namespace.run)  # a run that is not there is told at once

@@ -25,10 +25,10 @@ def configure(parser: ArgumentParser) -> None:
         "--port", type=_port, metavar="PORT", help="listen on this port of 127.0.0.1 (default: any that is free)"
     )
     parser.add_argument(
-        "--unix", type=Path, metavar="SOCKET", help="listen on this Unix socket; without --port on nothing else"
+        "--unix", type=_path, metavar="SOCKET", help="listen on this Unix socket; without --port on nothing else"
     )
     parser.add_argument(
-        "--path", type=Path, metavar="DIR", help="keep the data in this directory (default: it is gone at the end)"
+        "--path", type=_path, metavar="DIR", help="keep the data in this directory (default: it is gone at the end)"
     )
     options.add_json(parser)
     options.add_examples(
@@ -96,6 +96,10 @@ def _linked(name: Path | None, socket: Path) -> Generator[None]:
         yield
     finally:
         name.unlink(missing_ok=True)
+
+
+def _path(text: str) -> Path:
+    return Path(options.file_path(text))
 
 
 def _port(text: str) -> int:

@@ -73,7 +73,14 @@ def test_serve_says_why_it_cannot(tmp_path: Path, broker: Any) -> None:
     (tmp_path / "a-file").touch()
     assert broker("serve", "--unix", str(tmp_path / "a-file")).code == 2
     result = broker("serve", "--path", str(tmp_path / "a-file"))
-    assert (result.code, result.err) == (2, f"broker: the server did not start: {tmp_path / 'a-file'}: File exists\n")
+    assert (result.code, result.err) == (
+        2,
+        f"broker: the server did not start: {tmp_path / 'a-file'}: it is there and no directory\n",
+    )
+    for option in "--path", "--unix":
+        result = broker("serve", option, "")
+        assert result.code == 2
+        assert "the path is empty" in result.err
     with started("serve", "--path", str(tmp_path / "data")) as process:
         first_line(process)
         result = broker("serve", "--path", str(tmp_path / "data"))

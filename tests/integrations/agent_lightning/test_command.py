@@ -96,6 +96,9 @@ def test_it_says_why_it_cannot(trainer: Trainer, capsys: pytest.CaptureFixture[s
     assert "--port" in refused(capsys, "gateway", RUN, "--protocol", "agent-lightning")
     assert "65535" in refused(capsys, "gateway", RUN, "--protocol", "agent-lightning", "--port", "70000")
     assert "empty" in refused(capsys, *ARGUMENTS, "--token", "")
+    for token in "ü", "two words", "line\n":
+        assert "no worker could send" in refused(capsys, *ARGUMENTS, "--token", token)
+    assert "--host 0.0.0.0 for all" in refused(capsys, *ARGUMENTS, "--host", "")
     assert "[NORUN]" in refused(capsys, "gateway", "other", *ARGUMENTS[2:])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
