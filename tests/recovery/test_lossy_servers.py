@@ -269,7 +269,7 @@ def test_what_a_forgotten_step_trained_is_not_made_new_by_a_retry(
 
     assert (report.version_to, report.finished, report.missing) == (2, 2, [])
     if retried == "after":
-        assert set(leader.retry(consumed).values()) == {"unknown"}
+        assert set(leader.retry(consumed).values()) == {"freed"}
     judge_once(history | train_to_the_end(lab, leader, worker), [f"t{i}" for i in range(6)])
 
 
