@@ -31,7 +31,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(namespace: Namespace, output: Output) -> int:
     """List the runs with their main counters."""
-    from broker.errors import NoRun, SchemaMismatch
+    from broker.errors import BrokerError, NoRun
 
     rows: list[tuple[str, ...]] = []
     with options.connected(namespace) as operator:
@@ -40,7 +40,10 @@ def run(namespace: Namespace, output: Output) -> int:
                 stats = operator.stats(name)
             except NoRun:  # purged since it was listed
                 continue
-            except SchemaMismatch as error:
+            except BrokerError as error:
+                if error.code not in {"SCHEMA", "ERR"}:
+                    raise
+                # Of another release, or no run at all: somebody else's key has the name. The others are shown.
                 output.note(f"run {name}: {error}")
                 continue
             if output.as_json:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from broker import Policy, RunConfig, Task, Trainer, Worker
+from broker import Policy, RunConfig, Task, Trainer, Worker, keys
 from broker.connections import open_transport
 from broker.errors import BrokerError
 from broker.operations import worker as worker_calls
@@ -26,6 +26,17 @@ def test_runs_lists_every_run_with_its_counters(broker: Any, trainer: Trainer, u
         assert listed.code == 0
         assert [line.split()[0] for line in listed.out.splitlines()] == ["run", "another", RUN]
         assert [row["run"] for row in broker("runs", "--json").json_lines] == ["another", RUN]
+
+
+def test_runs_lists_the_others_where_one_key_is_none_of_ours(broker: Any, trainer: Trainer, url: str) -> None:
+    with open_transport(url) as transport:
+        transport.command("SET", keys.state("foreign"), "somebody else's")
+        transport.command("HSET", keys.state("newer"), "schema", "99")
+        listed = broker("runs")
+        assert listed.code == 0
+        assert [line.split()[0] for line in listed.out.splitlines()] == ["run", RUN]
+        assert [line.partition(":")[0] for line in listed.err.splitlines()] == ["run foreign", "run newer"]
+        transport.command("DEL", keys.state("foreign"), keys.state("newer"))
 
 
 def test_runs_of_an_empty_server_are_none(broker: Any) -> None:
