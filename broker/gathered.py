@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import MethodType
-from typing import Any
+from functools import partial
+from types import CellType, FunctionType, MethodType
+from typing import Any, cast
 
 from broker.models import Rollout
 from broker.operations.anyone import RolloutRow
 
 Accept = Callable[[Rollout], Any]
+
+#: Values that are the same wherever they are equal.
+_PLAIN = (int, float, str, bytes)
 
 
 @dataclass(slots=True)
@@ -45,8 +49,8 @@ class Gathered:
         self.is_whole = True  # no call that may have changed the batch was left without its answer
 
     def is_by(self, accept: Accept) -> bool:
-        """Whether that is the filter. (A method is another object each time it is asked for.)"""
-        return self.accept is accept or (isinstance(accept, MethodType) and self.accept == accept)
+        """Whether that is the filter, though it may be another object: a method, a lambda made anew for each call."""
+        return _is_same(self.accept, accept)
 
     def add(self, rows: Sequence[RolloutRow], rollouts: Sequence[Rollout]) -> None:
         """Rows that were read, and their rollouts; the filter is asked about them later."""
@@ -81,3 +85,43 @@ class Gathered:
         text = " ".join((str(step), *(f"{look.row.task} {look.row.first}" for look in looks)))
         is_it = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() == digest
         return [look.rollout for look in looks] if is_it else None
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two filters must answer alike: one object, or the same code with the same values in it."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, MethodType):
+        return one == other
+    if type(one) is partial:
+        left, right = cast("partial[Any]", one), cast("partial[Any]", other)
+        return _is_same(left.func, right.func) and _are_same(
+            (*left.args, *sorted(left.keywords), *(left.keywords[name] for name in sorted(left.keywords))),
+            (*right.args, *sorted(right.keywords), *(right.keywords[name] for name in sorted(right.keywords))),
+        )
+    return isinstance(one, FunctionType) and one.__code__ is other.__code__ and _are_same(_values(one), _values(other))
+
+
+def _values(function: FunctionType) -> tuple[Any, ...]:
+    """What a function was made with, besides its code."""
+    closure = tuple(_value(cell) for cell in function.__closure__ or ())
+    named = sorted((function.__kwdefaults__ or {}).items())
+    return (
+        *(function.__defaults__ or ()), *(part for item in named for part in item), *closure, function.__globals__
+    )  # fmt: skip
+
+
+def _value(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it has none yet
+        return cell
+
+
+def _are_same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    return len(some) == len(others) and all(
+        one is other or (type(one) is type(other) and isinstance(one, _PLAIN) and one == other)
+        for one, other in zip(some, others, strict=True)
+    )

@@ -139,9 +139,10 @@ class Trainer:
             n: rollouts wanted; None: the config's consumer_batch_size.
             accept: a filter, called once for each rollout; what it refuses is discarded and replaced. Its verdicts are
                 remembered as long as this trainer forms the batch, also when a wait ends by its time or by an error.
-                They are forgotten with the samples that they are about, by a recovery, and when another function is
-                given (a lambda made anew for each call is another one): that one judges all that was gathered. A
-                batch that was sealed before, by this trainer or the one before it, is not judged again.
+                They are forgotten with the samples that they are about, by a recovery, and when another filter is
+                given, which judges all that was gathered: other code, or other values in it (a lambda made anew for
+                each call is the same filter while the values that it uses of the function around it are). A batch
+                that was sealed before, by this trainer or the one before it, is not judged again.
             prefetch: form and read the batch after this one in the background, with the same n and accept;
                 asked again before `advance`, answer that one.
             timeout: how long to wait, in seconds; None: as long as it takes.
@@ -197,6 +198,10 @@ class Trainer:
             batch = None
         except BrokerError:
             batch = None
+        except BaseException:  # the filter's: told once, and then tried again; or what interrupts this wait
+            if future.done():
+                self._ahead = None
+            raise
         self._ahead = None
         return batch
 

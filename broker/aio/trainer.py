@@ -151,6 +151,10 @@ class Trainer:
             batch = None
         except BrokerError:
             batch = None
+        except BaseException:  # the filter's: told once, and then tried again; or what interrupts this wait
+            if task.done():
+                self._ahead = None
+            raise
         self._ahead = None
         return batch
 

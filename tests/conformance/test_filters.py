@@ -4,12 +4,14 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from broker import Rollout, Trainer, Worker, aio, batches
 from broker.errors import Exhausted, WaitTimeout
+from broker.gathered import Gathered
 from broker.operations import trainer as calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
@@ -260,6 +262,60 @@ def test_a_method_is_the_same_filter_each_time(lab: Lab, trainer: Any):
         poll(trainer, judge.accept)
     assert judge.seen == ["t0"]
     poll(trainer, Judge().accept)
+
+
+def test_a_lambda_made_anew_for_each_call_is_the_same_filter(lab: Lab, trainer: Any):
+    worker, seen = lab.worker(), list[str]()
+
+    def ask(limit: float) -> None:
+        poll(trainer, lambda rollout: seen.append(rollout.task) is None and limit > 0)
+
+    trainer.enqueue(tasks(4))
+    run_one(worker)
+    for _ in range(3):
+        ask(0.5 * len("ab"))  # each time another object
+    assert seen == ["t0"]
+    ask(0.5)
+    assert seen == ["t0", "t0"], "with another value"
+
+
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (lambda value: lambda _: value, (1, 2)),
+        (lambda value: lambda _, limit=value: limit, (1000.5, 1)),
+        (lambda value: lambda _, *, limit=value: limit, ("a", "b")),
+        (lambda value: partial(max, value, key=value), (b"a", b"b")),
+        (lambda value: lambda _: value, ([], [])),  # what they hold may change
+        (lambda value: partial(max, **{value: 1}), ("key", "default")),
+        (lambda value: lambda _: value, (True, 1)),
+    ],
+)  # fmt: skip
+def test_a_filter_is_its_code_and_its_values(make: Callable[[Any], Any], values: tuple[Any, Any]):
+    one, other = values
+    assert Gathered(make(one)).is_by(make(one))
+    assert not Gathered(make(one)).is_by(make(other))
+    assert not Gathered(make(one)).is_by(max)
+
+
+def test_a_filter_that_fails_while_the_next_batch_is_formed_ahead_is_asked_again(lab: Lab, trainer: Any):
+    worker, seen = lab.worker(), list[str]()
+
+    def accept(rollout: Rollout) -> bool:
+        seen.append(rollout.task)
+        if len(seen) == 6:
+            raise OSError("the judge is away")
+        return True
+
+    trainer.enqueue(tasks(8))
+    for _ in range(8):
+        run_one(worker)
+    assert len(trainer.next_batch(accept=accept, prefetch=True, timeout=PATIENCE_S)) == 4
+    with pytest.raises(OSError, match="the judge is away"):
+        trainer.next_batch(accept=accept, prefetch=True, timeout=PATIENCE_S)
+    batch = trainer.next_batch(accept=accept, prefetch=True, timeout=PATIENCE_S)
+    assert names_of(batch) == ["t4", "t5", "t6", "t7"] == ranks_see(lab, 1, 2)
+    assert seen == ["t0", "t1", "t2", "t3", "t4", "t5", "t5", "t6", "t7"]
 
 
 def test_a_task_that_comes_back_with_other_samples_is_judged_anew(lab: Lab, trainer: Any):
