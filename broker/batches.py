@@ -142,7 +142,8 @@ class Forming:
         if taken.sealed:
             return taken, True
         new = taken.rows
-        if was_whole and len(gathered.looks.keys() | {row.task for row in new}) == taken.size:
+        is_told = len(new) == taken.taken  # else the answer is that of a copy that was lost with its rows
+        if was_whole and is_told and len(gathered.looks.keys() | {row.task for row in new}) == taken.size:
             gathered.add(new, (yield from read_rollouts(core.run, self._step, new, core.result_sizes, taken.results)))
             gathered.is_whole = True
         else:

@@ -2,7 +2,7 @@
 -- Transition: ready -> batched; too old: ready -> pending or rejected
 -- KEYS: state
 -- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run), rows (most rows in the answer, of the batch that it sealed, or without `seal` of what it took, which is then no more than that; 0: none), bytes (most bytes of results with them)
--- Returns: `size sealed exhausted left more digest`; with rows a list: that, the rows as batch's, then the results of their samples in order (none: more than `bytes`)
+-- Returns: `size sealed exhausted left more digest taken` (how many this call took); with rows a list: that, the rows as batch's, then the results of their samples in order (none: more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
 -- Bound: limit tasks, of those that are too old as many as have 1000 slots (one more task at most); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
@@ -16,7 +16,7 @@ local FIELDS = gate_and({ 'open_size', 'recheck' })
 local function sealed_already(step)
   local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
   if not size then fail('GONE', 'step', int_text(step)) end
-  return table.concat({ size, 1, 0, 0, 0, digest }, ' ')
+  return table.concat({ size, 1, 0, 0, 0, digest, 0 }, ' ')
 end
 
 local function check_wanted(step, n)
@@ -106,6 +106,7 @@ return gated(FIELDS, function()
   recheck_open_batch(step)
   local more, told = false, {}
   if limit > 0 then more, told = fill(step, n, limit, seal and 0 or most) end
+  local n_taken = #told
   local size = num('open_size')
   local left = size
   for _, name in ipairs({ PENDING, DELAYED, RUNNING, READY }) do left = left + redis.call('ZCARD', name) end
@@ -121,6 +122,6 @@ return gated(FIELDS, function()
   -- What the trainer waits for: a full batch, or with short all that is left, where something is.
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
-  local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest }
+  local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken }
   return table.concat(answer, ' '), most > 0 and #told > 0 and contents(told, bytes)
 end)

@@ -110,9 +110,11 @@ def enqueue(
 class Taken:
     """Answer of take. `left` and `exhausted` speak of the whole run; `more`: ready tasks it did not look at.
 
+    `taken` is how many it moved to the batch, also where it is answered again.
+
     Args:
         rows: where they were asked for, those of all that this very call took, or the first ones of the batch that it
-            sealed.
+            sealed; none where the call was answered before.
         results: the bytes of all samples of these rows in order, or none of them.
     """
 
@@ -122,15 +124,17 @@ class Taken:
     left: int
     more: bool
     digest: str
+    taken: int
     rows: tuple[RolloutRow, ...] = ()
     results: tuple[bytes | None, ...] = ()
 
 
 def _taken(reply: Any) -> Taken:
     brought: list[Any] = cast("list[Any]", reply) if isinstance(reply, list) else [reply, (), ()]
-    size, sealed, exhausted, left, more, digest = words(brought[0])
+    size, sealed, exhausted, left, more, digest, taken = words(brought[0])
     rows = tuple(map(rollout_row, brought[1]))
-    return Taken(int(size), sealed == "1", exhausted == "1", int(left), more == "1", digest, rows, tuple(brought[2]))
+    flags = sealed == "1", exhausted == "1", int(left), more == "1"
+    return Taken(int(size), *flags, digest, int(taken), rows, tuple(brought[2]))
 
 
 def take(

@@ -408,6 +408,30 @@ def test_an_answer_that_was_lost_hides_nothing_from_the_filter(lab: Lab, monkeyp
     assert lab.row("t3").state == "rejected"
 
 
+def test_a_repeated_answer_hides_nothing_from_the_filter(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    """The connection ended before a take's answer, an operator had taken out one: the number is as before."""
+    trainer, worker, accept = lab.trainer(consumer_batch_size=4), lab.worker(), Filter("t3")
+    trainer.enqueue(tasks(6))
+    for _ in range(3):
+        run_one(worker)
+    poll(trainer, accept)
+    run_one(worker)
+    trainer.cancel(["t0"])
+    transport = trainer._driver.transport
+    execute = transport.execute
+
+    def twice(operations: Any) -> Any:
+        if operations[0].script == "take":
+            monkeypatch.setattr(transport, "execute", execute)
+            execute(operations)
+        return execute(operations)
+
+    monkeypatch.setattr(transport, "execute", twice)
+    poll(trainer, accept)
+    assert accept.seen == ["t0", "t1", "t2", "t3"]
+    assert lab.row("t3").state == "rejected"
+
+
 def interrupt_after(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The next round trip of the trainer is answered to nobody; answers its first script, once it was made."""
     transport, made = trainer._driver.transport, list[str]()

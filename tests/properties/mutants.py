@@ -278,6 +278,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # Batches and steps.
     Mutant("take forms any step", "if step > num('step_next') or step > num('version') + 1 then", "if false then"),
     Mutant("take may ask for more than can be", "if n > bound then", "if false then"),
+    Mutant("take says that it took nothing", "local n_taken = #told", "local n_taken = 0"),
     Mutant(
         "prefetch bound like any other",
         "(step > num('version') and s or s + 1) * batch_size()",

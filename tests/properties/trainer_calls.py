@@ -198,7 +198,7 @@ def take(run: Run, call: Take) -> Answer:
     """Fills the open batch from the oldest ready rollouts and seals it where it can."""
     kept = run.batches.get(call.step)
     if kept is not None and kept.sealed:
-        return {"size": kept.size, "sealed": True, "exhausted": False, "left": 0, "digest": kept.digest}
+        return {"size": kept.size, "sealed": True, "exhausted": False, "left": 0, "taken": 0, "digest": kept.digest}
     if call.step < run.step_next:
         return error("GONE")
     if call.step != run.step_next or call.step > run.version + 1:
@@ -208,7 +208,7 @@ def take(run: Run, call: Take) -> Answer:
         if call.n > most * run.config.batch:
             return error("TOOMANY")
     batch = run.batches.setdefault(call.step, Batch(call.step))
-    _fill(run, batch, call)
+    taken = _fill(run, batch, call)
     size = len(batch.tasks)
     left = sum(task.state in ("pending", "delayed", "running", "ready") for task in run.tasks.values()) + size
     exhausted = left < call.n
@@ -218,7 +218,7 @@ def take(run: Run, call: Take) -> Answer:
         # The model's name of a digest says what it is made of; the world knows which of the server's it stands for.
         batch.digest = f"{batch.step}: " + " ".join(f"{name}.{run.tasks[name].first}" for name in batch.tasks)
         run.step_next += 1
-    answer: Answer = {"size": size, "sealed": batch.sealed, "exhausted": exhausted, "left": left}
+    answer: Answer = {"size": size, "sealed": batch.sealed, "exhausted": exhausted, "left": left, "taken": taken}
     if call.limit > 0 and size < call.n and not batch.sealed:
         answer["more"] = bool(run.ready())
     if batch.sealed:
@@ -226,8 +226,12 @@ def take(run: Run, call: Take) -> Answer:
     return answer
 
 
-def _fill(run: Run, batch: Batch, call: Take) -> None:
-    """Resets what is too old, in the batch (the config may have changed) and among the ready; takes the others."""
+def _fill(run: Run, batch: Batch, call: Take) -> int:
+    """Resets what is too old, in the batch (the config may have changed) and among the ready; takes the others.
+
+    Answers how many it took.
+    """
+    taken = 0
     for name in list(batch.tasks):
         if run.too_old(run.tasks[name].oldest):
             reset_stale(run, run.tasks[name])
@@ -239,7 +243,9 @@ def _fill(run: Run, batch: Batch, call: Take) -> None:
         else:
             task.state, task.step = "batched", call.step
             batch.tasks.append(task.id)
+            taken += 1
     batch.tasks.sort(key=lambda name: run.tasks[name].first)
+    return taken
 
 
 def advance(run: Run, call: Advance) -> Answer:

@@ -222,6 +222,7 @@ class Wire:
             "sealed": parsed.sealed,
             "exhausted": parsed.exhausted,
             "left": parsed.left,
+            "taken": parsed.taken,
         }
         if call.limit > 0 and not parsed.sealed and parsed.size < call.n:
             answer["more"] = parsed.more
