@@ -13,7 +13,7 @@ local oldest_good = nil -- the oldest version that is not too old, once it is as
 local HOT = {
   'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
   'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
-  'lease_lag', 'shortest_lease',
+  'lease_lag', 'shortest_lease', 'due_by_us',
 }
 
 -- The hot fields and others, for load_state.
@@ -110,6 +110,16 @@ local function earliest(name, on_clock)
   return first
 end
 
+-- When the first timer of all is due, on the run's clock; 0: there is none.
+local function first_due()
+  local first = 0
+  for _, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
+    local at = earliest(name, run_time)
+    if at and (first == 0 or at < first) then first = at end
+  end
+  return first
+end
+
 -- Reads the fields given, the hot ones at least; refuses a missing run and an unknown schema, and sets the clock.
 -- A field that is not there has its default, else false: nobody asks the server for it again.
 local function load_state(names, may_be_missing)
@@ -123,7 +133,7 @@ local function load_state(names, may_be_missing)
     state.max_concurrent_rollouts = int_text(batch_size())
   end
   set_clock()
-  if num('due') >= LEASE_ZERO then state.due = run_time(num('due')) end -- an earlier release found it among ours
+  if state.due ~= state.due_by_us then set('due', first_due()) end -- by an earlier release, which overlooks our leases
 end
 
 -- S as a number, or nil for "no bound".

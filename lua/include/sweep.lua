@@ -99,12 +99,7 @@ local function sweep(limit)
   flush()
   n = n + expire_sessions(limit)
   flush()
-  local next_due = 0
-  for _, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
-    local at = earliest(name, run_time)
-    if at and (next_due == 0 or at < next_due) then next_due = at end
-  end
-  set('due', next_due)
+  set('due', first_due())
   cleared_slots = 0 -- a claim goes on, with a share of its own
   return n
 end

@@ -111,6 +111,7 @@ local function flush()
       unpack(events, from, math.min(from + 999, #events)))
   end
   arm_markers()
+  state_changed.due_by_us = state_changed.due
   local fields, n = {}, 0
   for name, value in pairs(state_changed) do
     fields[n + 1], fields[n + 2] = name, value

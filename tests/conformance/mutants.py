@@ -279,6 +279,9 @@ MUTANTS: dict[str, Mutant] = {
     "dropped_bytes_kept": Mutant(
         "include/tasks.lua", "unlink(RESULT .. attempt_id(t, k, s))", "", "starts_over",
     ),
+    "due_as_an_older_release_says": Mutant(
+        "include/state.lua", "if state.due ~= state.due_by_us then", "if false then", "beside_many",
+    ),
     # -- batches
     "sealed_batch_is_filled_again": Mutant(
         "take.lua", "if step < num('step_next') then return sealed_already(step) end", "", "never_changes",

@@ -457,3 +457,21 @@ def test_deleting_a_library_that_is_in_use_costs_its_clients_one_load(lab: Lab, 
         assert loads_counted(lab) - before == 1
         operator.delete_old_libraries()
         assert [library.name for library in operator.libraries()] == ours
+
+
+def test_a_dead_worker_of_this_release_is_found_beside_many_of_an_older_one(lab: Lab, old_client: OldClient):
+    """Nearly always an older one looks first: it ends no lease of this release, and says when to look again.
+
+    Mutants: due_as_an_older_release_says.
+    """
+    one = lab.trainer(consumer_batch_size=2, max_concurrent_rollouts=9)
+    session, *_ = old_client.call("join", "w", "nonce", 0)
+    dead = lab.raw_worker()
+    one.enqueue(tasks(1))
+    dead.take_one()
+    for number in range(1, 200):
+        lab.pass_ms(1_000)
+        old_client.call("claim", session, number, 1, "", "", f"r{number}", 100, 0)
+        lab.pass_ms(1)
+        one.requeue()
+    assert lab.stat("n_sessions") == 1
