@@ -84,6 +84,8 @@ def shown(given: object) -> str:
     """A value for messages: not the repr of just anything, which may be huge, or fail."""
     if given is None or isinstance(given, (bool, float)) or (isinstance(given, int) and abs(given) < 2**64):
         return repr(given)
+    if isinstance(given, int):
+        return f"a number of {given.bit_length()} bits"
     if isinstance(given, str):
         return ascii(given) if len(given) <= _SHOWN_CHARS else f"{given[:_SHOWN_CHARS]!a}..."
     return f"a value of type {type(given).__name__}"

@@ -137,7 +137,9 @@ class WorkerCore:
             given = dict.fromkeys(self.sessions, given)
         if unknown := [run for run in given if run not in self.sessions]:
             raise BadArgument(
-                argument="policy", given=f"one of run {shown(unknown[0])}", expected=f"of {', '.join(self.sessions)}"
+                argument="policy",
+                given=f"for {shown(unknown[0])}",
+                expected=f"for runs of this worker ({', '.join(self.sessions)})",
             )
         for policy in given.values():
             check_policy("policy", policy)

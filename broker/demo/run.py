@@ -62,6 +62,7 @@ def run_demo(options: DemoOptions) -> Summary:
             stack.callback(server.release)
         url = options.url if server is None else server.url
         transport = stack.enter_context(open_transport(url, retry_for_s=_PATIENCE_S))
+        savings = _savings(stack)
         existing = transport.execute([anyone.stats(options.run)])[0]
         if not isinstance(existing, BrokerError):
             raise DemoFailed(f"run {options.run} exists already: choose another name, or `broker purge {options.run}`")
@@ -71,7 +72,6 @@ def run_demo(options: DemoOptions) -> Summary:
             stack.callback(_tell_where, options.run)
         display = stack.enter_context(make_display(quiet=options.json))
         supervisor = Supervisor(options, url, transport, display, interrupts)
-        savings = _savings(stack)
         try:
             supervisor.run(savings)
         except ChildFailed as error:

@@ -175,7 +175,7 @@ def test_a_policy_that_cannot_be_meant_is_refused(lanes: Lanes, opened: Opened):
     policy = lanes.current(lanes.train)
     wrong: list[tuple[Any, str]] = [
         (policy, "each run has versions and epochs of its own"),
-        ({"another": policy}, lanes.train),
+        ({"another": policy}, f"for runs of this worker .*{lanes.train}.*not for 'another'"),
         ({lanes.train: 3}, "broker.Policy"),
         (3, "policy"),
     ]
