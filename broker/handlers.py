@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ REASON_BYTES: Final = 2000
 #: What was going on when an exception came: the user's handler, encoding its result, sending it; or a `with` block of
 #: the worker's ended with it, in which the user's code and the worker's calls take turns.
 During = Literal["handler", "encoding", "sending", "block"]
+
+#: Of code that may be closed from outside where it stands.
+_CLOSABLE: Final = (
+    inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+)
 
 _log = logging.getLogger("broker")
 
@@ -100,14 +106,28 @@ def judged(error: BaseException, during: During) -> Ending:
     if isinstance(error, Reject):
         return Ending("rejected", words_of(error, str))
     outside = isinstance(error, (ServerUnavailable, ReadOnlyServer))
-    if during == "block":  # ended from outside, by whoever awaits or iterates over what has the block
-        outside = outside or isinstance(error, (asyncio.CancelledError, GeneratorExit))
+    if during == "block":
+        outside = outside or _ended_from_outside(error)
     if (outside and during != "handler") or told_to_end(error):
         return Ending("released")
     lasting = isinstance(error, (CodecError, TooBig, NotSendable))
     if during == "encoding":
         lasting = not isinstance(error, MemoryError)
     return Ending("failed", words_of(error), retry=not lasting)
+
+
+def _ended_from_outside(error: BaseException) -> bool:
+    """Whether whoever awaits or iterates over what has a block ended it, rather than the code in the block."""
+    if isinstance(error, asyncio.CancelledError):
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop runs here: nobody could cancel it
+            return False
+        return task is not None and task.cancelling() > 0
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_flags & _CLOSABLE:
+        trace = trace.tb_next
+    return isinstance(error, GeneratorExit) and trace is None
 
 
 def words_of(error: BaseException, shown: Callable[[BaseException], str] = repr) -> str:

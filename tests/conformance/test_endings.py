@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -48,6 +48,13 @@ class Unloadable:
         raise Panic("in its items")
 
 
+class Never:
+    """Can be awaited without a loop, in vain."""
+
+    def __await__(self) -> Generator[None]:
+        yield
+
+
 class OddDict(dict[str, int]):
     """A result that cannot be looked at."""
 
@@ -56,6 +63,9 @@ class OddDict(dict[str, int]):
 
     values = items = keys = __iter__  # pyright: ignore[reportAssignmentType]
 
+
+#: Long enough on a busy machine, seconds.
+PATIENCE_S = 30.0
 
 #: What a handler raises, and words of the reason.
 RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
@@ -233,7 +243,7 @@ def test_handlers_that_end_with_their_loop_are_released(lab: Lab, how: str):
 
 
 @pytest.mark.parametrize("way", ["iteration", "claim", "batches"])
-@pytest.mark.parametrize("how", ["exit", "panic", "mute", "object"])
+@pytest.mark.parametrize("how", ["exit", "panic", "mute", "object", "cancelled", "generator_exit"])
 def test_what_ends_the_block_of_a_worker_is_a_failure_of_what_it_worked_on(lab: Lab, way: str, how: str):
     """Ten supervised workers: each ends with the bad task, the third one ends that, the others do the rest."""
     lab.trainer(max_attempts=3, retry_backoff_ms=1, max_concurrent_rollouts=10, lease_ms=3_600_000).enqueue(tasks(5))
@@ -272,19 +282,70 @@ def test_what_ends_the_block_of_a_worker_is_a_failure_of_what_it_worked_on(lab: 
     assert [slot.tries for name in ("t1", "t2", "t3", "t4") for slot in lab.row(name).slots if slot.tries] == []
 
 
-def test_the_block_of_an_asyncio_worker_does_the_same(lab: Lab):
+@pytest.mark.parametrize("how", ["exit", "cancelled", "generator_exit"])
+def test_the_block_of_an_asyncio_worker_does_the_same(lab: Lab, how: str):
     lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000).enqueue(tasks(1))
     lab.go_live()
 
     async def main() -> None:
         async with aio.Worker(lab.url, lab.run) as worker:
             async for _ in worker:
-                raise SystemExit(7)
+                end()
 
+    def end() -> NoReturn:
+        raise make()
+
+    make, words = RAISED[how]
     for _ in range(2):
-        with pytest.raises(SystemExit):
+        with pytest.raises((SystemExit, asyncio.CancelledError, GeneratorExit)):
             asyncio.run(main())
-    assert reasons(lab) == {"t0": "SystemExit(7)"}
+    assert reasons(lab) == {"t0": words}
+
+
+@pytest.mark.parametrize("way", ["task", "time", "coroutine", "generator"])
+def test_a_block_that_is_ended_from_outside_gives_its_work_back(lab: Lab, way: str):
+    lab.trainer(max_attempts=1, lease_ms=3_600_000).enqueue(tasks(1))
+    lab.go_live()
+
+    async def work() -> None:
+        async with aio.Worker(lab.url, lab.run) as worker:
+            async for _ in worker:
+                working.set()
+                await asyncio.sleep(PATIENCE_S)
+
+    async def main() -> None:
+        if way == "time":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(work(), 1)
+            return
+        running = asyncio.create_task(work())
+        await working.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    def attempts() -> Generator[Attempt]:
+        with Worker(lab.url, lab.run) as worker:
+            yield from worker
+
+    async def with_threads() -> None:
+        with Worker(lab.url, lab.run) as worker:
+            worker.claim()
+            await Never()
+
+    working = asyncio.Event()
+    if way == "generator":
+        closed: Any = attempts()
+        next(closed)
+        closed.close()
+    elif way == "coroutine":
+        closed = with_threads()
+        closed.send(None)
+        closed.close()
+    else:
+        asyncio.run(main())
+    assert lab.stat("n_dead") == 0
+    assert lab.row("t0").slots[0].tries == 0
 
 
 @pytest.mark.parametrize("loop", ["threads", "asyncio"])
