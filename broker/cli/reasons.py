@@ -73,12 +73,13 @@ def verdict(stats: Stats) -> Verdict:
     if stats.paused == "draining":
         return Verdict("draining", "No: only groups that are started are finished.", (f"broker resume {stats.run}",))
     if not (stats.pending or stats.open_slots):
-        return Verdict("empty", "No: no task is pending.", _ways_to_pending(stats))
+        return Verdict("empty", "No: no task is pending.", (*_silent(stats), *_ways_to_pending(stats)))
     if terms.concurrency <= 0:
         return Verdict(
             "max_concurrent",
-            f"No: {count(stats.running, 'task')} are running, max_concurrent_rollouts allows {config.concurrency}.",
-            ("A running task ends: each gives back 1.", "A larger max_concurrent_rollouts."),
+            f"No: {count(stats.running, 'task is', 'tasks are')} running, "
+            f"max_concurrent_rollouts allows {config.concurrency}.",
+            (*_silent(stats), "A running task ends: each gives back 1.", "A larger max_concurrent_rollouts."),
         )
     if overtaken:
         return Verdict(
@@ -91,6 +92,7 @@ def verdict(stats: Stats) -> Verdict:
             "at_capacity",
             f"No: what may be started before {following} has been started.",
             (
+                *_silent(stats),
                 f"The trainer advances to {following}: opens {config.batch_size}. {batch_progress(stats)}",
                 "A task that is discarded, cancelled, or ends dead or rejected: each gives back 1.",
                 f"A larger max_staleness: each step more opens {config.batch_size}.",
@@ -98,6 +100,14 @@ def verdict(stats: Stats) -> Verdict:
         )
     startable = min(terms.capacity, stats.pending)
     return Verdict("open", f"Yes: {count(startable, 'task')} may be started now.")
+
+
+def _silent(stats: Stats) -> tuple[str, ...]:
+    """What the next claims take back, they may hand out again: it needs no capacity."""
+    if not (stats.lapsed and stats.running):
+        return ()
+    silent = count(stats.lapsed, "worker has", "workers have")
+    return (f"The next claims: {silent} been silent for longer than a lease, and what they held is handed out again.",)
 
 
 def batch_progress(stats: Stats) -> str:
@@ -112,8 +122,9 @@ def batch_progress(stats: Stats) -> str:
     if have >= batch:
         return f"{name} can be taken: it needs {batch}, and {have} are ready."
     if left < batch:
-        return f"{name} cannot be filled: it needs {batch}, and {left} are left. Enqueue more, or take a short batch."
-    return f"{name} has {have} of {batch}; {stats.running} are running."
+        are = "is" if left == 1 else "are"
+        return f"{name} cannot be filled: it needs {batch}, and {left} {are} left. Enqueue more, or take a short batch."
+    return f"{name} has {have} of {batch}; {stats.running} {'is' if stats.running == 1 else 'are'} running."
 
 
 def untrained(stats: Stats) -> tuple[str, ...]:
@@ -122,8 +133,8 @@ def untrained(stats: Stats) -> tuple[str, ...]:
     told: list[str] = []
     if stats.dead or stats.rejected:
         told.append(
-            f"{stats.dead:,} tasks are dead and {stats.rejected:,} rejected: `broker dead {stats.run} list` (or list "
-            "--rejected) says why, `retry` in place of list starts them over."
+            f"{count(stats.dead, 'task is', 'tasks are')} dead and {stats.rejected:,} rejected: "
+            f"`broker dead {stats.run} list` (or list --rejected) says why, `retry` in place of list starts them over."
         )
     if any(freed):
         told.append(

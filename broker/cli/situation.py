@@ -69,6 +69,8 @@ def _idle(explanation: Explanation, idle: str) -> Situation:
         return Situation("draining", f"No: {idle}.{_nothing_more(stats)}")
     if stats.ready + stats.batched >= stats.config.batch_size or stats.step_next > stats.version:
         return Situation("trainer", f"No: {idle}. They wait for the trainer. {batch_progress(stats)}")
+    if explanation.holding.lost:  # said in `idle` already: the next claims take it back
+        return Situation("idle", f"No: {idle}.{_with_stale_weights(explanation)}")
     if stats.running or stats.delayed:
         return Situation("retries", f"No: {idle}. What is left waits for a retry{_next_retry(explanation)}.")
     return Situation("trainer", f"No: {idle}. They wait for the trainer. {batch_progress(stats)}")

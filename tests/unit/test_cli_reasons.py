@@ -88,11 +88,28 @@ def test_at_capacity_says_what_the_next_version_opens() -> None:
         ("is sealed and being trained", {"step_next": 6}),
         ("can be taken: it needs 4, and 4", {"ready": 3, "batched": 1}),
         ("has 1 of 4; 3 are running", {"ready": 1, "running": 3}),
+        ("has 3 of 4; 1 is running", {"ready": 3, "running": 1}),
         ("needs 4, and 3 are left", {"ready": 1, "running": 2}),
+        ("needs 4, and 1 is left", {"running": 1}),
     ],
 )
 def test_the_batch_tells_what_it_lacks(words: str, changes: dict[str, Any]) -> None:
     assert words in batch_progress(make_stats(**changes))
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("at_capacity", {"pending": 9, "running": 12}),
+        ("max_concurrent", {"pending": 9, "running": 4, "concurrency": 4}),
+        ("empty", {"running": 4}),
+    ],
+)
+def test_what_silent_workers_held_needs_no_capacity(reason: str, changes: dict[str, Any]) -> None:
+    answer = verdict(make_stats(lapsed=1, sessions=1, **changes))
+    assert answer.reason == reason
+    assert answer.remedies[0].startswith("The next claims: 1 worker has been silent")
+    assert not any("silent" in remedy for remedy in verdict(make_stats(**changes)).remedies)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ RUNNING = {"running": 2, "held": 2}
         ("weights_stale", "the run is at version 5", {"workers": 2, "pending": 9, "told": "weights_stale"}),
         ("idle", "though tasks may be handed out.", {"workers": 2, "pending": 9}),
         ("idle", "the next claims take back 4 slots, though", {"workers": 2, "pending": 9, "silent": 1, "lost": 4}),
+        ("idle", "the next claims take back 4 slots.", {"workers": 2, "running": 2, "silent": 1, "lost": 4}),
         ("trainer", "The batch of step 5 can be taken: it needs 4, and 12", {"workers": 2, "pending": 9, "ready": 12}),
         (
             "trainer",
