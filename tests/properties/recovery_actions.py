@@ -212,7 +212,7 @@ def _enqueue_missing(world: World, choose: Chooser, client: TrainerClient, file:
 AFTER_A_LOSS: tuple[tuple[actions.Action, int], ...] = (
     (actions.open_run, 3),
     (actions.enqueue, 4),
-    (actions.retry, 2),
+    (actions.retry, 6),
     (actions.cancel, 1),
     (actions.leap, 2),
     (actions.advance, 2),
