@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from broker.connections import Transport, open_transport
-from broker.errors import BrokerError
+from broker.errors import BrokerError, NoRun
 from broker.lasting import Lasting
 from broker.models import Attempt
+from broker.operations import anyone
 from broker.session import Session
 
 _log = logging.getLogger("broker")
@@ -88,16 +89,19 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stop.is_set():
             told = self._wait(self._interval_s())
+            is_due = not told
             while not self._stop.is_set():
                 once_more = told and any(session.is_claiming for session in self._sessions)
-                self._try_beat()
+                self._try_beat(sweeps=is_due)
                 if not once_more:
                     break
                 told = self._stop.wait(min(_ONCE_MORE_S, self._interval_s()))  # by then it is known what was granted
 
-    def _try_beat(self) -> None:
+    def _try_beat(self, *, sweeps: bool) -> None:
         try:
             self.beat()
+            if sweeps:
+                self._sweep()
             self._failing.over()
         except BrokerError as error:
             if not self._stop.is_set():
@@ -105,6 +109,13 @@ class Heartbeat:
         except Exception:  # noqa: BLE001 - as the next line says
             # The thread must outlive any single failure, or all later work of this worker would be taken from it.
             _log.exception("the heartbeat failed and goes on")
+
+    def _sweep(self) -> None:
+        """Takes back what is due. A worker whose handlers all hang claims nothing, and nobody else may call either."""
+        runs = [session for session in self._sessions if session.id]
+        for answer in self._transport.execute([anyone.requeue(session.run, now=session.now) for session in runs]):
+            if isinstance(answer, BrokerError) and not isinstance(answer, NoRun):
+                raise answer
 
     def _wait(self, seconds: float) -> bool:
         """Until the next renewal is due; returns True earlier where one now may tell what was taken back."""
