@@ -80,7 +80,7 @@ class RunConfig(_Edge, frozen=True):
         consumer_batch_size: rollouts per training step, 0 to 1,000,000; B = max(1, this).
         max_staleness: S, the most steps that a rollout may be behind the step that trains it; None: no bound.
         max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None, or not given: as many as B,
-            also when an update changes B, until somebody gives a number.
+            also when an update changes B, until the run is created or updated with a number.
         on_stale: what happens to a task that is too old: done again, dropped, or kept (no check).
         max_attempts: expiries and errors of one slot until it has failed for good.
         max_stale_requeues: how often a task may be done again because it was too old.
