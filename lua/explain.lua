@@ -8,6 +8,10 @@
 -- Flags: no-writes
 -- @include records
 
+-- For people who look on: when a lease ends on the run's clock if its session stays silent, whatever gap this script found.
+-- A script that writes nothing does not move the lease clock on, and where all are dead nobody else may come.
+local function silent_from(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lag_before end
+
 local MOST_COUNTED = 10000
 
 -- What the session was told when it got less than it asked for; '-': it got that, empty: it has not claimed.

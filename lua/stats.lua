@@ -10,6 +10,12 @@
 
 local HIDDEN = { answer = true, blob = true, tokens = true, about = true }
 
+-- How many of a set of leases have been silent for longer than they last: as silent_from.
+local function count_silent(name)
+  return redis.call('ZCOUNT', name, '-inf', int_text(now))
+    + redis.call('ZCOUNT', name, LEASE_ZERO, int_text(LEASE_ZERO + now - lag_before))
+end
+
 return run(function()
   load_state()
   local answer, all, stored = {}, redis.call('HGETALL', STATE), {}

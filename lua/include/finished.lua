@@ -14,26 +14,26 @@ local function hash_hex(text)
   return string.format('%08x%08x', a, b)
 end
 
+-- The set of an id, its member there where it was trained on, and where not.
 local function finished_place(id)
   local hash = hash_hex(id)
-  return key('finished:' .. hash:sub(1, 3)), int_text(tonumber(hash:sub(4, 16), 16))
+  local member = int_text(tonumber(hash:sub(4, 16), 16))
+  return key('finished:' .. hash:sub(1, 3)), member, '-' .. member
 end
-
-local function untrained(member) return '-' .. member end
 
 -- trained: a batch consumed it.
 local function add_finished(id, trained)
-  local set_key, member = finished_place(id)
-  redis.call('SADD', set_key, trained and member or untrained(member))
+  local set_key, member, untrained = finished_place(id)
+  redis.call('SADD', set_key, trained and member or untrained)
   bump('finished_ids', 1)
 end
 
 -- What became of a task that was freed, a word; nil where it was not, or nothing is known of it any more.
 local function freed_word(id)
   if num('finished_ids') == 0 then return nil end
-  local set_key, member = finished_place(id)
+  local set_key, member, untrained = finished_place(id)
   if redis.call('SISMEMBER', set_key, member) == 1 then return 'freed' end
-  return redis.call('SISMEMBER', set_key, untrained(member)) == 1 and 'freed_untrained' or nil
+  return redis.call('SISMEMBER', set_key, untrained) == 1 and 'freed_untrained' or nil
 end
 
 -- Below the floor nothing is known of what was finished.
@@ -46,6 +46,6 @@ end
 -- A recovery calls for the task again, or the trainer for one that was not trained on.
 local function drop_finished(id)
   if num('finished_ids') == 0 then return end
-  local set_key, member = finished_place(id)
-  bump('finished_ids', -redis.call('SREM', set_key, member, untrained(member)))
+  local set_key, member, untrained = finished_place(id)
+  bump('finished_ids', -redis.call('SREM', set_key, member, untrained))
 end

@@ -90,16 +90,6 @@ local function lease_end(ms) return LEASE_ZERO + now - lease_lag + ms end
 -- A stored deadline on the run's clock, if there is no gap until then.
 local function run_time(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lease_lag end
 
--- For people who look on: when a lease ends on the run's clock if its session stays silent, whatever gap this script found.
--- A script that writes nothing does not move the lease clock on, and where all are dead nobody else may come.
-local function silent_from(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lag_before end
-
--- How many of a set of leases have been silent for longer than that.
-local function count_silent(name)
-  return redis.call('ZCOUNT', name, '-inf', int_text(now))
-    + redis.call('ZCOUNT', name, LEASE_ZERO, int_text(LEASE_ZERO + now - lag_before))
-end
-
 -- When the first of a set's timers is due, on the run's clock (by run_time or silent_from); nil: there is none.
 local function earliest(name, on_clock)
   local first

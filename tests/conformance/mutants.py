@@ -233,8 +233,8 @@ MUTANTS: dict[str, Mutant] = {
         "include/sweep.lua", "local ids = due_members(name, limit)\n  if #ids == limit", "local ids = {}\n  if #ids == limit", "last_release",
     ),
     "deadlines_shown_on_the_lease_clock": Mutant("explain.lua", "silent_from(tonumber(got[2 * i]))", "got[2 * i]", "g9 or shown_of_leases"),
-    "silence_by_a_clock_that_stands": Mutant("include/state.lua", "LEASE_ZERO + lag_before", "LEASE_ZERO + lease_lag", "fell_silent"),
-    "silent_ones_not_counted": Mutant("include/state.lua", "now - lag_before))", "now - lease_lag))", "fell_silent"),
+    "silence_by_a_clock_that_stands": Mutant("explain.lua", "LEASE_ZERO + lag_before", "LEASE_ZERO + lease_lag", "fell_silent"),
+    "silent_ones_not_counted": Mutant("stats.lua", "now - lag_before))", "now - lease_lag))", "fell_silent"),
     "all_are_connected": Mutant("explain.lua", "silent_from(tonumber(got[i + 1])) <= now", "false", "fell_silent"),
     "totals_of_the_list": Mutant("explain.lua", "0, MOST_COUNTED - 1", "0, 49", "counts_all_workers"),
     "held_is_not_old": Mutant(
