@@ -21,14 +21,14 @@ pytestmark = pytest.mark.processes
 _ROOT = Path(__file__).parent.parent.parent
 
 _HEAD = """
-import asyncio, signal, sys, threading
+import asyncio, os, signal, sys, threading
 from broker import Trainer, Worker, aio
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests may ignore it
 url, run = sys.argv[1:]
 
 def say(*_):
-    print("working", flush=True)
+    os.write(1, b"working\\n")  # one write: two threads that print would share a line
 
 def handler(attempt):
     say()
@@ -138,7 +138,9 @@ class Script:
     def wait_until_it_works(self) -> None:
         """Until it has said so."""
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "working\n", self.process.communicate()
+        if (line := self.process.stdout.readline()) != "working\n":
+            self.process.kill()  # else there would be no end to read up to
+            pytest.fail(f"it said {line!r} and then {self.process.communicate()}")
 
     def end(self) -> tuple[int, str]:
         """Waits for its end: its exit code, and what it wrote to standard error."""

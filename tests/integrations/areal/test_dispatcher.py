@@ -51,7 +51,9 @@ class Runner:
 
     def ready(self) -> None:
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n", self.process.communicate()[1]
+        if (line := self.process.stdout.readline()) != "ready\n":
+            self.process.kill()  # else there would be no end to read up to
+            pytest.fail(f"it said {line!r} and then {self.process.communicate()}")
 
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
