@@ -14,7 +14,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from broker import scripts
+from broker.protocol import scripts
 
 _WARNING = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): \((?P<code>\w+)\) (?P<text>.*)$")
 #: Unused, never set, only set or only mutated, value unused: what an include offers and a script does not need.

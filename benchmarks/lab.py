@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.bare import Bare, pairs_one_at_a_time
 from benchmarks.resp import RawClient, info
-from broker.embedded import EmbeddedServer
+from broker.local_server.embedded import EmbeddedServer
 
 #: Pairs of one sample of the reference.
 REFERENCE_PAIRS = 600

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.bare import PAYLOAD, RESULT
 from benchmarks.cases import NotRunError
 from broker import RunConfig, Task, Trainer, Worker, aio
-from broker.models import Attempt
+from broker.values.attempt import Attempt
 
 #: Items of one call in the batched cases.
 BATCH = 64

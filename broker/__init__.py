@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from broker.arrival import Enqueued
-    from broker.checkpoint import Checkpoint
+    from broker.clients.trainer import Trainer
+    from broker.clients.worker import Worker
     from broker.errors import (
         AuthenticationFailed,
         BadArgument,
@@ -39,12 +39,18 @@ if TYPE_CHECKING:
         UnsupportedServer,
         WaitTimeout,
     )
-    from broker.models import Attempt, Policy, Rollout, RunConfig, Sample, Stats, Task
-    from broker.recovery import RecoveryReport
-    from broker.reports import Audit, Explanation
-    from broker.session import Submitted
-    from broker.trainer import Trainer
-    from broker.worker import Worker
+    from broker.inspection.audit import Audit
+    from broker.inspection.explanation import Explanation
+    from broker.inspection.stats import Stats
+    from broker.recovery.checkpoint import Checkpoint
+    from broker.recovery.recover import RecoveryReport
+    from broker.trainer.enqueued import Enqueued
+    from broker.values.attempt import Attempt
+    from broker.values.config import RunConfig
+    from broker.values.policy import Policy
+    from broker.values.rollout import Rollout, Sample
+    from broker.values.task import Task
+    from broker.worker.session import Submitted
 
 __all__ = [
     "Attempt",
@@ -101,14 +107,20 @@ __version__ = "0.1.0"
 # Most processes need a few of these names, and the modules behind them take longer to import than all they do next:
 # each is imported when it is first asked for.
 _MODULES = {
-    "broker.checkpoint": ("Checkpoint",),
-    "broker.models": ("Attempt", "Policy", "Rollout", "RunConfig", "Sample", "Stats", "Task"),
-    "broker.recovery": ("RecoveryReport",),
-    "broker.reports": ("Audit", "Explanation"),
-    "broker.session": ("Submitted",),
-    "broker.trainer": ("Trainer",),
-    "broker.arrival": ("Enqueued",),
-    "broker.worker": ("Worker",),
+    "broker.clients.trainer": ("Trainer",),
+    "broker.clients.worker": ("Worker",),
+    "broker.inspection.audit": ("Audit",),
+    "broker.inspection.explanation": ("Explanation",),
+    "broker.inspection.stats": ("Stats",),
+    "broker.recovery.checkpoint": ("Checkpoint",),
+    "broker.recovery.recover": ("RecoveryReport",),
+    "broker.trainer.enqueued": ("Enqueued",),
+    "broker.values.attempt": ("Attempt",),
+    "broker.values.config": ("RunConfig",),
+    "broker.values.policy": ("Policy",),
+    "broker.values.rollout": ("Rollout", "Sample"),
+    "broker.values.task": ("Task",),
+    "broker.worker.session": ("Submitted",),
 }
 _MODULE_OF = {name: module for module, defined in _MODULES.items() for name in defined}
 

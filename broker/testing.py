@@ -22,8 +22,8 @@ from typing import Literal
 
 from broker.connections import open_transport
 from broker.connections.fake import forget_server
-from broker.embedded import EmbeddedServer
 from broker.errors import UnsupportedServer
+from broker.local_server.embedded import EmbeddedServer
 
 ServerKind = Literal["embedded", "fakeredis"]
 

@@ -13,8 +13,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from broker.embedded import EmbeddedServer
 from broker.integrations.areal import StalenessManager
+from broker.local_server.embedded import EmbeddedServer
 
 CONCURRENT, BATCH, STALENESS = 6, 8, 1
 STEPS = 5

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from broker import Attempt, RunConfig, Task, Worker
-from broker.embedded import EmbeddedServer
 from broker.integrations.torch import RolloutBatches, collate
+from broker.local_server.embedded import EmbeddedServer
 
 STEPS, BATCH, SAMPLES = 8, 4, 8
 

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from broker.connections import open_transport
 from broker.connections.fake import forget_server
-from broker.embedded import EmbeddedServer, free_port
+from broker.local_server.embedded import EmbeddedServer, free_port
 from tests.waiting import wait_until
 
 

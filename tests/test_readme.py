@@ -17,9 +17,9 @@ import yaml
 
 from broker import Trainer, errors
 from broker.cli.commands import CATALOGUE
-from broker.embedded import EmbeddedServer
 from broker.errors import NoRun
-from broker.models import RunConfig
+from broker.local_server.embedded import EmbeddedServer
+from broker.values.config import RunConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

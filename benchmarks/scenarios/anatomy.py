@@ -15,7 +15,8 @@ from benchmarks import ours
 from benchmarks.bare import RESULT
 from benchmarks.cases import Case
 from benchmarks.lab import Lab
-from broker import Attempt, Worker, scripts
+from broker import Attempt, Worker
+from broker.protocol import scripts
 
 #: What has a clock; other functions count as parts of those that call them. What a script does itself is `callback`.
 FUNCTIONS = (

@@ -16,7 +16,8 @@ from benchmarks.cases import Case
 from benchmarks.commandstats import spent
 from benchmarks.lab import Lab
 from benchmarks.probes import slowest_script
-from broker import Attempt, Task, Trainer, Worker, keys
+from broker import Attempt, Task, Trainer, Worker
+from broker.protocol import keys
 
 SMALL = 1000
 #: Rounds of each kind of call, alternating between the large and the small run.

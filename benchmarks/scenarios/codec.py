@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.cases import Case
 from benchmarks.lab import Lab
 from benchmarks.quantiles import median
-from broker.codec import decode, encode
+from broker.values.codec import decode, encode
 
 PROMPT, ANSWER = 512, 4096
 Encode = Callable[[Any], bytes]

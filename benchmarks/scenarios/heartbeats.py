@@ -22,13 +22,12 @@ from benchmarks.lab import Lab
 from benchmarks.probes import felt, slowest_script
 from benchmarks.quantiles import quantile
 from benchmarks.resp import RawClient, info
-from broker import keys
 from broker.connections import Transport, open_transport
 from broker.connections.link import packed
-from broker.heartbeat import RENEWALS_PER_LEASE
-from broker.operation import Operation
-from broker.operations import worker
 from broker.operator import Operator
+from broker.protocol import keys, worker
+from broker.protocol.operation import Operation
+from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
 ATTEMPTS_PER_SESSION = 10
 #: Calls of one round trip: few, since others wait for all of them.

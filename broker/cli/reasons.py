@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.capacity import terms_of
 from broker.cli.words import count
+from broker.inspection.capacity import terms_of
 
 if TYPE_CHECKING:
-    from broker.models import Stats
+    from broker.inspection.stats import Stats
 
 _BINDING = {
     "none": "No term binds: capacity is positive.",

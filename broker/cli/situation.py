@@ -9,8 +9,8 @@ from broker.cli.reasons import batch_progress, verdict
 from broker.cli.words import count, duration, listing
 
 if TYPE_CHECKING:
-    from broker.models import Stats
-    from broker.reports import Explanation
+    from broker.inspection.explanation import Explanation
+    from broker.inspection.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from broker import scripts
 from broker.connections.failures import refusal
 from broker.connections.link import Command
 from broker.connections.nodes import Node
 from broker.connections.replies import ReplyError
-from broker.keys import NEVER_THERE
-from broker.operation import Operation
+from broker.protocol import scripts
+from broker.protocol.keys import NEVER_THERE
+from broker.protocol.operation import Operation
 
 
 def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[Command], list[str]]:

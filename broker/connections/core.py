@@ -10,12 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from broker import scripts
 from broker.connections.calls import commands_of, outcomes_of
 from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, of_connecting, of_reply, passes, refusal
 from broker.connections.link import Command, Link, login
 from broker.connections.nodes import Gate, Node, on_new
-from broker.connections.paths import socket_path
 from broker.connections.pieces import Pieces
 from broker.connections.replies import ReplyError, lacks_function, redirection, refuses_functions
 from broker.connections.retrying import Patience, pause_s, silence_s
@@ -23,7 +21,9 @@ from broker.connections.server import ServerInfo, refuse_login
 from broker.connections.topology import make_topology
 from broker.connections.url import Address, Endpoint
 from broker.errors import ClientClosed
-from broker.operation import Operation
+from broker.local_server.socket_paths import socket_path
+from broker.protocol import scripts
+from broker.protocol.operation import Operation
 
 log = logging.getLogger("broker")
 

@@ -12,10 +12,8 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import scripts
 from broker.connections.replies import SCRIPT_LINE, UNKNOWN_COMMAND, ReplyError
 from broker.connections.url import Endpoint
-from broker.error_replies import from_reply
 from broker.errors import (
     AuthenticationFailed,
     BadUrl,
@@ -26,6 +24,8 @@ from broker.errors import (
     TooBig,
     UnsupportedServer,
 )
+from broker.errors.replies import from_reply
+from broker.protocol import scripts
 
 
 @dataclass(frozen=True, slots=True)

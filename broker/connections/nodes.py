@@ -112,7 +112,8 @@ class Node:
         waits: connections for those that do.
         info: the server, once it was asked.
         known: the scripts that it has.
-        calls_functions: whether operations are called as functions of the library (see `broker.lua_library`).
+        calls_functions: whether operations are called as functions of a library
+            (see `broker.protocol.function_library`).
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from broker.connections.url import Address, Endpoint, parse_url
 
 if TYPE_CHECKING:
-    from broker.embedded import EmbeddedServer
+    from broker.local_server.embedded import EmbeddedServer
 
 
 def opened_address(url: str) -> tuple[Address, EmbeddedServer | None]:
@@ -27,7 +27,7 @@ def opened_address(url: str) -> tuple[Address, EmbeddedServer | None]:
         return replace(address, endpoints=(Endpoint(f"fakeredis:{address.path}"),)), None
     if address.mode != "embedded":
         return address, None
-    from broker import embedded
+    from broker.local_server import embedded
 
     server = embedded.acquire(address.path)
     return replace(address, endpoints=(Endpoint("", 0, str(server.socket)),)), server

@@ -28,7 +28,7 @@ from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
-from broker.operation import Operation
+from broker.protocol.operation import Operation
 
 
 class Transport:

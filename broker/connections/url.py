@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote
 
-from broker.arguments import check_type
 from broker.errors import BadUrl
+from broker.values.arguments import check_type
 
 Mode = Literal["single", "sentinel", "cluster", "embedded", "fakeredis"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from broker import keys
+from broker.protocol import keys
 
 if TYPE_CHECKING:
     from broker.connections import Transport

@@ -17,9 +17,9 @@ from broker.demo.interrupts import Interrupts
 from broker.demo.options import DemoOptions, Summary, new_run_name
 from broker.demo.supervisor import Supervisor
 from broker.errors import BrokerError, NoRun
-from broker.names import check_name
-from broker.operations import anyone
-from broker.temporary import temporary_directory, what_failed
+from broker.local_server.temporary import temporary_directory, what_failed
+from broker.protocol import anyone
+from broker.values.names import check_name
 
 #: How long the supervisor tries to reach a server that does not answer, seconds.
 _PATIENCE_S: Final = 5.0

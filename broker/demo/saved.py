@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from broker.checkpoint import read_checkpoint, write_atomically
-from broker.checkpoint_family import members
 from broker.demo.learner import Learner
+from broker.recovery.checkpoint import read_checkpoint, write_atomically
+from broker.recovery.checkpoint_files import members
 
 if TYPE_CHECKING:
     from broker import Trainer

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from broker.checkpoint import Checkpoint
 from broker.connections import Transport
 from broker.demo.chaos import Chaos
 from broker.demo.children import Child
@@ -25,9 +24,10 @@ from broker.demo.saved import broker_file
 from broker.demo.starts import start_id
 from broker.demo.view import View
 from broker.errors import BrokerError, NoRun
-from broker.operations import anyone
-from broker.reports import stats_of
-from broker.sources import exists, load_source
+from broker.inspection.stats import stats_of
+from broker.protocol import anyone
+from broker.recovery.checkpoint import Checkpoint
+from broker.recovery.sources import exists, load_source
 
 #: What the children run.
 TRAINER: Final = "broker.demo.trainer"

@@ -22,8 +22,8 @@ from broker.demo.report import StepReport
 from broker.demo.saved import Savings
 from broker.demo.starts import number_of, start
 from broker.errors import Exhausted
-from broker.models import Rollout
-from broker.sources import exists
+from broker.recovery.sources import exists
+from broker.values.rollout import Rollout
 
 _log = logging.getLogger("broker")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from broker.errors import BadArgument
-from broker.models import Rollout
+from broker.values.rollout import Rollout
 
 # Not by an import statement: the code is checked also where PyTorch is not installed.
 try:

@@ -18,15 +18,16 @@ from importlib import import_module
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from broker import keys
-from broker.batches import share_of
+from broker.clients.trainer import Trainer
 from broker.connections import open_transport
 from broker.errors import BadArgument, Exhausted, NoRun, WaitTimeout
-from broker.gathered import Accept
-from broker.hooks import check_plain_hook
 from broker.integrations.tensors import collate, pack, pad, torch
-from broker.models import Rollout, RunConfig
-from broker.trainer import Trainer
+from broker.protocol import keys
+from broker.trainer.batches import share_of
+from broker.trainer.filtered import Accept
+from broker.values.config import RunConfig
+from broker.values.hooks import check_plain_hook
+from broker.values.rollout import Rollout
 
 _log = logging.getLogger("broker")
 _torch_data: Any = import_module("torch.utils.data")

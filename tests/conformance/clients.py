@@ -12,8 +12,8 @@ import pytest
 from broker import Trainer
 from broker.connections import AsyncTransport, ServerInfo, Transport, open_async_transport, open_transport
 from broker.errors import ServerUnavailable
-from broker.operation import Operation
-from broker.operations import anyone
+from broker.protocol import anyone
+from broker.protocol.operation import Operation
 
 T = TypeVar("T")
 

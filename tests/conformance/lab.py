@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from broker import BrokerError, RunConfig, Task, Trainer, Worker, keys
+from broker import BrokerError, RunConfig, Task, Trainer, Worker
 from broker.connections import open_transport
-from broker.operation import Operation
-from broker.operations import anyone, trainer, worker
-from broker.operations.anyone import TaskRow
-from broker.operations.trainer import NewTask
 from broker.operator import Operator
+from broker.protocol import anyone, keys, trainer, worker
+from broker.protocol.anyone import TaskRow
+from broker.protocol.operation import Operation
+from broker.protocol.trainer import NewTask
 from tests.conformance.history import History, Transition
 from tests.conformance.state_checks import leftovers
 from tests.servers import ServerUnderTest

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker import lua_library, scripts
-from broker.lua_library import Line, Source
+from broker.protocol import function_library as lua_library
+from broker.protocol import scripts
+from broker.protocol.function_library import Line, Source
 
 _VARIABLE = "BROKER_TEST_MUTANT"
-#: Stands for the scripts as functions of a library, which servers of today get (`broker/lua_library.py`).
+#: Stands for the scripts as functions of a library, which servers of today get (`broker/protocol/function_library.py`).
 LIBRARY = "the function library"
 #: As often as it is there, once at least.
 ANY = 0

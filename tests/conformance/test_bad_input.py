@@ -10,8 +10,8 @@ import pytest
 
 from broker import Policy, RunConfig, Task, Trainer, Worker, aio
 from broker.errors import BadArgument, BadName, BrokerError, CodecError, ConfigMismatch, NoRun, SchemaMismatch, TooBig
-from broker.operations import trainer as calls
 from broker.operator import Operator
+from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, tasks
 
 BAD_NAMES = ["", " ", "a b", "{a}", "a{b", "a}b", "a" * 201, "a\n", "ä", "a#b", "a*", "a,b", "a\0b", "a~b"]

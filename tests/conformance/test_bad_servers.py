@@ -20,8 +20,8 @@ from broker.errors import (
     ServerUnavailable,
     UnsupportedServer,
 )
-from broker.operations import anyone
-from broker.operations import trainer as calls
+from broker.protocol import anyone
+from broker.protocol import trainer as calls
 from tests.conformance.clients import InThread, unanswered
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.lossy_proxy import ScriptedServer, bulk
@@ -33,10 +33,14 @@ CONFIG = RunConfig(consumer_batch_size=1)
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("trainer", "worker", "aio.worker"):
-        monkeypatch.setattr(f"broker.{module}.open_transport", partial(open_transport, retry_for_s=0.2), raising=False)
-    for module in ("aio.trainer", "aio.worker"):
-        monkeypatch.setattr(f"broker.{module}.open_async_transport", partial(open_async_transport, retry_for_s=0.2))
+    for module in ("trainer", "worker", "aio_worker"):
+        monkeypatch.setattr(
+            f"broker.clients.{module}.open_transport", partial(open_transport, retry_for_s=0.2), raising=False
+        )
+    for module in ("aio_trainer", "aio_worker"):
+        monkeypatch.setattr(
+            f"broker.clients.{module}.open_async_transport", partial(open_async_transport, retry_for_s=0.2)
+        )
 
 
 @pytest.fixture(params=real_kinds(), ids=str)

@@ -13,8 +13,8 @@ from broker.errors import (
     TooMany,
     WaitTimeout,
 )
-from broker.operations import anyone
-from broker.operations import trainer as calls
+from broker.protocol import anyone
+from broker.protocol import trainer as calls
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 from tests.waiting import wait_until
@@ -82,8 +82,8 @@ def test_a_filtered_batch_of_what_is_left_looks_at_all_of_it_at_once(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
 ):
     """Also at what becomes ready while the filter judges the rest."""
-    monkeypatch.setattr("broker.batches.LOOK_AGAIN_S", 15.0)
-    monkeypatch.setattr("broker.batches.TAKE_LIMIT", 2)
+    monkeypatch.setattr("broker.trainer.batches.LOOK_AGAIN_S", 15.0)
+    monkeypatch.setattr("broker.trainer.batches.TAKE_LIMIT", 2)
     trainer, worker = lab.trainer(consumer_batch_size=9, max_concurrent_rollouts=9), lab.worker()
     trainer.enqueue(tasks(5))
     for _ in range(4 if meanwhile else 5):

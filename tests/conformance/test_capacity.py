@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from broker import RunConfig, Task, Trainer
-from broker.operations import trainer as calls
-from broker.operations import worker as worker_calls
-from broker.operations.trainer import NewTask
+from broker.protocol import trainer as calls
+from broker.protocol import worker as worker_calls
+from broker.protocol.trainer import NewTask
 from tests.conformance.lab import Lab, run_one, tasks
 
 

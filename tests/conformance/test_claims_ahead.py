@@ -10,8 +10,8 @@ import pytest
 
 from broker import BrokerError, OutOfMemory, Policy, RunConfig, ServerUnavailable, Task, Trainer, Worker, aio
 from broker.connections import AsyncTransport
-from broker.operation import Operation
-from broker.session import Session
+from broker.protocol.operation import Operation
+from broker.worker.session import Session
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, tasks
 from tests.waiting import wait_until
@@ -49,7 +49,7 @@ def is_waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_run_that_vanishes_while_a_worker_waits_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     lab.checks_state = lab.checks_history = False
     lab.go_live()
-    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", 0.3)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", 0.3)
     begun = is_waiting(monkeypatch)
     with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=1)):
         with Worker(lab.url, lab.run, heartbeat=False) as worker:

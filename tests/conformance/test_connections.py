@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from broker import scripts
 from broker.connections import Transport, open_transport
 from broker.connections.aio import AsyncLink
 from broker.connections.failures import Failure
@@ -29,8 +28,9 @@ from broker.errors import (
     ServerUnavailable,
     UnsupportedServer,
 )
-from broker.operation import Operation
 from broker.operator import Operator
+from broker.protocol import scripts
+from broker.protocol.operation import Operation
 from tests.conformance.clients import InThread, LoopClient, make_client
 from tests.lossy_proxy import LossyProxy, ScriptedServer, bulk
 from tests.servers import (

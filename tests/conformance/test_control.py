@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, Reject, RunConfig, Task, Trainer, Worker, aio, keys
+from broker import Attempt, Reject, RunConfig, Task, Trainer, Worker, aio
 from broker.errors import BadArgument, NoRun
 from broker.operator import Operator
+from broker.protocol import keys
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 from tests.waiting import wait_until
@@ -118,7 +119,7 @@ def test_a_worker_serves_the_preferred_run_first(lab: Lab):
 
 
 def test_a_worker_of_several_runs_wakes_for_each(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", 60.0)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", 60.0)
     other = f"{lab.run}/eval"
     trainers = [lab.trainer(), lab.trainer(run=other)]
     worker = lab.worker(lab.run, other)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from broker import embedded, testing
+from broker import testing
 from broker.connections import open_async_transport, open_transport
-from broker.embedded import EmbeddedServer, free_port
 from broker.errors import ServerNotStarted, ServerUnavailable, UnsupportedServer
+from broker.local_server import embedded
+from broker.local_server.embedded import EmbeddedServer, free_port
 from broker.testing import broker_server
 from tests.waiting import wait_until
 
@@ -283,7 +284,7 @@ def test_where_somebody_else_was_faster_another_port_is_tried(monkeypatch: pytes
         other.listen()
         taken = other.getsockname()[1]
         ports = iter([taken, taken, free])
-        monkeypatch.setattr("broker.embedded.free_port", lambda: next(ports))
+        monkeypatch.setattr("broker.local_server.embedded.free_port", lambda: next(ports))
         server = EmbeddedServer(port=0)
         try:
             assert server.port == free

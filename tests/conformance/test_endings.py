@@ -11,8 +11,8 @@ import pytest
 
 from broker import Attempt, Reject, Worker, aio
 from broker.errors import ServerUnavailable
-from broker.handlers import REASON_BYTES, judged, sendable, words_of
 from broker.operator import Operator
+from broker.worker.handlers import REASON_BYTES, judged, sendable, words_of
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, tasks
 from tests.waiting import wait_until

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker import Rollout, RunConfig, Task, Trainer, Worker, aio, scripts
+from broker import Rollout, RunConfig, Task, Trainer, Worker, aio
 from broker.connections import Transport
 from broker.connections.failures import NO_WRITES, UNREACHABLE, Failure, nobody
 from broker.connections.url import Endpoint
@@ -21,6 +21,7 @@ from broker.errors import (
     TooBig,
     UnsupportedServer,
 )
+from broker.protocol import scripts
 from tests.conformance.clients import InThread, LoopClient, make_client
 from tests.lossy_proxy import ScriptedServer, bulk
 from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds, sentinel

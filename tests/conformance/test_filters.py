@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from broker import Rollout, Trainer, Worker, aio, batches
+from broker import Rollout, Trainer, Worker, aio
 from broker.errors import Exhausted, WaitTimeout
-from broker.gathered import Gathered
-from broker.operations import trainer as calls
+from broker.protocol import trainer as calls
+from broker.trainer import batches
+from broker.trainer.filtered import Gathered
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 #: Long enough on a busy machine, seconds.

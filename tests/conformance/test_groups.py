@@ -3,10 +3,10 @@
 import pytest
 
 from broker import Task
-from broker.operations import anyone
-from broker.operations import trainer as calls
-from broker.operations import worker as worker_calls
 from broker.operator import Operator
+from broker.protocol import anyone
+from broker.protocol import trainer as calls
+from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, names_of
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from broker import Task, Worker
-from broker.operations import anyone
-from broker.operations import worker as worker_calls
 from broker.operator import Operator
+from broker.protocol import anyone
+from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 ENDS = {"consumed", "dead", "rejected"}
@@ -170,7 +170,7 @@ class InvisibleTake:
     """A take on a trainer's channel without waiting."""
 
     def __init__(self, lab: Lab, trainer) -> None:
-        from broker.operations import trainer as calls
+        from broker.protocol import trainer as calls
 
         channel = trainer._core.channel
         step, n = trainer.version, trainer.config.batch_size

@@ -8,9 +8,9 @@ import pytest
 
 from broker import RunConfig, Task, Trainer, Worker, aio
 from broker.errors import NoRun, NoSession, OldRequest
-from broker.heartbeat import Heartbeat
-from broker.operations import anyone
-from broker.operations import worker as worker_calls
+from broker.protocol import anyone
+from broker.protocol import worker as worker_calls
+from broker.worker.heartbeat import Heartbeat
 from tests.conformance.lab import Lab, run_one, tasks
 from tests.properties.decode import LEASE_ZERO
 from tests.waiting import wait_until
@@ -163,7 +163,7 @@ def test_renew_says_why_each_attempt_is_to_be_given_up(lab: Lab):
         consumer_batch_size=9, max_staleness=9, max_concurrent_rollouts=99, retry_backoff_ms=0, max_attempts=9
     )
     worker, other = lab.raw_worker(), lab.raw_worker()
-    from broker.operations import trainer as calls
+    from broker.protocol import trainer as calls
 
     trainer.enqueue("done", "cancelled", "failed", "taken", "revoked", "mine")
     trainer.enqueue("pair", samples=2)

@@ -10,8 +10,8 @@ import pytest
 
 from broker import Attempt, Trainer, Worker, aio
 from broker.errors import HandlersLost
-from broker.places import LOST_AFTER_S, Places
-from broker.worker_core import WorkerCore
+from broker.worker.places import LOST_AFTER_S, Places
+from broker.worker.state import WorkerCore
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.waiting import wait_until

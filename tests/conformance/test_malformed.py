@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from broker import scripts
 from broker.errors import BrokerError
-from broker.operation import Operation
-from broker.operations import admission, anyone, recovery, trainer, worker
-from broker.operations.admission import Counted, Recovery, Report
-from broker.operations.recovery import Begin
-from broker.operations.trainer import NewTask, trainer_gate
-from broker.operations.worker import Submission
+from broker.protocol import admission, anyone, recovery, scripts, trainer, worker
+from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.operation import Operation
+from broker.protocol.recovery import Begin
+from broker.protocol.trainer import NewTask, trainer_gate
+from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
 

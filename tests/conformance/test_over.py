@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker import Attempt, aio
-from broker.session import Submitted
+from broker.worker.session import Submitted
 from tests.conformance.lab import Lab, tasks
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from broker.operations import recovery
-from broker.operations import trainer as calls
+from broker.protocol import recovery
+from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
 
 #: Enough for all tasks here to run at once.

@@ -3,11 +3,11 @@
 import pytest
 
 from broker.errors import BadArgument
-from broker.operations import anyone
-from broker.operations import trainer as calls
-from broker.operations import worker as worker_calls
-from broker.operations.trainer import NewTask
-from broker.operations.worker import Submission
+from broker.protocol import anyone
+from broker.protocol import trainer as calls
+from broker.protocol import worker as worker_calls
+from broker.protocol.trainer import NewTask
+from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from broker.operations import trainer as calls
-from broker.operations import worker as worker_calls
+from broker.protocol import trainer as calls
+from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, RawTrainer
 
 

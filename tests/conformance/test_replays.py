@@ -7,9 +7,9 @@ import pytest
 
 from broker import Task
 from broker.errors import BrokerError, Early, Fenced, OldCall, Rewound, TooMany
-from broker.operation import Operation
-from broker.operations import trainer as calls
-from broker.operations import worker as worker_calls
+from broker.protocol import trainer as calls
+from broker.protocol import worker as worker_calls
+from broker.protocol.operation import Operation
 from tests.conformance.duplex_proxy import DuplexProxy
 from tests.conformance.lab import Lab, RawTrainer, names_of, tasks
 

@@ -5,9 +5,9 @@ import pytest
 
 from broker import Task
 from broker.errors import CodecError, Gone, NoResult, TooBig
-from broker.operations import anyone
-from broker.operations import worker as worker_calls
-from broker.operations.worker import INLINE_BYTES, Submission
+from broker.protocol import anyone
+from broker.protocol import worker as worker_calls
+from broker.protocol.worker import INLINE_BYTES, Submission
 from tests.conformance.lab import Lab, run_one, tasks
 
 LARGE = b"y" * (INLINE_BYTES + 1)
@@ -65,7 +65,7 @@ def test_the_client_sends_missing_bytes_again_and_gives_up_with_an_error(lab: La
             operation.before = ()
         return operation
 
-    monkeypatch.setattr("broker.session.worker.submit", without_bytes)
+    monkeypatch.setattr("broker.worker.session.worker.submit", without_bytes)
     assert worker.submit(first, LARGE).answer == "accepted"
     lose = 99
     with pytest.raises(NoResult) as caught:
@@ -81,7 +81,7 @@ def test_a_refused_result_leaves_no_bytes(lab: Lab, why: str, size: int):
     """Mutants: refused_bytes_kept."""
     trainer = lab.raw_trainer(consumer_batch_size=1, max_staleness=1, retry_backoff_ms=0, max_concurrent_rollouts=9)
     worker, other = lab.raw_worker(), lab.raw_worker()
-    from broker.operations import trainer as calls
+    from broker.protocol import trainer as calls
 
     trainer.enqueue("t")
     attempt, options = worker.take_one(), {}
@@ -187,8 +187,8 @@ def test_missing_bytes_of_a_batch_are_told(lab: Lab):
 
 
 def test_bytes_are_read_in_bounded_pieces(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.reading.BYTES_PER_FETCH", 100_000)
-    monkeypatch.setattr("broker.reading.ROWS_PER_CALL", 3)
+    monkeypatch.setattr("broker.trainer.reading.BYTES_PER_FETCH", 100_000)
+    monkeypatch.setattr("broker.trainer.reading.ROWS_PER_CALL", 3)
     trainer, worker = lab.trainer(consumer_batch_size=10), lab.worker()
     trainer.enqueue(Task(id=f"t{i}", samples=2) for i in range(10))
     for attempt in worker.claim(20):

@@ -10,26 +10,13 @@ from typing import Any
 
 import pytest
 
-from broker import (
-    Attempt,
-    BadArgument,
-    BrokerError,
-    Policy,
-    Reject,
-    RunConfig,
-    Task,
-    Trainer,
-    WaitTimeout,
-    Worker,
-    aio,
-    batches,
-    scripts,
-)
+from broker import Attempt, BadArgument, BrokerError, Policy, Reject, RunConfig, Task, Trainer, WaitTimeout, Worker, aio
 from broker.connections.link import Command
 from broker.connections.nodes import Pool
-from broker.operations import anyone
-from broker.operations import worker as calls
-from broker.worker_core import WorkerCore
+from broker.protocol import anyone, scripts
+from broker.protocol import worker as calls
+from broker.trainer import batches
+from broker.worker.state import WorkerCore
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, tasks
 from tests.lossy_proxy import LossyProxy
@@ -240,7 +227,7 @@ def test_a_filter_sees_each_rollout_once_and_the_rows_come_with_the_take(trainer
 def test_results_are_read_in_pieces_of_the_size_that_those_before_had(
     lab: Lab, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("broker.reading.BYTES_PER_FETCH", 100_000)
+    monkeypatch.setattr("broker.trainer.reading.BYTES_PER_FETCH", 100_000)
     with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=64, max_staleness=9)) as trainer:
         trainer.enqueue(tasks(128))
         reads: list[int] = []
@@ -318,8 +305,8 @@ def test_a_loop_that_had_to_wait_does_not_ask_in_vain_before_it_waits_again(
     trainer: Trainer, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch, with_policy: bool
 ):
     """Unless its weights may be too old by now, which only a claim tells. As soon as there is more to do, it asks again."""
-    monkeypatch.setattr("broker.worker_core.IDLE_S", 0.0)
-    monkeypatch.setattr("broker.worker_core.IDLE_TRIPS", 0)
+    monkeypatch.setattr("broker.worker.state.IDLE_S", 0.0)
+    monkeypatch.setattr("broker.worker.state.IDLE_TRIPS", 0)
     trainer.enqueue(tasks(1))
     (first,) = worker.claim()
     worker.submit(first, b"x")
@@ -328,7 +315,7 @@ def test_a_loop_that_had_to_wait_does_not_ask_in_vain_before_it_waits_again(
     def work() -> None:
         for done, attempt in enumerate(worker, 1):
             if done == 2:
-                monkeypatch.setattr("broker.worker_core.IDLE_S", FAR_AWAY_S)
+                monkeypatch.setattr("broker.worker.state.IDLE_S", FAR_AWAY_S)
             worker.submit(attempt, b"x")
             if done == 4:
                 break
@@ -376,7 +363,7 @@ def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
 ):
     """A retry, and what a dead worker held: nothing but a claim tells of them."""
     for name, value in (("CLAIM_AGAIN_S", FAR_AWAY_S), ("IDLE_S", 0.0), ("IDLE_TRIPS", 0)):
-        monkeypatch.setattr(f"broker.worker_core.{name}", value)
+        monkeypatch.setattr(f"broker.worker.state.{name}", value)
     lab.go_live()
     trainer = lab.trainer(consumer_batch_size=4, retry_backoff_ms=50)
     worker = lab.worker(heartbeat=False)
@@ -407,7 +394,7 @@ def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
 
 def test_a_loop_asks_with_a_new_policy_before_it_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """What was answered to the one before says nothing about it."""
-    monkeypatch.setattr("broker.worker_core.WEIGHTS_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.WEIGHTS_AGAIN_S", FAR_AWAY_S)
     trainer = lab.trainer(consumer_batch_size=1, max_staleness=1)
     worker = lab.worker()
     trainer.enqueue(tasks(2))

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, RunConfig, Trainer, Worker, aio, scripts
-from broker.heartbeat import Heartbeat
+from broker import Attempt, RunConfig, Trainer, Worker, aio
+from broker.protocol import scripts
+from broker.worker.heartbeat import Heartbeat
 from tests.conformance.lab import Lab, tasks
 from tests.lossy_proxy import LossyProxy
 from tests.servers import ServerUnderTest, cluster, real_kinds, redis_kinds

@@ -2,9 +2,9 @@
 
 import pytest
 
-from broker.operations import anyone
-from broker.operations import trainer as calls
-from broker.operations import worker as worker_calls
+from broker.protocol import anyone
+from broker.protocol import trainer as calls
+from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, RawTrainer
 
 

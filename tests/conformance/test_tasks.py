@@ -3,8 +3,8 @@
 import pytest
 
 from broker import Task
-from broker.operations import trainer as calls
 from broker.operator import Operator
+from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 

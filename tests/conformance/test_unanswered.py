@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from broker import RunConfig, Task, aio
-from broker.codec import encode
 from broker.errors import BadArgument, Early, Fenced, ServerUnavailable
-from broker.operations import trainer as calls
-from broker.operations.trainer import NewTask
-from broker.termination import TerminationAsExit
+from broker.protocol import trainer as calls
+from broker.protocol.trainer import NewTask
+from broker.values.codec import encode
+from broker.worker.signals import TerminationAsExit
 from tests.conformance.clients import Unanswered, interrupted, unanswered
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.waiting import wait_until

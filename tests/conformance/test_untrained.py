@@ -9,8 +9,8 @@ import pytest
 
 from broker import Task, Trainer, Worker, aio
 from broker.errors import BadArgument, Exhausted, TooBig
-from broker.operations import anyone
 from broker.operator import Operator
+from broker.protocol import anyone
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 
@@ -230,8 +230,8 @@ def test_a_task_taken_again_is_what_is_given_now(lab: Lab, samples: int):
 
 
 def test_a_lost_answer_of_an_enqueue_again_has_one_effect(lab: Lab):
-    from broker.operations import trainer as calls
-    from broker.operations.trainer import NewTask
+    from broker.protocol import trainer as calls
+    from broker.protocol.trainer import NewTask
 
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("a")

@@ -4,9 +4,9 @@ import pytest
 
 from broker import Task
 from broker.errors import Gone
-from broker.operations import anyone
-from broker.operations import trainer as calls
 from broker.operator import Operator
+from broker.protocol import anyone
+from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 

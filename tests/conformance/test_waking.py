@@ -12,8 +12,8 @@ import pytest
 from broker import Policy, Task
 from broker.connections import open_transport
 from broker.connections.core import Core
-from broker.operations import anyone, recovery
-from broker.operations import trainer as calls
+from broker.protocol import anyone, recovery
+from broker.protocol import trainer as calls
 from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, RawTrainer, names_of, run_one, tasks
 from tests.waiting import wait_until
@@ -329,7 +329,7 @@ def test_the_marker_is_armed(lab: Lab, path: Callable[[Lab], Callable[[], Any]])
 
 @pytest.mark.parametrize("path", blocking, ids=lambda path: path.__name__[3:])
 def test_a_blocked_worker_wakes_up(lab: Lab, path: Callable[[Lab], Callable[[], Any]], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
     act = path(lab)
     lab.unmark()
     worker = lab.worker(name="blocked", lease_s=3600.0)
@@ -359,7 +359,7 @@ def test_an_empty_run_lets_a_worker_sleep(lab: Lab, monkeypatch: pytest.MonkeyPa
 
 def test_one_wake_up_passes_from_worker_to_worker(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """Eight blocked workers, eight tasks in one call: each worker claims in vain at most a few times, and all get one."""
-    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
     trainer = lab.trainer(consumer_batch_size=8)
     workers = [lab.worker(name=f"w{i}") for i in range(8)]
     waiting = [InThread(lambda worker=worker: worker.claim(1, timeout=FAR_AWAY_S)) for worker in workers]
@@ -373,7 +373,7 @@ def test_one_wake_up_passes_from_worker_to_worker(lab: Lab, monkeypatch: pytest.
 
 def test_a_worker_wakes_for_what_is_next_due(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """Nobody arms a marker when time passes: the worker knows when."""
-    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.go_live()
     trainer = lab.trainer(retry_backoff_ms=200, lease_ms=3_600_000)
     worker = lab.worker()
@@ -385,7 +385,7 @@ def test_a_worker_wakes_for_what_is_next_due(lab: Lab, monkeypatch: pytest.Monke
 
 def test_a_worker_with_stale_weights_does_not_keep_the_marker(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """The one with usable weights gets the work though the other was woken."""
-    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
     trainer = lab.trainer(consumer_batch_size=1, max_staleness=0)
     trainer.advance(allow_empty=True)
     stale = lab.worker(name="stale", policy=Policy(version=0, epoch=trainer.epoch))
@@ -423,7 +423,7 @@ def ending_by_cancel(lab: Lab, worker, attempt) -> None:
 @pytest.mark.parametrize("end", [ending_by_submit, ending_by_death, ending_by_verdict, ending_by_cancel])
 def test_a_blocked_trainer_wakes_up(lab: Lab, end: Callable[..., None], monkeypatch: pytest.MonkeyPatch):
     """When enough is ready, and when fewer can come than it waits for. Mutants: no_wake_of_trainer."""
-    monkeypatch.setattr("broker.batches.LOOK_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.trainer.batches.LOOK_AGAIN_S", FAR_AWAY_S)
     trainer, worker = lab.trainer(consumer_batch_size=2), lab.worker()
     trainer.enqueue(tasks(2))
     run_one(worker)
@@ -489,7 +489,7 @@ def is_blocked(lab: Lab) -> bool:
 
 @pytest.mark.parametrize("end", ["stop", "drain"])
 def test_stop_and_drain_end_a_wait(lab: Lab, end: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.worker_core.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.trainer()
     worker = lab.worker()
     waiting = InThread(lambda: list(worker))
@@ -500,7 +500,7 @@ def test_stop_and_drain_end_a_wait(lab: Lab, end: str, monkeypatch: pytest.Monke
 
 
 def test_closing_a_client_ends_its_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.batches.LOOK_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.trainer.batches.LOOK_AGAIN_S", FAR_AWAY_S)
     from broker.errors import ServerUnavailable
 
     trainer = lab.trainer(consumer_batch_size=2)

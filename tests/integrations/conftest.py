@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 
 from broker.connections import open_transport
-from broker.embedded import EmbeddedServer
+from broker.local_server.embedded import EmbeddedServer
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import hiredis
 
-from broker import keys, scripts
-from broker.operation import Operation
+from broker.protocol import keys, scripts
+from broker.protocol.operation import Operation
 
 from .calls import Answer, Call, SetBytes
 from .decode import Dump, view_from_dump

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from broker.operation import Operation
-from broker.operations import anyone
+from broker.protocol import anyone
+from broker.protocol.operation import Operation
 
 from .ghost import capacity, require
 from .view import View

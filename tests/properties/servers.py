@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker import scripts as broker_scripts
+from broker.protocol import scripts as broker_scripts
 from tests.servers import ServerKind, real_kinds
 
 from .driver import Connection, OperationDriver, Scripts

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker import scripts
+from broker.protocol import scripts
 from tests.servers import real_kinds
 
 from .driver import Connection, OperationDriver, Scripts

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from broker.models import RunConfig
-from broker.operation import Operation
-from broker.operations import anyone, recovery, trainer, worker
+from broker.protocol import anyone, recovery, trainer, worker
+from broker.protocol.operation import Operation
+from broker.values.config import RunConfig
 
 from .calls import (
     Advance,

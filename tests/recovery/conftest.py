@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.operations import anyone
+from broker.protocol import anyone
 from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
 from tests.servers import server_kinds

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from broker import Trainer, checkpoint, checkpoint_tasks, recovery
+from broker import Trainer
 from broker.errors import BrokerError
+from broker.recovery import checkpoint
+from broker.recovery import recover as recovery
+from broker.recovery import tasks_file as checkpoint_tasks
 
 #: Points of `checkpoint()`, in order; what is done there is about to be done.
 TASKS_POINT = "before the tasks are in their place"

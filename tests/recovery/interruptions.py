@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from broker import Trainer
-from broker.operation import Operation
+from broker.protocol.operation import Operation
 
 
 class Killed(BaseException):

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from broker import Trainer, Worker
 from broker.errors import Exhausted, WaitTimeout
-from broker.operations import anyone
+from broker.protocol import anyone
 from tests.conformance.lab import Lab, RawTrainer, names_of
 
 #: A run of a test that takes more rounds than this to end never will.

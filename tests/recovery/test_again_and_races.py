@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from broker import Task, Trainer, Worker
-from broker import recovery as flows
 from broker.errors import BrokerError, Fenced, Recovering
-from broker.operations import recovery
-from broker.operations.recovery import Begin
-from broker.operations.trainer import trainer_gate
-from broker.recovery import RecoveryReport
+from broker.protocol import recovery
+from broker.protocol.recovery import Begin
+from broker.protocol.trainer import trainer_gate
+from broker.recovery import recover as flows
+from broker.recovery.recover import RecoveryReport
 from tests.conformance.lab import Lab, tasks
 from tests.recovery.interruptions import Killed, kill
 from tests.recovery.story import judge_once, serve, surviving, train, train_to_the_end
@@ -132,9 +132,9 @@ def test_of_two_trainers_that_race_to_recover_one_is_fenced(
 
 
 def _epoch(run: str, now: int) -> Any:
-    from broker import keys
-    from broker.operation import Operation
-    from broker.operations.replies import texts
+    from broker.protocol import keys
+    from broker.protocol.operation import Operation
+    from broker.protocol.replies import texts
 
     def parse(reply: Any) -> str:
         parts = texts(reply)

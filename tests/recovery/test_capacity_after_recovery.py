@@ -8,10 +8,10 @@ import pytest
 
 from broker import Task, Trainer
 from broker.errors import WaitTimeout
-from broker.operations import anyone
-from broker.operations import trainer as trainer_calls
-from broker.operations import worker as worker_calls
-from broker.operations.worker import Submission
+from broker.protocol import anyone
+from broker.protocol import trainer as trainer_calls
+from broker.protocol import worker as worker_calls
+from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab, RawWorker, tasks
 from tests.recovery.story import serve, train
 

@@ -21,9 +21,9 @@ import msgpack
 import pytest
 
 from broker import Trainer, Worker
-from broker.checkpoint import read_checkpoint
 from broker.errors import BadArgument, CheckpointError
 from broker.operator import Operator
+from broker.recovery.checkpoint import read_checkpoint
 from tests.conformance.lab import Lab, tasks
 from tests.recovery.story import judge_once, train, train_to_the_end
 

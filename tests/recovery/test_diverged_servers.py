@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from broker import Task, Trainer, Worker
-from broker import recovery as flows
 from broker.errors import Gone
 from broker.operator import Operator
+from broker.recovery import recover as flows
 from tests.conformance.lab import Lab
 from tests.recovery.interruptions import Killed, kill
 from tests.recovery.story import judge_once, serve, train, train_to_the_end

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from broker import Task, Trainer
-from broker import recovery as flows
 from broker.errors import Gone, Undone
+from broker.recovery import recover as flows
 from tests.conformance.lab import Lab, tasks
 from tests.recovery.story import serve, train
 from tests.recovery.test_trained_once import LOST_FUTURES

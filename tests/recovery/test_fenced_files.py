@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from broker import Trainer, Worker
-from broker import checkpoint as files
-from broker import recovery as flows
-from broker.checkpoint import read_checkpoint
-from broker.checkpoint_family import members
 from broker.errors import CheckpointError, Fenced
 from broker.operator import Operator
-from broker.recovery import RecoveryReport
+from broker.recovery import checkpoint as files
+from broker.recovery import recover as flows
+from broker.recovery.checkpoint import read_checkpoint
+from broker.recovery.checkpoint_files import members
+from broker.recovery.recover import RecoveryReport
 from tests.conformance.lab import Lab, tasks
 from tests.recovery.frozen import POINTS, TASKS_POINT, freeze_at
 from tests.recovery.story import judge_once, serve, surviving, train, train_to_the_end

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from broker import BrokerError, RunConfig, Task, Trainer
-from broker import recovery as flows
 from broker.connections import Transport
 from broker.errors import CheckpointError, Fenced, Recovering, Undone
-from broker.operation import Operation
-from broker.operations import anyone, recovery
-from broker.operations import trainer as trainer_calls
-from broker.operations import worker as worker_calls
-from broker.operations.recovery import Begin
-from broker.operations.trainer import trainer_gate
-from broker.recovery import RecoveryReport
+from broker.protocol import anyone, recovery
+from broker.protocol import trainer as trainer_calls
+from broker.protocol import worker as worker_calls
+from broker.protocol.operation import Operation
+from broker.protocol.recovery import Begin
+from broker.protocol.trainer import trainer_gate
+from broker.recovery import recover as flows
+from broker.recovery.recover import RecoveryReport
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.recovery.interruptions import Killed, kill
 from tests.recovery.story import judge_once, raw_step, serve, surviving, train, train_to_the_end

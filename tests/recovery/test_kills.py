@@ -12,11 +12,12 @@ from typing import Any, Self
 
 import pytest
 
-from broker import Trainer, Worker, checkpoint_tasks
-from broker import checkpoint as files
-from broker import recovery as flows
-from broker.checkpoint_family import members
+from broker import Trainer, Worker
 from broker.errors import CheckpointError
+from broker.recovery import checkpoint as files
+from broker.recovery import recover as flows
+from broker.recovery import tasks_file as checkpoint_tasks
+from broker.recovery.checkpoint_files import members
 from tests.conformance.lab import Lab
 from tests.recovery.interruptions import MOMENTS, Killed, kill
 from tests.recovery.story import judge_once, serve, surviving, train, train_to_the_end

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from broker import Task
-from broker.operations import recovery
-from broker.operations import trainer as trainer_calls
-from broker.operations.recovery import Begin
-from broker.operations.trainer import trainer_gate
+from broker.protocol import recovery
+from broker.protocol import trainer as trainer_calls
+from broker.protocol.recovery import Begin
+from broker.protocol.trainer import trainer_gate
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
 from tests.recovery.story import raw_step
 

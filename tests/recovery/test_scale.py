@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from broker import RunConfig, Trainer
-from broker.checkpoint import read_checkpoint
 from broker.connections import open_transport
-from broker.operation import Operation
-from broker.operations import anyone, trainer, worker
-from broker.operations.trainer import NewTask
-from broker.operations.worker import Submission
-from broker.recovery import RecoveryReport
+from broker.protocol import anyone, trainer, worker
+from broker.protocol.operation import Operation
+from broker.protocol.trainer import NewTask
+from broker.protocol.worker import Submission
+from broker.recovery.checkpoint import read_checkpoint
+from broker.recovery.recover import RecoveryReport
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
 from tests.servers import ServerUnderTest, real_kinds
 

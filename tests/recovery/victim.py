@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from broker import RunConfig, Task, Trainer
-from broker import recovery as flows
+from broker.recovery import recover as flows
 from tests.recovery.interruptions import MOMENTS, kill
 
 CONFIG = RunConfig(consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=8, keep_checkpoints=2)

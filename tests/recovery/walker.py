@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker import Attempt, Policy, Rollout, RunConfig, Task, Trainer, Worker, keys
-from broker.checkpoint_family import member_of, members
+from broker import Attempt, Policy, Rollout, RunConfig, Task, Trainer, Worker
 from broker.connections import open_transport
 from broker.errors import BrokerError, Exhausted, Recovering, TooMany, WaitTimeout
+from broker.protocol import keys
+from broker.recovery.checkpoint_files import member_of, members
 from tests.recovery.interruptions import MOMENTS, Killed, kill
 
 #: Actions of one walk before everything is trained to the end.

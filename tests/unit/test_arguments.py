@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.arguments import shown
+from broker.values.arguments import shown
 
 
 @pytest.mark.parametrize(

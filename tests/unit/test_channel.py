@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from broker.channel import Channel
 from broker.errors import BrokerError, Early, Fenced, OldCall, Rewound
-from broker.operation import Operation
-from broker.operations.trainer import Gate
+from broker.protocol.operation import Operation
+from broker.protocol.trainer import Gate
+from broker.trainer.numbered_calls import Channel
 
 TOKEN = "0123456789abcdef"
 

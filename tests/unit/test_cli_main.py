@@ -67,7 +67,7 @@ def test_every_command_explains_itself_with_examples(name: str, capsys: pytest.C
 def test_help_imports_nothing_that_only_some_commands_need() -> None:
     code = (
         "import sys; from broker.cli.main import main; main(['--help']); "
-        "print(sorted({'rich', 'numpy', 'gymnasium', 'broker.embedded'} & set(sys.modules)))"
+        "print(sorted({'rich', 'numpy', 'gymnasium', 'broker.local_server.embedded'} & set(sys.modules)))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "[]"

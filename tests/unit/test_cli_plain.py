@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from broker.cli.plain import to_plain
-from broker.models import RunConfig
+from broker.values.config import RunConfig
 
 
 @dataclass(slots=True)

@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 
-from broker.capacity import Terms, terms_of
 from broker.cli.reasons import batch_progress, formula, verdict
-from broker.models import RunConfig, Stats
+from broker.inspection.capacity import Terms, terms_of
+from broker.inspection.stats import Stats
+from broker.values.config import RunConfig
 
 
 def make_stats(*, size: int = 4, staleness: int | None = 2, concurrency: int = 100, **changes: Any) -> Stats:

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from broker.cli.situation import situation
-from broker.operations.anyone import Facts, HeldRow, Holding, SessionRow
-from broker.reports import Explanation, explanation_of
+from broker.inspection.explanation import Explanation, explanation_of
+from broker.protocol.anyone import Facts, HeldRow, Holding, SessionRow
 from tests.unit.test_cli_reasons import make_stats
 
 NOW = 1_000_000

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from broker import scripts
 from broker.cli.transitions import FIELDS, clock, named, sentence
+from broker.protocol import scripts
 
 
 def test_words_have_names() -> None:

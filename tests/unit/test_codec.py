@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from broker import compression
-from broker.codec import Limits, decode, encode
 from broker.errors import CodecError
+from broker.values import compression
+from broker.values.codec import Limits, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

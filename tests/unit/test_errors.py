@@ -6,8 +6,8 @@ import pickle
 import pytest
 
 from broker import errors
-from broker.error_replies import from_reply
 from broker.errors import BrokerError
+from broker.errors.replies import from_reply
 
 CODES = {
     "FENCED": "Fenced",

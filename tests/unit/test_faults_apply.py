@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import scripts
+from broker.protocol import scripts
 from tests.conformance import mutants as directed
 from tests.properties import mutants as walked
 

@@ -17,13 +17,15 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_the_package_alone_loads_no_library():
-    assert loaded_by("import broker").isdisjoint({"redis", "pydantic", "msgpack", "broker.trainer", "broker.worker"})
+    assert loaded_by("import broker").isdisjoint(
+        {"redis", "pydantic", "msgpack", "broker.clients.trainer", "broker.clients.worker"}
+    )
 
 
 @pytest.mark.parametrize("name", ["Trainer", "Worker", "Task"])
 def test_a_client_loads_no_recovery_and_no_reports(name: str):
     assert loaded_by(f"from broker import {name}").isdisjoint(
-        {"broker.recovery", "broker.checkpoint", "broker.reports"}
+        {"broker.recovery.recover", "broker.recovery.checkpoint", "broker.inspection.explanation"}
     )
 
 

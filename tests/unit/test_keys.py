@@ -2,8 +2,8 @@ import fnmatch
 
 import pytest
 
-from broker import keys
-from broker.scripts import lua_directory
+from broker.protocol import keys
+from broker.protocol.scripts import lua_directory
 
 NAMES = ["a", "math-7b", "math-7b/eval", "a.b_c:d@e+f", "x" * 200]
 

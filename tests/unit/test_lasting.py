@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from broker.lasting import LONGEST_DISTANCE_S, Lasting
+from broker.worker.lasting import LONGEST_DISTANCE_S, Lasting
 
 
 @pytest.fixture

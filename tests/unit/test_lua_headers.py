@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from broker import operations, scripts
-from broker.operation import Operation
-from broker.operations import admission, anyone, recovery, trainer, worker
-from broker.operations.admission import Counted, Recovery, Report
-from broker.operations.recovery import Begin
-from broker.operations.trainer import NewTask, operator_gate, trainer_gate
-from broker.operations.worker import Submission
+from broker import protocol as operations
+from broker.protocol import admission, anyone, recovery, scripts, trainer, worker
+from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.operation import Operation
+from broker.protocol.recovery import Begin
+from broker.protocol.trainer import NewTask, operator_gate, trainer_gate
+from broker.protocol.worker import Submission
 
 LUA = scripts.lua_directory()
 HEADER = ["Transition", "KEYS", "ARGV", "Returns", "Errors", "Bound", "Flags"]

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from broker import scripts
-from broker.lua_library import Line, NameClash, Source, as_library
+from broker.protocol import scripts
+from broker.protocol.function_library import Line, NameClash, Source, as_library
 
 INCLUDE = """local SIZE = #KEYS[1]
 local seen = {}

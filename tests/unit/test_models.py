@@ -14,10 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import models
 from broker.errors import BadArgument, BadName, BrokerError
-from broker.models import Attempt, Policy, Rollout, RunConfig, Sample, Stats, Task
-from broker.scripts import lua_directory
+from broker.inspection.stats import Stats
+from broker.protocol.scripts import lua_directory
+from broker.values.attempt import Attempt
+from broker.values.config import MAX_BATCH_SIZE, MAX_STALENESS, RunConfig
+from broker.values.policy import Policy
+from broker.values.rollout import Rollout, Sample
+from broker.values.task import Task
 
 
 def attempt(**changes: Any) -> Attempt:
@@ -97,7 +101,7 @@ def test_a_misspelt_field_gets_a_suggestion() -> None:
 
 
 def test_the_largest_config_stays_exact_in_the_servers_numbers() -> None:
-    config = RunConfig(consumer_batch_size=models.MAX_BATCH_SIZE, max_staleness=models.MAX_STALENESS)
+    config = RunConfig(consumer_batch_size=MAX_BATCH_SIZE, max_staleness=MAX_STALENESS)
     assert config.max_staleness is not None
     assert config.batch_size * (config.max_staleness + 8 * 10**9 + 1) < 2**53
 
@@ -111,8 +115,8 @@ def test_validating_a_mapping_raises_the_same_error() -> None:
 
 
 @given(
-    size=st.integers(0, models.MAX_BATCH_SIZE),
-    staleness=st.none() | st.integers(0, models.MAX_STALENESS),
+    size=st.integers(0, MAX_BATCH_SIZE),
+    staleness=st.none() | st.integers(0, MAX_STALENESS),
     concurrent=st.none() | st.integers(0, 10**9),
     on_stale=st.sampled_from(["requeue", "drop", "keep"]),
 )
@@ -306,7 +310,7 @@ def test_an_attempt_can_be_sent_to_another_process() -> None:
 
 def test_importing_the_models_and_the_codec_leaves_numpy_and_zstandard_alone() -> None:
     program = (
-        "import sys, broker.models, broker.codec; broker.codec.encode({'a': [1, 'x']}); "
+        "import sys, broker, broker.values.task, broker.values.config, broker.values.rollout, broker.values.codec; broker.values.codec.encode({'a': [1, 'x']}); "
         "print([m for m in ('numpy', 'zstandard') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

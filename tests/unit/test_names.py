@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import BadName
-from broker.names import MAX_NAME_CHARS, check_name
+from broker.values.names import MAX_NAME_CHARS, check_name
 
 ALPHABET = string.ascii_letters + string.digits + "._:/@+-"
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.codec import decode, encode
 from broker.errors import CodecError
+from broker.values.codec import decode, encode
 
 
 class _StandIn:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.connections.paths import socket_path
 from broker.connections.url import Endpoint, Tls, parse_url
 from broker.errors import BadUrl
+from broker.local_server.socket_paths import socket_path
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from broker.cli.output import Output, Table
 from broker.cli.words import count
 
 if TYPE_CHECKING:
-    from broker.reports import Audit
+    from broker.inspection.audit import Audit
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from broker.cli.situation import situation
 from broker.cli.words import count, duration, worker_of
 
 if TYPE_CHECKING:
-    from broker.reports import Explanation
+    from broker.inspection.explanation import Explanation
 
 _DUE = {
     "delayed": "a task's backoff ends",

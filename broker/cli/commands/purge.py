@@ -12,7 +12,7 @@ from broker.cli.output import Output
 from broker.cli.words import count, listing
 
 if TYPE_CHECKING:
-    from broker.models import Stats
+    from broker.inspection.stats import Stats
 
 
 def configure(parser: ArgumentParser) -> None:

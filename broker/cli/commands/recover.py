@@ -13,9 +13,9 @@ from broker.cli.output import Output, Table
 from broker.cli.words import count
 
 if TYPE_CHECKING:
-    from broker.checkpoint import Checkpoint
     from broker.operator import Operator
-    from broker.recovery import RecoveryReport
+    from broker.recovery.checkpoint import Checkpoint
+    from broker.recovery.recover import RecoveryReport
 
 _CAUSES = {
     "lost_step": "were in a batch of a lost step, and their results cannot be used",
@@ -90,7 +90,7 @@ def _found(namespace: Namespace, operator: Operator, output: Output) -> Checkpoi
     """What is recovered from; says which file of several it is, and what another trainer's cannot tell."""
     if namespace.checkpoint is None:
         return None
-    from broker.sources import Foreign
+    from broker.recovery.sources import Foreign
 
     path = Path(namespace.checkpoint)
     found = operator.source(namespace.run, path)

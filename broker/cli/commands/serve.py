@@ -14,7 +14,7 @@ from broker.cli.failure import CommandFailure
 from broker.cli.output import Output
 
 if TYPE_CHECKING:
-    from broker.embedded import EmbeddedServer
+    from broker.local_server.embedded import EmbeddedServer
 
 _LOOK_S = 0.5
 
@@ -42,7 +42,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(namespace: Namespace, output: Output) -> int:
     """Serve until Ctrl-C or SIGTERM, then stop the server and leave nothing behind but the data that was asked for."""
-    from broker.embedded import is_alive
+    from broker.local_server.embedded import is_alive
 
     with _serving(namespace) as server:
         url = f"unix://{namespace.unix.absolute()}" if namespace.unix and namespace.port is None else server.url
@@ -61,8 +61,8 @@ def run(namespace: Namespace, output: Output) -> int:
 
 @contextmanager
 def _serving(namespace: Namespace) -> Generator[EmbeddedServer]:
-    from broker.embedded import EmbeddedServer
     from broker.errors import ServerUnavailable
+    from broker.local_server.embedded import EmbeddedServer
 
     port: int | None = namespace.port
     if port is None and namespace.unix is None:

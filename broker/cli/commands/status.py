@@ -10,7 +10,7 @@ from broker.cli import options
 from broker.cli.output import Output, Table
 
 if TYPE_CHECKING:
-    from broker.models import Stats
+    from broker.inspection.stats import Stats
 
 
 def configure(parser: ArgumentParser) -> None:

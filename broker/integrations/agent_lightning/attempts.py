@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from broker.integrations.agent_lightning.messages import PostedRollout
-from broker.operations.anyone import TaskRow
+from broker.protocol.anyone import TaskRow
 
 _NAME = r"[A-Za-z0-9._:/@+-]{1,200}"
 _ATTEMPT = re.compile(rf"({_NAME})#(\d{{1,4}})\.(\d{{1,15}})\.([A-Za-z0-9]{{1,64}})")

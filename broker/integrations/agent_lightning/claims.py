@@ -14,13 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from broker import keys
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError, NoSession
-from broker.models import RunConfig
-from broker.operation import Operation
-from broker.operations import anyone, worker
-from broker.operations.worker import Claimed, Granted, Joined
+from broker.protocol import anyone, keys, worker
+from broker.protocol.operation import Operation
+from broker.protocol.worker import Claimed, Granted, Joined
+from broker.values.config import RunConfig
 
 #: How long a claimed task may take where neither the run nor the gateway says so, milliseconds: agent-lightning's own.
 DEFAULT_TASK_TIMEOUT_MS = 300_000

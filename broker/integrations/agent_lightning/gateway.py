@@ -12,17 +12,17 @@ from typing import Any, Self, cast
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from broker.codec import decode, encode
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, CodecError, NoResult, NoRun, TooBig
 from broker.integrations.agent_lightning.attempts import AttemptId, Attribution, Slot, attributed, brought_back
 from broker.integrations.agent_lightning.claims import Claims, Handed
 from broker.integrations.agent_lightning.messages import PostedRollout, Rollout, Task, TaskDescription
 from broker.integrations.agent_lightning.resources import Resources
-from broker.names import check_name
-from broker.operations import anyone, worker
-from broker.operations.worker import Answer, Granted, Submission
-from broker.worker_core import default_name
+from broker.protocol import anyone, worker
+from broker.protocol.worker import Answer, Granted, Submission
+from broker.values.codec import decode, encode
+from broker.values.names import check_name
+from broker.worker.state import default_name
 
 _log = logging.getLogger("broker")
 

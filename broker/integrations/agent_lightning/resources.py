@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from broker import keys
 from broker.connections import AsyncTransport
 from broker.integrations.agent_lightning.messages import ResourcesUpdate
+from broker.protocol import keys
 
 #: Bundles that are kept; older ones are forgotten.
 KEPT = 1000

@@ -19,7 +19,8 @@ from broker.integrations.agent_lightning.gateway import Gateway, to_json_values
 from broker.integrations.agent_lightning.messages import Mode, ResourcesUpdate, Rollout
 from broker.integrations.agent_lightning.messages import Task as TaskMessage
 from broker.integrations.agent_lightning.serving import Listener
-from broker.models import RunConfig, Task
+from broker.values.config import RunConfig
+from broker.values.task import Task
 
 #: The run and the server that are used where nothing else is said.
 RUN_VARIABLE, DEFAULT_RUN = "BROKER_RUN", "agent-lightning"

@@ -11,11 +11,11 @@ from typing import Any
 
 from broker.connections import Transport, open_transport
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
-from broker.heartbeat import RENEWALS_PER_LEASE
 from broker.integrations.areal.tally import Tally
-from broker.operation import Operation
-from broker.operations import admission
-from broker.operations.admission import Opened, Report, Standing
+from broker.protocol import admission
+from broker.protocol.admission import Opened, Report, Standing
+from broker.protocol.operation import Operation
+from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
 _log = logging.getLogger("broker")
 

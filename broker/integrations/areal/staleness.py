@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from broker import keys
 from broker.errors import BadArgument
-from broker.hooks import check_plain_hook
 from broker.integrations.areal.listener import Listener
 from broker.integrations.areal.reporter import Reporter
 from broker.integrations.areal.tally import Tally
-from broker.models import RunConfig
-from broker.names import MAX_NAME_CHARS, check_name
-from broker.operations.admission import wake_key
+from broker.protocol import keys
+from broker.protocol.admission import wake_key
+from broker.values.config import RunConfig
+from broker.values.hooks import check_plain_hook
+from broker.values.names import MAX_NAME_CHARS, check_name
 
 _log = logging.getLogger("broker")
 

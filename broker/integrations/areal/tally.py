@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from broker.operations.admission import Counted, Recovery, Report
+from broker.protocol.admission import Counted, Recovery, Report
 
 #: How long a slot stays promised to a thread that asked and started nothing, seconds. Between asking and starting a
 #: dispatcher only builds its task.

@@ -8,7 +8,7 @@ import pytest
 from broker import RunConfig, Task, Trainer, Worker
 from broker.cli.main import main
 from broker.connections import open_transport
-from broker.embedded import EmbeddedServer
+from broker.local_server.embedded import EmbeddedServer
 from tests.conformance.cli.commands import RUN, Result
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from broker import RunConfig, Task, Trainer, Worker, keys
+from broker import RunConfig, Task, Trainer, Worker
 from broker.cli.output import Output, Progress
 from broker.connections import open_transport
+from broker.protocol import keys
 from tests.conformance.cli.commands import RUN, Result
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from broker import RunConfig, Task, Trainer
 from broker.cli.options import PATIENCE_S
-from broker.embedded import EmbeddedServer, free_port
+from broker.local_server.embedded import EmbeddedServer, free_port
 from tests.conformance.cli.commands import RUN, ended, first_line, started
 from tests.waiting import wait_until
 

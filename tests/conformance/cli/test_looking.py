@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from broker import Policy, RunConfig, Task, Trainer, Worker, keys
+from broker import Policy, RunConfig, Task, Trainer, Worker
 from broker.connections import open_transport
 from broker.errors import BrokerError
-from broker.operations import worker as worker_calls
+from broker.protocol import keys
+from broker.protocol import worker as worker_calls
 from tests.conformance.cli.commands import RUN, Result, ended, first_line, started
 from tests.waiting import wait_until
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from broker import Task, Trainer, keys
+from broker import Task, Trainer
 from broker.connections import open_transport
-from broker.embedded import EmbeddedServer
+from broker.local_server.embedded import EmbeddedServer
+from broker.protocol import keys
 from tests.conformance.cli.commands import RUN, first_line, started
 
 ON_A_RUN: Sequence[Sequence[str]] = (

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from broker import BrokerError, RunConfig, Task, keys, scripts
-from broker.operations import admission
-from broker.operations.admission import Counted, Recovery, Report
+from broker import BrokerError, RunConfig, Task
 from broker.operator import Operator
+from broker.protocol import admission, keys, scripts
+from broker.protocol.admission import Counted, Recovery, Report
 from tests.conformance.lab import Lab
 from tests.servers import ServerUnderTest, real_kinds
 

@@ -11,7 +11,7 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker.integrations.agent_lightning.attempts import AttemptId, Slot, attributed, brought_back
 from broker.integrations.agent_lightning.messages import PostedRollout
-from broker.operations.anyone import SlotRow, TaskRow
+from broker.protocol.anyone import SlotRow, TaskRow
 
 FIRST, SECOND, THIRD = "t#0.1.aa", "t#0.2.bb", "t#0.3.cc"
 SLOT = Slot("t", 0)

@@ -20,10 +20,10 @@ pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig, Trainer
-from broker.embedded import EmbeddedServer
 from broker.integrations.agent_lightning import application
 from broker.integrations.agent_lightning import serving as serving_module
 from broker.integrations.agent_lightning.gateway import Gateway
+from broker.local_server.embedded import EmbeddedServer
 from tests.integrations.agent_lightning.test_protocol import RUN, played, serving
 from tests.integrations.agent_lightning.wire import Reply, aget, apost, request
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from broker.embedded import EmbeddedServer
 from broker.integrations.areal import StalenessManager
+from broker.local_server.embedded import EmbeddedServer
 from tests.integrations.areal.crew import AnyManager, Process, Shared, processes
 
 Make = Callable[..., Any]

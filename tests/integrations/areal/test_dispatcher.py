@@ -12,7 +12,7 @@ from collections.abc import Generator
 import pytest
 
 from broker.connections import Transport, open_transport
-from broker.embedded import EmbeddedServer
+from broker.local_server.embedded import EmbeddedServer
 from broker.operator import Operator
 from tests.integrations.areal import isolated
 from tests.integrations.areal.crew import ROOT

@@ -11,10 +11,10 @@ import pytest
 from broker import RunConfig, Task, Trainer
 from broker.connections import Transport, open_transport
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun, NoSession
-from broker.operation import Operation
-from broker.operations import admission
-from broker.operations.admission import Counted, Opened, Recovery, Report, Standing
 from broker.operator import Operator
+from broker.protocol import admission
+from broker.protocol.admission import Counted, Opened, Recovery, Report, Standing
+from broker.protocol.operation import Operation
 
 LEASE_MS = 900
 CONFIG = RunConfig(consumer_batch_size=4, max_staleness=2, max_concurrent_rollouts=10)

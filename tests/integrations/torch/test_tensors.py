@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 from broker import Attempt, RunConfig, Task, Trainer, Worker
 from broker.errors import BadArgument
 from broker.integrations.torch import collate, pack, pad
-from broker.models import Rollout, Sample
+from broker.values.rollout import Rollout, Sample
 
 torch: Any = import_module("torch")
 

@@ -1,0 +1,308 @@
+"""The trainer for asyncio. Its calls mean what those of `broker.Trainer` mean."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from broker.clients.aio_driver import Driver
+from broker.connections import open_async_transport
+from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.inspection.stats import Stats
+from broker.protocol import anyone
+from broker.trainer.batches import next_batch, read_batch
+from broker.trainer.enqueued import Enqueued
+from broker.trainer.filtered import Accept
+from broker.trainer.state import TASKS_PER_CALL, TrainerCore
+from broker.values.arguments import path_of
+from broker.values.config import RunConfig
+from broker.values.hooks import check_hook
+from broker.values.rollout import Rollout
+from broker.values.task import Task
+
+if TYPE_CHECKING:
+    from broker.inspection.audit import Audit
+    from broker.inspection.explanation import Explanation
+    from broker.recovery.checkpoint import Checkpoint
+    from broker.recovery.recover import Progress, RecoveryReport
+
+
+class Trainer:
+    """The trainer of a run. Use it with `async with`, or call `open` first and `close` last.
+
+    A forked child opens another one: all calls of one that its parent has opened are refused there.
+
+    Args:
+        url: the server.
+        run: name of the run.
+        config: how the run works; None: it must exist.
+        update: change the stored config where it differs in a field that was given; all others stay as they are.
+        attach: only read.
+        clock: injected time in milliseconds, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        config: RunConfig | None = None,
+        *,
+        update: bool = False,
+        attach: bool = False,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self._core = TrainerCore(run, config, update=update, clock=clock)
+        self._driver = Driver(open_async_transport(url), None if attach else self._core.channel)
+        self._attached = attach
+        self._ahead: tuple[int, asyncio.Task[list[Rollout]]] | None = None
+
+    async def open(self) -> Self:
+        """Connects and becomes the run's trainer. Raises NoRun, ConfigMismatch, ServerUnavailable."""
+        try:
+            await self._driver.run(self._core.refresh() if self._attached else self._core.open())
+        except BaseException:
+            await self._driver.transport.close()
+            raise
+        return self
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self._core.run
+
+    @property
+    def version(self) -> int:
+        """The current version of the policy, as this trainer knows it."""
+        return self._core.version
+
+    @property
+    def step_next(self) -> int:
+        """The first step whose batch is not sealed, as this trainer knows it."""
+        return self._core.step_next
+
+    @property
+    def epoch(self) -> str:
+        """This trainer's epoch, `<number>.<token>`."""
+        return self._core.epoch
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's stored config."""
+        return self._core.config
+
+    @property
+    def cursor(self) -> Any:
+        """The data loader's position that was stored last, or None."""
+        return self._core.cursor
+
+    async def enqueue(
+        self, tasks: Task | Iterable[Task] | AsyncIterable[Task], cursor: Any = None, *, again: bool = False
+    ) -> Enqueued:
+        """As `broker.Trainer.enqueue`; takes an asynchronous iterable, too."""
+        self._must_lead("enqueue")
+        if not isinstance(tasks, AsyncIterable):
+            return await self._driver.run(self._core.enqueue(tasks, cursor, again=again))
+        with self._core.arrival(tasks, cursor, again=again) as arrival:
+            piece = list[Task]()
+            async for task in tasks:
+                piece.append(task)
+                if len(piece) == TASKS_PER_CALL:
+                    await self._driver.run(self._core.add(arrival, piece, is_last=False))
+                    piece = []
+            await self._driver.run(self._core.add(arrival, piece, is_last=True))
+            if cursor is not None:
+                self._core.cursor = cursor
+        return arrival.enqueued
+
+    async def next_batch(
+        self,
+        n: int | None = None,
+        *,
+        accept: Accept | None = None,
+        prefetch: bool = False,
+        timeout: float | None = None,
+        short: bool = False,
+    ) -> list[Rollout]:
+        """As `broker.Trainer.next_batch`; the filter may be a coroutine function."""
+        self._must_lead("next_batch")
+        await self._driver.run(self._core.settle())
+        step = self._core.step_to_deliver(prefetch=prefetch)
+        batch = await self._from_ahead(step, timeout)
+        if batch is None:
+            batch = await self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
+        if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
+            self._start_ahead(step + 1, n, accept, short=short)
+        self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
+        return batch
+
+    def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
+        if self._ahead is None or self._ahead[0] != step:
+            flow = next_batch(self._core, step, n, accept, None, short=short)
+            self._ahead = (step, asyncio.create_task(self._driver.run(flow)))
+
+    async def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
+        if self._ahead is None or self._ahead[0] != step:
+            return None
+        task = self._ahead[1]
+        try:
+            batch = await asyncio.wait_for(asyncio.shield(task), timeout)
+        except TimeoutError:
+            if not task.done():
+                raise WaitTimeout(what=f"the batch of step {step}", seconds=timeout, run=self.run) from None
+            batch = None
+        except BrokerError:
+            batch = None
+        except BaseException:  # the filter's: told once, and then tried again; or what interrupts this wait
+            if task.done():
+                self._ahead = None
+            raise
+        self._ahead = None
+        return batch
+
+    async def _drop_ahead(self) -> None:
+        """A batch of the future that a recovery undoes must not be delivered."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead[1].cancel()
+            await asyncio.gather(ahead[1], return_exceptions=True)
+
+    async def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
+        """As `broker.Trainer.read_batch`."""
+        return await self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
+
+    async def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
+        """As `broker.Trainer.discard`."""
+        self._must_lead("discard")
+        return await self._driver.run(self._core.discard(tasks, reason))
+
+    async def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
+        """As `broker.Trainer.cancel`."""
+        self._must_lead("cancel")
+        return await self._driver.run(self._core.cancel(tasks))
+
+    async def retry(self, tasks: Iterable[str]) -> dict[str, str]:
+        """As `broker.Trainer.retry`."""
+        self._must_lead("retry")
+        return await self._driver.run(self._core.retry(tasks))
+
+    async def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
+        """As `broker.Trainer.advance`."""
+        self._must_lead("advance")
+        return await self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    async def settle(self) -> int:
+        """As `broker.Trainer.settle`."""
+        self._must_lead("settle")
+        return await self._driver.run(self._core.settle())
+
+    async def checkpoint(
+        self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+    ) -> Checkpoint:
+        """As `broker.Trainer.checkpoint`; `progress` may be a coroutine function."""
+        check_hook("progress", progress)
+        self._must_lead("checkpoint")
+        from broker.recovery.recover import checkpoint
+
+        return await self._driver.run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
+
+    async def recover(
+        self,
+        source: Checkpoint | str | os.PathLike[str] | None = None,
+        *,
+        version: int | None = None,
+        in_flight: str = "keep",
+        missing_ok: bool = False,
+        allow_loss: bool = False,
+        blob: bytes | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RecoveryReport:
+        """As `broker.Trainer.recover`; `progress` may be a coroutine function."""
+        check_hook("progress", progress)
+        if not dry_run:
+            self._must_lead("recover")
+            await self._drop_ahead()
+        from broker.recovery.recover import recover_from
+
+        flow = recover_from(
+            self._core,
+            source,
+            version,
+            in_flight=in_flight,
+            missing_ok=missing_ok,
+            allow_loss=allow_loss,
+            blob=blob,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        return await self._driver.run(flow)
+
+    async def pause(self) -> str:
+        """As `broker.Trainer.pause`."""
+        self._must_lead("pause")
+        return await self._driver.run(self._core.pause("paused"))
+
+    async def drain(self) -> str:
+        """As `broker.Trainer.drain`."""
+        self._must_lead("drain")
+        return await self._driver.run(self._core.pause("draining"))
+
+    async def resume(self) -> str:
+        """As `broker.Trainer.resume`."""
+        self._must_lead("resume")
+        return await self._driver.run(self._core.pause(""))
+
+    async def requeue(self, limit: int = 100) -> int:
+        """As `broker.Trainer.requeue`."""
+        return await self._driver.run(self._core.requeue(limit))
+
+    async def stats(self) -> Stats:
+        """As `broker.Trainer.stats`."""
+        flow = self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
+        from broker.inspection.stats import stats_of
+
+        return stats_of(self.run, await self._driver.run(flow))
+
+    async def capacity(self) -> int:
+        """As `broker.Trainer.capacity`."""
+        return (await self.stats()).capacity
+
+    async def explain(self) -> Explanation:
+        """As `broker.Trainer.explain`."""
+        from broker.inspection.explanation import explain_flow
+
+        return await self._driver.run(explain_flow(self.run, self._core.now))
+
+    async def audit(self, *, repair: bool = False) -> Audit:
+        """As `broker.Trainer.audit`."""
+        from broker.inspection.audit import Audit, audit_flow
+
+        if repair:
+            self._must_lead("audit with repair")
+            return Audit(await self._driver.run(self._core.repair()), repaired=True)
+        return await self._driver.run(audit_flow(self.run, self._core.now))
+
+    def _must_lead(self, what: str) -> None:
+        self._driver.transport.refuse_forked()
+        if self._attached:
+            raise BadArgument(
+                argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"
+            )
+
+    async def close(self) -> None:
+        """Closes the connections. The run stays as it is. In a forked child it leaves them to the parent."""
+        if not self._driver.transport.is_forked:
+            self._driver.closing.set()
+            await self._drop_ahead()
+        await self._driver.transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

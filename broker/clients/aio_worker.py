@@ -1,0 +1,328 @@
+"""The worker for asyncio. Its calls mean what those of `broker.Worker` mean."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from broker.clients.aio_driver import Driver
+from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_async_transport, open_transport
+from broker.errors import BadArgument, BrokerError
+from broker.values.attempt import Attempt
+from broker.values.policy import Policy
+from broker.worker.aio_handlers import Handler, Handlers
+from broker.worker.handlers import check_async_handler, judged
+from broker.worker.heartbeat import Heartbeat
+from broker.worker.session import Submitted
+from broker.worker.state import Policies, StaleWeights, WorkerCore, number_wanted
+from broker.worker.submitter import Submitter
+
+_log = logging.getLogger("broker")
+
+
+class Worker:
+    """A worker. Use it with `async with`, or call `open` first and `close` last.
+
+    The lease is renewed from a thread with a connection of its own, so that a busy event loop does not cost it. A
+    forked child opens another one: all calls of one that its parent has opened are refused there.
+
+    Args:
+        url: the server.
+        run: name of the run, or several in order of preference.
+        name: shown to people; None: host and process id.
+        lease_s: lease asked for, in seconds; None: the run's.
+        policy: as `broker.Worker`.
+        on_weights_stale: as `broker.Worker`; may be a coroutine function.
+        clock: injected time in milliseconds, for tests.
+        heartbeat: False: the caller renews the lease itself, with `renew`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str | Sequence[str],
+        *,
+        name: str | None = None,
+        lease_s: float | None = None,
+        policy: Policies = None,
+        on_weights_stale: StaleWeights | None = None,
+        clock: Callable[[], int] | None = None,
+        heartbeat: bool = True,
+    ) -> None:
+        self._core = WorkerCore(run, name, lease_s, policy, on_weights_stale, clock)
+        self._url, self._beats = url, heartbeat
+        self._driver = Driver(open_async_transport(url))
+        self._claiming = asyncio.Lock()
+        self._looking = 0  # calls that wait for work, or for their turn to
+        self._submitters = {run: Submitter(self._driver, session) for run, session in self._core.sessions.items()}
+        self._heartbeat: Heartbeat | None = None
+        self._handlers: Handlers | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
+        self._closed = False
+
+    async def open(self) -> Self:
+        """Connects and starts the sessions. Raises NoRun, ServerUnavailable."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._driver.run(self._core.join())
+            self._thread_transport = await asyncio.to_thread(open_transport, self._url)
+            self._heartbeat = Heartbeat(
+                self._thread_transport, self._url, self._core.sessions.values(), self._cancel_from_thread
+            )
+            if self._beats:
+                self._heartbeat.start()
+        except BaseException:  # a cancellation, too: nobody else has what has joined
+            await self.close()
+            raise
+        return self
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._core.name
+
+    @property
+    def policy(self) -> Policies:
+        """As `broker.Worker.policy`."""
+        return self._core.policy
+
+    @policy.setter
+    def policy(self, policy: Policies) -> None:
+        self._core.policy = policy
+
+    @property
+    def held(self) -> list[Attempt]:
+        """The attempts it works on."""
+        return self._core.held
+
+    @property
+    def claim_reason(self) -> str:
+        """Why the last claim gave less than asked."""
+        return self._core.reason
+
+    @property
+    def sessions(self) -> dict[str, str]:
+        """The id of its session with each run."""
+        return {run: session.id for run, session in self._core.sessions.items()}
+
+    async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
+        """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
+        n = number_wanted(n)
+        async with self._turn():
+            return await self._driver.run(self._core.claim(n, timeout))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        """The turn to claim; results do not wait for it, which may take until there is work."""
+        self._driver.transport.refuse_forked()
+        self._looking += 1
+        try:
+            async with self._claiming:
+                yield
+        finally:
+            self._looking -= 1
+
+    async def __aiter__(self) -> AsyncIterator[Attempt]:
+        while not self._core.stopping:
+            attempts = await self.claim(1, None)
+            if not attempts:
+                return
+            yield attempts[0]
+
+    async def batches(self, n: int) -> AsyncGenerator[list[Attempt]]:
+        """As `broker.Worker.batches`: the last results of a batch claim the next one in the same round trip."""
+        n = number_wanted(n)
+        try:
+            while not self._core.stopping:
+                async with self._turn():
+                    batch = await self._driver.run(self._core.next_batch(n))
+                if not batch:
+                    return
+                yield batch
+        finally:
+            ahead = self._core.end_batches()
+            if ahead and not self._closed:
+                await self._driver.run(self._core.give_back(ahead))
+
+    async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
+        """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
+        submission = self._core.session_of(attempt).submission(attempt, result, policy)
+        return await self._submitters[attempt.run].submit(submission)
+
+    async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
+        """Submits many results, 64 in a round trip; an answer for each, in order."""
+        if not self._core.iterating or self._looking or self._claiming.locked():
+            return await self._driver.run(self._core.submit_many(results))
+        async with self._claiming:  # nobody has it, and nobody is about to wait for work with it
+            return await self._driver.run(self._core.submit_many(results, claims=True))
+
+    async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
+        """The verdict that this rollout must not be trained on."""
+        return await self._driver.run(self._core.reject(attempt, reason))
+
+    async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
+        """Gives attempts back without penalty."""
+        return await self._driver.run(self._core.release(attempts))
+
+    async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
+        """Reports that the attempt could not be finished."""
+        return await self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+
+    async def renew(self) -> None:
+        """Renews the leases now (the heartbeat does so by itself)."""
+        assert self._heartbeat is not None, "opened"
+        self._driver.transport.refuse_forked()
+        await asyncio.to_thread(self._heartbeat.beat)
+
+    async def run(self, handler: Handler, concurrency: int = 1) -> None:
+        """Works until `stop` or `drain`: claims, awaits the handler, submits what it returns.
+
+        An attempt that the server takes back cancels its handler's task; where that goes on for a second, it is lost,
+        and its place is given to another. SIGTERM stops the worker, and Ctrl-C does where this is awaited by the
+        coroutine that `asyncio.run` runs: all handlers are cancelled, and what is held is given back.
+
+        Args:
+            handler: coroutine function, or anything that returns an awaitable; raises Reject to reject the rollout;
+                anything else that it raises, a cancellation of its own included, counts as a failure that is retried.
+                A result that cannot be encoded or is too large is one that is not.
+            concurrency: attempts at the same time.
+
+        Raises:
+            BadArgument: the handler cannot be called, or returned something that cannot be awaited (what is held
+                is given back), or concurrency is below 1.
+            HandlersLost: as many handlers are lost as there are places. The others have ended; end the process.
+            SystemExit, KeyboardInterrupt: a handler raised it, which is reported as its failure.
+        """
+        if concurrency < 1:
+            raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        check_async_handler(handler)
+        self._driver.transport.refuse_forked()
+        handlers = self._handlers = Handlers(self._core, self._driver, self._claiming, handler, concurrency)
+        try:
+            with self._stopped_by_signals():
+                await handlers.work()
+        finally:
+            await self._end_handlers()
+
+    async def _end_handlers(self) -> None:
+        if self._handlers is not None:
+            await self._finish(self._handlers.end())
+            self._handlers = None
+
+    async def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
+        """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
+        now = time.monotonic()
+        if now > self._end_by + END_WITHIN_S:
+            self._end_by = now + END_WITHIN_S
+        try:
+            async with asyncio.timeout(max(0.0, self._end_by - now)):
+                await ending
+        except (BrokerError, TimeoutError) as error:
+            problem = f"ending waits no longer than {END_WITHIN_S:g} s" if isinstance(error, TimeoutError) else error
+            _log.warning("what was held is given to others only when its lease runs out: %s", problem)
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Generator[None]:
+        """SIGTERM stops the worker, and Ctrl-C where nobody else ends with it; a second one ends the process at once.
+
+        Handlers of the user's are left alone. asyncio's own cancels what `asyncio.run` runs: where that is what awaits
+        the worker, stopping it says the same without a traceback.
+        """
+        assert self._loop is not None, "opened"
+        loop, undone = self._loop, list[Callable[[], object]]()
+        interrupt = signal.getsignal(signal.SIGINT)
+        main_task = getattr(interrupt, "keywords", {}).get("main_task")
+        taken_over = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
+        if main_task is not None and main_task is asyncio.current_task():
+            taken_over.append(signal.SIGINT)
+        for number in taken_over:
+
+            def told(number: signal.Signals = number) -> None:
+                loop.remove_signal_handler(number)  # the next one is the system's, or Python's
+                self.stop()
+
+            try:
+                loop.add_signal_handler(number, told)
+            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
+                break
+            undone.append(functools.partial(loop.remove_signal_handler, number))
+        try:
+            yield
+        finally:
+            for undo in undone:
+                undo()
+            if signal.SIGINT in taken_over and undone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, interrupt)
+
+    def _cancel_from_thread(self, attempt: Attempt) -> None:
+        _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._cancel_handler, attempt)
+
+    def _cancel_handler(self, attempt: Attempt) -> None:
+        if self._handlers is not None:
+            self._handlers.cancel(attempt)
+
+    def drain(self) -> None:
+        """Claims nothing more; what is held is finished."""
+        self._core.draining = True
+        self._wake()
+
+    def stop(self) -> None:
+        """Claims nothing more and gives back what is held."""
+        self._core.stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        """Lets `run` look up: it may be waiting for work, or for a handler to end."""
+        if self._handlers is not None:
+            self._handlers.wake()
+        self._driver.transport.interrupt()
+
+    async def close(self) -> None:
+        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last.
+
+        Cancelled half-way, it may be called again.
+        """
+        if self._closed:
+            return
+        if self._driver.transport.is_forked:
+            self._closed = True
+            await self._driver.transport.close()
+            return
+        self.stop()
+        if self._heartbeat is not None:
+            await asyncio.to_thread(self._heartbeat.stop, HEARTBEAT_ENDS_WITHIN_S)
+        await self._end_handlers()
+        for attempt in self._core.held:
+            attempt.mark_cancelled("stopped")
+        await self._finish(self._driver.run(self._core.leave()))
+        self._closed = True
+        await self._driver.transport.close()
+        if self._heartbeat is not None:
+            self._thread_transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None and not (self._closed or self._driver.transport.is_forked):
+                attempt = self._core.worked_on(() if self._handlers is None else self._handlers.attempts)
+                ending = judged(error, "block")
+                if attempt is not None and ending.how != "released":  # the others are given back in any case
+                    await self._finish(self._driver.run(self._core.report(attempt, error, ending)))
+        finally:
+            await self.close()

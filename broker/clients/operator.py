@@ -1,0 +1,394 @@
+"""What operators may do while a trainer runs: look, pause, cancel, retry, repair, purge.
+
+The command line stands on it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from broker.clients.driver import Driver
+from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
+from broker.connections.url import Endpoint
+from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
+from broker.inspection.audit import Audit, audit_flow
+from broker.inspection.explanation import Explanation, explain_flow
+from broker.inspection.stats import Stats, stats_of
+from broker.protocol import anyone, keys, scripts, trainer
+from broker.protocol.anyone import TaskRow
+from broker.protocol.flow import Call, Flow
+from broker.protocol.operation import Operation
+from broker.protocol.replies import text
+from broker.recovery.checkpoint import Checkpoint
+from broker.recovery.recover import Progress, RecoveryReport, checkpoint, find, recover_from
+from broker.recovery.sources import Foreign
+from broker.trainer.state import TrainerCore, in_pieces
+from broker.values.arguments import path_of, seconds_of, whole
+from broker.values.hooks import check_plain_hook
+from broker.values.names import check_name
+
+T = TypeVar("T")
+
+_PIECE = 500
+#: Pause between two looks at the event stream, seconds.
+_EVENTS_AGAIN_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Transitions of one call.
+
+    Args:
+        id: of the stream entry; its first part is the server's clock in milliseconds.
+        transitions: (kind, words) pairs in order; see docs/operations.md for the kinds.
+    """
+
+    id: str
+    transitions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionLibrary:
+    """The scripts of a release as one function library on a server.
+
+    Args:
+        name: it holds a hash of the scripts, so that releases with the same ones share it, and others have their own.
+        server: where it is; in a cluster each primary has its own.
+        size: of its source, in bytes.
+        of_this_release: whether this release calls it.
+    """
+
+    name: str
+    server: str
+    size: int
+    of_this_release: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A dead or rejected task: its id, when it ended (ms of the server's clock) and why."""
+
+    id: str
+    at_ms: int
+    reason: str
+
+
+class Operator:
+    """A connection of a person, not of a trainer: no fence.
+
+    Args:
+        url: the server.
+        retry_for_s: how long to try to reach it, in seconds.
+    """
+
+    def __init__(self, url: str, *, retry_for_s: float = DEFAULT_RETRY_FOR_S) -> None:
+        self.transport = open_transport(url, retry_for_s=retry_for_s)
+        self._driver = Driver(self.transport)
+
+    def runs(self) -> list[str]:
+        """The names of all runs on the server."""
+        return sorted(
+            {run for name in self.transport.scan(keys.pattern_of_runs()) if (run := keys.run_of(name)) is not None}
+        )
+
+    def stats(self, run: str) -> Stats:
+        """One consistent look at a run. Raises NoRun."""
+        return stats_of(run, self._call(anyone.stats(check_name("run", run))))
+
+    def explain(self, run: str, limit: int = 50) -> Explanation:
+        """Why the run does what it does, with at most `limit` workers and tasks by name. Raises NoRun."""
+        return self._driver.run(explain_flow(check_name("run", run), None, limit))
+
+    def audit(
+        self, run: str, *, repair: bool = False, deep: bool = False, progress: Callable[[int], None] | None = None
+    ) -> Audit:
+        """Recomputes the counters; deep also looks at every task, in pieces.
+
+        Args:
+            run: the run.
+            repair: rewrite the counters where they differ.
+            deep: look at every task, too.
+            progress: called with the number of tasks looked at so far.
+        """
+        check_plain_hook("progress", progress)
+        found = self._driver.run(audit_flow(check_name("run", run), None))
+        problems, looked_at = list[str](), 0
+        if deep:
+            for piece in _pieces(self.tasks(run)):
+                problems += self._call(anyone.check(run, piece))
+                looked_at += len(piece)
+                if progress is not None:
+                    progress(looked_at)
+        if repair and found.drift:
+            drift = self._call(trainer.repair(run, _request()))
+            return Audit(drift, True, problems, looked_at)
+        return Audit(found.drift, False, problems, looked_at)
+
+    def tasks(self, run: str) -> Iterator[str]:
+        """The ids of all tasks that the run knows; each at least once, in no order."""
+        cursor = "0"
+        while True:
+            cursor, rows = self.transport.command(
+                "HSCAN", keys.key(check_name("run", run), "tasks"), cursor, "COUNT", _PIECE
+            )
+            yield from (text(name) for name in rows[::2])
+            cursor = text(cursor)
+            if cursor == "0":
+                return
+
+    def task(self, run: str, task: str) -> TaskRow | None:
+        """All that is known of one task."""
+        return self._call(anyone.task(check_name("run", run), check_name("task", task)))
+
+    def dead(self, run: str, kind: str = "dead", count: int = 100) -> list[Finished]:
+        """The newest dead or rejected tasks, newest first.
+
+        Args:
+            run: the run.
+            kind: `dead` or `rejected`.
+            count: at most so many, 0 to 1,000,000,000.
+        """
+        if kind not in ("dead", "rejected"):
+            raise BadArgument(argument="kind", given=kind, expected="dead or rejected")
+        count = whole("count", count, 0, 1_000_000_000)
+        self.stats(run)
+        if count == 0:
+            return []
+        rows = self.transport.command("ZREVRANGE", keys.key(run, kind), 0, count - 1, "WITHSCORES")
+        ids = [text(name) for name in rows[::2]]
+        if not ids:
+            return []
+        reasons = self.transport.command("HMGET", keys.key(run, "reasons"), *ids)
+        return [
+            Finished(name, int(float(at)), text(why or b""))
+            for name, at, why in zip(ids, rows[1::2], reasons, strict=True)
+        ]
+
+    def events(self, run: str, from_id: str = "-", count: int = 100, block_s: float = 0.0) -> list[Event]:
+        """The events after an id.
+
+        Args:
+            run: the run.
+            from_id: read what came after it; `-`: from the oldest kept.
+            count: at most so many.
+            block_s: wait so long for the first, in seconds.
+        """
+        count = whole("count", count, 1, 1_000_000)
+        start = "-" if from_id == "-" else f"({from_id}"
+        until = time.monotonic() + (seconds_of("block_s", block_s) or 0.0)
+        while True:
+            rows: list[Any] = self.transport.command(
+                "XRANGE", keys.key(check_name("run", run), "events"), start, "+", "COUNT", count
+            )
+            if rows or time.monotonic() >= until or self._driver.closing.wait(_EVENTS_AGAIN_S):
+                return [_event(row) for row in rows]
+
+    def last_event_id(self, run: str) -> str:
+        """Id of the newest event, or `-`."""
+        rows: list[Any] = self.transport.command(
+            "XREVRANGE", keys.key(check_name("run", run), "events"), "+", "-", "COUNT", 1
+        )
+        return text(rows[0][0]) if rows else "-"
+
+    def retry(self, run: str, tasks: Iterable[str]) -> dict[str, str]:
+        """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
+        return self._by_ids(run, tasks, trainer.retry)
+
+    def cancel(self, run: str, tasks: Iterable[str]) -> dict[str, str]:
+        """Takes tasks out of the run: task -> `cancelled`, or the state it is in."""
+        return self._by_ids(run, tasks, trainer.cancel)
+
+    def pause(self, run: str, mode: str = "paused") -> str:
+        """Hands out no more work, or with mode `draining` only open slots of running tasks. Answers the mode before."""
+        return self._call(trainer.pause(check_name("run", run), _request(), mode))
+
+    def resume(self, run: str) -> str:
+        """Hands out work again. Answers the mode before."""
+        return self._call(trainer.pause(check_name("run", run), _request(), ""))
+
+    def requeue(self, run: str, limit: int = 100) -> int:
+        """Takes back what is due; answers how many."""
+        return self._call(anyone.requeue(check_name("run", run), whole("limit", limit, 1, 1000)))
+
+    def purge(self, run: str, progress: Callable[[int], None] | None = None) -> int:
+        """Deletes a run: first its state, so that every client of it is refused, then its other keys in pieces.
+
+        Returns:
+            How many keys were deleted.
+
+        Raises:
+            NoRun: there is no such run.
+        """
+        check_plain_hook("progress", progress)
+        if self.transport.command("DEL", keys.state(check_name("run", run))) == 0 and not any(
+            self.transport.scan(keys.pattern_of_run(run))
+        ):
+            raise NoRun(run=run)
+        deleted = 1
+        for piece in _pieces(self.transport.scan(keys.pattern_of_run(run))):
+            deleted += self.transport.command("UNLINK", *piece)
+            if progress is not None:
+                progress(deleted)
+        return deleted
+
+    def libraries(self) -> list[FunctionLibrary]:
+        """The broker's function libraries of all releases, on each primary. Servers older than Redis 7 have none.
+
+        Raises:
+            UnsupportedServer: the server has the functions of Redis 7, but not the command to list them.
+            AuthenticationFailed: the user may not call `FUNCTION LIST`.
+        """
+        if not self.transport.server_info().supports_shebang:
+            return []
+        return [library for server in self.transport.primaries() for library in self._libraries_at(server)]
+
+    def delete_old_libraries(self) -> list[FunctionLibrary]:
+        """Deletes the function libraries of other releases, on each primary. Libraries of other programs stay.
+
+        Nothing is lost: a client whose library is gone loads it again, and repeats its call.
+
+        Returns:
+            Those that were deleted.
+
+        Raises:
+            UnsupportedServer, AuthenticationFailed: as `libraries`.
+        """
+        deleted: list[FunctionLibrary] = []
+        if not self.transport.server_info().supports_shebang:
+            return deleted
+        for server in self.transport.primaries():
+            for library in self._libraries_at(server):
+                if not library.of_this_release:
+                    self._delete_library(library.name, server)
+                    deleted.append(library)
+        return deleted
+
+    def _delete_library(self, name: str, server: Endpoint | None) -> None:
+        try:
+            self.transport.pipeline([("FUNCTION", "DELETE", name)], server)
+        except BrokerError:
+            if any(library.name == name for library in self._libraries_at(server)):
+                raise  # else it was gone: by another operator, or by this call, whose answer was lost
+
+    def _libraries_at(self, server: Endpoint | None) -> Iterator[FunctionLibrary]:
+        ours = ("FUNCTION", "LIST", "LIBRARYNAME", "broker_*", "WITHCODE")
+        (found,) = self.transport.pipeline([ours], server)
+        for fields in found:
+            of: dict[str, Any] = {text(fields[i]): fields[i + 1] for i in range(0, len(fields), 2)}
+            name = text(of["library_name"])
+            if scripts.is_library_name(name):
+                where = self.transport.url if server is None else str(server)
+                yield FunctionLibrary(name, where, len(of["library_code"]), name == scripts.library().name)
+
+    def checkpoint(
+        self, run: str, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+    ) -> Checkpoint:
+        """Writes a checkpoint of the run as it is, and commits it; a running trainer is not fenced.
+
+        It has no weights beside it: it does not count among `keep_checkpoints`, and nothing is kept for it. A recovery
+        by it is possible as long as its version is not below the floor.
+
+        Args:
+            run: the run.
+            path: what the file is called; its own name is the answer's `path`.
+            full: also write the unfinished tasks themselves, in a second file beside it.
+            progress: called with tasks looked at so far, and about how many there are.
+
+        Raises:
+            CheckpointError: the file could not be written.
+            ConfigMismatch: it is an admission run, which has nothing that a checkpoint could hold.
+            Early: the run's version or trainer changed meanwhile: again, or pause the run.
+            Recovering: the run is being recovered.
+            Gone, Undone: the trainer committed newer ones meanwhile, or a recovery undid this one.
+        """
+        check_plain_hook("progress", progress)
+        core = TrainerCore(run, None, update=False, clock=None)
+        if self.stats(run).admission:
+            raise ConfigMismatch(field="kind", stored="admission", given="tasks")
+        return self._driver.run(checkpoint(core, path_of("path", path), full=full, progress=progress, gate=_request()))
+
+    def source(self, run: str, source: str | os.PathLike[str]) -> Checkpoint | Foreign:
+        """What a recovery from a path would go by, read and checked; changes nothing. Raises CheckpointError."""
+        core = TrainerCore(run, None, update=False, clock=None)
+        found = self._driver.run(find(core, source))
+        assert found is not None
+        return found
+
+    def recover(
+        self,
+        run: str,
+        source: Checkpoint | str | os.PathLike[str] | None = None,
+        *,
+        version: int | None = None,
+        in_flight: str = "keep",
+        allow_loss: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RecoveryReport:
+        """Takes a run to a checkpoint or version, as `Trainer.recover`.
+
+        A running trainer is fenced, but not by a dry run.
+        """
+        check_plain_hook("progress", progress)
+        core = TrainerCore(run, None, update=False, clock=None)
+        flow = recover_from(
+            core,
+            source,
+            version,
+            in_flight=in_flight,
+            missing_ok=False,
+            allow_loss=allow_loss,
+            blob=None,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        return Driver(self.transport, core.channel).run(flow)
+
+    def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
+        run = check_name("run", run)
+        return self._driver.run(in_pieces(tasks, lambda piece: _single(operation(run, _request(), tasks=piece))))
+
+    def _call(self, operation: Operation[T]) -> T:
+        return self._driver.run(_single(operation))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._driver.closing.set()
+        self.transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _single(operation: Operation[T]) -> Flow[T]:
+    value: T | BrokerError = (yield Call((operation,)))[0]
+    if isinstance(value, BrokerError):
+        raise value
+    return value
+
+
+def _request() -> trainer.Gate:
+    return trainer.operator_gate(secrets.token_hex(12))
+
+
+def _pieces(names: Iterable[str]) -> Iterator[list[str]]:
+    source = iter(names)
+    while piece := list(islice(source, _PIECE)):
+        yield piece
+
+
+def _event(row: Any) -> Event:
+    fields = [text(part) for part in row[1]]
+    return Event(text(row[0]), tuple(zip(fields[::2], fields[1::2], strict=True)))

@@ -1,0 +1,429 @@
+"""The synchronous trainer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from broker.clients.driver import Driver, in_background
+from broker.connections import END_WITHIN_S, open_transport
+from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.inspection.stats import Stats
+from broker.protocol import anyone
+from broker.trainer.batches import next_batch, read_batch
+from broker.trainer.enqueued import Enqueued
+from broker.trainer.filtered import Accept
+from broker.trainer.state import TrainerCore
+from broker.values.arguments import path_of
+from broker.values.config import RunConfig
+from broker.values.hooks import check_plain_hook
+from broker.values.rollout import Rollout
+from broker.values.task import Task
+
+if TYPE_CHECKING:
+    from broker.inspection.audit import Audit
+    from broker.inspection.explanation import Explanation
+    from broker.recovery.checkpoint import Checkpoint
+    from broker.recovery.recover import Progress, RecoveryReport
+
+
+class Trainer:
+    """The trainer of a run: enqueues tasks, takes batches, advances the version.
+
+    Opening fences the trainer before. Safe to use from several threads: the calls that change the run are sent one
+    after the other. A forked child's are refused, and those of a signal handler in the middle of another.
+
+    Args:
+        url: the server, e.g. `redis://head:6379/0`; see the README for the kinds.
+        run: name of the run.
+        config: how the run works; it is created if it does not exist. None: it must exist. Of a run that exists, only
+            the fields that the config was given are compared.
+        update: change those that differ in the stored config, instead of refusing; all others stay as they are.
+        attach: only read (ranks of a data-parallel trainer): no fence, and no call that changes the run.
+        clock: injected time in milliseconds, for tests.
+
+    Raises:
+        NoRun: there is no such run, and no config to create it with.
+        ConfigMismatch: the stored config differs in a field that was given.
+        ServerUnavailable: no answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        config: RunConfig | None = None,
+        *,
+        update: bool = False,
+        attach: bool = False,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self._core = TrainerCore(run, config, update=update, clock=clock)
+        transport = open_transport(url)
+        self._driver = Driver(transport, None if attach else self._core.channel)
+        self._attached = attach
+        self._ahead: tuple[int, Future[list[Rollout]]] | None = None
+        self._thread: threading.Thread | None = None  # that forms it
+        try:
+            self._driver.run(self._core.refresh() if attach else self._core.open())
+        except BaseException:
+            transport.close()
+            raise
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self._core.run
+
+    @property
+    def version(self) -> int:
+        """The current version of the policy, as this trainer knows it."""
+        return self._core.version
+
+    @property
+    def step_next(self) -> int:
+        """The first step whose batch is not sealed, as this trainer knows it."""
+        return self._core.step_next
+
+    @property
+    def epoch(self) -> str:
+        """This trainer's epoch, `<number>.<token>`."""
+        return self._core.epoch
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's stored config."""
+        return self._core.config
+
+    @property
+    def cursor(self) -> Any:
+        """The data loader's position that was stored last, or None."""
+        return self._core.cursor
+
+    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None, *, again: bool = False) -> Enqueued:
+        """Adds tasks; those whose id the run knows already are left alone and reported.
+
+        A call that ends with an error may have added some of them: its field `added`, and a note, say how many. Give
+        all of them again then. An iterator, such as a generator, cannot be given again: make a new one.
+
+        Args:
+            tasks: one task or any number of them; sent in pieces as they come.
+            cursor: the data loader's position after them (anything JSON can hold), stored with the last piece.
+            again: those that are dead or rejected start over, with the payload and samples that are given now; also
+                where their records were freed since (`max_finished`). Tasks that were trained on stay as they are.
+
+        Returns:
+            How many were added, and the others with the state that each is in.
+
+        Raises:
+            TooBig: a payload is larger than `max_payload_bytes`.
+            BadArgument: something that is given is no task; or it comes from an iterator that an earlier call, which
+                failed, has left in the middle.
+            Fenced: another trainer has taken over.
+        """
+        self._must_lead("enqueue")
+        return self._driver.run(self._core.enqueue(tasks, cursor, again=again))
+
+    def next_batch(
+        self,
+        n: int | None = None,
+        *,
+        accept: Accept | None = None,
+        prefetch: bool = False,
+        timeout: float | None = None,
+        short: bool = False,
+    ) -> list[Rollout]:
+        """Waits for the batch of the current version. Called again before `advance`, it answers the same batch.
+
+        Args:
+            n: rollouts wanted; None: the config's consumer_batch_size.
+            accept: a filter, called once for each rollout; what it refuses is discarded and replaced. Its verdicts are
+                remembered as long as this trainer forms the batch, also when a wait ends by its time or by an error.
+                They are forgotten with the samples that they are about, by a recovery, and when another filter is
+                given, which judges all that was gathered: other code, or other values in it (a lambda made anew for
+                each call is the same filter while the values that it uses of the function around it are). A batch
+                that was sealed before, by this trainer or the one before it, is not judged again.
+            prefetch: form and read the batch after this one in the background, with the same n and accept;
+                asked again before `advance`, answer that one.
+            timeout: how long to wait, in seconds; None: as long as it takes.
+            short: when fewer than n tasks are left in the run, take those.
+
+        Returns:
+            The rollouts, oldest first: in the order of the sealed batch, which is the same for whoever reads it.
+
+        Raises:
+            Exhausted: fewer than n tasks are left in the run (none, with short).
+            WaitTimeout: the time is over; what was gathered is kept for the next call.
+            TooMany: n is more than could ever be ready at once.
+            Fenced, Rewound: this trainer may not go on.
+        """
+        check_plain_hook("accept", accept)
+        self._must_lead("next_batch")
+        self._driver.run(self._core.settle())
+        step = self._core.step_to_deliver(prefetch=prefetch)
+        batch = self._from_ahead(step, timeout)
+        if batch is None:
+            batch = self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
+        if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
+            self._start_ahead(step + 1, n, accept, short=short)
+        self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
+        return batch
+
+    def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
+        if self._ahead is not None and self._ahead[0] == step:
+            return
+        flow, before = next_batch(self._core, step, n, accept, None, short=short), self._thread
+
+        def form() -> list[Rollout]:
+            if before is not None:  # one that was dropped may not have ended yet
+                before.join()
+            return self._driver.run(flow)
+
+        future, self._thread = in_background(form, "broker-prefetch")
+        self._ahead = (step, future)
+
+    def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
+        """The batch that was formed in the background.
+
+        None: there is none, or forming it failed and is tried again in the open.
+        """
+        if self._ahead is None or self._ahead[0] != step:
+            return None
+        future = self._ahead[1]
+        try:
+            batch = future.result(timeout)
+        except TimeoutError:
+            if not future.done():
+                raise WaitTimeout(what=f"the batch of step {step}", seconds=timeout, run=self.run) from None
+            batch = None
+        except BrokerError:
+            batch = None
+        except BaseException:  # the filter's: told once, and then tried again; or what interrupts this wait
+            if future.done():
+                self._ahead = None
+            raise
+        self._ahead = None
+        return batch
+
+    def _drop_ahead(self) -> None:
+        """A batch of the future that a recovery undoes must not be delivered; forming it ends at its next call."""
+        self._ahead = None
+        self._driver.transport.interrupt()
+
+    def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
+        """The shard of one rank of a sealed batch; waits until the batch is sealed. Also for attached trainers.
+
+        Args:
+            step: the step that trains the batch.
+            rank: this rank, 0 <= rank < world.
+            world: number of ranks; their shards are contiguous, and together the batch.
+            timeout: how long to wait, in seconds.
+
+        Raises:
+            Gone: the batch is not kept any more.
+            WaitTimeout: it was not sealed in time.
+        """
+        return self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
+
+    def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
+        """Takes finished rollouts out for good. Answers for each task `discarded`, or the state it is in."""
+        self._must_lead("discard")
+        return self._driver.run(self._core.discard(tasks, reason))
+
+    def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
+        """Takes tasks out of the run, whoever works on them. Answers for each `cancelled`, or the state it is in."""
+        self._must_lead("cancel")
+        return self._driver.run(self._core.cancel(tasks))
+
+    def retry(self, tasks: Iterable[str]) -> dict[str, str]:
+        """Starts dead or rejected tasks over. Answers for each `retried`, or the state it is in."""
+        self._must_lead("retry")
+        return self._driver.run(self._core.retry(tasks))
+
+    def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
+        """Says that the batch is trained on; opens capacity for the next one.
+
+        Where one ended without an answer (no server, an interrupt), the next call of this trainer makes sure of it, and
+        repeated it answers what the first would have answered.
+
+        Args:
+            blob: at most 1 MiB that travels with the workers' next claims (where the new weights are).
+            allow_empty: advance although no batch was taken.
+
+        Returns:
+            The new version.
+
+        Raises:
+            Early: the batch of this step was not taken.
+            DigestMismatch: the server's batch is not the one that this trainer took.
+        """
+        self._must_lead("advance")
+        return self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+
+    def settle(self) -> int:
+        """Makes sure of an advance that ended without an answer, as the next call would; the version."""
+        self._must_lead("settle")
+        return self._driver.run(self._core.settle())
+
+    def checkpoint(
+        self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+    ) -> Checkpoint:
+        """Writes the broker's part of a training checkpoint, whole or not at all, and commits it.
+
+        It is written beside the path, under a name of its own: `<path>.<number>.e<epoch>.v<version>`. The path becomes
+        a link to it, where links can be made. Files before it that nothing can recover from any more are deleted, and
+        what no kept checkpoint needs is freed.
+
+        Args:
+            path: what to call it; save it beside the weights of this version.
+            full: also write the unfinished tasks themselves, in a second file beside it, so that even an empty
+                server can be refilled.
+            progress: called with tasks looked at so far, and about how many there are.
+
+        Returns:
+            What was written; its `path` is the file.
+
+        Raises:
+            CheckpointError: the file could not be written; nothing is committed.
+            Fenced: another trainer has taken over; what that one wrote is as it was.
+            Early: the version changed meanwhile, by another thread.
+            Recovering, Rewound: the run is being recovered, or its server lost writes; nothing is committed.
+        """
+        check_plain_hook("progress", progress)
+        self._must_lead("checkpoint")
+        from broker.recovery.recover import checkpoint
+
+        return self._driver.run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
+
+    def recover(
+        self,
+        source: Checkpoint | str | os.PathLike[str] | None = None,
+        *,
+        version: int | None = None,
+        in_flight: str = "keep",
+        missing_ok: bool = False,
+        allow_loss: bool = False,
+        blob: bytes | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> RecoveryReport:
+        """Takes the run to where a checkpoint has it.
+
+        Afterwards capacity is right, no rollout of the lost future comes, and each task is trained once in the
+        history that survives.
+        May be called again if it was interrupted. Workers need not be restarted.
+
+        Args:
+            source: a checkpoint or its path, or what AReaL, Hugging Face, Megatron or verl left behind; None with
+                no version: version 0. Of several checkpoints of a path the newest is taken that no later recovery
+                undid; the name of one of their files stands for that file alone.
+            version: a version alone, without a list of tasks.
+            in_flight: `keep` attempts in flight whose policy survives, or `requeue` them all.
+            missing_ok: take a path without any file for version 0.
+            allow_loss: go below the floor although tasks were freed.
+            blob: what travels with the workers' claims at that version; None: the checkpoint's.
+            dry_run: report what would happen and change nothing.
+            progress: called with tasks dealt with so far, and about how many there are.
+
+        Returns:
+            What became of the tasks, and in `source` the file that was taken.
+
+        Raises:
+            CheckpointError: the source cannot be used; nothing was changed. Where the newest file is damaged, it names
+                another: other weights belong to that, so that nobody takes it unasked.
+            Gone: below the floor. Undone: of a future that a later recovery undid. Fenced: another trainer took
+                over meanwhile.
+        """
+        check_plain_hook("progress", progress)
+        if not dry_run:
+            self._must_lead("recover")
+            self._drop_ahead()
+        from broker.recovery.recover import recover_from
+
+        flow = recover_from(
+            self._core,
+            source,
+            version,
+            in_flight=in_flight,
+            missing_ok=missing_ok,
+            allow_loss=allow_loss,
+            blob=blob,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        return self._driver.run(flow)
+
+    def pause(self) -> str:
+        """Hands out no more work, submissions go on. Answers the mode before."""
+        self._must_lead("pause")
+        return self._driver.run(self._core.pause("paused"))
+
+    def drain(self) -> str:
+        """Starts no more tasks, running ones are finished. Answers the mode before."""
+        self._must_lead("drain")
+        return self._driver.run(self._core.pause("draining"))
+
+    def resume(self) -> str:
+        """Hands out work again. Answers the mode before."""
+        self._must_lead("resume")
+        return self._driver.run(self._core.pause(""))
+
+    def requeue(self, limit: int = 100) -> int:
+        """Takes back what is due: leases that ran out, time-outs, retries. Answers how many."""
+        return self._driver.run(self._core.requeue(limit))
+
+    def stats(self) -> Stats:
+        """One consistent look at the run; also brings `version` and `step_next` of an attached trainer up to date."""
+        stored = self._driver.run(
+            self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
+        )
+        from broker.inspection.stats import stats_of
+
+        return stats_of(self.run, stored)
+
+    def capacity(self) -> int:
+        """How many tasks may be started now; may be negative."""
+        return self.stats().capacity
+
+    def explain(self) -> Explanation:
+        """Why the run does what it does.
+
+        Which term of the capacity formula binds, who holds the slots, what is next due.
+        """
+        from broker.inspection.explanation import explain_flow
+
+        return self._driver.run(explain_flow(self.run, self._core.now))
+
+    def audit(self, *, repair: bool = False) -> Audit:
+        """Recomputes the counters from the structures; repair also rewrites them."""
+        from broker.inspection.audit import Audit, audit_flow
+
+        if repair:
+            self._must_lead("audit with repair")
+            return Audit(self._driver.run(self._core.repair()), repaired=True)
+        return self._driver.run(audit_flow(self.run, self._core.now))
+
+    def _must_lead(self, what: str) -> None:
+        if self._attached:
+            raise BadArgument(
+                argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"
+            )
+
+    def close(self) -> None:
+        """Closes the connections. The run stays as it is, and another trainer may open it."""
+        self._driver.closing.set()
+        self._driver.transport.close()
+        if self._thread is not None:
+            self._thread.join(END_WITHIN_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

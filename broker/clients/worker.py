@@ -1,0 +1,401 @@
+"""The synchronous worker."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from broker.clients.driver import Driver, stack_of
+from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_transport
+from broker.errors import BadArgument, BrokerError
+from broker.protocol.flow import Flow
+from broker.values.attempt import Attempt
+from broker.values.hooks import check_plain_hook
+from broker.values.policy import Policy
+from broker.worker.handlers import During, check_plain_handler, judged, not_plain
+from broker.worker.heartbeat import Heartbeat
+from broker.worker.places import LOOK_EVERY_S, Places
+from broker.worker.session import Submitted
+from broker.worker.signals import TerminationAsExit
+from broker.worker.state import Policies, StaleWeights, WorkerCore, number_wanted
+
+_log = logging.getLogger("broker")
+
+_FORKED = (
+    "this worker was opened before a fork, and its sessions belong to that process: open another one in the child; "
+    "what it holds may be submitted from there"
+)
+
+
+class Worker:
+    """A worker: claims attempts, renews its lease from a thread, submits results.
+
+    As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM
+    included. Where the block ends with an exception of its own, `sys.exit` included, the attempt that was worked on
+    (the oldest that is held) has failed: a task that ends its workers is not handed out for ever.
+    A forked child may submit what its parent holds; to claim it opens a worker of its own.
+
+    Args:
+        url: the server.
+        run: name of the run, or several in order of preference.
+        name: shown to people; None: host and process id.
+        lease_s: time without a sign of life after which its attempts go to others, in seconds; None: the run's.
+        policy: the weights it has loaded; None: it always generates with `attempt.version`. Of several runs a mapping,
+            name of the run -> Policy or None, for each has versions and epochs of its own; runs that it leaves out
+            have None.
+        on_weights_stale: called with the run's policy and newest blob when the weights named for a run are too old to
+            start its work with; returns the policy it has loaded for that run, or None to be asked again. Of several
+            runs each is asked for, and one with a parameter `run` is given the run's name by that. While it is called
+            nothing is claimed.
+        clock: injected time in milliseconds, for tests.
+        heartbeat: False: the caller renews the lease itself, with `renew`.
+
+    Raises:
+        NoRun: a run does not exist.
+        ServerUnavailable: no answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str | Sequence[str],
+        *,
+        name: str | None = None,
+        lease_s: float | None = None,
+        policy: Policies = None,
+        on_weights_stale: StaleWeights | None = None,
+        clock: Callable[[], int] | None = None,
+        heartbeat: bool = True,
+    ) -> None:
+        check_plain_hook("on_weights_stale", on_weights_stale)
+        self._core = WorkerCore(run, name, lease_s, policy, on_weights_stale, clock)
+        self._driver = Driver(open_transport(url))
+        self._claiming = threading.Lock()
+        self._termination = TerminationAsExit()
+        self._closed = False
+        self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
+        self._places: Places | None = None  # of the `run` that is or was under way
+        self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
+        self._heartbeat = Heartbeat(self._driver.transport, url, self._core.sessions.values(), _say_cancelled)
+        try:
+            self._driver.run(self._core.join())
+            if heartbeat:
+                self._heartbeat.start()
+        except BaseException:  # a signal's, too: nobody else has what has joined
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._core.name
+
+    @property
+    def policy(self) -> Policies:
+        """The weights that it has loaded, None: always the current ones.
+
+        Of several runs a mapping by their names, which cannot be changed: set another one.
+        """
+        return self._core.policy
+
+    @policy.setter
+    def policy(self, policy: Policies) -> None:
+        self._core.policy = policy
+
+    @property
+    def held(self) -> list[Attempt]:
+        """The attempts it works on."""
+        return self._core.held
+
+    @property
+    def claim_reason(self) -> str:
+        """Why the last claim gave less than asked.
+
+        `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or nothing.
+        """
+        return self._core.reason
+
+    @property
+    def sessions(self) -> dict[str, str]:
+        """The id of its session with each run."""
+        return {run: session.id for run, session in self._core.sessions.items()}
+
+    def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
+        """Up to n attempts.
+
+        Args:
+            n: most attempts wanted, 1 to 1000.
+            timeout: how long to wait for the first, in seconds; None: as long as it takes.
+        """
+        n = number_wanted(n)
+        return self._claim(n, timeout)
+
+    def _claim(self, n: int, timeout: float | None, *, asked: bool = False) -> list[Attempt]:
+        self._termination.insist()
+        self._refuse_forked()
+        with self._claiming:
+            return self._driver.run(self._core.claim(n, timeout, asked=asked))
+
+    def _refuse_forked(self) -> None:
+        if self._driver.transport.is_forked:
+            raise BadArgument(problem=_FORKED)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """Attempts one after the other, for ever; ends after `stop` or `drain`.
+
+        Submitting one claims the next in the same round trip.
+        """
+        with closing(self.batches(1)) as batches:
+            for batch in batches:
+                yield batch[0]
+
+    def batches(self, n: int) -> Generator[list[Attempt]]:
+        """Lists of up to n attempts, as many as there are, for ever; ends after `stop` or `drain`.
+
+        Submitting the last results of one (`submit_many`) claims the next in the same round trip.
+
+        Args:
+            n: most attempts of a batch, 1 to 1000.
+        """
+        n = number_wanted(n)
+        try:
+            while not self._core.stopping:
+                self._termination.insist()
+                self._refuse_forked()
+                with self._claiming:
+                    batch = self._driver.run(self._core.next_batch(n))
+                if not batch:
+                    return
+                yield batch
+        finally:
+            ahead = self._core.end_batches()
+            if ahead and not self._closed and not self._driver.transport.is_forked:
+                self._driver.run(self._core.give_back(ahead))
+
+    def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
+        """Submits a result. Sent again, it has its effect once.
+
+        Args:
+            attempt: what the result is of.
+            result: `bytes`, or anything that the codec takes (NumPy arrays included).
+            policy: the newest policy used, where weights changed during generation.
+
+        Raises:
+            TooBig: the result is larger than `max_result_bytes`.
+            CodecError: the result holds something that cannot be encoded.
+        """
+        with self._may_claim() as claims:
+            return self._driver.run(self._core.submit(attempt, result, policy, claims=claims))
+
+    def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
+        """Submits many results, 64 in a round trip; an answer for each, in order.
+
+        Args:
+            results: pairs of an attempt and its result.
+        """
+        with self._may_claim() as claims:
+            return self._driver.run(self._core.submit_many(results, claims=claims))
+
+    @contextmanager
+    def _may_claim(self) -> Generator[bool]:
+        """Whether results may claim the next batch. Results do not wait for a loop in another thread to find work."""
+        claims = (
+            self._core.iterating and not self._driver.transport.is_forked and self._claiming.acquire(blocking=False)
+        )
+        try:
+            yield claims
+        finally:
+            if claims:
+                self._claiming.release()
+
+    def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
+        """The verdict that this rollout must not be trained on; final for its slot."""
+        return self._driver.run(self._core.reject(attempt, reason))
+
+    def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
+        """Gives attempts back without penalty."""
+        return self._driver.run(self._core.release(attempts))
+
+    def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
+        """Reports that the attempt could not be finished.
+
+        With retry it is tried again after a pause, until max_attempts. A reason of more than 2000 bytes is cut.
+        """
+        return self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+
+    def renew(self) -> None:
+        """Renews the leases now (the heartbeat does so by itself). Not in a forked child, as for claims."""
+        self._refuse_forked()  # what the parent has claimed since would count as held by nobody
+        self._heartbeat.beat()
+
+    def run(self, handler: Callable[[Attempt], Any], concurrency: int = 1) -> None:
+        """Works until `stop`, `drain` or Ctrl-C: claims, calls the handler in threads, submits what it returns.
+
+        A handler that goes on for a second after its attempt was taken back is lost, and its place is given to another.
+
+        Args:
+            handler: returns the result; raises Reject to reject the rollout; anything else that it raises, `SystemExit`
+                included, counts as a failure that is retried. A result that cannot be encoded or is too large is one
+                that is not.
+            concurrency: attempts at the same time.
+
+        Raises:
+            BadArgument: the handler is an `async def` function or cannot be called, or returned something to be
+                awaited (what is held is given back), or concurrency is below 1.
+            HandlersLost: as many handlers are lost as there are places. The others have ended; end the process.
+        """
+        if concurrency < 1:
+            raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
+        check_plain_handler(handler)
+        self._refused = None
+        places = self._places = Places(self._core, concurrency)
+        changed = threading.Event()  # a handler ended
+        threads: dict[str, threading.Thread] = {}
+        try:
+            self._hand_out(handler, places, threads, changed)
+            while not (self._refused or self._core.stopping or places.is_idle):
+                changed.wait(LOOK_EVERY_S)
+                changed.clear()
+                places.look()
+        except KeyboardInterrupt:
+            self.stop()
+        if self._refused or self._core.stopping:
+            self._give_back()
+        if self._refused:
+            raise self._refused
+        if places.are_lost and not self._core.stopping:
+            raise places.error(lambda attempt: stack_of(threads[attempt.id]))
+
+    def _hand_out(
+        self,
+        handler: Callable[[Attempt], Any],
+        places: Places,
+        threads: dict[str, threading.Thread],
+        changed: threading.Event,
+    ) -> None:
+        """Claims for the places that are free, until nothing is to be claimed any more."""
+        in_vain = False  # whether the last claim was, just now: its wait ended with asking
+        while not (self._refused or self._core.ended):
+            changed.clear()
+            places.look()
+            if places.are_lost:
+                return
+            if places.room <= 0:
+                changed.wait(LOOK_EVERY_S)
+                continue
+            attempts = self._claim(min(1000, places.room), 1.0, asked=in_vain)
+            in_vain = not attempts
+            for attempt_id in [name for name, thread in threads.items() if not thread.is_alive()]:
+                del threads[attempt_id]
+            for attempt in attempts:
+                places.take(attempt)
+                threads[attempt.id] = threading.Thread(
+                    target=self._handle,
+                    args=(handler, attempt, places, changed),
+                    name=f"broker-{attempt.id}",
+                    daemon=True,  # a lost one must not keep the process from ending
+                )
+                threads[attempt.id].start()
+
+    def _handle(
+        self, handler: Callable[[Attempt], Any], attempt: Attempt, places: Places, changed: threading.Event
+    ) -> None:
+        try:
+            self._work_on(handler, attempt)
+        finally:
+            places.give(attempt)
+            changed.set()
+
+    def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
+        during: During = "handler"
+        try:
+            result = handler(attempt)
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                self._refused = not_plain(handler)  # `run` gives the attempt back
+                return
+            if attempt.cancelled:
+                self._core.session_of(attempt).forget([attempt.id])
+                return
+            during = "encoding"
+            submission = self._core.session_of(attempt).submission(attempt, result)
+            during = "sending"
+            self._driver.run(self._core.hand_in(attempt, submission))
+        except BaseException as error:  # noqa: BLE001 - whatever a handler does, its attempt ends with it
+            self._driver.run(self._core.report(attempt, error, judged(error, during)))
+
+    def _give_back(self) -> None:
+        held = self._core.held
+        for attempt in held:
+            attempt.mark_cancelled("stopped")
+        if held:
+            self._finish(self._core.release(held))
+
+    def _finish(self, flow: Flow[Any]) -> None:
+        """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
+        now = time.monotonic()
+        if now > self._end_by + END_WITHIN_S:
+            self._end_by = now + END_WITHIN_S
+        try:
+            self._driver.run_within(flow, max(0.0, self._end_by - now))
+        except BrokerError as error:
+            _log.warning("what was held is given to others only when its lease runs out: %s", error)
+
+    def drain(self) -> None:
+        """Claims nothing more; what is held is finished. From any thread."""
+        self._core.draining = True
+        self._driver.transport.interrupt()
+
+    def stop(self) -> None:
+        """Claims nothing more and gives back what is held. From any thread, or a signal handler."""
+        self._core.stopping = True
+        self._driver.transport.interrupt()
+
+    def close(self) -> None:
+        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
+        if self._closed:
+            return
+        self._termination.hold_off(insisted_on=True)
+        try:
+            if not self._driver.transport.is_forked:
+                self._give_all_back()
+            self._closed = True
+            self._driver.transport.close()
+        finally:
+            self._termination.remove()
+
+    def _give_all_back(self) -> None:
+        self._heartbeat.end()  # whatever interrupts this: what is held is not renewed for ever
+        self.stop()
+        self._heartbeat.stop(HEARTBEAT_ENDS_WITHIN_S)
+        for attempt in self._core.held:
+            attempt.mark_cancelled("stopped")
+        self._finish(self._core.leave())
+
+    def __enter__(self) -> Self:
+        self._termination.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None and not (self._closed or self._driver.transport.is_forked):
+                attempt = self._core.worked_on(self._places.attempts if self._places is not None else ())
+                ending = judged(error, "block")
+                if attempt is not None and ending.how != "released":  # the others are given back in any case
+                    self._finish(self._core.report(attempt, error, ending))
+        finally:
+            self.close()
+
+
+def _say_cancelled(attempt: Attempt) -> None:
+    _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)

@@ -1,0 +1,88 @@
+"""Every error that the broker raises: one base, one class for each code.
+
+An error has fields; the sentence that a person reads is made of them when it is asked for.
+
+Imports nothing of the broker.
+"""
+
+from broker.errors.base import BrokerError
+from broker.errors.kinds import (
+    BY_CODE,
+    AuthenticationFailed,
+    BadArgument,
+    BadName,
+    BadUrl,
+    CertificateRefused,
+    CheckpointError,
+    ClientClosed,
+    CodecError,
+    ConfigMismatch,
+    DigestMismatch,
+    Early,
+    Exhausted,
+    Fenced,
+    Gone,
+    HandlersLost,
+    NoResult,
+    NoRun,
+    NoSession,
+    NotSendable,
+    OldCall,
+    OldRequest,
+    OutOfMemory,
+    ReadOnlyServer,
+    Recovering,
+    Reject,
+    Rewound,
+    SchemaMismatch,
+    ServerNotStarted,
+    ServerUnavailable,
+    TooBig,
+    TooMany,
+    Undone,
+    UnsupportedServer,
+    WaitTimeout,
+)
+
+__all__ = [
+    "BY_CODE",
+    "AuthenticationFailed",
+    "BadArgument",
+    "BadName",
+    "BadUrl",
+    "BrokerError",
+    "CertificateRefused",
+    "CheckpointError",
+    "ClientClosed",
+    "CodecError",
+    "ConfigMismatch",
+    "DigestMismatch",
+    "Early",
+    "Exhausted",
+    "Fenced",
+    "Gone",
+    "HandlersLost",
+    "NoResult",
+    "NoRun",
+    "NoSession",
+    "NotSendable",
+    "OldCall",
+    "OldRequest",
+    "OutOfMemory",
+    "ReadOnlyServer",
+    "Recovering",
+    "Reject",
+    "Rewound",
+    "SchemaMismatch",
+    "ServerNotStarted",
+    "ServerUnavailable",
+    "TooBig",
+    "TooMany",
+    "Undone",
+    "UnsupportedServer",
+    "WaitTimeout",
+]
+
+# A traceback names the place that users import an error from.
+for _kind in (BrokerError, *BY_CODE.values()):
+    _kind.__module__ = __name__

@@ -1,0 +1,63 @@
+"""Why a run does what it does: its numbers, its workers, and the term of the capacity formula that decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.errors import BrokerError
+from broker.inspection.capacity import Binding, terms_of
+from broker.inspection.stats import Stats, stats_of
+from broker.protocol import anyone
+from broker.protocol.anyone import Facts, HeldRow, Holding, SessionRow
+from broker.protocol.flow import Call, Flow
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why the run does what it does, as facts.
+
+    Args:
+        stats: the numbers.
+        by_concurrency: C - running.
+        by_staleness: (S + version + 1) * B - (accepted + running), None without a bound.
+        binding: the term that decides, `concurrency` or `staleness` (where both do, `concurrency`);
+            `none` while capacity is positive.
+        now_ms: the run's clock.
+        sessions: workers, by the end of their lease; the first ones only, `stats.sessions` is their number.
+        held: slots held of the oldest running tasks; the first ones only.
+        due: when what is next due, in ms of the run's clock (0: nothing): delayed, retries, deadlines, sessions.
+        oldest_pending: the task that is started next, or empty.
+        oldest_ready: the task that is taken next, or empty.
+        holding: how many workers hold how many slots, in all.
+    """
+
+    stats: Stats
+    by_concurrency: int
+    by_staleness: int | None
+    binding: Binding
+    now_ms: int
+    sessions: tuple[SessionRow, ...]
+    held: tuple[HeldRow, ...]
+    due: dict[str, int]
+    oldest_pending: str
+    oldest_ready: str
+    holding: Holding
+
+
+def explain_flow(run: str, now: int | None, limit: int = 50) -> Flow[Explanation]:
+    """Gathers the facts in one round trip."""
+    stored, facts = yield Call((anyone.stats(run, now=now), anyone.facts(run, limit, now=now)))
+    if isinstance(stored, BrokerError):
+        raise stored
+    if isinstance(facts, BrokerError):
+        raise facts
+    return explanation_of(stats_of(run, stored), facts)
+
+
+def explanation_of(stats: Stats, facts: Facts) -> Explanation:
+    """The facts with the terms of the capacity formula."""
+    terms = terms_of(stats)
+    return Explanation(
+        stats, terms.concurrency, terms.staleness, terms.binding, facts.now, facts.sessions, facts.held, facts.due,
+        facts.oldest_pending, facts.oldest_ready, facts.holding
+    )  # fmt: skip

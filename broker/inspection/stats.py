@@ -1,0 +1,112 @@
+"""The numbers of a run, in one consistent look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from broker.values.config import RunConfig
+from broker.values.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Stats(Model, frozen=True):
+    """One consistent look at a run. Numbers of tasks, unless said otherwise.
+
+    Args:
+        run: the run's name.
+        version: the current version.
+        step_next: the first step whose batch is not sealed.
+        epoch: the trainer that holds the run, `<number>.<token>`.
+        capacity: how many tasks may be started now; may be negative.
+        accepted: trained and waiting to be trained, as the capacity formula counts them (docs/protocol.md, Capacity).
+        running: started, and neither finished nor back in waiting.
+        pending: waiting to be started.
+        delayed: waiting for their backoff to pass.
+        open_slots: running tasks with a slot that nobody works on.
+        ready: finished, not in a batch.
+        batched: size of the open batch.
+        consumed: trained on.
+        dead: ended by errors; the ones still kept.
+        rejected: refused, dropped or cancelled; the ones still kept.
+        sessions: workers that have not left.
+        lapsed: of these, the ones that have been silent for longer than their lease; claims take back what they hold.
+        paused: "" (open), "paused" (no claims) or "draining" (open slots only).
+        recovering: the version that a recovery under way goes back to, or None.
+        floor: the oldest version still recoverable, or None without a committed checkpoint.
+        operator_checkpoints: versions of the newest checkpoints of operators that are still recoverable, newest first;
+            nothing is kept for them.
+        config: the stored configuration.
+        totals: counts over the run's life, by name.
+        admission: it holds no tasks: processes start rollouts on their own and are counted (AReaL).
+    """
+
+    run: str
+    version: int
+    step_next: int
+    epoch: str
+    capacity: int
+    accepted: int
+    running: int
+    pending: int
+    delayed: int
+    open_slots: int = 0
+    ready: int
+    batched: int
+    consumed: int
+    dead: int
+    rejected: int
+    sessions: int
+    lapsed: int = 0
+    paused: Literal["", "paused", "draining"] = ""
+    recovering: int | None = None
+    floor: int | None = None
+    operator_checkpoints: list[int] = Field(default_factory=list[int])
+    config: RunConfig
+    totals: dict[str, int] = Field(default_factory=dict[str, int])
+    admission: bool = False
+
+
+def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
+    """Stats from the fields that the script answers."""
+
+    def number(name: str) -> int:
+        return int(stored.get(name) or 0)
+
+    return Stats(
+        run=run,
+        version=number("version"),
+        step_next=number("step_next"),
+        epoch=stored["epoch"],
+        capacity=number("capacity"),
+        accepted=number("accepted"),
+        running=number("running"),
+        pending=number("n_pending"),
+        delayed=number("n_delayed"),
+        open_slots=number("n_open"),
+        ready=number("n_ready"),
+        batched=number("open_size"),
+        consumed=number("total_consumed"),
+        dead=number("n_dead"),
+        rejected=number("n_rejected"),
+        sessions=number("n_sessions"),
+        lapsed=number("n_lapsed"),
+        paused=stored.get("paused") or "",  # pyright: ignore[reportArgumentType] -- checked by the model
+        recovering=int(stored["recovering"]) if stored.get("recovering") else None,
+        floor=number("floor"),
+        operator_checkpoints=[
+            int(version)
+            for version in (stored.get("operator_checkpoints") or "").split()
+            if int(version) >= number("floor")
+        ],
+        config=RunConfig.from_fields(stored),
+        totals={
+            name.removeprefix("total_"): int(value)
+            for name, value in sorted(stored.items())
+            if name.startswith("total_")
+        },
+        admission=stored.get("admission") == "1",
+    )

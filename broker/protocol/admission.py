@@ -1,0 +1,161 @@
+"""Operations of an admission run: processes that start rollouts on their own, counted together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from broker.protocol import keys
+from broker.protocol.operation import Argument, Operation
+from broker.protocol.replies import clock, words
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What was counted of an owner before, under another name."""
+
+    accepted: int = 0
+    rejected: int = 0
+    recovery: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The run as the new owner finds it."""
+
+    version: int
+    accepted: int
+    created: bool
+
+
+def _opened(reply: Any) -> Opened:
+    version, accepted, created = map(int, words(reply))
+    return Opened(version, accepted, bool(created))
+
+
+def open_owner(
+    run: str,
+    owner: str,
+    lease_ms: int,
+    token: str,
+    config: Mapping[str, str],
+    before: Counted,
+    *,
+    lost_version: int = -1,
+    update: bool = False,
+    now: int | None = None,
+) -> Operation[Opened]:
+    """Makes a process an owner of the run, created where it is not there.
+
+    Args:
+        run: name of the run.
+        owner: its id, never used before; a repeated call with it does nothing.
+        lease_ms: time without a report after which it counts as dead, in milliseconds.
+        token: of the run's first epoch, if it is created.
+        config: fields of the run's config.
+        before: what was counted of it under an earlier id.
+        lost_version: the server lost the run, which was at this version; -1: it did not.
+        update: change a stored config that differs.
+        now: injected clock in milliseconds.
+    """
+    pairs = [part for item in config.items() for part in item]
+    args: list[Argument] = [
+        *(clock(now), owner, lease_ms, token, lost_version, int(update)),
+        *(before.accepted, before.rejected, before.recovery),
+        *pairs,
+    ]
+    return Operation("admission_open", (keys.state(run),), tuple(args), _opened)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """An announcement that training goes on from a version.
+
+    Args:
+        number: counts the owner's announcements, from 1; 0: none was made.
+        version: where it goes on.
+        accepted_then: what the owner had had accepted when it announced it.
+    """
+
+    number: int = 0
+    version: int = 0
+    accepted_then: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where an owner stands: absolute numbers, so that the newest report says all that lost ones did.
+
+    Args:
+        number: counts its reports, from 1.
+        running: rollouts that it has started and that have not ended.
+        enqueued: rollouts that wait in it.
+        accepted: rollouts accepted since it joined.
+        rejected: rollouts rejected since it joined.
+        held: slots promised to it that it may still use.
+        asks: whether it wants one more.
+        version: its provider's version, -1 where it is not known.
+        recovery: its newest announcement.
+    """
+
+    number: int
+    running: int
+    enqueued: int
+    accepted: int
+    rejected: int
+    held: int
+    asks: bool
+    version: int
+    recovery: Recovery
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The run after a report.
+
+    Args:
+        granted: one more slot is promised to the owner.
+        capacity: by AReaL's formula, may be negative; at most 0 while the run is paused or recovered.
+        spare: slots that are free and promised to nobody.
+        accepted, running, enqueued, rejected: of all owners together.
+        version: the newest that any owner reported in this history.
+    """
+
+    granted: bool
+    capacity: int
+    spare: int
+    accepted: int
+    running: int
+    enqueued: int
+    rejected: int
+    version: int
+
+
+def _standing(reply: Any) -> Standing:
+    granted, *numbers = map(int, reply)
+    return Standing(bool(granted), *numbers)
+
+
+def _args(owner: str, lease_ms: int, report: Report, now: int | None) -> tuple[Argument, ...]:
+    to = report.recovery
+    return (
+        *(clock(now), owner, lease_ms, report.number, report.running, report.enqueued),
+        *(report.accepted, report.rejected, report.held, int(report.asks)),
+        *(report.version, to.number, to.version, to.accepted_then),
+    )
+
+
+def report(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> Operation[Standing]:
+    """Says where an owner stands, renews its lease, and asks for a slot if the report does."""
+    return Operation("admission_report", (keys.state(run),), _args(owner, lease_ms, report, now), _standing)
+
+
+def leave(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> Operation[bool]:
+    """Ends an owner; what it has running and enqueued is given back. False: it had ended."""
+    return Operation("admission_leave", (keys.state(run),), _args(owner, lease_ms, report, now), bool)
+
+
+def wake_key(run: str, owner: str) -> str:
+    """Key of the marker that says an owner may find a slot."""
+    return keys.key(run, f"wake:owner:{owner}")

@@ -1,0 +1,259 @@
+"""Operations that anyone may call: reading, taking back what is due, freeing what nothing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.protocol import keys
+from broker.protocol.operation import Operation
+from broker.protocol.replies import clock, text, texts, words
+
+
+def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[int]:
+    """Takes back what is due, at most limit of each kind; answers how many."""
+    return Operation("requeue", (keys.state(run),), (clock(now), limit), int)
+
+
+#: What trim answers where it stopped because the groups were large.
+TRIM_AGAIN = 2
+
+
+class Trimmed(int):
+    """Answer of trim: 0: there is no more, else TRIM_AGAIN or 1; and how many dead and rejected tasks it freed."""
+
+    dead: int = 0
+    rejected: int = 0
+
+
+def _trimmed(reply: Any) -> Trimmed:
+    more, dead, rejected = map(int, words(reply))
+    trimmed = Trimmed(more)
+    trimmed.dead, trimmed.rejected = dead, rejected
+    return trimmed
+
+
+def trim(run: str, limit: int = 250, *, now: int | None = None) -> Operation[Trimmed]:
+    """Frees at most limit of each kind of what nothing needs any more."""
+    return Operation("trim", (keys.state(run),), (clock(now), limit), _trimmed)
+
+
+def _numbers(reply: Any) -> dict[str, str]:
+    parts = texts(reply)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def stats(run: str, *, now: int | None = None) -> Operation[dict[str, str]]:
+    """The state hash, the capacity and the size of every set, by name."""
+    return Operation("stats", (keys.state(run),), (clock(now),), _numbers)
+
+
+def _drift(reply: Any) -> dict[str, tuple[int, int]]:
+    parts = texts(reply)
+    return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}
+
+
+def audit(run: str, *, now: int | None = None) -> Operation[dict[str, tuple[int, int]]]:
+    """Counters by name: (stored, recomputed)."""
+    return Operation("audit", (keys.state(run),), (clock(now),), _drift)
+
+
+def check(run: str, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
+    """Problems of at most 1000 tasks: not in the set of their state, held by nobody."""
+    return Operation("check", (keys.state(run),), (clock(now), *tasks), texts)
+
+
+# Not frozen: these are made for each sample, and a frozen one takes three times as long.
+@dataclass(slots=True)
+class SampleRow:
+    """One sample of a rollout, without its bytes."""
+
+    slot: int
+    attempt_id: str
+    version: int
+    newest: int
+    session: str
+
+
+@dataclass(slots=True)
+class RolloutRow:
+    """One rollout of a batch, without its bytes. `first` is the number of its first claim: its place in the batch."""
+
+    task: str
+    priority: int
+    oldest: int
+    newest: int
+    first: int
+    payload: bytes
+    samples: tuple[SampleRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPiece:
+    """A piece of a batch: its size and digest as a whole, and the rows asked for."""
+
+    size: int
+    sealed: bool
+    digest: str
+    rows: tuple[RolloutRow, ...]
+
+
+def rollout_row(row: list[Any]) -> RolloutRow:
+    """One row of a batch as the scripts answer it."""
+    samples = [
+        SampleRow(int(row[i]), row[i + 1].decode(), int(row[i + 2]), int(row[i + 3]), row[i + 4].decode())
+        for i in range(6, len(row), 5)
+    ]
+    return RolloutRow(row[0].decode(), int(row[1]), int(row[2]), int(row[3]), int(row[4]), row[5], tuple(samples))
+
+
+def _piece(reply: Any) -> BatchPiece:
+    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), tuple(map(rollout_row, reply[3:])))
+
+
+def batch(run: str, step: int, offset: int, count: int, *, now: int | None = None) -> Operation[BatchPiece]:
+    """Rows offset to offset + count of a batch (count 0: only its size)."""
+    return Operation("batch", (keys.state(run),), (clock(now), step, offset, count), _piece)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRow:
+    """The last attempt of a slot."""
+
+    slot: int
+    attempt_id: str
+    tries: int
+    version: int
+    session: str
+    at_ms: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """All that is known of a task."""
+
+    id: str
+    state: str
+    priority: int
+    order: int
+    samples: int
+    min_samples: int
+    errors: int
+    oldest: int
+    newest: int
+    stale_requeues: int
+    requeues: int
+    step: int
+    letters: str
+    reason: str
+    payload_bytes: int
+    slots: tuple[SlotRow, ...]
+
+
+_TASK_NUMBERS = (
+    *("priority", "order", "samples", "min_samples", "errors"),
+    *("oldest", "newest", "stale_requeues", "requeues", "step"),
+)
+
+
+def task(run: str, task_id: str, *, now: int | None = None) -> Operation[TaskRow | None]:
+    """One task, or None when the run does not know it."""
+
+    def parse(reply: Any) -> TaskRow | None:
+        if not reply:
+            return None
+        slots = tuple(
+            SlotRow(int(s[0]), text(s[1]), int(s[2]), int(s[3]), text(s[4]), int(s[5]), text(s[6])) for s in reply[14:]
+        )
+        numbers = dict(zip(_TASK_NUMBERS, map(int, reply[1:11]), strict=True))
+        return TaskRow(
+            id=task_id,
+            state=text(reply[0]),
+            letters=text(reply[11]),
+            reason=text(reply[12]),
+            payload_bytes=int(reply[13]),
+            slots=slots,
+            **numbers,
+        )
+
+    return Operation("task", (keys.state(run),), (clock(now), task_id), parse)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A worker process, connected until its lease has passed.
+
+    `reason` is why its last claim got less than it asked for; empty: it got that; None: it never claimed.
+    """
+
+    session: str
+    deadline_ms: int
+    held: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A slot that somebody holds, and when the lease of its session ends."""
+
+    attempt_id: str
+    session: str
+    version: int
+    at_ms: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Totals over the sessions of a run, which the lists of `Facts` may be too short for.
+
+    Args:
+        counted: sessions looked at; where there are more, the other numbers are larger, too.
+        busy: connected ones that hold something.
+        held: slots that connected ones hold.
+        lost: slots of sessions that have been silent for longer than their lease; claims take them back.
+    """
+
+    counted: int
+    busy: int
+    held: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What explain reads: sessions, held slots of the oldest running tasks, the oldest tasks, and what is next due.
+
+    `sessions` and `held` are the first ones only, `holding` has the totals.
+    `due` gives the run's clock in milliseconds by kind, 0 where nothing is due; deadlines are on it, too.
+    """
+
+    now: int
+    sessions: tuple[SessionRow, ...]
+    held: tuple[HeldRow, ...]
+    due: dict[str, int]
+    oldest_pending: str
+    oldest_ready: str
+    holding: Holding
+
+
+_TIMERS: tuple[str, ...] = ("delayed", "retries", "deadlines", "sessions")
+
+
+def _facts(reply: Any) -> Facts:
+    sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2]), _reason(text(s[3]))) for s in reply[1])
+    held = tuple(HeldRow(text(h[0]), text(h[1]), int(h[2]), int(h[3]), int(h[4])) for h in reply[2])
+    due = dict(zip(_TIMERS, (int(float(d)) for d in reply[3]), strict=True))
+    holding = Holding(*map(int, reply[6]))
+    return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]), holding)
+
+
+def _reason(stored: str) -> str | None:
+    return "" if stored == "-" else stored or None
+
+
+def facts(run: str, limit: int = 50, *, now: int | None = None) -> Operation[Facts]:
+    """The facts behind `broker explain`."""
+    return Operation("explain", (keys.state(run),), (clock(now), limit), _facts)

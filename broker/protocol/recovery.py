@@ -1,0 +1,145 @@
+"""Operations of checkpoints and recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from broker.protocol import keys
+from broker.protocol.operation import Argument, Operation
+from broker.protocol.replies import clock, words
+from broker.protocol.trainer import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What a recovery goes to.
+
+    Args:
+        version: the version.
+        file_epoch: epoch of the checkpoint, empty without one.
+        listed_order: number of the newest task that the checkpoint knows, -1 where it has no list of tasks.
+        in_flight: `keep` or `requeue`.
+        policies: version -> epoch that made it, as the checkpoint knows.
+        allow_loss: go below the floor.
+        cursor: the data loader's position as JSON, None: leave the stored one.
+        blob: what travels with the workers' claims at that version, or None.
+        recoveries: what the checkpoint knows of earlier ones, `epoch:version ...`.
+        lineage: which epochs gave the checkpoint's order numbers, `token:number ...`; empty: unknown.
+    """
+
+    version: int
+    file_epoch: str = ""
+    listed_order: int = -1
+    in_flight: str = "keep"
+    policies: Mapping[int, str] = field(default_factory=dict[int, str])
+    allow_loss: bool = False
+    cursor: str | None = None
+    blob: bytes | None = None
+    recoveries: str = ""
+    lineage: str = ""
+
+    @property
+    def policy_pairs(self) -> list[Argument]:
+        """Version, epoch, version, epoch ..."""
+        return [part for item in self.policies.items() for part in item]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The new epoch, the numbers of before, and how many tasks the lost steps had consumed."""
+
+    epoch: str
+    version: int
+    step_next: int
+    accepted: int
+    running: int
+    capacity: int
+    consumed_by_lost_steps: int
+
+
+def _begun(reply: Any) -> Begun:
+    epoch, *numbers = words(reply)
+    return Begun(epoch, *map(int, numbers))
+
+
+def begin(
+    run: str, token: str, to: Begin, config: Mapping[str, str] | None, *, now: int | None = None
+) -> Operation[Begun]:
+    """Begins a recovery under a new epoch; config creates a run that is not there."""
+    args: list[Argument] = [
+        *(clock(now), token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),
+        *(int(to.cursor is not None), to.cursor or "", int(to.blob is not None), to.blob or b""),
+        *(len(to.policies), to.recoveries, to.lineage),
+        *to.policy_pairs,
+    ]
+    for name, value in (config or {}).items():
+        args += (name, value)
+    return Operation("recover_begin", (keys.state(run),), tuple(args), _begun)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many of the tasks were dealt with, and what became of them, by name."""
+
+    done: int
+    counts: dict[str, int]
+
+
+def _swept(reply: Any) -> Swept:
+    done, *rest = words(reply)
+    return Swept(int(done), {name: int(n) for name, n in zip(rest[::2], rest[1::2], strict=True)})
+
+
+def _listed(tasks: Sequence[str], is_listed: Callable[[str], bool]) -> list[Argument]:
+    return [part for task in tasks for part in (int(is_listed(task)), task)]
+
+
+def sweep(
+    run: str, gate: Gate, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
+) -> Operation[Swept]:
+    """Moves at most 1000 tasks to where the recovered version has them."""
+    args = (clock(now), *gate.args, *_listed(tasks, is_listed))
+    return Operation("recover_sweep", (keys.state(run),), args, _swept)
+
+
+def preview(
+    run: str, to: Begin, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
+) -> Operation[Swept]:
+    """What sweep would do, changing nothing; counts `file_cursor` where the checkpoint's cursor would be taken."""
+    head = (clock(now), to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
+    more = (int(to.cursor is not None), to.lineage, len(to.policies), *to.policy_pairs)
+    args = (*head, *more, *_listed(tasks, is_listed))
+    return Operation("recover_preview", (keys.state(run),), args, _swept)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The counters after a recovery."""
+
+    accepted: int
+    running: int
+    capacity: int
+
+
+def _recovered(reply: Any) -> Recovered:
+    return Recovered(*map(int, words(reply)))
+
+
+def end(run: str, gate: Gate, *, now: int | None = None) -> Operation[Recovered]:
+    """Ends a recovery; the run goes on."""
+    return Operation("recover_commit", (keys.state(run),), (clock(now), *gate.args), _recovered)
+
+
+def commit(run: str, gate: Gate, version: int, epoch: str = "", *, now: int | None = None) -> Operation[int]:
+    """A checkpoint of this version is safely written; answers the floor.
+
+    Args:
+        run: the run.
+        gate: who wrote it.
+        version: the checkpoint's.
+        epoch: the checkpoint's, where an operator wrote it: a recovery since may have undone it.
+        now: the injected clock, or None.
+    """
+    return Operation("commit", (keys.state(run),), (clock(now), *gate.args, version, epoch), int)

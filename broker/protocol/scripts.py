@@ -1,0 +1,260 @@
+"""Loads the Lua scripts and resolves their includes.
+
+A script is `lua/<name>.lua`. A line `-- @include <name>` stands for `lua/include/<name>.lua`, which may include others;
+each file comes in once, where it is named first. The header of a script has a line `-- Flags: ...` with the flags of
+its `#!lua` line (`allow-oom`, `no-writes`, ..., or `none`). Servers older than Redis 7 do not know that line; they get
+one in its place that comes to the same.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from broker.protocol.function_library import NameClash, Source, as_library
+from broker.protocol.keys import NEVER_THERE
+
+_INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
+_FLAGS = re.compile(r"^--\s*Flags:\s*(.*?)\s*$")
+#: Where a script names commands: in a call, or for one of the two functions that call for it.
+_COMMANDS = re.compile(r"(?:call|call_in_pieces)\('([A-Z]+)'|_writes, '([A-Z]+)', '([A-Z]+)'")
+_KNOWN_FLAGS = frozenset({"allow-oom", "no-writes", "allow-stale", "no-cluster", "allow-cross-slot-keys"})
+
+#: Where a file of the source checkout or of the installed package is; the package wins.
+_PACKAGE = Path(__file__).parent.parent
+_PLACES = (_PACKAGE / "lua", _PACKAGE.parent / "lua")
+
+
+Line = tuple[str, str, int]
+
+
+_LIBRARY_NAME = re.compile(r"broker_[0-9a-f]{12}\Z")
+#: Stands for the library's name until its hash is known.
+_LIBRARY = "broker_library_name"
+
+
+class ScriptError(Exception):
+    """A Lua file is missing, includes itself or an unknown file, or lacks its header: a fault of the installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script, ready for `SCRIPT LOAD`.
+
+    Attributes:
+        name: the name that operations use: `claim` for `lua/claim.lua`.
+        source: the text that the server gets, without comments and blank lines but with a first line for the flags.
+        sha1: what EVALSHA calls it by, 40 hexadecimal digits.
+        flags: the flags of its header; none is the empty tuple.
+        lines: for each line of `source`, the file and line that it came from.
+    """
+
+    name: str
+    source: bytes
+    sha1: str
+    flags: tuple[str, ...]
+    lines: tuple[tuple[str, int], ...]
+
+    def origin(self, line: int) -> str:
+        """Where line `line` (counted from 1, as in error messages of the server) was written: `claim.lua:12`."""
+        if not 1 <= line <= len(self.lines):
+            return f"{self.name}.lua"
+        file, number = self.lines[line - 1]
+        return f"{file}:{number}"
+
+
+def lua_directory() -> Path:
+    """The directory of the Lua scripts, in an installed package or in a source checkout.
+
+    Raises:
+        ScriptError: neither is there.
+    """
+    for place in _PLACES:
+        if place.is_dir():
+            return place
+    raise ScriptError(f"no Lua scripts in {' or '.join(map(str, _PLACES))}: install rollout-broker again")
+
+
+def names() -> list[str]:
+    """The names of all scripts, sorted."""
+    return sorted(path.stem for path in lua_directory().glob("*.lua"))
+
+
+@cache
+def load(name: str, shebang: bool) -> Script:
+    """Reads a script and what it includes.
+
+    Args:
+        name: the script's name, without `.lua`.
+        shebang: begin with a `#!lua flags=...` line (Redis 7 and later, Valkey); else with a command where it writes.
+
+    Raises:
+        ScriptError: a file is missing or its header is; an include is unknown or goes in circles.
+    """
+    flags, lines = _assembled(name)
+    if first := _shebang(flags) if shebang else _instead_of_shebang(flags):
+        lines.insert(0, (first, f"{name}.lua", 1))
+    source = ("\n".join(text for text, _, _ in lines) + "\n").encode()
+    origins = tuple((file, number) for _, file, number in lines)
+    return Script(name, source, hashlib.sha1(source).hexdigest(), flags, origins)
+
+
+def commands(name: str) -> list[str]:
+    """The commands that a script may call, sorted: what a user who calls it needs the rights for."""
+    source = load(name, shebang=True).source.decode()
+    return sorted({word for words in _COMMANDS.findall(source) for word in words if word})
+
+
+def _shebang(flags: tuple[str, ...]) -> str:
+    return "#!lua" + (f" flags={','.join(flags)}" if flags else "")
+
+
+def _instead_of_shebang(flags: tuple[str, ...]) -> str:
+    """What servers before Redis 7 are told in the first line.
+
+    A full one refuses the first write of a script if that needs memory, and no other: `allow-oom` is a first write that
+    needs none, on a key that is never there; without the flag it is one that needs some, and writes nothing.
+    One that is set to send replicas the calls of scripts, not what they wrote, refuses writes once the time was read.
+    """
+    if "no-writes" in flags:
+        return ""
+    name = f"KEYS[1] .. '{NEVER_THERE}'"
+    write = f"'UNLINK', {name}" if "allow-oom" in flags else f"'SETRANGE', {name}, 0, ''"
+    return f"if redis.replicate_commands then redis.replicate_commands() end redis.call({write})"
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """All scripts as one function library, for servers that have functions (Redis 7 and later, Valkey).
+
+    Attributes:
+        name: of the library; it contains a hash of its source, so that clients of different releases do not disturb
+            each other.
+        source: what FUNCTION LOAD gets.
+        lines: for each line of `source`, the file and line that it came from, 0 for none.
+    """
+
+    name: str
+    source: bytes
+    lines: tuple[tuple[str, int], ...]
+
+    def function(self, script: str) -> str:
+        """What FCALL calls a script by."""
+        return f"{self.name}_{script}"
+
+    def origin(self, line: int) -> str:
+        """Where line `line` (counted from 1, as in error messages of the server) was written: `claim.lua:12`."""
+        if not 1 <= line <= len(self.lines) or not self.lines[line - 1][1]:
+            return "the function library"
+        file, number = self.lines[line - 1]
+        return f"{file}:{number}"
+
+
+@cache
+def library() -> Library:
+    """The function library of all scripts.
+
+    Raises:
+        ScriptError: as `load`; or a name is declared inside a function and at the top level of a script.
+    """
+    includes: dict[str, Source] = {}
+    functions: list[Source] = []
+    for name in names():
+        flags, assembled = _assembled(name)
+        files: dict[str, list[tuple[str, tuple[str, int]]]] = {}
+        for text, file, number in assembled:
+            files.setdefault(file, []).append((text, (file, number)))
+        own = tuple(files.pop(f"{name}.lua"))
+        for file, lines in files.items():
+            if file not in includes:
+                includes[file] = Source(tuple(lines), _needs(file))
+        functions.append(Source(own, tuple(files), f"{_LIBRARY}_{name}", flags))
+    try:
+        made = as_library(includes, functions)
+    except NameClash as error:
+        raise ScriptError(str(error)) from error
+    origins = [("", 0), *(origin or ("", 0) for _, origin in made)]
+    body = "\n".join(text for text, _ in made)
+    # The hash is in the names of the functions, too: releases on one server never replace each other's.
+    full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
+    source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
+    return Library(full_name, source, tuple(origins))
+
+
+def is_library_name(name: str) -> bool:
+    """Whether a function library of this name is the broker's, of any release."""
+    return _LIBRARY_NAME.match(name) is not None
+
+
+def _assembled(name: str) -> tuple[tuple[str, ...], list[Line]]:
+    """The flags of a script, and its lines with those of its includes."""
+    directory = lua_directory()
+    path = directory / f"{name}.lua"
+    if not path.is_file():
+        raise ScriptError(f"no script {name!r} in {directory}; there are: {', '.join(names()) or 'none'}")
+    flags = _flags(path)
+    lines: list[Line] = []
+    _collect(directory, path, [], set(), lines)
+    return flags, lines
+
+
+def _needs(file: str) -> tuple[str, ...]:
+    """The files that a file includes, and that those include."""
+    lines: list[Line] = []
+    directory = lua_directory()
+    _collect(directory, directory / file, [], set(), lines)
+    return tuple(dict.fromkeys(other for _, other, _ in lines if other != file))
+
+
+def _flags(path: Path) -> tuple[str, ...]:
+    """The flags that the header of a script names."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if match := _FLAGS.match(line):
+            flags = tuple(word for word in re.split(r"[\s,]+", match[1]) if word)
+            if flags == ("none",):
+                return ()
+            unknown = [flag for flag in flags if flag not in _KNOWN_FLAGS]
+            if unknown or not flags:
+                raise ScriptError(f"{path}:{number}: unknown flags {match[1]!r}; write 'none' for no flags")
+            return flags
+        if line.strip() and not line.startswith("--"):
+            break
+    raise ScriptError(f"{path}:1: the header comment has no line '-- Flags: ...' (allow-oom, no-writes or none)")
+
+
+def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], out: list[Line]) -> None:
+    """Appends the lines of a file to `out` as (text, file, line number), and those of its includes in their places."""
+    seen.add(path)
+    for lines, name, number in _parts(path, path.relative_to(directory).as_posix()):
+        out += lines
+        if not name:
+            break
+        target = directory / "include" / f"{name}.lua"
+        if target == path or target in parents:
+            circle = " -> ".join(file.stem for file in [*parents, path, target])
+            raise ScriptError(f"{path}:{number}: include goes in circles: {circle}")
+        if not target.is_file():
+            raise ScriptError(f"{path}:{number}: unknown include {name!r}: there is no {target}")
+        if target not in seen:
+            _collect(directory, target, [*parents, path], seen, out)
+
+
+@cache
+def _parts(path: Path, shown: str) -> list[tuple[list[Line], str, int]]:
+    """The lines of a file up to each include, its name and line; at last those after all includes, and no name."""
+    parts: list[tuple[list[Line], str, int]] = []
+    lines: list[Line] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if match := _INCLUDE.match(line):
+            parts.append((lines, match[1], number))
+            lines = []
+        elif line.strip() and not _is_comment(line):
+            lines.append((line.rstrip(), shown, number))
+    return [*parts, (lines, "", 0)]
+
+
+def _is_comment(line: str) -> bool:
+    """Whether a line holds only a comment that ends with it: `--[[` may go on, and is left to Lua."""
+    text = line.lstrip()
+    return text.startswith("--") and not text.startswith("--[")

@@ -1,0 +1,246 @@
+"""Operations of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.protocol import keys
+from broker.protocol.operation import Argument, Operation
+from broker.protocol.replies import clock, text, texts
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A new session: its id, its lease in milliseconds, the run's policy and clock, and its limits for results."""
+
+    session: str
+    lease_ms: int
+    version: int
+    epoch: str
+    now: int
+    max_result_bytes: int
+    result_ttl_ms: int
+
+
+def _joined(reply: Any) -> Joined:
+    session, lease, version, epoch, now, max_bytes, ttl = texts(reply)
+    return Joined(session, int(lease), int(version), epoch, int(now), int(max_bytes), int(ttl))
+
+
+def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: int | None = None) -> Operation[Joined]:
+    """Starts a session; lease_ms 0 takes the run's lease."""
+    return Operation("join", (keys.state(run),), (clock(now), worker, nonce, lease_ms), _joined)
+
+
+def leave(run: str, session: str, limit: int = 200, *, now: int | None = None) -> Operation[bool]:
+    """Ends a session and releases what it holds; False: it holds more than limit, call again."""
+    return Operation("leave", (keys.state(run),), (clock(now), session, limit), bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """One slot handed out."""
+
+    attempt_id: str
+    task: str
+    slot: int
+    claims: int
+    tries: int
+    samples: int
+    payload: bytes
+
+
+# Not frozen, like the others that are made for each attempt: a frozen one takes three times as long.
+@dataclass(slots=True)
+class Claimed:
+    """Answer of claim. `reason` is empty when as many were handed out as asked; due_in_ms is -1 when nothing is due.
+
+    Args:
+        random: the client's part of the attempt ids.
+        tasks: as they came, four for each task: its id, payload, samples, and `slot claims tries ...`.
+    """
+
+    reason: str
+    due_in_ms: int
+    version: int
+    epoch: str
+    run_version: int
+    run_epoch: str
+    blob_seq: int
+    blob: bytes
+    now: int
+    random: str
+    tasks: list[Any]
+
+    @property
+    def granted(self) -> tuple[Granted, ...]:
+        """The slots handed out."""
+        granted: list[Granted] = []
+        for i in range(0, len(self.tasks), 4):
+            task, payload, samples = text(self.tasks[i]), self.tasks[i + 1], int(self.tasks[i + 2])
+            numbers = list(map(int, self.tasks[i + 3].split()))
+            for j in range(0, len(numbers), 3):
+                slot, claims, tries = numbers[j : j + 3]
+                attempt_id = f"{task}#{slot}.{claims}.{self.random}"
+                granted.append(Granted(attempt_id, task, slot, claims, tries, samples, payload))
+        return tuple(granted)
+
+
+def _claimed_with(random: str) -> Callable[[Any], Claimed]:
+    def parse(reply: Any) -> Claimed:
+        reason, due, version, epoch, run_version, run_epoch, blob_seq, blob, now, *tasks = reply
+        return Claimed(
+            reason.decode(),
+            int(due),
+            int(version),
+            epoch.decode(),
+            int(run_version),
+            run_epoch.decode(),
+            int(blob_seq),
+            blob,
+            int(now),
+            random,
+            tasks,
+        )
+
+    return parse
+
+
+def claim(
+    run: str,
+    session: str,
+    number: int,
+    n: int,
+    random: str,
+    *,
+    policy: tuple[int, str] | None = None,
+    limit: int = 100,
+    blob_seq: int = 0,
+    now: int | None = None,
+) -> Operation[Claimed]:
+    """Asks for up to n slots. The same number and random part again get the same answer.
+
+    Args:
+        number: of this claim within the session, from 1.
+        random: the client's part of the attempt ids, letters and digits.
+        policy: version and epoch of the weights that the worker has loaded; None: the run's current one.
+        limit: how many expired things the call takes back, of each kind.
+        blob_seq: number of the blob that the worker has, 0 for none.
+    """
+    version, epoch = policy or ("", "")
+    args = (clock(now), session, number, n, version, epoch, random, limit, blob_seq)
+    return Operation("claim", (keys.state(run),), args, _claimed_with(random))
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Answer of renew: the clock and the new deadline (ms), the run's policy and mode.
+
+    `abandon` says which attempts to give up, and why.
+    """
+
+    now: int
+    deadline: int
+    run_version: int
+    run_epoch: str
+    paused: str
+    abandon: dict[str, str]
+
+
+def _renewed(reply: Any) -> Renewed:
+    now, deadline, version, epoch, paused, *rest = texts(reply)
+    return Renewed(int(now), int(deadline), int(version), epoch, paused, dict(zip(rest[::2], rest[1::2], strict=True)))
+
+
+def renew(run: str, session: str, number: int, held: Sequence[str], *, now: int | None = None) -> Operation[Renewed]:
+    """The heartbeat. `number`: the last claim whose answer the worker has dealt with."""
+    return Operation("renew", (keys.state(run),), (clock(now), session, number, *held), _renewed)
+
+
+@dataclass(slots=True)
+class Submission:
+    """One result or verdict.
+
+    Args:
+        attempt_id: the attempt.
+        accept: False is the verdict that the rollout must not be trained on.
+        body: the encoded result; the reason in words when rejecting.
+        policy: newest version and epoch used, None: that of the claim.
+    """
+
+    attempt_id: str
+    accept: bool
+    body: bytes
+    policy: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of an attempt, in a word.
+
+    `accepted`, `rejected`, `superseded`, `stale`, `unknown`, `noresult`, `released`, `retried` or `failed`.
+
+    `why` says how the attempt ended where it is unknown; the others who holds the slot instead, and for how many
+    milliseconds.
+    """
+
+    word: str
+    why: str = ""
+    by_attempt: str = ""
+    by_session: str = ""
+    age_ms: int = 0
+
+
+def answer(line: Any) -> Answer:
+    """Reads one line of an answer of submit, release or fail."""
+    word, *rest = text(line).split()
+    if word == "superseded":
+        return Answer(word, "", rest[0], rest[1], int(rest[2]))
+    return Answer(word, rest[0] if rest else "")
+
+
+#: Nearly every answer is this one; it can be told by identity.
+ACCEPTED = Answer("accepted")
+_COMMON = {b"accepted": ACCEPTED}
+
+
+def _answers(reply: Any) -> list[Answer]:
+    return [_COMMON.get(line) or answer(line) for line in reply]
+
+
+#: Results up to this size travel inside the call; larger ones are SET before it (cheaper for the server from here on).
+INLINE_BYTES = 16 * 1024
+
+
+def submit(
+    run: str,
+    items: Sequence[Submission],
+    *,
+    result_ttl_ms: int = 3_600_000,
+    inline_bytes: int = INLINE_BYTES,
+    now: int | None = None,
+) -> Operation[list[Answer]]:
+    """Submits at most 256 results or verdicts; an answer for each, in order."""
+    args: list[Argument] = [clock(now)]
+    before: list[tuple[Argument, ...]] = []
+    for item in items:
+        body, verdict, how = item.body, "a" if item.accept else "r", "i"
+        if item.accept and len(body) > inline_bytes:
+            before.append(("SET", keys.result(run, item.attempt_id), body, "NX", "PX", result_ttl_ms))
+            body, how = b"", "s"
+        version, epoch = item.policy or ("", "")
+        args += (item.attempt_id, verdict, version, epoch, how, body)
+    return Operation("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
+
+
+def release(run: str, attempts: Sequence[str], *, now: int | None = None) -> Operation[list[Answer]]:
+    """Gives at most 1000 attempts back without penalty."""
+    return Operation("release", (keys.state(run),), (clock(now), *attempts), _answers)
+
+
+def fail(run: str, attempt_id: str, message: str, *, may_retry: bool, now: int | None = None) -> Operation[Answer]:
+    """Reports an error of the attempt; message is cut to 2000 bytes."""
+    cut = message.encode()[:2000]
+    return Operation("fail", (keys.state(run),), (clock(now), attempt_id, cut, int(may_retry)), answer)

@@ -1,0 +1,4 @@
+"""Checkpoints of a run: how they are written, found and recovered from.
+
+Imports `trainer` and what that imports.
+"""

@@ -1,0 +1,261 @@
+"""The files of one checkpoint path: each checkpoint under a name that no other writer can have.
+
+A user's `broker.json` stands for a family of files beside it:
+
+    broker.json.<number>.e<epoch number>-<token>.v<version>                     of a trainer
+    broker.json.<number>.operator-<random>.e<epoch number>-<token>.v<version>   of an operator
+    ....<random>.tasks                                                          the tasks of a full checkpoint
+    broker.json                                                                 a link to the newest of a trainer
+
+No file is ever written over, so that a trainer that was replaced while it wrote cannot hit what its successor wrote.
+The number is one more than the largest that the writer found. The writer looks it up before it makes sure that it still
+leads: a later trainer has a larger one, or at least the same with a later epoch. (Epoch numbers alone do not do: they
+start again at 1 where a server lost everything.) The link is a convenience: a recovery goes by the family.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.errors import CheckpointError
+from broker.recovery.checkpoint import read_checkpoint, reason_of
+
+_log = logging.getLogger("broker")
+
+_MEMBER = re.compile(
+    r"\.(?P<number>\d{1,15})\.(?:operator-(?P<by>[0-9a-f]+)\.)?e(?P<epoch>\d{1,15})-(?P<token>\w+)\.v(?P<version>\d{1,10})"
+)
+#: What may follow the name of a member: its tasks, or what a writer that was killed left behind.
+_TASKS = re.compile(r"\.[0-9a-f]{8}\.tasks")
+_TEMPORARY = re.compile(r"\..*\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a family, as its name says.
+
+    Args:
+        path: the file.
+        number: of the checkpoint in its family, from 1; 0: written by a release that did not number them.
+        epoch: the trainer's epoch, `<number>.<token>`.
+        version: the policy's version.
+        by_operator: whether an operator wrote it.
+    """
+
+    path: Path
+    number: int
+    epoch: str
+    version: int
+    by_operator: bool = False
+
+    @property
+    def epoch_number(self) -> int:
+        """The number of the epoch, without its token."""
+        return number_of(self.epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the server knows of a run's past, as far as it tells which file to take.
+
+    Args:
+        tokens: of the epochs that had the run.
+        recoveries: epoch number and version of those that count.
+        floor: the oldest version still recoverable.
+    """
+
+    tokens: frozenset[str] = frozenset()
+    recoveries: tuple[tuple[int, int], ...] = ()
+    floor: int = 0
+
+    def knows(self, member: Member) -> bool:
+        """Whether the epoch of the file had the run on this server."""
+        return member.epoch.partition(".")[2] in self.tokens
+
+    def undid(self, member: Member) -> bool:
+        """Whether a later recovery went to a version before the file's: the server would refuse it (`UNDONE`)."""
+        return any(by > member.epoch_number and member.version > to for by, to in self.recoveries)
+
+
+def number_of(epoch: str) -> int:
+    """The number of an epoch, without its token."""
+    return int(epoch.partition(".")[0])
+
+
+def named(path: Path, number: int, epoch: str, version: int, *, by_operator: bool = False) -> Member:
+    """A new member of the family of a path."""
+    by = f"operator-{secrets.token_hex(4)}." if by_operator else ""
+    name = f"{path.name}.{number}.{by}e{epoch.replace('.', '-', 1)}.v{version}"
+    return Member(path.parent / name, number, epoch, version, by_operator)
+
+
+def member_of(path: Path) -> Member | None:
+    """The member of any family that has this name, or None: it is the name of none."""
+    found = list(_MEMBER.finditer(path.name))
+    if not found or found[-1].end() != len(path.name) or found[-1].start() == 0:
+        return None
+    return _member(path, found[-1])
+
+
+def _member(path: Path, match: re.Match[str]) -> Member:
+    epoch = f"{int(match['epoch'])}.{match['token']}"
+    return Member(path, int(match["number"]), epoch, int(match["version"]), match["by"] is not None)
+
+
+def members(path: Path) -> list[Member]:
+    """The files of a family, by their names alone, without the path itself. Raises CheckpointError."""
+    return [member for name in _beside(path, path.name) if (member := belongs(path, name)) is not None]
+
+
+def belongs(path: Path, name: str) -> Member | None:
+    """The member of that name, or None: it is not one of this family."""
+    match = _MEMBER.fullmatch(name, len(path.name))
+    return None if match is None else _member(path.parent / name, match)
+
+
+def _beside(path: Path, beginning: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(path.parent) if name.startswith(beginning)]  # noqa: PTH208 - names are wanted
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path=str(path), problem=f"could not be read: {reason_of(error)}") from error
+
+
+def plain(path: Path) -> Member | None:
+    """The path itself where it is a file: of a release that knew no families, or a copy. None: it is not, or a link.
+
+    Raises:
+        CheckpointError: it is not a whole checkpoint.
+    """
+    if path.is_symlink() or not path.is_file():
+        return None
+    made = read_checkpoint(path)
+    return Member(path, made.number, made.epoch, made.version, made.by_operator)
+
+
+def next_number(path: Path) -> int:
+    """The number of a checkpoint to be written. Raises CheckpointError."""
+    numbers = [member.number for member in members(path)]
+    with suppress(CheckpointError):  # one that cannot be read has none
+        numbers += [own.number for own in (plain(path),) if own is not None]
+    return max(numbers, default=0) + 1
+
+
+def candidates(path: Path, history: History, *, with_plain: bool = True) -> list[Member]:
+    """What a recovery may go by, the one to take first: newest first, trainers' before operators', undone ones last.
+
+    Args:
+        path: of the family.
+        history: what the server knows.
+        with_plain: count the path itself where it is a file.
+
+    Raises:
+        CheckpointError: the path itself is a file, and no whole checkpoint.
+    """
+
+    def age(member: Member) -> tuple[int, bool, int, int]:
+        return member.number, history.knows(member), member.epoch_number, member.version
+
+    found = sorted(members(path), key=age, reverse=True)
+    own = plain(path) if with_plain else None
+    if own is not None and not any(_is_same(own, member) for member in found):
+        found.insert(_place(own, found, history), own)
+    return sorted(found, key=lambda member: (history.undid(member), member.by_operator))
+
+
+def _is_same(one: Member, other: Member) -> bool:
+    return (one.number, one.epoch, one.version, one.by_operator) == (
+        other.number,
+        other.epoch,
+        other.version,
+        other.by_operator,
+    )
+
+
+def _place(own: Member, found: list[Member], history: History) -> int:
+    """Where a plain file belongs among the members, newest first.
+
+    One without number is of a release before families: it is older than they are, unless that release was run again.
+    """
+    if own.number:
+        return sum(member.number >= own.number for member in found)
+
+    def age(member: Member) -> tuple[bool, int, int]:
+        return history.knows(member), member.epoch_number, member.version
+
+    return 0 if not found or age(own) > age(found[0]) else len(found)
+
+
+def point_to(path: Path, mine: Member) -> None:
+    """Makes the user's path a link to a committed file, if links are to be had. An operator's replaces no trainer's."""
+    try:
+        current = belongs(path, str(path.readlink())) if path.is_symlink() else None
+        if current is not None and (current.number > mine.number or (mine.by_operator and not current.by_operator)):
+            return
+        if not path.is_symlink() and path.exists():
+            if mine.by_operator:
+                return
+            _adopt(path)
+        link = path.parent / f".{path.name[:100]}.{secrets.token_hex(4)}.tmp"
+        link.symlink_to(mine.path.name)
+        try:
+            link.replace(path)
+        finally:
+            link.unlink(missing_ok=True)
+    except OSError as error:
+        _log.debug("%s could not be made a link to %s: %s", path, mine.path.name, reason_of(error))
+
+
+def _adopt(path: Path) -> None:
+    """A plain file gets the name of a member, since it may still be needed."""
+    with suppress(CheckpointError):  # nothing can be recovered from what is not whole
+        own = plain(path)
+        if own is not None and not any(_is_same(own, member) for member in members(path)):
+            path.rename(named(path, own.number, own.epoch, own.version, by_operator=own.by_operator).path)
+
+
+def tidy(path: Path, mine: Member, floor: int) -> None:
+    """Deletes the files before a committed one that nothing can recover from any more, and what goes with them.
+
+    Only files of the same kind of writer that are older by number and not of a later epoch, below the floor or of the
+    same version of the same trainer; nothing that a successor wrote has a smaller number.
+    """
+
+    def is_over(member: Member) -> bool:
+        return (
+            member.number < mine.number
+            and member.by_operator == mine.by_operator
+            and member.epoch_number <= mine.epoch_number
+            and (member.version < floor or (member.version, member.epoch) == (mine.version, mine.epoch))
+        )
+
+    there = {member.path.name: member for member in members(path)}
+    doomed = [name for name, member in there.items() if is_over(member)]
+    kept = there.keys() - set(doomed)
+    for name in _beside(path, path.name):
+        match = _MEMBER.match(name, len(path.name))
+        if match is not None and _TASKS.fullmatch(name, match.end()):
+            base = name[: match.end()]
+            if base not in kept and is_over(_member(path.parent / base, match)):
+                doomed.append(name)
+        elif match is None and _TASKS.fullmatch(name, len(path.name)):
+            is_of_plain = not path.is_symlink() or any(member.number == 0 for member in there.values())
+            doomed += [] if is_of_plain else [name]
+    for name in _beside(path, f".{path.name}."):
+        match = _MEMBER.match(name, len(path.name) + 1)
+        if match is not None and _TEMPORARY.fullmatch(name, match.end()) and match["by"] is None:
+            left = _member(path.parent / name, match)
+            if left.number < mine.number and left.epoch_number < mine.epoch_number:
+                doomed.append(name)
+    for name in doomed:
+        try:
+            (path.parent / name).unlink(missing_ok=True)
+        except OSError as error:
+            _log.debug("the old file %s could not be deleted: %s", path.parent / name, reason_of(error))

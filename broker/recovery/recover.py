@@ -1,0 +1,457 @@
+"""Making checkpoints and recovering from them, as flows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from broker.errors import BadArgument, CheckpointError, Early, Fenced, Recovering, Rewound
+from broker.protocol import anyone, keys, recovery, trainer
+from broker.protocol.flow import Ask, Blocking, Command, Flow, GatedCall, TakeOver
+from broker.protocol.records import TaskRecord, task_record
+from broker.protocol.recovery import Begin, Begun, Recovered, Swept
+from broker.protocol.replies import text
+from broker.protocol.trainer import NewTask
+from broker.recovery.checkpoint import MAX_VERSION, Checkpoint, refuse_all_but_files, write_checkpoint
+from broker.recovery.checkpoint_files import History, Member, member_of, named, next_number, point_to, tidy
+from broker.recovery.sources import Foreign, check_in_flight, exists, load_source
+from broker.recovery.tasks_file import TasksWriter, read_tasks
+from broker.trainer.state import TrainerCore
+from broker.values.arguments import bytes_of, whole
+from broker.values.config import RunConfig
+
+#: Tasks that one HSCAN returns, about, and that one sweep gets.
+SCAN_COUNT = 500
+SWEEP_TASKS = 64
+#: Policies of older versions than this many are not written into a checkpoint.
+POLICIES_KEPT = 1000
+
+#: Called with tasks dealt with so far, and how many there are about.
+Progress = Callable[[int, int], object]
+
+_log = logging.getLogger("broker")
+
+_CAUSES = ("lost_step", "lost_policy", "bytes_gone", "discarded", "dead", "in_flight")
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What a recovery did, or would do.
+
+    Args:
+        run: the run.
+        version_from: version before.
+        version_to: version now.
+        epoch: the new epoch; empty in a preview.
+        requeued: tasks that start over, by cause: `lost_step` (in a batch of a lost step, its results not
+            usable), `lost_policy` (a sample by a policy that is
+            not on the surviving history), `bytes_gone`, `discarded` and `dead` (ended in a lost step), `in_flight`
+            (revoked as asked).
+        ready_again: tasks of lost steps whose results are good and wait to be trained again.
+        finished: tasks that the checkpoint calls finished and the server had forgotten to be.
+        dropped: tasks that were enqueued on a server that had lost its last writes, before this recovery, and that the
+            checkpoint does not know: the data loader brings those again that are not before the cursor.
+        results_dropped, results_kept: samples.
+        attempts_revoked, attempts_kept: attempts in flight.
+        consumed_by_lost_steps: tasks that the lost steps had trained on.
+        accepted, running, capacity: pairs (before, after).
+        cursor: where the data loader goes on from.
+        missing: ids of unfinished tasks that the server does not know; the caller enqueues them again.
+        restored: how many of such tasks were put back from a full checkpoint.
+        source: the file that it went by, of those of the path; None: there is none, or not one of the broker's.
+        source_by_operator: whether an operator wrote that file: the trainer saved no weights beside it.
+    """
+
+    run: str
+    version_from: int
+    version_to: int
+    epoch: str
+    requeued: dict[str, int]
+    ready_again: int
+    finished: int
+    results_dropped: int
+    results_kept: int
+    attempts_revoked: int
+    attempts_kept: int
+    consumed_by_lost_steps: int
+    accepted: tuple[int, int]
+    running: tuple[int, int]
+    capacity: tuple[int, int]
+    cursor: Any
+    missing: list[str] = field(default_factory=list[str])
+    restored: int = 0
+    dropped: int = 0
+    source: str | None = None
+    source_by_operator: bool = False
+
+
+def checkpoint(
+    core: TrainerCore, path: Path, *, full: bool, progress: Progress | None, gate: trainer.Gate | None = None
+) -> Flow[Checkpoint]:
+    """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
+
+    The file has a name of its own, so that a trainer that was replaced meanwhile hits nothing of its successor's.
+    Before the commit nothing is deleted.
+
+    Args:
+        core: the trainer.
+        path: what the user calls the file; it becomes a link to it.
+        full: write the tasks, too.
+        progress: called as the scan goes on.
+        gate: an operator's request to commit with; None: the trainer's own channel.
+    """
+    if gate is None:
+        yield from core.settle()
+    if member_of(path) is not None:
+        raise CheckpointError(
+            path=str(path), problem="could not be written: this is the name of one checkpoint, give the path before it"
+        )
+    yield Blocking(lambda: refuse_all_but_files(path))
+    # Before `collect` makes sure that this trainer leads: a successor then finds a larger number, or has a later epoch.
+    number: int = yield Blocking(lambda: next_number(path))
+
+    def place(version: int, epoch: str) -> Member:
+        return named(path, number, epoch, version, by_operator=gate is not None)
+
+    try:
+        made, mine = yield from collect(core, place, progress, full=full)
+        yield Blocking(lambda: write_checkpoint(made, mine.path))
+    except CheckpointError:
+        if core.epoch:  # a successor deletes what a trainer before it was about to write
+            stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+            _must_hold(core, stored, core.channel.last)
+        raise
+    floor: int
+    if gate is None:
+        floor = yield GatedCall(lambda own: recovery.commit(core.run, own, made.version, now=core.now))
+    else:
+        floor = yield from core.call(recovery.commit(core.run, gate, made.version, made.epoch, now=core.now))
+    yield Blocking(lambda: point_to(path, mine))
+    yield Blocking(lambda: tidy(path, mine, floor))
+    while (yield from core.trim()):
+        pass
+    return made
+
+
+def collect(
+    core: TrainerCore, place: Callable[[int, str], Member], progress: Progress | None, *, full: bool
+) -> Flow[tuple[Checkpoint, Member]]:
+    """Reads what a checkpoint holds. The version must not change meanwhile: it is the trainer that changes it.
+
+    Args:
+        core: the trainer.
+        place: the file for a version and an epoch.
+        progress: called as the scan goes on.
+        full: write its tasks file.
+
+    Returns:
+        The checkpoint, and the file that it is to be written to.
+    """
+    calls = core.channel.last
+    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    _must_hold(core, stored, calls)
+    version = int(stored["version"])
+    blob: bytes | None = (yield Command(("HGET", keys.state(core.run), "blob"))) or None
+    policies: list[bytes] = yield Command(("HGETALL", keys.key(core.run, "policies")))
+    made_by = {int(policies[i]): text(policies[i + 1]) for i in range(0, len(policies), 2)}
+    mine = place(version, stored["epoch"])
+    writer: TasksWriter | None = (yield Blocking(lambda: TasksWriter(mine.path))) if full else None
+    unfinished: set[str] = set()
+    try:
+        seen, total = 0, int(stored["n_tasks"])
+        cursor = "0"
+        while True:
+            cursor, rows = yield from _scan(core.run, cursor)
+            fresh = {
+                task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished
+            }
+            unfinished.update(fresh)
+            if writer is not None and fresh:
+                payloads: list[bytes | None] = yield Command(("HMGET", keys.key(core.run, "payloads"), *fresh))
+                tasks = [
+                    NewTask(task, payload or b"", record.samples, record.min_samples, record.priority)
+                    for (task, record), payload in zip(fresh.items(), payloads, strict=True)
+                ]
+                yield Blocking(lambda tasks=tasks: writer.add(tasks))
+            seen += len(rows)
+            if progress is not None:
+                yield Ask("progress", progress, (min(seen, total), total))
+            if cursor == "0":
+                break
+        after: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+        _must_hold(core, after, calls)
+        _must_be_as_before(core.run, stored, after)
+        tasks_file = (yield Blocking(writer.finish)) if writer is not None else None
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+    made = Checkpoint(
+        run=core.run,
+        version=version,
+        epoch=stored["epoch"],
+        order=int(stored["order_seq"]),
+        config=RunConfig.from_fields(stored),
+        counters={name: int(stored[name]) for name in ("accepted", "running", "capacity")},
+        cursor=json.loads(stored["cursor"]) if stored.get("cursor") else None,
+        blob=blob,
+        recoveries=stored["recoveries"],
+        lineage=stored.get("lineage", ""),
+        policies={v: epoch for v, epoch in made_by.items() if version - POLICIES_KEPT <= v <= version},
+        unfinished=frozenset(unfinished),
+        tasks_file=tasks_file,
+        path=mine.path,
+        number=mine.number,
+        by_operator=mine.by_operator,
+    )
+    return made, mine
+
+
+def _must_be_as_before(run: str, before: dict[str, str], after: dict[str, str]) -> None:
+    """What was read is of one version of one trainer, or it is no checkpoint. Raises Early."""
+    if after["version"] != before["version"]:
+        raise Early(run=run, before=before["version"], after=after["version"])
+    if after["epoch"] != before["epoch"]:
+        raise Early(run=run, opened_by=after["epoch"])
+
+
+def _must_hold(core: TrainerCore, stored: dict[str, str], calls: int) -> None:
+    """A trainer that lost the run, a run that went back or is half recovered must not overwrite a good file."""
+    if core.epoch and stored["epoch"] != core.epoch:
+        raise Fenced(run=core.run, epoch=stored["epoch"])
+    if core.epoch and int(stored["call"]) < calls:
+        raise Rewound(call=calls, last=int(stored["call"]), version=stored["version"])
+    if stored["recovering"]:
+        raise Recovering(version=stored["recovering"])
+
+
+def _scan(run: str, cursor: str) -> Flow[tuple[str, dict[str, TaskRecord]]]:
+    following, rows = yield Command(("HSCAN", keys.key(run, "tasks"), cursor, "COUNT", SCAN_COUNT))
+    return text(following), {text(rows[i]): task_record(rows[i + 1]) for i in range(0, len(rows), 2)}
+
+
+def recover_from(
+    core: TrainerCore,
+    source: Checkpoint | str | os.PathLike[str] | None,
+    version: int | None,
+    *,
+    in_flight: str,
+    missing_ok: bool,
+    allow_loss: bool,
+    blob: bytes | None,
+    dry_run: bool,
+    progress: Progress | None,
+) -> Flow[RecoveryReport]:
+    """Reads the source, then recovers or previews. Nothing is changed before the source is known to be good."""
+    check_in_flight(in_flight)
+    if source is not None and version is not None:
+        raise BadArgument(
+            argument="version", given=version, expected="None where a checkpoint is given: it has its own"
+        )
+    if version is not None:
+        version = whole("version", version, 0, MAX_VERSION)
+    if blob is not None:
+        blob = bytes_of("blob", blob)
+    made: Checkpoint | None = None
+    if source is not None:
+        found = yield from find(core, source, missing_ok=missing_ok)
+        if isinstance(found, Foreign):
+            version = found.version
+        else:
+            made = found
+    to = target_of(made, version or 0, in_flight, blob, allow_loss=allow_loss)
+    if dry_run:
+        return (yield from preview(core, to, made, progress))
+    return (yield from recover(core, to, made, progress))
+
+
+def find(
+    core: TrainerCore, source: Checkpoint | str | os.PathLike[str], *, missing_ok: bool = False
+) -> Flow[Checkpoint | Foreign | None]:
+    """What a recovery from a source goes by: of a path's files the newest on the history that the server knows.
+
+    None: nothing is there, and may be missing.
+    """
+    if missing_ok and not (yield Blocking(lambda: exists(source))):
+        return None
+    history = yield from _history(core.run)
+    found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run, history))
+    if isinstance(found, Checkpoint) and found.path is not None:
+        if found.by_operator:
+            _log.warning("%s was written by an operator: no weights of a trainer were saved beside it", found.path)
+        _log.info("the recovery of run %s goes by %s, version %d", core.run, found.path, found.version)
+    return found
+
+
+def _history(run: str) -> Flow[History]:
+    """What the server knows of the run's past; little where it lost it, nothing where there is no run."""
+    stored: list[bytes | None] = yield Command(("HMGET", keys.state(run), "tokens", "recoveries", "floor"))
+    tokens, recoveries, floor = (text(value or b"") for value in stored)
+    policies: list[bytes] = yield Command(("HGETALL", keys.key(run, "policies")))
+    made_by = (text(epoch).partition(".")[2] for epoch in policies[1::2])
+    pairs = (pair.partition(":") for pair in recoveries.split())
+    return History(
+        frozenset([*tokens.split(), *made_by]), tuple((int(by), int(to)) for by, _, to in pairs), int(floor or 0)
+    )
+
+
+def target_of(
+    source: Checkpoint | None, version: int, in_flight: str, blob: bytes | None, *, allow_loss: bool
+) -> Begin:
+    """What to recover to: a checkpoint, or a version alone."""
+    if source is None:
+        return Begin(version, in_flight=in_flight, allow_loss=allow_loss, blob=blob)
+    return Begin(
+        source.version,
+        source.epoch,
+        source.order,
+        in_flight,
+        source.policies,
+        allow_loss,
+        None if source.cursor is None else json.dumps(source.cursor),
+        source.blob if blob is None else blob,
+        source.recoveries,
+        source.lineage,
+    )
+
+
+def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> Flow[RecoveryReport]:
+    """Takes the run to a version, under a new epoch of this trainer."""
+    # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
+    config = source.config.to_fields() if source is not None else core.config.to_fields() if core.epoch else None
+    token = secrets.token_hex(8)
+    core.recovering()
+    begun: Begun = yield TakeOver(recovery.begin(core.run, token, to, config, now=core.now), token)
+    core.recovered(begun.epoch)
+
+    def sweep(piece: list[str]) -> Flow[Swept]:
+        return (yield GatedCall(lambda gate: recovery.sweep(core.run, gate, piece, is_listed, now=core.now)))
+
+    listed = frozenset[str]() if source is None else source.unfinished
+    is_listed = listed.__contains__
+    counts, known = yield from _walk(core, listed, sweep, progress)
+    missing = sorted(listed - known)
+    for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
+        yield from sweep(missing[at : at + SWEEP_TASKS])
+    after: Recovered = yield GatedCall(lambda gate: recovery.end(core.run, gate, now=core.now))
+    while (yield from core.trim()):
+        pass
+    restored = 0
+    if missing and source is not None and source.tasks_path is not None:
+        restored = yield from _restore(core, source.tasks_path, set(missing))
+        missing = []
+    yield from core.refresh()
+    return _report(core.run, core.cursor, to, begun, counts, after, missing, restored, source)
+
+
+def _walk(
+    core: TrainerCore, listed: frozenset[str], deal_with: Callable[[list[str]], Flow[Swept]], progress: Progress | None
+) -> Flow[tuple[Counter[str], set[str]]]:
+    """Scans all tasks and deals with them in pieces.
+
+    Returns the counts, and which of the listed tasks the server knows.
+    """
+    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    counts, known, done, total = Counter[str](), set[str](), set[str](), int(stored["n_tasks"])
+    cursor = "0"
+    while True:
+        cursor, rows = yield from _scan(core.run, cursor)
+        fresh = [task for task in rows if task not in done]  # a scan may return a task twice
+        known.update(task for task in fresh if task in listed)
+        done.update(fresh)
+        while fresh:
+            swept = yield from deal_with(fresh[:SWEEP_TASKS])
+            counts.update(swept.counts)
+            fresh = fresh[swept.done :]
+        if progress is not None:
+            yield Ask("progress", progress, (min(len(done), total), total))
+        if cursor == "0":
+            return counts, known
+
+
+def _restore(core: TrainerCore, path: Path, missing: set[str]) -> Flow[int]:
+    """Enqueues the missing tasks from a full checkpoint."""
+    restored = 0
+    pieces: Iterator[list[NewTask]] = read_tasks(path)
+    while (piece := (yield Blocking(lambda: next(pieces, None)))) is not None:
+        wanted = [task for task in piece if task.id in missing]
+        for at in range(0, len(wanted), 64):
+            part = wanted[at : at + 64]
+            answer = yield GatedCall(lambda gate, part=part: trainer.enqueue(core.run, gate, part, now=core.now))
+            restored += answer.added
+    return restored
+
+
+def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> Flow[RecoveryReport]:
+    """What `recover` would report; changes nothing."""
+    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    listed = frozenset[str]() if source is None else source.unfinished
+
+    def look(piece: list[str]) -> Flow[Swept]:
+        return (yield from core.call(recovery.preview(core.run, to, piece, listed.__contains__, now=core.now)))
+
+    asked = yield from look([])  # refuses what cannot be recovered to, also where there is no task
+    counts, known = yield from _walk(core, listed, look, progress)
+    config = RunConfig.from_fields(stored)
+    accepted = to.version * config.batch_size + counts["ready"]
+    # An admission run has no tasks: its owners count what is running.
+    running = counts["running"] + (int(stored["running"]) if stored.get("admission") == "1" else 0)
+    capacity = config.concurrency - running
+    if config.max_staleness is not None:
+        capacity = min(capacity, (config.max_staleness + to.version + 1) * config.batch_size - accepted - running)
+    steps = [str(step) for step in range(to.version, int(stored["version"]))]
+    sizes: list[bytes | None] = (yield Command(("HMGET", keys.key(core.run, "batches"), *steps))) if steps else []
+    lost = sum(int(size.split()[0]) for size in sizes if size)
+    before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
+    begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)
+    text_of_cursor = to.cursor if "file_cursor" in asked.counts else stored["cursor"]
+    cursor = json.loads(text_of_cursor) if text_of_cursor else None
+    missing = sorted(listed - known)
+    restored = 0
+    if source is not None and source.tasks_file is not None:
+        restored, missing = len(missing), []
+    after = Recovered(accepted, running, capacity)
+    return _report(core.run, cursor, to, begun, counts, after, missing, restored, source)
+
+
+def _report(
+    run: str,
+    cursor: Any,
+    to: Begin,
+    begun: Begun,
+    counts: Counter[str],
+    after: Recovered,
+    missing: list[str],
+    restored: int,
+    source: Checkpoint | None,
+) -> RecoveryReport:
+    return RecoveryReport(
+        run=run,
+        version_from=begun.version,
+        version_to=to.version,
+        epoch=begun.epoch,
+        requeued={cause: counts[cause] for cause in _CAUSES if counts[cause]},
+        ready_again=counts["ready_again"],
+        finished=counts["finished"],
+        results_dropped=counts["results_dropped"],
+        results_kept=counts["results_kept"],
+        attempts_revoked=counts["attempts_revoked"],
+        attempts_kept=counts["attempts_kept"],
+        consumed_by_lost_steps=begun.consumed_by_lost_steps,
+        accepted=(begun.accepted, after.accepted),
+        running=(begun.running, after.running),
+        capacity=(begun.capacity, after.capacity),
+        cursor=cursor,
+        missing=missing,
+        restored=restored,
+        dropped=counts["dropped"],
+        source=None if source is None or source.path is None else str(source.path),
+        source_by_operator=source is not None and source.by_operator,
+    )

@@ -1,0 +1,198 @@
+"""Where a recovery may take its version from: our checkpoints, and what other trainers leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from broker.errors import BadArgument, CheckpointError
+from broker.recovery.checkpoint import MAX_VERSION, Checkpoint, read_checkpoint, reason_of
+from broker.recovery.checkpoint_files import History, Member, belongs, candidates, member_of, members
+from broker.recovery.tasks_file import verify_tasks_file
+from broker.values.arguments import path_of
+
+_MEGATRON = "latest_checkpointed_iteration.txt"
+#: How often a file is looked for again that was replaced by a newer one while it was read.
+_LOOKS = 10
+#: Links of a user's own that are followed.
+_MOST_LINKS = 20
+_CANNOT_TELL = "which tasks were finished at that version, and where the data loader was"
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A version that another trainer's file names.
+
+    Args:
+        version: the policy's version.
+        kind: whose file it is, in words.
+        cannot_tell: what such a file does not say.
+    """
+
+    version: int
+    kind: str
+    cannot_tell: str = _CANNOT_TELL
+
+
+def load_source(
+    source: Checkpoint | str | os.PathLike[str], run: str, history: History | None = None
+) -> Checkpoint | Foreign:
+    """Reads a checkpoint, ours or what another trainer left behind.
+
+    A path stands for all checkpoints that were written under it: the newest on the surviving history is taken, a
+    trainer's before an operator's. The name of one of their files stands for that file alone.
+
+    AReaL's `recover_info/`, Hugging Face's `trainer_state.json`, Megatron's or verl's
+    `latest_checkpointed_iteration.txt`.
+
+    Args:
+        source: the checkpoint, or where it is.
+        run: name of the run.
+        history: what the server knows of the run's past; None: nothing.
+
+    Raises:
+        CheckpointError: it cannot be used; says why.
+    """
+    if isinstance(source, Checkpoint):
+        return _checked(source, run)
+    path = path_of("source", source)
+    try:
+        foreign = _foreign(path)
+        if foreign is not None:
+            return foreign
+        path = _without_own_links(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path=str(path), problem=f"could not be read: {reason_of(error)}") from error
+    if member_of(path) is not None:
+        return _checked(read_checkpoint(path), run)
+    return _newest(path, run, history or History())
+
+
+def _without_own_links(path: Path) -> Path:
+    """Where a link that a user made leads, such as `latest.json` to another folder; those of a family stay."""
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink() or members(path) or belongs(path, str(path.readlink())):
+            break
+        path = path.parent / path.readlink()
+    return path
+
+
+def _newest(path: Path, run: str, history: History) -> Checkpoint:
+    for look in range(_LOOKS):
+        try:
+            found = candidates(path, history)
+        except CheckpointError as error:
+            raise _with_another(error, candidates(path, history, with_plain=False), run, history) from error
+        if not found:
+            return _checked(_alone(path), run)
+        try:
+            return _read_member(found[0], run)
+        except CheckpointError as error:
+            if look + 1 < _LOOKS and candidates(path, history) != found:
+                continue  # another checkpoint was made meanwhile, and what it replaces is deleted
+            raise _with_another(error, found[1:], run, history) from error
+    raise AssertionError("the last look answers or raises")
+
+
+def _alone(path: Path) -> Checkpoint:
+    if path.is_symlink() and not path.exists():
+        problem = f"is a link to {path.readlink()}, which is not there: copy the files beside it, or with `cp -L`"
+        raise CheckpointError(path=str(path), problem=problem)
+    return read_checkpoint(path)
+
+
+def _read_member(member: Member, run: str) -> Checkpoint:
+    made = read_checkpoint(member.path)
+    if (made.epoch, made.version) != (member.epoch, member.version):
+        raise CheckpointError(
+            path=str(member.path), problem=f"is of version {made.version}, epoch {made.epoch}, not what its name says"
+        )
+    return _checked(made, run)
+
+
+def _with_another(error: CheckpointError, others: list[Member], run: str, history: History) -> CheckpointError:
+    """The newest cannot be used: names another, which nobody takes unasked, since other weights belong to it."""
+    for member in others:
+        if member.version < history.floor or history.undid(member):
+            continue
+        try:
+            made = _read_member(member, run)
+        except CheckpointError:
+            continue
+        advice = f"version {made.version} can be recovered from {made.path}, given by that name, with its own weights"
+        return CheckpointError(path=error.fields["path"], problem=f"{error.fields['problem']}; {advice}")
+    return error
+
+
+def _checked(made: Checkpoint, run: str) -> Checkpoint:
+    if made.run != run:
+        raise CheckpointError(path=str(made.path), problem=f"is of run {made.run}, not of {run}")
+    if made.tasks_file is not None and made.tasks_path is not None:
+        verify_tasks_file(made.tasks_path, made.tasks_file)
+    return made
+
+
+def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
+    """Whether there is anything at that place, be it a link that leads nowhere, or a file of its family."""
+    if isinstance(source, Checkpoint):
+        return True
+    path = path_of("source", source)
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return bool(members(path))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path=str(source), problem=f"could not be read: {reason_of(error)}") from error
+    return True
+
+
+def check_in_flight(in_flight: str) -> str:
+    """`keep` or `requeue`; raises BadArgument for anything else."""
+    if in_flight not in ("keep", "requeue"):
+        raise BadArgument(argument="in_flight", given=in_flight, expected="keep or requeue")
+    return in_flight
+
+
+def _foreign(path: Path) -> Foreign | None:
+    if path.is_dir():
+        for name in ("step_info.json", "recover_info/step_info.json", "trainer_state.json", _MEGATRON):
+            if (path / name).is_file():
+                return _foreign(path / name)
+        raise CheckpointError(
+            path=str(path), problem=f"is a directory without step_info.json, trainer_state.json or {_MEGATRON}"
+        )
+    if path.name == "step_info.json":
+        return Foreign(_step(path, "global_step") + 1, "AReaL's recover_info (version = global_step + 1)")
+    if path.name == "trainer_state.json":
+        return Foreign(_step(path, "global_step"), "Hugging Face's trainer_state.json (version = global_step)")
+    if path.name == _MEGATRON:
+        word = _read(path).strip()
+        if not (word.isascii() and word.isdecimal() and int(word) <= MAX_VERSION):
+            raise CheckpointError(path=str(path), problem=f"does not hold an iteration, but {word[:40]!r}")
+        return Foreign(int(word), f"Megatron's or verl's {_MEGATRON} (version = iteration)")
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > 64 * 1024 * 1024:
+            raise CheckpointError(path=str(path), problem="is too large to be what its name says")
+        return path.read_text()
+    except OSError as error:
+        raise CheckpointError(path=str(path), problem=f"could not be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(path=str(path), problem="is not text") from error
+
+
+def _step(path: Path, name: str) -> int:
+    try:
+        document: Any = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(path=str(path), problem="is not whole, or not JSON") from error
+    value = cast("dict[str, Any]", document).get(name) if isinstance(document, dict) else None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_VERSION:
+        raise CheckpointError(path=str(path), problem=f"has no {name} that is a number of steps")
+    return value

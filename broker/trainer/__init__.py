@@ -1,0 +1,4 @@
+"""What a trainer remembers of its run, and how it fills, forms and reads batches.
+
+Imports `connections`, `inspection`, and what those import.
+"""

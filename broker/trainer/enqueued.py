@@ -1,0 +1,121 @@
+"""Tasks on their way into a run: what became of them, and where they come from."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, cast
+
+from broker.errors import BadArgument, BrokerError
+from broker.values.task import Task
+
+#: Iterators that were left in the middle which a trainer remembers: the newest ones.
+_MOST_LEFT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What became of the tasks that were given.
+
+    Args:
+        added: how many are pending now and were not.
+        existing: the ids of the others. The run knew them already, and left them alone.
+        states: the state of each of these, by id: `pending`, `delayed`, `running`, `ready`, `batched` (in the open
+            batch), `sealed`, `consumed`, `dead`, `rejected`, or as its record was freed since: `freed` (it was trained
+            on) or `freed_untrained` (it ended dead or rejected). Those that were not trained on, and will not be, are
+            taken by `enqueue(again=True)`.
+    """
+
+    added: int
+    existing: list[str]
+    states: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of the existing ones are in each state."""
+        return dict(Counter(self.states.values()))
+
+
+class LeftIterators:
+    """Iterators that an enqueue left in the middle: what it had taken from them and not sent would be missing.
+
+    Repeated with the same one, the call would store the cursor that is behind all of them.
+    """
+
+    def __init__(self) -> None:
+        self._left: list[Callable[[], object]] = []
+
+    def add(self, source: object) -> None:
+        """Remembers one, as long as somebody else does where that can be told."""
+        there = [each for each in self._left if each() is not None]
+        try:
+            reference: Callable[[], object] = weakref.ref(source)
+        except TypeError:  # of a kind that knows no weak references, such as map
+
+            def reference() -> object:
+                return source
+
+        self._left = [*there, reference][-_MOST_LEFT:]
+
+    def __contains__(self, source: object) -> bool:
+        return any(each() is source for each in self._left)
+
+
+class Arrival:
+    """One enqueue: counts what became of its tasks, and tells where it is left in the middle.
+
+    Args:
+        given: the tasks, as the caller gave them.
+        left: the iterators that must not be given again.
+        cursor: the data loader's position after them, encoded, or None.
+        again: take dead and rejected tasks, too.
+
+    Raises:
+        BadArgument: the tasks come from an iterator that was left in the middle.
+    """
+
+    def __init__(self, given: object, left: LeftIterators, cursor: str | None, *, again: bool) -> None:
+        if given in left:
+            raise BadArgument(
+                problem="these tasks come from an iterator that an enqueue before left in the middle, and what that had"
+                " taken is missing in it: make a new one from the first task on (those that were added are left alone)"
+            )
+        self._given, self._left = given, left
+        self.cursor, self.again = cursor, again
+        self._added = 0
+        self._existing: list[str] = []
+        self._states: dict[str, str] = {}
+
+    def add(self, added: int, existing: dict[str, str], ids: list[str]) -> None:
+        """What became of some of them."""
+        self._added += added
+        self._existing += ids
+        self._states |= existing
+
+    @property
+    def enqueued(self) -> Enqueued:
+        """What became of them so far."""
+        return Enqueued(self._added, self._existing, self._states)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        given: object = self._given
+        if isinstance(given, Task):
+            return
+        if isinstance(given, (Iterator, AsyncIterator)):
+            self._left.add(cast("object", given))
+        if isinstance(error, BrokerError):
+            error.fields.setdefault("added", self._added)
+        error.add_note(
+            f"{self._added} of the tasks given to enqueue were added before; give all of them again: what is there is "
+            "left alone (an iterator cannot be given again: make a new one from the first task on)"
+        )

@@ -1,0 +1,39 @@
+"""Tasks that ended without being trained on: dead and rejected ones, as answers and errors tell of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.errors import Exhausted
+from broker.protocol import anyone, keys
+from broker.protocol.flow import Command, Flow
+from broker.protocol.replies import text
+from broker.trainer.state import TrainerCore
+
+#: Tasks whose reasons are looked at, the newest ones, and how many reasons an error tells, each of so many characters.
+_LOOKED_AT, _TOLD, _CHARS = 20, 3, 100
+
+
+def exhausted(core: TrainerCore, *, left: int, step: int, n: int) -> Flow[Exhausted]:
+    """The error that says that fewer tasks are left than a batch needs, and what became of the others."""
+    fields: dict[str, Any] = {"left": left, "step": step, "n": n}
+    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    dead, rejected = int(stored["n_dead"]), int(stored["n_rejected"])
+    freed = int(stored.get("total_freed_dead") or 0) + int(stored.get("total_freed_rejected") or 0)
+    if not (dead or rejected or freed):
+        return Exhausted(**fields)
+    fields |= {"run": core.run, "dead": dead, "rejected": rejected}
+    if freed:
+        fields["freed"] = freed
+    reasons = yield from _reasons(core.run, "dead" if dead else "rejected")
+    return Exhausted(**fields, reasons=", ".join(reasons) or "their records are freed")
+
+
+def _reasons(run: str, kind: str) -> Flow[list[str]]:
+    """Why the newest of them ended: each reason once, the newest first."""
+    ids: list[bytes] = yield Command(("ZREVRANGE", keys.key(run, kind), 0, _LOOKED_AT - 1))
+    if not ids:
+        return []
+    found: list[bytes | None] = yield Command(("HMGET", keys.key(run, "reasons"), *ids))
+    reasons = dict.fromkeys(text(why) for why in found if why)
+    return [ascii(why[:_CHARS]) for why in list(reasons)[:_TOLD]]

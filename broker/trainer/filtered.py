@@ -1,0 +1,127 @@
+"""What a trainer that forms a batch with a filter knows of the batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import CellType, FunctionType, MethodType
+from typing import Any, cast
+
+from broker.protocol.anyone import RolloutRow
+from broker.values.rollout import Rollout
+
+Accept = Callable[[Rollout], Any]
+
+#: Values that are the same wherever they are equal.
+_PLAIN = (int, float, str, bytes)
+
+
+@dataclass(slots=True)
+class Look:
+    """A rollout of the open batch as a trainer read it.
+
+    Args:
+        row: what the server says of it, without the payload.
+        rollout: the same, decoded.
+        verdict: the filter's; None before it was asked.
+    """
+
+    row: RolloutRow
+    rollout: Rollout
+    verdict: bool | None = None
+
+
+class Gathered:
+    """What a trainer has read and judged of the open batch, kept until it has handed the batch out.
+
+    So a wait that ended, by its time or by an error, costs nothing when it is repeated: no rollout is read or judged
+    twice. It holds what the open batch holds, and nothing more. The order is the server's alone.
+
+    Args:
+        accept: the filter whose verdicts these are.
+    """
+
+    def __init__(self, accept: Accept) -> None:
+        self.accept = accept
+        self.looks: dict[str, Look] = {}
+        self.is_whole = True  # no call that may have changed the batch was left without its answer
+
+    def is_by(self, accept: Accept) -> bool:
+        """Whether that is the filter, though it may be another object: a method, a lambda made anew for each call."""
+        return _is_same(self.accept, accept)
+
+    def add(self, rows: Sequence[RolloutRow], rollouts: Sequence[Rollout]) -> None:
+        """Rows that were read, and their rollouts; the filter is asked about them later."""
+        for row, rollout in zip(rows, rollouts, strict=True):
+            row.payload = b""
+            self.looks[row.task] = Look(row, rollout)
+
+    def keep(self, rows: Iterable[RolloutRow]) -> None:
+        """Forgets what is not among these rows; a task may have come back with other samples."""
+        firsts = {row.task: (row.first, row.samples) for row in rows}
+        self.drop([task for task, look in self.looks.items() if firsts.get(task) != (look.row.first, look.row.samples)])
+
+    def drop(self, tasks: Iterable[str]) -> None:
+        """Forgets these."""
+        for task in tasks:
+            del self.looks[task]
+
+    def new(self) -> list[Look]:
+        """What the filter was not asked about, oldest first."""
+        return sorted((look for look in self.looks.values() if look.verdict is None), key=lambda look: look.row.first)
+
+    def refused(self) -> list[str]:
+        """The tasks that the filter refused."""
+        return [task for task, look in self.looks.items() if look.verdict is False]
+
+    def in_order(self, step: int, digest: str) -> list[Rollout] | None:
+        """The rollouts in the order of the batch with this digest; None where that is not what was gathered.
+
+        (Or where the server cannot say: fakeredis has another hash.)
+        """
+        looks = sorted(self.looks.values(), key=lambda look: look.row.first)
+        text = " ".join((str(step), *(f"{look.row.task} {look.row.first}" for look in looks)))
+        is_it = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() == digest
+        return [look.rollout for look in looks] if is_it else None
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two filters must answer alike: one object, or the same code with the same values in it."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, MethodType):
+        return one == other
+    if type(one) is partial:
+        left, right = cast("partial[Any]", one), cast("partial[Any]", other)
+        return _is_same(left.func, right.func) and _are_same(
+            (*left.args, *sorted(left.keywords), *(left.keywords[name] for name in sorted(left.keywords))),
+            (*right.args, *sorted(right.keywords), *(right.keywords[name] for name in sorted(right.keywords))),
+        )
+    return isinstance(one, FunctionType) and one.__code__ is other.__code__ and _are_same(_values(one), _values(other))
+
+
+def _values(function: FunctionType) -> tuple[Any, ...]:
+    """What a function was made with, besides its code."""
+    closure = tuple(_value(cell) for cell in function.__closure__ or ())
+    named = sorted((function.__kwdefaults__ or {}).items())
+    return (
+        *(function.__defaults__ or ()), *(part for item in named for part in item), *closure, function.__globals__
+    )  # fmt: skip
+
+
+def _value(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it has none yet
+        return cell
+
+
+def _are_same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    return len(some) == len(others) and all(
+        one is other or (type(one) is type(other) and isinstance(one, _PLAIN) and one == other)
+        for one, other in zip(some, others, strict=True)
+    )

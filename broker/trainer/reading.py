@@ -1,0 +1,100 @@
+"""Reading the rows and bytes of a batch in pieces that bound memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from broker.errors import BrokerError, Gone
+from broker.protocol import anyone, keys
+from broker.protocol.anyone import BatchPiece, RolloutRow
+from broker.protocol.flow import Call, Fetch, Flow
+from broker.values.codec import decode
+from broker.values.rollout import Rollout, Sample
+
+#: Tasks whose rows are read in one call.
+ROWS_PER_CALL = 128
+#: Bytes of results that one read asks for, by the size of those before.
+BYTES_PER_FETCH = 16 * 1024 * 1024
+_MOST_KEYS_PER_FETCH = 512
+#: Bytes of results that come with the rows of a batch, out of the script that seals it: to read a few small ones there
+#: costs less than a round trip.
+RESULT_BYTES_WITH_ROWS = 64 * 1024
+#: Results of the first read of a batch, where those of the batch before were not larger than the bytes allow.
+_FIRST_KEYS = 64
+
+
+@dataclass(slots=True)
+class ResultSizes:
+    """What is known of a run's results before they are read.
+
+    Args:
+        largest: size of the largest one of the last batch in bytes, 0 before the first.
+    """
+
+    largest: int = 0
+
+
+def read_rows(run: str, step: int, first: int, last: int) -> Flow[list[RolloutRow]]:
+    """Rows first to last (excluded) of a batch."""
+    rows: list[RolloutRow] = []
+    while first + len(rows) < last:
+        offset = first + len(rows)
+        count = min(ROWS_PER_CALL, last - offset)  # of large groups fewer come
+        piece: BatchPiece | BrokerError = (yield Call((anyone.batch(run, step, offset, count),)))[0]
+        if isinstance(piece, BrokerError):
+            raise piece
+        if not piece.rows:
+            raise Gone(step=step)
+        rows += piece.rows
+    return rows
+
+
+def read_rollouts(
+    run: str, step: int, rows: Sequence[RolloutRow], sizes: ResultSizes, there: Sequence[bytes | None] = ()
+) -> Flow[list[Rollout]]:
+    """The rollouts of rows, with their results decoded.
+
+    Args:
+        sizes: what is known of the results' sizes, and learned here.
+        there: the bytes of the first results, as they came with the rows.
+
+    Raises:
+        Gone: the bytes of a result are not there any more.
+    """
+    attempts = [sample.attempt_id for row in rows for sample in row.samples]
+    prefix = keys.result(run, "")
+    results = _present(there, attempts, step)
+    count = min(_FIRST_KEYS, BYTES_PER_FETCH // sizes.largest) if sizes.largest else _FIRST_KEYS
+    while len(results) < len(attempts):
+        piece = attempts[len(results) : len(results) + max(1, count)]
+        values: list[bytes | None] = yield Fetch(tuple([prefix + attempt for attempt in piece]))
+        found = _present(values, piece, step)
+        lengths = list(map(len, found))
+        sizes.largest = max(lengths) if not results else max(sizes.largest, *lengths)
+        count = min(_MOST_KEYS_PER_FETCH, 4 * len(piece), BYTES_PER_FETCH * len(piece) // max(1, sum(lengths)))
+        results += found
+    return _rollouts(step, rows, results)
+
+
+def _present(values: Sequence[bytes | None], attempts: Sequence[str], step: int) -> list[bytes]:
+    if None in values:
+        raise Gone(what="the result", attempt=attempts[values.index(None)], step=step)
+    return list(cast("Sequence[bytes]", values))
+
+
+def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> list[Rollout]:
+    """Decodes payloads and results; lets go of each result's bytes as soon as they are decoded."""
+    rollouts: list[Rollout] = []
+    results.reverse()
+    for row in rows:
+        samples = [
+            Sample(s.attempt_id, s.slot, decode(results.pop()), s.version, s.newest, s.session.rpartition("~")[0])
+            for s in row.samples
+        ]
+        oldest = row.oldest
+        rollouts.append(
+            Rollout(row.task, decode(row.payload), samples, oldest, row.newest, step, step - oldest, row.priority)
+        )
+    return rollouts

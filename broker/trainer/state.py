@@ -1,0 +1,324 @@
+"""The trainer without I/O: what it remembers of its run, and its calls as flows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from broker.errors import BadArgument, BrokerError, Early, TooBig
+from broker.protocol import anyone, keys, trainer
+from broker.protocol.anyone import Trimmed
+from broker.protocol.flow import Call, Flow, GatedCall
+from broker.protocol.trainer import Advanced, EnqueuedPiece, NewTask, Opened
+from broker.trainer.enqueued import Arrival, Enqueued, LeftIterators
+from broker.trainer.filtered import Gathered
+from broker.trainer.numbered_calls import Channel
+from broker.trainer.reading import ResultSizes
+from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
+from broker.values.codec import encode
+from broker.values.config import RunConfig
+from broker.values.hooks import check_plain_hook
+from broker.values.names import check_name
+from broker.values.task import Task
+
+_log = logging.getLogger("broker")
+
+#: Tasks of one enqueue call, and the bytes of payload above which a call is closed earlier.
+TASKS_PER_CALL = 64
+PAYLOAD_BYTES_PER_CALL = 4 * 1024 * 1024
+#: Slots of the tasks of one enqueue call that may start tasks over: of each of these slots something is written.
+MOST_SLOTS_AGAIN = 1024
+#: Tasks that one trim frees; a batch that is larger takes more of them.
+TRIM_TASKS = 250
+#: Ids of one discard, cancel or retry call.
+IDS_PER_CALL = 250
+
+
+@dataclass(frozen=True, slots=True)
+class _Advance:
+    """An advance that was asked for, whose answer has not been dealt with."""
+
+    step: int
+    digest: str
+    blob: bytes | None
+    allow_empty: bool
+
+
+class TrainerCore:
+    """State of one trainer of one run.
+
+    Args:
+        run: name of the run.
+        config: what to create the run with, or what it must agree with; None: the run must exist.
+        update: change a stored config that differs.
+        clock: injected time in milliseconds; None: the server's.
+    """
+
+    def __init__(self, run: str, config: RunConfig | None, *, update: bool, clock: Callable[[], int] | None) -> None:
+        self.run = check_name("run", run)
+        if config is not None:
+            check_type("config", config, RunConfig, "a broker.RunConfig, or None for the stored one")
+        check_plain_hook("clock", clock)
+        self._given, self._update, self._clock = config, update, clock
+        self.channel = Channel(secrets.token_hex(8))
+        self.config: RunConfig = config if config is not None else RunConfig(consumer_batch_size=1)
+        self.version = 0
+        self.step_next = 0
+        self.epoch = ""
+        self.cursor: Any = None
+        self.digests: dict[int, str] = {}
+        self.delivered = -1  # newest step handed to the caller
+        self._asked: _Advance | None = None
+        self._repeated: int | None = None  # what an advance is answered that another call has made sure of
+        self._is_sure = True  # of the version: no recovery was left in the middle
+        self.result_sizes = ResultSizes()
+        self._left = LeftIterators()
+        self.gathered: dict[int, Gathered] = {}  # by step, of batches that are formed with a filter
+
+    @property
+    def now(self) -> int | None:
+        """The injected clock in milliseconds, or None."""
+        return None if self._clock is None else self._clock()
+
+    @property
+    def marker(self) -> str:
+        """Key of the marker that says enough rollouts are ready."""
+        return keys.key(self.run, "wake:ready")
+
+    def step_to_deliver(self, *, prefetch: bool) -> int:
+        """The step whose batch the caller gets next.
+
+        It is the version, or with prefetch the one after, once the batch of the version was handed out.
+        """
+        return self.version + 1 if prefetch and self.delivered >= self.version else self.version
+
+    def call(self, operation: Any) -> Flow[Any]:
+        """One ungated operation; raises its error."""
+        value = (yield Call((operation,)))[0]
+        if isinstance(value, BrokerError):
+            raise value
+        return value
+
+    def open(self) -> Flow[Opened]:
+        """Becomes the run's trainer."""
+        config = None if self._given is None else self._given.to_fields()
+        opened: Opened = yield from self.call(
+            trainer.open_run(self.run, self.channel.token, config, update=self._update, now=self.now)
+        )
+        self.epoch = opened.epoch
+        yield from self.refresh()
+        return opened
+
+    def refresh(self) -> Flow[dict[str, str]]:
+        """Reads the run's state: version, next step, config, cursor."""
+        stored: dict[str, str] = yield from self.call(anyone.stats(self.run, now=self.now))
+        self.version, self.step_next = int(stored["version"]), int(stored["step_next"])
+        self.config = RunConfig.from_fields(stored)
+        self.cursor = json.loads(stored["cursor"]) if stored.get("cursor") else None
+        if not self.epoch:
+            self.epoch = stored["epoch"]
+        self._is_sure = True
+        return stored
+
+    def recovering(self) -> None:
+        """A recovery begins: until it has ended, the version is not known."""
+        self._is_sure = False
+
+    def recovered(self, epoch: str) -> None:
+        """The run has gone to another version, under a new epoch: what this trainer did before is over."""
+        self.epoch, self._asked, self._repeated, self.delivered = epoch, None, None, -1
+        self.digests.clear()
+        self.gathered.clear()
+
+    def deliver(self, step: int) -> None:
+        """The caller gets the batch of a step."""
+        self.delivered, self._repeated = step, None
+
+    def settle(self) -> Flow[int]:
+        """The version, after an advance or a recovery that was left without an answer was made sure of."""
+        if self._asked is not None:
+            self._repeated = yield from self._make(self._asked)
+        if not self._is_sure:
+            yield from self.refresh()
+        return self.version
+
+    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None, *, again: bool = False) -> Flow[Enqueued]:
+        """Adds tasks in pieces; the cursor is stored with the last one."""
+        several = one_or_several("tasks", tasks, Task, "a broker.Task, or several")
+        with self.arrival(tasks, cursor, again=again) as arrival:
+            yield from self.add(arrival, several, is_last=True)
+            if cursor is not None:
+                self.cursor = cursor
+        return arrival.enqueued
+
+    def arrival(self, given: object, cursor: Any, *, again: bool) -> Arrival:
+        """An enqueue of the tasks that are given; refused where they come from what one before left in the middle."""
+        return Arrival(given, self._left, None if cursor is None else _cursor_text(cursor), again=bool(again))
+
+    def add(self, arrival: Arrival, tasks: Iterable[Task], *, is_last: bool) -> Flow[None]:
+        """Adds tasks of an enqueue in pieces; with the last of them the cursor is stored."""
+        position = arrival.cursor if is_last else None
+        pieces = self._pieces(iter(tasks), MOST_SLOTS_AGAIN if arrival.again else None)
+        piece = next(pieces, None)
+        while piece is not None or position is not None:
+            following = next(pieces, None)
+            sent = piece or []
+            text, position = (position, None) if following is None else (None, position)
+            answer: EnqueuedPiece = yield GatedCall(
+                lambda gate, sent=sent, text=text: trainer.enqueue(
+                    self.run, gate, sent, text, again=arrival.again, now=self.now
+                )
+            )
+            ids = [sent[i].id for i in answer.existing]
+            arrival.add(answer.added, dict(zip(ids, answer.states, strict=True)), ids)
+            piece = following
+
+    def _pieces(self, tasks: Iterator[Task], most_slots: int | None) -> Iterator[list[NewTask]]:
+        piece, size, slots, most = list[NewTask](), 0, 0, self.config.max_payload_bytes
+        for task in tasks:
+            # pydantic answers the second question slowly, and users may have no type checker.
+            if type(task) is not Task and not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise BadArgument(argument="tasks", given=type(task).__name__, expected="broker.Task")
+            payload = encode(task.payload)
+            length = len(payload)
+            if length > most:
+                raise TooBig(what="payload", subject=task.id, size=length, limit=most)
+            if piece and size + length > PAYLOAD_BYTES_PER_CALL:
+                yield piece
+                piece, size, slots = [], 0, 0
+            piece.append(NewTask(task.id, payload, task.samples, task.needed, task.priority))
+            size += length
+            slots += task.samples
+            if len(piece) == TASKS_PER_CALL or (most_slots is not None and slots >= most_slots):
+                yield piece
+                piece, size, slots = [], 0, 0
+        if piece:
+            yield piece
+
+    def discard(self, tasks: Iterable[str], reason: str = "discarded") -> Flow[dict[str, str]]:
+        """Takes rollouts out for good: task -> `discarded`, or the state it is in."""
+        check_text("reason", reason)
+        return self._by_ids(tasks, lambda gate, ids: trainer.discard(self.run, gate, reason, ids, now=self.now))
+
+    def cancel(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
+        """Takes tasks out of the run: task -> `cancelled`, or the state it is in."""
+        return self._by_ids(tasks, lambda gate, ids: trainer.cancel(self.run, gate, ids, now=self.now))
+
+    def retry(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
+        """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
+        return self._by_ids(tasks, lambda gate, ids: trainer.retry(self.run, gate, ids, now=self.now))
+
+    def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.Gate, list[str]], Any]) -> Flow[dict[str, str]]:
+        def send(piece: list[str]) -> Flow[list[str]]:
+            return (yield GatedCall(lambda gate: make(gate, piece)))
+
+        return in_pieces(tasks, send)
+
+    def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> Flow[int]:
+        """Acknowledges the batch of step = version; answers the new version.
+
+        Where the one before was left without an answer, it is that one, said again.
+
+        Raises:
+            Early: its batch was not handed out by this trainer.
+        """
+        if blob is not None:
+            blob = bytes_of("blob", blob)
+        if self._asked is None:
+            if self._repeated is not None:
+                version, self._repeated = self._repeated, None
+                return version
+            yield from self.settle()
+            step = self.version
+            digest = self.digests.get(step, "-") if step <= self.delivered else "-"
+            if digest == "-" and not allow_empty:
+                raise Early(step=step, version=self.version, step_next=self.step_next)
+            self._asked = _Advance(step, digest, blob, allow_empty)
+        return (yield from self._make(self._asked))
+
+    def _make(self, asked: _Advance) -> Flow[int]:
+        """Makes an advance that may have been made: the run advances from each step once."""
+        step = asked.step
+        try:
+            answers: list[Any] = yield GatedCall(
+                lambda gate: trainer.advance(
+                    self.run, gate, step, asked.digest, allow_empty=asked.allow_empty, blob=asked.blob, now=self.now
+                ),
+                then=(anyone.trim(self.run, now=self.now),),
+            )
+        except BrokerError as refusal:
+            if "used_call" not in refusal.fields:
+                raise  # it was not looked at, or nobody knows
+            if isinstance(refusal, Early):
+                yield from self.refresh()
+            self._asked = None
+            if self.version > step:
+                self.digests.pop(step, None)
+                return self.version
+            raise
+        advanced: Advanced = answers[0]
+        more, rest = answers[1], advanced.size // TRIM_TASKS  # what one trim could not free
+        self._tell_freed(more)
+        while more == anyone.TRIM_AGAIN or (more == 1 and rest > 0):
+            more = yield from self.trim()
+            rest -= 1
+        self.digests.pop(step, None)
+        if self.version == step:  # no other thread was first
+            self.version = advanced.version
+            self.step_next = max(self.step_next, self.version)
+        self._asked = None
+        return self.version
+
+    def trim(self) -> Flow[Trimmed]:
+        """Frees some of what nothing needs any more, and warns of tasks that were never trained on."""
+        trimmed: Trimmed = yield from self.call(anyone.trim(self.run, now=self.now))
+        self._tell_freed(trimmed)
+        return trimmed
+
+    def _tell_freed(self, trimmed: Trimmed | BrokerError) -> None:
+        if isinstance(trimmed, Trimmed) and (trimmed.dead or trimmed.rejected):
+            _log.warning(
+                "run %s: %d dead and %d rejected tasks were freed, the oldest beyond max_finished; "
+                "they were not trained on: enqueue(tasks, again=True) takes them again, nothing else does",
+                *(self.run, trimmed.dead, trimmed.rejected),
+            )
+
+    def pause(self, mode: str) -> Flow[str]:
+        """`paused`, `draining` or empty; answers the mode before."""
+        return (yield GatedCall(lambda gate: trainer.pause(self.run, gate, mode, now=self.now)))
+
+    def requeue(self, limit: int) -> Flow[int]:
+        """Takes back what is due, at most limit of each kind; answers how many."""
+        return self.call(anyone.requeue(self.run, whole("limit", limit, 1, 1000), now=self.now))
+
+    def repair(self) -> Flow[dict[str, tuple[int, int]]]:
+        """Rewrites the counters by the structures: name -> (before, after) of those that were wrong."""
+        return (yield GatedCall(lambda gate: trainer.repair(self.run, gate, now=self.now)))
+
+
+def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Flow[list[str]]]) -> Flow[dict[str, str]]:
+    """A word of the server for each task.
+
+    Args:
+        tasks: their ids, or one id.
+        send: one call for some of them, which may answer for the first ones only: it is sent the rest again.
+    """
+    ids = [check_name("task", task) for task in one_or_several("tasks", tasks, str, "an id of a task, or several")]
+    words: list[str] = []
+    while piece := ids[len(words) : len(words) + IDS_PER_CALL]:
+        words += yield from send(piece)
+    return dict(zip(ids, words, strict=True))
+
+
+def _cursor_text(cursor: Any) -> str:
+    try:
+        text = json.dumps(cursor, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadArgument(argument="cursor", given=type(cursor).__name__, expected="something JSON can hold") from error
+    if len(text) > 65536:
+        raise TooBig(what="cursor", size=len(text), limit=65536)
+    return text

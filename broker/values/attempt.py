@@ -1,0 +1,66 @@
+"""What a worker works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from broker.values.policy import Policy
+
+# One lock for all attempts: it is held for two instructions, and only when something is cancelled.
+_cancelling: Final = Lock()
+
+
+# eq=False: comparing payloads that hold NumPy arrays has no answer; an attempt is the same one or it is not.
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One claim of one slot of a task: what a worker works on.
+
+    Args:
+        id: globally unique; goes back with the result.
+        run: the run's name.
+        task: the task's id.
+        slot: which of the task's samples this is, from 0.
+        payload: the task's payload, decoded; arrays in it are read-only, take the `.copy()` of one to change it.
+        version: version of `policy`.
+        policy: what to generate with.
+        samples: how many samples the task asks for.
+        tries: expiries and errors of this slot so far.
+        blob: what the trainer gave with this version (where the weights are), or None.
+    """
+
+    id: str
+    run: str
+    task: str
+    slot: int
+    payload: Any = field(repr=False)
+    version: int
+    policy: Policy
+    samples: int
+    tries: int
+    blob: bytes | None = field(default=None, repr=False)
+    _cancel_reason: str | None = field(default=None, init=False, repr=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the result is of no use any more: stop generating. Set by the heartbeat, from its own thread."""
+        return self._cancel_reason is not None
+
+    @property
+    def cancel_reason(self) -> str | None:
+        """Why it was cancelled (`stale`, `revoked`, `cancelled`, `expired`, ...), or None."""
+        return self._cancel_reason
+
+    def mark_cancelled(self, reason: str) -> bool:
+        """Cancel it, from any thread. The first reason stays.
+
+        Returns:
+            True if this call cancelled it, False if it already was.
+        """
+        with _cancelling:
+            if self._cancel_reason is not None:
+                return False
+            self._cancel_reason = reason
+            return True

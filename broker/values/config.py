@@ -1,0 +1,147 @@
+"""How a run admits, retries and keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from broker.errors import BadArgument
+from broker.values.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Bounds under which B * (S + version + 1) stays below 2^53, where the server's numbers are exact, up to version 8e9.
+MAX_BATCH_SIZE: Final = 1_000_000
+MAX_STALENESS: Final = 1_000_000_000
+#: Longest time that can be configured, in milliseconds: a year.
+MAX_TIME_MS: Final = 366 * 24 * 3_600_000
+#: Largest value that Redis and Valkey store under one key with any setting, in bytes.
+MAX_VALUE_BYTES: Final = 4 * 1024**3
+
+_TimeMs = Annotated[int, Field(ge=0, le=MAX_TIME_MS)]
+_Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+_ValueBytes = Annotated[int, Field(ge=1, le=MAX_VALUE_BYTES)]
+
+
+class RunConfig(Model, frozen=True):
+    """How a run admits, retries and keeps. The first three names are AReaL's.
+
+    A run that is created stores every field. Who opens one that is there says only what it has to agree with: fields
+    that were not given are not compared, and with `update=True` they stay as they are.
+
+    Args:
+        consumer_batch_size: rollouts per training step, 0 to 1,000,000; B = max(1, this).
+        max_staleness: S, the most steps that a rollout may be behind the step that trains it; None: no bound.
+        max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None, or not given: as many as B,
+            also when an update changes B, until the run is created or updated with a number.
+        on_stale: what happens to a task that is too old: done again, dropped, or kept (no check).
+        max_attempts: expiries and errors of one slot until it has failed for good.
+        max_stale_requeues: how often a task may be done again because it was too old.
+        lease_ms: time without a sign of life after which a worker's attempts are given to others.
+        attempt_timeout_ms: hard limit on one attempt, however alive its worker is; 0: off.
+        retry_backoff_ms: pause before the first retry of an error, doubled for each further one; 0: none.
+        retry_backoff_max_ms: longest such pause.
+        retention_steps: steps whose batches are kept where no checkpoint covers them.
+        keep_checkpoints: committed checkpoints that stay recoverable.
+        max_payload_bytes: largest encoded payload of a task.
+        max_result_bytes: largest encoded result.
+        result_ttl_ms: how long the bytes of a result wait for the submit that accepts them.
+        max_finished: dead tasks kept to look at, and rejected ones as many.
+        events_maxlen: transitions kept in the event stream; 0: off.
+
+    Raises:
+        BadArgument: a field is out of range, of the wrong type or unknown; one line for each.
+    """
+
+    consumer_batch_size: Annotated[int, Field(ge=0, le=MAX_BATCH_SIZE)]
+    max_staleness: Annotated[int, Field(ge=0, le=MAX_STALENESS)] | None = 0
+    max_concurrent_rollouts: Annotated[int | None, Field(validate_default=True, ge=0, le=1_000_000_000)] = None
+    on_stale: Literal["requeue", "drop", "keep"] = "requeue"
+    max_attempts: Annotated[int, Field(ge=1, le=1_000_000)] = 3
+    max_stale_requeues: Annotated[int, Field(ge=0, le=1_000_000)] = 10
+    lease_ms: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] = 60_000
+    attempt_timeout_ms: _TimeMs = 0
+    retry_backoff_ms: _TimeMs = 1_000
+    retry_backoff_max_ms: _TimeMs = 60_000
+    retention_steps: _Count = 100
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1_000)] = 2
+    max_payload_bytes: _ValueBytes = 16 * 1024**2
+    max_result_bytes: _ValueBytes = 512 * 1024**2
+    result_ttl_ms: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] = 3_600_000
+    max_finished: _Count = 10_000
+    events_maxlen: _Count = 10_000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_not_given(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("max_concurrent_rollouts", 0) is None:  # pyright: ignore[reportUnknownMemberType]
+            return {name: value for name, value in given.items() if name != "max_concurrent_rollouts"}  # pyright: ignore[reportUnknownVariableType]
+        return given  # pyright: ignore[reportUnknownVariableType]
+
+    @field_validator("max_concurrent_rollouts")
+    @classmethod
+    def _default_concurrency(cls, given: int | None, info: ValidationInfo) -> int | None:
+        batch_size = info.data.get("consumer_batch_size")
+        return given if given is not None or batch_size is None else max(1, batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """B = max(1, consumer_batch_size)."""
+        return max(1, self.consumer_batch_size)
+
+    @property
+    def concurrency(self) -> int:
+        """C = max(1, max_concurrent_rollouts)."""
+        return self.batch_size if self.max_concurrent_rollouts is None else max(1, self.max_concurrent_rollouts)
+
+    def to_fields(self) -> dict[str, str]:
+        """Each field that was given as text, None as the empty string: how the run's state holds it."""
+        values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return {name: "" if value is None else str(value) for name, value in values.items()}
+
+    def to_document(self) -> dict[str, Any]:
+        """All fields, for a file. Where nobody gave max_concurrent_rollouts it is None there."""
+        follows = "max_concurrent_rollouts" not in self.model_fields_set
+        return {**self.model_dump(), **({"max_concurrent_rollouts": None} if follows else {})}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read back what `to_document` of any release made.
+
+        Args:
+            document: value by name; names that this release does not know are ignored, missing ones take their default.
+
+        Raises:
+            BadArgument: a value is out of range or of the wrong type, or consumer_batch_size is missing.
+        """
+        return cls.model_validate({name: document[name] for name in cls.model_fields if name in document})
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> Self:
+        """Reads the config in the state of a run. What is stored counts as given.
+
+        Args:
+            fields: text by name; other names are ignored, missing ones take their default.
+
+        Raises:
+            BadArgument: a value is not a number in range, or consumer_batch_size is missing.
+        """
+        given = {name: _stored(name, fields[name]) for name in cls.model_fields if name in fields}
+        config = cls.model_validate(given)
+        # As `concurrency_follows` in lua/include/creation.lua.
+        if fields.get("concurrency_given") != "1" and config.max_concurrent_rollouts == config.batch_size:
+            config = cls.model_validate({**given, "max_concurrent_rollouts": None})
+        return config
+
+
+def _stored(name: str, text: str) -> int | str | None:
+    if name == "on_stale":
+        return text
+    if not text:
+        return None
+    # isdecimal alone accepts digits of other scripts; a number longer than this is out of any range.
+    if text.isascii() and text.isdecimal() and len(text) < 20:
+        return int(text)
+    raise BadArgument(argument=name, given=repr(text[:40]), expected="a whole number")

@@ -1,0 +1,82 @@
+"""A task as the trainer gives it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from broker.values.model import Model
+from broker.values.names import check_name, is_name
+
+MAX_SAMPLES: Final = 1024
+MAX_PRIORITY: Final = 1000
+
+
+class Task(Model, frozen=True):
+    """One unit of training data.
+
+    Args:
+        id: unique within the run; 1 to 200 characters of `A-Za-z0-9._:/@+-`.
+        payload: what the worker gets: `bytes`, or anything that `broker.values.codec.encode` takes.
+        samples: rollouts asked for (a GRPO group), 1 to 1024.
+        min_samples: enough of them when the others have failed for good; None becomes `samples`.
+        priority: -1000 to 1000, larger ones are started first.
+
+    Raises:
+        BadName: the id is not allowed.
+        BadArgument: another field is not; one line for each.
+    """
+
+    id: Annotated[str, BeforeValidator(lambda value: check_name("task", value))]
+    payload: Any = None
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
+    min_samples: Annotated[int | None, Field(validate_default=True, ge=1, le=MAX_SAMPLES)] = None
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *by_position: Any, **given: Any) -> None:
+            # A data set is made of these: what is plainly right is set as `model_construct` would, at a third of the
+            # cost of validating it; all else goes the long way, which finds the words.
+            fields = {**_TASK_DEFAULTS, **given}
+            samples, enough, priority = fields["samples"], fields["min_samples"], fields["priority"]
+            if (
+                not by_position
+                and type(self) is Task
+                and len(fields) == len(_TASK_DEFAULTS)
+                and is_name(fields["id"])
+                and type(samples) is int
+                and 1 <= samples <= MAX_SAMPLES
+                and (enough is None or (type(enough) is int and 1 <= enough <= samples))
+                and type(priority) is int
+                and -MAX_PRIORITY <= priority <= MAX_PRIORITY
+            ):
+                if enough is None:
+                    fields["min_samples"] = samples
+                _set(self, "__dict__", fields)
+                _set(self, "__pydantic_fields_set__", set(given))
+                _set(self, "__pydantic_extra__", None)
+                _set(self, "__pydantic_private__", None)
+            else:
+                super().__init__(*by_position, **given)
+
+    @field_validator("min_samples")
+    @classmethod
+    def _within_samples(cls, given: int | None, info: ValidationInfo) -> int | None:
+        samples = info.data.get("samples")
+        if given is None or samples is None:
+            return samples
+        if given > samples:
+            raise ValueError(f"must not be above samples, which is {samples}")
+        return given
+
+    @property
+    def needed(self) -> int:
+        """min_samples as a number: how many samples make the task useful."""
+        return self.samples if self.min_samples is None else self.min_samples
+
+
+_set: Final = object.__setattr__
+#: In the order of the fields.
+_TASK_DEFAULTS: Final = {"id": None, "payload": None, "samples": 1, "min_samples": None, "priority": 0}

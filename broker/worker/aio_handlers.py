@@ -1,0 +1,290 @@
+"""Runs a handler for many attempts at the same time, and sends what they made together."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from broker.clients.aio_driver import Driver
+from broker.errors import BrokerError, TooBig
+from broker.protocol.worker import Submission
+from broker.values.attempt import Attempt
+from broker.worker.handlers import During, Ending, judged, not_awaitable
+from broker.worker.places import LOOK_EVERY_S, Places
+from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
+from broker.worker.state import WorkerCore
+
+Handler = Callable[[Attempt], Awaitable[Any]]
+
+_Result = tuple[Attempt, Submission]
+
+
+class Handlers:
+    """The handlers of one `Worker.run`.
+
+    One call is under way at a time: it carries all results that there are, and claims as many attempts as handlers are
+    free. Only where there is no work, a second one waits for some.
+
+    Args:
+        core: the worker.
+        driver: does the I/O.
+        claiming: held by whoever claims.
+        handler: the user's.
+        concurrency: attempts at the same time.
+    """
+
+    def __init__(
+        self, core: WorkerCore, driver: Driver, claiming: asyncio.Lock, handler: Handler, concurrency: int
+    ) -> None:
+        self._core, self._driver, self._claiming = core, driver, claiming
+        self._handler, self._places = handler, Places(core, concurrency)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._results: deque[_Result] = deque()
+        self._waiting: asyncio.Task[list[Attempt]] | None = None
+        self._working: asyncio.Task[Any] | None = None  # the one in `work`
+        self._asked = False  # whether the last claim got less than it asked for
+        self._ended = False
+        self._cancelled: set[str] = set()  # attempts whose handlers were cancelled
+        self._reporting: set[str] = set()  # attempts that exceptions ended, which is being reported
+        self._failure: BaseException | None = None  # what `work` is to raise
+        self._changed = asyncio.Event()  # a handler ended, the wait did, or the worker was told to stop or drain
+
+    async def work(self) -> None:
+        """Until the worker is told to stop or drain. Handlers that still run are left to `end`.
+
+        Raises:
+            BadArgument: the handler returned something that cannot be awaited.
+            HandlersLost: all places are lost to handlers that swallow their cancellation.
+            SystemExit, KeyboardInterrupt: a handler raised it.
+        """
+        core, self._working = self._core, asyncio.current_task()
+        looking = asyncio.create_task(self._look())
+        try:
+            while self._failure is None and not core.stopping and not (core.draining and self._is_idle()):
+                if self._places.are_lost:
+                    await self._wait_no_more()
+                    if self._is_idle():
+                        raise self._places.error(self._stack_of)
+                self._collect()
+                if self._results:
+                    await self._send()
+                    continue
+                room = self._places.room
+                if room > 0 and self._waiting is None and not core.ended:
+                    self._waiting = asyncio.create_task(self._wait(room, asked=self._asked))
+                    self._waiting.add_done_callback(lambda _: self._changed.set())
+                self._changed.clear()
+                if self._failure is None and not core.stopping and not (core.draining and self._is_idle()):
+                    await self._changed.wait()
+        finally:
+            looking.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def end(self) -> None:
+        """Cancels the handlers that still run, sends what was finished, gives back the rest.
+
+        Broken off half-way, it may be called again.
+        """
+        self._ended = True
+        finished = {attempt.id for attempt, _ in self._results} | self._reporting
+        given_back = [attempt for attempt in self._core.held if attempt.id not in finished]
+        for attempt in given_back:
+            attempt.mark_cancelled("stopped")
+        for attempt_id, task in self._tasks.items():
+            # One that was cancelled is left to end in its own way, unless it swallowed that.
+            if attempt_id not in self._reporting and (
+                attempt_id not in self._cancelled or self._places.lost(attempt_id)
+            ):
+                self._cancelled.add(attempt_id)
+                task.cancel()
+        await self._wait_no_more()
+        while self._results:
+            await self._send()
+        if given_back:
+            with suppress(BrokerError):
+                await self._driver.run(self._core.release(given_back))
+        if going_on := [task for attempt_id, task in self._tasks.items() if not self._places.lost(attempt_id)]:
+            await asyncio.wait(going_on)
+
+    @property
+    def attempts(self) -> set[str]:
+        """The attempts that handlers work on."""
+        return self._places.attempts
+
+    def wake(self) -> None:
+        """Lets `work` look up."""
+        self._changed.set()
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Cancels the handler of an attempt that is of no use any more."""
+        task = self._tasks.get(attempt.id)
+        if task is not None:
+            self._cancel(attempt.id, task)
+
+    def _cancel(self, attempt_id: str, task: asyncio.Task[None]) -> None:
+        """Cancels a handler once: a second time would break off how it ends, and its report."""
+        if attempt_id not in self._cancelled and attempt_id not in self._reporting:
+            self._cancelled.add(attempt_id)
+            task.cancel()
+
+    def _is_idle(self) -> bool:
+        return self._places.is_idle and not self._results and self._waiting is None
+
+    async def _look(self) -> None:
+        """Finds the handlers that are lost; cancels those that nobody told, because their session was lost."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._tasks:
+                for attempt in self._places.look():
+                    self.cancel(attempt)
+                self._changed.set()
+
+    def _stack_of(self, attempt: Attempt) -> str:
+        """Where a handler waits, through the coroutines that it awaits."""
+        task, frames = self._tasks.get(attempt.id), list[FrameType]()
+        waiting: Any = None if task is None else task.get_coro()
+        while waiting is not None:
+            frame: FrameType | None = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+            if frame is not None:
+                frames.append(frame)
+            waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+        return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in frames)))
+
+    async def _wait_no_more(self) -> None:
+        """Claims nothing more; what the wait has brought is given back."""
+        waiting = self._waiting
+        if waiting is None:
+            return
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        self._waiting = None
+        if not waiting.cancelled() and waiting.exception() is None:
+            await self._driver.run(self._core.give_back(waiting.result()))
+
+    def _collect(self) -> None:
+        """Starts on what the wait has brought; raises what it raised."""
+        waiting = self._waiting
+        if waiting is not None and waiting.done():
+            self._waiting, self._asked = None, False
+            self._start(waiting.result())
+
+    async def _wait(self, n: int, *, asked: bool) -> list[Attempt]:
+        async with self._claiming:
+            return await self._driver.run(self._core.claim(n, None, asked=asked))
+
+    def _start(self, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            self._places.take(attempt)
+            self._tasks[attempt.id] = asyncio.create_task(self._handle(attempt), name=attempt.id)
+
+    async def _handle(self, attempt: Attempt) -> None:
+        try:
+            await self._work_on(attempt)
+        finally:
+            self._tasks.pop(attempt.id, None)
+            self._cancelled.discard(attempt.id)
+            self._places.give(attempt)
+            if attempt.cancelled:
+                self._core.session_of(attempt).forget([attempt.id])
+            self._changed.set()
+
+    async def _work_on(self, attempt: Attempt) -> None:
+        if self._failure is not None:
+            return  # `end` gives it back
+        during: During = "handler"
+        try:
+            outcome: object = self._handler(attempt)
+            if not inspect.isawaitable(outcome):
+                self._failure = not_awaitable(self._handler)
+                return
+            result: Any = await outcome
+            during = "encoding"
+            submission = self._core.session_of(attempt).submission(attempt, result)
+            if not attempt.cancelled:
+                self._results.append((attempt, submission))
+        except BaseException as error:
+            if self._comes_from_outside(attempt, error):
+                raise
+            ending = judged(error, during)
+            if ending.how == "rejected":  # a verdict goes with the results, in their round trip
+                if not attempt.cancelled:
+                    rejection = self._core.session_of(attempt).rejection(attempt, ending.reason)
+                    self._results.append((attempt, rejection))
+                return
+            await self._end(attempt, error, ending)
+            # Out of a task of its own it would end the event loop, and `run` without its end.
+            if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._failure is None:
+                self._failure = error
+
+    def _comes_from_outside(self, attempt: Attempt, error: BaseException) -> bool:
+        """Whether an exception ends a handler from without: a cancellation, or the event loop's end."""
+        if isinstance(error, asyncio.CancelledError):
+            ends = self._ended or (self._working is not None and self._working.cancelling() > 0)
+            return ends or attempt.cancelled
+        if isinstance(error, GeneratorExit):
+            try:
+                return asyncio.current_task() is not self._tasks.get(attempt.id)
+            except RuntimeError:  # there is no loop any more
+                return True
+        return False
+
+    async def _end(self, attempt: Attempt, error: BaseException, ending: Ending) -> None:
+        """Reports an attempt that an exception ended."""
+        self._reporting.add(attempt.id)
+        try:
+            await self._driver.run(self._core.report(attempt, error, ending))
+        finally:
+            self._reporting.discard(attempt.id)
+
+    async def _send(self) -> None:
+        """Submits what there is, at most what one call takes, and claims for the free handlers in the same call."""
+        session, piece = self._next_piece()
+        items = [submission for _, submission in piece]
+        free = 0 if self._ended else min(ITEMS_PER_CALL, self._places.room)
+        claims = free > 0 and not self._results and not self._claiming.locked() and self._core.may_claim(session)
+        try:
+            if claims:
+                async with self._claiming:
+                    _, attempts = await self._driver.run(self._core.submit_and_claim(session, items, free))
+                self._asked = attempts is not None and len(attempts) < free
+                self._start(attempts or [])
+            else:
+                await self._driver.run(session.submit(items))
+        except asyncio.CancelledError:
+            self._results.extendleft(reversed(piece))  # `end` sends them again, which has its effect once
+            raise
+        except TooBig as error:
+            await self._send_apart(session, piece, error)
+        except Exception as error:  # noqa: BLE001 - as when the result could not be encoded
+            for attempt, _ in piece:
+                await self._end(attempt, error, judged(error, "sending"))
+
+    async def _send_apart(self, session: Session, piece: list[_Result], error: TooBig) -> None:
+        """The server refused to take all of it: each result is sent alone, to find the one that is too large."""
+        if len(piece) == 1:
+            await self._end(piece[0][0], error, judged(error, "sending"))
+            return
+        for attempt, submission in piece:
+            try:
+                await self._driver.run(session.submit([submission]))
+            except Exception as refused:  # noqa: BLE001 - as above
+                await self._end(attempt, refused, judged(refused, "sending"))
+
+    def _next_piece(self) -> tuple[Session, list[_Result]]:
+        """Takes results of one run."""
+        results = self._results
+        run, size = results[0][0].run, 0
+        piece: list[_Result] = []
+        while results and len(piece) < ITEMS_PER_CALL and (not piece or size < BYTES_PER_CALL):
+            if results[0][0].run != run:
+                break
+            piece.append(results.popleft())
+            size += len(piece[-1][1].body)
+        return self._core.sessions[run], piece

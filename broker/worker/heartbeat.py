@@ -1,0 +1,158 @@
+"""Renews the leases of a worker from a thread of its own: a busy event loop or long computation must not cost them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from broker.connections import Transport, open_transport
+from broker.errors import BrokerError, NoRun
+from broker.protocol import anyone
+from broker.values.attempt import Attempt
+from broker.worker.lasting import Lasting
+from broker.worker.session import Session
+
+_log = logging.getLogger("broker")
+
+#: Renewals within one lease: two may be lost before it runs out.
+RENEWALS_PER_LEASE = 3
+#: Within this time, in seconds, a worker hears that the server took something back: where it renews less often, it
+#: waits in between for the marker that says so.
+TOLD_WITHIN_S = 2.0
+#: How long the waiting connection may stay silent after its time, or in connecting, seconds: the renewal is due then.
+_SILENT_S = 3.0
+#: How soon it renews once more where a claim was under way when the marker came, seconds.
+_ONCE_MORE_S = 1.0
+#: How long it stays with each hash slot of a cluster, where it has sessions in several, seconds together.
+_ROUND_S = 1.5
+
+
+class Heartbeat:
+    """The thread. Between two renewals it waits, on a connection of its own, for the sessions' markers.
+
+    Args:
+        transport: renews; used by this thread alongside others.
+        url: the same server, for the connection that waits.
+        sessions: whose leases to renew.
+        on_cancelled: called from the thread for each attempt that the server says to give up.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        url: str,
+        sessions: Iterable[Session],
+        on_cancelled: Callable[[Attempt], None],
+    ) -> None:
+        self._transport, self._url = transport, url
+        self._sessions, self._on_cancelled = list(sessions), on_cancelled
+        self._stop, self._joined = threading.Event(), threading.Event()
+        self._waiting: Transport | None = None
+        self._failing = Lasting()
+        self._failures = 0  # of the waiting connection, in a row
+        self._thread = threading.Thread(target=self._run, name="broker-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Starts it; the sessions have joined."""
+        self._waiting = open_transport(self._url, timeout_s=_SILENT_S, retry_for_s=_SILENT_S)
+        for session in self._sessions:
+            session.on_joined = self._look_again
+        self._thread.start()
+
+    def end(self) -> None:
+        """Lets it end now; a renewal that is under way is finished."""
+        self._stop.set()
+        self._look_again()
+        if self._waiting is not None:
+            self._waiting.close()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stops it and waits for it, for so many seconds at most."""
+        self.end()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def beat(self) -> None:
+        """Renews all leases once, in one round trip."""
+        renewals = [
+            (session, session.id, operation) for session in self._sessions if (operation := session.renew_operation())
+        ]
+        if not renewals:
+            return
+        answers = self._transport.execute([operation for _, _, operation in renewals])
+        for (session, session_id, _), answer in zip(renewals, answers, strict=True):
+            for attempt in session.renewed(session_id, answer):
+                self._on_cancelled(attempt)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            told = self._wait(self._interval_s())
+            is_due = not told
+            while not self._stop.is_set():
+                once_more = told and any(session.is_claiming for session in self._sessions)
+                self._try_beat(sweeps=is_due)
+                if not once_more:
+                    break
+                told = self._stop.wait(min(_ONCE_MORE_S, self._interval_s()))  # by then it is known what was granted
+
+    def _try_beat(self, *, sweeps: bool) -> None:
+        try:
+            self.beat()
+            if sweeps:
+                self._sweep()
+            self._failing.over()
+        except BrokerError as error:
+            if not self._stop.is_set():
+                self._failing.tell("the lease could not be renewed: %s", error)
+        except Exception:  # noqa: BLE001 - as the next line says
+            # The thread must outlive any single failure, or all later work of this worker would be taken from it.
+            _log.exception("the heartbeat failed and goes on")
+
+    def _sweep(self) -> None:
+        """Takes back what is due. A worker whose handlers all hang claims nothing, and nobody else may call either."""
+        runs = [session for session in self._sessions if session.id]
+        for answer in self._transport.execute([anyone.requeue(session.run, now=session.now) for session in runs]):
+            if isinstance(answer, BrokerError) and not isinstance(answer, NoRun):
+                raise answer
+
+    def _wait(self, seconds: float) -> bool:
+        """Until the next renewal is due; returns True earlier where one now may tell what was taken back."""
+        if seconds < TOLD_WITHIN_S or self._waiting is None:
+            self._stop.wait(seconds)
+            return False
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left_s := until - time.monotonic()) > 0:
+            self._joined.clear()
+            markers = [marker for session in self._sessions if (marker := session.revoked_marker)]
+            if not markers:
+                self._joined.wait(left_s)
+            elif self._marker_came(self._waiting, markers, left_s):
+                self._failures = 0
+                return True
+            elif time.monotonic() >= until:
+                self._failures = 0
+            elif not self._joined.is_set():  # the connection broke, or there is none
+                self._failures += 1
+                if self._failures == 1:
+                    return True  # it may have taken a marker with it
+                self._stop.wait(min(2.0**self._failures, until - time.monotonic()))
+        return False
+
+    def _marker_came(self, waiting: Transport, markers: list[str], seconds: float) -> bool:
+        try:
+            return waiting.wait_marker(markers, seconds, _ROUND_S / len(markers)) is not None
+        except BrokerError as error:
+            _log.debug("the markers of what is taken back cannot be waited for: %s", error)
+            return False
+
+    def _look_again(self) -> None:
+        """There is another marker to wait for, of a session that has just joined, or none any more."""
+        self._joined.set()
+        if self._waiting is not None:
+            self._waiting.interrupt()
+
+    def _interval_s(self) -> float:
+        leases = [session.lease_ms for session in self._sessions if session.lease_ms is not None]
+        return max(0.01, min(leases, default=3000) / 1000 / RENEWALS_PER_LEASE)

@@ -1,0 +1,138 @@
+"""The places of one `run`: which handlers have them, and which are lost to handlers that do not end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.errors import HandlersLost
+from broker.values.attempt import Attempt
+from broker.worker.state import WorkerCore
+
+_log = logging.getLogger("broker")
+
+#: What a handler gets to end in after its attempt was taken back, until its place is given to another one, seconds.
+LOST_AFTER_S = 1.0
+#: How often to look for handlers that are lost, seconds.
+LOOK_EVERY_S = 0.2
+
+
+@dataclass(slots=True)
+class _Place:
+    attempt: Attempt
+    session_id: str
+    lease_s: float
+    taken_back_at: float | None = None  # by the monotonic clock, as far as `look` has seen
+
+
+class Places:
+    """At most so many handlers work at a time. One whose attempt was taken back is lost if it does not end soon after.
+
+    The place of a lost handler is free, until as many are lost as there are places: then nothing is claimed. From then
+    on the worker waits for them; one whose handlers have certainly hung is of no use any more. That is where the
+    attempt's own time was over (`attempt_timeout_ms`), and where the handler goes on for a whole lease.
+    Safe to use from several threads.
+
+    Args:
+        core: the worker.
+        concurrency: how many there are.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, core: WorkerCore, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._core, self._concurrency, self._clock = core, concurrency, clock
+        self._lock = threading.Lock()
+        self._working: dict[str, _Place] = {}
+        self._lost: dict[str, _Place] = {}
+        self._told = False  # that all places are lost
+
+    @property
+    def room(self) -> int:
+        """How many attempts may be claimed now."""
+        return 0 if len(self._lost) >= self._concurrency else self._concurrency - len(self._working)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no handler works, except the lost ones."""
+        return not self._working
+
+    @property
+    def attempts(self) -> set[str]:
+        """The attempts that handlers work on, lost or not."""
+        with self._lock:
+            return {*self._working, *self._lost}
+
+    def lost(self, attempt_id: str) -> bool:
+        """Whether the handler of an attempt is lost."""
+        return attempt_id in self._lost
+
+    def take(self, attempt: Attempt) -> None:
+        """A handler begins."""
+        session = self._core.session_of(attempt)
+        with self._lock:
+            self._working[attempt.id] = _Place(attempt, session.id, (session.lease_ms or 0) / 1000)
+
+    def give(self, attempt: Attempt) -> None:
+        """A handler ended, a lost one after all."""
+        with self._lock:
+            if self._lost.pop(attempt.id, None) is not None:
+                _log.warning("the handler of attempt %s, which was lost, has ended", attempt.id)
+            self._told = self._told and len(self._lost) >= self._concurrency
+            self._working.pop(attempt.id, None)
+
+    def look(self) -> list[Attempt]:
+        """Finds the handlers that are lost by now; those whose attempts were taken back since the last look."""
+        now = self._clock()
+        found: list[Attempt] = []
+        with self._lock:
+            for attempt_id, place in list(self._working.items()):
+                if not place.attempt.cancelled:
+                    continue
+                if place.taken_back_at is None:
+                    place.taken_back_at = now
+                    found.append(place.attempt)
+                elif now - place.taken_back_at >= LOST_AFTER_S:
+                    self._lost[attempt_id] = self._working.pop(attempt_id)
+                    _log.warning(
+                        "the handler of attempt %s goes on %g s after the attempt was taken back (%s): its place is "
+                        "given to another one",
+                        attempt_id,
+                        LOST_AFTER_S,
+                        place.attempt.cancel_reason,
+                    )
+            if len(self._lost) >= self._concurrency and not self._told:
+                self._told = True
+                _log.warning("all %d places have handlers that do not end: nothing is claimed", self._concurrency)
+        return found
+
+    @property
+    def are_lost(self) -> bool:
+        """Whether all places are lost to handlers that have hung."""
+        if len(self._lost) < self._concurrency:
+            return False
+        with self._lock:
+            return sum(self._has_hung(place) for place in self._lost.values()) >= self._concurrency
+
+    def _has_hung(self, place: _Place) -> bool:
+        session_id = self._core.session_of(place.attempt).id
+        if place.attempt.cancel_reason == "expired" and place.session_id == session_id:
+            return True  # its session goes on: this one took longer than the run allows
+        assert place.taken_back_at is not None, "it is lost"
+        return self._clock() - place.taken_back_at >= place.lease_s
+
+    def error(self, stack_of: Callable[[Attempt], str]) -> HandlersLost:
+        """What to raise then, logged with where each of the handlers is.
+
+        Args:
+            stack_of: where the handler of an attempt is, in lines.
+        """
+        lost = [place.attempt for place in list(self._lost.values())]
+        names = ", ".join(attempt.id for attempt in lost)
+        error = HandlersLost(worker=self._core.name, places=self._concurrency, attempts=names)
+        for attempt in lost:
+            error.add_note(f"the handler of attempt {attempt.id} is here:\n{stack_of(attempt)}".rstrip())
+        _log.error("%s\n%s", error, "\n".join(error.__notes__))
+        return error

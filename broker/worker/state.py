@@ -1,0 +1,473 @@
+"""A worker of one or several runs, without I/O."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from broker.errors import BadArgument, BrokerError, NoRun, NoSession
+from broker.protocol.flow import Ask, Command, Flow, Pause, WaitMarker
+from broker.protocol.worker import Submission
+from broker.values.arguments import check_type, one_or_several, seconds_of, several, shown, whole
+from broker.values.attempt import Attempt
+from broker.values.hooks import check_hook, check_plain_hook, takes
+from broker.values.names import check_name
+from broker.values.policy import Policy
+from broker.worker.handlers import Ending, log_failure, words_of
+from broker.worker.lasting import Lasting
+from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
+
+#: Longest wait for a marker before claiming again, seconds.
+CLAIM_AGAIN_S = 5.0
+#: How long a worker with stale weights waits before it asks again, seconds.
+WEIGHTS_AGAIN_S = 0.2
+#: How long it waits before it looks again for a run that has vanished, seconds.
+RUN_AGAIN_S = 1.0
+#: Where it waited for longer than this for a batch, and than so many round trips, it waits for the next one, too.
+IDLE_S, IDLE_TRIPS = 0.005, 4
+
+_log = logging.getLogger("broker")
+
+#: The weights that a worker has loaded: of its one run, or by the name of the run; None: always the current ones.
+Policies = Policy | Mapping[str, Policy | None] | None
+#: Called with a run's policy and newest blob, and with `run=` where it has a parameter of that name.
+StaleWeights = Callable[..., Any]
+
+
+def default_name() -> str:
+    """`<host>-<pid>`, in the characters that a name may have."""
+    host = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname())
+    return f"{host[:100] or 'host'}-{os.getpid()}"
+
+
+def number_wanted(n: int) -> int:
+    """A number of attempts that may be asked for at once."""
+    return whole("n", n, 1, 1000)
+
+
+class WorkerCore:
+    """What a worker remembers; its calls as flows.
+
+    Args:
+        runs: name of the run, or names of the runs that it serves, the preferred one first.
+        name: the worker's name, None: host and process.
+        lease_s: lease asked for, in seconds; None: each run's own.
+        policy: the weights it has loaded, of several runs by their names; None: always the run's current ones.
+        on_weights_stale: the user's hook, or None.
+        clock: injected time in milliseconds, or None.
+    """
+
+    def __init__(
+        self,
+        runs: str | Sequence[str],
+        name: str | None,
+        lease_s: float | None,
+        policy: Policies,
+        on_weights_stale: StaleWeights | None,
+        clock: Callable[[], int] | None,
+    ) -> None:
+        self.name = check_name("worker", default_name() if name is None else name)
+        lease_s = seconds_of("lease_s", lease_s)
+        if lease_s is not None and not 0.001 <= lease_s <= 86_400:
+            raise BadArgument(
+                argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds, or None for the run's"
+            )
+        lease_ms = 0 if lease_s is None else int(lease_s * 1000)
+        names = [check_name("run", run) for run in one_or_several("run", runs, str, "the name of a run, or several")]
+        if not names or len(set(names)) != len(names):
+            raise BadArgument(
+                argument="run", given=", ".join(names) or "none", expected="one run, or several different ones"
+            )
+        check_plain_hook("clock", clock)
+        check_hook("on_weights_stale", on_weights_stale)
+        self.sessions = {run: Session(run, self.name, lease_ms, clock) for run in names}
+        self.policy = policy
+        self._on_weights_stale = on_weights_stale
+        self._hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
+        self.draining = False
+        self.stopping = False
+        self._batch_size = 0  # attempts of a batch while batches are iterated over, else 0
+        self._batch: list[Attempt] = []  # the one that was handed out last
+        self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
+        self._in_vain = False  # whether nothing was there to be claimed with them
+        self._asked_with: Policy | None = None  # the policy of that claim
+        self._run_missing = Lasting()
+        self._waited = False  # whether the batch that was handed out last was waited for
+        self._trip_s = math.inf  # how long the last submit took
+        self._woken_by: str | None = None  # the marker that it took and has not followed yet
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is claimed any more."""
+        return self.draining or self.stopping
+
+    @property
+    def iterating(self) -> bool:
+        """Whether submitting may claim the next batch."""
+        return self._batch_size > 0
+
+    @property
+    def reason(self) -> str:
+        """Why the last claim gave less than asked; of several runs, the preferred one's."""
+        return next((s.reason for s in self.sessions.values() if s.reason), "")
+
+    @property
+    def policy(self) -> Policies:
+        """The weights that it has loaded; of several runs a mapping that cannot be changed, or None if it has none."""
+        policies = {run: session.policy for run, session in self.sessions.items()}
+        first = next(iter(policies.values()))
+        if len(policies) == 1 or all(policy is None for policy in policies.values()):
+            return first
+        return MappingProxyType(policies)
+
+    @policy.setter
+    def policy(self, given: Policies) -> None:
+        if not isinstance(given, Mapping):
+            if given is not None and len(self.sessions) > 1:
+                raise BadArgument(
+                    argument="policy",
+                    given=f"{shown(given)} for {len(self.sessions)} runs",
+                    expected="a mapping, run -> Policy or None: each run has versions and epochs of its own",
+                )
+            given = dict.fromkeys(self.sessions, given)
+        if unknown := [run for run in given if run not in self.sessions]:
+            raise BadArgument(
+                argument="policy",
+                given=f"for {shown(unknown[0])}",
+                expected=f"for runs of this worker ({', '.join(self.sessions)})",
+            )
+        for policy in given.values():
+            check_policy("policy", policy)
+        for run, session in self.sessions.items():
+            session.policy = given.get(run)
+
+    @property
+    def held(self) -> list[Attempt]:
+        """What the worker works on, in all runs."""
+        return [attempt for session in self.sessions.values() for attempt in session.held]
+
+    def session_of(self, attempt: Attempt) -> Session:
+        """The session that an attempt belongs to."""
+        check_type("attempt", attempt, Attempt, "an Attempt that this worker claimed")
+        try:
+            return self.sessions[attempt.run]
+        except KeyError:
+            raise BadArgument(
+                argument="attempt", given=f"one of run {attempt.run}", expected="one that this worker claimed"
+            ) from None
+
+    def join(self) -> Flow[None]:
+        """Starts the sessions, so that a missing run is reported at once."""
+        for session in self.sessions.values():
+            yield from session.join()
+
+    def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> Flow[list[Attempt]]:
+        """Up to n attempts, from the preferred run first, 64 in a round trip; `there` are the first of them."""
+        attempts = list(there)
+        woken_by, self._woken_by = self._woken_by, None
+        try:
+            yield from self._load_weights()
+            for session in self.sessions.values():
+                while len(attempts) < n:
+                    if woken_by is not None and woken_by == session.marker:
+                        woken_by = None
+                    wanted = min(n - len(attempts), ITEMS_PER_CALL)
+                    claimed = yield from session.claim(wanted, session.policy)
+                    attempts += claimed
+                    if len(claimed) < wanted:
+                        break
+            if woken_by is not None:  # of a run that was not asked: its work is for another worker
+                yield Command(("ZADD", woken_by, 0, "1"))
+        except BrokerError as error:
+            if not attempts:
+                raise
+            _log.debug("%d attempts of %d were claimed: %s", len(attempts), n, error)  # the next claim meets it again
+        except BaseException:  # cancelled: nobody will hear of them
+            self._forget(attempts)
+            raise
+        return attempts
+
+    def _forget(self, attempts: Iterable[Attempt]) -> None:
+        """Nobody works on these; the heartbeat gives back those that are held."""
+        for attempt in attempts:
+            self.session_of(attempt).forget([attempt.id])
+
+    def give_back(self, attempts: Sequence[Attempt]) -> Flow[None]:
+        """Releases what nobody has begun."""
+        try:
+            yield from self.release(attempts)
+        except BaseException as error:
+            self._forget(attempts)
+            if not isinstance(error, BrokerError):
+                raise
+            _log.debug("%d attempts are left to the heartbeat to give back: %s", len(attempts), error)
+
+    def claim(self, n: int, timeout_s: float | None, *, asked: bool = False) -> Flow[list[Attempt]]:
+        """Waits until there is something to do; empty after the time-out, or when draining or stopped.
+
+        Args:
+            n: most attempts wanted.
+            timeout_s: how long to wait, in seconds; None: for ever.
+            asked: a claim was just answered with less than it asked for; waits first.
+        """
+        timeout_s = seconds_of("timeout", timeout_s)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        missing = False
+        attempts: list[Attempt] = []
+        while not self.ended:
+            try:
+                if not attempts and not asked:
+                    attempts = yield from self.claim_once(n)
+                    self._run_missing.over()
+                asked = missing = False
+            except NoRun as error:
+                # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
+                self._run_missing.tell("waiting for the run to come back: %s", error)
+                missing = True
+                for session in self.sessions.values():
+                    session.lost()
+            if attempts:
+                return attempts
+            left = CLAIM_AGAIN_S if until is None else min(CLAIM_AGAIN_S, until - time.monotonic())
+            if left <= 0:
+                return []
+            if missing:
+                yield Pause(min(left, RUN_AGAIN_S))
+            else:
+                began = time.monotonic()
+                claimed = yield from self._wait(n, left)
+                self._waited = time.monotonic() - began > max(IDLE_S, IDLE_TRIPS * self._trip_s)
+                attempts, asked = claimed or [], claimed is not None
+        return attempts
+
+    def _wait(self, n: int, left: float) -> Flow[list[Attempt] | None]:
+        """For a marker, for what is next due, or for weights that may be used.
+
+        Returns:
+            What was claimed in the same round trip; None where nothing was asked for.
+        """
+        sessions = list(self.sessions.values())
+        first = sessions[0]
+        if (yield from self._load_weights()):
+            return None
+        if all(session.reason == "weights_stale" for session in sessions):
+            yield Pause(min(left, WEIGHTS_AGAIN_S))
+            return None
+        dues = [due for session in sessions if (due := session.due_in_s) is not None]
+        waking = [session for session in sessions if session.reason != "weights_stale"]
+        if len(waking) < len(sessions):  # its own claim arms the marker again: it is another worker's
+            dues.append(WEIGHTS_AGAIN_S)
+        seconds = max(0.001, min([left, *dues]))
+        if len(sessions) > 1 or first.policy is not None or not first.can_claim_waking:
+            self._woken_by = yield WaitMarker(tuple([session.marker for session in waking]), seconds)
+            return None
+        attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
+        if attempts and first.policy is not None:  # set meanwhile: these were claimed for other weights
+            yield from self.give_back(attempts)
+            return None
+        return attempts
+
+    def _load_weights(self) -> Flow[bool]:
+        """Asks the hook for the weights of each run whose own are too old. Returns whether it loaded others for any."""
+        hook, loaded_any = self._on_weights_stale, False
+        if hook is None:
+            return False
+        for session in self.sessions.values():
+            run_policy = session.run_policy
+            if session.reason != "weights_stale" or run_policy is None or time.monotonic() < session.ask_weights_at:
+                continue
+            named = {"run": session.run} if self._hook_takes_run else {}
+            loaded = yield Ask("on_weights_stale", hook, (run_policy, session.blob), named)
+            check_policy("on_weights_stale", loaded)
+            if loaded is None or loaded == session.policy:
+                session.ask_weights_at = time.monotonic() + WEIGHTS_AGAIN_S
+            else:
+                session.policy, session.reason, loaded_any = loaded, "", True
+        return loaded_any
+
+    def next_batch(self, n: int) -> Flow[list[Attempt]]:
+        """The next batch of an iteration, of up to n attempts; empty when it is over."""
+        ahead, self._ahead = self._ahead, []
+        policy = next(iter(self.sessions.values())).policy  # of several runs nothing is claimed ahead
+        asked, self._in_vain = self._in_vain and self._asked_with is policy, False
+        if ahead and self._asked_with != policy:  # they were claimed for other weights
+            yield from self.give_back(ahead)
+            ahead = []
+        attempts = [attempt for attempt in ahead if not attempt.cancelled]
+        self._forget(attempt for attempt in ahead if attempt.cancelled)
+        self._waited = False
+        if not attempts:
+            attempts = yield from self.claim(n, None, asked=asked)
+        elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
+            attempts = yield from self.claim_once(n, attempts)
+        self._batch_size, self._batch = n, attempts
+        return attempts
+
+    def end_batches(self) -> list[Attempt]:
+        """The iteration is over: what was claimed ahead is to be given back."""
+        ahead, self._ahead, self._batch, self._batch_size, self._in_vain = self._ahead, [], [], 0, False
+        return ahead
+
+    def may_claim(self, session: Session) -> bool:
+        """Whether a claim may ride along with results: not past the preferred one of several runs."""
+        return not self.ended and len(self.sessions) == 1 and bool(session.id)
+
+    def _claims_ahead(self, session: Session, items: Sequence[Submission]) -> bool:
+        """Whether the next batch is claimed with these results: the last ones of the batch that was handed out."""
+        if not self._batch_size or self._ahead or not self.may_claim(session):
+            return False
+        if len(self._batch) == 1:
+            return True
+        handed_in = {item.attempt_id for item in items}
+        return all(attempt.id in handed_in or not session.works_on(attempt) for attempt in self._batch)
+
+    def submit(
+        self, attempt: Attempt, result: Any, policy: Policy | None = None, *, claims: bool = False
+    ) -> Flow[Submitted]:
+        """Submits one result; with `claims` it may claim the next batch of an iteration, too."""
+        session = self.session_of(attempt)
+        return (yield from self._submit_piece(session, [session.submission(attempt, result, policy)], claims))[0]
+
+    def submit_many(self, results: Iterable[tuple[Attempt, Any]], *, claims: bool = False) -> Flow[list[Submitted]]:
+        """Submits results in pieces of one round trip each; an answer for each, in order. `claims`: as `submit`."""
+        answers: list[Submitted] = []
+        piece: list[Submission] = []
+        size, session = 0, next(iter(self.sessions.values()))
+        for pair in several("results", results, "pairs of an Attempt and its result"):
+            try:
+                attempt, result = pair
+                run = attempt.run
+            except (TypeError, ValueError, AttributeError) as error:
+                raise BadArgument(
+                    argument="results", given=f"with {shown(pair)}", expected="pairs of an Attempt and its result"
+                ) from error
+            if run != session.run:
+                if piece:
+                    answers += yield from self._submit_piece(session, piece, claims)
+                    piece, size = [], 0
+                session = self.session_of(attempt)
+            submission = session.submission(attempt, result)
+            if piece and (len(piece) == ITEMS_PER_CALL or size + len(submission.body) > BYTES_PER_CALL):
+                answers += yield from self._submit_piece(session, piece, claims)
+                piece, size = [], 0
+            piece.append(submission)
+            size += len(submission.body)
+        if piece:
+            answers += yield from self._submit_piece(session, piece, claims)
+        return answers
+
+    def _submit_piece(self, session: Session, items: Sequence[Submission], claims: bool) -> Flow[list[Submitted]]:
+        """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
+        began = time.monotonic()
+        # After a wait there is hardly more. But that its weights have become too old only a claim tells.
+        in_vain = self._waited and session.policy is None
+        claims = claims and self._claims_ahead(session, items)
+        if claims:
+            self._asked_with, self._in_vain = session.policy, in_vain
+        if not claims or in_vain:
+            answers, _ = yield from session.submit(items)
+            if not all(answer.accepted for answer in answers):
+                session.look_again()
+            self._trip_s = time.monotonic() - began
+            return answers
+        answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
+        self._trip_s = time.monotonic() - began
+        self._ahead, self._in_vain = ahead or [], ahead == []
+        if not self.iterating:  # another thread or task has ended the iteration meanwhile
+            yield from self.give_back(self.end_batches())
+        return answers
+
+    def submit_and_claim(
+        self, session: Session, items: Sequence[Submission], n: int
+    ) -> Flow[tuple[list[Submitted], list[Attempt] | None]]:
+        """Submits at most 64 results and claims up to n attempts, at most 64, in one round trip.
+
+        Returns:
+            An answer for each item, and the attempts; None where the claim failed: the next one meets the same error.
+        """
+        following = session.claim_operation(min(n, ITEMS_PER_CALL), session.policy)
+        try:
+            answers, outcomes = yield from session.submit(items, (following,))
+        except BaseException:
+            session.give_up()
+            raise
+        try:
+            return answers, (yield from session.taken_in(outcomes[0]))
+        except NoSession:
+            session.lost()
+        except BrokerError as error:
+            _log.debug("nothing was claimed with the results: %s", error)
+        return answers, None
+
+    def hand_in(self, attempt: Attempt, submission: Submission) -> Flow[Submitted]:
+        """Submits a result that is encoded."""
+        return (yield from self._submit_piece(self.session_of(attempt), [submission], claims=False))[0]
+
+    def report(self, attempt: Attempt, error: BaseException, ending: Ending) -> Flow[None]:
+        """Reports an attempt that an exception ended; afterwards it is not worked on any more.
+
+        What keeps it from being reported is logged, not raised: the heartbeat gives the attempt back.
+
+        Args:
+            attempt: what was worked on.
+            error: what ended it.
+            ending: what that means, from `judged`.
+        """
+        session = self.session_of(attempt)
+        try:
+            if attempt.cancelled:
+                return
+            if ending.how == "rejected":
+                yield from session.submit([session.rejection(attempt, ending.reason)])
+            elif ending.how == "failed":
+                log_failure(attempt, error, ending.reason)
+                yield from session.fail(attempt, ending.reason, retry=ending.retry)
+            elif not self.stopping:
+                _log.warning("attempt %s is given back: %s", attempt.id, words_of(error, str))
+        except BrokerError as unreported:
+            if not self.stopping:
+                _log.warning("attempt %s could not be reported: %s", attempt.id, unreported)
+        finally:
+            session.forget([attempt.id])
+
+    def worked_on(self, elsewhere: Container[str]) -> Attempt | None:
+        """The attempt that is to blame for what ends a `with` block of the worker: the oldest that was handed out.
+
+        So it is where one is worked on after the other; where several are at a time, it is one of those.
+
+        Args:
+            elsewhere: ids of the attempts that handlers of `run` work on, which end them.
+        """
+        ahead = {attempt.id for attempt in self._ahead}
+        there = (a for a in self.held if a.id not in elsewhere and a.id not in ahead and not a.cancelled)
+        return next(there, None)
+
+    def reject(self, attempt: Attempt, reason: str) -> Flow[Submitted]:
+        """The verdict that the rollout must not be trained on."""
+        session = self.session_of(attempt)
+        answers, _ = yield from session.submit([session.rejection(attempt, reason)])
+        return answers[0]
+
+    def release(self, attempts: Attempt | Iterable[Attempt]) -> Flow[list[Submitted]]:
+        """Gives attempts back without penalty; an answer for each, in order."""
+        given = list(one_or_several("attempts", attempts, Attempt, "an Attempt that this worker claimed, or several"))
+        answers: dict[str, Submitted] = {}
+        by_run: dict[str, list[str]] = {}
+        for attempt in given:
+            by_run.setdefault(self.session_of(attempt).run, []).append(attempt.id)
+        for run, ids in by_run.items():
+            for at in range(0, len(ids), 200):
+                piece = ids[at : at + 200]
+                answers.update(zip(piece, (yield from self.sessions[run].release(piece)), strict=True))
+        return [answers[attempt.id] for attempt in given]
+
+    def leave(self) -> Flow[None]:
+        """Ends all sessions; what they hold is released at once."""
+        for session in self.sessions.values():
+            yield from session.leave()

@@ -1,0 +1,62 @@
+"""Coalesces submits that happen at the same time into one call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from broker.clients.aio_driver import Driver
+from broker.protocol.worker import Submission
+from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted
+
+_Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
+
+
+class Submitter:
+    """Submits for one session: one call under way, everything that comes meanwhile goes with the next one.
+
+    Args:
+        driver: does the I/O.
+        session: whose attempts they are.
+    """
+
+    def __init__(self, driver: Driver, session: Session) -> None:
+        self._driver, self._session = driver, session
+        self._waiting: deque[_Waiting] = deque()
+        self._sender: asyncio.Task[None] | None = None
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """Submits one result and waits for its answer. Cancelled, the result may still be submitted."""
+        self._driver.transport.refuse_forked()
+        answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
+        self._waiting.append((submission, answer))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send())
+        return await answer
+
+    async def _send(self) -> None:
+        try:
+            while piece := self._next_piece():
+                try:
+                    answers, _ = await self._driver.run(self._session.submit([submission for submission, _ in piece]))
+                except BaseException as error:
+                    for _, answer in piece:
+                        if not answer.done():
+                            answer.set_exception(error)
+                            answer.exception()  # somebody who was cancelled does not look at it
+                    if not isinstance(error, Exception):
+                        raise
+                else:
+                    for (_, answer), value in zip(piece, answers, strict=True):
+                        if not answer.done():
+                            answer.set_result(value)
+        finally:
+            self._sender = None
+
+    def _next_piece(self) -> list[_Waiting]:
+        piece: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(piece) < ITEMS_PER_CALL and (not piece or size < BYTES_PER_CALL):
+            piece.append(self._waiting.popleft())
+            size += len(piece[-1][0].body)
+        return piece
