@@ -713,9 +713,9 @@ def test_many_threads_share_a_client(server: ServerUnderTest, connect: Connect):
 def test_a_forked_child_has_connections_of_its_own(real_server: ServerUnderTest, tmp_path: Path):
     code = f"""
 import os, pathlib
-from broker import scripts
+from broker.protocol import scripts
 from broker.connections import open_transport
-from broker.operation import Operation
+from broker.protocol.operation import Operation
 scripts._PLACES = (pathlib.Path({str(tmp_path)!r}),)
 bump = [Operation("bump", ({STATE!r},), (1,), int)]
 with open_transport({real_server.url!r}) as transport:

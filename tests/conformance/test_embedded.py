@@ -52,7 +52,7 @@ def process(code: str) -> Generator[subprocess.Popen[str]]:
 
 SERVE = """
 import sys
-from broker.embedded import EmbeddedServer, free_port
+from broker.local_server.embedded import EmbeddedServer, free_port
 server = EmbeddedServer({data!r})
 print(server.socket, server.pid, flush=True)
 sys.stdin.read()
