@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from tests.servers import ServerKind, ServerUnderTest, real_kinds
+from tests.waiting import wait_until
 
 #: Where Debian's package `libfaketime` has it.
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
@@ -33,11 +35,12 @@ class SteppedServer(ServerUnderTest):
         super().__init__(kind)
 
     def step(self, seconds: int) -> None:
-        """Its clock jumps forward, or back; it goes on from there."""
+        """Its clock jumps forward, or back, and goes on from there. When this returns, the server shows it."""
         self._step_s += seconds
         fresh = self._file.with_suffix(".new")
         fresh.write_text(f"{self._step_s:+d}\n")
         fresh.replace(self._file)
+        wait_until(lambda: abs(int(self.command("TIME")[0]) - time.time() - self._step_s) < 60, "its clock has stepped")
 
 
 @contextmanager
