@@ -1,7 +1,8 @@
 """Runs luacheck over each Lua script as the server gets it, with its includes in place, and reports by source line.
 
 An include is a list of local functions, so that on its own nothing in it is defined and nothing is used. A name that an
-include offers is called unused only when no script uses it. Usage: python .ci/lua_check.py (luacheck on PATH).
+include offers is called unused only when no script uses it. Usage: python .ci/lua_check.py. Without luacheck on PATH
+nothing is checked, and said so.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    """Print every warning; 1 if there are any, 2 without luacheck."""
+    """Print every warning; 1 if there are any."""
     luacheck = shutil.which("luacheck")
     if luacheck is None:
-        sys.stderr.write("luacheck is not on PATH (Debian: apt-get install lua-check)\n")
-        return 2
+        sys.stdout.write("luacheck is not on PATH: left out (Debian: apt-get install lua-check)\n")
+        return 0
     names = scripts.names()
     found = _check_assembled(luacheck, names) + _check_layout(luacheck)
     sys.stdout.write("".join(f"{line}\n" for line in found))

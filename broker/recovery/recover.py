@@ -58,10 +58,14 @@ class RecoveryReport:
         finished: tasks that the checkpoint calls finished and the server had forgotten to be.
         dropped: tasks that were enqueued on a server that had lost its last writes, before this recovery, and that the
             checkpoint does not know: the data loader brings those again that are not before the cursor.
-        results_dropped, results_kept: samples.
-        attempts_revoked, attempts_kept: attempts in flight.
+        results_dropped: samples whose results are not used.
+        results_kept: samples whose results still count.
+        attempts_revoked: attempts in flight that lost their slots.
+        attempts_kept: attempts in flight that keep their slots.
         consumed_by_lost_steps: tasks that the lost steps had trained on.
-        accepted, running, capacity: pairs (before, after).
+        accepted: the counter, before and after.
+        running: the counter, before and after.
+        capacity: before and after.
         cursor: where the data loader goes on from.
         missing: ids of unfinished tasks that the server does not know; the caller enqueues them again.
         restored: how many of such tasks were put back from a full checkpoint.

@@ -1,0 +1,56 @@
+"""A hook of MkDocs: the pages of the top folder join those of docs/, and links to the repository's files stay true.
+
+Pages link to files as they lie in the repository, so that they can be followed there. A link to a page becomes one
+within the site. A link to any other file leads to the repository, where `repo_url` says its address; elsewhere its text
+stays, with the file's path shown when the pointer rests on it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from mkdocs.structure.files import File, Files
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.pages import Page
+
+_ROOT = Path(__file__).resolve().parent.parent
+#: Pages of the top folder, and what they are called in the site.
+_PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "CHANGELOG.md": "changelog.md",
+}
+_LINK = re.compile(r"\[([^\]\n]+)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages of the top folder."""
+    for name, page in _PAGES.items():
+        files.append(File.generated(config, page, content=(_ROOT / name).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Points links where they lead in the site."""
+    of_page = page.file.src_uri
+    source = next((name for name, at in _PAGES.items() if at == of_page), f"docs/{of_page}")
+
+    def moved(link: re.Match[str]) -> str:
+        text, target, anchor = link[1], link[2], link[3] or ""
+        path = os.path.normpath(PurePosixPath(source).parent / target)
+        in_site = _PAGES.get(path, path.removeprefix("docs/"))
+        if files.get_file_from_path(in_site) is not None:
+            return f"[{text}]({os.path.relpath(in_site, PurePosixPath(of_page).parent)}{anchor})"
+        if not (_ROOT / path).exists():
+            return link[0]  # MkDocs tells of it
+        if config.repo_url:
+            return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path})"
+        return f'<span title="{path}">{text}</span>'
+
+    return _LINK.sub(moved, markdown)
