@@ -36,8 +36,3 @@ def listing(words: Iterable[str], conjunction: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {conjunction} {items[-1]}"
-
-
-def worker_of(session: str) -> str:
-    """The worker's name in the id of its session, `<worker>~<number>.<random>`."""
-    return session.partition("~")[0]

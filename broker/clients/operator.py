@@ -18,9 +18,12 @@ from broker.clients.driver import Driver
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
 from broker.connections.url import Endpoint
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
+from broker.inspection import events, verification
 from broker.inspection.audit import Audit, audit_flow
+from broker.inspection.events import Event
 from broker.inspection.explanation import Explanation, explain_flow
 from broker.inspection.stats import Stats, stats_of
+from broker.inspection.verification import Verification
 from broker.protocol import anyone, keys, scripts, trainer
 from broker.protocol.anyone import TaskRow
 from broker.protocol.flow import Call, Flow
@@ -39,19 +42,6 @@ T = TypeVar("T")
 _PIECE = 500
 #: Pause between two looks at the event stream, seconds.
 _EVENTS_AGAIN_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Transitions of one call.
-
-    Args:
-        id: of the stream entry; its first part is the server's clock in milliseconds.
-        transitions: (kind, words) pairs in order; see docs/operations.md for the kinds.
-    """
-
-    id: str
-    transitions: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +121,25 @@ class Operator:
             return Audit(drift, True, problems, looked_at)
         return Audit(found.drift, False, problems, looked_at)
 
+    def verify(
+        self, run: str, *, keeps_config: bool = False, progress: Callable[[int], None] | None = None
+    ) -> Verification:
+        """Replays the event log of a run against the guarantees, and compares its end with the counters and tasks.
+
+        Args:
+            run: the run; it may be busy.
+            keeps_config: its config was never changed, so that all of the log is judged by the config of now.
+            progress: called with the number of transitions read so far.
+
+        Raises:
+            NoRun: there is no such run.
+            ConfigMismatch: it is an admission run, which has no tasks.
+        """
+        check_plain_hook("progress", progress)
+        if self.stats(run).admission:
+            raise ConfigMismatch(field="kind", stored="admission", given="tasks")
+        return verification.verify(self.transport, run, keeps_config=keeps_config, progress=progress)
+
     def tasks(self, run: str) -> Iterator[str]:
         """The ids of all tasks that the run knows; each at least once, in no order."""
         cursor = "0"
@@ -181,21 +190,15 @@ class Operator:
             block_s: wait so long for the first, in seconds.
         """
         count = whole("count", count, 1, 1_000_000)
-        start = "-" if from_id == "-" else f"({from_id}"
         until = time.monotonic() + (seconds_of("block_s", block_s) or 0.0)
         while True:
-            rows: list[Any] = self.transport.command(
-                "XRANGE", keys.key(check_name("run", run), "events"), start, "+", "COUNT", count
-            )
-            if rows or time.monotonic() >= until or self._driver.closing.wait(_EVENTS_AGAIN_S):
-                return [_event(row) for row in rows]
+            found = events.read(self.transport.command, check_name("run", run), from_id, count)
+            if found or time.monotonic() >= until or self._driver.closing.wait(_EVENTS_AGAIN_S):
+                return found
 
     def last_event_id(self, run: str) -> str:
         """Id of the newest event, or `-`."""
-        rows: list[Any] = self.transport.command(
-            "XREVRANGE", keys.key(check_name("run", run), "events"), "+", "-", "COUNT", 1
-        )
-        return text(rows[0][0]) if rows else "-"
+        return events.newest_id(self.transport.command, check_name("run", run))
 
     def retry(self, run: str, tasks: Iterable[str]) -> dict[str, str]:
         """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
@@ -387,8 +390,3 @@ def _pieces(names: Iterable[str]) -> Iterator[list[str]]:
     source = iter(names)
     while piece := list(islice(source, _PIECE)):
         yield piece
-
-
-def _event(row: Any) -> Event:
-    fields = [text(part) for part in row[1]]
-    return Event(text(row[0]), tuple(zip(fields[::2], fields[1::2], strict=True)))

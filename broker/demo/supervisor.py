@@ -15,7 +15,6 @@ from broker.demo.chaos import Chaos
 from broker.demo.children import Child
 from broker.demo.crew import Crew, Post
 from broker.demo.display import Display
-from broker.demo.follower import Follower
 from broker.demo.interrupts import Interrupts
 from broker.demo.options import LAST_STEPS, DemoOptions, Summary
 from broker.demo.referee import Referee
@@ -24,6 +23,7 @@ from broker.demo.saved import broker_file
 from broker.demo.starts import start_id
 from broker.demo.view import View
 from broker.errors import BrokerError, NoRun
+from broker.inspection.events import Follower
 from broker.inspection.stats import stats_of
 from broker.protocol import anyone
 from broker.recovery.checkpoint import Checkpoint
@@ -61,7 +61,7 @@ class Supervisor:
         self._display = display
         self._interrupts = interrupts
         self._referee = Referee(options.batch_size, options.max_staleness)
-        self._follower = Follower(transport, options.run)
+        self._follower = Follower(transport.command, options.run)
         self._reports: dict[int, StepReport] = {}
         self._post: Post | None = None
         self._crew: Crew | None = None
@@ -98,11 +98,10 @@ class Supervisor:
                     break
                 crew.check()
                 if not self._completed:
-                    self._view.deeds += chaos.act(time.monotonic(), self._referee.tally.version)
+                    self._view.deeds += chaos.act(time.monotonic(), self._version)
             post.child.ask_to_leave()  # along with the workers: ending takes the time of one
         # The workers gave back what they held: that is in the log, too.
         self._judge()
-        self._referee.missed(self._follower.missed())
         self._hold_against(savings)
 
     def summary(self) -> Summary:
@@ -110,12 +109,12 @@ class Supervisor:
         tally = self._referee.tally
         returns = self._returns()
         return Summary(
-            steps=tally.version,
+            steps=self._version,
             consumed=tally.consumed,
             duplicates=tally.duplicates,
-            max_staleness_seen=tally.max_staleness_seen,
+            max_staleness_seen=max(tally.staleness, default=0),
             max_staleness=self._options.max_staleness,
-            late_refused=tally.late_refused,
+            late_refused=tally.late.total(),
             requeued=tally.requeued,
             workers_killed=0 if self._crew is None else self._crew.killed,
             return_first=round(returns[0], 2) if returns else None,
@@ -131,7 +130,7 @@ class Supervisor:
         )
 
     def _violations(self) -> list[str]:
-        violations = list(self._referee.verdict.violations)
+        violations = self._referee.violations
         if lost := sorted(self._lost()):
             violations.append(f"{len(lost)} tasks are lost: {', '.join(lost[:5])}")
         if self._view.max_capacity > self._options.budget:
@@ -140,8 +139,10 @@ class Supervisor:
 
     def _lost(self) -> set[str]:
         """Tasks that will never be trained on: of a run that is over, all that it has not trained on."""
-        unfinished = self._referee.in_state("pending", "running", "ready", "batched") if self._completed else set[str]()
-        return self._referee.in_state("lost", "gone") | unfinished
+        gone = self._referee.in_state("lost", "dead", "rejected")
+        if self._completed:
+            gone |= self._referee.in_state("pending", "running", "ready", "batched", "sealed")
+        return gone
 
     # -- children --------------------------------------------------------------------------------------------------
 
@@ -178,10 +179,10 @@ class Supervisor:
             report = StepReport.from_line(line)
             self._reports[report.step] = report
         tally = self._referee.tally
-        before = tally.accepted, tally.version
+        before = tally.accepted, self._version
         self._judge()
         now = time.monotonic()
-        if (tally.accepted, tally.version) != before:
+        if (tally.accepted, self._version) != before:
             self._moved = now
         self._refresh(now)
         self._display.show(self._view)
@@ -194,8 +195,12 @@ class Supervisor:
         return True
 
     def _judge(self) -> None:
-        for kind, words in self._follower.read():
-            self._referee.feed(kind, words)
+        for page in self._follower.pages():
+            if page.has_gap:
+                self._referee.missed()
+            for event in page.events:
+                for kind, words in event.transitions:
+                    self._referee.feed(kind, words.split(), event.id)
 
     def _hold_against(self, savings: Path) -> None:
         """Compares the log with the newest checkpoint."""
@@ -223,11 +228,16 @@ class Supervisor:
         view.workers, view.frozen = len(workers), sum(worker.frozen for worker in workers)
         view.killed = self._crew.killed if self._crew else 0
         view.trainers_killed = self._post.killed if self._post else 0
-        view.violations = self._referee.verdict.violations
+        view.violations = self._referee.violations
+
+    @property
+    def _version(self) -> int:
+        """The newest one of the history that survives, by the log."""
+        return self._referee.version or 0
 
     def _returns(self) -> list[float]:
         """Mean returns of the steps that count: those whose version was made."""
-        steps = range(self._referee.tally.version)
+        steps = range(self._version)
         return [self._reports[step].mean_return for step in steps if step in self._reports]
 
 

@@ -1,4 +1,4 @@
-"""The capacity formula with its terms, for people who ask why a run starts nothing."""
+"""The capacity formula with its terms."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from broker.inspection.stats import Stats
+    from broker.values.config import RunConfig
 
 Binding = Literal["none", "concurrency", "staleness"]
 
@@ -36,11 +37,22 @@ class Terms:
         return "concurrency" if self.concurrency <= 0 else "staleness"
 
 
-def terms_of(stats: Stats) -> Terms:
-    """The terms of AReaL's capacity formula (docs/protocol.md, Capacity) with the numbers of a run."""
-    config, running = stats.config, stats.running
-    concurrency = config.concurrency - running
+def terms(config: RunConfig, version: int, accepted: int, running: int) -> Terms:
+    """The terms of AReaL's capacity formula (docs/protocol.md, Capacity).
+
+    Args:
+        config: C, B and S.
+        version: the run's version.
+        accepted: tasks trained and waiting to be trained, as the formula counts them.
+        running: tasks that are running.
+    """
+    by_concurrency = config.concurrency - running
     if config.max_staleness is None:
-        return Terms(concurrency, None)
-    opened = (config.max_staleness + stats.version + 1) * config.batch_size
-    return Terms(concurrency, opened - (stats.accepted + running))
+        return Terms(by_concurrency, None)
+    budget = (config.max_staleness + version + 1) * config.batch_size
+    return Terms(by_concurrency, budget - (accepted + running))
+
+
+def terms_of(stats: Stats) -> Terms:
+    """The terms with the numbers of a run."""
+    return terms(stats.config, stats.version, stats.accepted, stats.running)

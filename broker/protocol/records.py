@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What checkpoints need of a record."""
+    """What checkpoints and `broker verify` need of a record. `letters`: one for each slot, as the layout has them."""
 
     state: str
     priority: int
     samples: int
     min_samples: int
     step: int
+    letters: str
 
     def unfinished(self, version: int) -> bool:
         """Whether the task is still to be trained, seen from this version."""
@@ -23,4 +24,7 @@ class TaskRecord:
 def task_record(raw: bytes) -> TaskRecord:
     """Decodes a record."""
     parts = raw.split(b",", 12)
-    return TaskRecord(parts[0].decode(), int(parts[1]), int(parts[3]), int(parts[4]), int(parts[11]))
+    samples, letters = int(parts[3]), parts[12].partition(b";")[0].decode()
+    return TaskRecord(
+        parts[0].decode(), int(parts[1]), samples, int(parts[4]), int(parts[11]), letters or "O" * samples
+    )

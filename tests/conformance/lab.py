@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from broker import BrokerError, RunConfig, Task, Trainer, Worker
 from broker.connections import open_transport
+from broker.inspection.events import Follower
+from broker.inspection.verification import verify
 from broker.operator import Operator
 from broker.protocol import anyone, keys, trainer, worker
 from broker.protocol.anyone import TaskRow
@@ -162,11 +164,12 @@ class Lab:
 
     def transitions(self, run: str = "") -> list[Transition]:
         """The event log, in order: kind and words of each transition."""
-        found: list[Transition] = []
-        for _, fields in self.command("XRANGE", keys.key(run or self.run, "events"), "-", "+"):
-            words = [field.decode() for field in fields]
-            found += [(kind, text.split()) for kind, text in zip(words[::2], words[1::2], strict=True)]
-        return found
+        return [
+            (kind, words.split())
+            for page in Follower(self.command, run or self.run).pages()
+            for event in page.events
+            for kind, words in event.transitions
+        ]
 
     def kinds(self) -> list[str]:
         """The kinds of the transitions, in order."""
@@ -175,7 +178,7 @@ class Lab:
     def history(self, run: str = "") -> History:
         """The event log, judged."""
         config = RunConfig.from_fields(self.do(anyone.stats(run or self.run)))
-        return History(config).replay(self.transitions(run))
+        return History(config, self.transitions(run))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -193,6 +196,9 @@ class Lab:
             assert leftovers(self.dump(run)) == []
             if self.checks_history and not self.events_lost(state):
                 assert self.history(run).problems == []
+            if state.get(b"admission") != b"1" and state.get(b"events_maxlen") != b"0":
+                breaches = verify(self.transport, run).breaches
+                assert not breaches, breaches
 
     def events_lost(self, state: dict[bytes, bytes]) -> bool:
         """Whether the stream was off or may have been trimmed."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.inspection.verification import verify
 from broker.protocol import anyone
 from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
@@ -57,6 +58,7 @@ def check_run(lab: Lab, run: str) -> None:
     """Fails when counters, sets, records or result keys contradict each other."""
     drift = {name: pair for name, pair in lab.do(anyone.audit(run)).items() if pair[0] != pair[1]}
     assert not drift, f"counters of {run} drifted (stored, recomputed): {drift}"
+    assert verify(lab.transport, run).breaches == []
     dump = lab.dump(run)
     names = [name.decode() for name in dump.get("tasks", {})]
     for at in range(0, len(names), 1000):

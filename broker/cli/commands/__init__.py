@@ -47,6 +47,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("explain", "say in words why workers get tasks or do not, and what would change it", "explain"),
     Entry("tail", "follow what happens in a run, transition by transition", "tail"),
     Entry("audit", "recompute a run's counters from its structures; exit 1 if they disagree", "audit"),
+    Entry("verify", "replay a run's event log against the guarantees; exit 1 if one is broken", "verify"),
     Entry("dead", "list, show or retry tasks that ended dead or rejected", "dead"),
     Entry("pause", "stop handing out tasks (--drain: finish the groups that are started)", "pause"),
     Entry("resume", "hand out tasks again", "resume"),

@@ -10,7 +10,7 @@ from broker.cli import options
 from broker.cli.answers import report
 from broker.cli.failure import EXIT_FINDING, CommandFailure
 from broker.cli.output import Output, Table
-from broker.cli.words import worker_of
+from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
     from broker.operator import Operator

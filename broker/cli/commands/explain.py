@@ -10,7 +10,8 @@ from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
 from broker.cli.reasons import batch_progress, formula, untrained, verdict
 from broker.cli.situation import situation
-from broker.cli.words import count, duration, worker_of
+from broker.cli.words import count, duration
+from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation

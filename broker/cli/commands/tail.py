@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from broker.cli import options, transitions
@@ -10,12 +13,10 @@ from broker.cli.failure import CommandFailure
 from broker.cli.output import Output
 
 if TYPE_CHECKING:
-    from broker.operator import Event
+    from broker.operator import Event, Operator
 
-#: How long one look waits for new events, in seconds.
-_WAIT_S = 2.0
-#: Entries read at a time; one holds all transitions of a call.
-_PAGE = 200
+#: Pause between two looks for new events, in seconds.
+_AGAIN_S = 0.1
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -43,7 +44,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(namespace: Namespace, output: Output) -> int:
     """Print events until there are enough of them, or Ctrl-C."""
-    left: int | None = namespace.count
     connection = options.connected if namespace.no_follow else options.following
     with connection(namespace) as operator:
         if operator.stats(namespace.run).config.events_maxlen == 0:
@@ -51,29 +51,35 @@ def run(namespace: Namespace, output: Output) -> int:
                 f"run {namespace.run} keeps no events: its events_maxlen is 0.\n"
                 "A trainer changes that with RunConfig(events_maxlen=10_000, ...) and update=True."
             )
-        position: str = namespace.start
-        if position in ("start", "now"):
-            position = "-" if position == "start" else operator.last_event_id(namespace.run)
-        while left is None or left > 0:
-            events = operator.events(namespace.run, position, _PAGE, 0.0 if namespace.no_follow else _WAIT_S)
-            shown = [(event, *transition) for event in events for transition in event.transitions][:left]
-            for event, kind, words in shown:
-                _show(event, kind, words.split(), output)
-            if left is not None:
-                left -= len(shown)
-            if events:
-                position = events[-1].id
-            elif namespace.no_follow:
-                break
+        start: str = namespace.start
+        if start in ("start", "now"):
+            start = "-" if start == "start" else operator.last_event_id(namespace.run)
+        told = _told(operator, namespace.run, start, goes_on=not namespace.no_follow)
+        for event, kind, words in islice(told, namespace.count):
+            _show(event, kind, words.split(), output)
     return 0
 
 
+def _told(operator: Operator, run: str, after: str, *, goes_on: bool) -> Iterator[tuple[Event, str, str]]:
+    """Each transition with its event, up to the newest one, or on and on."""
+    from broker.inspection.events import Follower
+
+    follower = Follower(operator.transport.command, run, after)
+    while True:
+        for page in follower.pages():
+            for event in page.events:
+                for kind, words in event.transitions:
+                    yield event, kind, words
+        if not goes_on:
+            return
+        time.sleep(_AGAIN_S)
+
+
 def _show(event: Event, kind: str, words: list[str], output: Output) -> None:
-    at_ms = int(event.id.partition("-")[0])
     if output.as_json:
-        output.json({"id": event.id, "at_ms": at_ms, "event": kind, **transitions.named(kind, words)})
+        output.json({"id": event.id, "at_ms": event.at_ms, "event": kind, **transitions.named(kind, words)})
     else:
-        output.line(f"{transitions.clock(at_ms)}  {kind:<8}  {transitions.sentence(kind, words)}")
+        output.line(f"{transitions.clock(event.at_ms)}  {kind:<8}  {transitions.sentence(kind, words)}")
 
 
 def _starting_point(text: str) -> str:

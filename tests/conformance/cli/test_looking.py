@@ -15,8 +15,9 @@ import pytest
 from broker import Policy, RunConfig, Task, Trainer, Worker
 from broker.connections import open_transport
 from broker.errors import BrokerError
-from broker.protocol import keys
+from broker.protocol import admission, keys
 from broker.protocol import worker as worker_calls
+from broker.protocol.admission import Counted
 from tests.conformance.cli.commands import RUN, Result, ended, first_line, started
 from tests.waiting import wait_until
 
@@ -230,3 +231,65 @@ def test_tail_of_a_run_without_events_says_how_to_get_some(broker: Any, url: str
         result = broker("tail", "silent", "--no-follow")
         assert result.code == 2
         assert "events_maxlen" in result.err
+
+
+# -- verify --------------------------------------------------------------------------------------------------------------
+
+
+def test_verify_of_a_run_that_went_well_is_fine(broker: Any, trainer: Trainer, worker: Worker) -> None:
+    for attempt in worker.claim(4):
+        worker.submit(attempt, "x")
+    trainer.next_batch(timeout=5)
+    trainer.advance()
+    told = broker("verify", RUN)
+    assert (told.code, told.err) == (0, "")
+    assert "the whole log" in told.out
+    assert "5 tasks enqueued, 2 starts, 4 results accepted, 0 refused, 2 tasks trained on, 0 recoveries" in told.out
+    assert told.out.splitlines()[-1] == "nothing is broken"
+    found = broker("verify", RUN, "--json").json
+    assert (found["ok"], found["breaches"], found["unseen"]) == (True, [], [])
+    assert found["tally"]["consumed"] == 2
+
+
+def test_verify_names_what_is_broken(broker: Any, url: str, trainer: Trainer, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    worker.submit(attempt, "x")
+    with open_transport(url) as transport:
+        transport.command("XADD", keys.key(RUN, "events"), "*", "done", f"{attempt.id} 0")
+        transport.command("HINCRBY", keys.state(RUN), "accepted", 1)
+    told = broker("verify", RUN)
+    assert told.code == 1
+    assert f"  G2       slot t0#0 has a second accepted result, by {attempt.id}  (" in told.out
+    assert "accepted is stored as 1, the sets in the server come to 0" in told.out
+    assert told.out.splitlines()[-1].startswith("broken: G2 and counters; please report it")
+    assert [breach["guarantee"] for breach in broker("verify", RUN, "--json").json["breaches"]][:1] == ["G2"]
+
+
+def test_verify_says_what_was_trimmed(broker: Any, url: str, trainer: Trainer) -> None:
+    with open_transport(url) as transport:
+        trainer.enqueue([Task(id="last")])
+        transport.command("XTRIM", keys.key(RUN, "events"), "MAXLEN", 1)
+        told = broker("verify", RUN)
+        assert told.code == 0
+        assert "What it could not see:\n  - the log does not begin with the run" in told.out
+        assert told.out.splitlines()[-1] == "nothing is broken, as far as this can be seen"
+        transport.command("DEL", keys.key(RUN, "events"))
+        assert broker("verify", RUN).code == 2
+
+
+def test_verify_of_a_run_without_events_says_how_to_get_some(broker: Any, url: str) -> None:
+    with Trainer(url, run="silent", config=RunConfig(consumer_batch_size=1, events_maxlen=0)):
+        result = broker("verify", "silent")
+        assert (result.code, result.out) == (2, "")
+        assert "events_maxlen" in result.err
+
+
+def test_verify_of_an_admission_run_says_that_it_has_no_tasks(broker: Any, url: str) -> None:
+    with open_transport(url) as transport:
+        config = RunConfig(consumer_batch_size=1).to_fields()
+        opening = admission.open_owner("areal", "owner", 60_000, "0123456789", config, Counted(0, 0))
+        (opened,) = transport.execute([opening])
+        assert not isinstance(opened, BrokerError)
+    result = broker("verify", "areal")
+    assert (result.code, result.out) == (2, "")
+    assert "admission run" in result.err

@@ -20,6 +20,7 @@ ON_A_RUN: Sequence[Sequence[str]] = (
     ("explain",),
     ("audit",),
     ("audit", "--repair"),
+    ("verify",),
     ("tail", "--no-follow"),
     ("dead",),
     ("dead", "show", "t"),

@@ -1,0 +1,130 @@
+"""The event log of a run: one entry for each call that changed something, read page by page.
+
+The log is a stream of the run's last `events_maxlen` transitions; docs/operations.md lists their kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from broker.protocol import keys
+from broker.protocol.replies import text
+
+#: Sends one plain command and returns its reply, as `Transport.command` does.
+Send = Callable[..., Any]
+
+#: Entries of one page.
+PAGE: Final = 1000
+
+#: The position before the oldest entry that is kept.
+OLDEST: Final = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Transitions of one call.
+
+    Args:
+        id: of the stream entry; its first part is the server's clock in milliseconds.
+        transitions: (kind, words) pairs in order; see docs/operations.md for the kinds.
+    """
+
+    id: str
+    transitions: tuple[tuple[str, str], ...]
+
+    @property
+    def at_ms(self) -> int:
+        """When it happened, milliseconds of the server's clock."""
+        return place(self.id)[0]
+
+
+def place(event_id: str) -> tuple[int, int]:
+    """An event's id as a pair that orders as the log does: milliseconds, and a number within them."""
+    at_ms, _, number = event_id.partition("-")
+    return int(at_ms), int(number or 0)
+
+
+def read(send: Send, run: str, after: str = OLDEST, count: int = PAGE, until: str = "+") -> list[Event]:
+    """The first events after an id.
+
+    Args:
+        send: sends a command to the server.
+        run: the run.
+        after: an event's id, or `OLDEST`.
+        count: at most so many.
+        until: the id of the last one that may be among them.
+    """
+    return _range(send, run, after if after == OLDEST else f"({after}", until, count)
+
+
+def newest_id(send: Send, run: str) -> str:
+    """The id of the newest event; `OLDEST` where there is none."""
+    return id_of_newest(send(*ask_newest(run)))
+
+
+def ask_newest(run: str) -> tuple[str | int, ...]:
+    """The command that asks for the newest event, for pipelines."""
+    return ("XREVRANGE", keys.key(run, "events"), "+", "-", "COUNT", 1)
+
+
+def id_of_newest(rows: list[Any]) -> str:
+    """Reads the reply to `ask_newest`; `OLDEST`: there is no event."""
+    return text(rows[0][0]) if rows else OLDEST
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events that follow each other.
+
+    Args:
+        events: at least one.
+        has_gap: whether entries before it may have been trimmed unread.
+    """
+
+    events: list[Event]
+    has_gap: bool
+
+
+class Follower:
+    """A position in the event log, which moves on as pages are read.
+
+    Args:
+        send: sends a command to the server.
+        run: the run.
+        after: where to begin, an event's id or `OLDEST`.
+
+    Attributes:
+        position: the id of the last event that was read.
+    """
+
+    def __init__(self, send: Send, run: str, after: str = OLDEST) -> None:
+        self._send = send
+        self._run = run
+        self._has_read = False
+        self.position = after
+
+    def pages(self, until: str = "+", count: int = PAGE) -> Iterator[Page]:
+        """What is new since the last call, to the newest event or to the one with the id `until`."""
+        while True:
+            if not self._has_read:
+                new, has_gap = read(self._send, self._run, self.position, count, until), False
+            else:
+                # The last one that was read comes again: where it does not, it is gone, and perhaps others behind it.
+                new = _range(self._send, self._run, self.position, until, count + 1)
+                has_gap = not new or new[0].id != self.position
+                new = new if has_gap else new[1:]
+            if not new:
+                return
+            self.position, self._has_read = new[-1].id, True
+            yield Page(new, has_gap)
+
+
+def _range(send: Send, run: str, first: str, last: str, count: int) -> list[Event]:
+    return [_event(row) for row in send("XRANGE", keys.key(run, "events"), first, last, "COUNT", count)]
+
+
+def _event(row: Any) -> Event:
+    fields = [text(part) for part in row[1]]
+    return Event(text(row[0]), tuple(zip(fields[::2], fields[1::2], strict=True)))

@@ -1,0 +1,42 @@
+"""The ids that scripts make, taken apart: attempts and sessions. Nobody else does.
+
+An attempt is `<task>#<slot>.<claims>.<random>`, a session `<worker>~<number>.<random>`. Names of tasks and workers hold
+neither `#` nor `~` (`broker/values/names.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+_ATTEMPT: Final = re.compile(r"([^#\s]+)#(\d+)\.(\d+)\.(\w+)")
+
+
+class AttemptId(NamedTuple):
+    """The parts of an attempt's id.
+
+    Attributes:
+        task: the task's id.
+        slot: the number of the slot in the task, from 0.
+        claims: which claim of that slot it is, from 1.
+        random: the part that the client chose.
+    """
+
+    task: str
+    slot: int
+    claims: int
+    random: str
+
+
+def attempt_id(text: str) -> AttemptId:
+    """The parts of an attempt's id. Raises ValueError for anything else."""
+    match = _ATTEMPT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not an attempt's id: {text[:300]}")
+    task, slot, claims, random = match.groups()
+    return AttemptId(task, int(slot), int(claims), random)
+
+
+def worker_of(session: str) -> str:
+    """The name of the worker that a session is of; of an empty id the empty string."""
+    return session.partition("~")[0]
