@@ -3,55 +3,82 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, TextIO
 
-from broker.demo.chart import bar, curve
-from broker.demo.episodes import MAX_STEPS
-from broker.demo.view import View
+import numpy as np
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from broker.demo.options import DemoOptions, Summary
+from broker.inspection.judge import Tally
+from broker.inspection.stats import Stats
+
+#: The highest return: CartPole-v1 cuts an episode there.
+_MOST: Final = 500
 
 _CURVE_HEIGHT: Final = 8
 _BAR_WIDTH: Final = 24
 _REFRESH_HZ: Final = 8
+_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
-#: Deeds of chaos that the picture has room for.
+#: Deeds of chaos that the picture has room for, and versions behind.
 _DEEDS_SHOWN: Final = 4
+_BEHIND_SHOWN: Final = 12
 
 
-class Display(AbstractContextManager["Display"], Protocol):
-    """Anything that can be shown a view again and again."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """One look at the run.
 
-    def show(self, view: View) -> None:
-        """Shows the newest view."""
-        ...
+    Attributes:
+        options: of the demo.
+        summary: what would be reported now.
+        stats: what the broker says.
+        tally: what the event log says.
+        returns: mean return of each step so far.
+        frozen: how many workers are frozen.
+        deeds: what chaos did, in words.
+    """
+
+    options: DemoOptions
+    summary: Summary
+    stats: Stats
+    tally: Tally
+    returns: Sequence[float]
+    frozen: int
+    deeds: Sequence[str]
 
 
 class PlainLines:
     """A line for each step and each deed of chaos.
 
     Args:
-        stream: where to; None: standard error.
+        stream: where to.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._steps = 0
         self._deeds = 0
 
     def show(self, view: View) -> None:
         """Writes what is new."""
+        summary, stats = view.summary, view.stats
         for deed in view.deeds[self._deeds :]:
-            self._write(f"{view.seconds:6.1f} s  chaos: {deed}")
+            self._write(f"{summary.seconds:6.1f} s  chaos: {deed}")
         self._deeds = len(view.deeds)
         for step in range(self._steps, len(view.returns)):
             self._write(
-                f"{view.seconds:6.1f} s  step {step + 1}/{view.steps}  return {view.returns[step]:.1f}"
-                f"  capacity {view.capacity}  running {view.running}  ready {view.ready}"
-                f"  staleness {max(view.staleness, default=0)}  requeued {view.requeued}  late {view.late.total()}"
+                f"{summary.seconds:6.1f} s  step {step + 1}/{view.options.steps}  return {view.returns[step]:.1f}"
+                f"  capacity {stats.capacity}  running {stats.running}  ready {stats.ready}"
+                f"  staleness {summary.max_staleness_seen}  requeued {summary.requeued}  late {summary.late_refused}"
             )
         # Back at a checkpoint, steps are done and told again.
         self._steps = len(view.returns)
@@ -60,92 +87,80 @@ class PlainLines:
         self._stream.write(line + "\n")
         self._stream.flush()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-
-class LivePicture:
-    """The curve of returns, the counters, and how stale the rollouts were."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=_REFRESH_HZ, transient=False)
-
-    def show(self, view: View) -> None:
-        """Draws it."""
-        self._live.update(picture(view, self._console.width))
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-
-
-def make_display(*, quiet: bool) -> Display:
-    """The picture where standard error is a terminal and `quiet` is not asked for, else plain lines."""
-    return PlainLines() if quiet or not sys.stderr.isatty() else LivePicture()
+@contextmanager
+def display(*, quiet: bool) -> Generator[Callable[[View], None]]:
+    """Yields what shows a view: a picture where standard error is a terminal and `quiet` is not asked for."""
+    if quiet or not sys.stderr.isatty():
+        yield PlainLines(sys.stderr).show
+    else:
+        with Live(console=Console(stderr=True), refresh_per_second=_REFRESH_HZ) as live:
+            yield lambda view: live.update(picture(view, live.console.width))
 
 
 def picture(view: View, width: int) -> RenderableType:
-    """The whole picture, for a console of `width` columns."""
-    from rich.console import Group
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
+    """The curve of returns, the counters, and how stale the rollouts were, for a console of `width` columns."""
+    options, summary, staleness = view.options, view.summary, view.tally.staleness
     room = max(20, width - 12)
-    wide = max(1, room // view.steps)
-    lines = curve([value for value in view.returns for _ in range(wide)], room, _CURVE_HEIGHT, MAX_STEPS)
-    labels = {0: f"{MAX_STEPS:>4} ", _CURVE_HEIGHT - 1: "   0 "}
+    wide = max(1, room // options.steps)
+    lines = curve(np.repeat(view.returns, wide).tolist(), room, _CURVE_HEIGHT, _MOST)
+    labels = {0: f"{_MOST:>4} ", _CURVE_HEIGHT - 1: "   0 "}
     chart = Text("\n".join(labels.get(i, "     ") + line for i, line in enumerate(lines)), style="green")
 
     left = Table.grid(padding=(0, 2))
-    for name, value in _counters(view):
+    for name, value in _counters(view).items():
         left.add_row(Text(name, style="dim"), value)
     right = Table.grid(padding=(0, 1))
-    total = max(1, view.staleness.total())
-    for behind in range(min(view.max_staleness, 12) + 1):
-        share = view.staleness[behind] / total
-        right.add_row(f"{behind} behind", Text(bar(share, _BAR_WIDTH), style="cyan"), f"{share:4.0%}")
+    for behind in range(min(options.max_staleness, _BEHIND_SHOWN) + 1):
+        share = staleness[behind] / max(1, staleness.total())
+        right.add_row(f"{behind} behind", Bar(1.0, 0.0, share, width=_BAR_WIDTH, color="cyan"), f"{share:4.0%}")
     body = Table.grid(expand=True)
     body.add_column(ratio=1)
     body.add_column(ratio=1)
     body.add_row(left, right)
     parts: list[RenderableType] = [chart, Text(""), body]
-    if view.deeds:
-        parts.append(Text("\n".join(view.deeds[-_DEEDS_SHOWN:]), style="yellow"))
-    if view.violations:
-        parts.append(Text("\n".join(view.violations[-_DEEDS_SHOWN:]), style="bold red"))
+    for told, style in ((view.deeds, "yellow"), (summary.violations, "bold red")):
+        if told:
+            parts.append(Text("\n".join(told[-_DEEDS_SHOWN:]), style=style))
     return Panel(
         Group(*parts),
-        title=f"CartPole: mean return, step {len(view.returns)} of {view.steps}",
-        subtitle=f"{view.run} on {view.server}, {view.seconds:.0f} s",
+        title=f"CartPole: mean return, step {len(view.returns)} of {options.steps}",
+        subtitle=f"{options.run} on {summary.server}, {summary.seconds:.0f} s",
     )
 
 
-def _counters(view: View) -> list[tuple[str, str]]:
-    late = ", ".join(f"{count} {answer}" for answer, count in sorted(view.late.items()))
-    return [
-        ("return", f"{view.returns[-1]:.1f}" if view.returns else "-"),
-        ("version", str(view.version)),
-        ("capacity", str(view.capacity)),
-        ("running", str(view.running)),
-        ("ready", str(view.ready)),
-        ("consumed", str(view.consumed)),
-        ("handed out again", str(view.requeued)),
-        ("late, refused", f"{view.late.total()}{f' ({late})' if late else ''}"),
-        ("workers", f"{view.workers}{f' ({view.frozen} frozen)' if view.frozen else ''}, {view.killed} killed"),
-        ("trainers", f"1, {view.trainers_killed} killed"),
-    ]
+def curve(values: Sequence[float], width: int, height: int, top: float) -> list[str]:
+    """A filled curve.
+
+    Args:
+        values: from left to right; averaged in equal pieces where there are more than columns.
+        width: columns.
+        height: lines.
+        top: the value that fills a column.
+
+    Returns:
+        The lines, the highest first, each `width` wide.
+    """
+    if len(values) > width:
+        values = [float(piece.mean()) for piece in np.array_split(values, width)]
+    eighths = [round(min(max(value / top, 0.0), 1.0) * height * 8) for value in values]
+    lines = [[_BLOCKS[min(max(level - line * 8, 0), 8)] for level in eighths] for line in reversed(range(height))]
+    return ["".join(line).ljust(width) for line in lines]
+
+
+def _counters(view: View) -> dict[str, str]:
+    summary, stats = view.summary, view.stats
+    late = ", ".join(f"{count} {answer}" for answer, count in sorted(view.tally.late.items()))
+    frozen = f" ({view.frozen} frozen)" if view.frozen else ""
+    return {
+        "return": f"{view.returns[-1]:.1f}" if view.returns else "-",
+        "version": str(stats.version),
+        "capacity": str(stats.capacity),
+        "running": str(stats.running),
+        "ready": str(stats.ready),
+        "consumed": str(summary.consumed),
+        "handed out again": str(summary.requeued),
+        "late, refused": f"{summary.late_refused}{f' ({late})' if late else ''}",
+        "workers": f"{view.options.workers}{frozen}, {summary.workers_killed} killed",
+        "trainers": f"1, {summary.trainer_kills} killed",
+    }

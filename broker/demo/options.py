@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -13,8 +12,8 @@ CHAOS_KINDS: Final[tuple[Chaos, ...]] = ("workers", "trainer", "all")
 #: Episodes that a step trains on, shared out over groups: the number that the learner is tuned for.
 EPISODES_PER_STEP: Final = 64
 
-#: Steps whose mean return is reported as the last.
-LAST_STEPS: Final = 10
+#: What the trainer's checkpoints are called in their directory.
+CHECKPOINT: Final = "broker.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +63,9 @@ class DemoOptions:
         return self.budget + self.workers
 
 
-def new_run_name() -> str:
-    """A name that no earlier demo on the same server has."""
-    return f"demo-{secrets.token_hex(4)}"
+def task_id(number: int) -> str:
+    """The id of a run's task, from 0: what stands before the data loader's position has lower numbers."""
+    return f"start-{number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,7 @@ class Summary:
         max_capacity_seen: the most tasks that the broker ever said may be started.
         max_capacity: the bound: (S + 1) * B.
         violations: every broken guarantee in words; empty when all held.
+        signal: which signal ended it; None: none did.
     """
 
     steps: int
@@ -113,14 +113,10 @@ class Summary:
     max_capacity_seen: int
     max_capacity: int
     violations: list[str] = field(default_factory=list[str])
-
-    @property
-    def kept(self) -> bool:
-        """Whether every guarantee held."""
-        return not self.violations
+    signal: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints; the violations are told on standard error."""
+        """The object that `--json` prints: the violations are told on standard error, the signal by the exit code."""
         fields = asdict(self)
-        del fields["violations"]
+        del fields["violations"], fields["signal"]
         return fields

@@ -1,76 +1,94 @@
-"""The policy that the workers run: a network whose output is the logit of pushing the cart to the right.
+"""The policy, a small tanh network whose output is the logit of pushing the cart to the right, and how it travels.
 
-Its weights travel as the blob of `Trainer.advance`. The version stands in the blob, so that a worker can check that it
-generates with the weights of the very version that its attempt is stamped with.
+The weights are the blob of `Trainer.advance`, with all that the trainer needs to go on from them: so the broker's
+checkpoint holds them, too. A model of a real size is saved beside that file, and its blob says where.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
-from numpy.random import default_rng
+from numpy.typing import NDArray
 
-from broker.demo.network import OBSERVATION_SCALE, Array, Network, initial_parameters, parameter_count
+from broker.errors import CodecError
+from broker.values.codec import decode
+
+Array = NDArray[np.float64]
+
+#: Inputs: position, velocity, angle, angular velocity; and the scales that bring them near 1.
+INPUTS: Final = 4
+SCALES: Final = np.array([1.0, 1.0, 5.0, 1.0])
 
 HIDDEN: Final = 32
 
-#: Magic word and version, ahead of the weights as little-endian 32-bit floats.
-_HEADER: Final = struct.Struct("<4sq")
-_MAGIC: Final = b"cart"
+#: Where the parts of the flat vector of parameters end: w1, b1, w2; the last number is b2.
+_EDGES: Final = (INPUTS * HIDDEN, (INPUTS + 1) * HIDDEN, (INPUTS + 2) * HIDDEN)
 
 
 class WeightsMismatch(Exception):
     """The weights that came with an attempt are not those of its version."""
 
 
-def log_probabilities(logits: Array, actions: Array) -> Array:
+class Policy:
+    """P(right) = sigmoid(logit), logit = tanh((observation * SCALES) @ w1 + b1) @ w2 + b2.
+
+    Args:
+        parameters: one flat vector, shared and not copied: what changes it in place changes the policy.
+    """
+
+    def __init__(self, parameters: Array) -> None:
+        self.parameters = parameters
+        w1, self._b1, self._w2, b2 = np.split(parameters, _EDGES)
+        if b2.shape != (1,):
+            raise ValueError(f"{len(parameters)} parameters do not make a policy, {_EDGES[-1] + 1} do")
+        self._w1 = w1.reshape(INPUTS, HIDDEN)
+
+    @classmethod
+    def initial(cls, seed: int) -> Policy:
+        """The policy of version 0, close to uniform, and the same for everybody who knows the seed."""
+        rng = np.random.default_rng([seed, 0])
+        w1 = rng.normal(size=INPUTS * HIDDEN) / np.sqrt(INPUTS)
+        w2 = rng.normal(size=HIDDEN) * 0.01 / np.sqrt(HIDDEN)
+        return cls(np.concatenate([w1, np.zeros(HIDDEN), w2, np.zeros(1)]))
+
+    def logits(self, observations: NDArray[Any]) -> Array:
+        """Logits of pushing right, shape (...), for observations of shape (..., 4)."""
+        return self._activations(observations) @ self._w2 + self.parameters[-1]
+
+    def gradient(self, observations: NDArray[Any], by_logit: Array) -> Array:
+        """Gradient of a loss by the parameters.
+
+        Args:
+            observations: shape (n, 4).
+            by_logit: gradient of the loss by the logit of each, shape (n,).
+        """
+        activations = self._activations(observations)
+        before_tanh = (by_logit[:, None] * self._w2) * (1.0 - activations * activations)
+        w1 = (observations * SCALES).T @ before_tanh
+        return np.concatenate([w1.ravel(), before_tanh.sum(axis=0), by_logit @ activations, [by_logit.sum()]])
+
+    def _activations(self, observations: NDArray[Any]) -> Array:
+        return np.tanh((observations * SCALES) @ self._w1 + self._b1)
+
+
+def log_probabilities(logits: Array, actions: NDArray[Any]) -> Array:
     """Log-probability of each action (0 left, 1 right) under the logit of going right; shape of `logits`."""
     return -np.logaddexp(0.0, np.where(actions > 0, -logits, logits))
 
 
-class CartPolicy:
-    """A stochastic policy: P(right) = sigmoid(network(observation))."""
-
-    def __init__(self, parameters: Array) -> None:
-        self.network = Network(parameters)
-
-    @classmethod
-    def initial(cls, seed: int) -> CartPolicy:
-        """The policy of version 0, the same for everybody who knows the seed."""
-        return cls(rounded(initial_parameters(HIDDEN, default_rng([seed, 0]), output_scale=0.01)))
-
-    @property
-    def parameters(self) -> Array:
-        """The flat vector of weights, shared with the network."""
-        return self.network.parameters
-
-    def logits(self, observations: Array) -> Array:
-        """Logit of pushing right for raw observations of shape (n, 4); shape (n,)."""
-        return self.network.forward(observations * OBSERVATION_SCALE)
-
-
-def rounded(parameters: Array) -> Array:
-    """The parameters as a worker sees them after they travelled as 32-bit floats."""
-    return parameters.astype(np.float32).astype(np.float64)
-
-
-def pack_weights(version: int, policy: CartPolicy) -> bytes:
-    """The blob of a version: under a kilobyte."""
-    return _HEADER.pack(_MAGIC, version) + policy.parameters.astype("<f4").tobytes()
-
-
-def unpack_weights(blob: bytes, version: int) -> CartPolicy:
-    """The policy in a blob.
+def unpack(blob: bytes | None, version: int) -> Mapping[str, Any]:
+    """What `Learner.pack` put into the blob of a version: the parameters are its `policy`.
 
     Raises:
         WeightsMismatch: the blob holds something else, or the weights of another version than `version`.
     """
-    size = _HEADER.size + 4 * parameter_count(HIDDEN)
-    if len(blob) != size or blob[:4] != _MAGIC:
-        raise WeightsMismatch(f"a blob of {len(blob)} bytes is not the demo's weights ({size} bytes)")
-    _, found = _HEADER.unpack_from(blob)
+    try:
+        weights = decode(blob or b"")
+        found = weights["version"]
+    except (CodecError, LookupError, TypeError) as error:
+        raise WeightsMismatch(f"what came with version {version} are not the demo's weights") from error
     if found != version:
-        raise WeightsMismatch(f"the blob holds the weights of version {found}, the attempt is of version {version}")
-    return CartPolicy(np.frombuffer(blob, "<f4", offset=_HEADER.size).astype(np.float64))
+        raise WeightsMismatch(f"what came with version {version} are the weights of version {found}")
+    return weights

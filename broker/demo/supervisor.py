@@ -5,39 +5,83 @@ The supervisor takes no part in the training: trainer and workers share nothing 
 
 from __future__ import annotations
 
+import json
+import secrets
+import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
-from broker.connections import Transport
+from broker.connections.opening import opened_address
 from broker.demo.chaos import Chaos
-from broker.demo.children import Child
-from broker.demo.crew import Crew, Post
-from broker.demo.display import Display
+from broker.demo.display import View, display
 from broker.demo.interrupts import Interrupts
-from broker.demo.options import LAST_STEPS, DemoOptions, Summary
+from broker.demo.options import CHECKPOINT, DemoOptions, Summary, task_id
+from broker.demo.processes import Child, DemoFailed, Processes
 from broker.demo.referee import Referee
-from broker.demo.report import StepReport
-from broker.demo.saved import broker_file
-from broker.demo.starts import start_id
-from broker.demo.view import View
-from broker.errors import BrokerError, NoRun
+from broker.errors import NoRun
 from broker.inspection.events import Follower
-from broker.inspection.stats import stats_of
-from broker.protocol import anyone
+from broker.inspection.stats import Stats
+from broker.local_server.temporary import temporary_directory, what_failed
+from broker.operator import Operator
 from broker.recovery.checkpoint import Checkpoint
 from broker.recovery.sources import exists, load_source
+from broker.values.names import check_name
 
 #: What the children run.
 TRAINER: Final = "broker.demo.trainer"
 WORKER: Final = "broker.demo.worker"
+
+#: How long the supervisor tries to reach a server that does not answer, seconds.
+_PATIENCE_S: Final = 5.0
 
 #: Pause between two looks, seconds.
 _LOOK_S: Final = 0.1
 
 #: When no result came and no step was made for this long, the run stands still, seconds.
 _STALL_S: Final = 90.0
+
+#: Steps whose mean return is reported as the last.
+_LAST_STEPS: Final = 10
+
+
+def run_demo(options: DemoOptions) -> Summary:
+    """Trains with real processes, and judges the run by its event log. Called from the main thread.
+
+    Returns:
+        What happened, also where Ctrl-C or SIGTERM has ended it; all children are gone.
+
+    Raises:
+        DemoFailed: a child process failed, or the run exists already.
+        BrokerError: the server cannot be used.
+    """
+    options = replace(options, run=check_name("run", options.run or f"demo-{secrets.token_hex(4)}"))
+    with ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts().listening())
+        _, server = opened_address(options.url)
+        if server is not None:
+            stack.callback(server.release)
+        url = options.url if server is None else server.url
+        operator = stack.enter_context(Operator(url, retry_for_s=_PATIENCE_S))
+        try:
+            directory = TemporaryDirectory(prefix="rollout-broker-demo-", dir=temporary_directory())
+        except OSError as error:
+            raise DemoFailed(what_failed(error)) from error
+        checkpoints = Path(stack.enter_context(directory))
+        with suppress(NoRun):
+            operator.stats(options.run)
+            raise DemoFailed(f"run {options.run} exists already: choose another name, or `broker purge {options.run}`")
+        if server is None:
+            look = f"to look at (`broker tail {options.run}`) or to `broker purge {options.run}`"
+            stack.callback(sys.stderr.write, f"run {options.run} stays on the server, {look}\n")
+        show = stack.enter_context(display(quiet=options.json))
+        supervisor = Supervisor(options, url, operator, checkpoints)
+        supervisor.run(show, interrupts)
+        return replace(supervisor.summary(), signal=interrupts.number)
 
 
 class Supervisor:
@@ -46,108 +90,89 @@ class Supervisor:
     Args:
         options: of the demo; `run` is the name to use.
         url: the server that the children connect to.
-        transport: the supervisor's own connection to it.
-        display: shows how it goes.
-        interrupts: tells of Ctrl-C and SIGTERM.
+        operator: the supervisor's own connection to it.
+        checkpoints: directory for the trainer's.
     """
 
-    def __init__(
-        self, options: DemoOptions, url: str, transport: Transport, display: Display, interrupts: Interrupts
-    ) -> None:
-        info = transport.server_info()
+    def __init__(self, options: DemoOptions, url: str, operator: Operator, checkpoints: Path) -> None:
+        info = operator.transport.server_info()
+        where = " (embedded)" if options.url.startswith("embedded:") else ""
+        self._server = f"{info.kind} {'.'.join(map(str, info.version))}{where}"
         self._options = options
         self._url = url
-        self._transport = transport
-        self._display = display
-        self._interrupts = interrupts
+        self._operator = operator
+        self._checkpoints = checkpoints
         self._referee = Referee(options.batch_size, options.max_staleness)
-        self._follower = Follower(transport.command, options.run)
-        self._reports: dict[int, StepReport] = {}
-        self._post: Post | None = None
-        self._crew: Crew | None = None
+        self._follower = Follower(operator.transport.command, options.run)
+        self._mean_returns: dict[int, float] = {}
+        self._max_capacity = 0
         self._completed = False
-        self._began = time.monotonic()
-        self._moved = self._began
-        version = ".".join(str(part) for part in info.version)
-        where = " (embedded)" if options.url.startswith("embedded:") else ""
-        self._view = View(options.run, f"{info.kind} {version}{where}", options.steps, options.max_staleness)
+        self._began = self._moved = time.monotonic()
+        self._processes = Processes(options.workers, self._start)
 
-    def run(self, savings: Path) -> None:
+    def run(self, show: Callable[[View], None], interrupts: Interrupts) -> None:
         """Trains to the last step, or until it is interrupted. All children are gone when it returns.
 
-        Args:
-            savings: directory for the trainer's checkpoints.
-
         Raises:
-            ChildFailed: a child ended by itself.
+            DemoFailed: a child ended by itself.
             BrokerError: the server cannot be reached any more.
         """
-        with ExitStack() as stack:
-            post = self._post = Post(lambda: self._start_trainer(savings))
-            stack.callback(post.dismiss)
-            while not self._run_exists():
-                if post.done() or self._interrupts.wait(_LOOK_S):
-                    return
-            crew = self._crew = Crew(self._options.workers, self._start_worker)
-            stack.callback(crew.dismiss)
-            chaos = Chaos(self._options, crew, post, self._referee)
-            while not (self._completed or self._interrupts.wait(_LOOK_S)):
-                self._completed = post.done()
-                self._look(post)
-                if self._stalled():
-                    break
-                crew.check()
+        chaos = Chaos(self._options, self._processes, self._referee)
+        try:
+            while not (self._completed or self._is_stalled() or interrupts.wait(_LOOK_S)):
+                self._completed = self._processes.are_done()
+                try:
+                    stats = self._look()
+                except NoRun:  # the trainer has not created it yet
+                    continue
                 if not self._completed:
-                    self._view.deeds += chaos.act(time.monotonic(), self._version)
-            post.child.ask_to_leave()  # along with the workers: ending takes the time of one
+                    chaos.act(time.monotonic(), self._version)
+                tally = self._referee.tally
+                frozen = sum(worker.is_frozen for worker in self._processes.workers)
+                show(View(self._options, self.summary(), stats, tally, self._returns(), frozen, chaos.deeds))
+        finally:
+            self._processes.end()
         # The workers gave back what they held: that is in the log, too.
         self._judge()
-        self._hold_against(savings)
+        self._hold_against_checkpoint()
 
     def summary(self) -> Summary:
         """What the event log says so far."""
-        tally = self._referee.tally
-        returns = self._returns()
+        options, tally, returns = self._options, self._referee.tally, self._returns()
+        lost = self._referee.in_state("lost", "dead", "rejected")
+        if self._completed:  # a run that is over has trained on all
+            lost |= self._referee.in_state("pending", "running", "ready", "batched", "sealed")
+        violations = self._referee.violations
+        if lost:
+            violations.append(f"{len(lost)} tasks are lost: {', '.join(sorted(lost)[:5])}")
+        if self._max_capacity > options.budget:
+            violations.append(f"capacity was {self._max_capacity}, more than {options.budget}")
+        last = returns[-_LAST_STEPS:]
         return Summary(
             steps=self._version,
             consumed=tally.consumed,
             duplicates=tally.duplicates,
             max_staleness_seen=max(tally.staleness, default=0),
-            max_staleness=self._options.max_staleness,
+            max_staleness=options.max_staleness,
             late_refused=tally.late.total(),
             requeued=tally.requeued,
-            workers_killed=0 if self._crew is None else self._crew.killed,
+            workers_killed=self._processes.workers_killed,
             return_first=round(returns[0], 2) if returns else None,
-            return_last=round(_mean(returns[-LAST_STEPS:]), 2) if returns else None,
+            return_last=round(sum(last) / len(last), 2) if last else None,
             seconds=round(time.monotonic() - self._began, 2),
-            server=self._view.server,
-            trainer_kills=0 if self._post is None else self._post.killed,
+            server=self._server,
+            trainer_kills=self._processes.trainers_killed,
             trained_exactly_once=self._referee.trained_exactly_once,
-            lost=len(self._lost()),
-            max_capacity_seen=self._view.max_capacity,
-            max_capacity=self._options.budget,
-            violations=self._violations(),
+            lost=len(lost),
+            max_capacity_seen=self._max_capacity,
+            max_capacity=options.budget,
+            violations=violations,
         )
 
-    def _violations(self) -> list[str]:
-        violations = self._referee.violations
-        if lost := sorted(self._lost()):
-            violations.append(f"{len(lost)} tasks are lost: {', '.join(lost[:5])}")
-        if self._view.max_capacity > self._options.budget:
-            violations.append(f"capacity was {self._view.max_capacity}, more than {self._options.budget}")
-        return violations
-
-    def _lost(self) -> set[str]:
-        """Tasks that will never be trained on: of a run that is over, all that it has not trained on."""
-        gone = self._referee.in_state("lost", "dead", "rejected")
-        if self._completed:
-            gone |= self._referee.in_state("pending", "running", "ready", "batched", "sealed")
-        return gone
-
-    # -- children --------------------------------------------------------------------------------------------------
-
-    def _start_trainer(self, savings: Path) -> Child:
+    def _start(self, name: str) -> Child:
         options = self._options
+        if name != "trainer":
+            return Child(name, WORKER, ["--run", options.run, "--name", name], self._url)
         arguments = {
             "--run": options.run,
             "--steps": options.steps,
@@ -155,46 +180,24 @@ class Supervisor:
             "--max-staleness": options.max_staleness,
             "--seed": options.seed,
             "--lease-s": options.lease_s,
-            "--checkpoints": savings,
+            "--checkpoints": self._checkpoints,
         }
-        words = [str(word) for pair in arguments.items() for word in pair]
-        return Child("trainer", TRAINER, [*words, "--lifeline"], self._url)
+        return Child(name, TRAINER, [str(word) for pair in arguments.items() for word in pair], self._url)
 
-    def _start_worker(self, name: str) -> Child:
-        arguments = ["--run", self._options.run, "--name", name, "--lifeline"]
-        return Child(name, WORKER, arguments, self._url)
-
-    # -- looking ---------------------------------------------------------------------------------------------------
-
-    def _run_exists(self) -> bool:
-        stored = self._transport.execute([anyone.stats(self._options.run)])[0]
-        if isinstance(stored, NoRun):
-            return False
-        if isinstance(stored, BrokerError):
-            raise stored
-        return True
-
-    def _look(self, post: Post) -> None:
-        for line in post.lines():
-            report = StepReport.from_line(line)
-            self._reports[report.step] = report
-        tally = self._referee.tally
-        before = tally.accepted, self._version
+    def _look(self) -> Stats:
+        for line in self._processes.lines():
+            report = json.loads(line)
+            self._mean_returns[report["step"]] = report["mean_return"]
+        before = self._referee.tally.accepted, self._version
         self._judge()
-        now = time.monotonic()
-        if (tally.accepted, self._version) != before:
-            self._moved = now
-        self._refresh(now)
-        self._display.show(self._view)
-
-    def _stalled(self) -> bool:
-        """Whether the run stands still, which is a guarantee broken: whoever is alive gets work again."""
-        if time.monotonic() - self._moved < _STALL_S:
-            return False
-        self._referee.stalled(_STALL_S)
-        return True
+        if (self._referee.tally.accepted, self._version) != before:
+            self._moved = time.monotonic()
+        stats = self._operator.stats(self._options.run)
+        self._max_capacity = max(self._max_capacity, stats.capacity)
+        return stats
 
     def _judge(self) -> None:
+        """Reads the event log as it comes, so that nothing is trimmed unseen."""
         for page in self._follower.pages():
             if page.has_gap:
                 self._referee.missed()
@@ -202,44 +205,27 @@ class Supervisor:
                 for kind, words in event.transitions:
                     self._referee.feed(kind, words.split(), event.id)
 
-    def _hold_against(self, savings: Path) -> None:
+    def _is_stalled(self) -> bool:
+        """Whether the run stands still, which is a guarantee broken: whoever is alive gets work again."""
+        if time.monotonic() - self._moved < _STALL_S:
+            return False
+        self._referee.stalled(_STALL_S)
+        return True
+
+    def _hold_against_checkpoint(self) -> None:
         """Compares the log with the newest checkpoint."""
-        path = broker_file(savings)
+        path = self._checkpoints / CHECKPOINT
         if exists(path):
             made = load_source(path, self._options.run)
             assert isinstance(made, Checkpoint)
-            fed = {start_id(number) for number in range(made.cursor or 0)}
+            fed = {task_id(number) for number in range(made.cursor or 0)}
             self._referee.compare(made.version, fed - made.unfinished)
 
-    def _refresh(self, now: float) -> None:
-        stored = self._transport.execute([anyone.stats(self._options.run)])[0]
-        if isinstance(stored, BrokerError):
-            raise stored
-        stats = stats_of(self._options.run, stored)
-        view, tally = self._view, self._referee.tally
-        workers = self._crew.workers if self._crew else []
-        view.seconds = now - self._began
-        view.version, view.capacity = stats.version, stats.capacity
-        view.max_capacity = max(view.max_capacity, stats.capacity)
-        view.running, view.ready = stats.running, stats.ready
-        view.returns = self._returns()
-        view.staleness, view.late = tally.staleness, tally.late
-        view.consumed, view.requeued = tally.consumed, tally.requeued
-        view.workers, view.frozen = len(workers), sum(worker.frozen for worker in workers)
-        view.killed = self._crew.killed if self._crew else 0
-        view.trainers_killed = self._post.killed if self._post else 0
-        view.violations = self._referee.violations
+    def _returns(self) -> list[float]:
+        """Mean returns of the steps that count: those whose version was made."""
+        return [self._mean_returns[step] for step in range(self._version) if step in self._mean_returns]
 
     @property
     def _version(self) -> int:
         """The newest one of the history that survives, by the log."""
         return self._referee.version or 0
-
-    def _returns(self) -> list[float]:
-        """Mean returns of the steps that count: those whose version was made."""
-        steps = range(self._version)
-        return [self._reports[step].mean_return for step in steps if step in self._reports]
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from broker import RunConfig, Trainer
-from broker.demo.entry import add_run_arguments, enter
-from broker.demo.episodes import Trajectory
+from broker import RunConfig, Task, Trainer
+from broker.demo.child import enter
 from broker.demo.learner import Learner
-from broker.demo.options import DemoOptions
-from broker.demo.policy import pack_weights
-from broker.demo.report import StepReport
-from broker.demo.saved import Savings
-from broker.demo.starts import number_of, start
+from broker.demo.options import CHECKPOINT, DemoOptions, task_id
+from broker.demo.policy import unpack
 from broker.errors import Exhausted
+from broker.recovery.checkpoint import read_checkpoint
 from broker.recovery.sources import exists
 from broker.values.rollout import Rollout
 
@@ -38,6 +36,9 @@ _MAX_ATTEMPTS: Final = 100
 
 #: Transitions kept: the supervisor reads them as they come, a person may look at the whole run afterwards.
 _EVENTS_KEPT: Final = 1_000_000
+
+#: Start states of one run's seed; the next seed's begin after them.
+_STARTS_PER_SEED: Final = 10_000_000
 
 
 def run_config(options: DemoOptions, lease_s: float) -> RunConfig:
@@ -59,52 +60,52 @@ class Training:
     Args:
         trainer: holds the run.
         options: of the demo.
-        savings: where checkpoints are; None: none are made.
+        checkpoint: what the checkpoints are called; None: none are made.
     """
 
-    def __init__(self, trainer: Trainer, options: DemoOptions, savings: Savings | None) -> None:
+    def __init__(self, trainer: Trainer, options: DemoOptions, checkpoint: Path | None) -> None:
         self._trainer = trainer
         self._options = options
-        self._savings = savings
+        self._checkpoint = checkpoint
         self._learner = Learner(options.seed)
-        #: How many start states the run has been given: the data loader's position.
-        self._fed = 0
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint where a trainer before this one has begun."""
-        if self._savings is not None and (self._trainer.version > 0 or exists(self._savings.broker_file)):
-            missing = self._savings.recover(self._trainer, self._learner)
-            self._trainer.enqueue(start(self._options.seed, self._options.samples, number_of(task)) for task in missing)
-        elif self._trainer.version > 0:
-            raise SystemExit(
-                f"run {self._trainer.run} is at version {self._trainer.version}, whose weights were not saved: give "
-                f"--checkpoints from the start; `broker purge {self._trainer.run}` lets it begin anew"
-            )
-        self._fed = int(self._trainer.cursor or 0)
+        """Goes on from the newest checkpoint where a trainer before this one has begun, or anew from version 0."""
+        trainer = self._trainer
+        if self._checkpoint is None:
+            if trainer.version > 0:
+                raise SystemExit(
+                    f"run {trainer.run} is at version {trainer.version}, whose weights were not saved: give "
+                    f"--checkpoints from the start; `broker purge {trainer.run}` lets it begin anew"
+                )
+        elif trainer.version > 0 or exists(self._checkpoint):
+            report = trainer.recover(self._checkpoint, missing_ok=True)
+            if report.source is not None:
+                self._learner.restore(unpack(read_checkpoint(Path(report.source)).blob, trainer.version))
+            trainer.enqueue(self._task(int(name.rpartition("-")[2])) for name in report.missing)
 
-    def step(self) -> StepReport:
-        """Waits for the batch of the current version and trains on it. `publish` makes it count."""
+    def step(self) -> dict[str, Any]:
+        """Waits for the batch of the current version and trains on it; `publish` makes it count.
+
+        Returns:
+            What is told of the step.
+        """
+        options, trainer = self._options, self._trainer
         began = time.monotonic()
-        self._feed_to((self._trainer.version + self._options.max_staleness + _AHEAD) * self._options.batch_size)
+        ahead = (trainer.version + options.max_staleness + _AHEAD) * options.batch_size
+        self._feed_to(min(ahead, options.steps * options.batch_size))
         batch = self._next_batch()
         arrived = time.monotonic()
-        trajectories = [Trajectory.from_result(result) for rollout in batch for result in rollout.results]
-        update = self._learner.update(trajectories)
-        return StepReport(
-            step=self._trainer.version,
-            mean_return=update.mean_return,
-            episodes=len(trajectories),
-            samples=update.samples,
-            mean_weight=update.mean_weight,
-            wait_s=arrived - began,
-            update_s=time.monotonic() - arrived,
-        )
+        episodes = [result for rollout in batch for result in rollout.results]
+        seen = self._learner.update(episodes)
+        seconds = {"wait_s": arrived - began, "update_s": time.monotonic() - arrived}
+        return {"step": trainer.version, "episodes": len(episodes), **seen, **seconds}
 
     def publish(self) -> None:
         """Advances to the version just trained; its weights go along."""
-        version = self._trainer.advance(pack_weights(self._trainer.version + 1, self._learner.policy))
-        if self._savings is not None and (version % _STEPS_A_CHECKPOINT == 0 or version == self._options.steps):
-            self._savings.save(self._trainer, self._learner)
+        version = self._trainer.advance(self._learner.pack(self._trainer.version + 1))
+        if self._checkpoint is not None and (version % _STEPS_A_CHECKPOINT == 0 or version == self._options.steps):
+            self._trainer.checkpoint(self._checkpoint)
 
     def _next_batch(self) -> list[Rollout]:
         while True:
@@ -114,55 +115,47 @@ class Training:
                 if error.fields.get("dead"):
                     _log.warning("%s", error)
                 # Tasks that ended dead or rejected are missing at the end: others take their place.
-                self._feed(self._options.batch_size)
+                self._feed_to(self._fed + self._options.batch_size)
+
+    @property
+    def _fed(self) -> int:
+        """How many start states the run has been given: the data loader's position, which the run stores."""
+        return int(self._trainer.cursor or 0)
 
     def _feed_to(self, position: int) -> None:
-        """Feeds up to a position, and never more than all steps need."""
-        self._feed(min(position, self._options.steps * self._options.batch_size) - self._fed)
-
-    def _feed(self, count: int) -> None:
-        if count > 0:
-            last = self._fed + count
-            tasks = (start(self._options.seed, self._options.samples, number) for number in range(self._fed, last))
+        if position > self._fed:
             # In one call: the tasks and the position that they end at are stored together.
-            self._trainer.enqueue(tasks, cursor=last)
-            self._fed = last
+            self._trainer.enqueue((self._task(number) for number in range(self._fed, position)), cursor=position)
+
+    def _task(self, number: int) -> Task:
+        """A start state of CartPole, and the seed of version 0, whose weights no trainer has to send."""
+        seed = self._options.seed
+        payload = {"seed": seed * _STARTS_PER_SEED + number, "policy_seed": seed}
+        return Task(id=task_id(number), payload=payload, samples=self._options.samples)
 
 
 def train(namespace: Namespace) -> None:
     """Trains to the last step."""
     options = DemoOptions(
-        steps=namespace.steps,
-        samples=namespace.samples,
-        max_staleness=namespace.max_staleness,
-        seed=namespace.seed,
-        url=namespace.url,
-        run=namespace.run,
+        steps=namespace.steps, samples=namespace.samples, max_staleness=namespace.max_staleness, seed=namespace.seed
     )
-    with Trainer(options.url, options.run, run_config(options, namespace.lease_s)) as trainer:
-        training = Training(trainer, options, Savings(namespace.checkpoints) if namespace.checkpoints else None)
+    with Trainer(namespace.url, namespace.run, run_config(options, namespace.lease_s)) as trainer:
+        training = Training(trainer, options, namespace.checkpoints and namespace.checkpoints / CHECKPOINT)
         training.resume()
         while trainer.version < options.steps:
-            report = training.step()
             # Told before it counts: a trainer that is killed in between does the step again and tells it again.
-            sys.stdout.write(report.to_line() + "\n")
+            sys.stdout.write(json.dumps(training.step()) + "\n")
             sys.stdout.flush()
             training.publish()
 
 
-def parser() -> ArgumentParser:
-    """The command line of the process."""
+if __name__ == "__main__":
     default = DemoOptions()
     arguments = ArgumentParser("broker.demo.trainer", description="The trainer of `broker demo`, by itself.")
-    add_run_arguments(arguments)
     arguments.add_argument("--steps", type=int, default=default.steps)
     arguments.add_argument("--samples", type=int, default=default.samples)
     arguments.add_argument("--max-staleness", type=int, default=default.max_staleness)
     arguments.add_argument("--seed", type=int, default=default.seed)
     arguments.add_argument("--lease-s", type=float, default=default.lease_s)
     arguments.add_argument("--checkpoints", type=Path, help="directory to save to and to go on from (default: none)")
-    return arguments
-
-
-if __name__ == "__main__":
-    enter(parser(), train)
+    enter(arguments, train)

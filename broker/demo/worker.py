@@ -1,4 +1,4 @@
-"""A worker process of the demo: claims episodes, plays them with the weights of their version, submits trajectories.
+"""A worker process of the demo: claims attempts, plays each with the weights of its version, submits the episodes.
 
 `python -m broker.demo.worker --url redis://head:6379/0 --run demo` runs one alone, as many as you like, on any host.
 """
@@ -7,80 +7,81 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 # Before SIGTERM is heard and anything is held: what its handler raises while modules in C are imported can be lost.
-import gymnasium  # noqa: F401 - for `Arena`  # pyright: ignore[reportUnusedImport]
-from numpy.random import default_rng
+import gymnasium
+import numpy as np
 
 from broker import Attempt, Worker
-from broker.demo.entry import add_run_arguments, enter
-from broker.demo.episodes import Arena
-from broker.demo.policy import CartPolicy, WeightsMismatch, unpack_weights
-from broker.demo.starts import Start
+from broker.demo.child import enter
+from broker.demo.learner import Episode
+from broker.demo.policy import Policy, WeightsMismatch, log_probabilities, unpack
 from broker.errors import NoRun
 
-#: Episodes played side by side: one forward pass of the policy serves them all.
-_SIDE_BY_SIDE: Final = 8
+#: Attempts of one claim: episodes are short, and a round trip serves all of them.
+_AT_ONCE: Final = 8
 
 #: How long a worker waits for the run to be created, seconds, and how often it looks.
 _PATIENCE_S: Final = 60.0
 _LOOK_S: Final = 0.2
 
 
-class Player:
-    """Plays what a worker claims.
+def make_environment() -> Any:
+    """CartPole-v1, which cuts an episode at 500 steps."""
+    return gymnasium.make("CartPole-v1", disable_env_checker=True)  # pyright: ignore[reportUnknownMemberType]
+
+
+def play(environment: Any, policy: Policy, seed: int, rng: np.random.Generator) -> Episode:
+    """Plays one episode.
 
     Args:
-        worker: connected to the run.
+        environment: from `make_environment`.
+        policy: takes every action.
+        seed: of the start state.
+        rng: draws the actions.
     """
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._arena = Arena()
-        self._rng = default_rng()
-
-    def play(self, attempts: Sequence[Attempt]) -> None:
-        """Plays all of them, side by side where they are of the same version, and submits the trajectories."""
-        for version, group in groupby(sorted(attempts, key=_version), key=_version):
-            same = list(group)
-            try:
-                policy = weights_of(same[0])
-            except WeightsMismatch as error:
-                for attempt in same:
-                    self._worker.fail(attempt, f"version {version}: {error}", retry=True)
-                continue
-            seeds = [Start.from_payload(attempt.payload).seed for attempt in same]
-            # Not cut short when an attempt is cancelled: an episode takes milliseconds, and the server refuses it then.
-            for attempt, trajectory in zip(same, self._arena.play(policy, seeds, self._rng), strict=True):
-                self._worker.submit(attempt, trajectory.to_result())
-
-    def close(self) -> None:
-        """Closes the environments."""
-        self._arena.close()
+    observations: list[Any] = []
+    actions: list[int] = []
+    logits: list[Any] = []
+    observation, _ = environment.reset(seed=seed)
+    is_over = False
+    while not is_over:
+        observations.append(observation)
+        logits.append(policy.logits(observation))
+        actions.append(int(rng.logistic() < logits[-1]))  # sigmoid(logit) is how often that is so
+        observation, _, fell, was_cut, _ = environment.step(actions[-1])
+        is_over = fell or was_cut
+    taken = np.array(actions, np.uint8)
+    return {
+        "observations": np.stack(observations),
+        "actions": taken,
+        "log_probs": log_probabilities(np.array(logits), taken).astype(np.float32),
+    }
 
 
-def weights_of(attempt: Attempt) -> CartPolicy:
+def policy_of(attempt: Attempt) -> Policy:
     """The policy that an attempt must be played with: that of its own version, whatever has been published since.
 
     Raises:
         WeightsMismatch: its blob holds other weights, or it has none and is not of version 0.
     """
     if attempt.version == 0:
-        return CartPolicy.initial(Start.from_payload(attempt.payload).policy_seed)
-    if attempt.blob is None:
-        raise WeightsMismatch(f"no weights came with an attempt of version {attempt.version}")
-    return unpack_weights(attempt.blob, attempt.version)
+        return Policy.initial(attempt.payload["policy_seed"])
+    return Policy(unpack(attempt.blob, attempt.version)["policy"])
 
 
 def work(namespace: Namespace) -> None:
     """Works until the process is told to end; what it holds then is released at once."""
+    environment, rng = make_environment(), np.random.default_rng()
     with _joined(namespace) as worker:
-        player = Player(worker)
-        while True:
-            player.play(worker.claim(_SIDE_BY_SIDE, timeout=None))
+        for attempts in worker.batches(_AT_ONCE):
+            for attempt in attempts:
+                # Not cut short when it is cancelled: an episode takes milliseconds, and the server refuses it then.
+                try:
+                    worker.submit(attempt, play(environment, policy_of(attempt), attempt.payload["seed"], rng))
+                except WeightsMismatch as error:
+                    worker.fail(attempt, error)
 
 
 def _joined(namespace: Namespace) -> Worker:
@@ -95,17 +96,7 @@ def _joined(namespace: Namespace) -> Worker:
             time.sleep(_LOOK_S)
 
 
-def parser() -> ArgumentParser:
-    """The command line of the process."""
-    arguments = ArgumentParser("broker.demo.worker", description="A worker of `broker demo`, by itself.")
-    add_run_arguments(arguments)
-    arguments.add_argument("--name", help="what the broker calls it (default: host and process)")
-    return arguments
-
-
-def _version(attempt: Attempt) -> int:
-    return attempt.version
-
-
 if __name__ == "__main__":
-    enter(parser(), work)
+    arguments = ArgumentParser("broker.demo.worker", description="A worker of `broker demo`, by itself.")
+    arguments.add_argument("--name", help="what the broker calls it (default: host and process)")
+    enter(arguments, work)

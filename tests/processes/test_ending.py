@@ -313,7 +313,7 @@ def test_a_script_that_is_told_twice_says_nothing_of_it(live: Lab) -> None:
 
 _SUPERVISOR = """
 from broker.demo.interrupts import Interrupts
-with Interrupts() as interrupts:
+with Interrupts().listening() as interrupts:
     print("working", flush=True)
     interrupts.wait(60)
     print(interrupts.number, flush=True)

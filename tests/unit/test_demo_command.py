@@ -1,16 +1,15 @@
 """The arguments of `broker demo`, its output and its exit codes."""
 
 import json
-import sys
-from argparse import ArgumentParser
 from dataclasses import replace
 
 import pytest
 
-from broker.demo import run as demo_run
-from broker.demo.command import configure, main, told
+from broker.cli.commands import demo
+from broker.cli.main import main
+from broker.demo import supervisor
 from broker.demo.options import DemoOptions, Summary
-from broker.demo.run import DemoFailed, DemoInterrupted
+from broker.demo.processes import DemoFailed
 
 SUMMARY = Summary(
     steps=60,
@@ -33,12 +32,6 @@ SUMMARY = Summary(
 )
 
 
-def parser() -> ArgumentParser:
-    made = ArgumentParser("broker demo")
-    configure(made)
-    return made
-
-
 def given(*words: str) -> DemoOptions:
     """The options that the demo is run with."""
     seen: list[DemoOptions] = []
@@ -48,8 +41,8 @@ def given(*words: str) -> DemoOptions:
         return SUMMARY
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_run, "run_demo", note)
-        assert main(parser().parse_args(words)) == 0
+        patch.setattr(supervisor, "run_demo", note)
+        assert main(["demo", *words]) == 0
     return seen[0]
 
 
@@ -94,9 +87,7 @@ def test_chaos_alone_means_workers() -> None:
     ],
 )
 def test_bad_argument_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        parser().parse_args(words)
-    assert left.value.code == 2
+    assert main(["demo", *words]) == 2
     assert words[0] in capsys.readouterr().err
 
 
@@ -106,8 +97,8 @@ def outcome(monkeypatch: pytest.MonkeyPatch, result: Summary | Exception, *words
             raise result
         return result
 
-    monkeypatch.setattr(demo_run, "run_demo", run)
-    return main(parser().parse_args(words))
+    monkeypatch.setattr(supervisor, "run_demo", run)
+    return main(["demo", *words])
 
 
 def test_json_is_one_object_and_nothing_else(
@@ -130,17 +121,19 @@ def test_broken_guarantee_is_told_and_exits_1(
     printed = capsys.readouterr()
     assert json.loads(printed.out)["duplicates"] == 1
     assert "task a was trained on twice" in printed.err
-    assert "BROKEN" in told(broken)
+    assert outcome(monkeypatch, broken) == 1
+    assert "BROKEN" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
 def test_interrupted_demo_prints_what_it_has(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    early = replace(SUMMARY, steps=0, return_first=None, return_last=None)
-    assert outcome(monkeypatch, DemoInterrupted(number, early), "--json") == code
+    early = replace(SUMMARY, steps=0, return_first=None, return_last=None, signal=number)
+    assert outcome(monkeypatch, early, "--json") == code
     assert json.loads(capsys.readouterr().out)["return_first"] is None
-    assert "no step was finished" in told(early)
+    assert outcome(monkeypatch, early) == code
+    assert "no step was finished" in capsys.readouterr().out
 
 
 def test_demo_that_cannot_go_on_exits_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,18 +143,20 @@ def test_demo_that_cannot_go_on_exits_2(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "the demo's w1 ended" in printed.err
 
 
-def test_missing_extra_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_reported_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def find_spec(name: str) -> object | None:
         return None if name == "gymnasium" else object()
 
-    monkeypatch.setattr(sys.modules[main.__module__], "find_spec", find_spec)
-    with pytest.raises(ModuleNotFoundError) as missing:
-        main(parser().parse_args([]))
-    assert missing.value.name == "gymnasium"
+    monkeypatch.setattr(demo, "find_spec", find_spec)
+    assert main(["demo"]) == 2
+    assert "the demo needs gymnasium, which is not installed" in capsys.readouterr().err
 
 
-def test_summary_for_people_has_the_guarantees() -> None:
-    text = told(SUMMARY)
+def test_summary_for_people_has_the_guarantees(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(monkeypatch, SUMMARY) == 0
+    text = capsys.readouterr().out
     assert "25.0 times as much" in text
     assert "0 (must be 0)" in text
     assert "2 (at most 2)" in text

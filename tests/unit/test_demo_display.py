@@ -2,19 +2,63 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
-from broker.demo.chart import bar, curve, squeezed
-from broker.demo.display import PlainLines, picture
-from broker.demo.view import View
+from broker.demo.display import PlainLines, View, curve, picture
+from broker.demo.options import DemoOptions, Summary
+from broker.inspection.judge import Tally
+from broker.inspection.stats import Stats
+from broker.values.config import RunConfig
+
+NOTHING = Summary(
+    steps=0,
+    consumed=0,
+    duplicates=0,
+    max_staleness_seen=0,
+    max_staleness=2,
+    late_refused=0,
+    requeued=0,
+    workers_killed=0,
+    return_first=None,
+    return_last=None,
+    seconds=0.0,
+    server="valkey 9.1.2",
+    trainer_kills=0,
+    trained_exactly_once=True,
+    lost=0,
+    max_capacity_seen=0,
+    max_capacity=48,
+)
 
 
-def view(**fields: object) -> View:
-    made = View("demo-1", "valkey 9.1.2", steps=60, max_staleness=2)
-    for name, value in fields.items():
-        setattr(made, name, value)
-    return made
+def stats(**fields: int) -> Stats:
+    names = ("version", "step_next", "capacity", "accepted", "running", "pending", "delayed", "ready", "batched")
+    zeros = dict.fromkeys((*names, "consumed", "dead", "rejected", "sessions"), 0)
+    return Stats(run="demo-1", epoch="1.a", config=RunConfig(consumer_batch_size=16), **(zeros | fields))
+
+
+NO_STATS = stats()
+
+
+def view(
+    summary: Summary = NOTHING,
+    stats: Stats = NO_STATS,
+    tally: Tally | None = None,
+    returns: Sequence[float] = (),
+    frozen: int = 0,
+    deeds: Sequence[str] = (),
+) -> View:
+    return View(DemoOptions(run="demo-1"), summary, stats, tally or Tally(), returns, frozen, deeds)
+
+
+def drawn(view: View, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(picture(view, width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def test_curve_fills_columns_from_below() -> None:
@@ -22,8 +66,7 @@ def test_curve_fills_columns_from_below() -> None:
 
 
 def test_curve_squeezes_what_is_wider_than_its_room() -> None:
-    assert squeezed([1, 3, 5, 7], 2) == [2, 6]
-    assert squeezed([1.0, 2.0], 5) == [1.0, 2.0]
+    assert curve([1, 3, 5, 7], width=2, height=1, top=8) == ["▂▆"]
     assert all(len(line) == 30 for line in curve([float(i) for i in range(1000)], 30, 3, 1000))
 
 
@@ -31,21 +74,13 @@ def test_values_out_of_range_stay_within_the_picture() -> None:
     assert curve([-5, 500], width=2, height=1, top=100) == [" █"]
 
 
-def test_bar_is_as_long_as_its_part() -> None:
-    assert bar(0, 4) == ""
-    assert bar(0.5, 4) == "██"
-    assert bar(2, 4) == "████"
-    assert bar(1 / 32, 4) == "▏"
-
-
 def test_plain_lines_tell_each_step_and_deed_once() -> None:
     stream = io.StringIO()
     lines = PlainLines(stream)
-    shown = view(returns=[20.0], deeds=["killed w1, started w4"])
-    lines.show(shown)
-    lines.show(shown)
-    shown.returns = [20.0, 31.5]
-    lines.show(shown)
+    deeds = ["killed w1, started w4"]
+    lines.show(view(returns=[20.0], deeds=deeds))
+    lines.show(view(returns=[20.0], deeds=deeds))
+    lines.show(view(returns=[20.0, 31.5], deeds=deeds))
     told = stream.getvalue().splitlines()
     assert len(told) == 3
     assert "killed w1" in told[0]
@@ -63,24 +98,14 @@ def test_steps_done_again_after_a_recovery_are_told_again() -> None:
 
 def test_picture_has_all_that_a_watcher_wants_to_know() -> None:
     shown = view(
+        summary=replace(NOTHING, requeued=13, workers_killed=4, violations=["task a was trained on twice"]),
+        stats=stats(version=3, capacity=7, running=5, ready=11),
+        tally=Tally(staleness=Counter({0: 1, 2: 3}), late=Counter({"superseded": 2, "expired": 1})),
         returns=[20.0, 250.0, 500.0],
-        version=3,
-        capacity=7,
-        running=5,
-        ready=11,
-        staleness=Counter({0: 1, 2: 3}),
-        requeued=13,
-        late=Counter({"superseded": 2, "expired": 1}),
-        workers=3,
         frozen=1,
-        killed=4,
         deeds=["froze w1 beyond its lease"],
-        violations=["task a was trained on twice"],
     )
-    console = Console(file=io.StringIO(), width=100, force_terminal=False)
-    console.print(picture(shown, 100))
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+    text = drawn(shown, 100)
     for expected in (
         "step 3 of 60",
         "500.0",
@@ -98,5 +123,6 @@ def test_picture_has_all_that_a_watcher_wants_to_know() -> None:
 
 def test_picture_can_be_drawn_before_anything_has_happened() -> None:
     for width in (20, 80, 300):
-        console = Console(file=io.StringIO(), width=width, force_terminal=False)
-        console.print(picture(view(), width))
+        lines = drawn(view(), width).splitlines()
+        assert len(lines) > 10
+        assert all(len(line) <= width for line in lines)

@@ -1,4 +1,4 @@
-"""The frame of the demo's child processes: arguments, signals, and errors in one line."""
+"""The frame of the demo's child processes: arguments, signals, the end of the parent, and errors in one line."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import logging
 import os
 import signal
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from types import FrameType
 from typing import Final, NoReturn
 
-from broker.demo.lifeline import end_with_parent
 from broker.errors import BrokerError
 
-#: A child that could not do its work.
-EXIT_FAILED: Final = 2
+#: How long a child gets to leave in order after it was told to, seconds.
+LEAVE_S: Final = 5.0
 
 
-def add_run_arguments(parser: ArgumentParser) -> None:
-    """The arguments of every child: which run, on which server."""
+def enter(parser: ArgumentParser, work: Callable[[Namespace], None]) -> NoReturn:
+    """Parses the command line, works, and ends the process: 0, 2 for an error of the broker, 143 for SIGTERM.
+
+    Args:
+        parser: of the child's own arguments; those of every child are added here.
+        work: is given all of them.
+    """
     url = os.environ.get("BROKER_URL")
     parser.add_argument("--url", default=url, required=not url, help="the server (default: BROKER_URL)")
     parser.add_argument("--run", required=True, help="name of the run")
     parser.add_argument("--lifeline", action="store_true", help="end when standard input is closed")
-
-
-def enter(parser: ArgumentParser, work: Callable[[Namespace], None]) -> NoReturn:
-    """Parses the command line, works, and ends the process: 0, 2 for an error of the broker, 143 for SIGTERM."""
     namespace = parser.parse_args()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, _leave)
     if namespace.lifeline:
-        end_with_parent()
+        threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
     try:
         work(namespace)
     except BrokerError as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
-        sys.exit(EXIT_FAILED)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     sys.exit(0)
@@ -45,3 +46,12 @@ def enter(parser: ArgumentParser, work: Callable[[Namespace], None]) -> NoReturn
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of standard input, however it dies. Asks this process to end, then makes it."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(LEAVE_S)
+    os._exit(1)

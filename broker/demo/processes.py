@@ -1,0 +1,181 @@
+"""The demo's child processes: started, killed, frozen, replaced, and heard when they fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import broker
+from broker.demo.child import LEAVE_S
+
+#: How much of a child's standard error a failure shows, bytes.
+_SHOWN_BYTES: Final = 4_000
+
+
+class DemoFailed(Exception):
+    """The demo could not be done, or could not go on. The message says why and what to do."""
+
+
+class Child(subprocess.Popen[bytes]):
+    """One process that runs `python -m <module>`.
+
+    It leads a process group of its own, so that Ctrl-C reaches the supervisor only; one that is frozen when the
+    supervisor dies is woken by the kernel then, because its group becomes an orphan. It ends when its standard input is
+    closed (`--lifeline`), however the supervisor ends.
+
+    Args:
+        name: for messages.
+        module: what it runs.
+        arguments: of its command line.
+        url: the server; in the environment, because everybody can read a command line.
+
+    Attributes:
+        name: as given.
+        is_frozen: whether it was stopped by `freeze`.
+    """
+
+    def __init__(self, name: str, module: str, arguments: Sequence[str], url: str) -> None:
+        self.name = name
+        self.is_frozen = False
+        self._line = b""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        super().__init__(
+            # -P: nothing in the current directory can stand in for a module.
+            [sys.executable, "-P", "-m", module, *arguments, "--lifeline"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment(url),
+            process_group=0,
+        )
+        assert self.stdout is not None, "opened as a pipe"
+        self._output = self.stdout
+        os.set_blocking(self._output.fileno(), False)
+
+    def lines(self) -> list[str]:
+        """What it printed since the last call, by lines."""
+        *lines, self._line = (self._line + (self._output.read() or b"")).split(b"\n")
+        return [line.decode() for line in lines]
+
+    def failure(self) -> str:
+        """How it ended, in words, with the end of what it wrote to standard error."""
+        code = self.returncode
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        size = os.fstat(self._errors.fileno()).st_size
+        said = os.pread(self._errors.fileno(), _SHOWN_BYTES, max(0, size - _SHOWN_BYTES)).decode(errors="replace")
+        said = said.strip() or "(it wrote nothing to standard error)"
+        return f"the demo's {self.name} (process {self.pid}) {how}:\n{said}"
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self.send_signal(signal.SIGSTOP)
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.send_signal(signal.SIGCONT)
+        self.is_frozen = False
+
+    def end(self, within_s: float = 0.0) -> list[str]:
+        """Waits until it is gone, kills it after `within_s` with SIGKILL, and frees what belongs to it.
+
+        Returns:
+            What it printed since the last call of `lines`.
+        """
+        try:
+            self.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.wait()
+        with self, self._errors:
+            return self.lines()
+
+
+class Processes:
+    """A trainer and as many workers as asked for, whoever is killed among them.
+
+    Args:
+        workers: how many; they are named w1, w2 and so on, and a replacement has a new name.
+        start: starts the process of a name, `trainer` or a worker's.
+
+    Attributes:
+        trainer: who trains now.
+        workers: those that should be alive.
+        trainers_killed, workers_killed: SIGKILLs sent so far.
+    """
+
+    def __init__(self, workers: int, start: Callable[[str], Child]) -> None:
+        self._start = start
+        self._said: list[str] = []
+        self._hired = 0
+        self.workers: list[Child] = []
+        self.trainers_killed = self.workers_killed = 0
+        self.trainer = start("trainer")
+        try:
+            for _ in range(workers):
+                self._add_worker()
+        except BaseException:
+            self.end()
+            raise
+
+    def replace_worker(self, worker: Child) -> Child:
+        """Kills a worker with SIGKILL and starts another in its place."""
+        self.workers.remove(worker)
+        worker.end()
+        self.workers_killed += 1
+        return self._add_worker()
+
+    def replace_trainer(self) -> None:
+        """Kills the trainer with SIGKILL and starts another in its place."""
+        self._said += self.trainer.end()
+        self.trainers_killed += 1
+        self.trainer = self._start("trainer")
+
+    def lines(self) -> list[str]:
+        """What was printed since the last call, by whoever was the trainer."""
+        said, self._said = self._said, []
+        return said + self.trainer.lines()
+
+    def are_done(self) -> bool:
+        """Whether the trainer ended as it should.
+
+        Raises:
+            DemoFailed: it ended otherwise, or a worker ended that nobody killed.
+        """
+        is_done = self.trainer.poll() == 0
+        for child in self.workers if is_done else (self.trainer, *self.workers):
+            if child.poll() is not None:
+                raise DemoFailed(child.failure())
+        return is_done
+
+    def end(self) -> None:
+        """Asks all of them to leave, waits for all together, and ends those by force that do not."""
+        children = [self.trainer, *self.workers]
+        for child in children:
+            child.thaw()
+            child.terminate()
+        deadline = time.monotonic() + LEAVE_S
+        for child in children:
+            self._said += child.end(max(0.0, deadline - time.monotonic()))
+
+    def _add_worker(self) -> Child:
+        self._hired += 1
+        worker = self._start(f"w{self._hired}")
+        self.workers.append(worker)
+        return worker
+
+
+def _environment(url: str) -> dict[str, str]:
+    """The environment of a child: this package importable, and one thread for linear algebra on tiny matrices."""
+    root = str(Path(broker.__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths), "BROKER_URL": url}
