@@ -106,19 +106,21 @@ class Follower:
         self.position = after
 
     def pages(self, until: str = "+", count: int = PAGE) -> Iterator[Page]:
-        """What is new since the last call, to the newest event or to the one with the id `until`."""
-        while True:
+        """What is new since the last call, up to the event with the id `until`, or to the newest one at some moment."""
+        is_full = True
+        while is_full:  # else the newest one was among them; a busy run has newer ones by now, and would never end
             if not self._has_read:
                 new, has_gap = read(self._send, self._run, self.position, count, until), False
+                is_full = len(new) == count
             else:
                 # The last one that was read comes again: where it does not, it is gone, and perhaps others behind it.
                 new = _range(self._send, self._run, self.position, until, count + 1)
+                is_full = len(new) == count + 1
                 has_gap = not new or new[0].id != self.position
                 new = new if has_gap else new[1:]
-            if not new:
-                return
-            self.position, self._has_read = new[-1].id, True
-            yield Page(new, has_gap)
+            if new:
+                self.position, self._has_read = new[-1].id, True
+                yield Page(new, has_gap)
 
 
 def _range(send: Send, run: str, first: str, last: str, count: int) -> list[Event]:

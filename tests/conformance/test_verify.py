@@ -380,3 +380,17 @@ def test_a_recovery_that_is_under_way_is_said(lab: Lab, trainer: Trainer):
     assert (found.ok, found.tasks_compared) == (True, 0)
     assert any("a recovery is under way" in sentence for sentence in found.unseen)
     lab.checks_state = False
+
+
+def test_a_reader_of_events_ends_though_new_ones_come_all_the_time(lab: Lab, trainer: Trainer):
+    trainer.enqueue(tasks(4))
+    hands = lab.raw_worker()
+
+    def send(*args: str | bytes | int) -> Any:
+        reply = lab.command(*args)
+        hands.release(hands.take_one())
+        return reply
+
+    follower = events.Follower(send, lab.run)
+    read = [len(page.events) for _ in range(3) for page in follower.pages()]
+    assert len(read) == 3
