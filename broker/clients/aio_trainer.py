@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from broker.clients.aio_driver import Driver
+from broker.clients.base import AsyncClient
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from broker.recovery.recover import Progress, RecoveryReport
 
 
-class Trainer:
+class Trainer(AsyncClient):
     """The trainer of a run. Use it with `async with`, or call `open` first and `close` last.
 
     A forked child opens another one: all calls of one that its parent has opened are refused there.
@@ -54,17 +54,17 @@ class Trainer:
         attach: bool = False,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        self._core = TrainerCore(run, config, update=update, clock=clock)
-        self._driver = Driver(open_async_transport(url), None if attach else self._core.channel)
+        super().__init__(open_async_transport(url))
+        self._core = TrainerCore(self._transport, run, config, update=update, clock=clock)
         self._attached = attach
         self._ahead: tuple[int, asyncio.Task[list[Rollout]]] | None = None
 
     async def open(self) -> Self:
         """Connects and becomes the run's trainer. Raises NoRun, ConfigMismatch, ServerUnavailable."""
         try:
-            await self._driver.run(self._core.refresh() if self._attached else self._core.open())
+            await self._run(self._core.refresh() if self._attached else self._core.open())
         except BaseException:
-            await self._driver.transport.close()
+            await self._transport.close()
             raise
         return self
 
@@ -104,15 +104,15 @@ class Trainer:
         """As `broker.Trainer.enqueue`; takes an asynchronous iterable, too."""
         self._must_lead("enqueue")
         if not isinstance(tasks, AsyncIterable):
-            return await self._driver.run(self._core.enqueue(tasks, cursor, again=again))
+            return await self._run(self._core.enqueue(tasks, cursor, again=again))
         with self._core.arrival(tasks, cursor, again=again) as arrival:
             piece = list[Task]()
             async for task in tasks:
                 piece.append(task)
                 if len(piece) == TASKS_PER_CALL:
-                    await self._driver.run(self._core.add(arrival, piece, is_last=False))
+                    await self._run(self._core.add(arrival, piece, is_last=False))
                     piece = []
-            await self._driver.run(self._core.add(arrival, piece, is_last=True))
+            await self._run(self._core.add(arrival, piece, is_last=True))
             if cursor is not None:
                 self._core.cursor = cursor
         return arrival.enqueued
@@ -128,11 +128,11 @@ class Trainer:
     ) -> list[Rollout]:
         """As `broker.Trainer.next_batch`; the filter may be a coroutine function."""
         self._must_lead("next_batch")
-        await self._driver.run(self._core.settle())
+        await self._run(self._core.settle())
         step = self._core.step_to_deliver(prefetch=prefetch)
         batch = await self._from_ahead(step, timeout)
         if batch is None:
-            batch = await self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
+            batch = await self._run(next_batch(self._core, step, n, accept, timeout, short=short))
         if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
         self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
@@ -140,8 +140,8 @@ class Trainer:
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
         if self._ahead is None or self._ahead[0] != step:
-            flow = next_batch(self._core, step, n, accept, None, short=short)
-            self._ahead = (step, asyncio.create_task(self._driver.run(flow)))
+            forming = self._run(next_batch(self._core, step, n, accept, None, short=short))
+            self._ahead = (step, asyncio.create_task(forming))
 
     async def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
         if self._ahead is None or self._ahead[0] != step:
@@ -171,32 +171,32 @@ class Trainer:
 
     async def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
         """As `broker.Trainer.read_batch`."""
-        return await self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
+        return await self._run(read_batch(self._core.io, self._core.run, step, rank, world, timeout))
 
     async def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
         """As `broker.Trainer.discard`."""
         self._must_lead("discard")
-        return await self._driver.run(self._core.discard(tasks, reason))
+        return await self._run(self._core.discard(tasks, reason))
 
     async def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
         """As `broker.Trainer.cancel`."""
         self._must_lead("cancel")
-        return await self._driver.run(self._core.cancel(tasks))
+        return await self._run(self._core.cancel(tasks))
 
     async def retry(self, tasks: Iterable[str]) -> dict[str, str]:
         """As `broker.Trainer.retry`."""
         self._must_lead("retry")
-        return await self._driver.run(self._core.retry(tasks))
+        return await self._run(self._core.retry(tasks))
 
     async def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
         """As `broker.Trainer.advance`."""
         self._must_lead("advance")
-        return await self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+        return await self._run(self._core.advance(blob, allow_empty=allow_empty))
 
     async def settle(self) -> int:
         """As `broker.Trainer.settle`."""
         self._must_lead("settle")
-        return await self._driver.run(self._core.settle())
+        return await self._run(self._core.settle())
 
     async def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
@@ -206,7 +206,7 @@ class Trainer:
         self._must_lead("checkpoint")
         from broker.recovery.recover import checkpoint
 
-        return await self._driver.run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
+        return await self._run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
 
     async def recover(
         self,
@@ -227,7 +227,7 @@ class Trainer:
             await self._drop_ahead()
         from broker.recovery.recover import recover_from
 
-        flow = recover_from(
+        call = recover_from(
             self._core,
             source,
             version,
@@ -238,33 +238,34 @@ class Trainer:
             dry_run=dry_run,
             progress=progress,
         )
-        return await self._driver.run(flow)
+        return await self._run(call)
 
     async def pause(self) -> str:
         """As `broker.Trainer.pause`."""
         self._must_lead("pause")
-        return await self._driver.run(self._core.pause("paused"))
+        return await self._run(self._core.pause("paused"))
 
     async def drain(self) -> str:
         """As `broker.Trainer.drain`."""
         self._must_lead("drain")
-        return await self._driver.run(self._core.pause("draining"))
+        return await self._run(self._core.pause("draining"))
 
     async def resume(self) -> str:
         """As `broker.Trainer.resume`."""
         self._must_lead("resume")
-        return await self._driver.run(self._core.pause(""))
+        return await self._run(self._core.pause(""))
 
     async def requeue(self, limit: int = 100) -> int:
         """As `broker.Trainer.requeue`."""
-        return await self._driver.run(self._core.requeue(limit))
+        return await self._run(self._core.requeue(limit))
 
     async def stats(self) -> Stats:
         """As `broker.Trainer.stats`."""
-        flow = self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
+        core = self._core
+        call = core.refresh() if self._attached else core.io.call(anyone.stats(self.run, now=core.now))
         from broker.inspection.stats import stats_of
 
-        return stats_of(self.run, await self._driver.run(flow))
+        return stats_of(self.run, await self._run(call))
 
     async def capacity(self) -> int:
         """As `broker.Trainer.capacity`."""
@@ -272,21 +273,21 @@ class Trainer:
 
     async def explain(self) -> Explanation:
         """As `broker.Trainer.explain`."""
-        from broker.inspection.explanation import explain_flow
+        from broker.inspection.explanation import explain
 
-        return await self._driver.run(explain_flow(self.run, self._core.now))
+        return await self._run(explain(self._core.io, self.run, self._core.now))
 
     async def audit(self, *, repair: bool = False) -> Audit:
         """As `broker.Trainer.audit`."""
-        from broker.inspection.audit import Audit, audit_flow
+        from broker.inspection.audit import Audit, audit
 
         if repair:
             self._must_lead("audit with repair")
-            return Audit(await self._driver.run(self._core.repair()), repaired=True)
-        return await self._driver.run(audit_flow(self.run, self._core.now))
+            return Audit(await self._run(self._core.repair()), repaired=True)
+        return await self._run(audit(self._core.io, self.run, self._core.now))
 
     def _must_lead(self, what: str) -> None:
-        self._driver.transport.refuse_forked()
+        self._transport.refuse_forked()
         if self._attached:
             raise BadArgument(
                 argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"
@@ -294,10 +295,9 @@ class Trainer:
 
     async def close(self) -> None:
         """Closes the connections. The run stays as it is. In a forked child it leaves them to the parent."""
-        if not self._driver.transport.is_forked:
-            self._driver.closing.set()
+        if not self._transport.is_forked:
             await self._drop_ahead()
-        await self._driver.transport.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from broker.clients.aio_driver import Driver
+from broker.clients.base import AsyncClient
 from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_async_transport, open_transport
 from broker.errors import BadArgument, BrokerError
 from broker.values.attempt import Attempt
@@ -28,7 +28,7 @@ from broker.worker.submitter import Submitter
 _log = logging.getLogger("broker")
 
 
-class Worker:
+class Worker(AsyncClient):
     """A worker. Use it with `async with`, or call `open` first and `close` last.
 
     The lease is renewed from a thread with a connection of its own, so that a busy event loop does not cost it. A
@@ -57,12 +57,12 @@ class Worker:
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
     ) -> None:
-        self._core = WorkerCore(run, name, lease_s, policy, on_weights_stale, clock)
+        super().__init__(open_async_transport(url))
+        self._core = WorkerCore(self._transport, run, name, lease_s, policy, on_weights_stale, clock)
         self._url, self._beats = url, heartbeat
-        self._driver = Driver(open_async_transport(url))
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
-        self._submitters = {run: Submitter(self._driver, session) for run, session in self._core.sessions.items()}
+        self._submitters = {run: Submitter(self._transport, session) for run, session in self._core.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._handlers: Handlers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +73,7 @@ class Worker:
         """Connects and starts the sessions. Raises NoRun, ServerUnavailable."""
         self._loop = asyncio.get_running_loop()
         try:
-            await self._driver.run(self._core.join())
+            await self._run(self._core.join())
             self._thread_transport = await asyncio.to_thread(open_transport, self._url)
             self._heartbeat = Heartbeat(
                 self._thread_transport, self._url, self._core.sessions.values(), self._cancel_from_thread
@@ -118,12 +118,12 @@ class Worker:
         """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
         n = number_wanted(n)
         async with self._turn():
-            return await self._driver.run(self._core.claim(n, timeout))
+            return await self._run(self._core.claim(n, timeout))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
         """The turn to claim; results do not wait for it, which may take until there is work."""
-        self._driver.transport.refuse_forked()
+        self._transport.refuse_forked()
         self._looking += 1
         try:
             async with self._claiming:
@@ -144,14 +144,14 @@ class Worker:
         try:
             while not self._core.stopping:
                 async with self._turn():
-                    batch = await self._driver.run(self._core.next_batch(n))
+                    batch = await self._run(self._core.next_batch(n))
                 if not batch:
                     return
                 yield batch
         finally:
             ahead = self._core.end_batches()
             if ahead and not self._closed:
-                await self._driver.run(self._core.give_back(ahead))
+                await self._run(self._core.give_back(ahead))
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
@@ -161,26 +161,26 @@ class Worker:
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order."""
         if not self._core.iterating or self._looking or self._claiming.locked():
-            return await self._driver.run(self._core.submit_many(results))
+            return await self._run(self._core.submit_many(results))
         async with self._claiming:  # nobody has it, and nobody is about to wait for work with it
-            return await self._driver.run(self._core.submit_many(results, claims=True))
+            return await self._run(self._core.submit_many(results, claims=True))
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""
-        return await self._driver.run(self._core.reject(attempt, reason))
+        return await self._run(self._core.reject(attempt, reason))
 
     async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return await self._driver.run(self._core.release(attempts))
+        return await self._run(self._core.release(attempts))
 
     async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished."""
-        return await self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+        return await self._run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
 
     async def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself)."""
         assert self._heartbeat is not None, "opened"
-        self._driver.transport.refuse_forked()
+        self._transport.refuse_forked()
         await asyncio.to_thread(self._heartbeat.beat)
 
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
@@ -205,8 +205,8 @@ class Worker:
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_async_handler(handler)
-        self._driver.transport.refuse_forked()
-        handlers = self._handlers = Handlers(self._core, self._driver, self._claiming, handler, concurrency)
+        self._transport.refuse_forked()
+        handlers = self._handlers = Handlers(self._core, self._claiming, handler, concurrency)
         try:
             with self._stopped_by_signals():
                 await handlers.work()
@@ -287,7 +287,7 @@ class Worker:
         """Lets `run` look up: it may be waiting for work, or for a handler to end."""
         if self._handlers is not None:
             self._handlers.wake()
-        self._driver.transport.interrupt()
+        self._transport.interrupt()
 
     async def close(self) -> None:
         """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last.
@@ -296,9 +296,9 @@ class Worker:
         """
         if self._closed:
             return
-        if self._driver.transport.is_forked:
+        if self._transport.is_forked:
             self._closed = True
-            await self._driver.transport.close()
+            await self._transport.close()
             return
         self.stop()
         if self._heartbeat is not None:
@@ -306,9 +306,9 @@ class Worker:
         await self._end_handlers()
         for attempt in self._core.held:
             attempt.mark_cancelled("stopped")
-        await self._finish(self._driver.run(self._core.leave()))
+        await self._finish(self._run(self._core.leave()))
         self._closed = True
-        await self._driver.transport.close()
+        await self._transport.close()
         if self._heartbeat is not None:
             self._thread_transport.close()
 
@@ -319,10 +319,10 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is not None and not (self._closed or self._driver.transport.is_forked):
+            if error is not None and not (self._closed or self._transport.is_forked):
                 attempt = self._core.worked_on(() if self._handlers is None else self._handlers.attempts)
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the others are given back in any case
-                    await self._finish(self._driver.run(self._core.report(attempt, error, ending)))
+                    await self._finish(self._run(self._core.report(attempt, error, ending)))
         finally:
             await self.close()

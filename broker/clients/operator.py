@@ -14,19 +14,18 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from broker.clients.driver import Driver
+from broker.clients.base import BlockingClient
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
 from broker.connections.url import Endpoint
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
 from broker.inspection import events, verification
-from broker.inspection.audit import Audit, audit_flow
+from broker.inspection.audit import Audit, audit
 from broker.inspection.events import Event
-from broker.inspection.explanation import Explanation, explain_flow
+from broker.inspection.explanation import Explanation, explain
 from broker.inspection.stats import Stats, stats_of
 from broker.inspection.verification import Verification
 from broker.protocol import anyone, keys, scripts, trainer
 from broker.protocol.anyone import TaskRow
-from broker.protocol.flow import Call, Flow
 from broker.protocol.operation import Operation
 from broker.protocol.replies import text
 from broker.recovery.checkpoint import Checkpoint
@@ -70,7 +69,7 @@ class Finished:
     reason: str
 
 
-class Operator:
+class Operator(BlockingClient):
     """A connection of a person, not of a trainer: no fence.
 
     Args:
@@ -80,7 +79,7 @@ class Operator:
 
     def __init__(self, url: str, *, retry_for_s: float = DEFAULT_RETRY_FOR_S) -> None:
         self.transport = open_transport(url, retry_for_s=retry_for_s)
-        self._driver = Driver(self.transport)
+        super().__init__(self.transport)
 
     def runs(self) -> list[str]:
         """The names of all runs on the server."""
@@ -94,7 +93,7 @@ class Operator:
 
     def explain(self, run: str, limit: int = 50) -> Explanation:
         """Why the run does what it does, with at most `limit` workers and tasks by name. Raises NoRun."""
-        return self._driver.run(explain_flow(check_name("run", run), None, limit))
+        return self._run(explain(self.transport.io, check_name("run", run), None, limit))
 
     def audit(
         self, run: str, *, repair: bool = False, deep: bool = False, progress: Callable[[int], None] | None = None
@@ -108,7 +107,7 @@ class Operator:
             progress: called with the number of tasks looked at so far.
         """
         check_plain_hook("progress", progress)
-        found = self._driver.run(audit_flow(check_name("run", run), None))
+        found = self._run(audit(self.transport.io, check_name("run", run), None))
         problems, looked_at = list[str](), 0
         if deep:
             for piece in _pieces(self.tasks(run)):
@@ -193,8 +192,9 @@ class Operator:
         until = time.monotonic() + (seconds_of("block_s", block_s) or 0.0)
         while True:
             found = events.read(self.transport.command, check_name("run", run), from_id, count)
-            if found or time.monotonic() >= until or self._driver.closing.wait(_EVENTS_AGAIN_S):
+            if found or time.monotonic() >= until:
                 return found
+            self._run(self.transport.io.pause(_EVENTS_AGAIN_S))
 
     def last_event_id(self, run: str) -> str:
         """Id of the newest event, or `-`."""
@@ -312,15 +312,15 @@ class Operator:
             Gone, Undone: the trainer committed newer ones meanwhile, or a recovery undid this one.
         """
         check_plain_hook("progress", progress)
-        core = TrainerCore(run, None, update=False, clock=None)
+        core = TrainerCore(self.transport.io, run, None, update=False, clock=None)
         if self.stats(run).admission:
             raise ConfigMismatch(field="kind", stored="admission", given="tasks")
-        return self._driver.run(checkpoint(core, path_of("path", path), full=full, progress=progress, gate=_request()))
+        return self._run(checkpoint(core, path_of("path", path), full=full, progress=progress, gate=_request()))
 
     def source(self, run: str, source: str | os.PathLike[str]) -> Checkpoint | Foreign:
         """What a recovery from a path would go by, read and checked; changes nothing. Raises CheckpointError."""
-        core = TrainerCore(run, None, update=False, clock=None)
-        found = self._driver.run(find(core, source))
+        core = TrainerCore(self.transport.io, run, None, update=False, clock=None)
+        found = self._run(find(core, source))
         assert found is not None
         return found
 
@@ -340,8 +340,8 @@ class Operator:
         A running trainer is fenced, but not by a dry run.
         """
         check_plain_hook("progress", progress)
-        core = TrainerCore(run, None, update=False, clock=None)
-        flow = recover_from(
+        core = TrainerCore(self.transport.io, run, None, update=False, clock=None)
+        call = recover_from(
             core,
             source,
             version,
@@ -352,18 +352,19 @@ class Operator:
             dry_run=dry_run,
             progress=progress,
         )
-        return Driver(self.transport, core.channel).run(flow)
+        return self._run(call)
 
     def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
         run = check_name("run", run)
-        return self._driver.run(in_pieces(tasks, lambda piece: _single(operation(run, _request(), tasks=piece))))
+        return self._run(
+            in_pieces(tasks, lambda piece: self.transport.io.call(operation(run, _request(), tasks=piece)))
+        )
 
     def _call(self, operation: Operation[T]) -> T:
-        return self._driver.run(_single(operation))
+        return self._run(self.transport.io.call(operation))
 
     def close(self) -> None:
         """Closes the connections."""
-        self._driver.closing.set()
         self.transport.close()
 
     def __enter__(self) -> Self:
@@ -373,13 +374,6 @@ class Operator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _single(operation: Operation[T]) -> Flow[T]:
-    value: T | BrokerError = (yield Call((operation,)))[0]
-    if isinstance(value, BrokerError):
-        raise value
-    return value
 
 
 def _request() -> trainer.Gate:

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from broker.clients.driver import Driver, in_background
+from broker.clients.background import in_background
+from broker.clients.base import BlockingClient
 from broker.connections import END_WITHIN_S, open_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from broker.recovery.recover import Progress, RecoveryReport
 
 
-class Trainer:
+class Trainer(BlockingClient):
     """The trainer of a run: enqueues tasks, takes batches, advances the version.
 
     Opening fences the trainer before. Safe to use from several threads: the calls that change the run are sent one
@@ -62,14 +63,14 @@ class Trainer:
         attach: bool = False,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        self._core = TrainerCore(run, config, update=update, clock=clock)
         transport = open_transport(url)
-        self._driver = Driver(transport, None if attach else self._core.channel)
+        super().__init__(transport)
         self._attached = attach
         self._ahead: tuple[int, Future[list[Rollout]]] | None = None
         self._thread: threading.Thread | None = None  # that forms it
         try:
-            self._driver.run(self._core.refresh() if attach else self._core.open())
+            self._core = TrainerCore(transport.io, run, config, update=update, clock=clock)
+            self._run(self._core.refresh() if attach else self._core.open())
         except BaseException:
             transport.close()
             raise
@@ -126,7 +127,7 @@ class Trainer:
             Fenced: another trainer has taken over.
         """
         self._must_lead("enqueue")
-        return self._driver.run(self._core.enqueue(tasks, cursor, again=again))
+        return self._run(self._core.enqueue(tasks, cursor, again=again))
 
     def next_batch(
         self,
@@ -163,11 +164,11 @@ class Trainer:
         """
         check_plain_hook("accept", accept)
         self._must_lead("next_batch")
-        self._driver.run(self._core.settle())
+        self._run(self._core.settle())
         step = self._core.step_to_deliver(prefetch=prefetch)
         batch = self._from_ahead(step, timeout)
         if batch is None:
-            batch = self._driver.run(next_batch(self._core, step, n, accept, timeout, short=short))
+            batch = self._run(next_batch(self._core, step, n, accept, timeout, short=short))
         if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
         self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
@@ -176,12 +177,12 @@ class Trainer:
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
         if self._ahead is not None and self._ahead[0] == step:
             return
-        flow, before = next_batch(self._core, step, n, accept, None, short=short), self._thread
+        before = self._thread
 
         def form() -> list[Rollout]:
             if before is not None:  # one that was dropped may not have ended yet
                 before.join()
-            return self._driver.run(flow)
+            return self._run(next_batch(self._core, step, n, accept, None, short=short))
 
         future, self._thread = in_background(form, "broker-prefetch")
         self._ahead = (step, future)
@@ -212,7 +213,7 @@ class Trainer:
     def _drop_ahead(self) -> None:
         """A batch of the future that a recovery undoes must not be delivered; forming it ends at its next call."""
         self._ahead = None
-        self._driver.transport.interrupt()
+        self._transport.interrupt()
 
     def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
         """The shard of one rank of a sealed batch; waits until the batch is sealed. Also for attached trainers.
@@ -227,22 +228,22 @@ class Trainer:
             Gone: the batch is not kept any more.
             WaitTimeout: it was not sealed in time.
         """
-        return self._driver.run(read_batch(self._core.run, step, rank, world, timeout))
+        return self._run(read_batch(self._core.io, self._core.run, step, rank, world, timeout))
 
     def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
         """Takes finished rollouts out for good. Answers for each task `discarded`, or the state it is in."""
         self._must_lead("discard")
-        return self._driver.run(self._core.discard(tasks, reason))
+        return self._run(self._core.discard(tasks, reason))
 
     def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
         """Takes tasks out of the run, whoever works on them. Answers for each `cancelled`, or the state it is in."""
         self._must_lead("cancel")
-        return self._driver.run(self._core.cancel(tasks))
+        return self._run(self._core.cancel(tasks))
 
     def retry(self, tasks: Iterable[str]) -> dict[str, str]:
         """Starts dead or rejected tasks over. Answers for each `retried`, or the state it is in."""
         self._must_lead("retry")
-        return self._driver.run(self._core.retry(tasks))
+        return self._run(self._core.retry(tasks))
 
     def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
         """Says that the batch is trained on; opens capacity for the next one.
@@ -262,12 +263,12 @@ class Trainer:
             DigestMismatch: the server's batch is not the one that this trainer took.
         """
         self._must_lead("advance")
-        return self._driver.run(self._core.advance(blob, allow_empty=allow_empty))
+        return self._run(self._core.advance(blob, allow_empty=allow_empty))
 
     def settle(self) -> int:
         """Makes sure of an advance that ended without an answer, as the next call would; the version."""
         self._must_lead("settle")
-        return self._driver.run(self._core.settle())
+        return self._run(self._core.settle())
 
     def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
@@ -297,7 +298,7 @@ class Trainer:
         self._must_lead("checkpoint")
         from broker.recovery.recover import checkpoint
 
-        return self._driver.run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
+        return self._run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
 
     def recover(
         self,
@@ -344,7 +345,7 @@ class Trainer:
             self._drop_ahead()
         from broker.recovery.recover import recover_from
 
-        flow = recover_from(
+        call = recover_from(
             self._core,
             source,
             version,
@@ -355,31 +356,31 @@ class Trainer:
             dry_run=dry_run,
             progress=progress,
         )
-        return self._driver.run(flow)
+        return self._run(call)
 
     def pause(self) -> str:
         """Hands out no more work, submissions go on. Answers the mode before."""
         self._must_lead("pause")
-        return self._driver.run(self._core.pause("paused"))
+        return self._run(self._core.pause("paused"))
 
     def drain(self) -> str:
         """Starts no more tasks, running ones are finished. Answers the mode before."""
         self._must_lead("drain")
-        return self._driver.run(self._core.pause("draining"))
+        return self._run(self._core.pause("draining"))
 
     def resume(self) -> str:
         """Hands out work again. Answers the mode before."""
         self._must_lead("resume")
-        return self._driver.run(self._core.pause(""))
+        return self._run(self._core.pause(""))
 
     def requeue(self, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Answers how many."""
-        return self._driver.run(self._core.requeue(limit))
+        return self._run(self._core.requeue(limit))
 
     def stats(self) -> Stats:
         """One consistent look at the run; also brings `version` and `step_next` of an attached trainer up to date."""
-        stored = self._driver.run(
-            self._core.refresh() if self._attached else self._core.call(anyone.stats(self.run, now=self._core.now))
+        stored = self._run(
+            self._core.refresh() if self._attached else self._core.io.call(anyone.stats(self.run, now=self._core.now))
         )
         from broker.inspection.stats import stats_of
 
@@ -394,18 +395,18 @@ class Trainer:
 
         Which term of the capacity formula binds, who holds the slots, what is next due.
         """
-        from broker.inspection.explanation import explain_flow
+        from broker.inspection.explanation import explain
 
-        return self._driver.run(explain_flow(self.run, self._core.now))
+        return self._run(explain(self._core.io, self.run, self._core.now))
 
     def audit(self, *, repair: bool = False) -> Audit:
         """Recomputes the counters from the structures; repair also rewrites them."""
-        from broker.inspection.audit import Audit, audit_flow
+        from broker.inspection.audit import Audit, audit
 
         if repair:
             self._must_lead("audit with repair")
-            return Audit(self._driver.run(self._core.repair()), repaired=True)
-        return self._driver.run(audit_flow(self.run, self._core.now))
+            return Audit(self._run(self._core.repair()), repaired=True)
+        return self._run(audit(self._core.io, self.run, self._core.now))
 
     def _must_lead(self, what: str) -> None:
         if self._attached:
@@ -415,8 +416,7 @@ class Trainer:
 
     def close(self) -> None:
         """Closes the connections. The run stays as it is, and another trainer may open it."""
-        self._driver.closing.set()
-        self._driver.transport.close()
+        self._transport.close()
         if self._thread is not None:
             self._thread.join(END_WITHIN_S)
 

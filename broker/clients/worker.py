@@ -7,15 +7,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from broker.clients.driver import Driver, stack_of
+from broker.clients.background import stack_of
+from broker.clients.base import BlockingClient
 from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_transport
 from broker.errors import BadArgument, BrokerError
-from broker.protocol.flow import Flow
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
@@ -34,7 +34,7 @@ _FORKED = (
 )
 
 
-class Worker:
+class Worker(BlockingClient):
     """A worker: claims attempts, renews its lease from a thread, submits results.
 
     As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM
@@ -75,17 +75,22 @@ class Worker:
         heartbeat: bool = True,
     ) -> None:
         check_plain_hook("on_weights_stale", on_weights_stale)
-        self._core = WorkerCore(run, name, lease_s, policy, on_weights_stale, clock)
-        self._driver = Driver(open_transport(url))
+        transport = open_transport(url)
+        super().__init__(transport)
+        try:
+            self._core = WorkerCore(transport.io, run, name, lease_s, policy, on_weights_stale, clock)
+        except BaseException:
+            transport.close()
+            raise
         self._claiming = threading.Lock()
         self._termination = TerminationAsExit()
         self._closed = False
         self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
         self._places: Places | None = None  # of the `run` that is or was under way
         self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
-        self._heartbeat = Heartbeat(self._driver.transport, url, self._core.sessions.values(), _say_cancelled)
+        self._heartbeat = Heartbeat(self._transport, url, self._core.sessions.values(), _say_cancelled)
         try:
-            self._driver.run(self._core.join())
+            self._run(self._core.join())
             if heartbeat:
                 self._heartbeat.start()
         except BaseException:  # a signal's, too: nobody else has what has joined
@@ -141,10 +146,10 @@ class Worker:
         self._termination.insist()
         self._refuse_forked()
         with self._claiming:
-            return self._driver.run(self._core.claim(n, timeout, asked=asked))
+            return self._run(self._core.claim(n, timeout, asked=asked))
 
     def _refuse_forked(self) -> None:
-        if self._driver.transport.is_forked:
+        if self._transport.is_forked:
             raise BadArgument(problem=_FORKED)
 
     def __iter__(self) -> Iterator[Attempt]:
@@ -170,14 +175,14 @@ class Worker:
                 self._termination.insist()
                 self._refuse_forked()
                 with self._claiming:
-                    batch = self._driver.run(self._core.next_batch(n))
+                    batch = self._run(self._core.next_batch(n))
                 if not batch:
                     return
                 yield batch
         finally:
             ahead = self._core.end_batches()
-            if ahead and not self._closed and not self._driver.transport.is_forked:
-                self._driver.run(self._core.give_back(ahead))
+            if ahead and not self._closed and not self._transport.is_forked:
+                self._run(self._core.give_back(ahead))
 
     def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. Sent again, it has its effect once.
@@ -192,7 +197,7 @@ class Worker:
             CodecError: the result holds something that cannot be encoded.
         """
         with self._may_claim() as claims:
-            return self._driver.run(self._core.submit(attempt, result, policy, claims=claims))
+            return self._run(self._core.submit(attempt, result, policy, claims=claims))
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order.
@@ -201,14 +206,12 @@ class Worker:
             results: pairs of an attempt and its result.
         """
         with self._may_claim() as claims:
-            return self._driver.run(self._core.submit_many(results, claims=claims))
+            return self._run(self._core.submit_many(results, claims=claims))
 
     @contextmanager
     def _may_claim(self) -> Generator[bool]:
         """Whether results may claim the next batch. Results do not wait for a loop in another thread to find work."""
-        claims = (
-            self._core.iterating and not self._driver.transport.is_forked and self._claiming.acquire(blocking=False)
-        )
+        claims = self._core.iterating and not self._transport.is_forked and self._claiming.acquire(blocking=False)
         try:
             yield claims
         finally:
@@ -217,18 +220,18 @@ class Worker:
 
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""
-        return self._driver.run(self._core.reject(attempt, reason))
+        return self._run(self._core.reject(attempt, reason))
 
     def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return self._driver.run(self._core.release(attempts))
+        return self._run(self._core.release(attempts))
 
     def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished.
 
         With retry it is tried again after a pause, until max_attempts. A reason of more than 2000 bytes is cut.
         """
-        return self._driver.run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+        return self._run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
 
     def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself). Not in a forked child, as for claims."""
@@ -328,9 +331,9 @@ class Worker:
             during = "encoding"
             submission = self._core.session_of(attempt).submission(attempt, result)
             during = "sending"
-            self._driver.run(self._core.hand_in(attempt, submission))
+            self._run(self._core.hand_in(attempt, submission))
         except BaseException as error:  # noqa: BLE001 - whatever a handler does, its attempt ends with it
-            self._driver.run(self._core.report(attempt, error, judged(error, during)))
+            self._run(self._core.report(attempt, error, judged(error, during)))
 
     def _give_back(self) -> None:
         held = self._core.held
@@ -339,25 +342,25 @@ class Worker:
         if held:
             self._finish(self._core.release(held))
 
-    def _finish(self, flow: Flow[Any]) -> None:
+    def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
         """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
         now = time.monotonic()
         if now > self._end_by + END_WITHIN_S:
             self._end_by = now + END_WITHIN_S
         try:
-            self._driver.run_within(flow, max(0.0, self._end_by - now))
+            self._run_within(ending, max(0.0, self._end_by - now))
         except BrokerError as error:
             _log.warning("what was held is given to others only when its lease runs out: %s", error)
 
     def drain(self) -> None:
         """Claims nothing more; what is held is finished. From any thread."""
         self._core.draining = True
-        self._driver.transport.interrupt()
+        self._transport.interrupt()
 
     def stop(self) -> None:
         """Claims nothing more and gives back what is held. From any thread, or a signal handler."""
         self._core.stopping = True
-        self._driver.transport.interrupt()
+        self._transport.interrupt()
 
     def close(self) -> None:
         """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
@@ -365,10 +368,10 @@ class Worker:
             return
         self._termination.hold_off(insisted_on=True)
         try:
-            if not self._driver.transport.is_forked:
+            if not self._transport.is_forked:
                 self._give_all_back()
             self._closed = True
-            self._driver.transport.close()
+            self._transport.close()
         finally:
             self._termination.remove()
 
@@ -388,7 +391,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is not None and not (self._closed or self._driver.transport.is_forked):
+            if error is not None and not (self._closed or self._transport.is_forked):
                 attempt = self._core.worked_on(self._places.attempts if self._places is not None else ())
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the others are given back in any case

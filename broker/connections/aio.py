@@ -1,14 +1,15 @@
-"""The asyncio client: a few connections, of which each carries one call at a time; a cancelled call closes its own."""
+"""The transport for asyncio: a few connections, each with one call at a time; a cancelled call closes its own."""
 
 import asyncio
+import inspect
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from broker.connections.core import Core
+from broker.connections.base import BaseTransport
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import told
 from broker.connections.link import MUCH_BYTES, READ_BYTES, Command, Link, ReplyReader, in_pieces, packed, tls_context
@@ -17,6 +18,8 @@ from broker.connections.opening import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
 from broker.errors import BadArgument
+
+T = TypeVar("T")
 
 #: The most connections to one server, besides those that wait for markers.
 _MOST_LINKS = 4
@@ -29,7 +32,7 @@ _FORKED = (
 )
 
 
-class AsyncTransport(Core):
+class AsyncTransport(BaseTransport):
     """`Transport` for asyncio: the same methods, awaitable. Made by `open_async_transport`, used in one event loop.
 
     In a forked child it makes no call: what it would wait for belongs to the parent's event loop. One that had made no
@@ -72,6 +75,19 @@ class AsyncTransport(Core):
         if self.is_forked:
             raise BadArgument(problem=_FORKED)
 
+    def turn(self) -> "TaskTurn":
+        """As `BaseTransport.turn`."""
+        return TaskTurn()
+
+    async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """As `BaseTransport.ask`."""
+        answer = hook(*given, **named)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def blocking(self, call: Callable[[], T]) -> T:
+        """As `BaseTransport.blocking`, in a thread."""
+        return await asyncio.to_thread(call)
+
     async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Link:
         self.refuse_forked()
         self._used = True
@@ -98,6 +114,18 @@ class AsyncTransport(Core):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class TaskTurn:
+    """A lock of tasks."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def take(self, call: Callable[[], Awaitable[T]]) -> T:
+        """As `Turn.take`."""
+        async with self._lock:
+            return await call()
 
 
 class AsyncLink:

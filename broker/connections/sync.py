@@ -1,16 +1,16 @@
-"""The synchronous client: blocking sockets, safe to use from several threads and after a fork."""
+"""The blocking transport: safe to use from several threads and after a fork."""
 
 import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from broker.connections.core import TURN_S, Core
+from broker.connections.base import TURN_S, BaseTransport
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import told
 from broker.connections.link import (
@@ -28,7 +28,20 @@ from broker.connections.nodes import Gate
 from broker.connections.opening import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
+from broker.errors import BadArgument
 from broker.protocol.operation import Operation
+from broker.values.hooks import plain_answer
+
+T = TypeVar("T")
+
+_FORKED = (
+    "this trainer was opened before a fork, and its calls belong to that process: open another one in the child, "
+    "or one with attach=True"
+)
+_IN_CALL = (
+    "a signal handler may not make a call of the trainer in the middle of another: let it set a flag that the loop "
+    "looks at"
+)
 
 
 class Transport:
@@ -36,19 +49,19 @@ class Transport:
 
     Attributes:
         url: where it goes, without password.
-        is_forked: whether this is the copy of a forked child.
+        io: the same calls as coroutines that never suspend, for `run_blocking`.
     """
 
     def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
-        self._address, self._embedded = opened_address(url)
-        self.url = self._address.shown
-        self.is_forked = False
-        self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
-        self._reset()
+        address, self._embedded = opened_address(url)
+        self.url = address.shown
+        self.io = BlockingTransport(address, timeout_s, retry_for_s, threading.Event())
         told.add(self)
 
-    def _reset(self) -> None:
-        self._core = BlockingCore(self._address, self._timeout_s, self._retry_for_s, threading.Event())
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is the copy of a forked child."""
+        return self.io.is_forked
 
     def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         """Sends operations in one round trip (one for each server of a cluster), again if that fails.
@@ -61,11 +74,11 @@ class Transport:
             ReadOnlyServer: the server took no writes for as long.
             AuthenticationFailed, UnsupportedServer: at the first connection.
         """
-        return run_blocking(self._core.execute(operations))
+        return run_blocking(self.io.execute(operations))
 
     def command(self, *args: str | bytes | int) -> Any:
         """Sends one plain command; raises the BrokerError of an error reply, and as `execute`."""
-        return run_blocking(self._core.command(*args))
+        return run_blocking(self.io.command(*args))
 
     def pipeline(self, commands: Sequence[Sequence[str | bytes | int]], at: Endpoint | None = None) -> list[Any]:
         """Sends plain commands in one round trip; raises the BrokerError of the first error reply, and as `execute`.
@@ -73,18 +86,18 @@ class Transport:
         They are sent again after a lost connection, so each must be harmless twice. In a cluster all go to the
         server of the first one's first argument, or to `at`.
         """
-        return run_blocking(self._core.pipeline(commands, at))
+        return run_blocking(self.io.pipeline(commands, at))
 
     def primaries(self) -> list[Endpoint | None]:
         """The servers that together have all keys; None: the only one. Raises as `execute`."""
-        return run_blocking(self._core.primaries())
+        return run_blocking(self.io.primaries())
 
     def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys of one run, None for one that is not there; raises as `command`.
 
         A server that closes the connection in the middle of a large answer is asked for smaller ones.
         """
-        return run_blocking(self._core.fetch(keys))
+        return run_blocking(self.io.fetch(keys))
 
     def scan(self, pattern: str) -> Iterator[str]:
         """The keys that match a glob pattern, on all primaries; one may come twice. Raises as `execute`."""
@@ -92,7 +105,7 @@ class Transport:
             cursor = b"0"
             while True:
                 page: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-                ((cursor, names),) = run_blocking(self._core.pipeline([page], server))
+                ((cursor, names),) = run_blocking(self.io.pipeline([page], server))
                 yield from (name.decode() for name in names)
                 if cursor == b"0":
                     break
@@ -108,7 +121,7 @@ class Transport:
         Returns:
             The key that had one. None after the time-out, when the connection broke, or by `interrupt`.
         """
-        return run_blocking(self._core.wait_marker(keys, timeout_s, turn_s))
+        return run_blocking(self.io.wait_marker(keys, timeout_s, turn_s))
 
     def wait_and_execute(
         self, keys: Sequence[str], timeout_s: float, operations: Sequence[Operation[Any]]
@@ -124,29 +137,27 @@ class Transport:
             As `execute`. None when the connection broke, by `interrupt`, or where this server cannot do both at once:
             whether the operations took effect is unknown then, and `execute` sends the same ones again.
         """
-        return run_blocking(self._core.wait_and_execute(keys, timeout_s, operations))
+        return run_blocking(self.io.wait_and_execute(keys, timeout_s, operations))
 
     def interrupt(self) -> None:
         """Lets the waits of other threads return None now; the next one, if none is under way."""
-        self._core.interrupt()
+        self.io.interrupt()
 
     def server_info(self) -> ServerInfo:
         """The server's kind and version; in a cluster, of one node. Raises as `execute`."""
-        return run_blocking(self._core.server_info())
+        return run_blocking(self.io.server_info())
 
     def close(self) -> None:
         """Closes the connections; calls under way in other threads end. An embedded server stops with its last user."""
         told.discard(self)
-        self._core.end()
+        self.io.end()
         if self._embedded is not None:
             self._embedded.release()
             self._embedded = None
 
     def after_fork(self) -> None:
         """In a forked child: leaves the parent's connections alone and makes its own."""
-        self.is_forked = True
-        self._core.abandon()
-        self._reset()
+        self.io.after_fork()
 
     def __enter__(self) -> Self:
         return self
@@ -157,8 +168,33 @@ class Transport:
         self.close()
 
 
-class BlockingCore(Core):
-    """Blocks instead of suspending."""
+class BlockingTransport(BaseTransport):
+    """Blocks instead of suspending.
+
+    Attributes:
+        is_forked: whether this is the copy of a forked child.
+    """
+
+    is_forked = False
+
+    def after_fork(self) -> None:
+        """In a forked child: closes its copies of the parent's connections, and opens its own from here on."""
+        self.is_forked, self._closing = True, threading.Event()
+        for node in list(self._nodes.values()):
+            node.drop()
+        self._forget_servers()
+
+    def turn(self) -> "ThreadTurn":
+        """As `BaseTransport.turn`."""
+        return ThreadTurn(self)
+
+    async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """As `BaseTransport.ask`. Raises BadArgument where the answer would have to be awaited."""
+        return plain_answer(name, hook, hook(*given, **named))
+
+    async def blocking(self, call: Callable[[], T]) -> T:
+        """As `BaseTransport.blocking`."""
+        return call()
 
     async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
         link = BlockingLink(endpoint, path, address, timeout_s)
@@ -171,6 +207,36 @@ class BlockingCore(Core):
     async def _until_closing(self, seconds: float) -> None:
         assert isinstance(self._closing, threading.Event), "given by `Transport`"
         self._closing.wait(seconds)
+
+
+class ThreadTurn:
+    """A lock of threads, refused where nobody would ever open it.
+
+    Args:
+        io: of the client whose calls are made one after the other.
+    """
+
+    def __init__(self, io: BlockingTransport) -> None:
+        self._io, self._lock = io, threading.Lock()
+        self._owner = 0  # the thread whose turn it is
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a call is under way."""
+        return self._lock.locked()
+
+    async def take(self, call: Callable[[], Awaitable[T]]) -> T:
+        """As `Turn.take`. Raises BadArgument in a forked child, and within a call of the same thread."""
+        if self._io.is_forked:
+            raise BadArgument(problem=_FORKED)
+        if self._owner == threading.get_ident():
+            raise BadArgument(problem=_IN_CALL)
+        with self._lock:  # no signal's handler comes between the lock and the block
+            self._owner = threading.get_ident()
+            try:
+                return await call()
+            finally:
+                self._owner = 0
 
 
 class BlockingLink:

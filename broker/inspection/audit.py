@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from broker.errors import BrokerError
+from broker.connections.base import BaseTransport
 from broker.protocol import anyone
-from broker.protocol.flow import Call, Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +30,7 @@ class Audit:
         return not self.drift and not self.problems
 
 
-def audit_flow(run: str, now: int | None) -> Flow[Audit]:
+async def audit(io: BaseTransport, run: str, now: int | None) -> Audit:
     """Recomputes the counters."""
-    counters: dict[str, tuple[int, int]] | BrokerError = (yield Call((anyone.audit(run, now=now),)))[0]
-    if isinstance(counters, BrokerError):
-        raise counters
+    counters = await io.call(anyone.audit(run, now=now))
     return Audit({name: pair for name, pair in counters.items() if pair[0] != pair[1]})

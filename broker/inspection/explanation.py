@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.connections.base import BaseTransport
 from broker.errors import BrokerError
 from broker.inspection.capacity import Binding, terms_of
 from broker.inspection.stats import Stats, stats_of
 from broker.protocol import anyone
 from broker.protocol.anyone import Facts, HeldRow, Holding, SessionRow
-from broker.protocol.flow import Call, Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Explanation:
     holding: Holding
 
 
-def explain_flow(run: str, now: int | None, limit: int = 50) -> Flow[Explanation]:
+async def explain(io: BaseTransport, run: str, now: int | None, limit: int = 50) -> Explanation:
     """Gathers the facts in one round trip."""
-    stored, facts = yield Call((anyone.stats(run, now=now), anyone.facts(run, limit, now=now)))
+    stored, facts = await io.execute((anyone.stats(run, now=now), anyone.facts(run, limit, now=now)))
     if isinstance(stored, BrokerError):
         raise stored
     if isinstance(facts, BrokerError):

@@ -1,4 +1,4 @@
-"""Making checkpoints and recovering from them, as flows."""
+"""Making checkpoints, and recovering from them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from broker.errors import BadArgument, CheckpointError, Early, Fenced, Recovering, Rewound
 from broker.protocol import anyone, keys, recovery, trainer
-from broker.protocol.flow import Ask, Blocking, Command, Flow, GatedCall, TakeOver
 from broker.protocol.records import TaskRecord, task_record
 from broker.protocol.recovery import Begin, Begun, Recovered, Swept
 from broker.protocol.replies import text
@@ -96,9 +95,9 @@ class RecoveryReport:
     source_by_operator: bool = False
 
 
-def checkpoint(
+async def checkpoint(
     core: TrainerCore, path: Path, *, full: bool, progress: Progress | None, gate: trainer.Gate | None = None
-) -> Flow[Checkpoint]:
+) -> Checkpoint:
     """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
 
     The file has a name of its own, so that a trainer that was replaced meanwhile hits nothing of its successor's.
@@ -112,41 +111,41 @@ def checkpoint(
         gate: an operator's request to commit with; None: the trainer's own channel.
     """
     if gate is None:
-        yield from core.settle()
+        await core.settle()
     if member_of(path) is not None:
         raise CheckpointError(
             path=str(path), problem="could not be written: this is the name of one checkpoint, give the path before it"
         )
-    yield Blocking(lambda: refuse_all_but_files(path))
+    await core.io.blocking(lambda: refuse_all_but_files(path))
     # Before `collect` makes sure that this trainer leads: a successor then finds a larger number, or has a later epoch.
-    number: int = yield Blocking(lambda: next_number(path))
+    number: int = await core.io.blocking(lambda: next_number(path))
 
     def place(version: int, epoch: str) -> Member:
         return named(path, number, epoch, version, by_operator=gate is not None)
 
     try:
-        made, mine = yield from collect(core, place, progress, full=full)
-        yield Blocking(lambda: write_checkpoint(made, mine.path))
+        made, mine = await collect(core, place, progress, full=full)
+        await core.io.blocking(lambda: write_checkpoint(made, mine.path))
     except CheckpointError:
         if core.epoch:  # a successor deletes what a trainer before it was about to write
-            stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
-            _must_hold(core, stored, core.channel.last)
+            stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
+            _must_hold(core, stored, core.numbered.last)
         raise
     floor: int
     if gate is None:
-        floor = yield GatedCall(lambda own: recovery.commit(core.run, own, made.version, now=core.now))
+        floor = await core.numbered.call(lambda own: recovery.commit(core.run, own, made.version, now=core.now))
     else:
-        floor = yield from core.call(recovery.commit(core.run, gate, made.version, made.epoch, now=core.now))
-    yield Blocking(lambda: point_to(path, mine))
-    yield Blocking(lambda: tidy(path, mine, floor))
-    while (yield from core.trim()):
+        floor = await core.io.call(recovery.commit(core.run, gate, made.version, made.epoch, now=core.now))
+    await core.io.blocking(lambda: point_to(path, mine))
+    await core.io.blocking(lambda: tidy(path, mine, floor))
+    while await core.trim():
         pass
     return made
 
 
-def collect(
+async def collect(
     core: TrainerCore, place: Callable[[int, str], Member], progress: Progress | None, *, full: bool
-) -> Flow[tuple[Checkpoint, Member]]:
+) -> tuple[Checkpoint, Member]:
     """Reads what a checkpoint holds. The version must not change meanwhile: it is the trainer that changes it.
 
     Args:
@@ -158,41 +157,41 @@ def collect(
     Returns:
         The checkpoint, and the file that it is to be written to.
     """
-    calls = core.channel.last
-    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    calls = core.numbered.last
+    stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
     _must_hold(core, stored, calls)
     version = int(stored["version"])
-    blob: bytes | None = (yield Command(("HGET", keys.state(core.run), "blob"))) or None
-    policies: list[bytes] = yield Command(("HGETALL", keys.key(core.run, "policies")))
+    blob: bytes | None = (await core.io.command("HGET", keys.state(core.run), "blob")) or None
+    policies: list[bytes] = await core.io.command("HGETALL", keys.key(core.run, "policies"))
     made_by = {int(policies[i]): text(policies[i + 1]) for i in range(0, len(policies), 2)}
     mine = place(version, stored["epoch"])
-    writer: TasksWriter | None = (yield Blocking(lambda: TasksWriter(mine.path))) if full else None
+    writer: TasksWriter | None = (await core.io.blocking(lambda: TasksWriter(mine.path))) if full else None
     unfinished: set[str] = set()
     try:
         seen, total = 0, int(stored["n_tasks"])
         cursor = "0"
         while True:
-            cursor, rows = yield from _scan(core.run, cursor)
+            cursor, rows = await _scan(core, cursor)
             fresh = {
                 task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished
             }
             unfinished.update(fresh)
             if writer is not None and fresh:
-                payloads: list[bytes | None] = yield Command(("HMGET", keys.key(core.run, "payloads"), *fresh))
+                payloads: list[bytes | None] = await core.io.command("HMGET", keys.key(core.run, "payloads"), *fresh)
                 tasks = [
                     NewTask(task, payload or b"", record.samples, record.min_samples, record.priority)
                     for (task, record), payload in zip(fresh.items(), payloads, strict=True)
                 ]
-                yield Blocking(lambda tasks=tasks: writer.add(tasks))
+                await core.io.blocking(lambda tasks=tasks: writer.add(tasks))
             seen += len(rows)
             if progress is not None:
-                yield Ask("progress", progress, (min(seen, total), total))
+                await core.io.ask("progress", progress, min(seen, total), total)
             if cursor == "0":
                 break
-        after: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+        after: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
         _must_hold(core, after, calls)
         _must_be_as_before(core.run, stored, after)
-        tasks_file = (yield Blocking(writer.finish)) if writer is not None else None
+        tasks_file = (await core.io.blocking(writer.finish)) if writer is not None else None
     except BaseException:
         if writer is not None:
             writer.abandon()
@@ -236,12 +235,12 @@ def _must_hold(core: TrainerCore, stored: dict[str, str], calls: int) -> None:
         raise Recovering(version=stored["recovering"])
 
 
-def _scan(run: str, cursor: str) -> Flow[tuple[str, dict[str, TaskRecord]]]:
-    following, rows = yield Command(("HSCAN", keys.key(run, "tasks"), cursor, "COUNT", SCAN_COUNT))
+async def _scan(core: TrainerCore, cursor: str) -> tuple[str, dict[str, TaskRecord]]:
+    following, rows = await core.io.command("HSCAN", keys.key(core.run, "tasks"), cursor, "COUNT", SCAN_COUNT)
     return text(following), {text(rows[i]): task_record(rows[i + 1]) for i in range(0, len(rows), 2)}
 
 
-def recover_from(
+async def recover_from(
     core: TrainerCore,
     source: Checkpoint | str | os.PathLike[str] | None,
     version: int | None,
@@ -252,7 +251,7 @@ def recover_from(
     blob: bytes | None,
     dry_run: bool,
     progress: Progress | None,
-) -> Flow[RecoveryReport]:
+) -> RecoveryReport:
     """Reads the source, then recovers or previews. Nothing is changed before the source is known to be good."""
     check_in_flight(in_flight)
     if source is not None and version is not None:
@@ -265,28 +264,28 @@ def recover_from(
         blob = bytes_of("blob", blob)
     made: Checkpoint | None = None
     if source is not None:
-        found = yield from find(core, source, missing_ok=missing_ok)
+        found = await find(core, source, missing_ok=missing_ok)
         if isinstance(found, Foreign):
             version = found.version
         else:
             made = found
     to = target_of(made, version or 0, in_flight, blob, allow_loss=allow_loss)
     if dry_run:
-        return (yield from preview(core, to, made, progress))
-    return (yield from recover(core, to, made, progress))
+        return await preview(core, to, made, progress)
+    return await recover(core, to, made, progress)
 
 
-def find(
+async def find(
     core: TrainerCore, source: Checkpoint | str | os.PathLike[str], *, missing_ok: bool = False
-) -> Flow[Checkpoint | Foreign | None]:
+) -> Checkpoint | Foreign | None:
     """What a recovery from a source goes by: of a path's files the newest on the history that the server knows.
 
     None: nothing is there, and may be missing.
     """
-    if missing_ok and not (yield Blocking(lambda: exists(source))):
+    if missing_ok and not (await core.io.blocking(lambda: exists(source))):
         return None
-    history = yield from _history(core.run)
-    found: Checkpoint | Foreign = yield Blocking(lambda: load_source(source, core.run, history))
+    history = await _history(core)
+    found: Checkpoint | Foreign = await core.io.blocking(lambda: load_source(source, core.run, history))
     if isinstance(found, Checkpoint) and found.path is not None:
         if found.by_operator:
             _log.warning("%s was written by an operator: no weights of a trainer were saved beside it", found.path)
@@ -294,11 +293,11 @@ def find(
     return found
 
 
-def _history(run: str) -> Flow[History]:
+async def _history(core: TrainerCore) -> History:
     """What the server knows of the run's past; little where it lost it, nothing where there is no run."""
-    stored: list[bytes | None] = yield Command(("HMGET", keys.state(run), "tokens", "recoveries", "floor"))
+    stored: list[bytes | None] = await core.io.command("HMGET", keys.state(core.run), "tokens", "recoveries", "floor")
     tokens, recoveries, floor = (text(value or b"") for value in stored)
-    policies: list[bytes] = yield Command(("HGETALL", keys.key(run, "policies")))
+    policies: list[bytes] = await core.io.command("HGETALL", keys.key(core.run, "policies"))
     made_by = (text(epoch).partition(".")[2] for epoch in policies[1::2])
     pairs = (pair.partition(":") for pair in recoveries.split())
     return History(
@@ -326,83 +325,88 @@ def target_of(
     )
 
 
-def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> Flow[RecoveryReport]:
+async def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> RecoveryReport:
     """Takes the run to a version, under a new epoch of this trainer."""
     # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
     config = source.config.to_fields() if source is not None else core.config.to_fields() if core.epoch else None
     token = secrets.token_hex(8)
     core.recovering()
-    begun: Begun = yield TakeOver(recovery.begin(core.run, token, to, config, now=core.now), token)
+    begun: Begun = await core.numbered.take_over(recovery.begin(core.run, token, to, config, now=core.now), token)
     core.recovered(begun.epoch)
 
-    def sweep(piece: list[str]) -> Flow[Swept]:
-        return (yield GatedCall(lambda gate: recovery.sweep(core.run, gate, piece, is_listed, now=core.now)))
+    async def sweep(piece: list[str]) -> Swept:
+        return await core.numbered.call(lambda gate: recovery.sweep(core.run, gate, piece, is_listed, now=core.now))
 
     listed = frozenset[str]() if source is None else source.unfinished
     is_listed = listed.__contains__
-    counts, known = yield from _walk(core, listed, sweep, progress)
+    counts, known = await _walk(core, listed, sweep, progress)
     missing = sorted(listed - known)
     for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
-        yield from sweep(missing[at : at + SWEEP_TASKS])
-    after: Recovered = yield GatedCall(lambda gate: recovery.end(core.run, gate, now=core.now))
-    while (yield from core.trim()):
+        await sweep(missing[at : at + SWEEP_TASKS])
+    after: Recovered = await core.numbered.call(lambda gate: recovery.end(core.run, gate, now=core.now))
+    while await core.trim():
         pass
     restored = 0
     if missing and source is not None and source.tasks_path is not None:
-        restored = yield from _restore(core, source.tasks_path, set(missing))
+        restored = await _restore(core, source.tasks_path, set(missing))
         missing = []
-    yield from core.refresh()
+    await core.refresh()
     return _report(core.run, core.cursor, to, begun, counts, after, missing, restored, source)
 
 
-def _walk(
-    core: TrainerCore, listed: frozenset[str], deal_with: Callable[[list[str]], Flow[Swept]], progress: Progress | None
-) -> Flow[tuple[Counter[str], set[str]]]:
+async def _walk(
+    core: TrainerCore,
+    listed: frozenset[str],
+    deal_with: Callable[[list[str]], Awaitable[Swept]],
+    progress: Progress | None,
+) -> tuple[Counter[str], set[str]]:
     """Scans all tasks and deals with them in pieces.
 
     Returns the counts, and which of the listed tasks the server knows.
     """
-    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
     counts, known, done, total = Counter[str](), set[str](), set[str](), int(stored["n_tasks"])
     cursor = "0"
     while True:
-        cursor, rows = yield from _scan(core.run, cursor)
+        cursor, rows = await _scan(core, cursor)
         fresh = [task for task in rows if task not in done]  # a scan may return a task twice
         known.update(task for task in fresh if task in listed)
         done.update(fresh)
         while fresh:
-            swept = yield from deal_with(fresh[:SWEEP_TASKS])
+            swept = await deal_with(fresh[:SWEEP_TASKS])
             counts.update(swept.counts)
             fresh = fresh[swept.done :]
         if progress is not None:
-            yield Ask("progress", progress, (min(len(done), total), total))
+            await core.io.ask("progress", progress, min(len(done), total), total)
         if cursor == "0":
             return counts, known
 
 
-def _restore(core: TrainerCore, path: Path, missing: set[str]) -> Flow[int]:
+async def _restore(core: TrainerCore, path: Path, missing: set[str]) -> int:
     """Enqueues the missing tasks from a full checkpoint."""
     restored = 0
     pieces: Iterator[list[NewTask]] = read_tasks(path)
-    while (piece := (yield Blocking(lambda: next(pieces, None)))) is not None:
+    while (piece := (await core.io.blocking(lambda: next(pieces, None)))) is not None:
         wanted = [task for task in piece if task.id in missing]
         for at in range(0, len(wanted), 64):
             part = wanted[at : at + 64]
-            answer = yield GatedCall(lambda gate, part=part: trainer.enqueue(core.run, gate, part, now=core.now))
+            answer = await core.numbered.call(
+                lambda gate, part=part: trainer.enqueue(core.run, gate, part, now=core.now)
+            )
             restored += answer.added
     return restored
 
 
-def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> Flow[RecoveryReport]:
+async def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> RecoveryReport:
     """What `recover` would report; changes nothing."""
-    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
     listed = frozenset[str]() if source is None else source.unfinished
 
-    def look(piece: list[str]) -> Flow[Swept]:
-        return (yield from core.call(recovery.preview(core.run, to, piece, listed.__contains__, now=core.now)))
+    async def look(piece: list[str]) -> Swept:
+        return await core.io.call(recovery.preview(core.run, to, piece, listed.__contains__, now=core.now))
 
-    asked = yield from look([])  # refuses what cannot be recovered to, also where there is no task
-    counts, known = yield from _walk(core, listed, look, progress)
+    asked = await look([])  # refuses what cannot be recovered to, also where there is no task
+    counts, known = await _walk(core, listed, look, progress)
     config = RunConfig.from_fields(stored)
     accepted = to.version * config.batch_size + counts["ready"]
     # An admission run has no tasks: its owners count what is running.
@@ -411,7 +415,7 @@ def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: P
     if config.max_staleness is not None:
         capacity = min(capacity, (config.max_staleness + to.version + 1) * config.batch_size - accepted - running)
     steps = [str(step) for step in range(to.version, int(stored["version"]))]
-    sizes: list[bytes | None] = (yield Command(("HMGET", keys.key(core.run, "batches"), *steps))) if steps else []
+    sizes: list[bytes | None] = (await core.io.command("HMGET", keys.key(core.run, "batches"), *steps)) if steps else []
     lost = sum(int(size.split()[0]) for size in sizes if size)
     before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
     begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from broker.errors import BadArgument, BrokerError, Early, Gone, Recovering, WaitTimeout
+from broker.connections.base import BaseTransport
+from broker.errors import BadArgument, Early, Gone, Recovering, WaitTimeout
 from broker.protocol import anyone, trainer
-from broker.protocol.anyone import BatchPiece, RolloutRow
-from broker.protocol.flow import Ask, Call, Flow, GatedCall, Pause, WaitMarker
+from broker.protocol.anyone import RolloutRow
 from broker.protocol.trainer import Taken
 from broker.trainer.exhausted import exhausted
 from broker.trainer.filtered import Accept, Gathered
@@ -70,7 +71,7 @@ class Forming:
             gathered = core.gathered[self._step] = Gathered(accept)
         return gathered
 
-    def batch(self, deadline: Deadline) -> Flow[list[Rollout]]:
+    async def batch(self, deadline: Deadline) -> list[Rollout]:
         """Waits until the batch is sealed, and reads it.
 
         Raises:
@@ -80,33 +81,33 @@ class Forming:
         core, step, gathered = self._core, self._step, self._gathered
         while True:
             if gathered is None:
-                taken = yield from self._take(TAKE_LIMIT, seal=True, rows=min(self._n, ROWS_PER_CALL))
+                taken = await self._take(TAKE_LIMIT, seal=True, rows=min(self._n, ROWS_PER_CALL))
             else:
-                taken, is_judged = yield from self._take_judged(gathered)
+                taken, is_judged = await self._take_judged(gathered)
                 if not is_judged:
                     continue
                 if not taken.sealed and (taken.size >= self._n or (taken.exhausted and not taken.more)):
-                    taken = yield from self._take(0, seal=True, rows=0)
+                    taken = await self._take(0, seal=True, rows=0)
             if taken.sealed:
                 break
             if taken.more and taken.size < self._n:
                 continue
             if taken.exhausted and (not self._short or taken.left == 0):
-                raise (yield from exhausted(core, left=taken.left, step=step, n=self._n))
+                raise await exhausted(core, left=taken.left, step=step, n=self._n)
             deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=core.run)
-            woken = yield WaitMarker((core.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
+            woken = await core.io.wait_marker((core.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
             if not woken:
-                yield Call((anyone.requeue(core.run, now=core.now),))
-        rollouts = yield from self._sealed(taken)
+                await core.io.execute((anyone.requeue(core.run, now=core.now),))
+        rollouts = await self._sealed(taken)
         core.digests[step] = taken.digest
         core.step_next = max(core.step_next, step + 1)
         core.gathered.pop(step, None)
         return rollouts
 
-    def _take(self, limit: int, *, seal: bool, rows: int) -> Flow[Taken]:
+    async def _take(self, limit: int, *, seal: bool, rows: int) -> Taken:
         core = self._core
         self._refuse_after_recovery()
-        taken: Taken = yield GatedCall(
+        taken = await core.numbered.call(
             lambda gate: trainer.take(
                 core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short,
                 rows=rows, result_bytes=RESULT_BYTES_WITH_ROWS, now=core.now,
@@ -120,53 +121,54 @@ class Forming:
         if self._core.epoch != self._epoch:
             raise Recovering(version=self._core.version)
 
-    def _sealed(self, taken: Taken) -> Flow[list[Rollout]]:
+    async def _sealed(self, taken: Taken) -> list[Rollout]:
         """The rollouts of the sealed batch, in its order, which any rank reads. What was gathered is not read again."""
         core, step, gathered = self._core, self._step, self._gathered
         if gathered is not None and (there := gathered.in_order(step, taken.digest)) is not None:
             return there
         rows = list(taken.rows)
-        rows += yield from read_rows(core.run, step, len(rows), taken.size)
+        rows += await read_rows(core.io, core.run, step, len(rows), taken.size)
         if gathered is None:
-            return (yield from read_rollouts(core.run, step, rows, core.result_sizes, taken.results))
-        yield from self._complete(gathered, rows)
+            return await read_rollouts(core.io, core.run, step, rows, core.result_sizes, taken.results)
+        await self._complete(gathered, rows)
         return [gathered.looks[row.task].rollout for row in rows]
 
-    def _take_judged(self, gathered: Gathered) -> Flow[tuple[Taken, bool]]:
+    async def _take_judged(self, gathered: Gathered) -> tuple[Taken, bool]:
         """Fills the batch, judges what is new in it and discards what the user refuses.
 
         Answers also whether the filter has seen all of the batch, and refused nothing.
         """
         core = self._core
         was_whole, gathered.is_whole = gathered.is_whole, False
-        taken = yield from self._take(TAKE_LIMIT, seal=False, rows=ROWS_PER_CALL)
+        taken = await self._take(TAKE_LIMIT, seal=False, rows=ROWS_PER_CALL)
         if taken.sealed:
             return taken, True
         new = taken.rows
         is_told = len(new) == taken.taken  # else the answer is that of a copy that was lost with its rows
         if was_whole and is_told and len(gathered.looks.keys() | {row.task for row in new}) == taken.size:
-            gathered.add(new, (yield from read_rollouts(core.run, self._step, new, core.result_sizes, taken.results)))
+            sizes = core.result_sizes
+            gathered.add(new, await read_rollouts(core.io, core.run, self._step, new, sizes, taken.results))
             gathered.is_whole = True
         else:
-            gathered.is_whole = yield from self._look_at_all(gathered, taken.size)
+            gathered.is_whole = await self._look_at_all(gathered, taken.size)
         for look in gathered.new():
-            look.verdict = bool((yield Ask("accept", gathered.accept, (look.rollout,))))
+            look.verdict = bool(await core.io.ask("accept", gathered.accept, look.rollout))
         refused = gathered.refused()
         if refused:
             is_whole, gathered.is_whole = gathered.is_whole, False
-            yield from core.discard(refused, "filtered")
+            await core.discard(refused, "filtered")
             gathered.drop(refused)
             gathered.is_whole = is_whole
         return taken, gathered.is_whole and not refused
 
-    def _look_at_all(self, gathered: Gathered, size: int) -> Flow[bool]:
+    async def _look_at_all(self, gathered: Gathered, size: int) -> bool:
         """Reads the open batch where it is not what was known of it and what came now.
 
         Another trainer had begun it, an answer was lost, or something left it. Answers whether all of it was there.
         """
         try:
-            rows = yield from read_rows(self._core.run, self._step, 0, size)
-            yield from self._complete(gathered, rows)
+            rows = await read_rows(self._core.io, self._core.run, self._step, 0, size)
+            await self._complete(gathered, rows)
         except Gone:  # cancelled meanwhile, by an operator: then the next take says another size
             self._gone += 1
             if self._gone > _MOST_GONE:
@@ -174,21 +176,22 @@ class Forming:
             return False
         return True
 
-    def _complete(self, gathered: Gathered, rows: Sequence[RolloutRow]) -> Flow[None]:
+    async def _complete(self, gathered: Gathered, rows: Sequence[RolloutRow]) -> None:
         """Lets what was gathered be these rows, and reads what is new among them."""
+        core = self._core
         gathered.keep(rows)
         new = [row for row in rows if row.task not in gathered.looks]
-        gathered.add(new, (yield from read_rollouts(self._core.run, self._step, new, self._core.result_sizes)))
+        gathered.add(new, await read_rollouts(core.io, core.run, self._step, new, core.result_sizes))
 
 
-def next_batch(
+async def next_batch(
     core: TrainerCore, step: int, n: int | None, accept: Accept | None, timeout: float | None, *, short: bool
-) -> Flow[list[Rollout]]:
+) -> list[Rollout]:
     """The batch of a step; n None: the config's size."""
     wanted = whole("n", core.config.batch_size if n is None else n, 1, MAX_BATCH_SIZE)
     if accept is not None and not callable(accept):
         raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
-    return Forming(core, step, wanted, accept, short=short).batch(Deadline(timeout))
+    return await Forming(core, step, wanted, accept, short=short).batch(Deadline(timeout))
 
 
 def share_of(size: int, rank: int, world: int) -> range:
@@ -196,20 +199,21 @@ def share_of(size: int, rank: int, world: int) -> range:
     return range(size * rank // world, size * (rank + 1) // world)
 
 
-def read_batch(run: str, step: int, rank: int, world: int, timeout: float | None) -> Flow[list[Rollout]]:
+async def read_batch(
+    io: BaseTransport, run: str, step: int, rank: int, world: int, timeout: float | None
+) -> list[Rollout]:
     """The shard of one rank of a sealed batch; waits until it is sealed."""
     step, world = whole("step", step, 0, 2**53 - 1), whole("world", world, 1, MAX_BATCH_SIZE)
     rank = whole("rank", rank, 0, world - 1)
     deadline, pause_s = Deadline(timeout), 0.01
     while True:
-        piece: BatchPiece | BrokerError = (yield Call((anyone.batch(run, step, 0, 0),)))[0]
-        if isinstance(piece, BatchPiece) and piece.sealed:
-            break
-        if isinstance(piece, BrokerError) and not isinstance(piece, Early):
-            raise piece
+        with suppress(Early):
+            piece = await io.call(anyone.batch(run, step, 0, 0))
+            if piece.sealed:
+                break
         deadline.check(f"the batch of step {step}", run=run)
-        yield Pause(max(0.0, deadline.left(pause_s)))
+        await io.pause(max(0.0, deadline.left(pause_s)))
         pause_s = min(0.5, pause_s * 2)
     share = share_of(piece.size, rank, world)
-    rows = yield from read_rows(run, step, share.start, share.stop)
-    return (yield from read_rollouts(run, step, rows, ResultSizes()))
+    rows = await read_rows(io, run, step, share.start, share.stop)
+    return await read_rollouts(io, run, step, rows, ResultSizes())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from broker.connections.base import BaseTransport
 from broker.errors import Exhausted
 from broker.protocol import anyone, keys
-from broker.protocol.flow import Command, Flow
 from broker.protocol.replies import text
 from broker.trainer.state import TrainerCore
 
@@ -14,10 +14,10 @@ from broker.trainer.state import TrainerCore
 _LOOKED_AT, _TOLD, _CHARS = 20, 3, 100
 
 
-def exhausted(core: TrainerCore, *, left: int, step: int, n: int) -> Flow[Exhausted]:
+async def exhausted(core: TrainerCore, *, left: int, step: int, n: int) -> Exhausted:
     """The error that says that fewer tasks are left than a batch needs, and what became of the others."""
     fields: dict[str, Any] = {"left": left, "step": step, "n": n}
-    stored: dict[str, str] = yield from core.call(anyone.stats(core.run, now=core.now))
+    stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
     dead, rejected = int(stored["n_dead"]), int(stored["n_rejected"])
     freed = int(stored.get("total_freed_dead") or 0) + int(stored.get("total_freed_rejected") or 0)
     if not (dead or rejected or freed):
@@ -25,15 +25,15 @@ def exhausted(core: TrainerCore, *, left: int, step: int, n: int) -> Flow[Exhaus
     fields |= {"run": core.run, "dead": dead, "rejected": rejected}
     if freed:
         fields["freed"] = freed
-    reasons = yield from _reasons(core.run, "dead" if dead else "rejected")
+    reasons = await _reasons(core.io, core.run, "dead" if dead else "rejected")
     return Exhausted(**fields, reasons=", ".join(reasons) or "their records are freed")
 
 
-def _reasons(run: str, kind: str) -> Flow[list[str]]:
+async def _reasons(io: BaseTransport, run: str, kind: str) -> list[str]:
     """Why the newest of them ended: each reason once, the newest first."""
-    ids: list[bytes] = yield Command(("ZREVRANGE", keys.key(run, kind), 0, _LOOKED_AT - 1))
+    ids: list[bytes] = await io.command("ZREVRANGE", keys.key(run, kind), 0, _LOOKED_AT - 1)
     if not ids:
         return []
-    found: list[bytes | None] = yield Command(("HMGET", keys.key(run, "reasons"), *ids))
+    found: list[bytes | None] = await io.command("HMGET", keys.key(run, "reasons"), *ids)
     reasons = dict.fromkeys(text(why) for why in found if why)
     return [ascii(why[:_CHARS]) for why in list(reasons)[:_TOLD]]

@@ -1,17 +1,88 @@
-"""The trainer's numbered channel: which call is next, and which one's outcome is unknown."""
+"""The trainer's calls have numbers: which one is next, and which one's outcome is unknown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from broker.errors import BrokerError, OldCall, Rewound
+from broker.connections.base import BaseTransport
+from broker.errors import BrokerError, NotSendable, OldCall, Rewound
 from broker.protocol.operation import Operation
 from broker.protocol.trainer import Gate, trainer_gate
 
+T = TypeVar("T")
 
-class Channel:
-    """Numbers the calls of one trainer. Not for concurrent use: the shell holds a lock around `prepare` ... `settle`.
+
+class NumberedCalls:
+    """Sends the calls of one trainer that change its run, one after the other.
+
+    Args:
+        io: sends them.
+        token: the trainer's epoch token, its own choice.
+    """
+
+    def __init__(self, io: BaseTransport, token: str) -> None:
+        self._io, self._turn, self._numbers = io, io.turn(), CallNumbers(token)
+
+    @property
+    def token(self) -> str:
+        """The epoch token that the calls are made under."""
+        return self._numbers.token
+
+    @property
+    def last(self) -> int:
+        """Number of the last call that the server has answered, 0 before the first."""
+        return self._numbers.last
+
+    async def call(self, make: Callable[[Gate], Operation[T]]) -> T:
+        """One call; raises its BrokerError.
+
+        Args:
+            make: builds the operation when its turn has come.
+        """
+        return (await self.call_with(make, ()))[0]
+
+    async def call_with(
+        self, make: Callable[[Gate], Operation[T]], then: Sequence[Operation[Any]]
+    ) -> tuple[T, list[Any]]:
+        """One call; operations without a number are executed after it, in the same round trip.
+
+        Args:
+            make: builds the operation when its turn has come.
+            then: the others.
+
+        Returns:
+            The call's value, and the outcomes of the others, of which a BrokerError is not raised.
+        """
+        return await self._turn.take(lambda: self._send(make, then))
+
+    async def _send(self, make: Callable[[Gate], Operation[T]], then: Sequence[Operation[Any]]) -> tuple[T, list[Any]]:
+        sent = self._numbers.prepare(make)
+        try:
+            outcomes = await self._io.execute([*sent, *then])
+        except NotSendable:  # sent again it would be in the way for ever
+            self._numbers.unsent(sent)
+            raise
+        return self._numbers.settle(sent, outcomes[: len(sent)]), outcomes[len(sent) :]
+
+    async def take_over(self, operation: Operation[T], token: str) -> T:
+        """A call that begins a new epoch, from which on the numbers start again. Its BrokerError changes nothing.
+
+        Args:
+            operation: the call.
+            token: the new epoch's.
+        """
+
+        async def begin() -> T:
+            begun = await self._io.call(operation)
+            self._numbers.restart(token)
+            return begun
+
+        return await self._turn.take(begin)
+
+
+class CallNumbers:
+    """Numbers the calls of one trainer. Not for concurrent use: one call at a time, from `prepare` to `settle`.
 
     Args:
         token: the trainer's epoch token, its own choice.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from broker.errors import BrokerError, Gone
+from broker.connections.base import BaseTransport
+from broker.errors import Gone
 from broker.protocol import anyone, keys
-from broker.protocol.anyone import BatchPiece, RolloutRow
-from broker.protocol.flow import Call, Fetch, Flow
+from broker.protocol.anyone import RolloutRow
 from broker.values.codec import decode
 from broker.values.rollout import Rollout, Sample
 
@@ -36,27 +36,34 @@ class ResultSizes:
     largest: int = 0
 
 
-def read_rows(run: str, step: int, first: int, last: int) -> Flow[list[RolloutRow]]:
+async def read_rows(io: BaseTransport, run: str, step: int, first: int, last: int) -> list[RolloutRow]:
     """Rows first to last (excluded) of a batch."""
     rows: list[RolloutRow] = []
     while first + len(rows) < last:
         offset = first + len(rows)
         count = min(ROWS_PER_CALL, last - offset)  # of large groups fewer come
-        piece: BatchPiece | BrokerError = (yield Call((anyone.batch(run, step, offset, count),)))[0]
-        if isinstance(piece, BrokerError):
-            raise piece
+        piece = await io.call(anyone.batch(run, step, offset, count))
         if not piece.rows:
             raise Gone(step=step)
         rows += piece.rows
     return rows
 
 
-def read_rollouts(
-    run: str, step: int, rows: Sequence[RolloutRow], sizes: ResultSizes, there: Sequence[bytes | None] = ()
-) -> Flow[list[Rollout]]:
+async def read_rollouts(
+    io: BaseTransport,
+    run: str,
+    step: int,
+    rows: Sequence[RolloutRow],
+    sizes: ResultSizes,
+    there: Sequence[bytes | None] = (),
+) -> list[Rollout]:
     """The rollouts of rows, with their results decoded.
 
     Args:
+        io: reads them.
+        run: the run.
+        step: the step whose batch they are of.
+        rows: what the server says of them.
         sizes: what is known of the results' sizes, and learned here.
         there: the bytes of the first results, as they came with the rows.
 
@@ -69,7 +76,7 @@ def read_rollouts(
     count = min(_FIRST_KEYS, BYTES_PER_FETCH // sizes.largest) if sizes.largest else _FIRST_KEYS
     while len(results) < len(attempts):
         piece = attempts[len(results) : len(results) + max(1, count)]
-        values: list[bytes | None] = yield Fetch(tuple([prefix + attempt for attempt in piece]))
+        values = await io.fetch([prefix + attempt for attempt in piece])
         found = _present(values, piece, step)
         lengths = list(map(len, found))
         sizes.largest = max(lengths) if not results else max(sizes.largest, *lengths)

@@ -1,22 +1,22 @@
-"""The trainer without I/O: what it remembers of its run, and its calls as flows."""
+"""What a trainer remembers of its run, and what its calls do."""
 
 from __future__ import annotations
 
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from broker.connections.base import BaseTransport
 from broker.errors import BadArgument, BrokerError, Early, TooBig
 from broker.protocol import anyone, keys, trainer
 from broker.protocol.anyone import Trimmed
-from broker.protocol.flow import Call, Flow, GatedCall
-from broker.protocol.trainer import Advanced, EnqueuedPiece, NewTask, Opened
+from broker.protocol.trainer import NewTask, Opened
 from broker.trainer.enqueued import Arrival, Enqueued, LeftIterators
 from broker.trainer.filtered import Gathered
-from broker.trainer.numbered_calls import Channel
+from broker.trainer.numbered_calls import NumberedCalls
 from broker.trainer.reading import ResultSizes
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
 from broker.values.codec import encode
@@ -52,19 +52,29 @@ class TrainerCore:
     """State of one trainer of one run.
 
     Args:
+        io: sends its calls.
         run: name of the run.
         config: what to create the run with, or what it must agree with; None: the run must exist.
         update: change a stored config that differs.
         clock: injected time in milliseconds; None: the server's.
     """
 
-    def __init__(self, run: str, config: RunConfig | None, *, update: bool, clock: Callable[[], int] | None) -> None:
+    def __init__(
+        self,
+        io: BaseTransport,
+        run: str,
+        config: RunConfig | None,
+        *,
+        update: bool,
+        clock: Callable[[], int] | None,
+    ) -> None:
         self.run = check_name("run", run)
         if config is not None:
             check_type("config", config, RunConfig, "a broker.RunConfig, or None for the stored one")
         check_plain_hook("clock", clock)
         self._given, self._update, self._clock = config, update, clock
-        self.channel = Channel(secrets.token_hex(8))
+        self.io = io
+        self.numbered = NumberedCalls(io, secrets.token_hex(8))
         self.config: RunConfig = config if config is not None else RunConfig(consumer_batch_size=1)
         self.version = 0
         self.step_next = 0
@@ -96,26 +106,19 @@ class TrainerCore:
         """
         return self.version + 1 if prefetch and self.delivered >= self.version else self.version
 
-    def call(self, operation: Any) -> Flow[Any]:
-        """One ungated operation; raises its error."""
-        value = (yield Call((operation,)))[0]
-        if isinstance(value, BrokerError):
-            raise value
-        return value
-
-    def open(self) -> Flow[Opened]:
+    async def open(self) -> Opened:
         """Becomes the run's trainer."""
         config = None if self._given is None else self._given.to_fields()
-        opened: Opened = yield from self.call(
-            trainer.open_run(self.run, self.channel.token, config, update=self._update, now=self.now)
+        opened: Opened = await self.io.call(
+            trainer.open_run(self.run, self.numbered.token, config, update=self._update, now=self.now)
         )
         self.epoch = opened.epoch
-        yield from self.refresh()
+        await self.refresh()
         return opened
 
-    def refresh(self) -> Flow[dict[str, str]]:
+    async def refresh(self) -> dict[str, str]:
         """Reads the run's state: version, next step, config, cursor."""
-        stored: dict[str, str] = yield from self.call(anyone.stats(self.run, now=self.now))
+        stored: dict[str, str] = await self.io.call(anyone.stats(self.run, now=self.now))
         self.version, self.step_next = int(stored["version"]), int(stored["step_next"])
         self.config = RunConfig.from_fields(stored)
         self.cursor = json.loads(stored["cursor"]) if stored.get("cursor") else None
@@ -138,19 +141,19 @@ class TrainerCore:
         """The caller gets the batch of a step."""
         self.delivered, self._repeated = step, None
 
-    def settle(self) -> Flow[int]:
+    async def settle(self) -> int:
         """The version, after an advance or a recovery that was left without an answer was made sure of."""
         if self._asked is not None:
-            self._repeated = yield from self._make(self._asked)
+            self._repeated = await self._make(self._asked)
         if not self._is_sure:
-            yield from self.refresh()
+            await self.refresh()
         return self.version
 
-    def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None, *, again: bool = False) -> Flow[Enqueued]:
+    async def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None, *, again: bool = False) -> Enqueued:
         """Adds tasks in pieces; the cursor is stored with the last one."""
         several = one_or_several("tasks", tasks, Task, "a broker.Task, or several")
         with self.arrival(tasks, cursor, again=again) as arrival:
-            yield from self.add(arrival, several, is_last=True)
+            await self.add(arrival, several, is_last=True)
             if cursor is not None:
                 self.cursor = cursor
         return arrival.enqueued
@@ -159,7 +162,7 @@ class TrainerCore:
         """An enqueue of the tasks that are given; refused where they come from what one before left in the middle."""
         return Arrival(given, self._left, None if cursor is None else _cursor_text(cursor), again=bool(again))
 
-    def add(self, arrival: Arrival, tasks: Iterable[Task], *, is_last: bool) -> Flow[None]:
+    async def add(self, arrival: Arrival, tasks: Iterable[Task], *, is_last: bool) -> None:
         """Adds tasks of an enqueue in pieces; with the last of them the cursor is stored."""
         position = arrival.cursor if is_last else None
         pieces = self._pieces(iter(tasks), MOST_SLOTS_AGAIN if arrival.again else None)
@@ -168,7 +171,7 @@ class TrainerCore:
             following = next(pieces, None)
             sent = piece or []
             text, position = (position, None) if following is None else (None, position)
-            answer: EnqueuedPiece = yield GatedCall(
+            answer = await self.numbered.call(
                 lambda gate, sent=sent, text=text: trainer.enqueue(
                     self.run, gate, sent, text, again=arrival.again, now=self.now
                 )
@@ -199,26 +202,26 @@ class TrainerCore:
         if piece:
             yield piece
 
-    def discard(self, tasks: Iterable[str], reason: str = "discarded") -> Flow[dict[str, str]]:
+    async def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
         """Takes rollouts out for good: task -> `discarded`, or the state it is in."""
         check_text("reason", reason)
-        return self._by_ids(tasks, lambda gate, ids: trainer.discard(self.run, gate, reason, ids, now=self.now))
+        return await self._by_ids(tasks, lambda gate, ids: trainer.discard(self.run, gate, reason, ids, now=self.now))
 
-    def cancel(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
+    async def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
         """Takes tasks out of the run: task -> `cancelled`, or the state it is in."""
-        return self._by_ids(tasks, lambda gate, ids: trainer.cancel(self.run, gate, ids, now=self.now))
+        return await self._by_ids(tasks, lambda gate, ids: trainer.cancel(self.run, gate, ids, now=self.now))
 
-    def retry(self, tasks: Iterable[str]) -> Flow[dict[str, str]]:
+    async def retry(self, tasks: Iterable[str]) -> dict[str, str]:
         """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
-        return self._by_ids(tasks, lambda gate, ids: trainer.retry(self.run, gate, ids, now=self.now))
+        return await self._by_ids(tasks, lambda gate, ids: trainer.retry(self.run, gate, ids, now=self.now))
 
-    def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.Gate, list[str]], Any]) -> Flow[dict[str, str]]:
-        def send(piece: list[str]) -> Flow[list[str]]:
-            return (yield GatedCall(lambda gate: make(gate, piece)))
+    async def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.Gate, list[str]], Any]) -> dict[str, str]:
+        async def send(piece: list[str]) -> list[str]:
+            return await self.numbered.call(lambda gate: make(gate, piece))
 
-        return in_pieces(tasks, send)
+        return await in_pieces(tasks, send)
 
-    def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> Flow[int]:
+    async def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
         """Acknowledges the batch of step = version; answers the new version.
 
         Where the one before was left without an answer, it is that one, said again.
@@ -232,39 +235,39 @@ class TrainerCore:
             if self._repeated is not None:
                 version, self._repeated = self._repeated, None
                 return version
-            yield from self.settle()
+            await self.settle()
             step = self.version
             digest = self.digests.get(step, "-") if step <= self.delivered else "-"
             if digest == "-" and not allow_empty:
                 raise Early(step=step, version=self.version, step_next=self.step_next)
             self._asked = _Advance(step, digest, blob, allow_empty)
-        return (yield from self._make(self._asked))
+        return await self._make(self._asked)
 
-    def _make(self, asked: _Advance) -> Flow[int]:
+    async def _make(self, asked: _Advance) -> int:
         """Makes an advance that may have been made: the run advances from each step once."""
         step = asked.step
         try:
-            answers: list[Any] = yield GatedCall(
+            advanced, (trimmed,) = await self.numbered.call_with(
                 lambda gate: trainer.advance(
                     self.run, gate, step, asked.digest, allow_empty=asked.allow_empty, blob=asked.blob, now=self.now
                 ),
-                then=(anyone.trim(self.run, now=self.now),),
+                (anyone.trim(self.run, now=self.now),),
             )
         except BrokerError as refusal:
             if "used_call" not in refusal.fields:
                 raise  # it was not looked at, or nobody knows
             if isinstance(refusal, Early):
-                yield from self.refresh()
+                await self.refresh()
             self._asked = None
             if self.version > step:
                 self.digests.pop(step, None)
                 return self.version
             raise
-        advanced: Advanced = answers[0]
-        more, rest = answers[1], advanced.size // TRIM_TASKS  # what one trim could not free
+        more: Trimmed | BrokerError = trimmed
+        rest = advanced.size // TRIM_TASKS  # what one trim could not free
         self._tell_freed(more)
         while more == anyone.TRIM_AGAIN or (more == 1 and rest > 0):
-            more = yield from self.trim()
+            more = await self.trim()
             rest -= 1
         self.digests.pop(step, None)
         if self.version == step:  # no other thread was first
@@ -273,9 +276,9 @@ class TrainerCore:
         self._asked = None
         return self.version
 
-    def trim(self) -> Flow[Trimmed]:
+    async def trim(self) -> Trimmed:
         """Frees some of what nothing needs any more, and warns of tasks that were never trained on."""
-        trimmed: Trimmed = yield from self.call(anyone.trim(self.run, now=self.now))
+        trimmed: Trimmed = await self.io.call(anyone.trim(self.run, now=self.now))
         self._tell_freed(trimmed)
         return trimmed
 
@@ -287,20 +290,20 @@ class TrainerCore:
                 *(self.run, trimmed.dead, trimmed.rejected),
             )
 
-    def pause(self, mode: str) -> Flow[str]:
+    async def pause(self, mode: str) -> str:
         """`paused`, `draining` or empty; answers the mode before."""
-        return (yield GatedCall(lambda gate: trainer.pause(self.run, gate, mode, now=self.now)))
+        return await self.numbered.call(lambda gate: trainer.pause(self.run, gate, mode, now=self.now))
 
-    def requeue(self, limit: int) -> Flow[int]:
+    async def requeue(self, limit: int) -> int:
         """Takes back what is due, at most limit of each kind; answers how many."""
-        return self.call(anyone.requeue(self.run, whole("limit", limit, 1, 1000), now=self.now))
+        return await self.io.call(anyone.requeue(self.run, whole("limit", limit, 1, 1000), now=self.now))
 
-    def repair(self) -> Flow[dict[str, tuple[int, int]]]:
+    async def repair(self) -> dict[str, tuple[int, int]]:
         """Rewrites the counters by the structures: name -> (before, after) of those that were wrong."""
-        return (yield GatedCall(lambda gate: trainer.repair(self.run, gate, now=self.now)))
+        return await self.numbered.call(lambda gate: trainer.repair(self.run, gate, now=self.now))
 
 
-def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Flow[list[str]]]) -> Flow[dict[str, str]]:
+async def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Awaitable[list[str]]]) -> dict[str, str]:
     """A word of the server for each task.
 
     Args:
@@ -310,7 +313,7 @@ def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Flow[list[str]]]
     ids = [check_name("task", task) for task in one_or_several("tasks", tasks, str, "an id of a task, or several")]
     words: list[str] = []
     while piece := ids[len(words) : len(words) + IDS_PER_CALL]:
-        words += yield from send(piece)
+        words += await send(piece)
     return dict(zip(ids, words, strict=True))
 
 

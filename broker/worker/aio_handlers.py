@@ -11,7 +11,6 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from broker.clients.aio_driver import Driver
 from broker.errors import BrokerError, TooBig
 from broker.protocol.worker import Submission
 from broker.values.attempt import Attempt
@@ -33,16 +32,13 @@ class Handlers:
 
     Args:
         core: the worker.
-        driver: does the I/O.
         claiming: held by whoever claims.
         handler: the user's.
         concurrency: attempts at the same time.
     """
 
-    def __init__(
-        self, core: WorkerCore, driver: Driver, claiming: asyncio.Lock, handler: Handler, concurrency: int
-    ) -> None:
-        self._core, self._driver, self._claiming = core, driver, claiming
+    def __init__(self, core: WorkerCore, claiming: asyncio.Lock, handler: Handler, concurrency: int) -> None:
+        self._core, self._claiming = core, claiming
         self._handler, self._places = handler, Places(core, concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._results: deque[_Result] = deque()
@@ -109,7 +105,7 @@ class Handlers:
             await self._send()
         if given_back:
             with suppress(BrokerError):
-                await self._driver.run(self._core.release(given_back))
+                await self._core.release(given_back)
         if going_on := [task for attempt_id, task in self._tasks.items() if not self._places.lost(attempt_id)]:
             await asyncio.wait(going_on)
 
@@ -166,7 +162,7 @@ class Handlers:
         await asyncio.wait([waiting])
         self._waiting = None
         if not waiting.cancelled() and waiting.exception() is None:
-            await self._driver.run(self._core.give_back(waiting.result()))
+            await self._core.give_back(waiting.result())
 
     def _collect(self) -> None:
         """Starts on what the wait has brought; raises what it raised."""
@@ -177,7 +173,7 @@ class Handlers:
 
     async def _wait(self, n: int, *, asked: bool) -> list[Attempt]:
         async with self._claiming:
-            return await self._driver.run(self._core.claim(n, None, asked=asked))
+            return await self._core.claim(n, None, asked=asked)
 
     def _start(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
@@ -239,7 +235,7 @@ class Handlers:
         """Reports an attempt that an exception ended."""
         self._reporting.add(attempt.id)
         try:
-            await self._driver.run(self._core.report(attempt, error, ending))
+            await self._core.report(attempt, error, ending)
         finally:
             self._reporting.discard(attempt.id)
 
@@ -252,11 +248,11 @@ class Handlers:
         try:
             if claims:
                 async with self._claiming:
-                    _, attempts = await self._driver.run(self._core.submit_and_claim(session, items, free))
+                    _, attempts = await self._core.submit_and_claim(session, items, free)
                 self._asked = attempts is not None and len(attempts) < free
                 self._start(attempts or [])
             else:
-                await self._driver.run(session.submit(items))
+                await session.submit(items)
         except asyncio.CancelledError:
             self._results.extendleft(reversed(piece))  # `end` sends them again, which has its effect once
             raise
@@ -273,7 +269,7 @@ class Handlers:
             return
         for attempt, submission in piece:
             try:
-                await self._driver.run(session.submit([submission]))
+                await session.submit([submission])
             except Exception as refused:  # noqa: BLE001 - as above
                 await self._end(attempt, refused, judged(refused, "sending"))
 

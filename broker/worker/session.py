@@ -1,4 +1,4 @@
-"""A worker's session with one run, without I/O: its lease, its claims, what it holds."""
+"""A worker's session with one run: its lease, its claims, what it holds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from broker.connections.base import BaseTransport
 from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
 from broker.protocol import keys, worker
-from broker.protocol.flow import Call, Flow, WaitAndCall
 from broker.protocol.operation import Operation
 from broker.protocol.worker import ACCEPTED, Answer, Claimed, Joined, Renewed, Submission
 from broker.values.arguments import check_type
@@ -62,13 +63,17 @@ class Session:
     Shared between the worker's thread and its heartbeat: everything they both touch is under one lock.
 
     Args:
+        io: sends its calls.
         run: name of the run.
-        worker: name of the worker.
+        worker_name: name of the worker.
         lease_ms: lease asked for, 0: the run's.
         clock: injected time in milliseconds, or None.
     """
 
-    def __init__(self, run: str, worker_name: str, lease_ms: int, clock: Callable[[], int] | None) -> None:
+    def __init__(
+        self, io: BaseTransport, run: str, worker_name: str, lease_ms: int, clock: Callable[[], int] | None
+    ) -> None:
+        self._io = io
         self.run = run
         self.reason = ""
         self._due_at: float | None = None  # when a retry or a lease is due, by time.monotonic; None: none is known
@@ -125,14 +130,10 @@ class Session:
         with self._lock:
             return list(self._held.values())
 
-    def join(self) -> Flow[None]:
+    async def join(self) -> None:
         """Starts a session; what an earlier one held is lost."""
         nonce = secrets.token_hex(6)
-        joined: Joined | BrokerError = (
-            yield Call((worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now),))
-        )[0]
-        if isinstance(joined, BrokerError):
-            raise joined
+        joined = await self._io.call(worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now))
         with self._lock:
             self._joined, self._number, self._settled = joined, 0, 0
             self.run_policy = _policy(self.run_policy, joined.version, joined.epoch)
@@ -155,19 +156,20 @@ class Session:
             self.run, self.id, self._number, n, random, policy=loaded, blob_seq=self._blob[0], now=self.now
         )
 
-    def claim(self, n: int, policy: Policy | None) -> Flow[list[Attempt]]:
+    async def claim(self, n: int, policy: Policy | None) -> list[Attempt]:
         """Asks for up to n attempts, at most 64; joins first, or anew, where needed."""
         for _ in range(2):
             if self._joined is None:
-                yield from self.join()
+                await self.join()
             try:
-                claimed: Claimed | BrokerError = (yield Call((self.claim_operation(n, policy),)))[0]
+                claimed = await self._io.call(self.claim_operation(n, policy))
+            except NoSession:
+                self.lost()
             except BaseException:
                 self.give_up()
                 raise
-            if not isinstance(claimed, NoSession):
-                return (yield from self.taken_in(claimed))
-            self.lost()
+            else:
+                return await self.taken_in(claimed)
         raise NoSession(session=self.id or "a new one", run=self.run)
 
     @property
@@ -175,7 +177,7 @@ class Session:
         """Whether `claim_waking` is possible: an injected clock is to be read when the waiting is over."""
         return self._joined is not None and self._clock is None
 
-    def claim_waking(self, n: int, seconds: float, ended: Callable[[], bool]) -> Flow[list[Attempt] | None]:
+    async def claim_waking(self, n: int, seconds: float, ended: Callable[[], bool]) -> list[Attempt] | None:
         """Waits for the marker and asks for up to n attempts of the current policy, in one round trip.
 
         Args:
@@ -188,10 +190,10 @@ class Session:
         """
         operation = self.claim_operation(n, None)
         try:
-            outcomes: list[Any] | None = yield WaitAndCall((self.marker,), seconds, (operation,))
+            outcomes = await self._io.wait_and_execute((self.marker,), seconds, (operation,))
             if outcomes is None and not ended():
                 # What became of it is unknown, if it was sent: the same claim again has its effect once.
-                outcomes = yield Call((operation,))
+                outcomes = await self._io.execute((operation,))
         except BaseException:
             self.give_up()
             raise
@@ -201,16 +203,17 @@ class Session:
         if isinstance(outcomes[0], NoSession | NoRun):  # the next claim tells which
             self.lost()
             return None
-        return (yield from self.taken_in(outcomes[0]))
+        return await self.taken_in(outcomes[0])
 
-    def taken_in(self, claimed: Claimed | BrokerError) -> Flow[list[Attempt]]:
+    async def taken_in(self, claimed: Claimed | BrokerError) -> list[Attempt]:
         """Reads a claim's answer; what it granted is held from now on, what cannot be read is failed for good."""
         attempts = self._take_in(claimed)
         unreadable, self._unreadable = self._unreadable, []
         try:
             for attempt_id, problem in unreadable:
                 _log.warning("the payload of attempt %s cannot be read: %s", attempt_id, problem)
-                yield Call((worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now),))
+                report = worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now)
+                await self._io.execute((report,))
         except BaseException:
             self.forget(attempt.id for attempt in attempts)  # nobody will hear of them
             raise
@@ -301,9 +304,9 @@ class Session:
         """The verdict that a rollout must not be trained on; a reason of more than 2000 bytes is cut."""
         return Submission(attempt.id, False, _words("reason", reason).encode())
 
-    def submit(
+    async def submit(
         self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()
-    ) -> Flow[tuple[list[Submitted], list[Any]]]:
+    ) -> tuple[list[Submitted], list[Any]]:
         """Submits at most 64 results or verdicts in one round trip; other operations may ride along.
 
         Returns:
@@ -313,7 +316,7 @@ class Session:
         others: list[Any] | None = None
         for _ in range(3):
             operation = worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
-            outcomes: list[Any] = yield Call((operation, *(then if others is None else ())))
+            outcomes = await self._io.execute((operation, *(then if others is None else ())))
             answers: list[Answer] | BrokerError = outcomes[0]
             if others is None:
                 others = outcomes[1:]
@@ -324,20 +327,16 @@ class Session:
                 return [submitted(answer) for answer in answers], others
         raise NoResult(attempt=items[0].attempt_id)
 
-    def release(self, attempts: Sequence[str]) -> Flow[list[Submitted]]:
+    async def release(self, attempts: Sequence[str]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        answers: list[Answer] | BrokerError = (yield Call((worker.release(self.run, attempts, now=self.now),)))[0]
-        if isinstance(answers, BrokerError):
-            raise answers
+        answers = await self._io.call(worker.release(self.run, attempts, now=self.now))
         self.forget(attempts)
         return [submitted(answer) for answer in answers]
 
-    def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool) -> Flow[Submitted]:
+    async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool) -> Submitted:
         """Reports an error of the attempt."""
         operation = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
-        answer: Answer | BrokerError = (yield Call((operation,)))[0]
-        if isinstance(answer, BrokerError):
-            raise answer
+        answer = await self._io.call(operation)
         self.forget([attempt.id])
         self.look_again()  # when the next attempt may be claimed, only a claim tells
         return submitted(answer)
@@ -351,16 +350,14 @@ class Session:
         """Seconds until something is due that only a claim finds, as far as the last one told; None: nothing is."""
         return None if self._due_at is None else max(0.0, self._due_at - time.monotonic())
 
-    def leave(self) -> Flow[None]:
+    async def leave(self) -> None:
         """Ends the session; what it holds is released at once."""
         joined = self._joined
         if joined is None:
             return
-        gone: bool | BrokerError = False
-        while gone is False:  # it holds more than one call gives back
-            gone = (yield Call((worker.leave(self.run, joined.session, now=self.now),)))[0]
-        if isinstance(gone, BrokerError) and not isinstance(gone, NoRun):  # of a run that is not there nothing is held
-            raise gone
+        with suppress(NoRun):  # of a run that is not there nothing is held
+            while not await self._io.call(worker.leave(self.run, joined.session, now=self.now)):
+                pass  # it holds more than one call gives back
         with self._lock:
             self._joined = None
             self._held.clear()

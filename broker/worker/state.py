@@ -1,4 +1,4 @@
-"""A worker of one or several runs, without I/O."""
+"""What a worker of one or several runs remembers, and what its calls do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from broker.connections.base import BaseTransport
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
-from broker.protocol.flow import Ask, Command, Flow, Pause, WaitMarker
 from broker.protocol.worker import Submission
 from broker.values.arguments import check_type, one_or_several, seconds_of, several, shown, whole
 from broker.values.attempt import Attempt
@@ -52,9 +52,10 @@ def number_wanted(n: int) -> int:
 
 
 class WorkerCore:
-    """What a worker remembers; its calls as flows.
+    """State of one worker.
 
     Args:
+        io: sends its calls.
         runs: name of the run, or names of the runs that it serves, the preferred one first.
         name: the worker's name, None: host and process.
         lease_s: lease asked for, in seconds; None: each run's own.
@@ -65,6 +66,7 @@ class WorkerCore:
 
     def __init__(
         self,
+        io: BaseTransport,
         runs: str | Sequence[str],
         name: str | None,
         lease_s: float | None,
@@ -86,7 +88,8 @@ class WorkerCore:
             )
         check_plain_hook("clock", clock)
         check_hook("on_weights_stale", on_weights_stale)
-        self.sessions = {run: Session(run, self.name, lease_ms, clock) for run in names}
+        self._io = io
+        self.sessions = {run: Session(io, run, self.name, lease_ms, clock) for run in names}
         self.policy = policy
         self._on_weights_stale = on_weights_stale
         self._hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
@@ -162,28 +165,28 @@ class WorkerCore:
                 argument="attempt", given=f"one of run {attempt.run}", expected="one that this worker claimed"
             ) from None
 
-    def join(self) -> Flow[None]:
+    async def join(self) -> None:
         """Starts the sessions, so that a missing run is reported at once."""
         for session in self.sessions.values():
-            yield from session.join()
+            await session.join()
 
-    def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> Flow[list[Attempt]]:
+    async def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> list[Attempt]:
         """Up to n attempts, from the preferred run first, 64 in a round trip; `there` are the first of them."""
         attempts = list(there)
         woken_by, self._woken_by = self._woken_by, None
         try:
-            yield from self._load_weights()
+            await self._load_weights()
             for session in self.sessions.values():
                 while len(attempts) < n:
                     if woken_by is not None and woken_by == session.marker:
                         woken_by = None
                     wanted = min(n - len(attempts), ITEMS_PER_CALL)
-                    claimed = yield from session.claim(wanted, session.policy)
+                    claimed = await session.claim(wanted, session.policy)
                     attempts += claimed
                     if len(claimed) < wanted:
                         break
             if woken_by is not None:  # of a run that was not asked: its work is for another worker
-                yield Command(("ZADD", woken_by, 0, "1"))
+                await self._io.command("ZADD", woken_by, 0, "1")
         except BrokerError as error:
             if not attempts:
                 raise
@@ -198,17 +201,17 @@ class WorkerCore:
         for attempt in attempts:
             self.session_of(attempt).forget([attempt.id])
 
-    def give_back(self, attempts: Sequence[Attempt]) -> Flow[None]:
+    async def give_back(self, attempts: Sequence[Attempt]) -> None:
         """Releases what nobody has begun."""
         try:
-            yield from self.release(attempts)
+            await self.release(attempts)
         except BaseException as error:
             self._forget(attempts)
             if not isinstance(error, BrokerError):
                 raise
             _log.debug("%d attempts are left to the heartbeat to give back: %s", len(attempts), error)
 
-    def claim(self, n: int, timeout_s: float | None, *, asked: bool = False) -> Flow[list[Attempt]]:
+    async def claim(self, n: int, timeout_s: float | None, *, asked: bool = False) -> list[Attempt]:
         """Waits until there is something to do; empty after the time-out, or when draining or stopped.
 
         Args:
@@ -223,7 +226,7 @@ class WorkerCore:
         while not self.ended:
             try:
                 if not attempts and not asked:
-                    attempts = yield from self.claim_once(n)
+                    attempts = await self.claim_once(n)
                     self._run_missing.over()
                 asked = missing = False
             except NoRun as error:
@@ -238,15 +241,15 @@ class WorkerCore:
             if left <= 0:
                 return []
             if missing:
-                yield Pause(min(left, RUN_AGAIN_S))
+                await self._io.pause(min(left, RUN_AGAIN_S))
             else:
                 began = time.monotonic()
-                claimed = yield from self._wait(n, left)
+                claimed = await self._wait(n, left)
                 self._waited = time.monotonic() - began > max(IDLE_S, IDLE_TRIPS * self._trip_s)
                 attempts, asked = claimed or [], claimed is not None
         return attempts
 
-    def _wait(self, n: int, left: float) -> Flow[list[Attempt] | None]:
+    async def _wait(self, n: int, left: float) -> list[Attempt] | None:
         """For a marker, for what is next due, or for weights that may be used.
 
         Returns:
@@ -254,10 +257,10 @@ class WorkerCore:
         """
         sessions = list(self.sessions.values())
         first = sessions[0]
-        if (yield from self._load_weights()):
+        if await self._load_weights():
             return None
         if all(session.reason == "weights_stale" for session in sessions):
-            yield Pause(min(left, WEIGHTS_AGAIN_S))
+            await self._io.pause(min(left, WEIGHTS_AGAIN_S))
             return None
         dues = [due for session in sessions if (due := session.due_in_s) is not None]
         waking = [session for session in sessions if session.reason != "weights_stale"]
@@ -265,15 +268,15 @@ class WorkerCore:
             dues.append(WEIGHTS_AGAIN_S)
         seconds = max(0.001, min([left, *dues]))
         if len(sessions) > 1 or first.policy is not None or not first.can_claim_waking:
-            self._woken_by = yield WaitMarker(tuple([session.marker for session in waking]), seconds)
+            self._woken_by = await self._io.wait_marker([session.marker for session in waking], seconds)
             return None
-        attempts = yield from first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
+        attempts = await first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
         if attempts and first.policy is not None:  # set meanwhile: these were claimed for other weights
-            yield from self.give_back(attempts)
+            await self.give_back(attempts)
             return None
         return attempts
 
-    def _load_weights(self) -> Flow[bool]:
+    async def _load_weights(self) -> bool:
         """Asks the hook for the weights of each run whose own are too old. Returns whether it loaded others for any."""
         hook, loaded_any = self._on_weights_stale, False
         if hook is None:
@@ -283,7 +286,7 @@ class WorkerCore:
             if session.reason != "weights_stale" or run_policy is None or time.monotonic() < session.ask_weights_at:
                 continue
             named = {"run": session.run} if self._hook_takes_run else {}
-            loaded = yield Ask("on_weights_stale", hook, (run_policy, session.blob), named)
+            loaded = await self._io.ask("on_weights_stale", hook, run_policy, session.blob, **named)
             check_policy("on_weights_stale", loaded)
             if loaded is None or loaded == session.policy:
                 session.ask_weights_at = time.monotonic() + WEIGHTS_AGAIN_S
@@ -291,21 +294,21 @@ class WorkerCore:
                 session.policy, session.reason, loaded_any = loaded, "", True
         return loaded_any
 
-    def next_batch(self, n: int) -> Flow[list[Attempt]]:
+    async def next_batch(self, n: int) -> list[Attempt]:
         """The next batch of an iteration, of up to n attempts; empty when it is over."""
         ahead, self._ahead = self._ahead, []
         policy = next(iter(self.sessions.values())).policy  # of several runs nothing is claimed ahead
         asked, self._in_vain = self._in_vain and self._asked_with is policy, False
         if ahead and self._asked_with != policy:  # they were claimed for other weights
-            yield from self.give_back(ahead)
+            await self.give_back(ahead)
             ahead = []
         attempts = [attempt for attempt in ahead if not attempt.cancelled]
         self._forget(attempt for attempt in ahead if attempt.cancelled)
         self._waited = False
         if not attempts:
-            attempts = yield from self.claim(n, None, asked=asked)
+            attempts = await self.claim(n, None, asked=asked)
         elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
-            attempts = yield from self.claim_once(n, attempts)
+            attempts = await self.claim_once(n, attempts)
         self._batch_size, self._batch = n, attempts
         return attempts
 
@@ -327,14 +330,14 @@ class WorkerCore:
         handed_in = {item.attempt_id for item in items}
         return all(attempt.id in handed_in or not session.works_on(attempt) for attempt in self._batch)
 
-    def submit(
+    async def submit(
         self, attempt: Attempt, result: Any, policy: Policy | None = None, *, claims: bool = False
-    ) -> Flow[Submitted]:
+    ) -> Submitted:
         """Submits one result; with `claims` it may claim the next batch of an iteration, too."""
         session = self.session_of(attempt)
-        return (yield from self._submit_piece(session, [session.submission(attempt, result, policy)], claims))[0]
+        return (await self._submit_piece(session, [session.submission(attempt, result, policy)], claims))[0]
 
-    def submit_many(self, results: Iterable[tuple[Attempt, Any]], *, claims: bool = False) -> Flow[list[Submitted]]:
+    async def submit_many(self, results: Iterable[tuple[Attempt, Any]], *, claims: bool = False) -> list[Submitted]:
         """Submits results in pieces of one round trip each; an answer for each, in order. `claims`: as `submit`."""
         answers: list[Submitted] = []
         piece: list[Submission] = []
@@ -349,20 +352,20 @@ class WorkerCore:
                 ) from error
             if run != session.run:
                 if piece:
-                    answers += yield from self._submit_piece(session, piece, claims)
+                    answers += await self._submit_piece(session, piece, claims)
                     piece, size = [], 0
                 session = self.session_of(attempt)
             submission = session.submission(attempt, result)
             if piece and (len(piece) == ITEMS_PER_CALL or size + len(submission.body) > BYTES_PER_CALL):
-                answers += yield from self._submit_piece(session, piece, claims)
+                answers += await self._submit_piece(session, piece, claims)
                 piece, size = [], 0
             piece.append(submission)
             size += len(submission.body)
         if piece:
-            answers += yield from self._submit_piece(session, piece, claims)
+            answers += await self._submit_piece(session, piece, claims)
         return answers
 
-    def _submit_piece(self, session: Session, items: Sequence[Submission], claims: bool) -> Flow[list[Submitted]]:
+    async def _submit_piece(self, session: Session, items: Sequence[Submission], claims: bool) -> list[Submitted]:
         """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
         began = time.monotonic()
         # After a wait there is hardly more. But that its weights have become too old only a claim tells.
@@ -371,21 +374,21 @@ class WorkerCore:
         if claims:
             self._asked_with, self._in_vain = session.policy, in_vain
         if not claims or in_vain:
-            answers, _ = yield from session.submit(items)
+            answers, _ = await session.submit(items)
             if not all(answer.accepted for answer in answers):
                 session.look_again()
             self._trip_s = time.monotonic() - began
             return answers
-        answers, ahead = yield from self.submit_and_claim(session, items, self._batch_size)
+        answers, ahead = await self.submit_and_claim(session, items, self._batch_size)
         self._trip_s = time.monotonic() - began
         self._ahead, self._in_vain = ahead or [], ahead == []
         if not self.iterating:  # another thread or task has ended the iteration meanwhile
-            yield from self.give_back(self.end_batches())
+            await self.give_back(self.end_batches())
         return answers
 
-    def submit_and_claim(
+    async def submit_and_claim(
         self, session: Session, items: Sequence[Submission], n: int
-    ) -> Flow[tuple[list[Submitted], list[Attempt] | None]]:
+    ) -> tuple[list[Submitted], list[Attempt] | None]:
         """Submits at most 64 results and claims up to n attempts, at most 64, in one round trip.
 
         Returns:
@@ -393,23 +396,23 @@ class WorkerCore:
         """
         following = session.claim_operation(min(n, ITEMS_PER_CALL), session.policy)
         try:
-            answers, outcomes = yield from session.submit(items, (following,))
+            answers, outcomes = await session.submit(items, (following,))
         except BaseException:
             session.give_up()
             raise
         try:
-            return answers, (yield from session.taken_in(outcomes[0]))
+            return answers, await session.taken_in(outcomes[0])
         except NoSession:
             session.lost()
         except BrokerError as error:
             _log.debug("nothing was claimed with the results: %s", error)
         return answers, None
 
-    def hand_in(self, attempt: Attempt, submission: Submission) -> Flow[Submitted]:
+    async def hand_in(self, attempt: Attempt, submission: Submission) -> Submitted:
         """Submits a result that is encoded."""
-        return (yield from self._submit_piece(self.session_of(attempt), [submission], claims=False))[0]
+        return (await self._submit_piece(self.session_of(attempt), [submission], claims=False))[0]
 
-    def report(self, attempt: Attempt, error: BaseException, ending: Ending) -> Flow[None]:
+    async def report(self, attempt: Attempt, error: BaseException, ending: Ending) -> None:
         """Reports an attempt that an exception ended; afterwards it is not worked on any more.
 
         What keeps it from being reported is logged, not raised: the heartbeat gives the attempt back.
@@ -424,10 +427,10 @@ class WorkerCore:
             if attempt.cancelled:
                 return
             if ending.how == "rejected":
-                yield from session.submit([session.rejection(attempt, ending.reason)])
+                await session.submit([session.rejection(attempt, ending.reason)])
             elif ending.how == "failed":
                 log_failure(attempt, error, ending.reason)
-                yield from session.fail(attempt, ending.reason, retry=ending.retry)
+                await session.fail(attempt, ending.reason, retry=ending.retry)
             elif not self.stopping:
                 _log.warning("attempt %s is given back: %s", attempt.id, words_of(error, str))
         except BrokerError as unreported:
@@ -448,13 +451,13 @@ class WorkerCore:
         there = (a for a in self.held if a.id not in elsewhere and a.id not in ahead and not a.cancelled)
         return next(there, None)
 
-    def reject(self, attempt: Attempt, reason: str) -> Flow[Submitted]:
+    async def reject(self, attempt: Attempt, reason: str) -> Submitted:
         """The verdict that the rollout must not be trained on."""
         session = self.session_of(attempt)
-        answers, _ = yield from session.submit([session.rejection(attempt, reason)])
+        answers, _ = await session.submit([session.rejection(attempt, reason)])
         return answers[0]
 
-    def release(self, attempts: Attempt | Iterable[Attempt]) -> Flow[list[Submitted]]:
+    async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty; an answer for each, in order."""
         given = list(one_or_several("attempts", attempts, Attempt, "an Attempt that this worker claimed, or several"))
         answers: dict[str, Submitted] = {}
@@ -464,10 +467,10 @@ class WorkerCore:
         for run, ids in by_run.items():
             for at in range(0, len(ids), 200):
                 piece = ids[at : at + 200]
-                answers.update(zip(piece, (yield from self.sessions[run].release(piece)), strict=True))
+                answers.update(zip(piece, (await self.sessions[run].release(piece)), strict=True))
         return [answers[attempt.id] for attempt in given]
 
-    def leave(self) -> Flow[None]:
+    async def leave(self) -> None:
         """Ends all sessions; what they hold is released at once."""
         for session in self.sessions.values():
-            yield from session.leave()
+            await session.leave()

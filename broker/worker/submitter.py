@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from broker.clients.aio_driver import Driver
+from broker.connections import AsyncTransport
 from broker.protocol.worker import Submission
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted
 
@@ -16,18 +16,18 @@ class Submitter:
     """Submits for one session: one call under way, everything that comes meanwhile goes with the next one.
 
     Args:
-        driver: does the I/O.
+        transport: what the calls are sent with.
         session: whose attempts they are.
     """
 
-    def __init__(self, driver: Driver, session: Session) -> None:
-        self._driver, self._session = driver, session
+    def __init__(self, transport: AsyncTransport, session: Session) -> None:
+        self._transport, self._session = transport, session
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
 
     async def submit(self, submission: Submission) -> Submitted:
         """Submits one result and waits for its answer. Cancelled, the result may still be submitted."""
-        self._driver.transport.refuse_forked()
+        self._transport.refuse_forked()
         answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((submission, answer))
         if self._sender is None:
@@ -38,7 +38,7 @@ class Submitter:
         try:
             while piece := self._next_piece():
                 try:
-                    answers, _ = await self._driver.run(self._session.submit([submission for submission, _ in piece]))
+                    answers, _ = await self._session.submit([submission for submission, _ in piece])
                 except BaseException as error:
                     for _, answer in piece:
                         if not answer.done():

@@ -11,6 +11,7 @@ import pytest
 
 from broker import Trainer
 from broker.connections import AsyncTransport, ServerInfo, Transport, open_async_transport, open_transport
+from broker.connections.link import run_blocking
 from broker.errors import ServerUnavailable
 from broker.protocol import anyone
 from broker.protocol.operation import Operation
@@ -115,14 +116,28 @@ class InThread:
         return self._answer
 
 
+def blocking(call: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """A call of a blocking transport's `io`, finished."""
+    return lambda *given: run_blocking(call(*given))
+
+
+def coroutine(call: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """What stands in for such a call."""
+
+    async def answer(*given: Any) -> Any:
+        return call(*given)
+
+    return answer
+
+
 Unanswered = Literal["executed", "not sent", "only the call", "interrupted", "not begun"]
 
 
 @contextmanager
 def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
     """A call of the trainer that ends without an answer: executed or not, whole or without what follows its own."""
-    transport = trainer._driver.transport
-    execute = transport.execute
+    io = trainer._transport.io
+    execute = blocking(io.execute)
     error = (
         KeyboardInterrupt()
         if how in {"interrupted", "not begun"}
@@ -138,9 +153,9 @@ def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
         if how == "not begun":
-            patch.setattr(trainer._driver, "_in_turn", interrupted)
+            patch.setattr(trainer._core.numbered._turn, "take", coroutine(interrupted))
         else:
-            patch.setattr(transport, "execute", broken)
+            patch.setattr(io, "execute", coroutine(broken))
         yield
 
 

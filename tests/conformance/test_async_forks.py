@@ -72,7 +72,7 @@ def all_are_refused(trainer, worker, attempt):
                 raise AssertionError(f"{name} of a forked child was not refused")
 
 async def connections(client):
-    info = await client._driver.transport.command("INFO", "stats")
+    info = await client._transport.command("INFO", "stats")
     return [line for line in info.splitlines() if line.startswith(b"total_connections_received")]
 
 @contextmanager
@@ -159,7 +159,7 @@ def test_a_forked_child_that_ends_leaves_its_parents_connections_alone(lab: Lab)
         lab,
         """
         waiting = asyncio.create_task(trainer.next_batch())
-        while b"blocked_clients:1" not in await worker._driver.transport.command("INFO", "clients"):
+        while b"blocked_clients:1" not in await worker._transport.command("INFO", "clients"):
             pass
         before = await connections(trainer), await connections(worker)
         for leaves in range(3):

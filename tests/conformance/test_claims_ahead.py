@@ -101,8 +101,8 @@ def test_what_is_claimed_ahead_when_the_loop_has_ended_is_given_back(
     claimed, ended = threading.Event(), threading.Event()
     taken_in = Session.taken_in
 
-    def slow(self: Session, claimed_now: Any) -> Any:
-        attempts = yield from taken_in(self, claimed_now)
+    async def slow(self: Session, claimed_now: Any) -> Any:
+        attempts = await taken_in(self, claimed_now)
         claimed.set()
         assert ended.wait(5)
         return attempts
@@ -126,8 +126,7 @@ def test_an_error_after_a_claim_ahead_loses_nothing(trainer: Trainer, worker: Wo
     worker.submit_many([(attempt, b"x") for attempt in next(batches)])
     assert len(worker.held) == 64
 
-    def refused(self: Session, *_: Any) -> Any:
-        yield from ()
+    async def refused(self: Session, *_: Any) -> Any:
         raise OutOfMemory(url="u", message="OOM")
 
     monkeypatch.setattr(Session, "claim", refused)
@@ -144,8 +143,7 @@ def test_what_cannot_be_given_back_when_a_loop_ends_is_left_to_the_heartbeat(
     batches = worker.batches(2)
     worker.submit_many([(attempt, b"x") for attempt in next(batches)])
 
-    def unavailable(self: Session, *_: Any) -> Any:
-        yield from ()
+    async def unavailable(self: Session, *_: Any) -> Any:
         raise ServerUnavailable(url="u", seconds=0, error="away")
 
     with monkeypatch.context() as away:
@@ -295,7 +293,7 @@ def test_scripts_that_are_flushed_while_a_worker_waits_are_loaded_again(
     lab: Lab, trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ):
     begun = is_waiting(monkeypatch)
-    core = worker._driver.transport._core
+    core = worker._transport.io
     for node in core._nodes.values():
         node.calls_functions = False
     assert worker.claim(1) == []

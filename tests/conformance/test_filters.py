@@ -14,6 +14,7 @@ from broker.errors import Exhausted, WaitTimeout
 from broker.protocol import trainer as calls
 from broker.trainer import batches
 from broker.trainer.filtered import Gathered
+from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 #: Long enough on a busy machine, seconds.
@@ -418,16 +419,16 @@ def test_a_repeated_answer_hides_nothing_from_the_filter(lab: Lab, monkeypatch: 
     poll(trainer, accept)
     run_one(worker)
     trainer.cancel(["t0"])
-    transport = trainer._driver.transport
-    execute = transport.execute
+    io = trainer._transport.io
+    execute = blocking(io.execute)
 
     def twice(operations: Any) -> Any:
         if operations[0].script == "take":
-            monkeypatch.setattr(transport, "execute", execute)
+            monkeypatch.setattr(io, "execute", coroutine(execute))
             execute(operations)
         return execute(operations)
 
-    monkeypatch.setattr(transport, "execute", twice)
+    monkeypatch.setattr(io, "execute", coroutine(twice))
     poll(trainer, accept)
     assert accept.seen == ["t0", "t1", "t2", "t3"]
     assert lab.row("t3").state == "rejected"
@@ -435,16 +436,16 @@ def test_a_repeated_answer_hides_nothing_from_the_filter(lab: Lab, monkeypatch: 
 
 def interrupt_after(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The next round trip of the trainer is answered to nobody; answers its first script, once it was made."""
-    transport, made = trainer._driver.transport, list[str]()
-    execute = transport.execute
+    io, made = trainer._transport.io, list[str]()
+    execute = blocking(io.execute)
 
     def interrupted(operations: Any) -> Any:
         made.append(operations[0].script)
-        monkeypatch.setattr(transport, "execute", execute)
+        monkeypatch.setattr(io, "execute", coroutine(execute))
         execute(operations)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transport, "execute", interrupted)
+    monkeypatch.setattr(io, "execute", coroutine(interrupted))
     return made
 
 

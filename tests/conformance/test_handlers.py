@@ -9,7 +9,7 @@ import pytest
 
 from broker import Attempt, Worker, aio
 from broker.errors import BadArgument, ServerUnavailable
-from tests.conformance.clients import InThread
+from tests.conformance.clients import InThread, blocking, coroutine
 from tests.conformance.lab import Lab, tasks
 from tests.waiting import wait_until
 
@@ -171,14 +171,14 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
 
     if loop == "threads":
         with Worker(lab.url, lab.run) as worker:
-            execute = worker._driver.transport.execute
+            execute = blocking(worker._transport.io.execute)
 
             def broken(operations: Any) -> Any:
                 if failing(operations):
                     raise ServerUnavailable(url="", seconds=30, last="silence")
                 return execute(operations)
 
-            monkeypatch.setattr(worker._driver.transport, "execute", broken)
+            monkeypatch.setattr(worker._transport.io, "execute", coroutine(broken))
             working = InThread(lambda: worker.run(handler))
             wait_until(lambda: lab.stat("n_ready") == 1, "it was done by the second attempt")
             worker.stop()
@@ -187,14 +187,14 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
 
         async def work() -> None:
             async with aio.Worker(lab.url, lab.run) as worker:
-                execute = worker._driver.transport.execute
+                execute = worker._transport.execute
 
                 async def broken(operations: Any) -> Any:
                     if failing(operations):
                         raise ServerUnavailable(url="", seconds=30, last="silence")
                     return await execute(operations)
 
-                monkeypatch.setattr(worker._driver.transport, "execute", broken)
+                monkeypatch.setattr(worker._transport, "execute", broken)
                 working = asyncio.create_task(worker.run(awaited_handler))
                 await asyncio.to_thread(wait_until, lambda: lab.stat("n_ready") == 1, "the second attempt did it")
                 worker.stop()

@@ -203,7 +203,8 @@ def attempt_of(name: str) -> Attempt:
 
 
 def places_for(concurrency: int, lease_ms: int = 60_000) -> tuple[Places, Clock]:
-    clock, core = Clock(), WorkerCore("r", "w", None, None, None, None)
+    io: Any = None  # it makes no call
+    clock, core = Clock(), WorkerCore(io, "r", "w", None, None, None, None)
     core.sessions["r"]._joined = type("Joined", (), {"session": "s", "lease_ms": lease_ms})()  # type: ignore[assignment]
     return Places(core, concurrency, clock), clock
 

@@ -10,6 +10,7 @@ from broker.errors import BrokerError, Early, Fenced, OldCall, Rewound, TooMany
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
 from broker.protocol.operation import Operation
+from tests.conformance.clients import blocking, coroutine
 from tests.conformance.duplex_proxy import DuplexProxy
 from tests.conformance.lab import Lab, RawTrainer, names_of, tasks
 
@@ -373,8 +374,8 @@ def run_over(lab: Lab, proxy: DuplexProxy, fault: str, times: int) -> None:
 def test_the_outcome_of_a_lost_call_is_settled_before_the_next(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """The trainer gives up on a call, which had been executed; its next call finds the number used, and its own place."""
     trainer = lab.trainer(consumer_batch_size=1)
-    transport = trainer._driver.transport
-    execute = transport.execute
+    io = trainer._transport.io
+    execute = blocking(io.execute)
 
     def executed_but_unanswered(operations: Any) -> Any:
         execute(operations)
@@ -384,10 +385,10 @@ def test_the_outcome_of_a_lost_call_is_settled_before_the_next(lab: Lab, monkeyp
         raise ConnectionError("not sent")
 
     for broken, task in ((executed_but_unanswered, "a"), (never_sent, "b")):
-        monkeypatch.setattr(transport, "execute", broken)
+        monkeypatch.setattr(io, "execute", coroutine(broken))
         with pytest.raises(ConnectionError):
             trainer.enqueue(Task(id=task))
-        monkeypatch.setattr(transport, "execute", execute)
+        monkeypatch.setattr(io, "execute", coroutine(execute))
         assert trainer.enqueue(Task(id=f"after-{task}")).added == 1
     assert lab.states() == dict.fromkeys(["a", "after-a", "after-b", "b"], "pending")
 
@@ -395,17 +396,17 @@ def test_the_outcome_of_a_lost_call_is_settled_before_the_next(lab: Lab, monkeyp
 def test_a_claim_whose_answer_was_lost_for_good_is_given_back(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     trainer, worker = lab.trainer(consumer_batch_size=2), lab.worker()
     trainer.enqueue(tasks(2))
-    transport = worker._driver.transport
-    execute = transport.execute
+    io = worker._transport.io
+    execute = blocking(io.execute)
 
     def executed_but_unanswered(operations: Any) -> Any:
         execute(operations)
         raise ConnectionError("no answer")
 
-    monkeypatch.setattr(transport, "execute", executed_but_unanswered)
+    monkeypatch.setattr(io, "execute", coroutine(executed_but_unanswered))
     with pytest.raises(ConnectionError):
         worker.claim(2)
-    monkeypatch.setattr(transport, "execute", execute)
+    monkeypatch.setattr(io, "execute", coroutine(execute))
     assert trainer.stats().running == 2
     worker.renew()
     assert trainer.stats().running == 0

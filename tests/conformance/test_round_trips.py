@@ -17,7 +17,7 @@ from broker.protocol import anyone, scripts
 from broker.protocol import worker as calls
 from broker.trainer import batches
 from broker.worker.state import WorkerCore
-from tests.conformance.clients import InThread
+from tests.conformance.clients import InThread, blocking, coroutine
 from tests.conformance.lab import Lab, tasks
 from tests.lossy_proxy import LossyProxy
 from tests.waiting import wait_until
@@ -256,15 +256,15 @@ def test_what_was_claimed_before_an_error_is_handed_out(
 ):
     trainer.enqueue(tasks(64))
     trainer.enqueue(tasks(64, "u"))
-    transport = worker._driver.transport
-    execute, calls = transport.execute, 0
+    io = worker._transport.io
+    execute, calls = blocking(io.execute), 0
 
     def failing_at_last(operations: Any) -> Any:
         nonlocal calls
         calls += 1
         return execute(operations) if calls == 1 else [BrokerError("OOM")]
 
-    monkeypatch.setattr(transport, "execute", failing_at_last)
+    monkeypatch.setattr(io, "execute", coroutine(failing_at_last))
     assert len(worker.claim(100)) == 64
     with pytest.raises(BrokerError, match="OOM"):
         worker.claim(1)
@@ -653,4 +653,4 @@ def test_a_batch_size_that_is_none_is_refused(worker: Worker):
     for n in (0, 1001):
         with pytest.raises(BrokerError, match="1 to 1000"):
             next(worker.batches(n))
-    assert not WorkerCore(["r"], "w", None, None, None, None).iterating
+    assert not WorkerCore(worker._transport.io, ["r"], "w", None, None, None, None).iterating

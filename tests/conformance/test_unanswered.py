@@ -14,7 +14,7 @@ from broker.protocol import trainer as calls
 from broker.protocol.trainer import NewTask
 from broker.values.codec import encode
 from broker.worker.signals import TerminationAsExit
-from tests.conformance.clients import Unanswered, interrupted, unanswered
+from tests.conformance.clients import Unanswered, blocking, coroutine, interrupted, unanswered
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.waiting import wait_until
 
@@ -44,7 +44,7 @@ def test_an_advance_of_asyncio_that_was_cancelled_is_made_once(lab: Lab):
         async with aio.Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=1), clock=lab.clock) as trainer:
             await trainer.enqueue(tasks(3))
             worker = lab.worker()
-            execute = trainer._driver.transport.execute
+            execute = trainer._transport.execute
 
             async def executed_and_cancelled(operations: Any) -> Any:
                 await execute(operations)
@@ -54,7 +54,7 @@ def test_an_advance_of_asyncio_that_was_cancelled_is_made_once(lab: Lab):
                 worker.submit(worker.claim()[0], step)
                 seen += names_of(await trainer.next_batch(timeout=5))
                 with pytest.MonkeyPatch.context() as patch, pytest.raises(asyncio.CancelledError):
-                    patch.setattr(trainer._driver.transport, "execute", executed_and_cancelled)
+                    patch.setattr(trainer._transport, "execute", executed_and_cancelled)
                     await trainer.advance()
             assert await trainer.advance() == trainer.version == 3
         return seen
@@ -85,7 +85,7 @@ def test_a_call_that_was_interrupted_behind_its_answer_keeps_its_number(lab: Lab
 
     for i in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(trainer._core.channel, "settle", interrupted)
+            patch.setattr(trainer._core.numbered._numbers, "settle", interrupted)
             trainer.enqueue(tasks(3))
         assert trainer.enqueue(Task(id=f"other{i}")).added == 1
     assert trainer.stats().pending == 5
@@ -132,7 +132,7 @@ def test_a_recovery_that_was_interrupted_at_its_end_is_known(lab: Lab):
         worker.submit(worker.claim()[0], step)
         trainer.next_batch(timeout=5)
         trainer.advance()
-    execute = trainer._driver.transport.execute
+    execute = blocking(trainer._transport.io.execute)
 
     def interrupted_at_its_end(operations: Any) -> Any:
         if operations[0].script == "trim":
@@ -140,7 +140,7 @@ def test_a_recovery_that_was_interrupted_at_its_end_is_known(lab: Lab):
         return execute(operations)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer._driver.transport, "execute", interrupted_at_its_end)
+        patch.setattr(trainer._transport.io, "execute", coroutine(interrupted_at_its_end))
         trainer.recover(version=1)
     assert trainer.stats().version == 1
     attempts = worker.claim(3)
@@ -198,7 +198,7 @@ def test_what_cannot_be_sent_is_refused_with_the_server_away(lab: Lab):
     """Else it would be in the way of every later call."""
     trainer = lab.trainer(consumer_batch_size=1)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BadArgument, match="cannot be sent"):
-        patch.setattr(trainer._driver.transport, "execute", interrupted)
+        patch.setattr(trainer._transport.io, "execute", coroutine(interrupted))
         trainer.discard(["t0"], "a byte of no text: \udcff")
     assert trainer.enqueue(tasks(1)).added == 1
 
@@ -208,9 +208,14 @@ def test_a_worker_whose_close_was_interrupted_is_closed_by_the_next(lab: Lab):
     trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
     trainer.enqueue(tasks(1))
     worker.claim()
-    for place, name in ((worker, "stop"), (worker._heartbeat, "stop"), (worker._driver.transport, "execute")):
+    execute = coroutine(interrupted)
+    for place, name, by in (
+        (worker, "stop", interrupted),
+        (worker._heartbeat, "stop", interrupted),
+        (worker._transport.io, "execute", execute),
+    ):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(place, name, interrupted)
+            patch.setattr(place, name, by)
             worker.close()
         assert worker._heartbeat._stop.is_set()
     worker.close()
@@ -221,7 +226,7 @@ def test_what_came_with_a_payload_that_cannot_be_read_is_not_held_by_nobody(lab:
     """The report on that one fails, and the caller never hears of the others."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.worker()
     trainer.send(calls.enqueue, [NewTask("good", encode(1)), NewTask("bad", b"\xc1")])
-    execute = worker._driver.transport.execute
+    execute = blocking(worker._transport.io.execute)
 
     def broken(operations: Any) -> Any:
         if operations[0].script == "fail":
@@ -229,7 +234,7 @@ def test_what_came_with_a_payload_that_cannot_be_read_is_not_held_by_nobody(lab:
         return execute(operations)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ServerUnavailable):
-        patch.setattr(worker._driver.transport, "execute", broken)
+        patch.setattr(worker._transport.io, "execute", coroutine(broken))
         worker.claim(2)
     assert worker.held == []
 

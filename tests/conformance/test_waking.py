@@ -11,7 +11,7 @@ import pytest
 
 from broker import Policy, Task
 from broker.connections import open_transport
-from broker.connections.core import Core
+from broker.connections.base import BaseTransport
 from broker.protocol import anyone, recovery
 from broker.protocol import trainer as calls
 from tests.conformance.clients import InThread
@@ -430,11 +430,11 @@ def test_a_blocked_trainer_wakes_up(lab: Lab, end: Callable[..., None], monkeypa
     (attempt,) = worker.claim()
     waiting = InThread(lambda: trainer.next_batch(short=True))
     wait_until(lambda: lab.stat("want") == 1, "the trainer waits")
-    before = trainer._core.channel.last
+    before = trainer._core.numbered.last
     end(lab, worker, attempt)
     expected = ["t0", "t1"] if end is ending_by_submit else ["t0"]
     assert names_of(waiting.result()) == expected
-    assert trainer._core.channel.last <= before + 2
+    assert trainer._core.numbered.last <= before + 2
 
 
 def test_a_trainer_is_woken_once_for_a_batch_not_for_each_rollout(lab: Lab):
@@ -463,7 +463,7 @@ def test_a_trainer_that_took_all_there_was_is_woken_by_more(lab: Lab, there: int
 
 def test_an_interrupt_while_the_wait_connects_is_not_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """stop, drain and close come from other threads at any time, also while the first wait makes its connection."""
-    dial = Core._dial
+    dial = BaseTransport._dial
     with open_transport(lab.url) as transport:
         transport.command("PING")
 
@@ -472,7 +472,7 @@ def test_an_interrupt_while_the_wait_connects_is_not_lost(lab: Lab, monkeypatch:
             transport.interrupt()
             return link
 
-        monkeypatch.setattr(Core, "_dial", interrupted_meanwhile)
+        monkeypatch.setattr(BaseTransport, "_dial", interrupted_meanwhile)
         waiting = InThread(lambda: transport.wait_marker([lab.key("wake")], 20.0))
         try:
             assert waiting.result(3.0) is None

@@ -8,8 +8,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from broker import Trainer
+from broker.connections.sync import BlockingTransport
 from broker.protocol.operation import Operation
+from tests.conformance.clients import blocking, coroutine
 
 
 class Killed(BaseException):
@@ -24,7 +28,7 @@ class MortalTransport:
     """Counts the calls of a trainer, and ends them at one.
 
     Args:
-        inner: the trainer's transport.
+        io: the trainer's; its calls go through this as long as `standing_in` says.
         at: number of the fatal call, from 1; 0: never.
         moment: one of MOMENTS.
         instead: called before the fatal call, which then goes on, instead of the death.
@@ -33,14 +37,15 @@ class MortalTransport:
 
     def __init__(
         self,
-        inner: Any,
+        io: BlockingTransport,
         at: int,
         moment: str = "before",
         instead: Callable[[], None] | None = None,
         sigkill: bool = False,
     ) -> None:
         self.calls = 0
-        self._inner, self._at, self._moment, self._instead, self._sigkill = inner, at, moment, instead, sigkill
+        self._io, self._at, self._moment, self._instead, self._sigkill = io, at, moment, instead, sigkill
+        self._execute, self._command = blocking(io.execute), blocking(io.command)
 
     def _die(self) -> None:
         if self._sigkill:
@@ -63,13 +68,18 @@ class MortalTransport:
         return self._die()
 
     def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        return self._through(lambda: self._inner.execute(operations[:1]), lambda: self._inner.execute(operations))
+        return self._through(lambda: self._execute(operations[:1]), lambda: self._execute(operations))
 
     def command(self, *args: Any) -> Any:
-        return self._through(lambda: self._inner.command(*args), lambda: self._inner.command(*args))
+        return self._through(lambda: self._command(*args), lambda: self._command(*args))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+    @contextmanager
+    def standing_in(self) -> Generator[None]:
+        """Within the block it is what the trainer's calls go through."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self._io, "execute", coroutine(self.execute))
+            patch.setattr(self._io, "command", coroutine(self.command))
+            yield
 
 
 @contextmanager
@@ -82,10 +92,6 @@ def kill(
     sigkill: bool = False,
 ) -> Generator[MortalTransport]:
     """Within the block the trainer dies (or `instead` happens) at that call; with `at` 0 its calls are only counted."""
-    inner = trainer._driver.transport
-    mortal = MortalTransport(inner, at, moment, instead, sigkill)
-    trainer._driver.transport = mortal  # type: ignore[assignment]
-    try:
+    mortal = MortalTransport(trainer._transport.io, at, moment, instead, sigkill)
+    with mortal.standing_in():
         yield mortal
-    finally:
-        trainer._driver.transport = inner

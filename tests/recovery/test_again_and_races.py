@@ -254,7 +254,7 @@ def test_a_commit_that_arrives_late_does_not_raise_the_floor_of_its_successor(
 ):
     trainer, worker, history, path = lost
     late = recovery.commit(
-        lab.run, trainer_gate(trainer._core.channel.token, trainer._core.channel.last + 1), 5, now=lab.now
+        lab.run, trainer_gate(trainer._core.numbered.token, trainer._core.numbered.last + 1), 5, now=lab.now
     )
     other = lab.trainer(reopen=True)
     other.recover(path)

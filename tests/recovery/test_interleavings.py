@@ -1,6 +1,7 @@
 """Attacks on the guarantees: what else may happen while, before and after a run recovers."""
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 
 from broker import BrokerError, RunConfig, Task, Trainer
-from broker.connections import Transport
 from broker.errors import CheckpointError, Fenced, Recovering, Undone
 from broker.protocol import anyone, recovery
 from broker.protocol import trainer as trainer_calls
@@ -123,16 +123,14 @@ class _Counting:
 
     def __init__(self, trainer: Trainer) -> None:
         self.calls = 0
-        self._inner = trainer._driver.transport
-        trainer._driver.transport = self  # type: ignore[assignment]
+        io = trainer._transport.io
+        self._execute = io.execute
+        io.execute = self.execute  # type: ignore[method-assign]
 
-    def execute(self, operations: Any) -> Any:
+    async def execute(self, operations: Any) -> Any:
         self.calls += 1
         assert self.calls < 10_000, "does not end"
-        return self._inner.execute(operations)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return await self._execute(operations)
 
 
 def test_recovering_hundreds_of_times_from_one_checkpoint_works(lab: Lab, tmp_path: Path):
@@ -177,20 +175,17 @@ class _Held:
     """A transport whose answer to one script waits until the test lets it go."""
 
     def __init__(self, trainer: Trainer, script: str) -> None:
-        self._inner: Transport = trainer._driver.transport
-        self._script = script
+        io = trainer._transport.io
+        self._execute, self._script = io.execute, script
         self.executed, self.may_answer = threading.Event(), threading.Event()
-        trainer._driver.transport = self  # type: ignore[assignment]
+        io.execute = self.execute  # type: ignore[method-assign]
 
-    def execute(self, operations: list[Operation[Any]]) -> list[Any]:
-        outcomes = self._inner.execute(operations)
+    async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        outcomes = await self._execute(operations)
         if operations[0].script == self._script and not self.executed.is_set():
             self.executed.set()
             assert self.may_answer.wait(10)
         return outcomes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 def test_a_call_of_another_thread_that_is_under_way_does_not_disturb_a_recovery(lab: Lab):
@@ -231,7 +226,7 @@ def test_a_call_of_another_thread_that_is_under_way_does_not_disturb_a_recovery(
 
 
 def _waits(trainer: Trainer) -> bool:
-    return trainer._driver._turn.locked()
+    return trainer._core.numbered._turn.is_taken  # type: ignore[attr-defined]
 
 
 def test_a_zombie_does_not_write_over_the_checkpoint_of_its_successor(lab: Lab, tmp_path: Path):

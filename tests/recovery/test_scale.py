@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def _checkpoint(filler: Filler, path: Path) -> None:
     """By a trainer of its own, whose epoch the filler goes on with."""
     with Trainer(filler.lab.url, filler.lab.run, clock=filler.lab.clock) as leader:
         leader.checkpoint(path)
-        filler.trainer.token, filler.trainer.number = leader._core.channel.token, leader._core.channel.last
+        filler.trainer.token, filler.trainer.number = leader._core.numbered.token, leader._core.numbered.last
 
 
 def _fill(lab: Lab, path: Path) -> None:
@@ -162,24 +162,22 @@ class Pieces:
 
     def __init__(self, trainer: Trainer) -> None:
         self.calls, self.swept, self.most_commands = 0, list[list[str]](), 0
-        self._inner: Any = trainer._driver.transport
-        trainer._driver.transport = self  # type: ignore[assignment]
+        io = trainer._transport.io
+        self._execute, self._command = io.execute, trainer._transport.command
+        io.execute = self.execute  # type: ignore[method-assign]
 
     def _commands(self) -> int:
-        return int(self._inner.command("INFO", "stats").split(b"total_commands_processed:")[1].split(b"\r")[0])
+        return int(self._command("INFO", "stats").split(b"total_commands_processed:")[1].split(b"\r")[0])
 
-    def execute(self, operations: list[Operation[Any]]) -> list[Any]:
+    async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         self.calls += 1
         before = self._commands()
-        answers = self._inner.execute(operations)
+        answers = await self._execute(operations)
         self.most_commands = max(self.most_commands, self._commands() - before)
         for operation, answer in zip(operations, answers, strict=True):
             if operation.script == "recover_sweep":
                 self.swept.append([str(task) for task in operation.args[5::2]][: answer.done])
         return answers
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 def _recover(lab: Lab, path: Path, what: str) -> tuple[RecoveryReport, Pieces]:

@@ -1,14 +1,14 @@
-"""What both clients do: send operations, judge the answers, send again."""
+"""What both transports do: send operations, judge the answers, send again."""
 
 import asyncio
 import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from broker.connections.calls import commands_of, outcomes_of
 from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, of_connecting, of_reply, passes, refusal
@@ -20,10 +20,12 @@ from broker.connections.retrying import Patience, pause_s, silence_s
 from broker.connections.server import ServerInfo, refuse_login
 from broker.connections.topology import make_topology
 from broker.connections.url import Address, Endpoint
-from broker.errors import ClientClosed
+from broker.errors import BrokerError, ClientClosed
 from broker.local_server.socket_paths import socket_path
 from broker.protocol import scripts
 from broker.protocol.operation import Operation
+
+T = TypeVar("T")
 
 log = logging.getLogger("broker")
 
@@ -35,8 +37,16 @@ TURN_S = 0.1
 _ASK_S = 2.0
 
 
-class Core(ABC):
-    """The calls of a transport, as coroutines. Those of the synchronous client never suspend (`run_blocking`).
+class Turn(Protocol):
+    """Calls of one client that are made one after the other."""
+
+    async def take(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Makes a call when its turn has come."""
+        ...
+
+
+class BaseTransport(ABC):
+    """All that clients do outside of their process, as coroutines. Those of a blocking client never suspend.
 
     Args:
         address: what the URL says.
@@ -49,12 +59,16 @@ class Core(ABC):
         self, address: Address, timeout_s: float, retry_for_s: float, closing: threading.Event | asyncio.Event
     ) -> None:
         self._address = address
-        self._topology = make_topology(address)
         # Nobody waits longer for a silent server than for one that is away.
         self._timeout_s = silence_s(timeout_s, retry_for_s)
         self._closing = closing
         self._patience = Patience(address.shown, retry_for_s, self._timeout_s, self.pause, self._note)
         self._pieces = Pieces(address.shown)
+        self._forget_servers()
+
+    def _forget_servers(self) -> None:
+        """As before the first call."""
+        self._topology = make_topology(self._address)
         self._nodes: dict[Endpoint, Node] = {}
         #: Whether the next wait is to end at once.
         self._interrupted = False
@@ -76,6 +90,32 @@ class Core(ABC):
         """Waits; raises ClientClosed when the transport is closed meanwhile."""
         await self._until_closing(seconds)
         self._refuse_when_closed()
+
+    @abstractmethod
+    def turn(self) -> Turn:
+        """A lock for calls that are made one after the other."""
+
+    @abstractmethod
+    async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Calls a hook of the user's, and awaits the answer where that is possible.
+
+        Args:
+            name: of the argument that the hook was given as.
+            hook: the user's.
+            given: what it is given by position.
+            named: what it is given by name.
+        """
+
+    @abstractmethod
+    async def blocking(self, call: Callable[[], T]) -> T:
+        """Does something that blocks, such as reading a file."""
+
+    async def call(self, operation: Operation[T]) -> T:
+        """Sends one operation; raises its BrokerError, and as `execute`."""
+        value = (await self.execute((operation,)))[0]
+        if isinstance(value, BrokerError):
+            raise value
+        return value
 
     async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         """As `Transport.execute`."""
@@ -223,11 +263,6 @@ class Core(ABC):
         self.interrupt()
         for node in list(self._nodes.values()):
             node.pool.interrupt()
-            node.drop()
-
-    def abandon(self) -> None:
-        """In a forked child: closes its copies of the connections, which are the parent's."""
-        for node in list(self._nodes.values()):
             node.drop()
 
     # -- servers ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The trainer's numbered channel, without a server: `prepare`, what came of it, `settle`; without it, it is unknown."""
+"""The numbers of a trainer's calls, without a server: `prepare`, what came of it, `settle`; without it, it is unknown."""
 
 from typing import Any
 
@@ -7,23 +7,23 @@ import pytest
 from broker.errors import BrokerError, Early, Fenced, OldCall, Rewound
 from broker.protocol.operation import Operation
 from broker.protocol.trainer import Gate
-from broker.trainer.numbered_calls import Channel
+from broker.trainer.numbered_calls import CallNumbers
 
 TOKEN = "0123456789abcdef"
 
 
 class Numbers:
-    """A channel whose operations are only their gate."""
+    """Operations that are only their gate."""
 
     def __init__(self) -> None:
-        self.channel = Channel(TOKEN)
+        self.numbers = CallNumbers(TOKEN)
 
     def prepare(self, name: str = "call") -> list[Operation[Any]]:
         def make(gate: Gate) -> Operation[Any]:
-            assert (gate.kind, gate.id) == ("t", self.channel.token)
+            assert (gate.kind, gate.id) == ("t", self.numbers.token)
             return Operation(name, ("k",), gate.args, lambda reply: reply)
 
-        return self.channel.prepare(make)
+        return self.numbers.prepare(make)
 
     @staticmethod
     def of(sent: list[Operation[Any]]) -> list[tuple[str, Any]]:
@@ -39,14 +39,14 @@ def test_calls_are_numbered_from_one():
     for number in (1, 2, 3):
         sent = numbers.prepare()
         assert numbers.of(sent) == [("call", number)]
-        assert numbers.channel.settle(sent, ["answer"]) == "answer"
+        assert numbers.numbers.settle(sent, ["answer"]) == "answer"
 
 
 def test_a_refusal_that_used_its_number_moves_on():
     numbers = Numbers()
     sent = numbers.prepare()
     with pytest.raises(Early):
-        numbers.channel.settle(sent, [refusal(1)])
+        numbers.numbers.settle(sent, [refusal(1)])
     assert numbers.of(numbers.prepare()) == [("call", 2)]
 
 
@@ -55,20 +55,20 @@ def test_a_refusal_in_front_of_the_gate_uses_no_number(error: BrokerError):
     numbers = Numbers()
     sent = numbers.prepare()
     with pytest.raises(type(error)):
-        numbers.channel.settle(sent, [error])
+        numbers.numbers.settle(sent, [error])
     assert numbers.of(numbers.prepare()) == [("call", 1)]
 
 
 def test_after_a_rewind_no_call_is_made_under_this_epoch():
     """Late copies of forgotten calls could fill the gap, and a later call be taken for one of them."""
     numbers = Numbers()
-    numbers.channel.settle(numbers.prepare(), ["a"])
+    numbers.numbers.settle(numbers.prepare(), ["a"])
     with pytest.raises(Rewound):
-        numbers.channel.settle(numbers.prepare(), [Rewound(call="2", last="0")])
+        numbers.numbers.settle(numbers.prepare(), [Rewound(call="2", last="0")])
     for _ in range(2):
         with pytest.raises(Rewound):
             numbers.prepare()
-    numbers.channel.restart("fedcba9876543210")
+    numbers.numbers.restart("fedcba9876543210")
     assert numbers.of(numbers.prepare()) == [("call", 1)]
 
 
@@ -81,7 +81,7 @@ def test_what_got_no_answer_goes_first_with_its_own_number():
     assert numbers.of(third) == [("first", 1), ("second", 2), ("third", 3)]
     assert [operation.args for operation in third[:2]] == [operation.args for operation in second]
 
-    assert numbers.channel.settle(third, ["a", "b", "c"]) == "c"
+    assert numbers.numbers.settle(third, ["a", "b", "c"]) == "c"
     assert numbers.of(numbers.prepare()) == [("call", 4)]
 
 
@@ -91,7 +91,7 @@ def test_unknown_calls_that_had_been_executed_are_told_by_their_old_numbers():
     numbers.prepare("first")
     numbers.prepare("second")
     sent = numbers.prepare("third")
-    assert numbers.channel.settle(sent, [OldCall(call="1", last="2"), "b", "c"]) == "c"
+    assert numbers.numbers.settle(sent, [OldCall(call="1", last="2"), "b", "c"]) == "c"
     assert numbers.of(numbers.prepare()) == [("call", 4)]
 
 
@@ -99,7 +99,7 @@ def test_an_unknown_call_that_was_refused_does_not_hide_the_new_answer():
     numbers = Numbers()
     numbers.prepare("first")
     sent = numbers.prepare("second")
-    assert numbers.channel.settle(sent, [refusal(1), "b"]) == "b"
+    assert numbers.numbers.settle(sent, [refusal(1), "b"]) == "b"
     assert numbers.of(numbers.prepare()) == [("call", 3)]
 
 
@@ -108,7 +108,7 @@ def test_a_fenced_unknown_call_is_raised_and_no_number_is_used():
     numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(Fenced):
-        numbers.channel.settle(sent, [Fenced(epoch="2.x"), Fenced(epoch="2.x")])
+        numbers.numbers.settle(sent, [Fenced(epoch="2.x"), Fenced(epoch="2.x")])
     assert numbers.of(numbers.prepare()) == [("call", 1)]
 
 
@@ -117,7 +117,7 @@ def test_an_unknown_call_before_and_a_refused_call_now():
     numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(Early):
-        numbers.channel.settle(sent, ["a", refusal(2)])
+        numbers.numbers.settle(sent, ["a", refusal(2)])
     assert numbers.of(numbers.prepare()) == [("call", 3)]
 
 
@@ -127,7 +127,7 @@ def test_an_unknown_call_before_and_a_full_server_now():
     numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(BrokerError, match="OOM"):
-        numbers.channel.settle(sent, ["a", BrokerError("OOM")])
+        numbers.numbers.settle(sent, ["a", BrokerError("OOM")])
     assert numbers.of(numbers.prepare()) == [("call", 2)]
 
 
@@ -136,20 +136,20 @@ def test_an_unknown_call_that_meets_a_full_server_stays_unknown_to_the_caller_bu
     numbers.prepare("first")
     sent = numbers.prepare("second")
     with pytest.raises(BrokerError, match="OOM"):
-        numbers.channel.settle(sent, [BrokerError("OOM"), BrokerError("OOM")])
+        numbers.numbers.settle(sent, [BrokerError("OOM"), BrokerError("OOM")])
     assert numbers.of(numbers.prepare()) == [("call", 1)]
 
 
 def test_a_new_epoch_starts_from_one():
     numbers = Numbers()
-    numbers.channel.settle(numbers.prepare(), ["a"])
+    numbers.numbers.settle(numbers.prepare(), ["a"])
     numbers.prepare()
-    numbers.channel.restart("fedcba9876543210")
+    numbers.numbers.restart("fedcba9876543210")
     assert numbers.of(numbers.prepare()) == [("call", 1)]
 
 
 def test_what_cannot_be_sent_uses_no_number():
     numbers = Numbers()
     numbers.prepare("first")
-    numbers.channel.unsent(numbers.prepare("second"))
+    numbers.numbers.unsent(numbers.prepare("second"))
     assert numbers.of(numbers.prepare("third")) == [("first", 1), ("third", 2)]

@@ -1,0 +1,78 @@
+"""How clients make the calls that the folders below describe as coroutines: blocking, or on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from broker.clients.background import in_background
+from broker.connections import AsyncTransport, Transport
+from broker.connections.link import run_blocking
+from broker.errors import BadArgument, ServerUnavailable
+from broker.worker.signals import shorten
+
+T = TypeVar("T")
+
+
+class BlockingClient:
+    """A client that blocks.
+
+    Args:
+        transport: what its calls are sent with.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Makes a call."""
+        try:
+            return run_blocking(call)
+        except KeyboardInterrupt as error:
+            shorten(error)
+            raise
+
+    def _run_within(self, call: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Makes a call, but waits no longer than some seconds, whatever the call waits for: DNS and a silent server.
+
+        What is not done by then is broken off when the transport is closed.
+
+        Raises:
+            ServerUnavailable: it has not ended.
+        """
+        try:
+            done, _ = in_background(lambda: self._run(call), "broker-ending")
+        except RuntimeError:  # no threads are started any more: the interpreter ends
+            return self._run(call)
+        try:
+            return done.result(seconds)
+        except TimeoutError:
+            if done.done():
+                raise
+            problem = "ending waits no longer"
+            raise ServerUnavailable(url=self._transport.url, seconds=round(seconds, 1), error=problem) from None
+
+
+class AsyncClient:
+    """A client on an event loop.
+
+    Args:
+        transport: what its calls are sent with.
+    """
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    async def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Makes a call. Raises BadArgument in a forked child."""
+        try:
+            self._transport.refuse_forked()
+        except BadArgument:
+            call.close()
+            raise
+        try:
+            return await call
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            shorten(error)
+            raise
