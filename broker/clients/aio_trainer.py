@@ -140,8 +140,11 @@ class Trainer(AsyncClient):
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
         if self._ahead is None or self._ahead[0] != step:
-            forming = self._run(next_batch(self._core, step, n, accept, None, short=short))
-            self._ahead = (step, asyncio.create_task(forming))
+
+            async def form() -> list[Rollout]:
+                return await self._run(next_batch(self._core, step, n, accept, None, short=short))
+
+            self._ahead = (step, asyncio.create_task(form()))
 
     async def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
         if self._ahead is None or self._ahead[0] != step:
