@@ -1,5 +1,7 @@
 """A hook of MkDocs: the pages of the top folder join those of docs/, and links to the repository's files stay true.
 
+A page of the command line is made of what each command says with `--help`.
+
 Pages link to files as they lie in the repository, so that they can be followed there. A link to a page becomes one
 within the site. A link to any other file leads to the repository, where `repo_url` says its address; elsewhere its text
 stays, with the file's path shown when the pointer rests on it.
@@ -7,12 +9,17 @@ stays, with the file's path shown when the pointer rests on it.
 
 from __future__ import annotations
 
+import io
 import os
 import re
+from contextlib import redirect_stdout, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mkdocs.structure.files import File, Files
+
+from broker.cli.commands import CATALOGUE
+from broker.cli.main import build_parser
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -30,10 +37,21 @@ _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of the top folder."""
+    """Adds the pages of the top folder, and that of the command line."""
+    files.append(File.generated(config, "reference/commands.md", content=_commands()))
     for name, page in _PAGES.items():
         files.append(File.generated(config, page, content=(_ROOT / name).read_text(encoding="utf-8")))
     return files
+
+
+def _commands() -> str:
+    os.environ["COLUMNS"] = "90"  # how wide argparse writes
+    page = ["# The command line"]
+    for arguments in [], *([entry.name] for entry in CATALOGUE):
+        with redirect_stdout(io.StringIO()) as told, suppress(SystemExit):
+            build_parser(arguments).parse_args([*arguments, "--help"])
+        page.append(f"## {' '.join(['broker', *arguments])}\n\n```text\n{told.getvalue().strip()}\n```")
+    return "\n\n".join(page) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
