@@ -1,5 +1,5 @@
 """What operators may do while a trainer runs: look, pause, cancel, retry, repair, purge."""
 
-from broker.clients.operator import Event, Finished, FunctionLibrary, Operator
+from broker.clients.operator import Event, Finished, FunctionLibrary, Operator, Verification
 
-__all__ = ["Event", "Finished", "FunctionLibrary", "Operator"]
+__all__ = ["Event", "Finished", "FunctionLibrary", "Operator", "Verification"]

@@ -105,7 +105,7 @@ def test_a_run_that_is_purged_under_its_users(lab: Lab):
     ],
 )
 def test_a_config_that_disagrees_says_where(lab: Lab, field: str, stored: str, given: str):
-    lab.checks_history = False
+    lab.keeps_config = False
     first = lab.trainer(consumer_batch_size=2, max_staleness=2)
     changed = {"max_staleness": 2, field: None if given == "" else int(given) if given.isdigit() else given}
     before = lab.dump()

@@ -358,7 +358,6 @@ def test_a_server_that_lost_everything_is_told(own_lab: Lab):
 def test_a_server_that_lost_the_newest_calls_is_told(own_lab: Lab):
     """G8: the trainer hears REWOUND before it takes another batch or advances. Mutants: gaps_allowed."""
     lab = own_lab
-    lab.checks_history = False
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("a")
     names = lab.command("KEYS", "rb1:*")

@@ -160,7 +160,7 @@ def test_a_batch_smaller_or_larger_than_b_settles_at_advance(lab: Lab, n: int):
 
 
 def test_a_changed_batch_size_changes_the_counters_with_it(lab: Lab):
-    lab.checks_history = False
+    lab.keeps_config = False
     trainer, worker = lab.trainer(consumer_batch_size=2, max_staleness=3, max_concurrent_rollouts=99), lab.worker()
     trainer.enqueue(tasks(10))
     for _ in range(6):

@@ -47,7 +47,7 @@ def is_waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def test_a_run_that_vanishes_while_a_worker_waits_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    lab.checks_state = lab.checks_history = False
+    lab.checks_state = lab.keeps_config = False
     lab.go_live()
     monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", 0.3)
     begun = is_waiting(monkeypatch)

@@ -356,7 +356,6 @@ def test_what_left_the_open_batch_is_forgotten(lab: Lab, trainer: Any):
 
 
 def test_a_recovery_forgets_what_was_judged(lab: Lab, trainer: Any):
-    lab.checks_history = False  # it goes back in time
     worker, accept = lab.worker(), Filter()
     trainer.enqueue(tasks(4))
     for _ in range(3):

@@ -109,7 +109,7 @@ def test_the_hard_limit_of_an_attempt_holds_however_alive_its_worker_is(lab: Lab
 
 
 def test_time_outs_that_were_switched_off_leave_nothing(lab: Lab):
-    lab.checks_history = False
+    lab.keeps_config = False
     trainer, worker = lab.trainer(consumer_batch_size=9, attempt_timeout_ms=2_000), lab.worker()
     trainer.enqueue(tasks(3))
     a, b, c = worker.claim(3)

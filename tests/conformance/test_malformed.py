@@ -34,7 +34,7 @@ class Subject:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        lab.checks_history = False
+        lab.keeps_config = False
         self.trainer = lab.raw_trainer(
             token=TOKEN, consumer_batch_size=2, max_staleness=3, max_concurrent_rollouts=9, attempt_timeout_ms=1_000
         )

@@ -167,7 +167,6 @@ def _the_old_session_goes_on(old: Lab) -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_stored_run_is_recovered(old: Lab, change: Callable[[State], None], release: Path, tmp_path: Path):
     """From the file of the release that stored it, and from one of this release."""
-    old.checks_history = False  # the judge of plain histories knows no way back
     change_state(old, change)
     one = old.trainer(**CONFIG)
     preview = one.recover(release / "checkpoint", dry_run=True)
@@ -181,7 +180,7 @@ def test_a_stored_run_is_recovered(old: Lab, change: Callable[[State], None], re
 
 
 def test_a_file_of_an_older_release_creates_the_run(old: Lab, release: Path):
-    old.checks_history = False
+    old.keeps_config = False
     old.purge()
     with Operator(old.url) as operator:
         report = operator.recover(old.run, release / "checkpoint")
@@ -198,7 +197,7 @@ def test_no_script_needs_a_field_of_the_config(old: Lab):
             lambda state: [state.pop(name, None) for name in RunConfig.model_fields if name != "consumer_batch_size"],
             run,
         )
-    old.checks_history = False  # with other numbers than were judged by
+    old.keeps_config = False
     one = old.trainer(consumer_batch_size=2)
     assert one.config == RunConfig(consumer_batch_size=2)
     assert one.stats().config == one.config
@@ -230,7 +229,7 @@ def test_a_stored_admission_run_goes_on(old: Lab, change: Callable[[State], None
 
 
 def test_only_what_is_given_is_compared_and_changed(lab: Lab):
-    lab.checks_history = False
+    lab.keeps_config = False
     lab.trainer(consumer_batch_size=2, max_attempts=5, max_finished=7)
     assert lab.trainer(consumer_batch_size=2).config.max_attempts == 5
     with pytest.raises(ConfigMismatch) as refused:
@@ -248,7 +247,7 @@ def test_a_new_run_stores_what_nobody_gave(lab: Lab):
 
 
 def test_the_concurrency_that_nobody_gave_follows_the_batch_size(lab: Lab):
-    lab.checks_history = False
+    lab.keeps_config = False
     lab.trainer(consumer_batch_size=2)
     assert lab.trainer(update=True, consumer_batch_size=4).config.max_concurrent_rollouts == 4
     assert lab.stat("max_concurrent_rollouts") == 4
@@ -259,14 +258,14 @@ def test_the_concurrency_that_nobody_gave_follows_the_batch_size(lab: Lab):
 
 
 def test_a_concurrency_that_was_given_stays(lab: Lab):
-    lab.checks_history = False
+    lab.keeps_config = False
     lab.trainer(consumer_batch_size=2, max_concurrent_rollouts=2)
     assert lab.trainer(update=True, consumer_batch_size=4).config.concurrency == 2
 
 
 @pytest.mark.parametrize(("stored", "then"), [(2, 4), (9, 9)])
 def test_the_concurrency_of_an_older_release_follows_where_it_was_the_batch_size(old: Lab, stored: int, then: int):
-    old.checks_history = False
+    old.keeps_config = False
     change_state(old, lambda state: state.update(max_concurrent_rollouts=str(stored)))
     assert old.trainer(update=True, consumer_batch_size=4).config.concurrency == then
 

@@ -186,7 +186,6 @@ def test_a_late_open_does_not_fence_its_successor(lab: Lab):
 
 
 def test_the_last_hundred_tokens_are_remembered(lab: Lab):
-    lab.checks_history = False
     trainers = [lab.raw_trainer(consumer_batch_size=2) for _ in range(103)]
     for old in (trainers[3], trainers[50], trainers[101]):
         with pytest.raises(Fenced):

@@ -114,7 +114,6 @@ def test_an_advance_without_answer_of_a_trainer_that_was_replaced(lab: Lab):
 @pytest.mark.parametrize("how", ["executed", "not sent"])
 def test_a_recovery_settles_an_advance_without_answer(lab: Lab, how: Unanswered):
     """After it, an advance is a new one."""
-    lab.checks_history = False
     trainer = lab.trainer(consumer_batch_size=1)
     with unanswered(trainer, how):
         trainer.advance(allow_empty=True)
@@ -125,7 +124,6 @@ def test_a_recovery_settles_an_advance_without_answer(lab: Lab, how: Unanswered)
 
 def test_a_recovery_that_was_interrupted_at_its_end_is_known(lab: Lab):
     """The run is at the version recovered to; the trainer's next batch is of that version, not of the one before."""
-    lab.checks_history = False
     trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
     trainer.enqueue(tasks(3))
     for step in range(2):

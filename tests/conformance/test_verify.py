@@ -35,7 +35,7 @@ def train(trainer: Trainer) -> list[str]:
 
 def doctor(lab: Lab, change: Callable[[Transitions], None]) -> None:
     """Writes another event log: each entry keeps its id, the last one takes what is added."""
-    lab.checks_state = lab.checks_history = False
+    lab.checks_state = lab.keeps_config = False
     entries = events.read(lab.command, lab.run)
     changed = [transition for event in entries for transition in event.transitions]
     change(changed)
@@ -250,7 +250,7 @@ def test_a_log_whose_beginning_was_trimmed_is_said(lab: Lab, trainer: Trainer):
         assert found.breaches == []
         assert not found.is_whole
         assert ("begin with the run" if found.transitions else "the log is empty") in found.unseen[0]
-    lab.checks_history = False
+    lab.keeps_config = False
 
 
 def test_a_breach_in_what_is_kept_of_a_log_is_found(lab: Lab, trainer: Trainer):
@@ -338,11 +338,11 @@ def test_events_that_are_trimmed_while_they_are_read_are_said(
     found = verify(Meddler(lab, meddle), lab.run)
     assert (found.ok, found.is_whole) == (True, False)
     assert any("before they could be read" in sentence for sentence in found.unseen)
-    lab.checks_history = False
+    lab.keeps_config = False
 
 
 def test_breaches_that_an_earlier_config_may_have_allowed_are_in_doubt(lab: Lab, trainer: Trainer):
-    lab.checks_history = False
+    lab.keeps_config = False
     trainer.enqueue(tasks(8))
     hands = lab.raw_worker()
     hands.work(2)
@@ -367,7 +367,7 @@ def test_a_config_that_is_changed_meanwhile_is_read_again(lab: Lab, trainer: Tra
 
     assert verify(Meddler(lab, meddle), lab.run).ok
     assert changes == []
-    lab.checks_history = False
+    lab.keeps_config = False
 
 
 def test_a_recovery_that_is_under_way_is_said(lab: Lab, trainer: Trainer):

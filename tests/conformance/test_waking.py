@@ -227,7 +227,7 @@ def by_draining_after_pause_where_a_slot_is_open(lab: Lab) -> Callable[[], Any]:
 
 
 def by_a_config_that_allows_more(lab: Lab) -> Callable[[], Any]:
-    lab.checks_history = False
+    lab.keeps_config = False
     scene = Scene(lab)
     scene.hold("t")
     scene.trainer.enqueue("other")

@@ -218,7 +218,6 @@ def test_a_process_stopped_in_its_checkpoint_hits_nothing_of_its_successors(
     for number, point in enumerate(point for point in POINTS if full or point != TASKS_POINT):
         path = tmp_path / str(number) / "broker.json"
         with Lab(server, f"{run}/{number}") as lab:
-            lab.checks_history = False
             first, worker, history = _begin(lab, path, full=full)
             first.close()
             words = [sys.executable, "-m", "tests.recovery.frozen", lab.url, lab.run, str(path), point, str(lab.now)]

@@ -36,7 +36,6 @@ def durable(request: pytest.FixtureRequest) -> Generator[ServerUnderTest]:
 def own(durable: ServerUnderTest, run: str) -> Generator[Lab]:
     """A lab on that server."""
     with Lab(durable, run) as made:
-        made.checks_history = False
         yield made
 
 
