@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.errors import BadArgument, CheckpointError, Early, Fenced, Recovering, Rewound
+from broker.inspection.capacity import terms
 from broker.protocol import anyone, keys, recovery, trainer
 from broker.protocol.records import TaskRecord, task_record
 from broker.protocol.recovery import Begin, Begun, Recovered, Swept
@@ -411,9 +412,7 @@ async def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progr
     accepted = to.version * config.batch_size + counts["ready"]
     # An admission run has no tasks: its owners count what is running.
     running = counts["running"] + (int(stored["running"]) if stored.get("admission") == "1" else 0)
-    capacity = config.concurrency - running
-    if config.max_staleness is not None:
-        capacity = min(capacity, (config.max_staleness + to.version + 1) * config.batch_size - accepted - running)
+    capacity = terms(config, to.version, accepted, running).capacity
     steps = [str(step) for step in range(to.version, int(stored["version"]))]
     sizes: list[bytes | None] = (await core.io.command("HMGET", keys.key(core.run, "batches"), *steps)) if steps else []
     lost = sum(int(size.split()[0]) for size in sizes if size)

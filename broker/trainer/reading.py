@@ -10,6 +10,7 @@ from broker.connections.base import BaseTransport
 from broker.errors import Gone
 from broker.protocol import anyone, keys
 from broker.protocol.anyone import RolloutRow
+from broker.protocol.ids import worker_of
 from broker.values.codec import decode
 from broker.values.rollout import Rollout, Sample
 
@@ -97,7 +98,7 @@ def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> li
     results.reverse()
     for row in rows:
         samples = [
-            Sample(s.attempt_id, s.slot, decode(results.pop()), s.version, s.newest, s.session.rpartition("~")[0])
+            Sample(s.attempt_id, s.slot, decode(results.pop()), s.version, s.newest, worker_of(s.session))
             for s in row.samples
         ]
         oldest = row.oldest

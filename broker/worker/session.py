@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from broker.connections.base import BaseTransport
 from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
 from broker.protocol import keys, worker
+from broker.protocol.ids import worker_of
 from broker.protocol.operation import Operation
 from broker.protocol.worker import ACCEPTED, Answer, Claimed, Joined, Renewed, Submission
 from broker.values.arguments import check_type
@@ -237,21 +237,15 @@ class Session:
         return attempts
 
     def _attempts(self, claimed: Claimed, policy: Policy) -> list[Attempt]:
-        run, version, random, blob = self.run, claimed.version, claimed.random, self._blob[1]
+        run, version, blob = self.run, claimed.version, self._blob[1]
         attempts: list[Attempt] = []
-        parts = iter(claimed.tasks)
-        for raw_id, raw_payload, samples, slots in zip(parts, parts, parts, parts, strict=True):
-            task = raw_id.decode()
-            for slot, claims, tries in _slots(slots):
-                attempt_id = f"{task}#{slot}.{claims}.{random}"
-                try:
-                    payload = decode(raw_payload)
-                except CodecError as error:
-                    self._unreadable.append((attempt_id, str(error)))
-                    continue
-                attempts.append(
-                    Attempt(attempt_id, run, task, slot, payload, version, policy, int(samples), tries, blob)
-                )
+        for attempt_id, task, slot, _, tries, samples, raw in claimed.slots():
+            try:
+                payload = decode(raw)
+            except CodecError as error:
+                self._unreadable.append((attempt_id, str(error)))
+                continue
+            attempts.append(Attempt(attempt_id, run, task, slot, payload, version, policy, samples, tries, blob))
         return attempts
 
     def give_up(self) -> None:
@@ -373,13 +367,6 @@ class Session:
                 self._held.pop(attempt, None)
 
 
-@lru_cache(maxsize=256)
-def _slots(text: bytes) -> tuple[tuple[int, int, int], ...]:
-    """Reads `slot claims tries ...` of a task; most tasks have the same."""
-    numbers = iter(map(int, text.split()))
-    return tuple(zip(numbers, numbers, numbers, strict=True))
-
-
 _ACCEPTED = Submitted("accepted")
 
 
@@ -387,9 +374,7 @@ def submitted(answer: Answer) -> Submitted:
     """An answer in the client's words."""
     if answer is ACCEPTED:
         return _ACCEPTED
-    return Submitted(
-        answer.word, answer.why, answer.by_attempt, answer.by_session.rpartition("~")[0], answer.age_ms / 1000
-    )
+    return Submitted(answer.word, answer.why, answer.by_attempt, worker_of(answer.by_session), answer.age_ms / 1000)
 
 
 def _policy(known: Policy | None, version: int, epoch: str) -> Policy:
