@@ -35,8 +35,8 @@ def cases(lab: Lab, scenario: str) -> list[Case]:
         if scenario == "enqueue":
             count = lab.size(1000, 200) // few
             found += [
-                Case("enqueue", "one at a time", name, partial(_ask, lab, name, "enqueue", count=count)),
-                Case("enqueue", "batches of 64", name, partial(_ask, lab, name, "enqueue_bulk", count=4 * count, n=64)),
+                Case("enqueue", "one at a time", name, partial(_ask, lab, name, "enqueue", count=count, n=1)),
+                Case("enqueue", "batches of 64", name, partial(_ask, lab, name, "enqueue", count=4 * count, n=64)),
             ]
         elif scenario == "cycle":
             for processes in (1, 4):

@@ -1,13 +1,11 @@
 """celery: Redis as broker and result backend; the prefork pool."""
 
-# ruff: noqa: ARG001 - every peer has the same calls
-
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from celery import Celery
-from driver import RESULT, mark, script, timed, url
+from driver import RESULT, mark, script, url
 
 PACKAGES = ["celery[redis]", "hiredis"]
 SLOW = True
@@ -22,23 +20,17 @@ def noop(number: int) -> str:
     return RESULT
 
 
-def fill(url: str, count: int) -> None:
-    """One at a time: a group sends its members one by one too."""
-    for number in range(count):
-        noop.delay(number)
-
-
-def enqueue(url: str, count: int) -> float:
-    """One at a time."""
-    return timed(lambda: fill(url, count))
-
-
-def workers(url: str, processes: int) -> list[list[str]]:
+def workers(processes: int) -> list[list[str]]:
     """One command line."""
     options = ["-P", "prefork", "-c", str(processes), "--loglevel=ERROR", "--without-gossip", "--without-mingle"]
     return [[script("celery"), "-A", "celery_peer", "worker", *options]]
 
 
-def ask(url: str) -> Callable[[int], object]:
+def send(number: int) -> Any:
+    """One at a time: a group sends its members one by one too."""
+    return noop.delay(number)
+
+
+def ask(number: int) -> None:
     """The backend subscribes to the result."""
-    return lambda number: noop.delay(number).get(timeout=30)
+    send(number).get(timeout=30)

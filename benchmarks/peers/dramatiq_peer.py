@@ -1,16 +1,14 @@
 """dramatiq: Redis broker and Redis result backend; 8 threads a process, as it comes."""
 
-# ruff: noqa: ARG001 - every peer has the same calls
-
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
-from driver import RESULT, mark, script, timed, url
+from driver import RESULT, mark, script, url
 
 PACKAGES = ["dramatiq[redis]", "hiredis"]
 
@@ -26,22 +24,16 @@ def noop(number: int) -> str:
     return RESULT
 
 
-def fill(url: str, count: int) -> None:
-    """One at a time: it has no other way."""
-    for number in range(count):
-        noop.send(number)
-
-
-def enqueue(url: str, count: int) -> float:
-    """One at a time."""
-    return timed(lambda: fill(url, count))
-
-
-def workers(url: str, processes: int) -> list[list[str]]:
+def workers(processes: int) -> list[list[str]]:
     """One command line."""
     return [[script("dramatiq"), "dramatiq_peer", "-p", str(processes)]]
 
 
-def ask(url: str) -> Callable[[int], object]:
+def send(number: int) -> Any:
+    """One at a time: it has no other way."""
+    return noop.send(number)
+
+
+def ask(number: int) -> None:
     """The result backend blocks."""
-    return lambda number: noop.send(number).get_result(block=True, timeout=30_000)
+    send(number).get_result(block=True, timeout=30_000)

@@ -1,13 +1,18 @@
 """Runs in a peer's own environment, with nothing but the standard library and the peer: `driver.py PEER DO JSON`.
 
-A peer is a module beside this file with some of
+A peer is a module beside this file with
 
-    PACKAGES                     what pip installs
-    enqueue(url, count)          seconds for so many, one at a time
-    enqueue_bulk(url, count, n)  the same, n in one call or in flight
-    fill(url, count)             tasks 0 to count - 1 waiting
-    workers(url, processes)      commands that start the workers; a task calls `mark(number)` and returns RESULT
-    ask(url)                     a function (number): enqueues one and waits for its result; may return when it did
+    PACKAGES             what pip installs; or NODE_PACKAGES, what npm installs
+    SLOW                 optional, True: the peer gets a fifth of the tasks
+    workers(processes)   commands that start the workers; a task calls `mark(number)` and returns RESULT
+    send(number)         enqueues one task
+    send_many(numbers)   optional: enqueues several tasks in one call
+    ask(number)          optional: enqueues one task and waits for its result; may return when it began and ended
+    start()              only if the peer uses asyncio: connects
+
+A peer of asyncio has coroutine functions, and each gets first what `start` returned. Without `send_many`, such a peer
+has several calls in flight instead. A peer that sends from another process has `sent(count, n)` instead of `send` and
+`send_many`: it returns the seconds that they took.
 
 Times are those that tasks note in a shared file: CLOCK_MONOTONIC is one clock for all processes.
 """
@@ -16,6 +21,7 @@ Times are those that tasks note in a shared file: CLOCK_MONOTONIC is one clock f
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import mmap
@@ -26,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +66,7 @@ def script(name: str) -> str:
 
 
 @contextmanager
-def _running(peer: Any, url: str, count: int, processes: int) -> Iterator[Path]:
+def _running(peer: Any, count: int, processes: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as directory:
         stamps = Path(directory) / "stamps"
         stamps.write_bytes(bytes(8 * count))
@@ -68,7 +74,7 @@ def _running(peer: Any, url: str, count: int, processes: int) -> Iterator[Path]:
         log = (Path(directory) / "log").open("w+b")
         children = [
             subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=directory)
-            for command in peer.workers(url, processes)
+            for command in peer.workers(processes)
         ]
         try:
             yield stamps
@@ -99,10 +105,60 @@ def _times(stamps: Path) -> list[float]:
     return [value for (value,) in _DOUBLE.iter_unpack(stamps.read_bytes())]
 
 
-def cycle(peer: Any, url: str, count: int, processes: int) -> dict[str, float]:
+class NotOfferedError(Exception):
+    """The peer has no call for what was asked for; says so."""
+
+
+def _is_asyncio(peer: Any) -> bool:
+    return hasattr(peer, "start")
+
+
+def _as_function(peer: Any, loop: asyncio.AbstractEventLoop) -> Callable[[int], Any]:
+    context = loop.run_until_complete(peer.start())
+    return lambda number: loop.run_until_complete(peer.ask(context, number))
+
+
+def _sent(peer: Any, count: int, n: int) -> float:
+    """Seconds for tasks 0 to count - 1, n in one call or in flight."""
+    if hasattr(peer, "sent"):
+        return peer.sent(count, n)
+    pieces = [range(first, min(count, first + n)) for first in range(0, count, n)]
+    if _is_asyncio(peer):
+        return asyncio.run(_sent_by_coroutines(peer, pieces, in_one_call=n > 1 and hasattr(peer, "send_many")))
+    if n > 1 and not hasattr(peer, "send_many"):
+        raise NotOfferedError("it has no call for that")
+    started = time.perf_counter()
+    for numbers in pieces:
+        if n > 1:
+            peer.send_many(numbers)
+        else:
+            peer.send(numbers[0])
+    return time.perf_counter() - started
+
+
+async def _sent_by_coroutines(peer: Any, pieces: Sequence[range], in_one_call: bool) -> float:
+    context = await peer.start()
+    started = time.perf_counter()
+    for numbers in pieces:
+        if in_one_call:
+            await peer.send_many(context, numbers)
+        else:
+            await asyncio.gather(*(peer.send(context, number) for number in numbers))
+    return time.perf_counter() - started
+
+
+def enqueue(peer: Any, count: int, n: int) -> dict[str, float]:
+    """Tasks a second that are enqueued, n in one call or in flight."""
+    return {"rate_per_s": count / _sent(peer, count, n)}
+
+
+def cycle(peer: Any, count: int, processes: int) -> dict[str, float]:
     """Tasks a second between the first 20 and the last 5 per cent, which leaves out the start of the workers."""
-    peer.fill(url, count)
-    with _running(peer, url, count, processes) as stamps:
+    try:
+        _sent(peer, count, 64)
+    except NotOfferedError:
+        _sent(peer, count, 1)
+    with _running(peer, count, processes) as stamps:
         until = time.monotonic() + PATIENCE_S
         while not all(times := _times(stamps)):
             if time.monotonic() > until:
@@ -113,12 +169,14 @@ def cycle(peer: Any, url: str, count: int, processes: int) -> dict[str, float]:
     return {"rate_per_s": (last - first) / (ordered[last] - ordered[first])}
 
 
-def latency(peer: Any, url: str, count: int, idle_s: float) -> dict[str, list[float]]:
+def latency(peer: Any, count: int, idle_s: float) -> dict[str, list[float]]:
     """Seconds from enqueue to start and to the result, one task at a time, the worker idle before each."""
+    if not hasattr(peer, "ask"):
+        raise NotOfferedError("it has no call for that")
     starts, results = list[float](), list[float]()
-    with _running(peer, url, count + 10, 1) as stamps:
+    with _running(peer, count + 10, 1) as stamps, asyncio.Runner() as runner:
         until = time.monotonic() + PATIENCE_S
-        ask: Callable[[int], Any] = peer.ask(url)
+        ask = _as_function(peer, runner.get_loop()) if _is_asyncio(peer) else peer.ask
         for number in range(count + 10):
             time.sleep(idle_s)
             begun = time.monotonic()
@@ -134,44 +192,14 @@ def latency(peer: Any, url: str, count: int, idle_s: float) -> dict[str, list[fl
     return {"starts": starts, "results": results}
 
 
-def in_loop(start: Callable[[], Any], do: Callable[..., Any]) -> Callable[..., Any]:
-    """A plain function of a coroutine function, on a loop of its own; `start` is awaited first."""
-    import asyncio
-
-    loop = asyncio.new_event_loop()
-    context = loop.run_until_complete(start())
-    return lambda *given: loop.run_until_complete(do(context, *given))
-
-
-async def in_flight(count: int, n: int, do: Callable[[int], Any]) -> float:
-    """Seconds for `do(0)` to `do(count - 1)`, n at a time."""
-    import asyncio
-
-    started = time.perf_counter()
-    for first in range(0, count, n):
-        await asyncio.gather(*(do(number) for number in range(first, min(count, first + n))))
-    return time.perf_counter() - started
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that it takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def main(name: str, do: str, given: dict[str, Any]) -> dict[str, Any]:
     """What was asked for."""
-    os.environ["BENCHMARK_URL"] = given["url"]
+    os.environ["BENCHMARK_URL"] = given.pop("url")
     peer = importlib.import_module(name)
-    work = getattr(peer, {"cycle": "workers", "latency": "ask"}.get(do, do), None)
-    if work is None:
-        return {"not_run": "it has no call for that"}
-    if do == "cycle":
-        return cycle(peer, **given)
-    if do == "latency":
-        return latency(peer, **given)
-    return {"rate_per_s": given["count"] / work(**given)}
+    try:
+        return {"enqueue": enqueue, "cycle": cycle, "latency": latency}[do](peer, **given)
+    except NotOfferedError as reason:
+        return {"not_run": str(reason)}
 
 
 if __name__ == "__main__":

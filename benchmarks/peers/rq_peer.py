@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from driver import RESULT, mark, script, timed
+from driver import RESULT, mark, script, url
 from redis import Redis
 from rq import Queue
 
 PACKAGES = ["rq", "hiredis"]
 SLOW = True
+
+queue = Queue("bench", connection=Redis.from_url(url()))
 
 
 def noop(number: int) -> str:
@@ -18,45 +20,22 @@ def noop(number: int) -> str:
     return RESULT
 
 
-def _queue(url: str) -> Queue:
-    return Queue("bench", connection=Redis.from_url(url))
-
-
-def enqueue_bulk(url: str, count: int, n: int) -> float:
-    """`enqueue_many`."""
-    queue = _queue(url)
-
-    def work() -> None:
-        for first in range(0, count, n):
-            numbers = range(first, min(count, first + n))
-            queue.enqueue_many([Queue.prepare_data("rq_peer.noop", (number,)) for number in numbers])
-
-    return timed(work)
-
-
-def fill(url: str, count: int) -> None:
-    """In bulk."""
-    enqueue_bulk(url, count, 64)
-
-
-def enqueue(url: str, count: int) -> float:
-    """One at a time."""
-    queue = _queue(url)
-
-    def work() -> None:
-        for number in range(count):
-            queue.enqueue("rq_peer.noop", number)
-
-    return timed(work)
-
-
-def workers(url: str, processes: int) -> list[list[str]]:
+def workers(processes: int) -> list[list[str]]:
     """Each its own process."""
-    command = [script("rq"), "worker", "-w", "rq.worker.SimpleWorker", "--url", url, "--quiet", "bench"]
+    command = [script("rq"), "worker", "-w", "rq.worker.SimpleWorker", "--url", url(), "--quiet", "bench"]
     return [command] * processes
 
 
-def ask(url: str) -> Callable[[int], object]:
+def send(number: int) -> Any:
+    """By `enqueue`."""
+    return queue.enqueue("rq_peer.noop", number)
+
+
+def send_many(numbers: range) -> None:
+    """By `enqueue_many`."""
+    queue.enqueue_many([Queue.prepare_data("rq_peer.noop", (number,)) for number in numbers])
+
+
+def ask(number: int) -> None:
     """The newest result blocks."""
-    queue = _queue(url)
-    return lambda number: queue.enqueue("rq_peer.noop", number).latest_result(timeout=30)
+    send(number).latest_result(timeout=30)
