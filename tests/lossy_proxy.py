@@ -108,19 +108,23 @@ class LossyProxy(_Listener):
         with socket.create_connection(("127.0.0.1", self._target)) as server:
             self._sockets.add(server)
             try:
-                is_watched = False
+                is_watched, is_answered = False, False
                 while True:
                     ready = select.select([client, server], [], [])[0]
                     if client in ready:
                         if not (request := client.recv(_PIECE_BYTES)):
                             return
-                        is_watched = any(word in request for word in self.watched)
-                        self.requests += is_watched
-                        if is_watched and self.lose_requests:
+                        has_word = any(word in request for word in self.watched)
+                        # A request may come in pieces, of which one has the word.
+                        is_watched, is_answered = has_word or (is_watched and not is_answered), False
+                        self.requests += has_word
+                        if has_word and self.lose_requests:
                             self.lose_requests -= 1
                             return
                         server.sendall(request)
-                    elif not self._answer(server, client, is_watched):
+                    elif self._answer(server, client, is_watched):
+                        is_answered = True
+                    else:
                         return
             finally:
                 self._sockets.discard(server)

@@ -303,4 +303,4 @@ def sentinel(kind: ServerKind, primary: ServerUnderTest, service: str = "main") 
             yield port
         finally:
             process.kill()
-            process.wait()
+            process.wait(30)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 import tomllib
 from collections.abc import Generator
 from pathlib import Path
@@ -20,10 +16,10 @@ from broker.cli.commands import CATALOGUE
 from broker.errors import NoRun
 from broker.local_server.embedded import EmbeddedServer
 from broker.values.config import RunConfig
+from tests.child import ROOT, Child, finished
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SERVER_IN_README = "redis://localhost:6379/0"
 
 
@@ -38,47 +34,31 @@ def url() -> Generator[str]:
     server.stop()
 
 
-def start(code: str, url: str, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code.replace(SERVER_IN_README, url)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(code: str, url: str, folder: Path) -> Child:
+    return Child("-c", code.replace(SERVER_IN_README, url), cwd=folder, env={"PYTHONPATH": str(ROOT)})
 
 
 @pytest.mark.processes
 def test_the_trainer_and_the_worker_of_the_readme_train_together(url: str, tmp_path: Path) -> None:
     trainer_code, worker_code = blocks("python")
-    trainer = start(trainer_code, url, tmp_path)
-    until_it_exists(url, "math-7b")
-    worker = start(worker_code, url, tmp_path)
+    with start(trainer_code, url, tmp_path) as trainer:
+        # A worker of a run that no trainer has created yet is told so (NORUN).
+        trainer.wait_until(lambda: exists(url, "math-7b"), "it has created the run")
+        with start(worker_code, url, tmp_path) as worker:
+            ended = trainer.end()
+            assert ended.code == 0, ended.err
+            assert ended.out.splitlines() == [f"step {step}: 4 groups, mean reward 1.00" for step in range(10)]
+            worker.send(signal.SIGTERM)
+            ended = worker.end()
+            assert (ended.code, ended.err) == (143, "")
+
+
+def exists(url: str, run: str) -> bool:
     try:
-        printed, complaints = trainer.communicate(timeout=60)
-        assert trainer.returncode == 0, complaints
-        assert printed.splitlines() == [f"step {step}: 4 groups, mean reward 1.00" for step in range(10)]
-        worker.send_signal(signal.SIGTERM)
-        _, complaints = worker.communicate(timeout=30)
-        assert (worker.returncode, complaints) == (143, "")
-    finally:
-        for process in (trainer, worker):
-            process.kill()
-            process.communicate()
-
-
-def until_it_exists(url: str, run: str) -> None:
-    """A worker of a run that no trainer has created yet is told so (NORUN)."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            Trainer(url, run, attach=True).close()
-        except NoRun:
-            assert time.monotonic() < deadline, "the trainer created no run"
-            time.sleep(0.05)
-        else:
-            return
+        Trainer(url, run, attach=True).close()
+    except NoRun:
+        return False
+    return True
 
 
 @pytest.mark.processes
@@ -87,14 +67,12 @@ def until_it_exists(url: str, run: str) -> None:
     [("threads.py", "trained 40 tasks in 10 steps"), ("asyncio_rollouts.py", "trained 160 tasks, rejected 1")],
 )
 def test_examples_run_to_their_end(name: str, last_line: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, REPOSITORY / "examples" / name], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (finished.returncode, finished.stderr) == (0, "")
-    assert finished.stdout.splitlines()[-1] == last_line
+    ended = finished(ROOT / "examples" / name)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[-1] == last_line
     # The others belong to integrations, whose own tests run them.
     others = {"areal_processes.py", "agent_lightning_gateway.py", "torch_loop.py"}
-    found = {path.name for path in (REPOSITORY / "examples").glob("*.py")}
+    found = {path.name for path in (ROOT / "examples").glob("*.py")}
     assert found == {"threads.py", "asyncio_rollouts.py"} | others
 
 
@@ -140,10 +118,7 @@ def test_the_marked_commands_are_one_line_each(name: str) -> None:
 
 def test_the_operations_page_names_every_error() -> None:
     table = (
-        (REPOSITORY / "docs" / "operations.md")
-        .read_text(encoding="utf-8")
-        .partition("\n## Errors")[2]
-        .partition("\n## ")[0]
+        (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("\n## Errors")[2].partition("\n## ")[0]
     )
     rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
     documented = {
@@ -166,7 +141,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs/integrations").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/integrations").glob("*.md")), ids=lambda page: page.name)
 def test_the_page_of_an_integration_says_what_to_install(page: Path) -> None:
     named = re.findall(r"pip install 'rollout-broker\[(\w+)\]'", page.read_text(encoding="utf-8"))
     assert named
@@ -174,7 +149,7 @@ def test_the_page_of_an_integration_says_what_to_install(page: Path) -> None:
 
 
 def test_the_table_of_extras_has_every_package_and_extra_that_they_bring() -> None:
-    page = (REPOSITORY / "docs/dependencies.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     for extra, brings in _extras().items():
         row = next(line for line in page.splitlines() if line.startswith(f"| `{extra}` |"))
         if "(with the above)" in row:
@@ -186,13 +161,11 @@ def test_the_table_of_extras_has_every_package_and_extra_that_they_bring() -> No
 
 
 def _extras() -> dict[str, list[str]]:
-    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
 
 def test_the_compose_file_runs_redis_as_the_operations_page_asks() -> None:
-    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
     command = " ".join(services["redis"]["command"])
     for setting in ("--appendonly yes", "--appendfsync everysec", "--maxmemory-policy noeviction"):
         assert setting in command
@@ -203,7 +176,7 @@ def test_the_compose_file_runs_redis_as_the_operations_page_asks() -> None:
 
 
 def test_the_image_has_a_directory_of_its_user_for_each_named_volume() -> None:
-    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
     build, _, _ = compose["x-broker"]["build"]["dockerfile_inline"].partition("USER nobody")
     places = [
         place.partition(":")[2]

@@ -1,7 +1,5 @@
 """Both clients behind one synchronous face, so that each test is written once and run with both; calls without an answer."""
 
-import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -15,6 +13,7 @@ from broker.connections.link import run_blocking
 from broker.errors import ServerUnavailable
 from broker.protocol import anyone
 from broker.protocol.operation import Operation
+from tests.threads import LoopThread
 
 T = TypeVar("T")
 
@@ -23,9 +22,7 @@ class LoopClient:
     """The asyncio client, on an event loop in a thread of its own."""
 
     def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        self._thread = LoopThread()
         self._closed = False
 
         async def opened() -> AsyncTransport:
@@ -34,12 +31,12 @@ class LoopClient:
         try:
             self.transport: AsyncTransport = self.run(opened())
         except BaseException:
-            self._end()
+            self._thread.close()
             raise
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, on the loop of the client."""
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        return self._thread.do(call)
 
     def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         return self.run(self.transport.execute(operations))
@@ -57,18 +54,13 @@ class LoopClient:
         return self.run(self.transport.server_info())
 
     def interrupt(self) -> None:
-        self._loop.call_soon_threadsafe(self.transport.interrupt)
+        self._thread.loop.call_soon_threadsafe(self.transport.interrupt)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             self.run(self.transport.close())
-            self._end()
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            self._thread.close()
 
     def __enter__(self) -> Self:
         return self
@@ -84,36 +76,6 @@ def make_client(flavour: str, url: str, timeout_s: float = 5.0, retry_for_s: flo
     if flavour == "sync":
         return open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
     return LoopClient(url, timeout_s, retry_for_s)
-
-
-class InThread:
-    """A call in another thread; `result` waits for it and raises what it raised."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._answer: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._answer = self._call()
-        except BaseException as error:  # noqa: BLE001 - raised again by `result`
-            self._error = error
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the call has not come back yet."""
-        return self._thread.is_alive()
-
-    def result(self, timeout_s: float = 60.0) -> Any:
-        """What the call returned."""
-        self._thread.join(timeout_s)
-        assert not self.is_running, f"no answer after {timeout_s:g} s"
-        if self._error is not None:
-            raise self._error
-        return self._answer
 
 
 def blocking(call: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:

@@ -1,11 +1,10 @@
 """A forked child has a copy of its parent's asyncio clients: no call of theirs may be made with it."""
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
+from tests.child import finished
 from tests.conformance.lab import Lab
 
 #: What parent and child share: all public calls of both clients, by name, so that none is forgotten.
@@ -106,10 +105,8 @@ async def main():
 asyncio.run(main())
 """
     # Python 3.12 and later warn of a fork beside threads.
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    done = finished("-W", "ignore::DeprecationWarning", "-c", code)
+    assert (done.code, done.err) == (0, "")
 
 
 def test_no_call_is_made_by_a_forked_child(lab: Lab):

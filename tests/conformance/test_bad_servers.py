@@ -22,10 +22,11 @@ from broker.errors import (
 )
 from broker.protocol import anyone
 from broker.protocol import trainer as calls
-from tests.conformance.clients import InThread, unanswered
+from tests.conformance.clients import unanswered
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.lossy_proxy import ScriptedServer, bulk
 from tests.servers import ServerKind, ServerUnderTest, begin_move, cluster, end_move, free_port, real_kinds, redis_kinds
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 CONFIG = RunConfig(consumer_batch_size=1)

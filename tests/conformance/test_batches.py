@@ -15,8 +15,8 @@ from broker.errors import (
 )
 from broker.protocol import anyone
 from broker.protocol import trainer as calls
-from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, run_one, tasks
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 

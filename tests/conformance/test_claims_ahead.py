@@ -12,8 +12,8 @@ from broker import BrokerError, OutOfMemory, Policy, RunConfig, ServerUnavailabl
 from broker.connections import AsyncTransport
 from broker.protocol.operation import Operation
 from broker.worker.session import Session
-from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, tasks
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 FAR_AWAY_S = 15.0

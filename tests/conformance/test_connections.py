@@ -1,8 +1,6 @@
 """What both clients promise of their connections, on every kind of server that this machine has."""
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -31,7 +29,8 @@ from broker.errors import (
 from broker.operator import Operator
 from broker.protocol import scripts
 from broker.protocol.operation import Operation
-from tests.conformance.clients import InThread, LoopClient, make_client
+from tests.child import finished
+from tests.conformance.clients import LoopClient, make_client
 from tests.lossy_proxy import LossyProxy, ScriptedServer, bulk
 from tests.servers import (
     ServerKind,
@@ -45,6 +44,7 @@ from tests.servers import (
     sentinel,
     server_kinds,
 )
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 Connect = Callable[..., Transport | LoopClient]
@@ -730,8 +730,8 @@ with open_transport({real_server.url!r}) as transport:
     assert os.waitpid(child, 0)[1] == 0
     assert transport.execute(bump) == [202]
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = finished("-c", code)
+    assert (done.code, done.err) == (0, "")
 
 
 def test_a_closed_client_says_so(server: ServerUnderTest, connect: Connect):

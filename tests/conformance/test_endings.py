@@ -13,8 +13,8 @@ from broker import Attempt, Reject, Worker, aio
 from broker.errors import ServerUnavailable
 from broker.operator import Operator
 from broker.worker.handlers import REASON_BYTES, judged, sendable, words_of
-from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, tasks
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 

@@ -22,9 +22,10 @@ from broker.errors import (
     UnsupportedServer,
 )
 from broker.protocol import scripts
-from tests.conformance.clients import InThread, LoopClient, make_client
+from tests.conformance.clients import LoopClient, make_client
 from tests.lossy_proxy import ScriptedServer, bulk
 from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds, sentinel
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 Connect = Callable[..., Transport | LoopClient]

@@ -1,8 +1,6 @@
 """Batches formed with a filter: one order for everybody, each rollout judged once and read once."""
 
-import asyncio
 import random
-import threading
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
@@ -16,6 +14,7 @@ from broker.trainer import batches
 from broker.trainer.filtered import Gathered
 from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, names_of, run_one, tasks
+from tests.threads import LoopThread
 
 #: Long enough on a busy machine, seconds.
 PATIENCE_S = 30.0
@@ -25,23 +24,16 @@ class LoopTrainer:
     """`aio.Trainer` behind the synchronous trainer's face, on a loop of its own."""
 
     def __init__(self, lab: Lab) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        self._thread = LoopThread()
         self._trainer = aio.Trainer(lab.url, lab.run, clock=lab.clock)
-        self._do(self._trainer.open())
-
-    def _do(self, call: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        self._thread.do(self._trainer.open())
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **options: self._do(getattr(self._trainer, name)(*args, **options))
+        return lambda *args, **options: self._thread.do(getattr(self._trainer, name)(*args, **options))
 
     def close(self) -> None:
-        self._do(self._trainer.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.do(self._trainer.close())
+        self._thread.close()
 
 
 @pytest.fixture(params=["sync", "aio"])

@@ -9,8 +9,9 @@ import pytest
 
 from broker import Attempt, Worker, aio
 from broker.errors import BadArgument, ServerUnavailable
-from tests.conformance.clients import InThread, blocking, coroutine
+from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, tasks
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 

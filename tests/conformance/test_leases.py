@@ -1,8 +1,6 @@
 """Sessions, leases and time-outs on a simulated clock; the heartbeat's own thread with the real one."""
 
 import asyncio
-import subprocess
-import sys
 
 import pytest
 
@@ -11,6 +9,7 @@ from broker.errors import NoRun, NoSession, OldRequest
 from broker.protocol import anyone
 from broker.protocol import worker as worker_calls
 from broker.worker.heartbeat import Heartbeat
+from tests.child import finished
 from tests.conformance.lab import Lab, run_one, tasks
 from tests.properties.decode import LEASE_ZERO
 from tests.waiting import wait_until
@@ -405,6 +404,5 @@ with Trainer({lab.url!r}, {lab.run!r}, RunConfig(consumer_batch_size=8)) as trai
     with Worker({lab.url!r}, {lab.run!r}) as worker:{block}
 """
     # Python 3.12 and later warn of a fork beside threads, such as the heartbeat's.
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = finished("-W", "ignore::DeprecationWarning", "-c", code)
+    assert (done.code, done.err) == (0, "")

@@ -12,8 +12,8 @@ from broker import Attempt, Trainer, Worker, aio
 from broker.errors import HandlersLost
 from broker.worker.places import LOST_AFTER_S, Places
 from broker.worker.state import WorkerCore
-from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, names_of, tasks
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 

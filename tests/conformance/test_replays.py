@@ -11,8 +11,8 @@ from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
 from broker.protocol.operation import Operation
 from tests.conformance.clients import blocking, coroutine
-from tests.conformance.duplex_proxy import DuplexProxy
 from tests.conformance.lab import Lab, RawTrainer, names_of, tasks
+from tests.lossy_proxy import LossyProxy
 
 #: Every call of the trainer's channel: what to prepare before it, and its function and arguments.
 Prepared = tuple[Callable[..., Operation[Any]], tuple[Any, ...], dict[str, Any]]
@@ -326,7 +326,7 @@ def test_everything_has_its_effect_once_over_a_network_that_loses(lab: Lab, faul
     """
     if not lab.server.kind.is_real:
         pytest.skip("needs TCP")
-    with DuplexProxy(lab.server.port) as proxy:
+    with LossyProxy(lab.server.port) as proxy:
         lab.url = proxy.url
         try:
             run_over(lab, proxy, fault, times)
@@ -338,7 +338,7 @@ def test_everything_has_its_effect_once_over_a_network_that_loses(lab: Lab, faul
     assert history.problems == []
 
 
-def run_over(lab: Lab, proxy: DuplexProxy, fault: str, times: int) -> None:
+def run_over(lab: Lab, proxy: LossyProxy, fault: str, times: int) -> None:
     def losing(call: Callable[[], Any]) -> Any:
         setattr(proxy, fault, times)
         answer = call()

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -17,9 +16,10 @@ from broker.protocol import anyone, scripts
 from broker.protocol import worker as calls
 from broker.trainer import batches
 from broker.worker.state import WorkerCore
-from tests.conformance.clients import InThread, blocking, coroutine
+from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, tasks
 from tests.lossy_proxy import LossyProxy
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 #: Short enough to be noticed when a test waits for it, seconds.
@@ -151,11 +151,10 @@ def test_a_signal_handler_in_the_middle_of_a_call_is_told(lab: Lab):
             os.kill(os.getpid(), signal.SIGUSR1)
 
         earlier = signal.signal(signal.SIGUSR1, handle)
-        sender = threading.Thread(target=send)
         try:
-            sender.start()
+            sender = InThread(send)
             assert trainer.enqueue(tasks(1)).added == 1
-            sender.join()
+            sender.result()
         finally:
             signal.signal(signal.SIGUSR1, earlier)
         assert len(told) == 1

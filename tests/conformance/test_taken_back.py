@@ -1,6 +1,5 @@
 """How soon a worker hears what the server took back: at once, however long its lease is."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -16,6 +15,7 @@ from broker.worker.heartbeat import Heartbeat
 from tests.conformance.lab import Lab, tasks
 from tests.lossy_proxy import LossyProxy
 from tests.servers import ServerUnderTest, cluster, real_kinds, redis_kinds
+from tests.threads import LoopThread
 from tests.waiting import wait_until
 
 #: So long that no renewal of the rhythm comes while a test runs, seconds.
@@ -27,23 +27,16 @@ class LoopWorker:
     """An asyncio worker on a loop in a thread of its own, as a synchronous one."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        self._thread = LoopThread()
         self._worker = aio.Worker(*args, **options)
-        self._done(self._worker.open())
-
-    def _done(self, call: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result(60)
+        self._thread.do(self._worker.open())
 
     def claim(self, n: int = 1) -> list[Attempt]:
-        return self._done(self._worker.claim(n, 10.0))
+        return self._thread.do(self._worker.claim(n, 10.0))
 
     def close(self) -> None:
-        self._done(self._worker.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.do(self._worker.close())
+        self._thread.close()
 
 
 @pytest.fixture(params=["sync", "aio"])

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from broker.errors import BadUrl, CertificateRefused, ServerUnavailable, UnsupportedServer
-from tests.conformance.clients import InThread, make_client
+from tests.conformance.clients import make_client
 from tests.lossy_proxy import LossyProxy, ScriptedServer
 from tests.servers import ServerUnderTest, free_port, real_kinds
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 

@@ -14,8 +14,8 @@ from broker.connections import open_transport
 from broker.connections.base import BaseTransport
 from broker.protocol import anyone, recovery
 from broker.protocol import trainer as calls
-from tests.conformance.clients import InThread
 from tests.conformance.lab import Lab, RawTrainer, names_of, run_one, tasks
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 #: Longer than any test waits.

@@ -75,15 +75,7 @@ def test_the_installed_command_runs_without_rich(installed: Path, tmp_path: Path
 
 
 def test_the_demo_names_the_extra_that_it_misses(installed: Path, tmp_path: Path) -> None:
-    finished = subprocess.run(
-        [installed / "broker", "demo"],
-        cwd=tmp_path,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    finished = _finished(installed / "broker", "demo", cwd=tmp_path)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert "pip install 'rollout-broker[demo]'" in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -117,17 +109,15 @@ def test_the_source_distribution_builds_the_same_wheel(dist: Path, tmp_path: Pat
 
 def _run(*command: object, cwd: Path) -> str:
     """What a command prints; it must succeed."""
-    finished = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    finished = _finished(*command, cwd=cwd)
     assert finished.returncode == 0, f"{command} exited {finished.returncode}\n{finished.stdout}\n{finished.stderr}"
     return finished.stdout
+
+
+def _finished(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    environment = _environment()
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=280)
 
 
 def _environment() -> dict[str, str]:

@@ -13,72 +13,39 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from broker import Attempt, Trainer, Worker, aio
 from broker.errors import BrokerError, Exhausted
+from tests.child import Child
 from tests.conformance import mutants
-from tests.waiting import wait_until
-
-_ROOT = Path(__file__).parent.parent.parent
 
 
-class Actor:
+class Actor(Child):
     """Such a process, from the test's side."""
 
     def __init__(self, kind: str, url: str, run: str, **options: Any) -> None:
         words = [f"{name}={value}" for name, value in options.items()]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.processes.actors", kind, url, run, *words],
-            cwd=_ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.said: list[dict[str, Any]] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
+        super().__init__("-m", "tests.processes.actors", kind, url, run, *words)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(json.loads(line))
+    @property
+    def said(self) -> list[dict[str, Any]]:
+        """All that it said."""
+        return [json.loads(line) for line in self.out]
 
     def wait_for(self, what: str, count: int = 1) -> list[dict[str, Any]]:
         """Waits until it has said something so often; all that it said of that kind."""
-        return wait_until(lambda: self.heard(what, count), f"the actor says {what}; it said {self.said}", 30)
+        return self.wait_until(lambda: self.heard(what, count), f"it says {what!r}, {count} times")
 
     def heard(self, what: str, count: int = 1) -> list[dict[str, Any]]:
         """What it said of a kind, if that is often enough."""
         found = [line for line in self.said if line["is"] == what]
         return found if len(found) >= count else []
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
-        os.kill(self.process.pid, number)
-
-    def wait(self) -> int:
-        """Waits for its end; its exit code."""
-        code = self.process.wait(30)
-        self._reader.join(30)
-        return code
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.send_signal(signal.SIGCONT)
-        self.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 def say(what: str, **fields: Any) -> None:

@@ -1,12 +1,8 @@
 """`broker demo` with its real processes, on a server of its own."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +15,14 @@ from broker.demo.supervisor import run_demo
 from broker.errors import NoRun
 from broker.operator import Operator
 from broker.testing import broker_server
+from tests.child import Child, Ended, finished, is_stopped
 from tests.waiting import wait_until
 
 pytest.importorskip("gymnasium")
 pytestmark = pytest.mark.processes
 
-#: A machine that others use, too, may be ten times slower than an idle one.
-_PATIENCE_S = 400.0
+#: A machine that others use, too, may be ten times slower than an idle one; pytest ends a test after 300 s.
+_PATIENCE_S = 280.0
 
 
 @pytest.fixture
@@ -34,25 +31,13 @@ def url() -> Generator[str]:
         yield url
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "broker", "demo", *words]
+def demo(*words: str) -> Ended:
+    return finished("-m", "broker", "demo", *words, within_s=_PATIENCE_S)
 
 
-def demo(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
-
-
-@contextmanager
-def started(words: list[str], **environment: str) -> Generator[subprocess.Popen[str]]:
-    """A process, killed at the end if it is still there."""
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def started(url: str, *words: str) -> Child:
+    """A process of the demo, which finds the server at the URL."""
+    return Child("-m", *words, env={"BROKER_URL": url})
 
 
 def processes_of(run: str) -> dict[int, str]:
@@ -66,12 +51,6 @@ def processes_of(run: str) -> dict[int, str]:
         if run in words:
             found[int(path.name)] = " ".join(words)
     return found
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether a process has stopped, by SIGSTOP: all its threads."""
-    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return set(states) == {"T"}
 
 
 def children(run: str, module: str) -> list[int]:
@@ -88,16 +67,6 @@ def version_of(url: str, run: str, workers: int = 0) -> int:
         return stats.version if stats.sessions >= workers else -1
 
 
-def summary_of(text: str) -> dict[str, Any]:
-    (line,) = text.splitlines()
-    return json.loads(line)
-
-
-def steps_told(text: str) -> list[int]:
-    """The steps that a trainer has told of, a line of JSON for each."""
-    return [json.loads(line)["step"] for line in text.splitlines()]
-
-
 def assert_guarantees(summary: dict[str, Any]) -> None:
     assert summary["duplicates"] == 0
     assert summary["max_staleness_seen"] <= summary["max_staleness"]
@@ -108,8 +77,8 @@ def assert_guarantees(summary: dict[str, Any]) -> None:
 
 def test_short_demo_prints_its_summary_as_one_object() -> None:
     done = demo("--steps", "3", "--workers", "2", "--samples", "8", "--max-staleness", "1", "--json")
-    assert done.returncode == 0, done.stderr
-    summary = summary_of(done.stdout)
+    assert done.code == 0, done.err
+    summary = done.json
     assert_guarantees(summary)
     assert summary["steps"] == 3
     assert summary["consumed"] == 3 * 8
@@ -119,17 +88,17 @@ def test_short_demo_prints_its_summary_as_one_object() -> None:
 
 def test_people_get_a_summary_and_lines_of_progress() -> None:
     done = demo("--steps", "2", "--workers", "1")
-    assert done.returncode == 0, done.stderr
-    assert "kept, by the event log" in done.stdout
-    assert "step 2/2" in done.stderr
+    assert done.code == 0, done.err
+    assert "kept, by the event log" in done.out
+    assert "step 2/2" in done.err
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
 def test_it_learns_while_workers_are_killed() -> None:
     done = demo("--workers", "3", "--steps", "60", "--chaos", "--json")
-    assert done.returncode == 0, done.stderr
-    summary = summary_of(done.stdout)
+    assert done.code == 0, done.err
+    summary = done.json
     assert_guarantees(summary)
     assert summary["workers_killed"] > 0
     assert summary["requeued"] > 0
@@ -141,8 +110,8 @@ def test_it_learns_while_workers_are_killed() -> None:
 @pytest.mark.chaos
 def test_it_learns_while_workers_and_trainer_are_killed() -> None:
     done = demo("--workers", "3", "--steps", "60", "--chaos", "all", "--json", "--seed", "1")
-    assert done.returncode == 0, done.stderr
-    summary = summary_of(done.stdout)
+    assert done.code == 0, done.err
+    summary = done.json
     assert_guarantees(summary)
     assert summary["workers_killed"] > 0
     assert summary["trainer_kills"] >= 2
@@ -153,14 +122,14 @@ def test_it_learns_while_workers_and_trainer_are_killed() -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_demo_leaves_no_process_and_nothing_held(url: str, run: str, number: int, code: int) -> None:
     """Given a demo at work, when it is told to end, then it tells how far it came, and all children are gone."""
-    with started(command("--url", url, "--run", run, "--steps", "1000", "--json")) as process:
+    with started(url, "broker", "demo", "--url", url, "--run", run, "--steps", "1000", "--json") as process:
         # Two steps after all have joined: a session whose worker was told to end before it heard of it is not left.
         there = wait_until(lambda: version_of(url, run, workers=3) + 1, "all have joined", 60)
         wait_until(lambda: version_of(url, run) > there, "two steps are done", 60)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == code, err
-    summary = summary_of(out)
+        process.send(number)
+        ended = process.end()
+    assert ended.code == code, ended.err
+    summary = ended.json
     assert summary["steps"] >= 2
     assert summary["duplicates"] == 0
     assert processes_of(run) == {}
@@ -171,26 +140,26 @@ def test_interrupted_demo_leaves_no_process_and_nothing_held(url: str, run: str,
 
 def test_children_end_with_a_supervisor_that_is_killed(url: str, run: str, tmp_path: Path) -> None:
     """Given a demo with one worker frozen, when its supervisor is killed, then no child is left behind."""
-    with started(command("--url", url, "--run", run), TMPDIR=str(tmp_path)) as process:
+    words = ("-m", "broker", "demo", "--url", url, "--run", run)
+    with Child(*words, env={"TMPDIR": str(tmp_path)}) as process:
         workers = wait_until(lambda: children(run, "broker.demo.worker"), "there are workers", 60)
         os.kill(workers[0], signal.SIGSTOP)
         # The kernel wakes those that are stopped when their group becomes an orphan, not those that stop afterwards.
         wait_until(lambda: is_stopped(workers[0]), "the worker has stopped")
         process.kill()
-        process.communicate()
     wait_until(lambda: not processes_of(run), "its children are gone", 60)
 
 
 @pytest.mark.parametrize("module", ["broker.demo.worker", "broker.demo.trainer"])
 def test_child_that_dies_ends_the_demo(url: str, run: str, module: str) -> None:
-    with started(command("--url", url, "--run", run, "--json")) as process:
+    with started(url, "broker", "demo", "--url", url, "--run", run, "--json") as process:
         wait_until(lambda: version_of(url, run) >= 1, "a step is done", 60)
         os.kill(children(run, module)[0], signal.SIGKILL)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert out == ""
-    assert "was ended by signal 9" in err
-    assert "Traceback" not in err
+        ended = process.end()
+    assert ended.code == 2
+    assert ended.out == ""
+    assert "was ended by signal 9" in ended.err
+    assert "Traceback" not in ended.err
     assert processes_of(run) == {}
 
 
@@ -211,9 +180,9 @@ def test_run_that_exists_is_refused_and_left_alone(url: str, run: str) -> None:
 
 def test_server_that_is_not_there_is_named_without_a_traceback() -> None:
     done = demo("--url", "redis://127.0.0.1:1/0")
-    assert done.returncode == 2
-    assert "127.0.0.1:1" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert "127.0.0.1:1" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_summary_agrees_with_the_server(url: str, run: str) -> None:
@@ -229,38 +198,35 @@ def test_summary_agrees_with_the_server(url: str, run: str) -> None:
 
 def test_trainer_and_workers_run_alone_in_any_order(url: str, run: str) -> None:
     """Given a worker that was started before its run exists, when a trainer comes, then both work; no supervisor."""
-    worker = [sys.executable, "-m", "broker.demo.worker", "--run", run]
-    trainer = [sys.executable, "-m", "broker.demo.trainer", "--run", run, "--steps", "3"]
-    with started(worker, BROKER_URL=url) as working, started(trainer, BROKER_URL=url) as training:
-        out, err = training.communicate(timeout=60)
-        assert training.returncode == 0, err
-        assert steps_told(out) == [0, 1, 2]
-        working.terminate()
-        _, err = working.communicate(timeout=30)
-        assert working.returncode == 143, err
+    trainer = ("broker.demo.trainer", "--run", run, "--steps", "3")
+    with started(url, "broker.demo.worker", "--run", run) as working, started(url, *trainer) as training:
+        ended = training.end()
+        assert ended.code == 0, ended.err
+        assert [line["step"] for line in ended.json_lines] == [0, 1, 2]
+        working.send(signal.SIGTERM)
+        ended = working.end()
+        assert ended.code == 143, ended.err
     with Operator(url) as operator:
         assert operator.stats(run).sessions == 0
 
 
 def test_trainer_goes_on_from_its_checkpoint(url: str, run: str, tmp_path: Path) -> None:
     """Given a trainer that ended at version 5, when another is started for 8 steps, then it does the last three."""
-    words = [sys.executable, "-m", "broker.demo.trainer", "--run", run, "--steps"]
-    worker = [sys.executable, "-m", "broker.demo.worker", "--run", run]
     told: list[int] = []
-    with started(worker, BROKER_URL=url):
+    with started(url, "broker.demo.worker", "--run", run):
         for steps in ("5", "8"):
-            with started([*words, steps, "--checkpoints", str(tmp_path)], BROKER_URL=url) as training:
-                out, err = training.communicate(timeout=60)
-            assert training.returncode == 0, err
-            told += steps_told(out)
+            words = ("broker.demo.trainer", "--run", run, "--steps", steps, "--checkpoints", str(tmp_path))
+            with started(url, *words) as training:
+                ended = training.end()
+            assert ended.code == 0, ended.err
+            told += [line["step"] for line in ended.json_lines]
     assert told == list(range(8))
 
 
 def test_trainer_without_the_weights_of_its_run_refuses(url: str, run: str) -> None:
     assert run_demo(DemoOptions(steps=1, workers=1, url=url, run=run, json=True)).steps == 1
-    words = [sys.executable, "-m", "broker.demo.trainer", "--run", run]
-    with started(words, BROKER_URL=url) as training:
-        _, err = training.communicate(timeout=60)
-    assert training.returncode == 1
-    assert "--checkpoints" in err
-    assert "Traceback" not in err
+    with started(url, "broker.demo.trainer", "--run", run) as training:
+        ended = training.end()
+    assert ended.code == 1
+    assert "--checkpoints" in ended.err
+    assert "Traceback" not in ended.err

@@ -1,30 +1,23 @@
 """How worker and trainer processes end: by signals, with the server there or away, and by what their own code raises."""
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from broker.operator import Operator
+from tests.child import Child
 from tests.conformance.lab import Lab, tasks
-from tests.servers import ServerKind, ServerUnderTest, real_kinds
+from tests.servers import ServerUnderTest
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.processes
-
-_ROOT = Path(__file__).parent.parent.parent
 
 _HEAD = """
 import asyncio, os, signal, sys, threading
 from broker import Trainer, Worker, aio
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests may ignore it
 url, run = sys.argv[1:]
 
 def say(*_):
@@ -123,53 +116,9 @@ with Worker(url, run) as worker:
 }
 
 
-class Script:
+def script(name: str, url: str, run: str) -> Child:
     """A script as a process of its own."""
-
-    def __init__(self, name: str, url: str, run: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _HEAD + SCRIPTS[name], url, run],
-            cwd=_ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_until_it_works(self) -> None:
-        """Until it has said so."""
-        assert self.process.stdout is not None
-        if (line := self.process.stdout.readline()) != "working\n":
-            self.process.kill()  # else there would be no end to read up to
-            pytest.fail(f"it said {line!r} and then {self.process.communicate()}")
-
-    def end(self) -> tuple[int, str]:
-        """Waits for its end: its exit code, and what it wrote to standard error."""
-        _, said = self.process.communicate(timeout=60)
-        return self.process.returncode, said
-
-
-@contextmanager
-def script(name: str, url: str, run: str) -> Generator[Script]:
-    """A script that is killed in the end, if it still runs."""
-    one = Script(name, url, run)
-    try:
-        yield one
-    finally:
-        one.process.kill()
-        one.process.communicate()
-
-
-@pytest.fixture(params=real_kinds(), ids=str)
-def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnderTest]) -> ServerUnderTest:
-    """Processes share no fakeredis."""
-    return _servers[request.param]
-
-
-@pytest.fixture
-def live(lab: Lab) -> Lab:
-    """A lab on the server's own clock, like the processes."""
-    lab.go_live()
-    return lab
+    return Child("-c", _HEAD + SCRIPTS[name], url, run)
 
 
 #: How Ctrl-C ends each script: its exit codes, and the most lines that it says. Python's own for `asyncio.run` are 23.
@@ -191,14 +140,14 @@ def test_ctrl_c_ends_a_script_with_few_words(live: Lab, name: str):
     trainer = live.trainer(consumer_batch_size=9, lease_ms=3_600_000)
     trainer.enqueue([] if "waiting" in name else tasks(9))
     with script(name, live.url, live.run) as one:
-        one.wait_until_it_works()
+        one.expect("working")
         if "waiting" in name:
             wait_until(lambda: waits(live), "it waits for work")
-        one.process.send_signal(signal.SIGINT)
-        code, said = one.end()
+        one.send(signal.SIGINT)
+        ended = one.end()
     codes, lines = ENDINGS[name]
-    assert code in codes, said
-    assert len(said.splitlines()) <= lines, said
+    assert ended.code in codes, ended.err
+    assert len(ended.err.splitlines()) <= lines, ended.err
     if "trainer" not in name:
         assert (trainer.stats().running, trainer.stats().sessions) == (0, 0)
 
@@ -217,8 +166,8 @@ def clients_of(lab: Lab) -> list[str]:
 def test_a_signal_is_a_release_whatever_it_becomes(live: Lab, name: str, number: signal.Signals):
     live.trainer(consumer_batch_size=1, max_attempts=1, lease_ms=3_600_000).enqueue(tasks(1))
     with script(name, live.url, live.run) as one:
-        one.wait_until_it_works()
-        one.process.send_signal(number)
+        one.expect("working")
+        one.send(number)
         one.end()
     row = live.row("t0")
     assert (row.state, row.slots[0].tries) == ("pending", 0)
@@ -230,10 +179,10 @@ def test_ten_supervised_workers_do_not_end_by_the_same_task(live: Lab, name: str
     trainer.enqueue(tasks(4))
     for started in range(1, 11):  # noqa: B007
         with script(name, live.url, live.run) as one:
-            wait_until(lambda one=one: one.process.poll() is not None or all_done(live), "it ends, or all is done")
-            if one.process.poll() is None:
+            wait_until(lambda one=one: one.has_ended() or all_done(live), "it ends, or all is done")
+            if not one.has_ended():
                 break
-            assert one.end()[0] == 1
+            assert one.end().code == 1
     assert started == 4
     assert live.states() == {"t0": "dead", "t1": "ready", "t2": "ready", "t3": "ready"}
     with Operator(live.url) as operator:
@@ -267,20 +216,20 @@ AWAY = ["run", "loop", "waiting claim", "aio", "trainer"]
 def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTest, run: str, name: str, how: str):
     begin(own, run)
     with script(name, own.url, run) as one:
-        one.wait_until_it_works()
+        one.expect("working")
         own.freeze() if how == "frozen" else own.kill()
         try:
             began = time.monotonic()
-            one.process.send_signal(signal.SIGTERM)
-            code, said = one.end()
+            one.send(signal.SIGTERM)
+            ended = one.end()
             took = time.monotonic() - began
         finally:
             own.thaw() if how == "frozen" else own.start()
-    assert code in {0, 143, -signal.SIGTERM}, said
-    assert took < 20, f"it took {took:.1f} s: {said}"
-    assert "Traceback" not in said
-    if code == 0 or (code == 143 and name != "trainer"):
-        assert "given to others only when its lease runs out" in said
+    assert ended.code in {0, 143, -signal.SIGTERM}, ended.err
+    assert took < 20, f"it took {took:.1f} s: {ended.err}"
+    assert "Traceback" not in ended.err
+    if ended.code == 0 or (ended.code == 143 and name != "trainer"):
+        assert "given to others only when its lease runs out" in ended.err
 
 
 @pytest.mark.parametrize("name", ["run", "loop", "aio"])
@@ -288,27 +237,25 @@ def test_a_second_sigterm_ends_at_once(own: ServerUnderTest, run: str, name: str
     """Before the worker has given up, which it would say."""
     begin(own, run)
     with script(name, own.url, run) as one:
-        one.wait_until_it_works()
+        one.expect("working")
         own.freeze()
         try:
-            while one.process.poll() is None:
-                one.process.send_signal(signal.SIGTERM)
-                time.sleep(0.2)
-            code, said = one.end()
+            wait_until(lambda: one.send(signal.SIGTERM) or one.has_ended(0.2), "it ends")
+            ended = one.end()
         finally:
             own.thaw()
-    assert code in {143, -signal.SIGTERM}, said
-    assert said == ""
+    assert ended.code in {143, -signal.SIGTERM}, ended.err
+    assert ended.err == ""
 
 
 def test_a_script_that_is_told_twice_says_nothing_of_it(live: Lab) -> None:
     """With the server there the first one is enough."""
     live.trainer(consumer_batch_size=1, lease_ms=3_600_000).enqueue(tasks(1))
     with script("loop", live.url, live.run) as one:
-        one.wait_until_it_works()
-        one.process.send_signal(signal.SIGTERM)
-        ended: Any = one.end()
-    assert ended == (143, "")
+        one.expect("working")
+        one.send(signal.SIGTERM)
+        ended = one.end()
+    assert (ended.code, ended.err) == (143, "")
 
 
 _SUPERVISOR = """
@@ -323,11 +270,9 @@ with Interrupts().listening() as interrupts:
 
 
 def test_the_demo_ends_at_once_by_a_second_signal() -> None:
-    supervisor = subprocess.Popen([sys.executable, "-c", _SUPERVISOR], cwd=_ROOT, stdout=subprocess.PIPE, text=True)
-    assert supervisor.stdout is not None
-    assert supervisor.stdout.readline() == "working\n"
-    supervisor.send_signal(signal.SIGTERM)
-    assert supervisor.stdout.readline() == "15\n"
-    supervisor.send_signal(signal.SIGTERM)
-    supervisor.communicate(timeout=60)
-    assert supervisor.returncode == -signal.SIGTERM
+    with Child("-c", _SUPERVISOR) as supervisor:
+        supervisor.expect("working")
+        supervisor.send(signal.SIGTERM)
+        supervisor.expect("15")
+        supervisor.send(signal.SIGTERM)
+        assert supervisor.end().code == -signal.SIGTERM

@@ -8,9 +8,9 @@ from collections.abc import Generator
 import pytest
 
 from broker import Attempt, RunConfig, Task, Trainer, Worker
-from tests.conformance.clients import InThread
 from tests.processes.stepping import SteppedServer, steppable, stepped_server
 from tests.servers import ServerUnderTest, real_kinds
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.processes

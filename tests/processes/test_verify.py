@@ -8,21 +8,13 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import pytest
-
 from broker import Task, Trainer
 from broker.errors import WaitTimeout
 from broker.inspection.verification import Verification, verify
 from tests.conformance.lab import Lab
 from tests.processes.actors import Actor
+from tests.threads import InThread
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def live(lab: Lab) -> Lab:
-    """A lab on the server's own clock, like the processes."""
-    lab.go_live()
-    return lab
 
 
 @contextmanager
@@ -48,16 +40,15 @@ def busy(live: Lab, **fields: Any) -> Generator[Trainer]:
         actors = [stack.enter_context(Actor("storm", live.url, live.run, seed=seed)) for seed in range(2)]
         for actor in actors:
             actor.wait_for("ready")
-        training = threading.Thread(target=train)
-        training.start()
+        training = InThread(train)
         try:
             yield trainer
         finally:
             enough.set()
-            training.join()
+            training.result()
             for actor in actors:
-                actor.signal(signal.SIGTERM)
-                actor.wait()
+                actor.send(signal.SIGTERM)
+                actor.end()
 
 
 def test_a_busy_run_breaks_nothing_at_any_look(live: Lab):
@@ -65,7 +56,7 @@ def test_a_busy_run_breaks_nothing_at_any_look(live: Lab):
     with busy(live, lease_ms=1_500, events_maxlen=1_000_000, retention_steps=1_000_000) as trainer:
         with Actor("hold", live.url, live.run, n=2) as victim:
             victim.wait_for("held")
-            victim.signal(signal.SIGKILL)
+            victim.kill()
         while len(looks) < 8 or not looks[-1].tally.ended["expired"]:
             before = trainer.version
             wait_until(lambda before=before: trainer.version > before, "the run goes on", 30)

@@ -1,34 +1,19 @@
 """Real worker processes that are killed, frozen and stopped."""
 
 import signal
-import subprocess
-import sys
-from collections.abc import Generator
 from contextlib import ExitStack
 
 import pytest
 
 from broker import RunConfig, Task, Trainer
 from broker.errors import WaitTimeout
+from tests.child import Ended, finished
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.processes.actors import Actor
-from tests.servers import ServerKind, ServerUnderTest, real_kinds
+from tests.servers import ServerUnderTest
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.processes
-
-
-@pytest.fixture(params=real_kinds(), ids=str)
-def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnderTest]) -> ServerUnderTest:
-    """Processes share no fakeredis."""
-    return _servers[request.param]
-
-
-@pytest.fixture
-def live(lab: Lab) -> Generator[Lab]:
-    """A lab on the server's own clock, like the processes."""
-    lab.go_live()
-    return lab
 
 
 def trained(trainer: Trainer, count: int) -> list[str]:
@@ -48,11 +33,11 @@ def test_the_tasks_of_a_killed_worker_are_done_by_another_exactly_once(live: Lab
         (held,) = victim.wait_for("held")
         other = stack.enter_context(Actor("work", live.url, live.run))
         other.wait_for("ready")
-        victim.signal(signal.SIGKILL)
-        assert victim.wait() == -signal.SIGKILL
+        victim.send(signal.SIGKILL)
+        assert victim.end().code == -signal.SIGKILL
         assert sorted(trained(trainer, 6)) == [f"t{i}" for i in range(6)]
-        other.signal(signal.SIGTERM)
-        other.wait()
+        other.send(signal.SIGTERM)
+        other.end()
     history = live.history()
     accepted = {attempt for attempts in history.results.values() for attempt in attempts}
     assert accepted.isdisjoint(held["attempts"])
@@ -66,12 +51,12 @@ def test_a_frozen_worker_that_comes_back_late_is_refused_and_works_on(live: Lab)
     trainer.enqueue(Task(id="t"))
     with Actor("late", live.url, live.run, lease_s=0.5) as zombie:
         (held,) = zombie.wait_for("held")
-        zombie.signal(signal.SIGSTOP)
+        zombie.send(signal.SIGSTOP)
         worker = live.worker(name="other", heartbeat=True)
         (attempt,) = worker.claim(1, timeout=20)
         assert (attempt.task, attempt.tries) == ("t", 1)
-        zombie.signal(signal.SIGUSR1)
-        zombie.signal(signal.SIGCONT)
+        zombie.send(signal.SIGUSR1)
+        zombie.send(signal.SIGCONT)
         (late,) = zombie.wait_for("answer")
         assert (late["answer"], late["by"]) == ("superseded", "other")
         worker.submit(attempt, "in time")
@@ -82,7 +67,7 @@ def test_a_frozen_worker_that_comes_back_late_is_refused_and_works_on(live: Lab)
         # Alive again, it gets new work: its session is a new one.
         assert zombie.wait_for("answer", 2)[1]["answer"] == "accepted"
         assert trainer.next_batch(timeout=20)[0].results == ["good"]
-        assert zombie.wait() == 0
+        assert zombie.end().code == 0
     assert live.history().late == [(held["attempts"][0], "superseded")]
 
 
@@ -96,8 +81,8 @@ def test_a_worker_that_is_told_to_stop_gives_back_at_once(live: Lab, kind: str, 
         held = 2 if kind in {"run", "aio"} else 1
         worker.wait_for("held" if kind == "hold" else "working", 1 if kind == "hold" else held)
         wait_until(lambda: trainer.stats().running == held, "it holds them")
-        worker.signal(number)
-        code = worker.wait()
+        worker.send(number)
+        code = worker.end().code
         assert code in {0, 128 + number}, worker.said
         stats = trainer.stats()
         assert (stats.running, stats.pending, stats.sessions) == (0, 2, 0)
@@ -114,7 +99,7 @@ def test_a_worker_that_lost_what_sigterm_raised_ends_with_its_next_claim(live: L
     """A destructor loses it, and the import of some modules in C does; it would wait for ever."""
     trainer = live.trainer()
     with Actor("deaf", live.url, live.run, way=way) as worker:
-        code = worker.wait()
+        code = worker.end().code
         assert (code, worker.said) == (143, [{"is": "lost", "error": "SystemExit(143)"}] * 2)
     assert trainer.stats().sessions == 0
 
@@ -146,10 +131,7 @@ print(count)
 
 def test_a_signal_while_a_command_is_packed_is_an_exception() -> None:
     """The packer of hiredis looks for signals when it writes a number, and crashes when their handler raises."""
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", _PACKING], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3000\n", "")
+    assert finished("-X", "faulthandler", "-c", _PACKING, within_s=120) == Ended(0, "3000\n", "")
 
 
 def test_a_worker_that_is_interrupted_anywhere_goes_on_and_leaves_nothing(live: Lab) -> None:
@@ -157,7 +139,7 @@ def test_a_worker_that_is_interrupted_anywhere_goes_on_and_leaves_nothing(live: 
     trainer = live.trainer(consumer_batch_size=8, max_attempts=10_000, events_maxlen=100_000)
     trainer.enqueue(tasks(8))
     with Actor("interrupted", live.url, live.run, times=250) as actor:
-        code = actor.wait()
+        code = actor.end().code
         assert (code, [line["is"] for line in actor.said]) == (0, ["ended"])
     stats = trainer.stats()
     assert (stats.pending, stats.running, stats.sessions) == (8, 0, 0)
@@ -170,7 +152,7 @@ def test_a_trainer_that_is_interrupted_anywhere_trains_on_each_task_once(live: L
         for _ in range(2):
             stack.enter_context(Actor("work", live.url, live.run))
         trainer = stack.enter_context(Actor("interrupted_trainer", live.url, live.run, seed=1))
-        assert trainer.wait() == 0
+        assert trainer.end().code == 0
     (said,) = trainer.said
     assert sorted(task for step in said["steps"] for task in step) == sorted(f"t{i}" for i in range(400))
     assert said["times"] > 10, "it was interrupted, or this shows nothing"
@@ -204,9 +186,9 @@ def test_capacity_never_exceeds_the_bound_with_8_claiming_processes(live: Lab):
                     continue
             trainer.advance()
         for actor in actors:
-            actor.signal(signal.SIGTERM)
+            actor.send(signal.SIGTERM)
         for actor in actors:
-            assert actor.wait() == 143, actor.said
+            assert actor.end().code == 143, actor.said
     history = live.history()
     assert history.problems == []
     assert history.most_running <= 5
@@ -236,8 +218,8 @@ def test_workers_and_trainers_ride_out_the_death_of_the_server(server: ServerUnd
                     own.restart()
                 trainer.advance()
             for worker in workers:
-                worker.signal(signal.SIGTERM)
-                assert worker.wait() == 143, worker.said
+                worker.send(signal.SIGTERM)
+                assert worker.end().code == 143, worker.said
         assert sorted(seen) == sorted(f"t{i}" for i in range(24))
         lab.close_clients()
         lab.check()
@@ -250,14 +232,14 @@ def test_a_trainer_that_is_killed_mid_batch_gets_the_same_batch_again(live: Lab)
     trainer.enqueue(tasks(6))
     with Actor("work", live.url, live.run) as worker, Actor("train", live.url, live.run) as victim:
         (sealed,) = victim.wait_for("sealed")
-        victim.signal(signal.SIGKILL)
-        victim.wait()
+        victim.send(signal.SIGKILL)
+        victim.end()
         after = live.trainer(reopen=True)
         assert (after.version, after.step_next) == (0, 1)
         batch = after.next_batch(timeout=10)
         assert [names_of(batch), [rollout.results[0]["by"] for rollout in batch]] == [sealed["tasks"], sealed["by"]]
         assert after.advance() == 1
         rest = trained(after, 4)
-        worker.signal(signal.SIGTERM)
-        worker.wait()
+        worker.send(signal.SIGTERM)
+        worker.end()
     assert sorted([*names_of(batch), *rest]) == [f"t{i}" for i in range(6)]

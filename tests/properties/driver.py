@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -39,19 +38,6 @@ class Connection:
             self._socket.close()
             raise
         self._reader = hiredis.Reader()
-
-    @classmethod
-    def await_server(cls, path: str, seconds: float) -> None:
-        """Waits until a server answers at the socket."""
-        until = time.monotonic() + seconds
-        while True:
-            try:
-                cls(path).close()
-                return
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.005)
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Sends commands in one round trip."""

@@ -1,21 +1,15 @@
-"""Private servers for the property tests: a Unix socket in a temporary directory, nothing kept on disk."""
+"""Private servers for the property tests, on a Unix socket."""
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 from broker.protocol import scripts as broker_scripts
-from tests.servers import ServerKind, real_kinds
+from tests.servers import ServerKind, ServerUnderTest, real_kinds
 
 from .driver import Connection, OperationDriver, Scripts
 from .world import Driver
-
-#: How long a server may take to answer its first command, in seconds.
-START_S = 10.0
 
 
 def kind_of(name: str) -> ServerKind:
@@ -29,16 +23,8 @@ def kind_of(name: str) -> ServerKind:
 @contextmanager
 def server(kind: ServerKind) -> Generator[str]:
     """Runs a private server; gives the path of its socket."""
-    with tempfile.TemporaryDirectory(prefix="rb-properties-") as directory:
-        path = str(Path(directory) / "s")
-        options = ["--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", directory]
-        process = subprocess.Popen([kind.binary, *options], stdout=subprocess.DEVNULL)
-        try:
-            Connection.await_server(path, START_S)
-            yield path
-        finally:
-            process.terminate()
-            process.wait()
+    with ServerUnderTest(kind) as running:
+        yield str(running.process.socket)
 
 
 @contextmanager

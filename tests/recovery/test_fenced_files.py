@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,11 @@ from broker.recovery import recover as flows
 from broker.recovery.checkpoint import read_checkpoint
 from broker.recovery.checkpoint_files import members
 from broker.recovery.recover import RecoveryReport
+from tests.child import Child, is_stopped
 from tests.conformance.lab import Lab, tasks
 from tests.recovery.frozen import POINTS, TASKS_POINT, freeze_at
 from tests.recovery.story import judge_once, serve, surviving, train, train_to_the_end
 from tests.servers import ServerUnderTest
-from tests.waiting import wait_until
 
 History = dict[int, list[str]]
 ALL = [f"t{i}" for i in range(16)]
@@ -204,11 +202,6 @@ def test_a_temporary_file_of_a_dead_trainer_is_cleared_away_and_its_ghost_is_tol
 # -- real processes ----------------------------------------------------------------------------------------------------
 
 
-def _is_stopped(process: subprocess.Popen[str]) -> bool:
-    assert process.poll() is None, f"it ended: {process.communicate()}"
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 @pytest.mark.processes
 @pytest.mark.parametrize("full", [False, True], ids=["plain", "full"])
 def test_a_process_stopped_in_its_checkpoint_hits_nothing_of_its_successors(
@@ -220,21 +213,17 @@ def test_a_process_stopped_in_its_checkpoint_hits_nothing_of_its_successors(
         with Lab(server, f"{run}/{number}") as lab:
             first, worker, history = _begin(lab, path, full=full)
             first.close()
-            words = [sys.executable, "-m", "tests.recovery.frozen", lab.url, lab.run, str(path), point, str(lab.now)]
-            command = [*words, "full"] if full else words
-            with subprocess.Popen(
-                command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ) as process:
-                try:
-                    wait_until(lambda process=process: _is_stopped(process), f"it is stopped {point}")
-                    successor = lab.trainer(reopen=True)
-                    report = successor.recover(path)
-                    steps = {report.version_to: train(successor, worker)[0]}
-                    made = successor.checkpoint(path, full=full)
-                finally:
-                    os.kill(process.pid, signal.SIGCONT)
-                told, _ = process.communicate(timeout=60)
-            assert told.strip() == ("Fenced" if point in UNCOMMITTED else "version 4"), point
+            words = [lab.url, lab.run, str(path), point, str(lab.now), *(["full"] if full else [])]
+            with Child("-m", "tests.recovery.frozen", *words) as process:
+                process.wait_until(lambda process=process: is_stopped(process.pid), f"it is stopped {point}")
+                successor = lab.trainer(reopen=True)
+                report = successor.recover(path)
+                steps = {report.version_to: train(successor, worker)[0]}
+                made = successor.checkpoint(path, full=full)
+                process.send(signal.SIGCONT)
+                ended = process.end()
+            told = (ended.out + ended.err).strip()
+            assert told == ("Fenced" if point in UNCOMMITTED else "version 4"), point
             third = lab.trainer(reopen=True)
             assert third.recover(path).source == str(made.path), point
             judge_once(surviving(history, report.version_to) | steps | train_to_the_end(lab, third, worker), ALL)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +16,7 @@ from broker.recovery import checkpoint as files
 from broker.recovery import recover as flows
 from broker.recovery import tasks_file as checkpoint_tasks
 from broker.recovery.checkpoint_files import members
+from tests.child import finished
 from tests.conformance.lab import Lab
 from tests.recovery.interruptions import MOMENTS, Killed, kill
 from tests.recovery.story import judge_once, serve, surviving, train, train_to_the_end
@@ -214,8 +213,7 @@ def test_a_disk_that_is_full_while_pieces_are_written_leaves_the_old_file(
 
 def _sigkilled(lab: Lab, run: str, path: Path, operation: str, where: str) -> int:
     """Runs the operation in a process of its own that kills itself there; its exit status."""
-    command = [sys.executable, "-m", "tests.recovery.victim", lab.url, run, str(path), operation, where, str(lab.now)]
-    return subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60, check=False).returncode
+    return finished("-m", "tests.recovery.victim", lab.url, run, str(path), operation, where, str(lab.now)).code
 
 
 @pytest.mark.processes

@@ -17,8 +17,7 @@ from broker.cli.commands import CATALOGUE
 from broker.cli.failure import CommandFailure
 from broker.cli.output import Output
 from broker.errors import AuthenticationFailed, Fenced, NoRun, ServerUnavailable
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.child import ROOT, Ended, finished, read_by_head
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +68,7 @@ def test_help_imports_nothing_that_only_some_commands_need() -> None:
         "import sys; from broker.cli.main import main; main(['--help']); "
         "print(sorted({'rich', 'numpy', 'gymnasium', 'broker.local_server.embedded'} & set(sys.modules)))"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines()[-1] == "[]"
+    assert finished("-c", code).out.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
@@ -172,12 +170,11 @@ def test_ctrl_c_while_the_command_is_being_loaded_is_130(module: str) -> None:
         "sys.argv = ['broker', 'runs']\n"
         "runpy.run_module('broker', run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert finished("-c", code) == Ended(130, "", "")
 
 
 def test_the_installed_command_is_the_one_that_is_quiet() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"]["broker"] == "broker.__main__:entry_point"
 
 
@@ -205,15 +202,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         "sys.argv = ['broker', 'runs']\n"
         "main.entry_point()\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        assert process.stderr
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(timeout=30) == 141
-        assert process.stderr.read() == ""
+    ended = read_by_head("-c", code)
+    assert (ended.code, ended.err) == (141, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this system has no /dev/full")
@@ -232,9 +222,8 @@ def test_output_that_nobody_takes_is_told_in_a_line(action: str) -> None:
     )
     env = {**os.environ, "PYTHONUNBUFFERED": ""}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=env
-        )
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=env, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "broker: cannot write to standard output: No space left on device\n"
 
@@ -243,11 +232,9 @@ def test_output_that_nobody_takes_is_told_in_a_line(action: str) -> None:
 def test_a_stream_that_was_closed_is_no_error(stream: str) -> None:
     descriptor = {"stdout": 1, "stderr": 2}[stream]
     code = f"import os; os.close({descriptor}); os.execv({sys.executable!r}, ['python', '-m', 'broker', 'runs'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "BROKER_URL": ""}
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    done = finished("-c", code, env={"BROKER_URL": ""})
+    assert done.code == 2
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -301,9 +288,9 @@ _EXTRAS = "fakeredis,gymnasium,lupa,numpy,rich,starlette,torch,uvicorn,valkeylit
 
 def without(missing: str, *commands_given: Sequence[str]) -> tuple[list[int], str]:
     """The exit codes of such commands, and what they wrote to standard error."""
-    command = [sys.executable, "-c", _WITHOUT_EXTRAS, missing, json.dumps(commands_given)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+    done = finished("-c", _WITHOUT_EXTRAS, missing, json.dumps(commands_given))
+    assert done.code == 0, done.err
+    return json.loads(done.out.splitlines()[-1]), done.err
 
 
 def test_every_command_explains_itself_without_any_extra() -> None:
@@ -340,7 +327,7 @@ sys.modules[{missing!r}] = None
 from broker.cli import main
 sys.exit(main.main(["runs", "--url", "fakeredis://x"]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "it needs fakeredis: pip install 'fakeredis[lua]'" in done.stderr
-    assert "UNSUPPORTED" in done.stderr
+    done = finished("-c", code)
+    assert done.code == 2
+    assert "it needs fakeredis: pip install 'fakeredis[lua]'" in done.err
+    assert "UNSUPPORTED" in done.err

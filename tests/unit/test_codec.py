@@ -6,11 +6,11 @@ import gc
 import random
 import struct
 import sys
-import threading
 import time
 import tracemalloc
 from collections import OrderedDict, defaultdict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
@@ -24,6 +24,7 @@ from hypothesis.extra import numpy as hnp
 from broker.errors import CodecError
 from broker.values import compression
 from broker.values.codec import Limits, decode, encode
+from tests.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,11 +283,7 @@ def test_threads_do_not_disturb_each_other() -> None:
             if not same(value, decode(encode(value))):
                 failures.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(*(partial(work, number) for number in range(4)))
     assert not failures
 
 

@@ -1,19 +1,14 @@
 """`import broker` loads what it is asked for, and nothing before."""
 
-import subprocess
-import sys
-
 import pytest
 
 import broker
+from tests.child import finished
 
 
 def loaded_by(code: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after some code."""
-    told = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
-    )
-    return set(told.stdout.split())
+    return set(finished("-c", f"{code}\nimport sys; print(*sys.modules)").out.split())
 
 
 def test_the_package_alone_loads_no_library():

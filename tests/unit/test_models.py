@@ -4,9 +4,8 @@ import json
 import math
 import pickle
 import re
-import subprocess
-import sys
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ from broker.values.config import MAX_BATCH_SIZE, MAX_STALENESS, RunConfig
 from broker.values.policy import Policy
 from broker.values.rollout import Rollout, Sample
 from broker.values.task import Task
+from tests.child import finished
+from tests.threads import PATIENCE_S, in_threads
 
 
 def attempt(**changes: Any) -> Attempt:
@@ -274,19 +275,13 @@ def test_an_attempt_is_cancelled_once_and_keeps_the_first_reason() -> None:
 def test_of_many_threads_one_cancels() -> None:
     one = attempt()
     begin = threading.Barrier(8)
-    won: list[str] = []
 
-    def cancel(reason: str) -> None:
-        begin.wait()
-        if one.mark_cancelled(reason):
-            won.append(reason)
+    def cancel(reason: str) -> str:
+        begin.wait(PATIENCE_S)
+        return reason if one.mark_cancelled(reason) else ""
 
-    threads = [threading.Thread(target=cancel, args=(str(i),)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert won == [one.cancel_reason]
+    won = in_threads(*(partial(cancel, str(i)) for i in range(8)))
+    assert [reason for reason in won if reason] == [one.cancel_reason]
 
 
 def test_attempts_and_rollouts_with_arrays_can_be_compared_hashed_and_shown() -> None:
@@ -313,8 +308,7 @@ def test_importing_the_models_and_the_codec_leaves_numpy_and_zstandard_alone() -
         "import sys, broker, broker.values.task, broker.values.config, broker.values.rollout, broker.values.codec; broker.values.codec.encode({'a': [1, 'x']}); "
         "print([m for m in ('numpy', 'zstandard') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "[]"
+    assert finished("-c", program).out.strip() == "[]"
 
 
 def test_every_refusal_of_the_edge_is_an_error_of_the_broker() -> None:

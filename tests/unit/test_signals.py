@@ -22,7 +22,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 def test_a_child_has_default_signals_and_none_blocked() -> None:
     # `cat` changes none of its own. SIGKILL and the like are in no mask; real-time signals of libc's are in neither.
-    status = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
+    status = subprocess.check_output(["cat", "/proc/self/status"], text=True, timeout=60)
     masks = {name: int(mask, 16) for name, _, mask in (line.partition(":") for line in status.splitlines())
              if name in ("SigBlk", "SigIgn")}  # fmt: skip
     assert masks == {"SigBlk": 0, "SigIgn": 0}
@@ -35,7 +35,7 @@ def test_so_it_is_where_the_tests_are_started_with_signals_ignored_and_blocked(o
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     done = subprocess.run(
         [sys.executable, "-c", _STARTED_WITHOUT, *command],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], env=clean,
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], env=clean, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout

@@ -9,7 +9,8 @@ from broker import RunConfig, Task, Trainer, Worker
 from broker.cli.main import main
 from broker.connections import open_transport
 from broker.local_server.embedded import EmbeddedServer
-from tests.conformance.cli.commands import RUN, Result
+from tests.child import Ended
+from tests.conformance.cli.commands import RUN
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def worker(url: str, trainer: Trainer) -> Generator[Worker]:
 def broker(url: str, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs `broker ARGUMENTS` in this process."""
 
-    def run(*argv: str) -> Result:
+    def run(*argv: str) -> Ended:
         code = main(argv)
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
-        return Result(code, printed.out, printed.err)
+        return Ended(code, printed.out, printed.err)
 
     return run

@@ -15,7 +15,8 @@ from broker import RunConfig, Task, Trainer, Worker
 from broker.cli.output import Output, Progress
 from broker.connections import open_transport
 from broker.protocol import keys
-from tests.conformance.cli.commands import RUN, Result
+from tests.child import Ended
+from tests.conformance.cli.commands import RUN
 
 
 def test_audit_finds_nothing_in_a_sound_run(broker: Any, worker: Worker) -> None:
@@ -137,7 +138,7 @@ def test_pause_drain_and_resume(broker: Any, trainer: Trainer, worker: Worker) -
 
 def test_cancel_says_what_became_of_each_task(broker: Any, trainer: Trainer, worker: Worker) -> None:
     (attempt,) = worker.claim(1)
-    assert broker("cancel", RUN, attempt.task, "t4") == Result(0, "t0: cancelled\nt4: cancelled\n", "")
+    assert broker("cancel", RUN, attempt.task, "t4") == Ended(0, "t0: cancelled\nt4: cancelled\n", "")
     again = broker("cancel", RUN, "t3", "t4", "--json")
     assert again.code == 1
     assert again.json == {"cancelled": ["t3"], "refused": {"t4": "rejected"}}

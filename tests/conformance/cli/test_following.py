@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 from broker import RunConfig, Task, Trainer
 from broker.cli.options import PATIENCE_S
 from broker.local_server.embedded import EmbeddedServer, free_port
-from tests.conformance.cli.commands import RUN, ended, first_line, started
-from tests.waiting import wait_until
+from tests.child import Child
+from tests.conformance.cli.commands import RUN, started
 
 
 class Address:
@@ -46,38 +44,17 @@ def address(tmp_path: Path) -> Generator[Address]:
     made.stop()
 
 
-class Said:
-    """What a process writes to standard error, as it comes."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.lines: list[str] = []
-        self._stream = process.stderr
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._stream is not None
-        self.lines.extend(iter(self._stream.readline, ""))
-
-    def read_all(self) -> None:
-        """Waits for its end."""
-        self._reader.join(30)
-
-    def count(self, words: str) -> int:
-        return sum(words in line for line in self.lines)
-
-
 @contextmanager
-def follows(address: Address, *command: str) -> Generator[tuple[subprocess.Popen[str], Said]]:
+def follows(address: Address, *command: str) -> Generator[Child]:
     """Such a command that has seen the server."""
     with started(command[0], RUN, *command[1:], "--url", address.url) as process:
-        said = Said(process)
-        try:
-            assert first_line(process)
-            yield process, said
-        finally:
-            process.kill()
-            said.read_all()
+        assert process.read_line()
+        yield process
+
+
+def wait_until_it_says(process: Child, words: str) -> None:
+    """Waits for it on standard error."""
+    process.wait_until(lambda: any(words in line for line in process.err), f"it says {words!r}")
 
 
 #: By name: the command, and what it prints when the task `after` is there as well.
@@ -94,32 +71,28 @@ COMMANDS = {
 def test_it_waits_for_the_server_says_so_once_and_goes_on(
     command: tuple[str, ...], printed: str, address: Address
 ) -> None:
-    with follows(address, *command) as (process, said):
+    with follows(address, *command) as process:
         address.stop()
-        wait_until(lambda: said.count("trying until it answers"), "it says that it waits", 30)
-        with pytest.raises(subprocess.TimeoutExpired):  # longer than a command tries that does not follow
-            process.wait(PATIENCE_S + 2)
+        wait_until_it_says(process, "trying until it answers")
+        assert not process.has_ended(PATIENCE_S + 2), "a command that does not follow has given up by then"
         address.start()
         with Trainer(address.url, RUN) as trainer:
             trainer.enqueue(Task(id="after"))
-        wait_until(
-            lambda: said.count("answers again, after"), "it says that the server is back, and after how long", 30
-        )
-        assert process.stdout is not None
-        next(line for line in process.stdout if re.search(printed, line.rstrip("\n")))
-        assert said.count("trying until it answers") == 1
+        wait_until_it_says(process, "answers again, after")
+        process.wait_until(lambda: any(re.search(printed, line) for line in process.out), "it prints what is new")
+        assert sum("trying until it answers" in line for line in process.err) == 1
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("name", ["status in JSON", "tail"])
 def test_while_it_waits_a_signal_ends_it(name: str, number: int, code: int, address: Address) -> None:
-    with follows(address, *COMMANDS[name][0]) as (process, said):
+    with follows(address, *COMMANDS[name][0]) as process:
         address.stop()
-        wait_until(lambda: said.count("trying until it answers"), "it says that it waits", 30)
-        process.send_signal(number)
-        assert process.wait(30) == code
-    assert len(said.lines) == 1, "nothing but that it waits"
+        wait_until_it_says(process, "trying until it answers")
+        process.send(number)
+        assert process.end().code == code
+    assert len(process.err) == 1, "nothing but that it waits"
 
 
 @pytest.mark.processes
@@ -127,6 +100,6 @@ def test_while_it_waits_a_signal_ends_it(name: str, number: int, code: int, addr
 def test_a_server_that_was_never_there_is_an_error(command: tuple[str, ...], address: Address) -> None:
     address.stop()
     with started(command[0], RUN, *command[1:], "--url", address.url) as process:
-        result = ended(process)
+        result = process.end()
     assert (result.code, result.out) == (2, "")
     assert "UNAVAILABLE" in result.err

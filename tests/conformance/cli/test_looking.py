@@ -6,7 +6,6 @@ import json
 import re
 import secrets
 import signal
-import threading
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +17,8 @@ from broker.errors import BrokerError
 from broker.protocol import admission, keys
 from broker.protocol import worker as worker_calls
 from broker.protocol.admission import Counted
-from tests.conformance.cli.commands import RUN, Result, ended, first_line, started
+from tests.child import Ended
+from tests.conformance.cli.commands import RUN, started
 from tests.waiting import wait_until
 
 
@@ -42,7 +42,7 @@ def test_runs_lists_the_others_where_one_key_is_none_of_ours(broker: Any, traine
 
 
 def test_runs_of_an_empty_server_are_none(broker: Any) -> None:
-    assert broker("runs") == Result(0, "", "no runs on this server\n")
+    assert broker("runs") == Ended(0, "", "no runs on this server\n")
     assert broker("runs", "--json").out == ""
 
 
@@ -58,18 +58,21 @@ def test_status_shows_what_stats_say(broker: Any, trainer: Trainer, worker: Work
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_watch_ends_cleanly(number: int, code: int, trainer: Trainer) -> None:
     with started("status", RUN, "--watch", "--interval", "0.05", "--json") as process:
-        assert json.loads(first_line(process))["run"] == RUN
-        assert json.loads(first_line(process))["pending"] == 5
-        process.send_signal(number)
-        result = ended(process)
+        assert json.loads(process.read_line())["run"] == RUN
+        assert json.loads(process.read_line())["pending"] == 5
+        process.send(number)
+        result = process.end()
         assert (result.code, result.err) == (code, "")
 
 
 def test_a_watch_prints_again_and_again_into_a_pipe(trainer: Trainer) -> None:
     with started("status", RUN, "--watch", "--interval", "0.05") as process:
-        assert process.stdout
-        titles = (line for line in process.stdout if line.startswith("run "))
-        assert next(titles) == next(titles)
+
+        def titles() -> list[str]:
+            return [line for line in process.out if line.startswith("run ")]
+
+        process.wait_until(lambda: len(titles()) > 1, "it prints a second time")
+        assert titles()[0] == titles()[1]
 
 
 def test_explain_tells_who_holds_what_and_what_binds(broker: Any, worker: Worker) -> None:
@@ -208,20 +211,14 @@ def test_tail_in_json_names_the_fields_and_stops_at_the_count(broker: Any, worke
 
 def test_tail_follows(trainer: Trainer) -> None:
     with started("tail", RUN, "--count", "2", "--json") as process:
-        beat = threading.Event()
 
-        def act() -> None:
-            while not beat.wait(0.1):
-                trainer.pause()
-                trainer.resume()
+        def act() -> bool:
+            trainer.pause()
+            trainer.resume()
+            return process.has_ended(0.1)
 
-        thread = threading.Thread(target=act)
-        thread.start()
-        try:
-            result = ended(process)
-        finally:
-            beat.set()
-            thread.join()
+        wait_until(act, "it has seen enough")
+        result = process.end()
         assert result.code == 0
         assert {line["event"] for line in result.json_lines} == {"pause", "resume"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,9 @@ from broker import Task, Trainer
 from broker.connections import open_transport
 from broker.local_server.embedded import EmbeddedServer
 from broker.protocol import keys
-from tests.conformance.cli.commands import RUN, first_line, started
+from tests.child import read_by_head
+from tests.conformance.cli.commands import RUN
+from tests.lossy_proxy import ScriptedServer
 
 ON_A_RUN: Sequence[Sequence[str]] = (
     ("status",),
@@ -86,27 +87,9 @@ def test_a_server_that_wants_a_password(broker: Any) -> None:
 
 
 def test_a_server_that_is_something_else(broker: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.2)
-        stopping = threading.Event()
-
-        def serve() -> None:
-            while not stopping.is_set():
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                with connection:
-                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            result = broker("runs", "--url", f"redis://127.0.0.1:{listener.getsockname()[1]}")
-        finally:
-            stopping.set()
-            thread.join()
-        assert (result.code, result.out) == (2, "")
+    with ScriptedServer(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as other:
+        result = broker("runs", "--url", other.url)
+    assert (result.code, result.out) == (2, "")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://localhost", "redis://h:port", "redis://h/x"])
@@ -125,10 +108,5 @@ def test_a_database_that_the_server_does_not_have(broker: Any, url: str) -> None
 
 def test_a_reader_that_leaves_ends_it_quietly(trainer: Trainer) -> None:
     trainer.enqueue(Task(id=f"more/{i}") for i in range(3000))
-    with started("tail", RUN, "--from", "start") as process:
-        first_line(process)
-        assert process.stdout
-        process.stdout.close()
-        assert process.wait(timeout=30) == 141
-        assert process.stderr
-        assert process.stderr.read() == ""
+    result = read_by_head("-m", "broker", "tail", RUN, "--from", "start")
+    assert (result.code, len(result.out.splitlines()), result.err) == (141, 1, "")

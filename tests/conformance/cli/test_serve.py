@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker import RunConfig, Task, Trainer, Worker
-from tests.conformance.cli.commands import ended, first_line, started
+from tests.conformance.cli.commands import started
 from tests.waiting import wait_until
 
 
@@ -28,10 +28,10 @@ def uses(url: str) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_serve_prints_its_url_and_leaves_nothing_behind(number: int, code: int) -> None:
     with started("serve", "--json") as process:
-        served = json.loads(first_line(process))
+        served = json.loads(process.read_line())
         uses(served["url"])
-        process.send_signal(number)
-        result = ended(process)
+        process.send(number)
+        result = process.end()
         assert (result.code, result.err) == (code, "")
         wait_until(lambda: not Path(served["socket"]).exists(), "the server's socket is gone")
         with pytest.raises(ConnectionRefusedError):
@@ -43,11 +43,11 @@ def test_serve_on_a_unix_socket(tmp_path: Path) -> None:
     name = tmp_path / "broker.sock"
     name.symlink_to(tmp_path / "left-behind-by-a-killed-server")
     with started("serve", "--unix", str(name)) as process:
-        url = first_line(process)
+        url = process.read_line()
         assert url == f"unix://{name}"
         uses(url)
-        process.send_signal(signal.SIGTERM)
-        assert ended(process).code == 143
+        process.send(signal.SIGTERM)
+        assert process.end().code == 143
     assert not name.is_symlink()
 
 
@@ -55,12 +55,12 @@ def test_serve_on_a_unix_socket(tmp_path: Path) -> None:
 def test_serve_keeps_the_data_that_it_is_asked_to_keep(tmp_path: Path) -> None:
     for round_number in range(2):
         with started("serve", "--path", str(tmp_path / "data")) as process:
-            url = first_line(process)
+            url = process.read_line()
             with Trainer(url, run="r", config=RunConfig(consumer_batch_size=1)) as trainer:
                 assert trainer.stats().pending == round_number
                 trainer.enqueue(Task(id="kept"))
-            process.send_signal(signal.SIGTERM)
-            assert ended(process).code == 143
+            process.send(signal.SIGTERM)
+            assert process.end().code == 143
 
 
 @pytest.mark.processes
@@ -82,7 +82,7 @@ def test_serve_says_why_it_cannot(tmp_path: Path, broker: Any) -> None:
         assert result.code == 2
         assert "the path is empty" in result.err
     with started("serve", "--path", str(tmp_path / "data")) as process:
-        first_line(process)
+        process.read_line()
         result = broker("serve", "--path", str(tmp_path / "data"))
         assert result.code == 2
         assert "another process" in result.err

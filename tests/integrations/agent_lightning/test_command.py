@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Generator
 
 import pytest
@@ -16,7 +14,8 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig, Task, Trainer
 from broker.cli.main import main
-from tests.conformance.cli.commands import ended, first_line, started
+from tests.child import finished
+from tests.conformance.cli.commands import started
 from tests.integrations.agent_lightning.test_protocol import RUN
 from tests.integrations.agent_lightning.wire import get, post
 from tests.waiting import wait_until
@@ -36,26 +35,26 @@ def trainer(url: str, monkeypatch: pytest.MonkeyPatch) -> Generator[Trainer]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_serves_until_it_is_told_to_stop(trainer: Trainer, number: int, code: int) -> None:
     with started(*ARGUMENTS, "--json") as process:
-        said = json.loads(first_line(process))
+        said = json.loads(process.read_line())
         assert (said["run"], said["protocol"], said["pid"]) == (RUN, "agent-lightning", process.pid)
         endpoint = said["endpoint"]
         task = get(endpoint, "/task").json["task"]
-        process.send_signal(number)
-        result = ended(process)
+        process.send(number)
+        result = process.end()
         assert (result.code, result.out, result.err) == (code, "", "")
         with pytest.raises(ConnectionRefusedError):
             get(endpoint, "/task")
     # The worker keeps its task, and reports it through the next gateway.
     assert trainer.stats().running == 1
     with started(*ARGUMENTS) as process:
-        assert post(first_line(process), {"rollout_id": task["rollout_id"]}).json["data"] is None
+        assert post(process.read_line(), {"rollout_id": task["rollout_id"]}).json["data"] is None
     assert trainer.stats().ready == 1
 
 
 @pytest.mark.processes
 def test_several_gateways_hand_out_each_task_once(trainer: Trainer) -> None:
     with started(*ARGUMENTS) as one, started(*ARGUMENTS) as other:
-        endpoints = [first_line(one), first_line(other)]
+        endpoints = [one.read_line(), other.read_line()]
         taken = [get(endpoint, "/task").json["task"]["rollout_id"] for endpoint in endpoints]
         assert sorted(taken) == ["t0", "t1"]
         assert not get(endpoints[0], "/task").json["is_available"]
@@ -67,10 +66,9 @@ def test_several_gateways_hand_out_each_task_once(trainer: Trainer) -> None:
 @pytest.mark.processes
 def test_the_tasks_of_a_killed_gateway_come_back(trainer: Trainer) -> None:
     with started(*ARGUMENTS, "--task-timeout", "0.2") as process:
-        endpoint = first_line(process)
+        endpoint = process.read_line()
         assert {get(endpoint, "/task").json["task"]["rollout_id"] for _ in range(2)} == {"t0", "t1"}
         process.kill()
-        process.wait()
     assert trainer.stats().running == 2
     wait_until(lambda: trainer.requeue() and trainer.stats().pending == 2, "the broker has requeued them")
 
@@ -78,7 +76,7 @@ def test_the_tasks_of_a_killed_gateway_come_back(trainer: Trainer) -> None:
 @pytest.mark.processes
 def test_its_limits_are_options(trainer: Trainer) -> None:
     with started(*ARGUMENTS, "--max-request-bytes", "100", env={"BROKER_GATEWAY_TOKEN": "secret"}) as process:
-        endpoint = first_line(process)
+        endpoint = process.read_line()
         assert get(endpoint, "/task").status == 401
         assert get(endpoint, "/task", Authorization="Bearer secret").status == 200
         assert post(endpoint, {"rollout_id": "t" * 100}, Authorization="Bearer secret").status == 413
@@ -111,6 +109,6 @@ def test_without_the_extra_it_says_what_to_install(trainer: Trainer) -> None:
         "import sys; sys.modules['starlette'] = None; sys.modules['starlette.applications'] = None\n"
         "from broker.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    result = subprocess.run([sys.executable, "-c", code, *ARGUMENTS], capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "pip install 'rollout-broker[gateway]'" in result.stderr
+    result = finished("-c", code, *ARGUMENTS)
+    assert result.code == 2
+    assert "pip install 'rollout-broker[gateway]'" in result.err

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +11,13 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker.cli.commands.gateway import TOKEN_VARIABLE
 from broker.integrations.agent_lightning import Server
+from tests.child import ROOT, Child, finished
 from tests.integrations.agent_lightning.stock import AgentLightning
 from tests.integrations.agent_lightning.wire import get
 from tests.servers import free_port
 from tests.waiting import wait_until
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-PAGE = (REPOSITORY / "docs" / "integrations" / "agent-lightning.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "integrations" / "agent-lightning.md").read_text(encoding="utf-8")
 TRAINER, WORKER = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -38,34 +35,21 @@ def test_the_trainer_and_the_worker_of_the_page_work_together(
 ) -> None:
     monkeypatch.setenv("BROKER_URL", url)
     port = str(free_port())
-    with subprocess.Popen(
-        [sys.executable, "-c", TRAINER.replace("9997", port)],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as trainer:
+    with Child("-c", TRAINER.replace("9997", port)) as trainer:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}"), "the trainer serves", 30.0)
         exec(compile(WORKER.replace("9997", port), "the worker of the page", "exec"), {})  # noqa: S102 - the page's own code
-        printed, complaints = trainer.communicate(timeout=30)
-    assert (trainer.returncode, printed) == (0, "8 rollouts, mean reward 1.00\n"), complaints
+        ended = trainer.end()
+    assert (ended.code, ended.out) == (0, "8 rollouts, mean reward 1.00\n"), ended.err
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("with_url", [True, False])
 def test_the_example_runs(url: str, with_url: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BROKER_URL", raising=False)
-    example = REPOSITORY / "examples" / "agent_lightning_gateway.py"
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    result = subprocess.run(
-        [sys.executable, str(example), *([url] if with_url else [])],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (result.returncode, result.stdout) == (0, "20 of 20 rollouts, mean reward 1.00\n"), result.stderr
-    assert "Traceback" not in result.stderr
+    words = ["examples/agent_lightning_gateway.py", *([url] if with_url else [])]
+    result = finished(*words, env={"PYTHONPATH": str(ROOT)})
+    assert (result.code, result.out) == (0, "20 of 20 rollouts, mean reward 1.00\n"), result.err
+    assert "Traceback" not in result.err
 
 
 def test_the_page_names_what_there_is() -> None:
@@ -73,4 +57,4 @@ def test_the_page_names_what_there_is() -> None:
         assert callable(getattr(Server, name))
     assert TOKEN_VARIABLE in PAGE
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert (REPOSITORY / "docs" / "integrations" / link).exists(), link
+        assert (ROOT / "docs" / "integrations" / link).exists(), link

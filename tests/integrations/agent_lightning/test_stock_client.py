@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
@@ -15,8 +14,9 @@ pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker.integrations.agent_lightning import Rollout, Server
-from tests.conformance.cli.commands import first_line, started
+from tests.conformance.cli.commands import started
 from tests.integrations.agent_lightning.stock import AgentLightning
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 RUN = "agent-lightning/test"
@@ -39,7 +39,7 @@ async def serving(url: str, task_timeout_s: float = 60.0) -> AsyncGenerator[Serv
 @contextmanager
 def gateway_process(url: str) -> Generator[tuple[Any, str]]:
     with started("gateway", RUN, "--protocol", "agent-lightning", "--port", "0", "--url", url) as process:
-        yield process, first_line(process)
+        yield process, process.read_line()
 
 
 def test_a_task_goes_to_an_asyncio_client_and_back(url: str, agentlightning: AgentLightning) -> None:
@@ -90,8 +90,7 @@ def test_a_task_goes_to_a_synchronous_client_and_back(url: str, agentlightning: 
     types = agentlightning.types
     server = make_server(url)
     # As the trainers of agent-lightning run it: in a thread of its own, called through its loop.
-    thread = threading.Thread(target=asyncio.run, args=(server.run_forever(),))
-    thread.start()
+    running = InThread(lambda: asyncio.run(server.run_forever()))
     assert server.startup_event.wait(10)
 
     def call(coroutine: Any) -> Any:
@@ -112,7 +111,7 @@ def test_a_task_goes_to_a_synchronous_client_and_back(url: str, agentlightning: 
     assert (rollout.rollout_id, rollout.final_reward, rollout.task.input) == (rollout_id, None, "a question")
     assert call(server.retrieve_completed_rollouts()) == []
     call(server.stop())
-    thread.join()
+    running.result()
 
 
 @pytest.mark.parametrize("late_first", [True, False])
@@ -225,8 +224,7 @@ def test_completed_equals_queued_over_a_thousand_tasks(url: str, agentlightning:
                     completed += await server.retrieve_completed_rollouts()
                     if gateways and len(completed) > tasks // 2:
                         process, endpoint = gateways.pop()
-                        process.kill()  # with requests under way
-                        await asyncio.to_thread(process.wait)
+                        await asyncio.to_thread(process.kill)  # with requests under way
                         crew.endpoints.remove(endpoint)
                     await asyncio.sleep(0.05)
             for worker in working:
@@ -257,8 +255,7 @@ def test_the_task_of_a_killed_gateway_can_be_reported_through_another(url: str, 
             with gateway_process(url) as (process, endpoint):
                 doomed = agentlightning.connect(endpoint, poll_interval=0.01)
                 task = await doomed.poll_next_task_async()
-                process.kill()
-                await asyncio.to_thread(process.wait)
+                await asyncio.to_thread(process.kill)
                 assert await doomed.get_latest_resources_async() is None
             survivor = agentlightning.connect(server.endpoint)
             answer = await survivor.post_rollout_async(

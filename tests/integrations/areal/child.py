@@ -1,4 +1,4 @@
-"""A process with staleness managers of its own, told what to do by lines of JSON: `python child.py`."""
+"""A process with staleness managers of its own, told what to do by lines of JSON: `python -m tests.integrations.areal.child`."""
 
 from __future__ import annotations
 

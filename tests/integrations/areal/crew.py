@@ -3,87 +3,59 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any, Protocol
 
 from broker.integrations.areal import RolloutStat, StalenessManager
+from tests.child import Child
 
-ROOT = Path(__file__).resolve().parents[3]
 
-
-class Process:
-    """One child process."""
+class Process(Child):
+    """A process with staleness managers of its own, which carries out lines of JSON (`child.py`)."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("child.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT,
-        )  # fmt: skip
+        super().__init__("-m", "tests.integrations.areal.child")
         self._lock = threading.Lock()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def tell(self, *line: Any) -> None:
+    def begin(self, *order: Any) -> None:
         """Says what to do without waiting for it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(line) + "\n")
-        self._process.stdin.flush()
+        self.tell(json.dumps(order))
 
     def hear(self) -> Any:
-        assert self._process.stdout is not None
-        ok, answer = json.loads(self._process.stdout.readline())
+        """The answer to the first order that has none yet."""
+        ok, answer = json.loads(self.read_line())
         assert ok, answer
         return answer
 
-    def do(self, *line: Any) -> Any:
+    def do(self, *order: Any) -> Any:
         with self._lock:
-            self.tell(*line)
+            self.begin(*order)
             return self.hear()
 
     def call(self, name: str, method: str, *args: Any, version: int = 0, times: int = 1) -> Any:
         return self.do("call", name, version, method, times, args)
 
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
     def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self.thaw()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait(timeout=20)
-        self._process.stdout.close()
+        self.send(signal.SIGCONT)
 
 
 @contextmanager
 def processes(n: int) -> Generator[list[Process]]:
     """So many children, ended at the end."""
-    started = [Process() for _ in range(n)]
-    try:
+    with ExitStack() as stack:
+        started = [stack.enter_context(Process()) for _ in range(n)]
         yield started
-    finally:
         for process in started:
-            process.close()
+            process.thaw()
+            process.end()
 
 
 class Provider(Protocol):

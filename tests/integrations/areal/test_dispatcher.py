@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Generator
+from contextlib import ExitStack
 
 import pytest
 
 from broker.connections import Transport, open_transport
 from broker.local_server.embedded import EmbeddedServer
 from broker.operator import Operator
+from tests.child import Child
 from tests.integrations.areal import isolated
-from tests.integrations.areal.crew import ROOT
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -34,35 +31,15 @@ def url() -> Generator[str]:
     server.stop()
 
 
-class Runner:
+class Runner(Child):
     """One of the processes."""
 
     def __init__(self, url: str, run: str, name: str) -> None:
         self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integrations.areal.rollouts", url, run, name, str(C), str(B), str(S)],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        super().__init__("-m", "tests.integrations.areal.rollouts", url, run, name, str(C), str(B), str(S))
 
     def submit(self, tasks: list[int]) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(" ".join(map(str, tasks)) + "\n")
-        self.process.stdin.flush()
-
-    def ready(self) -> None:
-        assert self.process.stdout is not None
-        if (line := self.process.stdout.readline()) != "ready\n":
-            self.process.kill()  # else there would be no end to read up to
-            pytest.fail(f"it said {line!r} and then {self.process.communicate()}")
-
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
-
-    def finish(self) -> None:
-        printed, complaints = self.process.communicate(timeout=60)
-        assert printed == "done\n", complaints
-        assert "Traceback" not in complaints, complaints
+        self.tell(" ".join(map(str, tasks)))
 
 
 def ended(transport: Transport) -> list[str]:
@@ -70,10 +47,10 @@ def ended(transport: Transport) -> list[str]:
 
 
 def test_the_bound_holds_in_three_processes_of_which_one_is_killed_and_every_rollout_is_accounted_for(url: str) -> None:
-    with open_transport(url) as transport, Operator(url) as operator:
-        runners = [Runner(url, "areal", f"rank{i}") for i in range(PROCESSES)]
+    with ExitStack() as stack, open_transport(url) as transport, Operator(url) as operator:
+        runners = [stack.enter_context(Runner(url, "areal", f"rank{i}")) for i in range(PROCESSES)]
         for runner in runners:
-            runner.ready()
+            runner.expect("ready")
         mine = {runner.name: [EACH * i + k for k in range(EACH)] for i, runner in enumerate(runners)}
         for runner in runners:
             runner.submit(mine[runner.name])
@@ -97,7 +74,9 @@ def test_the_bound_holds_in_three_processes_of_which_one_is_killed_and_every_rol
         survivors[0].submit(sorted(lost))
         wait_until(lambda: train() >= PROCESSES * EACH, "all rollouts have ended", 30)
         for runner in survivors:
-            runner.finish()
+            last = runner.end()
+            assert last.out == "done\n", last.err
+            assert "Traceback" not in last.err, last.err
 
         by_task = Counter(line.split()[0] for line in ended(transport))
         assert by_task == Counter(map(str, range(PROCESSES * EACH)))

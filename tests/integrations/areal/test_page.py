@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
 from broker.integrations.areal import StalenessManager
 from broker.integrations.areal.staleness import DEFAULT_LEASE_S
 from broker.integrations.areal.tally import PROMISE_S
-from tests.integrations.areal.crew import ROOT
+from tests.child import ROOT, finished
 
 PAGE = (ROOT / "docs/integrations/areal.md").read_text(encoding="utf-8")
 
@@ -23,15 +20,12 @@ PAGE = (ROOT / "docs/integrations/areal.md").read_text(encoding="utf-8")
 def test_the_example_of_the_page_runs() -> None:
     found = re.search(r"<!-- command: example -->\n```\npython (.+)\n```", PAGE)
     assert found
-    ran = subprocess.run(
-        [sys.executable, *shlex.split(found[1])],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    *steps, last = ran.stdout.splitlines()
+    ran = finished(*shlex.split(found[1]), env={"PYTHONPATH": str(ROOT)})
+    assert ran.code == 0, ran.err
+    *steps, last = ran.out.splitlines()
     assert [line.partition(":")[0] for line in steps] == [f"version {n}" for n in range(1, 6)]
     assert re.fullmatch(r"at most [1-6] of 6 ran at once, 0 run now", last)
-    assert not ran.stderr
+    assert not ran.err
 
 
 def test_the_page_names_what_there_is() -> None:

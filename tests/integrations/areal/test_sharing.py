@@ -13,6 +13,7 @@ from broker.operator import Operator
 from tests.integrations.areal.conftest import Make, Provider
 from tests.integrations.areal.crew import Process, processes
 from tests.integrations.areal.waiting_dispatcher import Dispatcher
+from tests.threads import InThread
 from tests.waiting import wait_until
 
 LEASE_S = 1.0
@@ -34,7 +35,7 @@ def test_processes_that_check_and_act_at_once_never_overshoot(
     started = 0
     while started < bound:  # a slot that is promised to one when the others ask may be left over
         for child in children:
-            child.tell("start_while_capacity", run, bound)
+            child.begin("start_while_capacity", run, bound)
         started += sum(child.hear() for child in children)
         assert started <= bound
     assert [child.call(run, "get_capacity") for child in children] == [0, 0, 0]
@@ -68,11 +69,7 @@ def test_a_slot_that_was_used_is_not_promised_any_more(make: Make) -> None:
 def test_threads_of_a_process_do_not_share_a_promise(make: Make) -> None:
     manager = make(Provider(), 1, 4, 2)
     assert manager.get_capacity() == 1
-    answers: list[int] = []
-    thread = threading.Thread(target=lambda: answers.append(manager.get_capacity()))
-    thread.start()
-    thread.join()
-    assert answers == [0]
+    assert InThread(manager.get_capacity).result() == 0
 
 
 def test_an_unused_promise_lapses(make: Make) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from broker.errors import BadArgument, ConfigMismatch
 from broker.integrations.areal import RolloutStat
 from tests.integrations.areal.conftest import Make, Provider
 from tests.integrations.areal.crew import AnyManager
+from tests.threads import in_threads
 
 ManagerOf = Callable[..., AnyManager]
 
@@ -127,25 +127,14 @@ def test_hooks_from_many_threads_are_all_counted(manager_of: ManagerOf) -> None:
             start(manager)
         finish(manager, 20, 10)
 
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(*[work] * 6)
     assert manager.get_stats() == RolloutStat(accepted=120, rejected=60, running=120)
 
 
 def test_questions_from_many_threads_all_get_the_same_answer(make: Make) -> None:
     manager = make(Provider(), 100, 32, 10)
-    answers: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: answers.extend(manager.get_capacity() for _ in range(50))) for _ in range(5)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(answers) == {100}
+    answers = in_threads(*[lambda: {manager.get_capacity() for _ in range(50)}] * 5)
+    assert answers == [{100}] * 5
 
 
 def test_other_numbers_than_the_stored_ones_are_refused_unless_told_to_update(make: Make) -> None:

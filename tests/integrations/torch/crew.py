@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
 
 from broker import Attempt, Worker
+from tests.threads import InThread
 
 
 def generate(attempt: Attempt) -> dict[str, object]:
@@ -26,10 +26,9 @@ def generate(attempt: Attempt) -> dict[str, object]:
 def working(url: str, run: str) -> Generator[None]:
     """A worker that is there as long as the block lasts; the run exists."""
     with Worker(url, run) as worker:
-        thread = threading.Thread(target=worker.run, args=(generate,))
-        thread.start()
+        running = InThread(lambda: worker.run(generate))
         try:
             yield
         finally:
             worker.stop()
-            thread.join()
+            running.result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +15,7 @@ from broker import RunConfig, Task, Trainer, Worker
 from broker.errors import BadArgument, WaitTimeout
 from broker.integrations.torch import RolloutBatches, collate
 from tests.integrations.torch.crew import working
+from tests.threads import InThread, in_threads
 from tests.waiting import wait_until
 
 RUN = "torch/test"
@@ -96,38 +96,15 @@ def test_ranks_share_a_filtered_step_whose_last_tasks_were_ready_first(url: str)
         Worker(url, RUN) as worker,
     ):
         attempts = worker.claim(8, PATIENCE_S)
-        shares: dict[int, list[str]] = {}
         ranks = [
-            threading.Thread(target=lambda: shares.update({0: [name for step in first for name in names(step)]})),
-            threading.Thread(target=lambda: shares.update({1: [name for step in second for name in names(step)]})),
+            InThread(lambda batches=batches: [name for step in batches for name in names(step)])
+            for batches in (first, second)
         ]
-        for rank in ranks:
-            rank.start()
         worker.submit_many([(attempt, 1) for attempt in attempts if attempt.task in {"t2", "t3"}])
         wait_until(lambda: judged == ["t2", "t3"], "the leader has judged the tasks that are ready")
         worker.submit_many([(attempt, 1) for attempt in attempts if attempt.task in {"t0", "t1"}])
-        for rank in ranks:
-            rank.join()
-    assert shares == {0: ["t0", "t1"], 1: ["t2", "t3"]}
-
-
-def in_threads(*calls: Callable[[], None]) -> None:
-    """Runs the calls at the same time; raises the first error."""
-    errors: list[BaseException] = []
-
-    def guarded(call: Callable[[], None]) -> None:
-        try:
-            call()
-        except BaseException as error:
-            errors.append(error)
-            raise
-
-    threads = [threading.Thread(target=guarded, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors, errors
+        shares = [rank.result() for rank in ranks]
+    assert shares == [["t0", "t1"], ["t2", "t3"]]
 
 
 @pytest.mark.parametrize("steps", [3, None])

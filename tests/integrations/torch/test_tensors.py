@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +14,7 @@ from broker import Attempt, RunConfig, Task, Trainer, Worker
 from broker.errors import BadArgument
 from broker.integrations.torch import collate, pack, pad
 from broker.values.rollout import Rollout, Sample
+from tests.threads import InThread
 
 torch: Any = import_module("torch")
 
@@ -123,13 +123,12 @@ def test_tensors_of_workers_become_arrays_of_the_trainer_and_tensors_again(url: 
     config = RunConfig(consumer_batch_size=1)
     with Trainer(url, "r", config) as trainer, Worker(url, "r") as worker:
         trainer.enqueue(Task(id="t", payload={"prompt": torch.tensor([1, 2])}, samples=2))
-        thread = threading.Thread(target=worker.run, args=(generate,))
-        thread.start()
+        working = InThread(lambda: worker.run(generate))
         try:
             batch = trainer.next_batch(timeout=30.0)
         finally:
             worker.stop()
-            thread.join()
+            working.result()
     result = batch[0].results[0]
     assert type(result["logprobs"]) is np.ndarray
     assert result["reward"] == 2.5

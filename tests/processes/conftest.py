@@ -1,0 +1,19 @@
+"""Labs for tests whose workers and trainers are processes."""
+
+import pytest
+
+from tests.conformance.lab import Lab
+from tests.servers import ServerKind, ServerUnderTest, real_kinds
+
+
+@pytest.fixture(params=real_kinds(), ids=str)
+def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnderTest]) -> ServerUnderTest:
+    """Processes share no fakeredis."""
+    return _servers[request.param]
+
+
+@pytest.fixture
+def live(lab: Lab) -> Lab:
+    """A lab on the server's own clock, like the processes."""
+    lab.go_live()
+    return lab
