@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import mutants
 from tests.conformance.lab import Lab
+from tests.mutants.mutant import install_from_environment
 from tests.servers import ServerKind, ServerUnderTest, server_kinds
 from tests.signals import give_defaults_to_children
 from tests.waiting import wait_until
 
-mutants.install_from_environment()
+install_from_environment()
 give_defaults_to_children()
 
 #: How long threads, processes and connections may take to end after a test, seconds.

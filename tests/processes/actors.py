@@ -23,7 +23,7 @@ from typing import Any
 from broker import Attempt, Trainer, Worker, aio
 from broker.errors import BrokerError, Exhausted
 from tests.child import Child
-from tests.conformance import mutants
+from tests.mutants.mutant import install_from_environment
 
 
 class Actor(Child):
@@ -233,7 +233,7 @@ KINDS: dict[str, Callable[..., None]] = {
 
 
 if __name__ == "__main__":
-    mutants.install_from_environment()
+    install_from_environment()
     kind, server_url, run_name, *words = sys.argv[1:]
     try:
         KINDS[kind](server_url, run_name, **dict(word.split("=", 1) for word in words))

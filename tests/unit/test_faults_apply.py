@@ -1,25 +1,29 @@
-"""Each fault that the tests of the tests put into the scripts still changes them; whether it is found takes longer to know."""
+"""Each fault of the table still changes what servers get, and names tests that exist; whether they find it takes longer."""
 
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
 
 from broker.protocol import scripts
-from tests.conformance import mutants as directed
-from tests.properties import mutants as walked
-
-LUA = Path(__file__).parents[2] / "lua"
+from tests.mutants.mutant import MUTANTS, Mutant, files_with
+from tests.mutants.table import FAULTS, LIBRARY, WALK
 
 
-@pytest.mark.parametrize("fault", walked.MUTANTS, ids=lambda fault: fault.name)
-def test_a_fault_for_the_walk_changes_a_script(fault: walked.Mutant):
-    sources = {name: scripts.load(name, True).source for name in scripts.names()}
-    assert any(fault.apply(name, source) != source for name, source in sources.items())
+def test_each_fault_has_a_name_of_its_own():
+    assert sum(map(len, FAULTS.values())) == len(MUTANTS)
 
 
-@pytest.mark.parametrize("name", directed.MUTANTS)
-def test_a_directed_fault_changes_its_file(name: str):
-    fault = directed.MUTANTS[name]
-    in_library = fault.file == directed.LIBRARY
-    text = scripts.library().source.decode() if in_library else (LUA / fault.file).read_text(encoding="utf-8")
-    assert fault.apply(text) != text
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_fault_changes_what_a_server_gets(mutant: Mutant):
+    if mutant.file == LIBRARY:
+        text = scripts.library().source.decode()
+        assert mutant.apply(text) != text
+    else:
+        assert mutant.sources() != {name: scripts.load(name, True).source for name in scripts.names()}
+
+
+def test_each_fault_names_tests_that_exist():
+    found_by = {test for mutant in MUTANTS.values() for test in mutant.found_by}
+    words = {word for test in found_by - {WALK} for word in test.split(" or ")}
+    assert [word for word in sorted(words) if not files_with(word)] == []
+    assert all(mutant.found_by for mutant in MUTANTS.values())

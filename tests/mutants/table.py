@@ -1,0 +1,786 @@
+"""The faults that the tests have to find: each is a change of the Lua, and names what has to notice it.
+
+A fault's row is the text that stands in the file, the text that takes its place, and what finds the fault: words of
+the names of directed tests, as pytest's `-k` takes them, and `WALK`, the random walk over the protocol. Where several
+find it, each of them has to. When a file is rewritten and a fault's text is gone, `tests/unit/test_faults_apply.py`
+says so: give the fault the new text.
+"""
+
+from __future__ import annotations
+
+#: Finds a fault by comparing every answer and the whole state with the reference model (`tests/properties/walk.py`).
+WALK = "the walk"
+#: In place of a file's name: every file that has the text.
+EVERY = "every file"
+#: In place of a file's name: the function library that the scripts become (`broker/protocol/function_library.py`).
+LIBRARY = "the function library"
+
+#: Faults whose text stands more than once in the file; it changes everywhere.
+EVERYWHERE = {"bytes_freed_at_once", "constants_of_a_script_of_the_first_run"}
+
+#: By file of lua/, then by name.
+FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "advance.lua": {
+        "any_digest": ("if digest ~= sealed then", "if false then", "names_the_batch", WALK),
+        "no_wake_on_advance": ("arm_workers()", "", "marker_is_armed"),
+        "advance_does_not_settle_a_large_batch": (
+            "bump('accepted', batch_size() - math.max(batch_size(), size))", "", WALK,
+        ),
+        "an_empty_advance_adds_no_batch": ("bump('accepted', batch_size())", "", WALK),
+        "advance_over_an_open_batch": (
+            "if not allow_empty or num('open_size') > 0 then", "if not allow_empty then", WALK,
+        ),
+        "advance_any_step": ("if step ~= version then fail('EARLY'", "if false then fail('EARLY'", WALK),
+        "the_new_policy_has_no_epoch": ("set('version_epoch', state.epoch)", "", WALK),
+        "advance_wakes_nobody": ("arm_workers()\n  event('advance'", "event('advance'", WALK),
+    },
+    "claim.lua": {
+        "claims_not_remembered": ("if tonumber(last) == number then return replay(words) end", "", "claim_again", WALK),
+        "empty_claims_not_remembered": (
+            "if tonumber(last) == number then",
+            "if tonumber(last) == number and words:find('#') then", "empty_claim_again",
+        ),
+        "swept_before_extended": (
+            "  zput(SESSIONS, session, lease_end(lease))\n  if is_due() then\n    flush()\n    sweep(limit)\n  end\n",
+            "  if is_due() then\n    flush()\n    sweep(limit)\n  end\n  zput(SESSIONS, session, lease_end(lease))\n",
+            "whose_lease_just_ran_out",
+        ),
+        "claims_wait_longer_than_leases_go_on": (
+            "math.min(due - now, lease_step)", "due - now", "lease_clock_stands_still",
+        ),
+        "claims_when_full": ("-- Flags: none", "-- Flags: allow-oom", "full_server_refuses"),
+        "an_old_claim_executes": (
+            "if tonumber(last) > number then fail('OLDREQUEST'", "if false then fail('OLDREQUEST'", WALK,
+        ),
+        "a_repeated_claim_gives_what_is_lost": (
+            "if holds then\n      local at, word", "if t then\n      local at, word", WALK,
+        ),
+        "claim_does_not_extend_the_lease": ("zput(SESSIONS, session, lease_end(lease))", "", WALK),
+    },
+    "commit.lua": {
+        "a_commit_of_any_version": (
+            "if version > num('version') then fail('EARLY'", "if false then fail('EARLY'", WALK,
+        ),
+        "the_newest_checkpoint_is_the_floor": ("version, num('keep_checkpoints'))", "version, 1)", WALK),
+        "an_operators_checkpoint_raises_the_floor": ("if ARGV[2] == 'o' then\n", "if false then\n", WALK),
+        "an_operators_checkpoint_of_a_lost_future_counts": (
+            "then refuse_target(version,", "then tostring(version,", WALK,
+        ),
+    },
+    "discard.lua": {
+        "discard_reaches_into_sealed_batches": (
+            "(t.state == 'Y' or t.state == 'B') and is_unsealed(t)", "(t.state == 'Y' or t.state == 'B')", WALK,
+        ),
+    },
+    "enqueue.lua": {
+        "tails_by_samples": (
+            "local numbers = ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
+            "local numbers = ARGV[at + 2] .. ' ' .. ARGV[at + 3]", "bad_numbers",
+        ),
+        "tails_without_samples": (
+            "ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
+            "ARGV[at + 1] .. ' ' .. ARGV[at + 3]", "its_own_numbers",
+        ),
+        "tails_without_min_samples": (
+            "ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
+            "ARGV[at + 1] .. ' ' .. ARGV[at + 2]", "its_own_numbers",
+        ),
+        "only_the_first_numbers_checked": (
+            "  if not tails[numbers] then\n",
+            (
+                "  if not tails[numbers] and next(tails) then\n"
+                "    tails[numbers] = ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3] .. ',0,0,-1,-1,0,0,-1,'\n"
+                "  elseif not tails[numbers] then\n"
+            ),
+            "bad_numbers",
+        ),
+        "freed_ones_are_not_taken_again": (", freed_untrained = true }", " }", "outage_is_over"),
+        "taken_again_and_still_finished": ("if there then drop_finished(id) end", "", "outage_is_over"),
+        "taken_again_with_its_old_payload": ("hput(PAYLOADS, t.id, ARGV[at + 4])", "", "what_is_given_now"),
+        "taken_again_leaves_slots": ("for k = samples, t.samples - 1 do drop_slot(t, k) end", "", "what_is_given_now"),
+        "no_wake_on_enqueue": ("arm_workers()", "", "marker_is_armed"),
+        "enqueue_overwrites": ("tasks[id] and state_word(tasks[id]) or (check", "(check", WALK),
+        "enqueue_takes_one_name_twice": ("seen[id] and 'pending' or tasks[id]", "tasks[id]", WALK),
+        "enqueue_again_takes_what_was_trained_on": (
+            "freed_untrained = true }", "freed_untrained = true, freed = true }", WALK,
+        ),
+        "enqueue_again_takes_live_tasks": ("not (again and UNTRAINED[there])", "not (again and there)", WALK),
+        "enqueue_takes_the_dead_unasked": ("not (again and UNTRAINED[there])", "not UNTRAINED[there]", WALK),
+        "enqueue_again_counts_nothing": ("if restarted > 0 then bump('total_retried', restarted) end", "", WALK),
+        "enqueue_wakes_nobody": ("arm_workers()\n    set('order_seq', order)", "set('order_seq', order)", WALK),
+    },
+    "explain.lua": {
+        "deadlines_shown_on_the_lease_clock": (
+            "silent_from(tonumber(got[2 * i]))", "got[2 * i]", "g9 or shown_of_leases",
+        ),
+        "silence_by_a_clock_that_stands": ("LEASE_ZERO + lag_before", "LEASE_ZERO + lease_lag", "fell_silent"),
+        "all_are_connected": ("silent_from(tonumber(got[i + 1])) <= now", "false", "fell_silent"),
+        "totals_of_the_list": ("0, MOST_COUNTED - 1", "0, 49", "counts_all_workers"),
+    },
+    "include/attempts.lua": {
+        "no_compare_and_set": (
+            "return t, k, s, same and letter(t, k) == 'H', same",
+            "return t, k, s, letter(t, k) == 'H', same", "late_result_of_a_requeued",
+        ),
+        "compare_without_random": (
+            "attempt_id(t, k, s) == id",
+            "slot_name(t, k) .. '.' .. s.claims == id:match('^(.*)%.%w+$')", "g3_an_attempt", WALK,
+        ),
+        "slots_by_number_however_written": ("and small_text(k) == number and", "and", "g3_an_attempt"),
+        "backoff_constant": ("base * 2 ^ math.min(s.tries - 1, 40)", "base", "pause_that_doubles", WALK),
+        "retry_at_once": ("set_letter(t, k, 'W')", "set_letter(t, k, 'O')", "pause_that_doubles"),
+        "no_compare_of_the_claim_number": ("attempt_id(t, k, s) == id", "s.random == id:match('%w+$')", WALK),
+        "any_attempt_of_a_held_slot_may_submit": (
+            "same and letter(t, k) == 'H', same", "letter(t, k) == 'H', same", WALK,
+        ),
+        "ended_attempts_count_as_holders": ("same and letter(t, k) == 'H', same", "same, same", WALK),
+        "one_try_more_than_max_attempts": ("if tries < num('max_attempts')", "if tries <= num('max_attempts')", WALK),
+        "an_expiry_costs_no_try": (
+            "if spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')", WALK,
+        ),
+        "a_release_costs_a_try": (
+            "end_hold(t, k, s, 'released')", "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1", WALK,
+        ),
+        "a_verdict_counts_as_an_error": ("fail_slot_for_good(t, k, false)", "fail_slot_for_good(t, k, true)", WALK),
+        "backoff_without_bound": (
+            "math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(s.tries - 1, 40))",
+            "base * 2 ^ math.min(s.tries - 1, 40)", WALK,
+        ),
+        "backoffs_are_on_the_lease_clock": (
+            "local at = now + math.min(num('retry", "local at = now - lease_lag + math.min(num('retry", WALK,
+        ),
+    },
+    "include/creation.lua": {
+        "old_tokens_forgotten": ("if (' ' .. state.tokens", "if false and (' ' .. state.tokens", "late_open"),
+        "defaults_are_not_stored": (
+            "for name, value in pairs(DEFAULTS) do set(name, value) end", "", "a_new_run_stores",
+        ),
+        "any_name_is_a_field": ("if not DEFAULTS[name] and", "if false and", "field_that_no_config_has"),
+        "an_older_concurrency_is_always_given": (
+            "return field('concurrency_given') ~= '1' and",
+            "return field('concurrency_given') == '0' and", "concurrency_of_an_older_release",
+        ),
+        "a_concurrency_that_was_given_follows": ("return field('concurrency_given') ~= '1' and", "return", WALK),
+        "the_concurrency_follows_nothing": (
+            "if follows and batch_size() ~= before then follow_batch_size() end", "", WALK,
+        ),
+        "an_update_gives_no_concurrency": (
+            "follows = false\n      if field('concurrency_given')", "if false and field('x')", WALK,
+        ),
+        "a_late_open_takes_over": (
+            "if (' ' .. state.tokens .. ' '):find(' ' .. token .. ' ', 1, true) then", "if false then", WALK,
+        ),
+        "a_new_epoch_leaves_no_mark": (
+            "mark_epoch(epoch:match('%w+$'), num('order_seq'), field('lineage') or '')", "", WALK,
+        ),
+    },
+    "include/endings.lua": {
+        "accepted_not_counted": ("bump('accepted', 1)", "", "the_formula", WALK),
+        "stale_without_bound": ("stales + 1 > num('max_stale_requeues')", "false", "too_often"),
+        "no_wake_on_open_slot": ("    arm_for_open_slot()", "", "marker_is_armed"),
+        "no_wake_on_ready": ("  arm_workers()\n  arm_trainer(false)", "  arm_trainer(false)", "marker_is_armed"),
+        "no_wake_of_trainer": ("  arm_trainer(false)", "", "woken_once or blocked_trainer"),
+        "no_wake_of_trainer_at_an_end": ("  arm_trainer(true)", "", "blocked_trainer"),
+        "on_stale_drop_requeues": ("state.on_stale == 'drop' or", "", WALK),
+        "stale_requeues_without_bound": ("or stales + 1 > num('max_stale_requeues')", "", WALK),
+        "an_ended_slot_is_not_offered_again": (
+            "elseif letters:find('O', 1, true) then\n    zput(OPEN", "elseif false then\n    zput(OPEN", WALK,
+        ),
+        "min_samples_is_not_looked_at": (
+            "select(2, letters:gsub('F', '')) >= min", "select(2, letters:gsub('F', '')) >= t.samples", WALK,
+        ),
+        "a_ready_group_waits_for_its_failed_slots": (
+            "elseif not letters:find('[OWH]') then", "elseif not letters:find('[OWHF]') then", WALK,
+        ),
+        "an_open_slot_wakes_nobody": (
+            "zput(OPEN, t.id, place(t))\n    arm_for_open_slot()", "zput(OPEN, t.id, place(t))", WALK,
+        ),
+        "ready_rollouts_do_not_wake_the_trainer": ("arm_trainer(false)", "", WALK),
+    },
+    "include/freeing.lua": {
+        "freed_dead_count_as_trained": (
+            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, true)", "outage_is_over",
+        ),
+        "freed_trained_count_as_dead": (
+            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, false)", "outage_is_over",
+        ),
+    },
+    "include/gate.lua": {
+        "no_fence": ("if id ~= (state.epoch", "if false and id ~= (state.epoch", "fence"),
+        "replays_execute": ("if call == last then return state.answer end", "", "trainer_call_again", WALK),
+        "old_calls_execute": ("if call < last then fail(", "if false then fail(", "out_of_order"),
+        "gaps_allowed": ("if call > last + 1 then", "if false then", "out_of_order"),
+        "refusals_use_no_number": (
+            "    remember(answer)\n    if ok and more",
+            "    if answer:sub(1, 1) ~= '!' then remember(answer) end\n    if ok and more", "uses_up_its_number",
+        ),
+        "requests_not_remembered": (
+            "return redis.call('HGET', REQUESTS, id) or nil", "return nil", "operators_request", WALK,
+        ),
+        "sealed_batch_can_be_cancelled": (
+            "and (t.state ~= 'B' or tonumber(t.step) >= num('step_next'))", "", "taken_apart or never_changes",
+        ),
+        "groups_of_any_size_in_a_call": (
+            "within_slots(ids, MOST_SLOTS_OF_CALL)", "within_slots(ids, 1e9)", "large_groups_end",
+        ),
+        "the_number_of_a_call_is_not_stored": ("set('call', ARGV[4])", "", WALK),
+        "an_old_call_executes": ("if call < last then fail('OLDCALL'", "if false then fail('OLDCALL'", WALK),
+        "a_gap_is_not_noticed": ("if call > last + 1 then fail('REWOUND'", "if false then fail('REWOUND'", WALK),
+        "no_fence_at_all": (
+            "if id ~= (state.epoch or ''):match('%.(%w+)$') then fail('FENCED'", "if false then fail('FENCED'", WALK,
+        ),
+        "calls_go_on_during_a_recovery": (
+            "if state.recovering and state.recovering ~= '' then fail('RECOVERING'",
+            "if false then fail('RECOVERING'", WALK,
+        ),
+    },
+    "include/grant.lua": {
+        "claims_do_not_count_up": (
+            "claims, tries = int_text(s.claims + 1), s.tries", "claims, tries = s.claims, s.tries", WALK,
+        ),
+        "the_oldest_version_is_the_last_one": (
+            "if t.oldest == '-1' or claim.version < tonumber(t.oldest) then", "if true then", WALK,
+        ),
+        "the_newest_version_is_the_first_one": (
+            "if claim.version > tonumber(t.newest) then", "if t.newest == '-1' then", WALK,
+        ),
+        "time_outs_are_not_kept": (
+            "zput(DEADLINES, attempt, lease_end(claim.timeout))\n    due_at(now + claim.timeout)", "", WALK,
+        ),
+        "nobody_looks_at_a_time_out": (
+            "zput(DEADLINES, attempt, lease_end(claim.timeout))\n    due_at(now + claim.timeout)",
+            "zput(DEADLINES, attempt, lease_end(claim.timeout))", WALK,
+        ),
+        "time_outs_are_on_the_runs_clock": ("lease_end(claim.timeout)", "now + claim.timeout", WALK),
+    },
+    "include/handout.lua": {
+        "what_is_left_kept_over_claims": (
+            "local still_open, still_pending = nil, nil --", "local still_open, still_pending --", "marker_is_armed",
+        ),
+        "claims_count_anew_after_a_requeue": (
+            "t.first ~= '0' or t.again ~= '0,0'", "t.first ~= '0'", "goes_on_counting_its_claims", WALK,
+        ),
+        "open_slots_need_capacity": (
+            "  claim_open(n, limit, claim)",
+            "  if capacity() > 0 then claim_open(n, limit, claim) end", "open_slots_of",
+        ),
+        "start_ignores_capacity": (
+            "local room, offset, first = capacity(),",
+            "local room, offset, first = MAX_INT,", "exactly_the_capacity", "8_claiming_processes", WALK,
+        ),
+        "start_ignores_staleness": ("if too_old(claim.version) then room = 0 end", "", "only_where_it_could"),
+        "claim_ignores_staleness": ("elseif too_old(page[i].oldest) then", "elseif false then", "resets_all", WALK),
+        "claim_resets_any_number_of_slots": (
+            "resets >= limit or cleared_enough()", "resets >= limit", "reset_in_pieces",
+        ),
+        "pause_ignored": ("if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out", WALK),
+        "draining_starts_tasks": ("if state.paused ~= 'draining' then", "if true then", "draining_finishes"),
+        "no_wake_of_stale_weights": ("arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
+        "no_wake_of_what_is_left_pending": (
+            "if still_pending and capacity() > 0 then arm_workers() end", "", "marker_is_armed",
+        ),
+        "used_up_forgotten": (
+            "redis.call('ZCARD', OPEN) > used_up", "redis.call('ZCARD', OPEN) > 0", "last_open_slots_wakes_nobody",
+        ),
+        "used_up_after_a_reset": ("    flush()\n    used_up = 0\n", "    flush()\n", "reset_a_task_on_the_way"),
+        "open_slots_not_counted": (
+            "still_open = redis.call('ZCARD', OPEN) > used_up",
+            "still_open = false", "did_not_look_at_the_last_open_slot",
+        ),
+        "still_open_forgotten": (
+            "then still_open = true else used_up = used_up + 1 end",
+            "then used_up = used_up + 0 end", "part_of_a_running_group", WALK,
+        ),
+        "still_open_of_a_started_group_forgotten": (
+            "if start(page[i], n - granted_count, claim, int_text(first + started)) then still_open = true end",
+            "start(page[i], n - granted_count, claim, int_text(first + started))", "started_a_part_of_a_group",
+        ),
+        "pending_not_counted": (
+            "still_pending = redis.call('ZCARD', PENDING) > started", "still_pending = false", "did_not_look_at", WALK,
+        ),
+        "no_wake_of_what_is_left_open": ("if still_open then arm_for_open_slot() end", "", "marker_is_armed"),
+        "claim_starts_one_too_many": (
+            "local room, offset, first = capacity(),", "local room, offset, first = capacity() + 1,", WALK,
+        ),
+        "start_forgets_running_1": ("bump('running', started)", "", WALK),
+        "draining_starts_pending_tasks": (
+            "if state.paused ~= 'draining' then claim_pending", "if true then claim_pending", WALK,
+        ),
+        "a_stale_policy_may_claim": ("(claim.given and too_old(claim.version))", "false", WALK),
+        "numbers_of_first_claims_are_given_twice": ("bump('first_seq', started)", "", WALK),
+        "a_claim_does_not_pass_the_wake_up_on": ("  pass_on(granted_count >= n)\n", "", WALK),
+        "what_is_left_of_a_started_group_wakes_nobody": (
+            "claim, int_text(first + started)) then still_open = true end",
+            "claim, int_text(first + started)) then still_open = still_open end", WALK,
+        ),
+        "a_stale_worker_keeps_the_wake_up": (
+            "arm_for_open_slot() -- the marker that woke this worker is another one's", "", WALK,
+        ),
+        "claims_go_on_during_a_recovery": ("if state.recovering ~= '' then return 'recovering' end", "", WALK),
+    },
+    "include/layout.lua": {
+        "slots_of_records_of_earlier_calls": ("t.id, t.slot = id, false", "t.id = id", "nothing_of_another_one"),
+        "renew_looks_at_the_newest": (
+            "string.rep(',[^,]*', 6) .. ',([^,]*)'",
+            "string.rep(',[^,]*', 7) .. ',([^,]*)'", "oldest_sample_of_a_group",
+        ),
+        "priority_upside_down": ("-priority * 4398046511104", "priority * 4398046511104", WALK),
+    },
+    "include/lineage.lua": {
+        "numbers_are_anybodys": (
+            "if lineage == '' or listed_order < 0 then", "if true then", "not_taken_for_those_of_the_checkpoint", WALK,
+        ),
+        "retries_hide_a_loss": ("(to.lost or limit < version)", "to.lost", "operators_retries_do_not_hide", WALK),
+        "older_file_newer_cursor": ("and (to.forgot or to.older)", "and to.forgot", "a_still_older_checkpoint", WALK),
+        "an_epochs_numbers_end_with_the_checkpoints": ("return math.min(last, last_here[token])", "return last", WALK),
+        "an_epochs_numbers_end_with_the_servers": (
+            "return math.min(last, last_here[token])", "return last_here[token]", WALK,
+        ),
+        "only_forgotten_steps_count": ("(to.lost or limit < version)", "(limit < version)", WALK),
+    },
+    "include/records.lua": {
+        "a_slot_is_written_as_it_was_read": ("t.slot_text = nil -- made anew", "-- made anew", WALK),
+    },
+    "include/recovery.lua": {
+        "dropped_without_a_cursor": (
+            "foreign and to.by_cursor and not listed", "foreign and not listed", "without_a_cursor_nobody", WALK,
+        ),
+        "steps_of_others_survive": ("listed ~= nil and forgot and born > to.common", "false", "cancelled_by_others"),
+        "samples_of_a_lost_future_are_kept": ("return false, 'lost_policy'", "", WALK),
+        "the_newest_policy_used_is_not_judged": ("not surviving(s.newest, s.newest_epoch)", "false", WALK),
+        "lost_bytes_are_not_noticed": ("redis.call('EXISTS', unpack(results)) < #results", "false", WALK),
+        "what_lost_steps_consumed_stays_consumed": (
+            "if t.state == 'B' and step < to.limit and", "if t.state == 'B' and", WALK,
+        ),
+        "consumed_by_a_surviving_step_trained_again": (
+            "if t.state == 'B' and step < to.limit and", "if false and", WALK,
+        ),
+        "discards_of_lost_steps_stay": ("local again = step >= to.version or parted", "local again = false", WALK),
+        "the_list_does_not_decide_of_ended_tasks": ("if known then again = listed end", "", WALK),
+        "what_the_checkpoint_calls_finished_is_done_again": (
+            "if known and not listed and order == born then return 'finished' end", "", WALK,
+        ),
+        "new_tasks_count_as_known": ("known = order <= to.common --", "known = listed ~= nil --", WALK),
+        "in_flight_attempts_are_kept_in_any_case": (
+            "if t.state == 'R' and to.requeue_in_flight and", "if false and", WALK,
+        ),
+        "rows_of_others_stay": ("if foreign and to.by_cursor and not listed then return 'dropped' end", "", WALK),
+        "a_retry_after_a_failover_is_finished": ("not listed and order == born then", "not listed then", WALK),
+    },
+    "include/restart.lua": {
+        "enqueue_again_keeps_the_old_samples": ("if samples then t.samples, t.fixed = samples, fixed end", "", WALK),
+        "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
+    },
+    "include/rows.lua": {
+        "rows_backwards": (
+            "ids[i] = members[2 * i - 1]", "ids[i] = members[#members - 2 * i + 1]", "order_of_the_batch",
+        ),
+        "results_backwards": (
+            "results[#results + 1] = RESULT .. attempt",
+            "table.insert(results, 1, RESULT .. attempt)", "order_of_the_batch",
+        ),
+        "more_rows_than_asked": ("math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
+        "results_above_the_limit": ("if sum > bytes then return { rows, {} } end", "", "all_or_not_at_all"),
+        "results_below_the_limit_only": ("if sum > bytes then", "if sum >= bytes then", "all_or_not_at_all"),
+        "any_number_of_results": ("if #results > MOST_RESULTS then", "if false then", "as_many_as_one_command"),
+        "rows_of_any_number_of_slots": (
+            "within_slots(ids, MOST_SLOTS)", "within_slots(ids, 1e9)", "large_groups_are_read",
+        ),
+    },
+    "include/state.lua": {
+        "missing_fields_have_no_default": (
+            "= got[i] or DEFAULTS[names[i]] or false", "= got[i]", "no_script_needs_a_field",
+        ),
+        "fields_read_alone_have_no_default": ("name) or DEFAULTS[name] or false", "name)", "no_script_needs_a_field"),
+        "no_concurrency_without_one": (
+            "state.max_concurrent_rollouts = int_text(batch_size())", "local _", "no_script_needs_a_field",
+        ),
+        "too_old_kept_over_calls": ("local oldest_good = nil --", "local oldest_good --", "judged_anew"),
+        "policies_known_by_version": (
+            "local policy = version .. ' ' .. epoch", "local policy = version", "judged_by_itself",
+        ),
+        "policies_known_by_epoch": (
+            "local policy = version .. ' ' .. epoch", "local policy = epoch", "judged_by_itself",
+        ),
+        "capacity_off_by_one": ("(s + state.version + 1)", "(s + state.version + 2)", "the_formula"),
+        "too_old_one_early": ("tonumber(version) < oldest_good", "tonumber(version) <= oldest_good", "not_too_old"),
+        "any_policy_survives": (
+            "if version == state.version then return epoch == state.version_epoch end",
+            "if tonumber(version) <= num('version') then return true end", "does_not_survive",
+        ),
+        "older_policies_survive": (
+            "redis.call('HGET', POLICIES, int_text(version))) == epoch",
+            "redis.call('HGET', POLICIES, int_text(version))) ~= false", "judged_by_itself", WALK,
+        ),
+        "clock_goes_back": (
+            "now = math.max(before, int_arg(", "now = math.min(MAX_INT, int_arg(", "depends_on_the_clock",
+        ),
+        "time_stands_still": (
+            "if now > at then set('clock_offset', offset + now - at) end", "", "after_the_clock_went_back", WALK,
+        ),
+        "leases_lose_the_whole_gap": (
+            "if now - before > lease_step then", "if false then", "frozen_server or step_forward", WALK,
+        ),
+        "due_as_an_older_release_says": ("if state.due ~= state.due_by_us then", "if false then", "beside_many"),
+        "a_policy_needs_no_epoch": (
+            "if version == state.version then return epoch == state.version_epoch end",
+            "if version == state.version then return true end", WALK,
+        ),
+        "claim_ignores_concurrency": (
+            "by_staleness and math.min(by_concurrency, by_staleness) or by_concurrency",
+            "by_staleness or by_concurrency", WALK,
+        ),
+        "claim_ignores_the_staleness_bound": (
+            "by_staleness and math.min(by_concurrency, by_staleness) or by_concurrency", "by_concurrency", WALK,
+        ),
+        "capacity_off_by_one_version": (
+            "(s + state.version + 1) * batch_size()", "(s + state.version + 2) * batch_size()", WALK,
+        ),
+        "stale_check_off_by_one": ("tonumber(version) < oldest_good", "tonumber(version) < oldest_good - 1", WALK),
+        "stale_check_too_strict": (
+            "oldest_good = s and num('step_next') - s or",
+            "oldest_good = s and num('step_next') - math.max(0, s - 1) or", WALK,
+        ),
+        "the_clock_goes_back": ("now = math.max(before, at)\n", "now = at\n", WALK),
+        "a_step_back_counts_twice": (
+            "set('clock_offset', offset + now - at)", "set('clock_offset', offset + 2 * (now - at))", WALK,
+        ),
+        "only_the_last_step_back_counts": (
+            "set('clock_offset', offset + now - at)", "set('clock_offset', now - at)", WALK,
+        ),
+        "only_the_last_gap_counts": (
+            "lease_lag = lease_lag + now - before - lease_step", "lease_lag = now - before - lease_step", WALK,
+        ),
+        "the_last_gap_stops_the_lease_clock_for_good": (
+            "lease_lag + now - before - lease_step", "lease_lag + now - before", WALK,
+        ),
+    },
+    "include/sweep.lua": {
+        "leases_never_end": ("n = n + expire_sessions(limit)", "", "to_the_millisecond"),
+        "timeouts_never_end": ("n = n + (expire_all(DEADLINES, due_leases(DEADLINES, limit)))", "", "hard_limit"),
+        "deadlines_of_the_last_release_forgotten": (
+            "local ids = due_members(name, limit)\n  if #ids == limit",
+            "local ids = {}\n  if #ids == limit", "last_release",
+        ),
+        "sweep_ends_any_number_of_slots": (
+            "if cleared_enough() then return", "if false then return", "due_end_in_pieces",
+        ),
+        "a_session_ends_with_its_first_piece": ("if all and looked == #held then", "if all then", "due_end_in_pieces"),
+        "no_wake_on_due_task": ("\n      arm_workers()", "", "marker_is_armed"),
+        "no_wake_on_due_slot": ("arm_for_open_slot()", "", "marker_is_armed"),
+        "promotion_forgets_pending": ("zput(PENDING, t.id, place(t))\n      arm_workers()", "arm_workers()", WALK),
+        "promotion_forgets_the_open_slot": (
+            "set_letter(t, k, 'O')\n      zput(OPEN, t.id, place(t))", "set_letter(t, k, 'O')", WALK,
+        ),
+        "expired_sessions_stay": ("if all and looked == #held then forget_session(ids[i], 'expired') end", "", WALK),
+        "an_expired_session_forgets_only_itself": (
+            "local _, looked = expire_all(SESSION .. ids[i], held)", "local looked = #held", WALK,
+        ),
+        "the_lease_of_an_ended_session_bounds_a_gap": ("zdel(LEASES, id)", "", WALK),
+    },
+    "include/target.lua": {
+        "forgotten_steps_by_version": ("has_list and 0 or num('known_version')", "0", "a_version_alone_cannot", WALK),
+        "below_the_floor": ("if version < floor and not allow_loss then", "if false then", WALK),
+        "a_file_of_an_undone_future": (
+            "if file_epoch ~= '' and tonumber(by) > number_of(file_epoch)",
+            "if false and tonumber(by) > number_of(file_epoch)", WALK,
+        ),
+    },
+    "include/tasks.lua": {
+        "open_batch_counts_full": (
+            "bump('open_size', -1)\n    bump('accepted', -1)", "bump('open_size', -1)", "filter_refuses", WALK,
+        ),
+        "discard_keeps_accepted": (
+            "zdel(READY, t.id)\n    bump('accepted', -1)", "zdel(READY, t.id)", "discard_takes", WALK,
+        ),
+        "dropped_bytes_kept": ("unlink(RESULT .. attempt_id(t, k, s))", "", "starts_over"),
+        "no_wake_on_requeue": (
+            "zput(PENDING, t.id, place(t))\n    arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
+        ),
+        "no_wake_when_a_task_stops_running": (
+            "bump('running', -1)\n    arm_workers()", "bump('running', -1)", "marker_is_armed",
+        ),
+        "requeue_forgets_running_1": ("zdel(OPEN, t.id)\n    bump('running', -1)", "zdel(OPEN, t.id)", WALK),
+        "a_requeued_task_is_in_no_set": (
+            "zput(PENDING, t.id, place(t))\n    arm_workers()\n  end\n  changed(t)", "end\n  changed(t)", WALK,
+        ),
+        "cancel_leaves_live_attempts": ("if c == 'H' then\n      end_hold(t, k, s, why)", "if c == 'H' then", WALK),
+        "a_cleared_slot_keeps_its_retry": (
+            "zdel(RETRIES, name)\n    end\n  end\n  return due", "end\n  end\n  return due", WALK,
+        ),
+        "bytes_of_dropped_results_stay": (
+            "unlink(RESULT .. attempt_id(t, k, s))\n      if done_why", "if done_why", WALK,
+        ),
+        "what_is_taken_back_is_told_to_nobody": ("if TAKEN_BACK[why] then arm_session(s.session) end", "", WALK),
+        "what_is_given_up_is_told_to_whoever_gave_it_up": ("if TAKEN_BACK[why] then arm", "if true then arm", WALK),
+        "a_time_out_is_told_to_nobody": ("expired = true, ", "", WALK),
+        "what_became_too_old_is_told_to_nobody": ("stale = true, revoked", "revoked", WALK),
+        "what_is_revoked_is_told_to_nobody": ("revoked = true, ", "", WALK),
+        "what_is_cancelled_is_told_to_nobody": ("revoked = true, cancelled = true", "revoked = true", WALK),
+    },
+    "include/writes.lua": {
+        "no_wake_of_those_who_listen_without_tasks": (
+            "local function arm_anyway() arm_for_open_slot() end",
+            "local function arm_anyway() arm_workers() end", "rare_calls_wake",
+        ),
+        "no_wake_where_a_task_waits": (
+            "redis.call('ZCARD', PENDING) > 0)", "redis.call('ZCARD', PENDING) > 1)", "marker_is_armed", WALK,
+        ),
+        "woken_where_nothing_waits": (
+            "(capacity() > 0 and redis.call('ZCARD', PENDING) > 0)", "capacity() > 0", "where_no_task_waits",
+        ),
+        "woken_without_capacity": (
+            "(capacity() > 0 and redis.call('ZCARD', PENDING) > 0)",
+            "redis.call('ZCARD', PENDING) > 0", "lets_a_worker_sleep",
+        ),
+        "woken_in_a_pause": (
+            "if arm.workers and state.paused ~= 'paused' then", "if arm.workers then", "lets_a_worker_sleep",
+        ),
+        "markers_before_the_writes": (
+            "  if save_records then save_records() end",
+            "  arm_markers()\n  arm.workers = false\n  if save_records then save_records() end",
+            "marker_is_armed", WALK,
+        ),
+        "trainer_woken_for_each_rollout": (
+            "(arm.task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
+        ),
+        "the_first_word_about_a_member_counts": (
+            "last[log[i + member_at]] = i end", "last[log[i + member_at]] = last[log[i + member_at]] or i end", WALK,
+        ),
+        "the_longest_lease_bounds_a_gap": (
+            "redis.call('ZRANGE', LEASES, 0, 0,", "redis.call('ZRANGE', LEASES, -1, -1,", WALK,
+        ),
+    },
+    "join.lua": {
+        "session_numbers_are_used_again": ("bump('session_seq', 1)", "set('session_seq', 1)", WALK),
+        "nobody_looks_at_a_lease": ("due_at(now + lease)", "", WALK),
+    },
+    "open.lua": {
+        "no_wake_on_config": ("arm_workers()", "", "marker_is_armed"),
+        "a_new_batch_size_leaves_accepted_alone": ("bump('accepted', num('version') * (b - before))", "", WALK),
+        "an_open_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
+    },
+    "pause.lua": {
+        "no_wake_on_resume": ("arm_anyway()", "", "marker_is_armed"),
+        "no_wake_on_open_slot_after_pause": ("arm_anyway()", "arm_workers()", "marker_is_armed"),
+        "resume_wakes_nobody": ("arm_anyway()\n  event(mode", "event(mode", WALK),
+    },
+    "recover_begin.lua": {
+        "numbers_taken_over_too_early": (
+            "  go_to(to, epoch)\n",
+            "  go_to(to, epoch)\n  if to.by_cursor then set('lineage', ARGV[14]) end\n", "begun_again_still_tells",
+        ),
+        "finished_by_others_stays_so": (
+            "if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end",
+            "", "finished_is_brought_again",
+        ),
+        "older_file_newer_ends": (
+            "if to.older or to.version < num('known_version') then forget_finished() end",
+            "", "a_still_older_checkpoint",
+        ),
+        "a_recovery_keeps_the_epoch_of_the_server": (
+            "math.max(number_of(ARGV[4]), number_of(state.epoch)) + 1", "number_of(state.epoch) + 1", WALK,
+        ),
+        "operators_checkpoints_of_a_lost_future_stay_listed": (
+            "{ 'checkpoints', 'operator_checkpoints' }", "{ 'checkpoints' }", WALK,
+        ),
+        "the_server_has_forgotten_that_it_came_back_by_a_checkpoint": (
+            "set('known_from', math.max(to.file_cursor and 0 or num('known_from'), listed_order))", "", WALK,
+        ),
+    },
+    "recover_commit.lua": {
+        "numbers_not_taken_over": (
+            "  if (state.recover_lineage or '') ~= '' then", "  if false then", "results_of_the_time_after",
+        ),
+        "no_wake_on_recovery": ("arm_anyway()", "", "marker_is_armed"),
+        "no_wake_on_open_slot_after_recovery": ("arm_anyway()", "arm_workers()", "marker_is_armed"),
+        "a_recovery_wakes_nobody": ("arm_anyway()\n  event('recovered'", "event('recovered'", WALK),
+        "the_counters_are_not_recomputed": (
+            "set('accepted', version * batch_size() + redis.call('ZCARD', READY))", "", WALK,
+        ),
+        "undone_batches_stay": ("unlink(key('batch:' .. step))\n      hdel(BATCHES, step)", "", WALK),
+        "order_numbers_are_given_twice_after_a_recovery": (
+            "set('order_seq', math.max(num('order_seq'), num('known_from')))", "", WALK,
+        ),
+        "the_numbers_stay_those_of_the_history_that_is_gone": (
+            "mark_epoch(state.epoch:match('%w+$'), num('known_from'), state.recover_lineage)", "", WALK,
+        ),
+    },
+    "recover_sweep.lua": {
+        "held_is_not_old": (
+            "oldest = math.min(oldest, tonumber(s.version))",
+            "if c == 'D' or oldest == math.huge then oldest = math.min(oldest, tonumber(s.version)) end",
+            "held_sample_that_is_older", WALK,
+        ),
+        "dropped_rows_are_finished": (
+            "if fate == 'finished' then remember_finished(t.id) end",
+            "remember_finished(t.id)", "not_taken_for_those_of_the_checkpoint",
+        ),
+        "an_end_known_from_a_file_alone": (
+            "set('known_from', math.max(num('known_from'), num('recover_listed')))", "", "forgotten_discard_is_undone",
+        ),
+        "what_a_recovery_gives_back_is_told_to_nobody": ("      arm_session(s.session)\n", "", WALK),
+        "versions_of_the_lost_future_stay_on_kept_tasks": ("then mend_versions(t) end", "then end", WALK),
+        "dropped_rows_cannot_come_again": (
+            "if fate == 'finished' then remember_finished(t.id) end", "add_finished(t.id, true)", WALK,
+        ),
+    },
+    "renew.lua": {
+        "renew_ignores_staleness": ("and too_old(t.oldest) then", "and false then", "resets_all"),
+        "renew_reads_no_record": (" or too_old(oldest_in(records[i]))", "", "resets_all", WALK),
+        "renew_resets_what_others_hold": ("holds and s.session == session and", "holds and", "another_session_holds"),
+        "renew_extends_nothing": ("zput(SESSIONS, session, lease_end(lease))", "", "sign_of_life", WALK),
+        "unknown_attempts_kept": ("if holds then release_attempt(t, k, s) end", "", "lost_for_good"),
+        "unknown_attempts_kept_beside_ended_ones": (
+            "if scores[i] then holding = holding + 1 end", "holding = holding + 1", "beside_attempts_that_ended", WALK,
+        ),
+        "renew_trusts_what_is_named": (
+            "if not scores[i] or not records[i] or", "if records[i] and", "renew_says_why", WALK,
+        ),
+        "renew_mixes_its_pieces": (
+            "scores[from + i - 1] = got[i]", "scores[i] = got[i]", "more_attempts_than_one_command",
+        ),
+        "known_attempts_released": ("known[ids[i]] = true", "known[i] = true", "lost_for_good"),
+        "renew_does_not_look_at_the_age": ("and too_old(t.oldest) then stale", "and false then stale", WALK),
+        "what_a_worker_does_not_know_stays_with_it": ("release_unknown(session, ids)\n  end", "end", WALK),
+        "a_heartbeat_during_a_claim_gives_it_back": (
+            "if tonumber(last) <= number and redis.call('ZCARD'", "if redis.call('ZCARD'", WALK,
+        ),
+    },
+    "repair.lua": {
+        "repair_changes_nothing": ("set(name, found[name])", "", "drifted_counters"),
+        "no_wake_on_repair": ("arm_anyway()", "", "marker_is_armed"),
+    },
+    "retry.lua": {
+        "retry_knows_nothing_of_what_was_freed": (
+            "not t and freed_word(ids[i]) or state_word(t)", "state_word(t)", "what_became_of_freed",
+        ),
+        "a_retried_task_keeps_its_order": ("set_order(t, num('order_seq'))", "", WALK),
+    },
+    "stats.lua": {
+        "silent_ones_not_counted": ("now - lag_before))", "now - lease_lag))", "fell_silent"),
+    },
+    "submit.lua": {
+        "submit_ignores_staleness": ("elseif too_old(t.oldest) then", "elseif false then", "resets_all", WALK),
+        "newest_policy_not_written": (
+            "s.newest, s.newest_epoch = version, epoch\n    slot_changed(t, k, s)",
+            "s.newest, s.newest_epoch = version, epoch", "told_by_the_newest", WALK,
+        ),
+        "newest_of_the_task_not_changed": (
+            "then t.newest = s.newest end", "then t.newest = t.newest end", "told_by_the_newest",
+        ),
+        "time_outs_not_read": ("{ 'timeouts', 'total_results' }", "{ 'total_results' }", "switched_off"),
+        "accept_without_bytes": ("redis.call('EXISTS', result_key(attempt)) == 0", "false", "without_bytes"),
+        "refused_bytes_kept": (
+            "if by_set and not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
+        ),
+        "ttl_not_cleared": ("redis.call('PERSIST', result_key(persisted[i]))", "", "set_before_the_call", WALK),
+        "submit_denied_when_full": ("-- Flags: allow-oom", "-- Flags: none", "full_server_refuses"),
+        "every_policy_survives": ("if not surviving(version, epoch) then", "if false then", WALK),
+        "a_repeated_submit_is_refused": (
+            "if same and letter(t, k) == 'D' and verdict == 'a' then", "if false then", WALK,
+        ),
+        "a_done_attempt_stays_with_its_session": (
+            "zdel(SESSION .. s.session, attempt)\n  if state.timeouts", "if state.timeouts", WALK,
+        ),
+        "a_result_needs_no_bytes": (
+            "elseif by_set and redis.call('EXISTS', result_key(attempt)) == 0 then", "elseif false then", WALK,
+        ),
+        "a_refused_result_leaves_its_bytes": (
+            "if by_set and not (same and letter(t, k) == 'D') then unlink", "if false then unlink", WALK,
+        ),
+    },
+    "take.lua": {
+        "small_batch_counts_its_size": (
+            "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the", WALK,
+        ),
+        "take_ignores_staleness": ("if too_old(t.oldest) then\n      stale_task(t)", "if false then", "g5"),
+        "sealed_batch_is_filled_again": (
+            "if step < num('step_next') then return sealed_already(step) end", "", "never_changes",
+        ),
+        "steps_out_of_order": ("or step > num('version') + 1", "", "formed_in_order"),
+        "taken_and_not_written_before_it_counts": (
+            "set('open_size', size)\n    flush()", "set('open_size', size)", "counted_once",
+        ),
+        "rows_before_the_seal": (
+            "  if seal then told = {} end\n",
+            "  if seal then told = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1) end\n",
+            "one_call_that_seals",
+        ),
+        "rows_of_a_sealed_batch": (
+            "then return sealed_already(step) end",
+            "then return sealed_already(step), contents(redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1), bytes) end",
+            "one_call_that_seals",
+        ),
+        "takes_more_than_it_tells": (
+            "if told > 0 then looked = math.min(looked, told, within_slots(ids, MOST_SLOTS)) end",
+            "", "of_all_that_it_took",
+        ),
+        "takes_any_number_of_slots": (
+            "math.min(looked, told, within_slots(ids, MOST_SLOTS))", "math.min(looked, told)", "of_all_that_it_took",
+        ),
+        "tells_of_what_it_reset": (
+            "      stale_task(t)\n", "      stale_task(t)\n      taken[#taken + 1] = t.id\n", "not_told_of",
+        ),
+        "take_resets_any_number_of_slots": ("if cleared_enough() then", "if false then", "reset_in_pieces"),
+        "short_take_waits_for_what_it_has": (
+            "short and left > size and math.min(n, left)", "short and math.min(n, left)", "took_all_there_was",
+        ),
+        "short_take_waits_for_a_full_batch": (
+            "short and left > size and math.min(n, left) or n", "n", "short_batch_waits_for_what_is_left",
+        ),
+        "want_forgets_what_is_there": ("math.max(0, whole - size)", "whole", "woken_by_more or blocked_trainer", WALK),
+        "want_after_a_short_batch": (
+            "digest == '-' and math.max(0, whole - size) or 0",
+            "math.max(0, whole - size)", "has_its_batch_is_not_woken",
+        ),
+        "take_trains_stale_rollouts": (
+            "if too_old(t.oldest) then\n      stale_task(t)\n    else\n      t.state",
+            "if false then\n      stale_task(t)\n    else\n      t.state", WALK,
+        ),
+        "take_forms_any_step": ("if step > num('step_next') or step > num('version') + 1 then", "if false then", WALK),
+        "take_may_ask_for_more_than_can_be": ("if n > bound then", "if false then", WALK),
+        "take_says_that_it_took_nothing": ("local n_taken = #told", "local n_taken = 0", WALK),
+        "prefetch_bound_like_any_other": (
+            "(step > num('version') and s or s + 1) * batch_size()", "(s + 1) * batch_size()", WALK,
+        ),
+        "a_short_batch_while_others_run": (
+            "short and exhausted and size == left and size > 0", "short and exhausted and size > 0", WALK,
+        ),
+        "an_empty_batch_is_sealed": (
+            "short and exhausted and size == left and size > 0", "short and exhausted and size == left", WALK,
+        ),
+        "a_short_take_waits_for_what_it_has": ("short and left > size and math.min", "short and math.min", WALK),
+    },
+    "trim.lua": {
+        "bytes_freed_at_once": ("num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live"),
+        "tasks_freed_at_once": ("num('version') - num('retention_steps')", "num('version')", "bytes_live"),
+        "dead_kept_for_ever": (
+            "more = free_finished('dead', DEAD, limit) or more", "", "dead_and_rejected_tasks_are_kept",
+        ),
+        "finished_kept_for_ever": (
+            "more = free_finished('rejected', REJECTED, limit) or more", "", "dead_and_rejected_tasks_are_kept",
+        ),
+        "freed_uncounted": ("if n > 0 then bump('total_freed_' .. word, n) end", "", "freed_are_told"),
+        "freed_unsaid": ("event('freed',", "tostring(", "freed_are_told"),
+        "what_stopped_at_the_slots_is_left": ("stopped and 2 or more", "more", "large_groups_are_read"),
+        "stopped_steps_are_done": (
+            "if n == #ids and n < limit then\n    set('bytes_from'",
+            "if n <= limit then\n    set('bytes_from'", "large_groups_are_read",
+        ),
+        "trim_frees_the_bytes_of_the_last_batch": (
+            "if step >= num('version') - 1 then return false end",
+            "if step >= num('version') then return false end", WALK,
+        ),
+    },
+    EVERY: {
+        "a_repeated_open_is_another_epoch": (
+            "if state.epoch:match('%.(%w+)$') == token then return", "if false then return", WALK,
+        ),
+        "ended_tasks_do_not_wake_the_trainer": ("arm_trainer(true)", "", WALK),
+    },
+    LIBRARY: {
+        "constants_of_the_first_run": ("if LAST ~= keys[1] then", "if not LAST then", "take_turns"),
+        "constants_of_a_script_of_the_first_run": ("if OWN_LAST ~= keys[1] then", "if not OWN_LAST then", "take_turns"),
+    },
+}  # fmt: skip
