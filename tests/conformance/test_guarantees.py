@@ -3,6 +3,7 @@
 import pytest
 
 from broker import Task, Worker
+from broker.connections.link import run_blocking
 from broker.operator import Operator
 from broker.protocol import anyone
 from broker.protocol import worker as worker_calls
@@ -172,10 +173,10 @@ class InvisibleTake:
     def __init__(self, lab: Lab, trainer) -> None:
         from broker.protocol import trainer as calls
 
-        channel = trainer._core.channel
+        numbered = trainer._core.numbered
         step, n = trainer.version, trainer.config.batch_size
-        sent = channel.prepare(lambda gate: calls.take(lab.run, gate, step, n, limit=100, seal=True, now=lab.now))
-        self.size = channel.settle(sent, lab.transport.execute(sent)).size
+        taken = numbered.call(lambda gate: calls.take(lab.run, gate, step, n, limit=100, seal=True, now=lab.now))
+        self.size = run_blocking(taken).size
 
 
 def test_g9_a_worker_whose_session_expired_joins_anew(lab: Lab):

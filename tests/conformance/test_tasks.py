@@ -3,6 +3,7 @@
 import pytest
 
 from broker import Task
+from broker.connections.link import run_blocking
 from broker.operator import Operator
 from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
@@ -30,9 +31,8 @@ def test_a_task_goes_through_its_states(lab: Lab):
 
 def lab_trainer_take(lab: Lab, trainer) -> None:
     """Fills the batch without sealing it, on the trainer's own channel."""
-    channel = trainer._core.channel
-    sent = channel.prepare(lambda gate: calls.take(lab.run, gate, 0, 1, limit=10, seal=False, now=lab.now))
-    channel.settle(sent, lab.transport.execute(sent))
+    numbered = trainer._core.numbered
+    run_blocking(numbered.call(lambda gate: calls.take(lab.run, gate, 0, 1, limit=10, seal=False, now=lab.now)))
 
 
 def test_enqueue_says_which_tasks_exist_in_whatever_state(lab: Lab):
