@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -132,11 +132,10 @@ class Worker(AsyncClient):
             self._looking -= 1
 
     async def __aiter__(self) -> AsyncIterator[Attempt]:
-        while not self._core.stopping:
-            attempts = await self.claim(1, None)
-            if not attempts:
-                return
-            yield attempts[0]
+        """As `broker.Worker`: submitting one attempt claims the next in the same round trip."""
+        async with aclosing(self.batches(1)) as batches:
+            async for batch in batches:
+                yield batch[0]
 
     async def batches(self, n: int) -> AsyncGenerator[list[Attempt]]:
         """As `broker.Worker.batches`: the last results of a batch claim the next one in the same round trip."""
@@ -155,15 +154,22 @@ class Worker(AsyncClient):
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
+        if self._may_claim():
+            async with self._claiming:
+                return await self._run(self._core.submit(attempt, result, policy, claims=True))
         submission = self._core.session_of(attempt).submission(attempt, result, policy)
         return await self._submitters[attempt.run].submit(submission)
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order."""
-        if not self._core.iterating or self._looking or self._claiming.locked():
+        if not self._may_claim():
             return await self._run(self._core.submit_many(results))
-        async with self._claiming:  # nobody has it, and nobody is about to wait for work with it
+        async with self._claiming:
             return await self._run(self._core.submit_many(results, claims=True))
+
+    def _may_claim(self) -> bool:
+        """Whether results may claim the next batch: nobody claims, and nobody is about to wait for work."""
+        return self._core.iterating and not self._looking and not self._claiming.locked()
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""

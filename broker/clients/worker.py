@@ -21,7 +21,7 @@ from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
 from broker.worker.handlers import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat
-from broker.worker.places import LOOK_EVERY_S, Places
+from broker.worker.places import LOOK_EVERY_S, LOST_AFTER_S, Places
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
 from broker.worker.state import Policies, StaleWeights, WorkerCore, number_wanted
@@ -142,11 +142,11 @@ class Worker(BlockingClient):
         n = number_wanted(n)
         return self._claim(n, timeout)
 
-    def _claim(self, n: int, timeout: float | None, *, asked: bool = False) -> list[Attempt]:
+    def _claim(self, n: int, timeout: float | None) -> list[Attempt]:
         self._termination.insist()
         self._refuse_forked()
         with self._claiming:
-            return self._run(self._core.claim(n, timeout, asked=asked))
+            return self._run(self._core.claim(n, timeout))
 
     def _refuse_forked(self) -> None:
         if self._transport.is_forked:
@@ -284,7 +284,6 @@ class Worker(BlockingClient):
         changed: threading.Event,
     ) -> None:
         """Claims for the places that are free, until nothing is to be claimed any more."""
-        in_vain = False  # whether the last claim was, just now: its wait ended with asking
         while not (self._refused or self._core.ended):
             changed.clear()
             places.look()
@@ -293,8 +292,8 @@ class Worker(BlockingClient):
             if places.room <= 0:
                 changed.wait(LOOK_EVERY_S)
                 continue
-            attempts = self._claim(min(1000, places.room), 1.0, asked=in_vain)
-            in_vain = not attempts
+            # Where handlers work, one may be lost meanwhile.
+            attempts = self._claim(min(1000, places.room), None if places.is_idle else LOST_AFTER_S)
             for attempt_id in [name for name, thread in threads.items() if not thread.is_alive()]:
                 del threads[attempt_id]
             for attempt in attempts:

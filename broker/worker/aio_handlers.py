@@ -44,7 +44,6 @@ class Handlers:
         self._results: deque[_Result] = deque()
         self._waiting: asyncio.Task[list[Attempt]] | None = None
         self._working: asyncio.Task[Any] | None = None  # the one in `work`
-        self._asked = False  # whether the last claim got less than it asked for
         self._ended = False
         self._cancelled: set[str] = set()  # attempts whose handlers were cancelled
         self._reporting: set[str] = set()  # attempts that exceptions ended, which is being reported
@@ -73,7 +72,7 @@ class Handlers:
                     continue
                 room = self._places.room
                 if room > 0 and self._waiting is None and not core.ended:
-                    self._waiting = asyncio.create_task(self._wait(room, asked=self._asked))
+                    self._waiting = asyncio.create_task(self._wait(room))
                     self._waiting.add_done_callback(lambda _: self._changed.set())
                 self._changed.clear()
                 if self._failure is None and not core.stopping and not (core.draining and self._is_idle()):
@@ -168,12 +167,12 @@ class Handlers:
         """Starts on what the wait has brought; raises what it raised."""
         waiting = self._waiting
         if waiting is not None and waiting.done():
-            self._waiting, self._asked = None, False
+            self._waiting = None
             self._start(waiting.result())
 
-    async def _wait(self, n: int, *, asked: bool) -> list[Attempt]:
+    async def _wait(self, n: int) -> list[Attempt]:
         async with self._claiming:
-            return await self._core.claim(n, None, asked=asked)
+            return await self._core.claim(n, None)
 
     def _start(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
@@ -249,7 +248,6 @@ class Handlers:
             if claims:
                 async with self._claiming:
                     _, attempts = await self._core.submit_and_claim(session, items, free)
-                self._asked = attempts is not None and len(attempts) < free
                 self._start(attempts or [])
             else:
                 await session.submit(items)

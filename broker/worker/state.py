@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
 import time
@@ -29,8 +28,6 @@ CLAIM_AGAIN_S = 5.0
 WEIGHTS_AGAIN_S = 0.2
 #: How long it waits before it looks again for a run that has vanished, seconds.
 RUN_AGAIN_S = 1.0
-#: Where it waited for longer than this for a batch, and than so many round trips, it waits for the next one, too.
-IDLE_S, IDLE_TRIPS = 0.005, 4
 
 _log = logging.getLogger("broker")
 
@@ -98,11 +95,8 @@ class WorkerCore:
         self._batch_size = 0  # attempts of a batch while batches are iterated over, else 0
         self._batch: list[Attempt] = []  # the one that was handed out last
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
-        self._in_vain = False  # whether nothing was there to be claimed with them
-        self._asked_with: Policy | None = None  # the policy of that claim
+        self._ahead_for: Policy | None = None  # the weights that it was claimed for
         self._run_missing = Lasting()
-        self._waited = False  # whether the batch that was handed out last was waited for
-        self._trip_s = math.inf  # how long the last submit took
         self._woken_by: str | None = None  # the marker that it took and has not followed yet
 
     @property
@@ -211,42 +205,39 @@ class WorkerCore:
                 raise
             _log.debug("%d attempts are left to the heartbeat to give back: %s", len(attempts), error)
 
-    async def claim(self, n: int, timeout_s: float | None, *, asked: bool = False) -> list[Attempt]:
+    async def claim(self, n: int, timeout_s: float | None) -> list[Attempt]:
         """Waits until there is something to do; empty after the time-out, or when draining or stopped.
 
         Args:
             n: most attempts wanted.
             timeout_s: how long to wait, in seconds; None: for ever.
-            asked: a claim was just answered with less than it asked for; waits first.
         """
         timeout_s = seconds_of("timeout", timeout_s)
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        missing = False
         attempts: list[Attempt] = []
+        is_told = False  # that there is no work: a wait that claimed has said what a claim would say
         while not self.ended:
-            try:
-                if not attempts and not asked:
+            is_missing = False
+            if not attempts and not is_told:
+                try:
                     attempts = await self.claim_once(n)
                     self._run_missing.over()
-                asked = missing = False
-            except NoRun as error:
-                # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
-                self._run_missing.tell("waiting for the run to come back: %s", error)
-                missing = True
-                for session in self.sessions.values():
-                    session.lost()
+                except NoRun as error:
+                    # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
+                    self._run_missing.tell("waiting for the run to come back: %s", error)
+                    is_missing = True
+                    for session in self.sessions.values():
+                        session.lost()
             if attempts:
                 return attempts
             left = CLAIM_AGAIN_S if until is None else min(CLAIM_AGAIN_S, until - time.monotonic())
             if left <= 0:
                 return []
-            if missing:
+            if is_missing:
                 await self._io.pause(min(left, RUN_AGAIN_S))
             else:
-                began = time.monotonic()
                 claimed = await self._wait(n, left)
-                self._waited = time.monotonic() - began > max(IDLE_S, IDLE_TRIPS * self._trip_s)
-                attempts, asked = claimed or [], claimed is not None
+                attempts, is_told = claimed or [], claimed is not None
         return attempts
 
     async def _wait(self, n: int, left: float) -> list[Attempt] | None:
@@ -298,15 +289,13 @@ class WorkerCore:
         """The next batch of an iteration, of up to n attempts; empty when it is over."""
         ahead, self._ahead = self._ahead, []
         policy = next(iter(self.sessions.values())).policy  # of several runs nothing is claimed ahead
-        asked, self._in_vain = self._in_vain and self._asked_with is policy, False
-        if ahead and self._asked_with != policy:  # they were claimed for other weights
+        if ahead and self._ahead_for != policy:  # they were claimed for other weights
             await self.give_back(ahead)
             ahead = []
         attempts = [attempt for attempt in ahead if not attempt.cancelled]
         self._forget(attempt for attempt in ahead if attempt.cancelled)
-        self._waited = False
         if not attempts:
-            attempts = await self.claim(n, None, asked=asked)
+            attempts = await self.claim(n, None)
         elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
             attempts = await self.claim_once(n, attempts)
         self._batch_size, self._batch = n, attempts
@@ -314,7 +303,7 @@ class WorkerCore:
 
     def end_batches(self) -> list[Attempt]:
         """The iteration is over: what was claimed ahead is to be given back."""
-        ahead, self._ahead, self._batch, self._batch_size, self._in_vain = self._ahead, [], [], 0, False
+        ahead, self._ahead, self._batch, self._batch_size = self._ahead, [], [], 0
         return ahead
 
     def may_claim(self, session: Session) -> bool:
@@ -367,21 +356,11 @@ class WorkerCore:
 
     async def _submit_piece(self, session: Session, items: Sequence[Submission], claims: bool) -> list[Submitted]:
         """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
-        began = time.monotonic()
-        # After a wait there is hardly more. But that its weights have become too old only a claim tells.
-        in_vain = self._waited and session.policy is None
-        claims = claims and self._claims_ahead(session, items)
-        if claims:
-            self._asked_with, self._in_vain = session.policy, in_vain
-        if not claims or in_vain:
-            answers, _ = await session.submit(items)
-            if not all(answer.accepted for answer in answers):
-                session.look_again()
-            self._trip_s = time.monotonic() - began
-            return answers
+        if not (claims and self._claims_ahead(session, items)):
+            return (await session.submit(items))[0]
+        self._ahead_for = session.policy
         answers, ahead = await self.submit_and_claim(session, items, self._batch_size)
-        self._trip_s = time.monotonic() - began
-        self._ahead, self._in_vain = ahead or [], ahead == []
+        self._ahead = ahead or []
         if not self.iterating:  # another thread or task has ended the iteration meanwhile
             await self.give_back(self.end_batches())
         return answers
