@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from broker import Trainer, errors
+from broker import errors
 from broker.cli.commands import CATALOGUE
-from broker.errors import NoRun
 from broker.local_server.embedded import EmbeddedServer
 from broker.values.config import RunConfig
 from tests.child import ROOT, Child, finished
+from tests.waiting import run_exists
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -43,7 +43,7 @@ def test_the_trainer_and_the_worker_of_the_readme_train_together(url: str, tmp_p
     trainer_code, worker_code = blocks("python")
     with start(trainer_code, url, tmp_path) as trainer:
         # A worker of a run that no trainer has created yet is told so (NORUN).
-        trainer.wait_until(lambda: exists(url, "math-7b"), "it has created the run")
+        trainer.wait_until(lambda: run_exists(url, "math-7b"), "it has created the run")
         with start(worker_code, url, tmp_path) as worker:
             ended = trainer.end()
             assert ended.code == 0, ended.err
@@ -51,14 +51,6 @@ def test_the_trainer_and_the_worker_of_the_readme_train_together(url: str, tmp_p
             worker.send(signal.SIGTERM)
             ended = worker.end()
             assert (ended.code, ended.err) == (143, "")
-
-
-def exists(url: str, run: str) -> bool:
-    try:
-        Trainer(url, run, attach=True).close()
-    except NoRun:
-        return False
-    return True
 
 
 @pytest.mark.processes

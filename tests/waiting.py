@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from broker import Trainer
+from broker.errors import NoRun
+
 T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.01
@@ -25,3 +28,12 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}; last answer {answer!r}"
         time.sleep(_LOOK_EVERY_S)
     return answer
+
+
+def run_exists(url: str, run: str) -> bool:
+    """Whether a trainer has created the run."""
+    try:
+        Trainer(url, run, attach=True).close()
+    except NoRun:
+        return False
+    return True

@@ -5,29 +5,19 @@ from __future__ import annotations
 import re
 import runpy
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from broker import Trainer
-from broker.errors import NoRun
 from tests.integrations.torch.crew import working
-from tests.waiting import wait_until
+from tests.threads import InThread
+from tests.waiting import run_exists, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PAGE = (REPOSITORY / "docs" / "integrations" / "torch.md").read_text(encoding="utf-8")
 (LOOP,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-
-
-def exists(url: str, run: str) -> bool:
-    try:
-        Trainer(url, run, attach=True).close()
-    except NoRun:
-        return False
-    return True
 
 
 # Both run in this process: importing PyTorch takes longer than all the rest.
@@ -35,11 +25,10 @@ def exists(url: str, run: str) -> bool:
 
 def test_the_loop_of_the_page_trains(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = compile(LOOP.replace("redis://localhost:6379/0", url), "the loop of the page", "exec")
-    loop = threading.Thread(target=exec, args=(code, {}))
-    loop.start()
-    wait_until(lambda: exists(url, "math-7b"), "the run exists", 30.0)
+    loop = InThread(lambda: exec(code, {}))  # noqa: S102 - the page's own code
+    wait_until(lambda: run_exists(url, "math-7b"), "the run exists", 30.0)
     with working(url, "math-7b"):
-        loop.join(30.0)
+        loop.result()
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(", ")[0] for line in lines] == [f"step {step}: 8 samples" for step in range(3)]
     assert all(line.endswith("tokens, 0.0") for line in lines)
