@@ -158,9 +158,9 @@ class Replay:
     def compare(self) -> None:
         """Replays the whole log, and compares its end with the server."""
         self._replay()
-        self._audit()
         self._look_at_counters()
         self._look_at_tasks()
+        self._audit()
 
     def verification(self) -> Verification:
         """What was found."""
@@ -316,6 +316,8 @@ class Replay:
                 f"the log does not begin with the run: older events were trimmed (events_maxlen is "
                 f"{config.events_maxlen}); tasks that began before are judged from their first event in the log on"
             )
+        if self.has_changed:
+            yield "the config was changed again and again while the log was read: G4 and G5 are judged by one of them"
         if self._gaps:
             yield f"events were trimmed {self._gaps} times before they could be read: raise events_maxlen"
         yield from dict.fromkeys(judge.notes)

@@ -96,10 +96,12 @@ def test_a_run_with_faults_filters_and_a_recovery_passes(lab: Lab, trainer: Trai
     assert any("dead and rejected tasks" in sentence for sentence in found.unseen)
 
 
-def test_nothing_is_changed(lab: Lab, trainer: Trainer):
+def test_nothing_is_changed_and_it_says_how_far_it_is(lab: Lab, trainer: Trainer):
     trainer.enqueue(tasks(4))
     before = lab.dump()
-    assert verify(lab.transport, lab.run).ok
+    told: list[int] = []
+    found = verify(lab.transport, lab.run, progress=told.append)
+    assert (found.ok, told[-1]) == (True, found.transitions)
     assert lab.dump() == before
 
 
@@ -365,8 +367,20 @@ def test_a_config_that_is_changed_meanwhile_is_read_again(lab: Lab, trainer: Tra
             changes.pop()()
             assert len(hands.claim(8).granted) == 8
 
-    assert verify(Meddler(lab, meddle), lab.run).ok
-    assert changes == []
+    found = verify(Meddler(lab, meddle), lab.run)
+    assert (found.breaches, found.unseen, changes) == ([], [], [])
+    lab.keeps_config = False
+
+
+def test_a_config_that_is_changed_at_every_look_is_said(lab: Lab, trainer: Trainer):
+    trainer.enqueue(tasks(8))
+    bounds = iter(range(5, 99))
+
+    def meddle(command: str) -> None:
+        if command == "XRANGE":
+            lab.trainer(update=True, consumer_batch_size=2, max_staleness=3, max_concurrent_rollouts=next(bounds))
+
+    assert any("again and again" in sentence for sentence in verify(Meddler(lab, meddle), lab.run).unseen)
     lab.keeps_config = False
 
 
