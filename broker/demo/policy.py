@@ -88,7 +88,7 @@ def unpack(blob: bytes | None, version: int) -> Mapping[str, Any]:
         weights = decode(blob or b"")
         found = weights["version"]
     except (CodecError, LookupError, TypeError) as error:
-        raise WeightsMismatch(f"what came with version {version} are not the demo's weights") from error
+        raise WeightsMismatch(f"the blob of version {version} does not hold the demo's weights") from error
     if found != version:
-        raise WeightsMismatch(f"what came with version {version} are the weights of version {found}")
+        raise WeightsMismatch(f"the blob of version {version} holds the weights of version {found}")
     return weights

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Final
 
 # Before SIGTERM is heard and anything is held: what its handler raises while modules in C are imported can be lost.
@@ -19,7 +21,7 @@ from broker.demo.learner import Episode
 from broker.demo.policy import Policy, WeightsMismatch, log_probabilities, unpack
 from broker.errors import NoRun
 
-#: Attempts of one claim: episodes are short, and a round trip serves all of them.
+#: Attempts of one claim: a round trip serves all of them, and they are played side by side.
 _AT_ONCE: Final = 8
 
 #: How long a worker waits for the run to be created, seconds, and how often it looks.
@@ -32,32 +34,38 @@ def make_environment() -> Any:
     return gymnasium.make("CartPole-v1", disable_env_checker=True)  # pyright: ignore[reportUnknownMemberType]
 
 
-def play(environment: Any, policy: Policy, seed: int, rng: np.random.Generator) -> Episode:
-    """Plays one episode.
+def play(environments: Sequence[Any], policy: Policy, seeds: Sequence[int], rng: np.random.Generator) -> list[Episode]:
+    """Plays an episode for each seed, side by side: one call of the policy serves all of them.
 
     Args:
-        environment: from `make_environment`.
+        environments: from `make_environment`, at least as many as seeds.
         policy: takes every action.
-        seed: of the start state.
+        seeds: of the start states.
         rng: draws the actions.
     """
-    observations: list[Any] = []
-    actions: list[int] = []
-    logits: list[Any] = []
-    observation, _ = environment.reset(seed=seed)
-    is_over = False
-    while not is_over:
-        observations.append(observation)
-        logits.append(policy.logits(observation))
-        actions.append(int(rng.logistic() < logits[-1]))  # sigmoid(logit) is how often that is so
-        observation, _, fell, was_cut, _ = environment.step(actions[-1])
-        is_over = fell or was_cut
-    taken = np.array(actions, np.uint8)
-    return {
-        "observations": np.stack(observations),
-        "actions": taken,
-        "log_probs": log_probabilities(np.array(logits), taken).astype(np.float32),
-    }
+    observations = [[environments[i].reset(seed=seed)[0]] for i, seed in enumerate(seeds)]
+    actions: list[list[int]] = [[] for _ in seeds]
+    logits: list[list[float]] = [[] for _ in seeds]
+    live = list(range(len(seeds)))
+    while live:
+        latest = policy.logits(np.stack([observations[i][-1] for i in live]))
+        pushes = rng.logistic(size=len(live)) < latest  # sigmoid(logit) is how often that is so
+        for i, logit, push in zip(tuple(live), latest.tolist(), pushes.tolist(), strict=True):
+            logits[i].append(logit)
+            actions[i].append(int(push))
+            observation, _, fell, was_cut, _ = environments[i].step(int(push))
+            if fell or was_cut:
+                live.remove(i)
+            else:
+                observations[i].append(observation)
+    return [
+        {
+            "observations": np.stack(seen),
+            "actions": np.array(taken, np.uint8),
+            "log_probs": log_probabilities(np.array(logit), np.array(taken)).astype(np.float32),
+        }
+        for seen, taken, logit in zip(observations, actions, logits, strict=True)
+    ]
 
 
 def policy_of(attempt: Attempt) -> Policy:
@@ -73,15 +81,24 @@ def policy_of(attempt: Attempt) -> Policy:
 
 def work(namespace: Namespace) -> None:
     """Works until the process is told to end; what it holds then is released at once."""
-    environment, rng = make_environment(), np.random.default_rng()
+    environments, rng = [make_environment() for _ in range(_AT_ONCE)], np.random.default_rng()
     with _joined(namespace) as worker:
         for attempts in worker.batches(_AT_ONCE):
-            for attempt in attempts:
-                # Not cut short when it is cancelled: an episode takes milliseconds, and the server refuses it then.
+            for _, group in groupby(sorted(attempts, key=_version), key=_version):
+                same = list(group)
                 try:
-                    worker.submit(attempt, play(environment, policy_of(attempt), attempt.payload["seed"], rng))
+                    policy = policy_of(same[0])
                 except WeightsMismatch as error:
-                    worker.fail(attempt, error)
+                    for attempt in same:
+                        worker.fail(attempt, error)
+                    continue
+                seeds = [attempt.payload["seed"] for attempt in same]
+                # Not cut short when one is cancelled: an episode takes milliseconds, and the server refuses it then.
+                worker.submit_many(zip(same, play(environments, policy, seeds, rng), strict=True))
+
+
+def _version(attempt: Attempt) -> int:
+    return attempt.version
 
 
 def _joined(namespace: Namespace) -> Worker:

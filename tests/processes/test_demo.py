@@ -10,6 +10,7 @@ import pytest
 
 from broker import Trainer
 from broker.demo.options import DemoOptions
+from broker.demo.processes import Child as DemoChild
 from broker.demo.processes import DemoFailed
 from broker.demo.supervisor import run_demo
 from broker.errors import NoRun
@@ -161,6 +162,14 @@ def test_child_that_dies_ends_the_demo(url: str, run: str, module: str) -> None:
     assert "was ended by signal 9" in ended.err
     assert "Traceback" not in ended.err
     assert processes_of(run) == {}
+
+
+def test_half_a_line_of_a_killed_child_is_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "talker.py").write_text("import sys; print('whole\\nha', end='', flush=True); sys.stdin.read()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    child = DemoChild("talker", "talker", [], url="")
+    said = wait_until(child.lines, "it has said something")
+    assert said + child.end() == ["whole"]
 
 
 def test_what_a_failing_child_says_is_shown(url: str, run: str, monkeypatch: pytest.MonkeyPatch) -> None:

