@@ -23,7 +23,7 @@ from benchmarks.probes import felt, slowest_script
 from benchmarks.quantiles import quantile
 from benchmarks.resp import RawClient, info
 from broker.connections import Transport, open_transport
-from broker.connections.link import packed
+from broker.connections.connection import packed
 from broker.operator import Operator
 from broker.protocol import keys, worker
 from broker.protocol.operation import Operation

@@ -19,7 +19,7 @@ _BINDING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class NextClaim:
     """Whether a worker with the newest weights would get something now.
 
     Attributes:
@@ -51,12 +51,12 @@ def formula(stats: Stats) -> tuple[str, ...]:
     )
 
 
-def verdict(stats: Stats) -> Verdict:
+def verdict(stats: Stats) -> NextClaim:
     """What a claim with the newest weights would meet, in the order in which `claim` decides."""
     if stats.paused == "paused":
-        return Verdict("paused", "No: the run is paused.", (f"broker resume {stats.run}",))
+        return NextClaim("paused", "No: the run is paused.", (f"broker resume {stats.run}",))
     if stats.recovering is not None:
-        return Verdict(
+        return NextClaim(
             "recovering",
             f"No: a recovery to version {stats.recovering} has begun and is not committed.",
             ("The recovering trainer commits. If it died, recover again from the same checkpoint.",),
@@ -69,26 +69,26 @@ def verdict(stats: Stats) -> Verdict:
     overtaken = config.on_stale != "keep" and config.max_staleness is not None and _lag(stats) > config.max_staleness
     if stats.open_slots and not overtaken:
         tasks = count(stats.open_slots, "running task has", "running tasks have")
-        return Verdict("open", f"Yes: {tasks} open slots, which need no capacity.")
+        return NextClaim("open", f"Yes: {tasks} open slots, which need no capacity.")
     if stats.paused == "draining":
-        return Verdict("draining", "No: only groups that are started are finished.", (f"broker resume {stats.run}",))
+        return NextClaim("draining", "No: only groups that are started are finished.", (f"broker resume {stats.run}",))
     if not (stats.pending or stats.open_slots):
-        return Verdict("empty", "No: no task is pending.", (*_silent(stats), *_ways_to_pending(stats)))
+        return NextClaim("empty", "No: no task is pending.", (*_silent(stats), *_ways_to_pending(stats)))
     if terms.concurrency <= 0:
-        return Verdict(
+        return NextClaim(
             "max_concurrent",
             f"No: {count(stats.running, 'task is', 'tasks are')} running, "
             f"max_concurrent_rollouts allows {config.concurrency}.",
             (*_silent(stats), "A running task ends: each gives back 1.", "A larger max_concurrent_rollouts."),
         )
     if overtaken:
-        return Verdict(
+        return NextClaim(
             "at_capacity",
             f"No: a rollout of version {stats.version} is too stale for step {stats.step_next}, which is taken next.",
             (f"The trainer advances to {following}.", "A larger max_staleness lets rollouts and training overlap."),
         )
     if terms.capacity <= 0:
-        return Verdict(
+        return NextClaim(
             "at_capacity",
             f"No: what may be started before {following} has been started.",
             (
@@ -99,7 +99,7 @@ def verdict(stats: Stats) -> Verdict:
             ),
         )
     startable = min(terms.capacity, stats.pending)
-    return Verdict("open", f"Yes: {count(startable, 'task')} may be started now.")
+    return NextClaim("open", f"Yes: {count(startable, 'task')} may be started now.")
 
 
 def _silent(stats: Stats) -> tuple[str, ...]:
@@ -144,20 +144,20 @@ def untrained(stats: Stats) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _admission(stats: Stats) -> Verdict:
+def _admission(stats: Stats) -> NextClaim:
     """What a process that asks to start a rollout would meet; nothing of it waits in the broker."""
     config, terms, following = stats.config, terms_of(stats), f"version {stats.version + 1}"
     if stats.paused == "draining":
-        return Verdict("draining", "No: the run is draining.", (f"broker resume {stats.run}",))
+        return NextClaim("draining", "No: the run is draining.", (f"broker resume {stats.run}",))
     if terms.binding == "concurrency":
         running = count(stats.running, "rollout is", "rollouts are")
-        return Verdict(
+        return NextClaim(
             "max_concurrent",
             f"No: {running} running, max_concurrent_rollouts allows {config.concurrency}.",
             ("A rollout ends, or a process that has some: each gives back 1.", "A larger max_concurrent_rollouts."),
         )
     if terms.binding == "staleness":
-        return Verdict(
+        return NextClaim(
             "at_capacity",
             f"No: what may be started before {following} has been started.",
             (
@@ -166,7 +166,7 @@ def _admission(stats: Stats) -> Verdict:
                 f"A larger max_staleness: each step more opens {config.batch_size}.",
             ),
         )
-    return Verdict("open", f"Yes: {count(terms.capacity, 'rollout')} may be started now.")
+    return NextClaim("open", f"Yes: {count(terms.capacity, 'rollout')} may be started now.")
 
 
 def _lag(stats: Stats) -> int:

@@ -16,7 +16,7 @@ from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.filtered import Accept
-from broker.trainer.state import TASKS_PER_CALL, TrainerCore
+from broker.trainer.state import TASKS_PER_CALL, TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
 from broker.values.hooks import check_hook
@@ -55,14 +55,14 @@ class Trainer(AsyncClient):
         clock: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(open_async_transport(url))
-        self._core = TrainerCore(self._transport, run, config, update=update, clock=clock)
+        self._state = TrainerState(self._transport, run, config, update=update, clock=clock)
         self._attached = attach
         self._ahead: tuple[int, asyncio.Task[list[Rollout]]] | None = None
 
     async def open(self) -> Self:
         """Connects and becomes the run's trainer. Raises NoRun, ConfigMismatch, ServerUnavailable."""
         try:
-            await self._run(self._core.refresh() if self._attached else self._core.open())
+            await self._run(self._state.refresh() if self._attached else self._state.open())
         except BaseException:
             await self._transport.close()
             raise
@@ -71,32 +71,32 @@ class Trainer(AsyncClient):
     @property
     def run(self) -> str:
         """Name of the run."""
-        return self._core.run
+        return self._state.run
 
     @property
     def version(self) -> int:
         """The current version of the policy, as this trainer knows it."""
-        return self._core.version
+        return self._state.version
 
     @property
     def step_next(self) -> int:
         """The first step whose batch is not sealed, as this trainer knows it."""
-        return self._core.step_next
+        return self._state.step_next
 
     @property
     def epoch(self) -> str:
         """This trainer's epoch, `<number>.<token>`."""
-        return self._core.epoch
+        return self._state.epoch
 
     @property
     def config(self) -> RunConfig:
         """The run's stored config."""
-        return self._core.config
+        return self._state.config
 
     @property
     def cursor(self) -> Any:
         """The data loader's position that was stored last, or None."""
-        return self._core.cursor
+        return self._state.cursor
 
     async def enqueue(
         self, tasks: Task | Iterable[Task] | AsyncIterable[Task], cursor: Any = None, *, again: bool = False
@@ -104,17 +104,17 @@ class Trainer(AsyncClient):
         """As `broker.Trainer.enqueue`; takes an asynchronous iterable, too."""
         self._must_lead("enqueue")
         if not isinstance(tasks, AsyncIterable):
-            return await self._run(self._core.enqueue(tasks, cursor, again=again))
-        with self._core.arrival(tasks, cursor, again=again) as arrival:
+            return await self._run(self._state.enqueue(tasks, cursor, again=again))
+        with self._state.arrival(tasks, cursor, again=again) as arrival:
             piece = list[Task]()
             async for task in tasks:
                 piece.append(task)
                 if len(piece) == TASKS_PER_CALL:
-                    await self._run(self._core.add(arrival, piece, is_last=False))
+                    await self._run(self._state.add(arrival, piece, is_last=False))
                     piece = []
-            await self._run(self._core.add(arrival, piece, is_last=True))
+            await self._run(self._state.add(arrival, piece, is_last=True))
             if cursor is not None:
-                self._core.cursor = cursor
+                self._state.cursor = cursor
         return arrival.enqueued
 
     async def next_batch(
@@ -128,21 +128,21 @@ class Trainer(AsyncClient):
     ) -> list[Rollout]:
         """As `broker.Trainer.next_batch`; the filter may be a coroutine function."""
         self._must_lead("next_batch")
-        await self._run(self._core.settle())
-        step = self._core.step_to_deliver(prefetch=prefetch)
+        await self._run(self._state.settle())
+        step = self._state.step_to_deliver(prefetch=prefetch)
         batch = await self._from_ahead(step, timeout)
         if batch is None:
-            batch = await self._run(next_batch(self._core, step, n, accept, timeout, short=short))
-        if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
+            batch = await self._run(next_batch(self._state, step, n, accept, timeout, short=short))
+        if prefetch and step == self._state.version and self._state.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
-        self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
+        self._state.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
         return batch
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
         if self._ahead is None or self._ahead[0] != step:
 
             async def form() -> list[Rollout]:
-                return await self._run(next_batch(self._core, step, n, accept, None, short=short))
+                return await self._run(next_batch(self._state, step, n, accept, None, short=short))
 
             self._ahead = (step, asyncio.create_task(form()))
 
@@ -174,32 +174,32 @@ class Trainer(AsyncClient):
 
     async def read_batch(self, step: int, rank: int = 0, world: int = 1, timeout: float | None = None) -> list[Rollout]:
         """As `broker.Trainer.read_batch`."""
-        return await self._run(read_batch(self._core.io, self._core.run, step, rank, world, timeout))
+        return await self._run(read_batch(self._state.io, self._state.run, step, rank, world, timeout))
 
     async def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
         """As `broker.Trainer.discard`."""
         self._must_lead("discard")
-        return await self._run(self._core.discard(tasks, reason))
+        return await self._run(self._state.discard(tasks, reason))
 
     async def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
         """As `broker.Trainer.cancel`."""
         self._must_lead("cancel")
-        return await self._run(self._core.cancel(tasks))
+        return await self._run(self._state.cancel(tasks))
 
     async def retry(self, tasks: Iterable[str]) -> dict[str, str]:
         """As `broker.Trainer.retry`."""
         self._must_lead("retry")
-        return await self._run(self._core.retry(tasks))
+        return await self._run(self._state.retry(tasks))
 
     async def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
         """As `broker.Trainer.advance`."""
         self._must_lead("advance")
-        return await self._run(self._core.advance(blob, allow_empty=allow_empty))
+        return await self._run(self._state.advance(blob, allow_empty=allow_empty))
 
     async def settle(self) -> int:
         """As `broker.Trainer.settle`."""
         self._must_lead("settle")
-        return await self._run(self._core.settle())
+        return await self._run(self._state.settle())
 
     async def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
@@ -209,7 +209,7 @@ class Trainer(AsyncClient):
         self._must_lead("checkpoint")
         from broker.recovery.recover import checkpoint
 
-        return await self._run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
+        return await self._run(checkpoint(self._state, path_of("path", path), full=full, progress=progress))
 
     async def recover(
         self,
@@ -231,7 +231,7 @@ class Trainer(AsyncClient):
         from broker.recovery.recover import recover_from
 
         call = recover_from(
-            self._core,
+            self._state,
             source,
             version,
             in_flight=in_flight,
@@ -246,26 +246,26 @@ class Trainer(AsyncClient):
     async def pause(self) -> str:
         """As `broker.Trainer.pause`."""
         self._must_lead("pause")
-        return await self._run(self._core.pause("paused"))
+        return await self._run(self._state.pause("paused"))
 
     async def drain(self) -> str:
         """As `broker.Trainer.drain`."""
         self._must_lead("drain")
-        return await self._run(self._core.pause("draining"))
+        return await self._run(self._state.pause("draining"))
 
     async def resume(self) -> str:
         """As `broker.Trainer.resume`."""
         self._must_lead("resume")
-        return await self._run(self._core.pause(""))
+        return await self._run(self._state.pause(""))
 
     async def requeue(self, limit: int = 100) -> int:
         """As `broker.Trainer.requeue`."""
-        return await self._run(self._core.requeue(limit))
+        return await self._run(self._state.requeue(limit))
 
     async def stats(self) -> Stats:
         """As `broker.Trainer.stats`."""
-        core = self._core
-        call = core.refresh() if self._attached else core.io.call(anyone.stats(self.run, now=core.now))
+        state = self._state
+        call = state.refresh() if self._attached else state.io.call(anyone.stats(self.run, now=state.now))
         from broker.inspection.stats import stats_of
 
         return stats_of(self.run, await self._run(call))
@@ -278,7 +278,7 @@ class Trainer(AsyncClient):
         """As `broker.Trainer.explain`."""
         from broker.inspection.explanation import explain
 
-        return await self._run(explain(self._core.io, self.run, self._core.now))
+        return await self._run(explain(self._state.io, self.run, self._state.now))
 
     async def audit(self, *, repair: bool = False) -> Audit:
         """As `broker.Trainer.audit`."""
@@ -286,8 +286,8 @@ class Trainer(AsyncClient):
 
         if repair:
             self._must_lead("audit with repair")
-            return Audit(await self._run(self._core.repair()), repaired=True)
-        return await self._run(audit(self._core.io, self.run, self._core.now))
+            return Audit(await self._run(self._state.repair()), repaired=True)
+        return await self._run(audit(self._state.io, self.run, self._state.now))
 
     def _must_lead(self, what: str) -> None:
         self._transport.refuse_forked()

@@ -18,12 +18,12 @@ from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_async
 from broker.errors import BadArgument, BrokerError
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
-from broker.worker.aio_handlers import Handler, Handlers
-from broker.worker.handlers import check_async_handler, judged
+from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat
 from broker.worker.session import Submitted
-from broker.worker.state import Policies, StaleWeights, WorkerCore, number_wanted
+from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
 from broker.worker.submitter import Submitter
+from broker.worker.task_runner import Handler, TaskRunner
 
 _log = logging.getLogger("broker")
 
@@ -58,13 +58,13 @@ class Worker(AsyncClient):
         heartbeat: bool = True,
     ) -> None:
         super().__init__(open_async_transport(url))
-        self._core = WorkerCore(self._transport, run, name, lease_s, policy, on_weights_stale, clock)
+        self._state = WorkerState(self._transport, run, name, lease_s, policy, on_weights_stale, clock)
         self._url, self._beats = url, heartbeat
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
-        self._submitters = {run: Submitter(self._transport, session) for run, session in self._core.sessions.items()}
+        self._submitters = {run: Submitter(self._transport, session) for run, session in self._state.sessions.items()}
         self._heartbeat: Heartbeat | None = None
-        self._handlers: Handlers | None = None
+        self._handlers: TaskRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
         self._closed = False
@@ -73,10 +73,10 @@ class Worker(AsyncClient):
         """Connects and starts the sessions. Raises NoRun, ServerUnavailable."""
         self._loop = asyncio.get_running_loop()
         try:
-            await self._run(self._core.join())
+            await self._run(self._state.join())
             self._thread_transport = await asyncio.to_thread(open_transport, self._url)
             self._heartbeat = Heartbeat(
-                self._thread_transport, self._url, self._core.sessions.values(), self._cancel_from_thread
+                self._thread_transport, self._url, self._state.sessions.values(), self._cancel_from_thread
             )
             if self._beats:
                 self._heartbeat.start()
@@ -88,37 +88,37 @@ class Worker(AsyncClient):
     @property
     def name(self) -> str:
         """The worker's name."""
-        return self._core.name
+        return self._state.name
 
     @property
     def policy(self) -> Policies:
         """As `broker.Worker.policy`."""
-        return self._core.policy
+        return self._state.policy
 
     @policy.setter
     def policy(self, policy: Policies) -> None:
-        self._core.policy = policy
+        self._state.policy = policy
 
     @property
     def held(self) -> list[Attempt]:
         """The attempts it works on."""
-        return self._core.held
+        return self._state.held
 
     @property
     def claim_reason(self) -> str:
         """Why the last claim gave less than asked."""
-        return self._core.reason
+        return self._state.reason
 
     @property
     def sessions(self) -> dict[str, str]:
         """The id of its session with each run."""
-        return {run: session.id for run, session in self._core.sessions.items()}
+        return {run: session.id for run, session in self._state.sessions.items()}
 
     async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
         """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
         n = number_wanted(n)
         async with self._turn():
-            return await self._run(self._core.claim(n, timeout))
+            return await self._run(self._state.claim(n, timeout))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
@@ -141,47 +141,47 @@ class Worker(AsyncClient):
         """As `broker.Worker.batches`: the last results of a batch claim the next one in the same round trip."""
         n = number_wanted(n)
         try:
-            while not self._core.stopping:
+            while not self._state.stopping:
                 async with self._turn():
-                    batch = await self._run(self._core.next_batch(n))
+                    batch = await self._run(self._state.next_batch(n))
                 if not batch:
                     return
                 yield batch
         finally:
-            ahead = self._core.end_batches()
+            ahead = self._state.end_batches()
             if ahead and not self._closed:
-                await self._run(self._core.give_back(ahead))
+                await self._run(self._state.give_back(ahead))
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
         if self._may_claim():
             async with self._claiming:
-                return await self._run(self._core.submit(attempt, result, policy, claims=True))
-        submission = self._core.session_of(attempt).submission(attempt, result, policy)
+                return await self._run(self._state.submit(attempt, result, policy, claims=True))
+        submission = self._state.session_of(attempt).submission(attempt, result, policy)
         return await self._submitters[attempt.run].submit(submission)
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order."""
         if not self._may_claim():
-            return await self._run(self._core.submit_many(results))
+            return await self._run(self._state.submit_many(results))
         async with self._claiming:
-            return await self._run(self._core.submit_many(results, claims=True))
+            return await self._run(self._state.submit_many(results, claims=True))
 
     def _may_claim(self) -> bool:
         """Whether results may claim the next batch: nobody claims, and nobody is about to wait for work."""
-        return self._core.iterating and not self._looking and not self._claiming.locked()
+        return self._state.iterating and not self._looking and not self._claiming.locked()
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""
-        return await self._run(self._core.reject(attempt, reason))
+        return await self._run(self._state.reject(attempt, reason))
 
     async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return await self._run(self._core.release(attempts))
+        return await self._run(self._state.release(attempts))
 
     async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished."""
-        return await self._run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+        return await self._run(self._state.session_of(attempt).fail(attempt, error, retry=retry))
 
     async def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself)."""
@@ -212,7 +212,7 @@ class Worker(AsyncClient):
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_async_handler(handler)
         self._transport.refuse_forked()
-        handlers = self._handlers = Handlers(self._core, self._claiming, handler, concurrency)
+        handlers = self._handlers = TaskRunner(self._state, self._claiming, handler, concurrency)
         try:
             with self._stopped_by_signals():
                 await handlers.work()
@@ -281,12 +281,12 @@ class Worker(AsyncClient):
 
     def drain(self) -> None:
         """Claims nothing more; what is held is finished."""
-        self._core.draining = True
+        self._state.draining = True
         self._wake()
 
     def stop(self) -> None:
         """Claims nothing more and gives back what is held."""
-        self._core.stopping = True
+        self._state.stopping = True
         self._wake()
 
     def _wake(self) -> None:
@@ -310,9 +310,9 @@ class Worker(AsyncClient):
         if self._heartbeat is not None:
             await asyncio.to_thread(self._heartbeat.stop, HEARTBEAT_ENDS_WITHIN_S)
         await self._end_handlers()
-        for attempt in self._core.held:
+        for attempt in self._state.held:
             attempt.mark_cancelled("stopped")
-        await self._finish(self._run(self._core.leave()))
+        await self._finish(self._run(self._state.leave()))
         self._closed = True
         await self._transport.close()
         if self._heartbeat is not None:
@@ -326,9 +326,9 @@ class Worker(AsyncClient):
     ) -> None:
         try:
             if error is not None and not (self._closed or self._transport.is_forked):
-                attempt = self._core.worked_on(() if self._handlers is None else self._handlers.attempts)
+                attempt = self._state.worked_on(() if self._handlers is None else self._handlers.attempts)
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the others are given back in any case
-                    await self._finish(self._run(self._core.report(attempt, error, ending)))
+                    await self._finish(self._run(self._state.report(attempt, error, ending)))
         finally:
             await self.close()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from broker.clients.background import in_background
 from broker.connections import AsyncTransport, Transport
-from broker.connections.link import run_blocking
+from broker.connections.connection import run_blocking
 from broker.errors import BadArgument, ServerUnavailable
 from broker.worker.signals import shorten
 

@@ -27,11 +27,11 @@ from broker.inspection.verification import Verification
 from broker.protocol import anyone, keys, scripts, trainer
 from broker.protocol.anyone import TaskRow
 from broker.protocol.operation import Operation
-from broker.protocol.replies import text
+from broker.protocol.parsing import text
 from broker.recovery.checkpoint import Checkpoint
+from broker.recovery.find_checkpoint import Foreign
 from broker.recovery.recover import Progress, RecoveryReport, checkpoint, find, recover_from
-from broker.recovery.sources import Foreign
-from broker.trainer.state import TrainerCore, in_pieces
+from broker.trainer.state import TrainerState, in_pieces
 from broker.values.arguments import path_of, seconds_of, whole
 from broker.values.hooks import check_plain_hook
 from broker.values.names import check_name
@@ -312,15 +312,15 @@ class Operator(BlockingClient):
             Gone, Undone: the trainer committed newer ones meanwhile, or a recovery undid this one.
         """
         check_plain_hook("progress", progress)
-        core = TrainerCore(self.transport.io, run, None, update=False, clock=None)
+        state = TrainerState(self.transport.io, run, None, update=False, clock=None)
         if self.stats(run).admission:
             raise ConfigMismatch(field="kind", stored="admission", given="tasks")
-        return self._run(checkpoint(core, path_of("path", path), full=full, progress=progress, gate=_request()))
+        return self._run(checkpoint(state, path_of("path", path), full=full, progress=progress, gate=_request()))
 
     def source(self, run: str, source: str | os.PathLike[str]) -> Checkpoint | Foreign:
         """What a recovery from a path would go by, read and checked; changes nothing. Raises CheckpointError."""
-        core = TrainerCore(self.transport.io, run, None, update=False, clock=None)
-        found = self._run(find(core, source))
+        state = TrainerState(self.transport.io, run, None, update=False, clock=None)
+        found = self._run(find(state, source))
         assert found is not None
         return found
 
@@ -340,9 +340,9 @@ class Operator(BlockingClient):
         A running trainer is fenced, but not by a dry run.
         """
         check_plain_hook("progress", progress)
-        core = TrainerCore(self.transport.io, run, None, update=False, clock=None)
+        state = TrainerState(self.transport.io, run, None, update=False, clock=None)
         call = recover_from(
-            core,
+            state,
             source,
             version,
             in_flight=in_flight,

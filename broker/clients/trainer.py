@@ -18,7 +18,7 @@ from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.filtered import Accept
-from broker.trainer.state import TrainerCore
+from broker.trainer.state import TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
 from broker.values.hooks import check_plain_hook
@@ -69,8 +69,8 @@ class Trainer(BlockingClient):
         self._ahead: tuple[int, Future[list[Rollout]]] | None = None
         self._thread: threading.Thread | None = None  # that forms it
         try:
-            self._core = TrainerCore(transport.io, run, config, update=update, clock=clock)
-            self._run(self._core.refresh() if attach else self._core.open())
+            self._state = TrainerState(transport.io, run, config, update=update, clock=clock)
+            self._run(self._state.refresh() if attach else self._state.open())
         except BaseException:
             transport.close()
             raise
@@ -78,32 +78,32 @@ class Trainer(BlockingClient):
     @property
     def run(self) -> str:
         """Name of the run."""
-        return self._core.run
+        return self._state.run
 
     @property
     def version(self) -> int:
         """The current version of the policy, as this trainer knows it."""
-        return self._core.version
+        return self._state.version
 
     @property
     def step_next(self) -> int:
         """The first step whose batch is not sealed, as this trainer knows it."""
-        return self._core.step_next
+        return self._state.step_next
 
     @property
     def epoch(self) -> str:
         """This trainer's epoch, `<number>.<token>`."""
-        return self._core.epoch
+        return self._state.epoch
 
     @property
     def config(self) -> RunConfig:
         """The run's stored config."""
-        return self._core.config
+        return self._state.config
 
     @property
     def cursor(self) -> Any:
         """The data loader's position that was stored last, or None."""
-        return self._core.cursor
+        return self._state.cursor
 
     def enqueue(self, tasks: Task | Iterable[Task], cursor: Any = None, *, again: bool = False) -> Enqueued:
         """Adds tasks; those whose id the run knows already are left alone and reported.
@@ -127,7 +127,7 @@ class Trainer(BlockingClient):
             Fenced: another trainer has taken over.
         """
         self._must_lead("enqueue")
-        return self._run(self._core.enqueue(tasks, cursor, again=again))
+        return self._run(self._state.enqueue(tasks, cursor, again=again))
 
     def next_batch(
         self,
@@ -164,14 +164,14 @@ class Trainer(BlockingClient):
         """
         check_plain_hook("accept", accept)
         self._must_lead("next_batch")
-        self._run(self._core.settle())
-        step = self._core.step_to_deliver(prefetch=prefetch)
+        self._run(self._state.settle())
+        step = self._state.step_to_deliver(prefetch=prefetch)
         batch = self._from_ahead(step, timeout)
         if batch is None:
-            batch = self._run(next_batch(self._core, step, n, accept, timeout, short=short))
-        if prefetch and step == self._core.version and self._core.config.max_staleness != 0:
+            batch = self._run(next_batch(self._state, step, n, accept, timeout, short=short))
+        if prefetch and step == self._state.version and self._state.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
-        self._core.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
+        self._state.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
         return batch
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
@@ -182,7 +182,7 @@ class Trainer(BlockingClient):
         def form() -> list[Rollout]:
             if before is not None:  # one that was dropped may not have ended yet
                 before.join()
-            return self._run(next_batch(self._core, step, n, accept, None, short=short))
+            return self._run(next_batch(self._state, step, n, accept, None, short=short))
 
         future, self._thread = in_background(form, "broker-prefetch")
         self._ahead = (step, future)
@@ -228,22 +228,22 @@ class Trainer(BlockingClient):
             Gone: the batch is not kept any more.
             WaitTimeout: it was not sealed in time.
         """
-        return self._run(read_batch(self._core.io, self._core.run, step, rank, world, timeout))
+        return self._run(read_batch(self._state.io, self._state.run, step, rank, world, timeout))
 
     def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
         """Takes finished rollouts out for good. Answers for each task `discarded`, or the state it is in."""
         self._must_lead("discard")
-        return self._run(self._core.discard(tasks, reason))
+        return self._run(self._state.discard(tasks, reason))
 
     def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
         """Takes tasks out of the run, whoever works on them. Answers for each `cancelled`, or the state it is in."""
         self._must_lead("cancel")
-        return self._run(self._core.cancel(tasks))
+        return self._run(self._state.cancel(tasks))
 
     def retry(self, tasks: Iterable[str]) -> dict[str, str]:
         """Starts dead or rejected tasks over. Answers for each `retried`, or the state it is in."""
         self._must_lead("retry")
-        return self._run(self._core.retry(tasks))
+        return self._run(self._state.retry(tasks))
 
     def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
         """Says that the batch is trained on; opens capacity for the next one.
@@ -263,12 +263,12 @@ class Trainer(BlockingClient):
             DigestMismatch: the server's batch is not the one that this trainer took.
         """
         self._must_lead("advance")
-        return self._run(self._core.advance(blob, allow_empty=allow_empty))
+        return self._run(self._state.advance(blob, allow_empty=allow_empty))
 
     def settle(self) -> int:
         """Makes sure of an advance that ended without an answer, as the next call would; the version."""
         self._must_lead("settle")
-        return self._run(self._core.settle())
+        return self._run(self._state.settle())
 
     def checkpoint(
         self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
@@ -298,7 +298,7 @@ class Trainer(BlockingClient):
         self._must_lead("checkpoint")
         from broker.recovery.recover import checkpoint
 
-        return self._run(checkpoint(self._core, path_of("path", path), full=full, progress=progress))
+        return self._run(checkpoint(self._state, path_of("path", path), full=full, progress=progress))
 
     def recover(
         self,
@@ -346,7 +346,7 @@ class Trainer(BlockingClient):
         from broker.recovery.recover import recover_from
 
         call = recover_from(
-            self._core,
+            self._state,
             source,
             version,
             in_flight=in_flight,
@@ -361,26 +361,28 @@ class Trainer(BlockingClient):
     def pause(self) -> str:
         """Hands out no more work, submissions go on. Answers the mode before."""
         self._must_lead("pause")
-        return self._run(self._core.pause("paused"))
+        return self._run(self._state.pause("paused"))
 
     def drain(self) -> str:
         """Starts no more tasks, running ones are finished. Answers the mode before."""
         self._must_lead("drain")
-        return self._run(self._core.pause("draining"))
+        return self._run(self._state.pause("draining"))
 
     def resume(self) -> str:
         """Hands out work again. Answers the mode before."""
         self._must_lead("resume")
-        return self._run(self._core.pause(""))
+        return self._run(self._state.pause(""))
 
     def requeue(self, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Answers how many."""
-        return self._run(self._core.requeue(limit))
+        return self._run(self._state.requeue(limit))
 
     def stats(self) -> Stats:
         """One consistent look at the run; also brings `version` and `step_next` of an attached trainer up to date."""
         stored = self._run(
-            self._core.refresh() if self._attached else self._core.io.call(anyone.stats(self.run, now=self._core.now))
+            self._state.refresh()
+            if self._attached
+            else self._state.io.call(anyone.stats(self.run, now=self._state.now))
         )
         from broker.inspection.stats import stats_of
 
@@ -397,7 +399,7 @@ class Trainer(BlockingClient):
         """
         from broker.inspection.explanation import explain
 
-        return self._run(explain(self._core.io, self.run, self._core.now))
+        return self._run(explain(self._state.io, self.run, self._state.now))
 
     def audit(self, *, repair: bool = False) -> Audit:
         """Recomputes the counters from the structures; repair also rewrites them."""
@@ -405,8 +407,8 @@ class Trainer(BlockingClient):
 
         if repair:
             self._must_lead("audit with repair")
-            return Audit(self._run(self._core.repair()), repaired=True)
-        return self._run(audit(self._core.io, self.run, self._core.now))
+            return Audit(self._run(self._state.repair()), repaired=True)
+        return self._run(audit(self._state.io, self.run, self._state.now))
 
     def _must_lead(self, what: str) -> None:
         if self._attached:

@@ -19,12 +19,12 @@ from broker.errors import BadArgument, BrokerError
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
-from broker.worker.handlers import During, check_plain_handler, judged, not_plain
+from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat
-from broker.worker.places import LOOK_EVERY_S, LOST_AFTER_S, Places
+from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
-from broker.worker.state import Policies, StaleWeights, WorkerCore, number_wanted
+from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
 
 _log = logging.getLogger("broker")
 
@@ -78,7 +78,7 @@ class Worker(BlockingClient):
         transport = open_transport(url)
         super().__init__(transport)
         try:
-            self._core = WorkerCore(transport.io, run, name, lease_s, policy, on_weights_stale, clock)
+            self._state = WorkerState(transport.io, run, name, lease_s, policy, on_weights_stale, clock)
         except BaseException:
             transport.close()
             raise
@@ -86,11 +86,11 @@ class Worker(BlockingClient):
         self._termination = TerminationAsExit()
         self._closed = False
         self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
-        self._places: Places | None = None  # of the `run` that is or was under way
+        self._permits: Permits | None = None  # of the `run` that is or was under way
         self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
-        self._heartbeat = Heartbeat(self._transport, url, self._core.sessions.values(), _say_cancelled)
+        self._heartbeat = Heartbeat(self._transport, url, self._state.sessions.values(), _say_cancelled)
         try:
-            self._run(self._core.join())
+            self._run(self._state.join())
             if heartbeat:
                 self._heartbeat.start()
         except BaseException:  # a signal's, too: nobody else has what has joined
@@ -100,7 +100,7 @@ class Worker(BlockingClient):
     @property
     def name(self) -> str:
         """The worker's name."""
-        return self._core.name
+        return self._state.name
 
     @property
     def policy(self) -> Policies:
@@ -108,16 +108,16 @@ class Worker(BlockingClient):
 
         Of several runs a mapping by their names, which cannot be changed: set another one.
         """
-        return self._core.policy
+        return self._state.policy
 
     @policy.setter
     def policy(self, policy: Policies) -> None:
-        self._core.policy = policy
+        self._state.policy = policy
 
     @property
     def held(self) -> list[Attempt]:
         """The attempts it works on."""
-        return self._core.held
+        return self._state.held
 
     @property
     def claim_reason(self) -> str:
@@ -125,12 +125,12 @@ class Worker(BlockingClient):
 
         `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or nothing.
         """
-        return self._core.reason
+        return self._state.reason
 
     @property
     def sessions(self) -> dict[str, str]:
         """The id of its session with each run."""
-        return {run: session.id for run, session in self._core.sessions.items()}
+        return {run: session.id for run, session in self._state.sessions.items()}
 
     def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
         """Up to n attempts.
@@ -146,7 +146,7 @@ class Worker(BlockingClient):
         self._termination.insist()
         self._refuse_forked()
         with self._claiming:
-            return self._run(self._core.claim(n, timeout))
+            return self._run(self._state.claim(n, timeout))
 
     def _refuse_forked(self) -> None:
         if self._transport.is_forked:
@@ -171,18 +171,18 @@ class Worker(BlockingClient):
         """
         n = number_wanted(n)
         try:
-            while not self._core.stopping:
+            while not self._state.stopping:
                 self._termination.insist()
                 self._refuse_forked()
                 with self._claiming:
-                    batch = self._run(self._core.next_batch(n))
+                    batch = self._run(self._state.next_batch(n))
                 if not batch:
                     return
                 yield batch
         finally:
-            ahead = self._core.end_batches()
+            ahead = self._state.end_batches()
             if ahead and not self._closed and not self._transport.is_forked:
-                self._run(self._core.give_back(ahead))
+                self._run(self._state.give_back(ahead))
 
     def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. Sent again, it has its effect once.
@@ -197,7 +197,7 @@ class Worker(BlockingClient):
             CodecError: the result holds something that cannot be encoded.
         """
         with self._may_claim() as claims:
-            return self._run(self._core.submit(attempt, result, policy, claims=claims))
+            return self._run(self._state.submit(attempt, result, policy, claims=claims))
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order.
@@ -206,12 +206,12 @@ class Worker(BlockingClient):
             results: pairs of an attempt and its result.
         """
         with self._may_claim() as claims:
-            return self._run(self._core.submit_many(results, claims=claims))
+            return self._run(self._state.submit_many(results, claims=claims))
 
     @contextmanager
     def _may_claim(self) -> Generator[bool]:
         """Whether results may claim the next batch. Results do not wait for a loop in another thread to find work."""
-        claims = self._core.iterating and not self._transport.is_forked and self._claiming.acquire(blocking=False)
+        claims = self._state.iterating and not self._transport.is_forked and self._claiming.acquire(blocking=False)
         try:
             yield claims
         finally:
@@ -220,18 +220,18 @@ class Worker(BlockingClient):
 
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""
-        return self._run(self._core.reject(attempt, reason))
+        return self._run(self._state.reject(attempt, reason))
 
     def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return self._run(self._core.release(attempts))
+        return self._run(self._state.release(attempts))
 
     def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished.
 
         With retry it is tried again after a pause, until max_attempts. A reason of more than 2000 bytes is cut.
         """
-        return self._run(self._core.session_of(attempt).fail(attempt, error, retry=retry))
+        return self._run(self._state.session_of(attempt).fail(attempt, error, retry=retry))
 
     def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself). Not in a forked child, as for claims."""
@@ -258,61 +258,61 @@ class Worker(BlockingClient):
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_plain_handler(handler)
         self._refused = None
-        places = self._places = Places(self._core, concurrency)
+        permits = self._permits = Permits(self._state, concurrency)
         changed = threading.Event()  # a handler ended
         threads: dict[str, threading.Thread] = {}
         try:
-            self._hand_out(handler, places, threads, changed)
-            while not (self._refused or self._core.stopping or places.is_idle):
+            self._hand_out(handler, permits, threads, changed)
+            while not (self._refused or self._state.stopping or permits.is_idle):
                 changed.wait(LOOK_EVERY_S)
                 changed.clear()
-                places.look()
+                permits.look()
         except KeyboardInterrupt:
             self.stop()
-        if self._refused or self._core.stopping:
+        if self._refused or self._state.stopping:
             self._give_back()
         if self._refused:
             raise self._refused
-        if places.are_lost and not self._core.stopping:
-            raise places.error(lambda attempt: stack_of(threads[attempt.id]))
+        if permits.are_lost and not self._state.stopping:
+            raise permits.error(lambda attempt: stack_of(threads[attempt.id]))
 
     def _hand_out(
         self,
         handler: Callable[[Attempt], Any],
-        places: Places,
+        permits: Permits,
         threads: dict[str, threading.Thread],
         changed: threading.Event,
     ) -> None:
         """Claims for the places that are free, until nothing is to be claimed any more."""
-        while not (self._refused or self._core.ended):
+        while not (self._refused or self._state.ended):
             changed.clear()
-            places.look()
-            if places.are_lost:
+            permits.look()
+            if permits.are_lost:
                 return
-            if places.room <= 0:
+            if permits.room <= 0:
                 changed.wait(LOOK_EVERY_S)
                 continue
             # Where handlers work, one may be lost meanwhile.
-            attempts = self._claim(min(1000, places.room), None if places.is_idle else LOST_AFTER_S)
+            attempts = self._claim(min(1000, permits.room), None if permits.is_idle else LOST_AFTER_S)
             for attempt_id in [name for name, thread in threads.items() if not thread.is_alive()]:
                 del threads[attempt_id]
             for attempt in attempts:
-                places.take(attempt)
+                permits.take(attempt)
                 threads[attempt.id] = threading.Thread(
                     target=self._handle,
-                    args=(handler, attempt, places, changed),
+                    args=(handler, attempt, permits, changed),
                     name=f"broker-{attempt.id}",
                     daemon=True,  # a lost one must not keep the process from ending
                 )
                 threads[attempt.id].start()
 
     def _handle(
-        self, handler: Callable[[Attempt], Any], attempt: Attempt, places: Places, changed: threading.Event
+        self, handler: Callable[[Attempt], Any], attempt: Attempt, permits: Permits, changed: threading.Event
     ) -> None:
         try:
             self._work_on(handler, attempt)
         finally:
-            places.give(attempt)
+            permits.give(attempt)
             changed.set()
 
     def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
@@ -325,21 +325,21 @@ class Worker(BlockingClient):
                 self._refused = not_plain(handler)  # `run` gives the attempt back
                 return
             if attempt.cancelled:
-                self._core.session_of(attempt).forget([attempt.id])
+                self._state.session_of(attempt).forget([attempt.id])
                 return
             during = "encoding"
-            submission = self._core.session_of(attempt).submission(attempt, result)
+            submission = self._state.session_of(attempt).submission(attempt, result)
             during = "sending"
-            self._run(self._core.hand_in(attempt, submission))
+            self._run(self._state.hand_in(attempt, submission))
         except BaseException as error:  # noqa: BLE001 - whatever a handler does, its attempt ends with it
-            self._run(self._core.report(attempt, error, judged(error, during)))
+            self._run(self._state.report(attempt, error, judged(error, during)))
 
     def _give_back(self) -> None:
-        held = self._core.held
+        held = self._state.held
         for attempt in held:
             attempt.mark_cancelled("stopped")
         if held:
-            self._finish(self._core.release(held))
+            self._finish(self._state.release(held))
 
     def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
         """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
@@ -353,12 +353,12 @@ class Worker(BlockingClient):
 
     def drain(self) -> None:
         """Claims nothing more; what is held is finished. From any thread."""
-        self._core.draining = True
+        self._state.draining = True
         self._transport.interrupt()
 
     def stop(self) -> None:
         """Claims nothing more and gives back what is held. From any thread, or a signal handler."""
-        self._core.stopping = True
+        self._state.stopping = True
         self._transport.interrupt()
 
     def close(self) -> None:
@@ -378,9 +378,9 @@ class Worker(BlockingClient):
         self._heartbeat.end()  # whatever interrupts this: what is held is not renewed for ever
         self.stop()
         self._heartbeat.stop(HEARTBEAT_ENDS_WITHIN_S)
-        for attempt in self._core.held:
+        for attempt in self._state.held:
             attempt.mark_cancelled("stopped")
-        self._finish(self._core.leave())
+        self._finish(self._state.leave())
 
     def __enter__(self) -> Self:
         self._termination.install()
@@ -391,10 +391,10 @@ class Worker(BlockingClient):
     ) -> None:
         try:
             if error is not None and not (self._closed or self._transport.is_forked):
-                attempt = self._core.worked_on(self._places.attempts if self._places is not None else ())
+                attempt = self._state.worked_on(self._permits.attempts if self._permits is not None else ())
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the others are given back in any case
-                    self._finish(self._core.report(attempt, error, ending))
+                    self._finish(self._state.report(attempt, error, ending))
         finally:
             self.close()
 

@@ -10,11 +10,20 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker.connections.base import BaseTransport
+from broker.connections.connection import (
+    MUCH_BYTES,
+    READ_BYTES,
+    Connection,
+    RedisCommand,
+    ReplyReader,
+    in_pieces,
+    packed,
+    tls_context,
+)
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import told
-from broker.connections.link import MUCH_BYTES, READ_BYTES, Command, Link, ReplyReader, in_pieces, packed, tls_context
-from broker.connections.nodes import Gate
-from broker.connections.opening import opened_address
+from broker.connections.pool import Limiter
+from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
 from broker.errors import BadArgument
@@ -22,7 +31,7 @@ from broker.errors import BadArgument
 T = TypeVar("T")
 
 #: The most connections to one server, besides those that wait for markers.
-_MOST_LINKS = 4
+_MOST_CONNECTIONS = 4
 #: Larger pieces than this, in bytes, are waited for until the server has taken them.
 _QUEUED_BYTES = 16 * 1024
 
@@ -88,18 +97,18 @@ class AsyncTransport(BaseTransport):
         """As `BaseTransport.blocking`, in a thread."""
         return await asyncio.to_thread(call)
 
-    async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Link:
+    async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Connection:
         self.refuse_forked()
         self._used = True
         return await super()._dial(endpoint, address, until, timeout_s)
 
-    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
-        link = AsyncLink(endpoint, path, address, timeout_s)
-        await link.connect()
-        return link
+    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Connection:
+        connection = AsyncConnection(endpoint, path, address, timeout_s)
+        await connection.connect()
+        return connection
 
-    def _gate(self) -> Gate:
-        return asyncio.Semaphore(_MOST_LINKS)
+    def _limiter(self) -> Limiter:
+        return asyncio.Semaphore(_MOST_CONNECTIONS)
 
     async def _until_closing(self, seconds: float) -> None:
         assert isinstance(self._closing, asyncio.Event), "given above"
@@ -128,7 +137,7 @@ class TaskTurn:
             return await call()
 
 
-class AsyncLink:
+class AsyncConnection:
     """A connection on the event loop."""
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
@@ -139,7 +148,7 @@ class AsyncLink:
         told.add(self)
 
     async def connect(self) -> None:
-        """As `BlockingLink.connect`."""
+        """As `BlockingConnection.connect`."""
         context, host = tls_context(self._address), self._endpoint.host
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -155,8 +164,8 @@ class AsyncLink:
                 error, is_unix=bool(self._path), is_tls=context is not None, timeout_s=self._timeout_s
             ) from error
 
-    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
-        """As `Link.exchange`."""
+    async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
+        """As `Connection.exchange`."""
         replies: list[Any] = []
         patience_s, expected, read, answered = self._timeout_s + wait_s, len(commands), self._reader.read, 0
         pieces = packed(commands)
@@ -196,16 +205,16 @@ class AsyncLink:
             raise
 
     def be_patient(self, timeout_s: float) -> None:
-        """As `Link.be_patient`."""
+        """As `Connection.be_patient`."""
         self._timeout_s = timeout_s
 
     def interrupt(self) -> None:
-        """As `Link.interrupt`. Not by closing, which would wait for what is queued."""
+        """As `Connection.interrupt`. Not by closing, which would wait for what is queued."""
         if self._streams is not None:
             self._streams[1].transport.abort()
 
     def abort(self) -> None:
-        """As `Link.abort`."""
+        """As `Connection.abort`."""
         self.interrupt()
         self._streams = None
 

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from broker.connections.calls import commands_of, outcomes_of
+from broker.connections.connection import Connection, RedisCommand, login
+from broker.connections.error_reply import ErrorReply, lacks_function, redirection, refuses_functions
 from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, of_connecting, of_reply, passes, refusal
-from broker.connections.link import Command, Link, login
-from broker.connections.nodes import Gate, Node, on_new
-from broker.connections.pieces import Pieces
-from broker.connections.replies import ReplyError, lacks_function, redirection, refuses_functions
+from broker.connections.partial_reads import PartialReads
+from broker.connections.pool import Limiter, Node, on_new
 from broker.connections.retrying import Patience, pause_s, silence_s
 from broker.connections.server import ServerInfo, refuse_login
 from broker.connections.topology import make_topology
@@ -63,7 +63,7 @@ class BaseTransport(ABC):
         self._timeout_s = silence_s(timeout_s, retry_for_s)
         self._closing = closing
         self._patience = Patience(address.shown, retry_for_s, self._timeout_s, self.pause, self._note)
-        self._pieces = Pieces(address.shown)
+        self._partial_reads = PartialReads(address.shown)
         self._forget_servers()
 
     def _forget_servers(self) -> None:
@@ -75,11 +75,11 @@ class BaseTransport(ABC):
         self._failed_waits = 0
 
     @abstractmethod
-    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
+    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Connection:
         """A new connection; raises Failure."""
 
     @abstractmethod
-    def _gate(self) -> Gate | None:
+    def _limiter(self) -> Limiter | None:
         """What limits the exchanges with one server at a time, if anything does."""
 
     @abstractmethod
@@ -171,7 +171,7 @@ class BaseTransport(ABC):
 
         async def once(until: float) -> list[bytes | None]:
             endpoint = await self._locate(keys[0], until)
-            return await self._pieces.read(keys, lambda commands: self._plain(endpoint, commands, until))
+            return await self._partial_reads.read(keys, lambda commands: self._plain(endpoint, commands, until))
 
         return await self._patience.persist(once)
 
@@ -214,7 +214,7 @@ class BaseTransport(ABC):
         except Failure as failure:
             await self._after_failed_wait(failure, deadline)
             return None
-        errors = [reply for reply in replies if isinstance(reply, ReplyError)]
+        errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
         if node.calls_functions and any(refuses_functions(error) for error in errors):
             self._use_scripts(node)
             return None
@@ -276,14 +276,14 @@ class BaseTransport(ABC):
         node = self._nodes.get(endpoint)
         if node is None:
 
-            async def opened(until: float) -> Link:
+            async def opened(until: float) -> Connection:
                 return await self._dial(endpoint, self._address, until, self._timeout_s)
 
             node = self._nodes[endpoint] = Node(
                 endpoint,
                 self._address,
                 opened,
-                self._gate(),
+                self._limiter(),
                 self._timeout_s,
                 self._closing.is_set,
                 lambda: self._interrupted,
@@ -297,13 +297,13 @@ class BaseTransport(ABC):
             await self._exchange(node, [("PING",)], until)
         return node
 
-    async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Link:
+    async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Connection:
         """A new connection; raises Failure. The server may be silent for the time-out, no longer than until then."""
         self._refuse_when_closed()
         if address.mode == "fakeredis":
-            from broker.connections.fake import FakeLink
+            from broker.connections.fake import FakeConnection
 
-            return FakeLink(address.path, self.pause)
+            return FakeConnection(address.path, self.pause)
         timeout_s = silence_s(timeout_s, until - time.monotonic())
         try:
             with socket_path(endpoint.path) as path:
@@ -315,7 +315,9 @@ class BaseTransport(ABC):
         if self._closing.is_set():
             raise ClientClosed(url=self._address.shown)
 
-    async def _exchange(self, node: Node, commands: Sequence[Command], until: float, asking: bool = False) -> list[Any]:
+    async def _exchange(
+        self, node: Node, commands: Sequence[RedisCommand], until: float, asking: bool = False
+    ) -> list[Any]:
         """One round trip; a broken connection asks for another try.
 
         With `asking`, each command is let through by a node that is still being given the slot.
@@ -329,21 +331,21 @@ class BaseTransport(ABC):
             node.drop()
             raise (failure.at(node.endpoint) if failure.kind.passes else failure) from failure
 
-    async def _ask(self, endpoint: Endpoint, command: Command, until: float) -> Any:
+    async def _ask(self, endpoint: Endpoint, command: RedisCommand, until: float) -> Any:
         """One command on a connection of its own: to a sentinel, or a node of a cluster that may own nothing."""
         address = self._address
         if address.mode == "sentinel":
             user, password = address.sentinel_username, address.sentinel_password
             address = replace(address, username=user, password=password, db=0)
-        link = await self._dial(endpoint, address, until, min(self._timeout_s, _ASK_S))
+        connection = await self._dial(endpoint, address, until, min(self._timeout_s, _ASK_S))
         logging_in = login(address.username, address.password, 0)
         try:
-            *logged_in, reply = await link.exchange([*logging_in, command])
+            *logged_in, reply = await connection.exchange([*logging_in, command])
             refuse_login(logging_in, logged_in)
         except Failure as failure:
             raise on_new(failure, endpoint, address) from failure
         finally:
-            link.abort()
+            connection.abort()
         return reply
 
     def _note(self, failure: Failure) -> None:
@@ -383,7 +385,7 @@ class BaseTransport(ABC):
         for _ in range(_MOST_TURNS):
             commands, loads = commands_of(node, operations)
             replies = await self._exchange(node, commands, until, asking)
-            errors = [reply for reply in replies if type(reply) is ReplyError]
+            errors = [reply for reply in replies if type(reply) is ErrorReply]
             if not errors and len(replies) == len(operations):
                 return [operation.outcome(reply) for operation, reply in zip(operations, replies, strict=True)]
             if node.info is not None and node.info.sentinel:
@@ -395,7 +397,7 @@ class BaseTransport(ABC):
                 await self._load_functions(node, until)
                 continue
             for name, reply in zip(loads, replies, strict=False):
-                if isinstance(reply, ReplyError) and not passes(reply) and redirection(reply) is None:
+                if isinstance(reply, ErrorReply) and not passes(reply) and redirection(reply) is None:
                     raise refusal(reply, self._address.shown, name, node.supports_shebang)
             if any(error.code == "NOSCRIPT" for error in errors):
                 # Restarted, flushed or newly promoted. What ran already in this pipeline runs again: replay-safe.
@@ -410,13 +412,13 @@ class BaseTransport(ABC):
         raise Failure(NOT_READY, f"{endpoint} forgets its scripts at once")
 
     async def _plain(
-        self, endpoint: Endpoint, commands: Sequence[Command], until: float, asking: bool = False
+        self, endpoint: Endpoint, commands: Sequence[RedisCommand], until: float, asking: bool = False
     ) -> list[Any]:
         """Sends plain commands to one server; raises the first error."""
         node = await self._node(endpoint, until)
         replies = await self._exchange(node, commands, until, asking)
         for reply in replies:
-            if isinstance(reply, ReplyError):
+            if isinstance(reply, ErrorReply):
                 if (owner := self._redirect(node, reply)) is not None:
                     return await self._plain(owner, commands, until, asking=True)
                 self._pass(reply)
@@ -426,7 +428,7 @@ class BaseTransport(ABC):
     async def _load_functions(self, node: Node, until: float) -> None:
         """Gives a server the function library; where it may not have it, scripts are called one by one."""
         (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)], until)
-        if not isinstance(reply, ReplyError) or "already exists" in reply.text:
+        if not isinstance(reply, ErrorReply) or "already exists" in reply.text:
             return
         if reply.code != "READONLY":  # a replica may still run scripts that only read
             self._pass(reply)
@@ -438,7 +440,7 @@ class BaseTransport(ABC):
         node.calls_functions = False
 
     async def _wait_on(
-        self, node: Node, keys: Sequence[str], timeout_s: float, then: Sequence[Command] = ()
+        self, node: Node, keys: Sequence[str], timeout_s: float, then: Sequence[RedisCommand] = ()
     ) -> list[Any]:
         """Waits for a marker on one server, which then executes other commands at once.
 
@@ -446,12 +448,12 @@ class BaseTransport(ABC):
             The reply of BZPOPMIN (None: there was no marker) and those of the others.
         """
         # Redis reads "0" as "for ever".
-        command: Command = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
+        command: RedisCommand = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
         try:
             replies = await node.waits.exchange([command, *then], time.monotonic() + timeout_s, timeout_s)
         except Failure as failure:
             raise (failure.at(node.endpoint) if failure.kind.passes else failure) from failure
-        if isinstance(reply := replies[0], ReplyError):
+        if isinstance(reply := replies[0], ErrorReply):
             if self._redirect(node, reply) is not None:
                 raise Failure(MOVED, reply.text, stays=True)
             self._pass(reply)
@@ -459,7 +461,7 @@ class BaseTransport(ABC):
         self._failed_waits = 0
         return replies
 
-    def _redirect(self, node: Node, error: ReplyError) -> Endpoint | None:
+    def _redirect(self, node: Node, error: ErrorReply) -> Endpoint | None:
         """Follows MOVED with another try; the node that ASK names; None for other errors, and without a cluster."""
         to = redirection(error)
         if to is None or (owner := self._topology.moved(to, node.endpoint)) is None:
@@ -468,7 +470,7 @@ class BaseTransport(ABC):
             raise Failure(MOVED, error.text, stays=True)
         return owner
 
-    def _pass(self, error: ReplyError) -> None:
+    def _pass(self, error: ErrorReply) -> None:
         """Asks for another try where that may help."""
         if passes(error):
             # Names are resolved again, too: this server is not the right one any more.

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+from broker.connections.connection import RedisCommand
+from broker.connections.error_reply import ErrorReply
 from broker.connections.failures import refusal
-from broker.connections.link import Command
-from broker.connections.nodes import Node
-from broker.connections.replies import ReplyError
+from broker.connections.pool import Node
 from broker.protocol import scripts
 from broker.protocol.keys import NEVER_THERE
 from broker.protocol.operation import Operation
 
 
-def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[Command], list[str]]:
+def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[RedisCommand], list[str]]:
     """The pipeline of some operations for one server, and the scripts that its first commands load."""
-    commands: list[Command] = []
+    commands: list[RedisCommand] = []
     if node.calls_functions:
         function_of = scripts.library().function
         for operation in operations:
@@ -50,7 +50,7 @@ def outcomes_of(operations: Sequence[Operation[Any]], replies: Sequence[Any], no
     start = 0
     for operation in operations:
         end = start + len(operation.before) + 1
-        error = next((reply for reply in replies[start:end] if isinstance(reply, ReplyError)), None)
+        error = next((reply for reply in replies[start:end] if isinstance(reply, ErrorReply)), None)
         if error is not None:
             outcomes.append(refusal(error, url, operation.script, node.supports_shebang))
         else:

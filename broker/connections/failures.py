@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker.connections.replies import SCRIPT_LINE, UNKNOWN_COMMAND, ReplyError
+from broker.connections.error_reply import SCRIPT_LINE, UNKNOWN_COMMAND, ErrorReply
 from broker.connections.url import Endpoint
 from broker.errors import (
     AuthenticationFailed,
@@ -24,7 +24,7 @@ from broker.errors import (
     TooBig,
     UnsupportedServer,
 )
-from broker.errors.replies import from_reply
+from broker.errors.from_reply import from_reply
 from broker.protocol import scripts
 
 
@@ -242,7 +242,7 @@ def _reason(error: OSError) -> str:
 # -- replies -----------------------------------------------------------------------------------------------------------
 
 
-def of_reply(error: ReplyError) -> Failure | None:
+def of_reply(error: ErrorReply) -> Failure | None:
     """What an error reply means that is about the server or the connection; None where it answers the command."""
     kind = _REPLIES.get(error.code)
     if kind is OTHER_MODE:
@@ -256,19 +256,19 @@ def of_reply(error: ReplyError) -> Failure | None:
     return None
 
 
-def of_login(error: ReplyError) -> Failure:
+def of_login(error: ErrorReply) -> Failure:
     """What an error reply to AUTH means: whatever its words are, access was refused, unless it passes."""
     failure = of_reply(error)
     return failure if failure is not None and failure.kind.passes else Failure(LOGIN, error.text)
 
 
-def passes(error: ReplyError) -> bool:
+def passes(error: ErrorReply) -> bool:
     """Whether the same bytes may succeed later or elsewhere (MOVED, ASK and NOSCRIPT need more than that)."""
     kind = _REPLIES.get(error.code)
     return kind is not None and kind.passes
 
 
-def refusal(error: ReplyError, url: str, script: str = "", shebang: bool = True) -> BrokerError:
+def refusal(error: ErrorReply, url: str, script: str = "", shebang: bool = True) -> BrokerError:
     """The exception for an error reply.
 
     Args:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from broker.connections.connection import RedisCommand, packed
+from broker.connections.error_reply import ErrorReply
 from broker.connections.failures import CLOSED, Failure
-from broker.connections.link import Command, packed
-from broker.connections.replies import ReplyError
 from broker.connections.server import ServerInfo
 from broker.errors import ServerUnavailable, UnsupportedServer
 
@@ -44,7 +44,7 @@ def forget_server(name: str) -> None:
         _servers.pop(name, None)
 
 
-class FakeLink:
+class FakeConnection:
     """A connection to a server in this process."""
 
     def __init__(self, name: str, pause: Callable[[float], Awaitable[None]]) -> None:
@@ -57,23 +57,23 @@ class FakeLink:
         client: Any = fakeredis.FakeRedis(server=server, protocol=2)
         self._connection: Any = client.connection_pool.get_connection()
 
-    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
-        """As `Link.exchange`."""
+    async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
+        """As `Connection.exchange`."""
         packed(commands)  # refuses what cannot be sent
         if wait_s:
             return [await self._wait(commands[0], wait_s), *map(self._call, commands[1:])]
         return [self._call(command) for command in commands]
 
-    def _call(self, command: Command) -> Any:
+    def _call(self, command: RedisCommand) -> Any:
         from redis.exceptions import ResponseError
 
         try:
             self._connection.send_command(*command)
             return self._connection.read_response()
         except ResponseError as error:
-            return ReplyError(_text(error))
+            return ErrorReply(_text(error))
 
-    async def _wait(self, command: Command, wait_s: float) -> Any:
+    async def _wait(self, command: RedisCommand, wait_s: float) -> Any:
         """BZPOPMIN, by looking again and again."""
         keys = command[1:-1]
         deadline = time.monotonic() + wait_s
@@ -82,7 +82,7 @@ class FakeLink:
             for key in keys:
                 found = self._call(("ZPOPMIN", key))
                 if found:
-                    return found if isinstance(found, ReplyError) else [str(key).encode(), *found]
+                    return found if isinstance(found, ErrorReply) else [str(key).encode(), *found]
             if time.monotonic() >= deadline:
                 return None
             try:
@@ -92,14 +92,14 @@ class FakeLink:
         raise Failure(CLOSED, "interrupted")
 
     def be_patient(self, timeout_s: float) -> None:
-        """As `Link.be_patient`: this server is never silent."""
+        """As `Connection.be_patient`: this server is never silent."""
 
     def interrupt(self) -> None:
-        """As `Link.interrupt`."""
+        """As `Connection.interrupt`."""
         self._interrupted = True
 
     def abort(self) -> None:
-        """As `Link.abort`."""
+        """As `Connection.abort`."""
         self._connection.disconnect()
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from broker.connections.connection import Connection, RedisCommand, login
+from broker.connections.error_reply import ErrorReply
 from broker.connections.failures import (
     NO_DATABASE,
     NOT_REDIS,
@@ -14,8 +16,6 @@ from broker.connections.failures import (
     of_login,
     of_reply,
 )
-from broker.connections.link import Command, Link, login
-from broker.connections.replies import ReplyError
 from broker.connections.url import Address
 
 log = logging.getLogger("broker")
@@ -47,32 +47,32 @@ class ServerInfo:
     sentinel: bool = False
 
 
-async def greet(link: Link, address: Address) -> ServerInfo:
+async def greet(connection: Connection, address: Address) -> ServerInfo:
     """Logs in on a new connection and asks what the server is, in one round trip.
 
     Raises:
         Failure: it refuses the login, is not ready, too old or none that this client knows, or the connection broke.
     """
-    if link.info is not None:
-        return link.info
+    if connection.info is not None:
+        return connection.info
     logging_in = login(address.username, address.password, address.db)
-    *logged_in, info = await link.exchange([*logging_in, ("INFO",)])
+    *logged_in, info = await connection.exchange([*logging_in, ("INFO",)])
     refuse_login(logging_in, logged_in)
-    if not isinstance(info, ReplyError):
+    if not isinstance(info, ErrorReply):
         return _from_info(_info_fields(info), address)
     if info.code != "NOPERM":
         raise of_reply(info) or Failure(NOT_REDIS, f"it answers INFO with an error: {info.text}")
     # The user may not call INFO; HELLO says as much as is needed here.
-    (hello,) = await link.exchange([("HELLO",)])
-    if isinstance(hello, ReplyError):
+    (hello,) = await connection.exchange([("HELLO",)])
+    if isinstance(hello, ErrorReply):
         raise Failure(RIGHTS, f"{hello.text} (the user needs the permission +info or +hello)")
     return _from_hello(hello)
 
 
-def refuse_login(sent: Sequence[Command], replies: Sequence[Any]) -> None:
+def refuse_login(sent: Sequence[RedisCommand], replies: Sequence[Any]) -> None:
     """Raises Failure for the first command of logging in that was refused."""
     for command, reply in zip(sent, replies, strict=True):
-        if isinstance(reply, ReplyError):
+        if isinstance(reply, ErrorReply):
             raise of_login(reply) if command[0] == "AUTH" else of_reply(reply) or Failure(NO_DATABASE, reply.text)
 
 

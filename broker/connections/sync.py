@@ -11,21 +11,21 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker.connections.base import TURN_S, BaseTransport
-from broker.connections.failures import closed, of_connecting, of_exchange
-from broker.connections.forks import told
-from broker.connections.link import (
+from broker.connections.connection import (
     MUCH_BYTES,
     READ_BYTES,
-    Command,
-    Link,
+    Connection,
+    RedisCommand,
     ReplyReader,
     in_pieces,
     packed,
     run_blocking,
     tls_context,
 )
-from broker.connections.nodes import Gate
-from broker.connections.opening import opened_address
+from broker.connections.failures import closed, of_connecting, of_exchange
+from broker.connections.forks import told
+from broker.connections.pool import Limiter
+from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
 from broker.errors import BadArgument
@@ -104,7 +104,7 @@ class Transport:
         for server in self.primaries():
             cursor = b"0"
             while True:
-                page: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                page: RedisCommand = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                 ((cursor, names),) = run_blocking(self.io.pipeline([page], server))
                 yield from (name.decode() for name in names)
                 if cursor == b"0":
@@ -196,12 +196,12 @@ class BlockingTransport(BaseTransport):
         """As `BaseTransport.blocking`."""
         return call()
 
-    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Link:
-        link = BlockingLink(endpoint, path, address, timeout_s)
-        link.connect()
-        return link
+    async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Connection:
+        connection = BlockingConnection(endpoint, path, address, timeout_s)
+        connection.connect()
+        return connection
 
-    def _gate(self) -> Gate | None:
+    def _limiter(self) -> Limiter | None:
         return None
 
     async def _until_closing(self, seconds: float) -> None:
@@ -239,7 +239,7 @@ class ThreadTurn:
                 self._owner = 0
 
 
-class BlockingLink:
+class BlockingConnection:
     """A connection that blocks."""
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
@@ -259,8 +259,8 @@ class BlockingLink:
                 error, is_unix=bool(self._path), is_tls=context is not None, timeout_s=self._timeout_s
             ) from error
 
-    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
-        """As `Link.exchange`."""
+    async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
+        """As `Connection.exchange`."""
         replies: list[Any] = []
         missing, received, reader, size, answered = len(commands), self._received, self._reader, 0, 0
         pieces = packed(commands)
@@ -289,18 +289,18 @@ class BlockingLink:
         return replies
 
     def be_patient(self, timeout_s: float) -> None:
-        """As `Link.be_patient`."""
+        """As `Connection.be_patient`."""
         self._timeout_s = timeout_s
         self._open().settimeout(timeout_s)
 
     def interrupt(self) -> None:
-        """As `Link.interrupt`. Not by closing, which would free the number of a socket that another thread reads."""
+        """As `Connection.interrupt`. Closing would free the number of a socket that another thread reads."""
         sock = self._sock
         if sock is not None:
             _shut_down(sock)
 
     def abort(self) -> None:
-        """As `Link.abort`. After a fork only the child's copy is closed."""
+        """As `Connection.abort`. After a fork only the child's copy is closed."""
         sock, self._sock = self._sock, None
         if sock is not None:
             if os.getpid() == self._owner:

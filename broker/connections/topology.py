@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from redis.crc import key_slot
 
+from broker.connections.connection import RedisCommand
+from broker.connections.error_reply import ErrorReply, Redirection
 from broker.connections.failures import (
     LOGIN,
     NO_PRIMARY,
@@ -17,12 +19,10 @@ from broker.connections.failures import (
     nobody,
     of_reply,
 )
-from broker.connections.link import Command
-from broker.connections.replies import Redirection, ReplyError
 from broker.connections.url import Address, Endpoint
 
 #: Asks one server one plain command, on a connection of its own, by a moment on the monotonic clock; raises Failure.
-Ask = Callable[[Endpoint, Command, float], Awaitable[Any]]
+SendCommands = Callable[[Endpoint, RedisCommand, float], Awaitable[Any]]
 
 #: How a node of a cluster says that it cannot name the host of another, or of itself.
 _UNKNOWN_HOSTS = frozenset({"", "?"})
@@ -42,11 +42,11 @@ class Topology:
     def __init__(self, address: Address) -> None:
         self.sole = self._endpoint = address.endpoints[0]
 
-    async def locate(self, key: str | None, ask: Ask, until: float) -> Endpoint:
+    async def locate(self, key: str | None, ask: SendCommands, until: float) -> Endpoint:
         """The server of a key (None: any primary), by a moment on the monotonic clock; raises Failure."""
         return self._endpoint
 
-    async def primaries(self, ask: Ask, until: float) -> list[Endpoint | None]:
+    async def primaries(self, ask: SendCommands, until: float) -> list[Endpoint | None]:
         """Those that together have all keys; None: the one that there is."""
         return [None]
 
@@ -66,7 +66,7 @@ class SentinelPrimary(Topology):
         self._sentinels = list(address.endpoints)
         self._primary: Endpoint | None = None
 
-    async def locate(self, key: str | None, ask: Ask, until: float) -> Endpoint:
+    async def locate(self, key: str | None, ask: SendCommands, until: float) -> Endpoint:
         """As `Topology.locate`."""
         if self._primary is not None:
             return self._primary
@@ -88,7 +88,7 @@ class SentinelPrimary(Topology):
 
     def _named(self, reply: Any) -> Endpoint:
         """The primary that a sentinel names."""
-        if isinstance(reply, ReplyError):
+        if isinstance(reply, ErrorReply):
             failure = of_reply(reply)
             if failure is not None and (failure.kind.passes or failure.kind in (LOGIN, RIGHTS)):
                 raise failure
@@ -120,7 +120,7 @@ class ClusterNodes(Topology):
         self._owners: dict[int, Endpoint] = {}
         self._stale = True
 
-    async def locate(self, key: str | None, ask: Ask, until: float) -> Endpoint:
+    async def locate(self, key: str | None, ask: SendCommands, until: float) -> Endpoint:
         """As `Topology.locate`."""
         if self._stale:
             await self._discover(ask, until)
@@ -132,13 +132,13 @@ class ClusterNodes(Topology):
             raise Failure(NO_SLOTS, f"no node of the cluster serves hash slot {slot}")
         return self._owners[slot]
 
-    async def primaries(self, ask: Ask, until: float) -> list[Endpoint | None]:
+    async def primaries(self, ask: SendCommands, until: float) -> list[Endpoint | None]:
         """As `Topology.primaries`."""
         if self._stale:
             await self._discover(ask, until)
         return list(dict.fromkeys(self._owners.values()))
 
-    async def _discover(self, ask: Ask, until: float) -> None:
+    async def _discover(self, ask: SendCommands, until: float) -> None:
         """Reads the table of slots from the first node that has one."""
         failures: list[tuple[Endpoint, Failure]] = []
         for node in list(self._known):
@@ -177,7 +177,7 @@ def _of_sentinel(failure: Failure) -> Failure:
 
 def _table(node: Endpoint, reply: Any) -> dict[int, Endpoint]:
     """The owner of each slot, by the answer of a node."""
-    if isinstance(reply, ReplyError):
+    if isinstance(reply, ErrorReply):
         failure = of_reply(reply)
         if failure is not None and (failure.kind.passes or failure.kind in (LOGIN, RIGHTS)):
             raise failure

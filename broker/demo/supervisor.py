@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from broker.connections.opening import opened_address
+from broker.connections.resolve import opened_address
 from broker.demo.chaos import Chaos
 from broker.demo.display import View, display
 from broker.demo.interrupts import Interrupts
@@ -29,7 +29,7 @@ from broker.inspection.stats import Stats
 from broker.local_server.temporary import temporary_directory, what_failed
 from broker.operator import Operator
 from broker.recovery.checkpoint import Checkpoint
-from broker.recovery.sources import exists, load_source
+from broker.recovery.find_checkpoint import exists, load_source
 from broker.values.names import check_name
 
 #: What the children run.

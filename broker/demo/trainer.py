@@ -20,7 +20,7 @@ from broker.demo.options import CHECKPOINT, DemoOptions, task_id
 from broker.demo.policy import unpack
 from broker.errors import Exhausted
 from broker.recovery.checkpoint import read_checkpoint
-from broker.recovery.sources import exists
+from broker.recovery.find_checkpoint import exists
 from broker.values.rollout import Rollout
 
 _log = logging.getLogger("broker")

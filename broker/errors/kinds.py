@@ -1,6 +1,6 @@
 """Every error that the broker raises: one base, one subclass per code, fields rather than prose.
 
-The server's scripts answer `CODE name=value name=value ...` (values percent-encoded); `broker.errors.replies` turns
+The server's scripts answer `CODE name=value name=value ...` (values percent-encoded); `broker.errors.from_reply` turns
 that into the matching class. The sentence that a person reads is made from the fields when it is asked for, never
 parsed by anybody.
 """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.protocol import keys
-from broker.protocol.replies import text
+from broker.protocol.parsing import text
 
 #: Sends one plain command and returns its reply, as `Transport.command` does.
 Send = Callable[..., Any]

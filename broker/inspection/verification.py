@@ -17,7 +17,7 @@ from broker.inspection.judge import Breach, Judge, State, Tally, Task
 from broker.inspection.stats import Stats, stats_of
 from broker.protocol import anyone, keys
 from broker.protocol.operation import Operation
-from broker.protocol.records import TaskRecord, task_record
+from broker.protocol.task_record import TaskRecord, task_record
 from broker.values.config import RunConfig
 
 #: Is told how many transitions were read so far.

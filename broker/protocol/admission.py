@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.protocol import keys
 from broker.protocol.operation import Argument, Operation
-from broker.protocol.replies import clock, words
+from broker.protocol.parsing import clock, words
 
 
 @dataclass(frozen=True, slots=True)

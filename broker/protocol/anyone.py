@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.protocol import keys
 from broker.protocol.operation import Operation
-from broker.protocol.replies import clock, text, texts, words
+from broker.protocol.parsing import clock, text, texts, words
 
 
 def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[int]:

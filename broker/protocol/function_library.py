@@ -49,7 +49,7 @@ class NameClash(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LuaFile:
     """A Lua file without comments and includes: top-level functions and variables, in a script then one `return`.
 
     Args:
@@ -86,7 +86,7 @@ class _Split:
     statements: list[Line]
 
 
-def as_library(includes: Mapping[str, Source], scripts: Sequence[Source]) -> list[Line]:
+def as_library(includes: Mapping[str, LuaFile], scripts: Sequence[LuaFile]) -> list[Line]:
     """A library that registers each script as a function.
 
     Args:
@@ -145,7 +145,7 @@ def _once_a_run(last: str, constants: list[Line]) -> list[Line]:
     return [(f"if {last} ~= keys[1] then", None), *constants, (f"{last} = keys[1]", None), ("end", None)]
 
 
-def _split(source: Source, in_table: Collection[str]) -> _Split:
+def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
     """Takes a source apart; names of `in_table` become fields of the table."""
     text = _prefixed(source.text, in_table)
     parts = _Split([], [], [])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from broker.protocol.function_library import NameClash, Source, as_library
+from broker.protocol.function_library import LuaFile, NameClash, as_library
 from broker.protocol.keys import NEVER_THERE
 
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
@@ -158,8 +158,8 @@ def library() -> Library:
     Raises:
         ScriptError: as `load`; or a name is declared inside a function and at the top level of a script.
     """
-    includes: dict[str, Source] = {}
-    functions: list[Source] = []
+    includes: dict[str, LuaFile] = {}
+    functions: list[LuaFile] = []
     for name in names():
         flags, assembled = _assembled(name)
         files: dict[str, list[tuple[str, tuple[str, int]]]] = {}
@@ -168,8 +168,8 @@ def library() -> Library:
         own = tuple(files.pop(f"{name}.lua"))
         for file, lines in files.items():
             if file not in includes:
-                includes[file] = Source(tuple(lines), _needs(file))
-        functions.append(Source(own, tuple(files), f"{_LIBRARY}_{name}", flags))
+                includes[file] = LuaFile(tuple(lines), _needs(file))
+        functions.append(LuaFile(own, tuple(files), f"{_LIBRARY}_{name}", flags))
     try:
         made = as_library(includes, functions)
     except NameClash as error:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from broker.protocol import keys
 from broker.protocol.anyone import RolloutRow, rollout_row
 from broker.protocol.operation import Argument, Operation
-from broker.protocol.replies import clock, text, words
+from broker.protocol.parsing import clock, text, words
 
 
 @dataclass(frozen=True, slots=True)

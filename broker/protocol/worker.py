@@ -9,7 +9,7 @@ from typing import Any
 
 from broker.protocol import keys
 from broker.protocol.operation import Argument, Operation
-from broker.protocol.replies import clock, text, texts
+from broker.protocol.parsing import clock, text, texts
 
 
 @dataclass(frozen=True, slots=True)

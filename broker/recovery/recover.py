@@ -15,15 +15,15 @@ from typing import Any
 from broker.errors import BadArgument, CheckpointError, Early, Fenced, Recovering, Rewound
 from broker.inspection.capacity import terms
 from broker.protocol import anyone, keys, recovery, trainer
-from broker.protocol.records import TaskRecord, task_record
+from broker.protocol.parsing import text
 from broker.protocol.recovery import Begin, Begun, Recovered, Swept
-from broker.protocol.replies import text
+from broker.protocol.task_record import TaskRecord, task_record
 from broker.protocol.trainer import NewTask
 from broker.recovery.checkpoint import MAX_VERSION, Checkpoint, refuse_all_but_files, write_checkpoint
 from broker.recovery.checkpoint_files import History, Member, member_of, named, next_number, point_to, tidy
-from broker.recovery.sources import Foreign, check_in_flight, exists, load_source
+from broker.recovery.find_checkpoint import Foreign, check_in_flight, exists, load_source
 from broker.recovery.tasks_file import TasksWriter, read_tasks
-from broker.trainer.state import TrainerCore
+from broker.trainer.state import TrainerState
 from broker.values.arguments import bytes_of, whole
 from broker.values.config import RunConfig
 
@@ -97,7 +97,7 @@ class RecoveryReport:
 
 
 async def checkpoint(
-    core: TrainerCore, path: Path, *, full: bool, progress: Progress | None, gate: trainer.Gate | None = None
+    state: TrainerState, path: Path, *, full: bool, progress: Progress | None, gate: trainer.Gate | None = None
 ) -> Checkpoint:
     """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
 
@@ -105,52 +105,52 @@ async def checkpoint(
     Before the commit nothing is deleted.
 
     Args:
-        core: the trainer.
+        state: the trainer.
         path: what the user calls the file; it becomes a link to it.
         full: write the tasks, too.
         progress: called as the scan goes on.
         gate: an operator's request to commit with; None: the trainer's own channel.
     """
     if gate is None:
-        await core.settle()
+        await state.settle()
     if member_of(path) is not None:
         raise CheckpointError(
             path=str(path), problem="could not be written: this is the name of one checkpoint, give the path before it"
         )
-    await core.io.blocking(lambda: refuse_all_but_files(path))
+    await state.io.blocking(lambda: refuse_all_but_files(path))
     # Before `collect` makes sure that this trainer leads: a successor then finds a larger number, or has a later epoch.
-    number: int = await core.io.blocking(lambda: next_number(path))
+    number: int = await state.io.blocking(lambda: next_number(path))
 
     def place(version: int, epoch: str) -> Member:
         return named(path, number, epoch, version, by_operator=gate is not None)
 
     try:
-        made, mine = await collect(core, place, progress, full=full)
-        await core.io.blocking(lambda: write_checkpoint(made, mine.path))
+        made, mine = await collect(state, place, progress, full=full)
+        await state.io.blocking(lambda: write_checkpoint(made, mine.path))
     except CheckpointError:
-        if core.epoch:  # a successor deletes what a trainer before it was about to write
-            stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
-            _must_hold(core, stored, core.numbered.last)
+        if state.epoch:  # a successor deletes what a trainer before it was about to write
+            stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
+            _must_hold(state, stored, state.numbered.last)
         raise
     floor: int
     if gate is None:
-        floor = await core.numbered.call(lambda own: recovery.commit(core.run, own, made.version, now=core.now))
+        floor = await state.numbered.call(lambda own: recovery.commit(state.run, own, made.version, now=state.now))
     else:
-        floor = await core.io.call(recovery.commit(core.run, gate, made.version, made.epoch, now=core.now))
-    await core.io.blocking(lambda: point_to(path, mine))
-    await core.io.blocking(lambda: tidy(path, mine, floor))
-    while await core.trim():
+        floor = await state.io.call(recovery.commit(state.run, gate, made.version, made.epoch, now=state.now))
+    await state.io.blocking(lambda: point_to(path, mine))
+    await state.io.blocking(lambda: tidy(path, mine, floor))
+    while await state.trim():
         pass
     return made
 
 
 async def collect(
-    core: TrainerCore, place: Callable[[int, str], Member], progress: Progress | None, *, full: bool
+    state: TrainerState, place: Callable[[int, str], Member], progress: Progress | None, *, full: bool
 ) -> tuple[Checkpoint, Member]:
     """Reads what a checkpoint holds. The version must not change meanwhile: it is the trainer that changes it.
 
     Args:
-        core: the trainer.
+        state: the trainer.
         place: the file for a version and an epoch.
         progress: called as the scan goes on.
         full: write its tasks file.
@@ -158,47 +158,47 @@ async def collect(
     Returns:
         The checkpoint, and the file that it is to be written to.
     """
-    calls = core.numbered.last
-    stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
-    _must_hold(core, stored, calls)
+    calls = state.numbered.last
+    stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
+    _must_hold(state, stored, calls)
     version = int(stored["version"])
-    blob: bytes | None = (await core.io.command("HGET", keys.state(core.run), "blob")) or None
-    policies: list[bytes] = await core.io.command("HGETALL", keys.key(core.run, "policies"))
+    blob: bytes | None = (await state.io.command("HGET", keys.state(state.run), "blob")) or None
+    policies: list[bytes] = await state.io.command("HGETALL", keys.key(state.run, "policies"))
     made_by = {int(policies[i]): text(policies[i + 1]) for i in range(0, len(policies), 2)}
     mine = place(version, stored["epoch"])
-    writer: TasksWriter | None = (await core.io.blocking(lambda: TasksWriter(mine.path))) if full else None
+    writer: TasksWriter | None = (await state.io.blocking(lambda: TasksWriter(mine.path))) if full else None
     unfinished: set[str] = set()
     try:
         seen, total = 0, int(stored["n_tasks"])
         cursor = "0"
         while True:
-            cursor, rows = await _scan(core, cursor)
+            cursor, rows = await _scan(state, cursor)
             fresh = {
                 task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished
             }
             unfinished.update(fresh)
             if writer is not None and fresh:
-                payloads: list[bytes | None] = await core.io.command("HMGET", keys.key(core.run, "payloads"), *fresh)
+                payloads: list[bytes | None] = await state.io.command("HMGET", keys.key(state.run, "payloads"), *fresh)
                 tasks = [
                     NewTask(task, payload or b"", record.samples, record.min_samples, record.priority)
                     for (task, record), payload in zip(fresh.items(), payloads, strict=True)
                 ]
-                await core.io.blocking(lambda tasks=tasks: writer.add(tasks))
+                await state.io.blocking(lambda tasks=tasks: writer.add(tasks))
             seen += len(rows)
             if progress is not None:
-                await core.io.ask("progress", progress, min(seen, total), total)
+                await state.io.ask("progress", progress, min(seen, total), total)
             if cursor == "0":
                 break
-        after: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
-        _must_hold(core, after, calls)
-        _must_be_as_before(core.run, stored, after)
-        tasks_file = (await core.io.blocking(writer.finish)) if writer is not None else None
+        after: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
+        _must_hold(state, after, calls)
+        _must_be_as_before(state.run, stored, after)
+        tasks_file = (await state.io.blocking(writer.finish)) if writer is not None else None
     except BaseException:
         if writer is not None:
             writer.abandon()
         raise
     made = Checkpoint(
-        run=core.run,
+        run=state.run,
         version=version,
         epoch=stored["epoch"],
         order=int(stored["order_seq"]),
@@ -226,23 +226,23 @@ def _must_be_as_before(run: str, before: dict[str, str], after: dict[str, str]) 
         raise Early(run=run, opened_by=after["epoch"])
 
 
-def _must_hold(core: TrainerCore, stored: dict[str, str], calls: int) -> None:
+def _must_hold(state: TrainerState, stored: dict[str, str], calls: int) -> None:
     """A trainer that lost the run, a run that went back or is half recovered must not overwrite a good file."""
-    if core.epoch and stored["epoch"] != core.epoch:
-        raise Fenced(run=core.run, epoch=stored["epoch"])
-    if core.epoch and int(stored["call"]) < calls:
+    if state.epoch and stored["epoch"] != state.epoch:
+        raise Fenced(run=state.run, epoch=stored["epoch"])
+    if state.epoch and int(stored["call"]) < calls:
         raise Rewound(call=calls, last=int(stored["call"]), version=stored["version"])
     if stored["recovering"]:
         raise Recovering(version=stored["recovering"])
 
 
-async def _scan(core: TrainerCore, cursor: str) -> tuple[str, dict[str, TaskRecord]]:
-    following, rows = await core.io.command("HSCAN", keys.key(core.run, "tasks"), cursor, "COUNT", SCAN_COUNT)
+async def _scan(state: TrainerState, cursor: str) -> tuple[str, dict[str, TaskRecord]]:
+    following, rows = await state.io.command("HSCAN", keys.key(state.run, "tasks"), cursor, "COUNT", SCAN_COUNT)
     return text(following), {text(rows[i]): task_record(rows[i + 1]) for i in range(0, len(rows), 2)}
 
 
 async def recover_from(
-    core: TrainerCore,
+    state: TrainerState,
     source: Checkpoint | str | os.PathLike[str] | None,
     version: int | None,
     *,
@@ -265,40 +265,40 @@ async def recover_from(
         blob = bytes_of("blob", blob)
     made: Checkpoint | None = None
     if source is not None:
-        found = await find(core, source, missing_ok=missing_ok)
+        found = await find(state, source, missing_ok=missing_ok)
         if isinstance(found, Foreign):
             version = found.version
         else:
             made = found
     to = target_of(made, version or 0, in_flight, blob, allow_loss=allow_loss)
     if dry_run:
-        return await preview(core, to, made, progress)
-    return await recover(core, to, made, progress)
+        return await preview(state, to, made, progress)
+    return await recover(state, to, made, progress)
 
 
 async def find(
-    core: TrainerCore, source: Checkpoint | str | os.PathLike[str], *, missing_ok: bool = False
+    state: TrainerState, source: Checkpoint | str | os.PathLike[str], *, missing_ok: bool = False
 ) -> Checkpoint | Foreign | None:
     """What a recovery from a source goes by: of a path's files the newest on the history that the server knows.
 
     None: nothing is there, and may be missing.
     """
-    if missing_ok and not (await core.io.blocking(lambda: exists(source))):
+    if missing_ok and not (await state.io.blocking(lambda: exists(source))):
         return None
-    history = await _history(core)
-    found: Checkpoint | Foreign = await core.io.blocking(lambda: load_source(source, core.run, history))
+    history = await _history(state)
+    found: Checkpoint | Foreign = await state.io.blocking(lambda: load_source(source, state.run, history))
     if isinstance(found, Checkpoint) and found.path is not None:
         if found.by_operator:
             _log.warning("%s was written by an operator: no weights of a trainer were saved beside it", found.path)
-        _log.info("the recovery of run %s goes by %s, version %d", core.run, found.path, found.version)
+        _log.info("the recovery of run %s goes by %s, version %d", state.run, found.path, found.version)
     return found
 
 
-async def _history(core: TrainerCore) -> History:
+async def _history(state: TrainerState) -> History:
     """What the server knows of the run's past; little where it lost it, nothing where there is no run."""
-    stored: list[bytes | None] = await core.io.command("HMGET", keys.state(core.run), "tokens", "recoveries", "floor")
+    stored: list[bytes | None] = await state.io.command("HMGET", keys.state(state.run), "tokens", "recoveries", "floor")
     tokens, recoveries, floor = (text(value or b"") for value in stored)
-    policies: list[bytes] = await core.io.command("HGETALL", keys.key(core.run, "policies"))
+    policies: list[bytes] = await state.io.command("HGETALL", keys.key(state.run, "policies"))
     made_by = (text(epoch).partition(".")[2] for epoch in policies[1::2])
     pairs = (pair.partition(":") for pair in recoveries.split())
     return History(
@@ -326,37 +326,39 @@ def target_of(
     )
 
 
-async def recover(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> RecoveryReport:
+async def recover(
+    state: TrainerState, to: Begin, source: Checkpoint | None, progress: Progress | None
+) -> RecoveryReport:
     """Takes the run to a version, under a new epoch of this trainer."""
     # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
-    config = source.config.to_fields() if source is not None else core.config.to_fields() if core.epoch else None
+    config = source.config.to_fields() if source is not None else state.config.to_fields() if state.epoch else None
     token = secrets.token_hex(8)
-    core.recovering()
-    begun: Begun = await core.numbered.take_over(recovery.begin(core.run, token, to, config, now=core.now), token)
-    core.recovered(begun.epoch)
+    state.recovering()
+    begun: Begun = await state.numbered.take_over(recovery.begin(state.run, token, to, config, now=state.now), token)
+    state.recovered(begun.epoch)
 
     async def sweep(piece: list[str]) -> Swept:
-        return await core.numbered.call(lambda gate: recovery.sweep(core.run, gate, piece, is_listed, now=core.now))
+        return await state.numbered.call(lambda gate: recovery.sweep(state.run, gate, piece, is_listed, now=state.now))
 
     listed = frozenset[str]() if source is None else source.unfinished
     is_listed = listed.__contains__
-    counts, known = await _walk(core, listed, sweep, progress)
+    counts, known = await _walk(state, listed, sweep, progress)
     missing = sorted(listed - known)
     for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
         await sweep(missing[at : at + SWEEP_TASKS])
-    after: Recovered = await core.numbered.call(lambda gate: recovery.end(core.run, gate, now=core.now))
-    while await core.trim():
+    after: Recovered = await state.numbered.call(lambda gate: recovery.end(state.run, gate, now=state.now))
+    while await state.trim():
         pass
     restored = 0
     if missing and source is not None and source.tasks_path is not None:
-        restored = await _restore(core, source.tasks_path, set(missing))
+        restored = await _restore(state, source.tasks_path, set(missing))
         missing = []
-    await core.refresh()
-    return _report(core.run, core.cursor, to, begun, counts, after, missing, restored, source)
+    await state.refresh()
+    return _report(state.run, state.cursor, to, begun, counts, after, missing, restored, source)
 
 
 async def _walk(
-    core: TrainerCore,
+    state: TrainerState,
     listed: frozenset[str],
     deal_with: Callable[[list[str]], Awaitable[Swept]],
     progress: Progress | None,
@@ -365,11 +367,11 @@ async def _walk(
 
     Returns the counts, and which of the listed tasks the server knows.
     """
-    stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
+    stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
     counts, known, done, total = Counter[str](), set[str](), set[str](), int(stored["n_tasks"])
     cursor = "0"
     while True:
-        cursor, rows = await _scan(core, cursor)
+        cursor, rows = await _scan(state, cursor)
         fresh = [task for task in rows if task not in done]  # a scan may return a task twice
         known.update(task for task in fresh if task in listed)
         done.update(fresh)
@@ -378,43 +380,47 @@ async def _walk(
             counts.update(swept.counts)
             fresh = fresh[swept.done :]
         if progress is not None:
-            await core.io.ask("progress", progress, min(len(done), total), total)
+            await state.io.ask("progress", progress, min(len(done), total), total)
         if cursor == "0":
             return counts, known
 
 
-async def _restore(core: TrainerCore, path: Path, missing: set[str]) -> int:
+async def _restore(state: TrainerState, path: Path, missing: set[str]) -> int:
     """Enqueues the missing tasks from a full checkpoint."""
     restored = 0
     pieces: Iterator[list[NewTask]] = read_tasks(path)
-    while (piece := (await core.io.blocking(lambda: next(pieces, None)))) is not None:
+    while (piece := (await state.io.blocking(lambda: next(pieces, None)))) is not None:
         wanted = [task for task in piece if task.id in missing]
         for at in range(0, len(wanted), 64):
             part = wanted[at : at + 64]
-            answer = await core.numbered.call(
-                lambda gate, part=part: trainer.enqueue(core.run, gate, part, now=core.now)
+            answer = await state.numbered.call(
+                lambda gate, part=part: trainer.enqueue(state.run, gate, part, now=state.now)
             )
             restored += answer.added
     return restored
 
 
-async def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progress: Progress | None) -> RecoveryReport:
+async def preview(
+    state: TrainerState, to: Begin, source: Checkpoint | None, progress: Progress | None
+) -> RecoveryReport:
     """What `recover` would report; changes nothing."""
-    stored: dict[str, str] = await core.io.call(anyone.stats(core.run, now=core.now))
+    stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
     listed = frozenset[str]() if source is None else source.unfinished
 
     async def look(piece: list[str]) -> Swept:
-        return await core.io.call(recovery.preview(core.run, to, piece, listed.__contains__, now=core.now))
+        return await state.io.call(recovery.preview(state.run, to, piece, listed.__contains__, now=state.now))
 
     asked = await look([])  # refuses what cannot be recovered to, also where there is no task
-    counts, known = await _walk(core, listed, look, progress)
+    counts, known = await _walk(state, listed, look, progress)
     config = RunConfig.from_fields(stored)
     accepted = to.version * config.batch_size + counts["ready"]
     # An admission run has no tasks: its owners count what is running.
     running = counts["running"] + (int(stored["running"]) if stored.get("admission") == "1" else 0)
     capacity = terms(config, to.version, accepted, running).capacity
     steps = [str(step) for step in range(to.version, int(stored["version"]))]
-    sizes: list[bytes | None] = (await core.io.command("HMGET", keys.key(core.run, "batches"), *steps)) if steps else []
+    sizes: list[bytes | None] = (
+        (await state.io.command("HMGET", keys.key(state.run, "batches"), *steps)) if steps else []
+    )
     lost = sum(int(size.split()[0]) for size in sizes if size)
     before = {name: int(stored[name]) for name in ("version", "step_next", "accepted", "running", "capacity")}
     begun = Begun(epoch="", consumed_by_lost_steps=lost, **before)
@@ -425,7 +431,7 @@ async def preview(core: TrainerCore, to: Begin, source: Checkpoint | None, progr
     if source is not None and source.tasks_file is not None:
         restored, missing = len(missing), []
     after = Recovered(accepted, running, capacity)
-    return _report(core.run, cursor, to, begun, counts, after, missing, restored, source)
+    return _report(state.run, cursor, to, begun, counts, after, missing, restored, source)
 
 
 def _report(

@@ -12,10 +12,10 @@ from broker.errors import BadArgument, Early, Gone, Recovering, WaitTimeout
 from broker.protocol import anyone, trainer
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.trainer import Taken
+from broker.trainer.batch_reader import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
 from broker.trainer.exhausted import exhausted
 from broker.trainer.filtered import Accept, Gathered
-from broker.trainer.reading import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
-from broker.trainer.state import TrainerCore
+from broker.trainer.state import TrainerState
 from broker.values.arguments import seconds_of, shown, whole
 from broker.values.config import MAX_BATCH_SIZE
 from broker.values.rollout import Rollout
@@ -49,26 +49,26 @@ class Forming:
     """One batch on its way.
 
     Args:
-        core: the trainer, which remembers what was gathered.
+        state: the trainer, which remembers what was gathered.
         step: the step whose batch it is.
         n: rollouts wanted.
         accept: the user's filter, or None.
         short: take what is left of the run when that is less than n.
     """
 
-    def __init__(self, core: TrainerCore, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
-        self._core, self._step, self._n, self._short = core, step, n, short
-        self._epoch = core.epoch
+    def __init__(self, state: TrainerState, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
+        self._state, self._step, self._n, self._short = state, step, n, short
+        self._epoch = state.epoch
         self._gone = 0  # how often the open batch lost something while it was read
         self._gathered = None if accept is None else self._gathered_by(accept)
 
     def _gathered_by(self, accept: Accept) -> Gathered:
-        core = self._core
-        for step in [step for step in tuple(core.gathered) if step < core.version]:
-            core.gathered.pop(step, None)
-        gathered = core.gathered.get(self._step)
+        state = self._state
+        for step in [step for step in tuple(state.gathered) if step < state.version]:
+            state.gathered.pop(step, None)
+        gathered = state.gathered.get(self._step)
         if gathered is None or not gathered.is_by(accept):
-            gathered = core.gathered[self._step] = Gathered(accept)
+            gathered = state.gathered[self._step] = Gathered(accept)
         return gathered
 
     async def batch(self, deadline: Deadline) -> list[Rollout]:
@@ -78,7 +78,7 @@ class Forming:
             Exhausted: fewer tasks than wanted are left in the run.
             WaitTimeout: the deadline passed; what was gathered stays in the open batch.
         """
-        core, step, gathered = self._core, self._step, self._gathered
+        state, step, gathered = self._state, self._step, self._gathered
         while True:
             if gathered is None:
                 taken = await self._take(TAKE_LIMIT, seal=True, rows=min(self._n, ROWS_PER_CALL))
@@ -93,24 +93,24 @@ class Forming:
             if taken.more and taken.size < self._n:
                 continue
             if taken.exhausted and (not self._short or taken.left == 0):
-                raise await exhausted(core, left=taken.left, step=step, n=self._n)
-            deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=core.run)
-            woken = await core.io.wait_marker((core.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
+                raise await exhausted(state, left=taken.left, step=step, n=self._n)
+            deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=state.run)
+            woken = await state.io.wait_marker((state.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
             if not woken:
-                await core.io.execute((anyone.requeue(core.run, now=core.now),))
+                await state.io.execute((anyone.requeue(state.run, now=state.now),))
         rollouts = await self._sealed(taken)
-        core.digests[step] = taken.digest
-        core.step_next = max(core.step_next, step + 1)
-        core.gathered.pop(step, None)
+        state.digests[step] = taken.digest
+        state.step_next = max(state.step_next, step + 1)
+        state.gathered.pop(step, None)
         return rollouts
 
     async def _take(self, limit: int, *, seal: bool, rows: int) -> Taken:
-        core = self._core
+        state = self._state
         self._refuse_after_recovery()
-        taken = await core.numbered.call(
+        taken = await state.numbered.call(
             lambda gate: trainer.take(
-                core.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short,
-                rows=rows, result_bytes=RESULT_BYTES_WITH_ROWS, now=core.now,
+                state.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short,
+                rows=rows, result_bytes=RESULT_BYTES_WITH_ROWS, now=state.now,
             )
         )  # fmt: skip
         self._refuse_after_recovery()
@@ -118,18 +118,18 @@ class Forming:
 
     def _refuse_after_recovery(self) -> None:
         """A batch formed in the background ends when a recovery begins."""
-        if self._core.epoch != self._epoch:
-            raise Recovering(version=self._core.version)
+        if self._state.epoch != self._epoch:
+            raise Recovering(version=self._state.version)
 
     async def _sealed(self, taken: Taken) -> list[Rollout]:
         """The rollouts of the sealed batch, in its order, which any rank reads. What was gathered is not read again."""
-        core, step, gathered = self._core, self._step, self._gathered
+        state, step, gathered = self._state, self._step, self._gathered
         if gathered is not None and (there := gathered.in_order(step, taken.digest)) is not None:
             return there
         rows = list(taken.rows)
-        rows += await read_rows(core.io, core.run, step, len(rows), taken.size)
+        rows += await read_rows(state.io, state.run, step, len(rows), taken.size)
         if gathered is None:
-            return await read_rollouts(core.io, core.run, step, rows, core.result_sizes, taken.results)
+            return await read_rollouts(state.io, state.run, step, rows, state.result_sizes, taken.results)
         await self._complete(gathered, rows)
         return [gathered.looks[row.task].rollout for row in rows]
 
@@ -138,7 +138,7 @@ class Forming:
 
         Answers also whether the filter has seen all of the batch, and refused nothing.
         """
-        core = self._core
+        state = self._state
         was_whole, gathered.is_whole = gathered.is_whole, False
         taken = await self._take(TAKE_LIMIT, seal=False, rows=ROWS_PER_CALL)
         if taken.sealed:
@@ -146,17 +146,17 @@ class Forming:
         new = taken.rows
         is_told = len(new) == taken.taken  # else the answer is that of a copy that was lost with its rows
         if was_whole and is_told and len(gathered.looks.keys() | {row.task for row in new}) == taken.size:
-            sizes = core.result_sizes
-            gathered.add(new, await read_rollouts(core.io, core.run, self._step, new, sizes, taken.results))
+            sizes = state.result_sizes
+            gathered.add(new, await read_rollouts(state.io, state.run, self._step, new, sizes, taken.results))
             gathered.is_whole = True
         else:
             gathered.is_whole = await self._look_at_all(gathered, taken.size)
         for look in gathered.new():
-            look.verdict = bool(await core.io.ask("accept", gathered.accept, look.rollout))
+            look.verdict = bool(await state.io.ask("accept", gathered.accept, look.rollout))
         refused = gathered.refused()
         if refused:
             is_whole, gathered.is_whole = gathered.is_whole, False
-            await core.discard(refused, "filtered")
+            await state.discard(refused, "filtered")
             gathered.drop(refused)
             gathered.is_whole = is_whole
         return taken, gathered.is_whole and not refused
@@ -167,7 +167,7 @@ class Forming:
         Another trainer had begun it, an answer was lost, or something left it. Answers whether all of it was there.
         """
         try:
-            rows = await read_rows(self._core.io, self._core.run, self._step, 0, size)
+            rows = await read_rows(self._state.io, self._state.run, self._step, 0, size)
             await self._complete(gathered, rows)
         except Gone:  # cancelled meanwhile, by an operator: then the next take says another size
             self._gone += 1
@@ -178,20 +178,20 @@ class Forming:
 
     async def _complete(self, gathered: Gathered, rows: Sequence[RolloutRow]) -> None:
         """Lets what was gathered be these rows, and reads what is new among them."""
-        core = self._core
+        state = self._state
         gathered.keep(rows)
         new = [row for row in rows if row.task not in gathered.looks]
-        gathered.add(new, await read_rollouts(core.io, core.run, self._step, new, core.result_sizes))
+        gathered.add(new, await read_rollouts(state.io, state.run, self._step, new, state.result_sizes))
 
 
 async def next_batch(
-    core: TrainerCore, step: int, n: int | None, accept: Accept | None, timeout: float | None, *, short: bool
+    state: TrainerState, step: int, n: int | None, accept: Accept | None, timeout: float | None, *, short: bool
 ) -> list[Rollout]:
     """The batch of a step; n None: the config's size."""
-    wanted = whole("n", core.config.batch_size if n is None else n, 1, MAX_BATCH_SIZE)
+    wanted = whole("n", state.config.batch_size if n is None else n, 1, MAX_BATCH_SIZE)
     if accept is not None and not callable(accept):
         raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
-    return await Forming(core, step, wanted, accept, short=short).batch(Deadline(timeout))
+    return await Forming(state, step, wanted, accept, short=short).batch(Deadline(timeout))
 
 
 def share_of(size: int, rank: int, world: int) -> range:

@@ -14,10 +14,10 @@ from broker.errors import BadArgument, BrokerError, Early, TooBig
 from broker.protocol import anyone, keys, trainer
 from broker.protocol.anyone import Trimmed
 from broker.protocol.trainer import NewTask, Opened
+from broker.trainer.batch_reader import ResultSizes
 from broker.trainer.enqueued import Arrival, Enqueued, LeftIterators
 from broker.trainer.filtered import Gathered
 from broker.trainer.numbered_calls import NumberedCalls
-from broker.trainer.reading import ResultSizes
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
 from broker.values.codec import encode
 from broker.values.config import RunConfig
@@ -48,7 +48,7 @@ class _Advance:
     allow_empty: bool
 
 
-class TrainerCore:
+class TrainerState:
     """State of one trainer of one run.
 
     Args:

@@ -59,7 +59,7 @@ _PADDING: Final = tuple(bytes(n) for n in range(arrays.ALIGNMENT))
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CodecLimits:
     """What a value may be at most; the same for writing and reading, so that what is written can be read.
 
     Args:
@@ -73,10 +73,12 @@ class Limits:
     max_depth: int = 64
 
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = CodecLimits()
 
 
-def encode(value: Any, *, compress_above: int | None = COMPRESS_ABOVE_BYTES, limits: Limits = DEFAULT_LIMITS) -> bytes:
+def encode(
+    value: Any, *, compress_above: int | None = COMPRESS_ABOVE_BYTES, limits: CodecLimits = DEFAULT_LIMITS
+) -> bytes:
     """Turn a value into bytes.
 
     Args:
@@ -116,7 +118,7 @@ def encode(value: Any, *, compress_above: int | None = COMPRESS_ABOVE_BYTES, lim
     return frame
 
 
-def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
+def decode(data: bytes, limits: CodecLimits = DEFAULT_LIMITS) -> Any:
     """Turn bytes back into the value that `encode` was given.
 
     Args:
@@ -139,7 +141,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
         raise CodecError.of_bytes(f"they raise {type(error).__name__} {error}".rstrip()) from error
 
 
-def _decode_frame(data: bytes, limits: Limits) -> Any:
+def _decode_frame(data: bytes, limits: CodecLimits) -> Any:
     kind = data[1] if len(data) > 1 else -1
     if kind == _RAW:
         return data[2:]
@@ -256,7 +258,7 @@ _NUMBER_RUN: Final = re.compile(
 _LONG_LIST: Final = 16
 
 
-def _check_lengths(data: bytes, position: int, end: int, limits: Limits) -> int:
+def _check_lengths(data: bytes, position: int, end: int, limits: CodecLimits) -> int:
     """Walk over msgpack tokens without building anything. Returns the number of lists and dicts.
 
     msgpack reserves memory for a list's announced length before it has seen one item, for each level of nesting anew.

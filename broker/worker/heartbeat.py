@@ -11,7 +11,7 @@ from broker.connections import Transport, open_transport
 from broker.errors import BrokerError, NoRun
 from broker.protocol import anyone
 from broker.values.attempt import Attempt
-from broker.worker.lasting import Lasting
+from broker.worker.repeated_warning import RepeatedWarning
 from broker.worker.session import Session
 
 _log = logging.getLogger("broker")
@@ -50,7 +50,7 @@ class Heartbeat:
         self._sessions, self._on_cancelled = list(sessions), on_cancelled
         self._stop, self._joined = threading.Event(), threading.Event()
         self._waiting: Transport | None = None
-        self._failing = Lasting()
+        self._failing = RepeatedWarning()
         self._failures = 0  # of the waiting connection, in a row
         self._thread = threading.Thread(target=self._run, name="broker-heartbeat", daemon=True)
 

@@ -22,7 +22,7 @@ from broker.values.arguments import check_type
 from broker.values.attempt import Attempt
 from broker.values.codec import decode, encode
 from broker.values.policy import Policy
-from broker.worker.handlers import sendable, words_of
+from broker.worker.handler_outcome import sendable, words_of
 
 _log = logging.getLogger("broker")
 

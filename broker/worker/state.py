@@ -18,8 +18,8 @@ from broker.values.attempt import Attempt
 from broker.values.hooks import check_hook, check_plain_hook, takes
 from broker.values.names import check_name
 from broker.values.policy import Policy
-from broker.worker.handlers import Ending, log_failure, words_of
-from broker.worker.lasting import Lasting
+from broker.worker.handler_outcome import Outcome, log_failure, words_of
+from broker.worker.repeated_warning import RepeatedWarning
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
 
 #: Longest wait for a marker before claiming again, seconds.
@@ -48,7 +48,7 @@ def number_wanted(n: int) -> int:
     return whole("n", n, 1, 1000)
 
 
-class WorkerCore:
+class WorkerState:
     """State of one worker.
 
     Args:
@@ -96,7 +96,7 @@ class WorkerCore:
         self._batch: list[Attempt] = []  # the one that was handed out last
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
         self._ahead_for: Policy | None = None  # the weights that it was claimed for
-        self._run_missing = Lasting()
+        self._run_missing = RepeatedWarning()
         self._woken_by: str | None = None  # the marker that it took and has not followed yet
 
     @property
@@ -391,7 +391,7 @@ class WorkerCore:
         """Submits a result that is encoded."""
         return (await self._submit_piece(self.session_of(attempt), [submission], claims=False))[0]
 
-    async def report(self, attempt: Attempt, error: BaseException, ending: Ending) -> None:
+    async def report(self, attempt: Attempt, error: BaseException, outcome: Outcome) -> None:
         """Reports an attempt that an exception ended; afterwards it is not worked on any more.
 
         What keeps it from being reported is logged, not raised: the heartbeat gives the attempt back.
@@ -399,17 +399,17 @@ class WorkerCore:
         Args:
             attempt: what was worked on.
             error: what ended it.
-            ending: what that means, from `judged`.
+            outcome: what that means, from `judged`.
         """
         session = self.session_of(attempt)
         try:
             if attempt.cancelled:
                 return
-            if ending.how == "rejected":
-                await session.submit([session.rejection(attempt, ending.reason)])
-            elif ending.how == "failed":
-                log_failure(attempt, error, ending.reason)
-                await session.fail(attempt, ending.reason, retry=ending.retry)
+            if outcome.how == "rejected":
+                await session.submit([session.rejection(attempt, outcome.reason)])
+            elif outcome.how == "failed":
+                log_failure(attempt, error, outcome.reason)
+                await session.fail(attempt, outcome.reason, retry=outcome.retry)
             elif not self.stopping:
                 _log.warning("attempt %s is given back: %s", attempt.id, words_of(error, str))
         except BrokerError as unreported:

@@ -9,7 +9,7 @@ import pytest
 
 from broker import Trainer
 from broker.connections import AsyncTransport, ServerInfo, Transport, open_async_transport, open_transport
-from broker.connections.link import run_blocking
+from broker.connections.connection import run_blocking
 from broker.errors import ServerUnavailable
 from broker.protocol import anyone
 from broker.protocol.operation import Operation
@@ -115,7 +115,7 @@ def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
         if how == "not begun":
-            patch.setattr(trainer._core.numbered._turn, "take", coroutine(interrupted))
+            patch.setattr(trainer._state.numbered._turn, "take", coroutine(interrupted))
         else:
             patch.setattr(io, "execute", coroutine(broken))
         yield

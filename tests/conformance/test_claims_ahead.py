@@ -293,8 +293,8 @@ def test_scripts_that_are_flushed_while_a_worker_waits_are_loaded_again(
     lab: Lab, trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ):
     begun = is_waiting(monkeypatch)
-    core = worker._transport.io
-    for node in core._nodes.values():
+    state = worker._transport.io
+    for node in state._nodes.values():
         node.calls_functions = False
     assert worker.claim(1) == []
     waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from broker.connections import Transport, open_transport
-from broker.connections.aio import AsyncLink
+from broker.connections.aio import AsyncConnection
+from broker.connections.connection import run_blocking
 from broker.connections.failures import Failure
-from broker.connections.link import run_blocking
-from broker.connections.sync import BlockingLink
+from broker.connections.sync import BlockingConnection
 from broker.connections.url import Endpoint, parse_url
 from broker.errors import (
     AuthenticationFailed,
@@ -427,21 +427,21 @@ def test_a_restart_during_a_call_is_ridden_out(
 @pytest.mark.parametrize("loss", ["lose_replies", "lose_requests", "swallow_replies"])
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
 def test_the_client_library_sends_nothing_again_by_itself(real_server: ServerUnderTest, flavour: str, loss: str):
-    async def once(port: int, kind: type[BlockingLink | AsyncLink]) -> None:
-        link = kind(Endpoint("127.0.0.1", port), "", parse_url("redis://"), 0.3)
-        connected = link.connect()
+    async def once(port: int, kind: type[BlockingConnection | AsyncConnection]) -> None:
+        connection = kind(Endpoint("127.0.0.1", port), "", parse_url("redis://"), 0.3)
+        connected = connection.connect()
         if connected is not None:
             await connected
         with pytest.raises(Failure):
-            await link.exchange([("INCR", "counter")])
-        link.abort()
+            await connection.exchange([("INCR", "counter")])
+        connection.abort()
 
     with LossyProxy(real_server.port, b"INCR") as proxy:
         setattr(proxy, loss, 1)
         if flavour == "sync":
-            run_blocking(once(proxy.port, BlockingLink))
+            run_blocking(once(proxy.port, BlockingConnection))
         else:
-            asyncio.run(once(proxy.port, AsyncLink))
+            asyncio.run(once(proxy.port, AsyncConnection))
 
         assert (proxy.connections, proxy.requests) == (1, 1)
         assert real_server.command("GET", "counter") == (None if loss == "lose_requests" else b"1")

@@ -125,7 +125,7 @@ def test_a_worker_of_several_runs_wakes_for_each(lab: Lab, monkeypatch: pytest.M
     worker = lab.worker(lab.run, other)
     for i, trainer in enumerate(trainers):
         waiting = InThread(lambda: worker.claim(1, timeout=60))
-        wait_until(lambda: all(s._settled == s._number for s in worker._core.sessions.values()), "claimed in vain")
+        wait_until(lambda: all(s._settled == s._number for s in worker._state.sessions.values()), "claimed in vain")
         trainer.enqueue(Task(id=f"of-{i}"))
         (attempt,) = waiting.result()
         assert attempt.task == f"of-{i}"
@@ -141,7 +141,7 @@ def test_a_worker_of_several_runs_leaves_the_marker_of_the_one_that_it_does_not_
     failing.fail(failing.claim()[0], "boom")
     worker = lab.worker(lab.run, other)
     waiting = InThread(lambda: worker.claim(1, timeout=60))
-    wait_until(lambda: all(s._settled == s._number for s in worker._core.sessions.values()), "claimed in vain")
+    wait_until(lambda: all(s._settled == s._number for s in worker._state.sessions.values()), "claimed in vain")
     lab.pass_ms(600)
     second.enqueue(Task(id="new"))
     (attempt,) = waiting.result()

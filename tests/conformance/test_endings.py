@@ -12,7 +12,7 @@ import pytest
 from broker import Attempt, Reject, Worker, aio
 from broker.errors import ServerUnavailable
 from broker.operator import Operator
-from broker.worker.handlers import REASON_BYTES, judged, sendable, words_of
+from broker.worker.handler_outcome import REASON_BYTES, judged, sendable, words_of
 from tests.conformance.lab import Lab, tasks
 from tests.threads import InThread
 from tests.waiting import wait_until

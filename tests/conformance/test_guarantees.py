@@ -3,7 +3,7 @@
 import pytest
 
 from broker import Task, Worker
-from broker.connections.link import run_blocking
+from broker.connections.connection import run_blocking
 from broker.operator import Operator
 from broker.protocol import anyone
 from broker.protocol import worker as worker_calls
@@ -173,7 +173,7 @@ class InvisibleTake:
     def __init__(self, lab: Lab, trainer) -> None:
         from broker.protocol import trainer as calls
 
-        numbered = trainer._core.numbered
+        numbered = trainer._state.numbered
         step, n = trainer.version, trainer.config.batch_size
         taken = numbered.call(lambda gate: calls.take(lab.run, gate, step, n, limit=100, seal=True, now=lab.now))
         self.size = run_blocking(taken).size

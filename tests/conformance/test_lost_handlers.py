@@ -10,8 +10,8 @@ import pytest
 
 from broker import Attempt, Trainer, Worker, aio
 from broker.errors import HandlersLost
-from broker.worker.places import LOST_AFTER_S, Places
-from broker.worker.state import WorkerCore
+from broker.worker.permits import LOST_AFTER_S, Permits
+from broker.worker.state import WorkerState
 from tests.conformance.lab import Lab, names_of, tasks
 from tests.threads import InThread
 from tests.waiting import wait_until
@@ -163,11 +163,11 @@ def test_a_handler_that_ends_after_all_gives_its_place_back(lab: Lab, loop: str)
         assert places_of(one).room == 2
 
 
-def places_of(one: Working) -> Places:
+def places_of(one: Working) -> Permits:
     worker = one.worker
-    places = worker._places if isinstance(worker, Worker) else worker._handlers._places  # type: ignore[union-attr]
-    assert places is not None
-    return places
+    permits = worker._permits if isinstance(worker, Worker) else worker._handlers._permits  # type: ignore[union-attr]
+    assert permits is not None
+    return permits
 
 
 @pytest.mark.parametrize("loop", ["threads", "asyncio"])
@@ -202,58 +202,58 @@ def attempt_of(name: str) -> Attempt:
     return Attempt(f"{name}#0.1.r", "r", name, 0, None, 0, None, 1, 0)  # type: ignore[arg-type]
 
 
-def places_for(concurrency: int, lease_ms: int = 60_000) -> tuple[Places, Clock]:
+def places_for(concurrency: int, lease_ms: int = 60_000) -> tuple[Permits, Clock]:
     io: Any = None  # it makes no call
-    clock, core = Clock(), WorkerCore(io, "r", "w", None, None, None, None)
-    core.sessions["r"]._joined = type("Joined", (), {"session": "s", "lease_ms": lease_ms})()  # type: ignore[assignment]
-    return Places(core, concurrency, clock), clock
+    clock, state = Clock(), WorkerState(io, "r", "w", None, None, None, None)
+    state.sessions["r"]._joined = type("Joined", (), {"session": "s", "lease_ms": lease_ms})()  # type: ignore[assignment]
+    return Permits(state, concurrency, clock), clock
 
 
 def test_a_place_is_lost_some_time_after_its_attempt_was_taken_back():
-    places, clock = places_for(2)
+    permits, clock = places_for(2)
     slow, fine = attempt_of("slow"), attempt_of("fine")
-    places.take(slow)
-    places.take(fine)
-    assert (places.room, places.look()) == (0, [])
+    permits.take(slow)
+    permits.take(fine)
+    assert (permits.room, permits.look()) == (0, [])
     slow.mark_cancelled("stale")
     clock.now = 100.0
-    assert (places.look(), places.room) == ([slow], 0)
+    assert (permits.look(), permits.room) == ([slow], 0)
     clock.now += LOST_AFTER_S - 0.1
-    assert (places.look(), places.room) == ([], 0)
+    assert (permits.look(), permits.room) == ([], 0)
     clock.now += 0.1
-    assert (places.look(), places.room, places.lost(slow.id)) == ([], 1, True)
-    places.give(slow)
-    assert (places.room, places.lost(slow.id)) == (1, False)
-    places.give(fine)
-    assert places.room == 2
+    assert (permits.look(), permits.room, permits.lost(slow.id)) == ([], 1, True)
+    permits.give(slow)
+    assert (permits.room, permits.lost(slow.id)) == (1, False)
+    permits.give(fine)
+    assert permits.room == 2
 
 
 @pytest.mark.parametrize(("why", "at_once"), [("expired", True), ("stale", False), ("cancelled", False)])
 def test_slow_handlers_have_hung_after_a_lease_and_those_past_their_time_at_once(why: str, at_once: bool):
     """Handlers that do not look at `cancelled` are common: a worker must not end because a policy became stale."""
-    places, clock = places_for(1)
+    permits, clock = places_for(1)
     attempt = attempt_of("t")
-    places.take(attempt)
+    permits.take(attempt)
     attempt.mark_cancelled(why)
-    places.look()
+    permits.look()
     clock.now += LOST_AFTER_S
-    places.look()
-    assert (places.room, places.is_idle) == (0, True)
-    assert places.are_lost is at_once
+    permits.look()
+    assert (permits.room, permits.is_idle) == (0, True)
+    assert permits.are_lost is at_once
     clock.now += 60.0 - LOST_AFTER_S
-    assert places.are_lost
-    places.give(attempt)
-    assert not places.are_lost
+    assert permits.are_lost
+    permits.give(attempt)
+    assert not permits.are_lost
 
 
 def test_a_session_that_ran_out_says_nothing_of_its_handlers():
     """All its attempts are `expired`, for no fault of theirs."""
-    places, clock = places_for(1)
+    permits, clock = places_for(1)
     attempt = attempt_of("t")
-    places.take(attempt)
-    places._core.sessions["r"].lost()
+    permits.take(attempt)
+    permits._state.sessions["r"].lost()
     attempt.mark_cancelled("expired")
-    places.look()
+    permits.look()
     clock.now += LOST_AFTER_S
-    places.look()
-    assert (places.lost(attempt.id), places.are_lost) == (True, False)
+    permits.look()
+    assert (permits.lost(attempt.id), permits.are_lost) == (True, False)

@@ -12,7 +12,7 @@ import pytest
 
 from broker import ConfigMismatch, RunConfig, Task
 from broker.errors import BadArgument, BrokerError, Exhausted, SchemaMismatch, WaitTimeout
-from broker.errors.replies import from_reply
+from broker.errors.from_reply import from_reply
 from broker.operator import Operator
 from broker.protocol import admission, keys, scripts, trainer, worker
 from broker.protocol.admission import Counted, Recovery, Report

@@ -27,7 +27,7 @@ class Held:
     @property
     def told(self) -> list[str]:
         """The attempts that its next heartbeat names."""
-        (session,) = self.worker._core.sessions.values()
+        (session,) = self.worker._state.sessions.values()
         operation = session.renew_operation()
         return [] if operation is None else [str(arg) for arg in operation.args[3:]]
 

@@ -187,8 +187,8 @@ def test_missing_bytes_of_a_batch_are_told(lab: Lab):
 
 
 def test_bytes_are_read_in_bounded_pieces(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.trainer.reading.BYTES_PER_FETCH", 100_000)
-    monkeypatch.setattr("broker.trainer.reading.ROWS_PER_CALL", 3)
+    monkeypatch.setattr("broker.trainer.batch_reader.BYTES_PER_FETCH", 100_000)
+    monkeypatch.setattr("broker.trainer.batch_reader.ROWS_PER_CALL", 3)
     trainer, worker = lab.trainer(consumer_batch_size=10), lab.worker()
     trainer.enqueue(Task(id=f"t{i}", samples=2) for i in range(10))
     for attempt in worker.claim(20):

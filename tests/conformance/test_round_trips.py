@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from broker import Attempt, BadArgument, BrokerError, Policy, Reject, RunConfig, Task, Trainer, WaitTimeout, Worker, aio
-from broker.connections.link import Command
-from broker.connections.nodes import Pool
+from broker.connections.connection import RedisCommand
+from broker.connections.pool import Pool
 from broker.protocol import anyone, scripts
 from broker.protocol import worker as calls
 from broker.trainer import batches
-from broker.worker.state import WorkerCore
+from broker.worker.state import WorkerState
 from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, tasks
 from tests.lossy_proxy import LossyProxy
@@ -33,14 +33,14 @@ class Sent:
         self.trips: list[list[str]] = []
         exchange = Pool.exchange
 
-        async def noted(pool: Pool, commands: Sequence[Command], *others: float) -> list[Any]:
+        async def noted(pool: Pool, commands: Sequence[RedisCommand], *others: float) -> list[Any]:
             self.trips.append([self._name(command) for command in commands if command[0] != "SCRIPT"])
             return await exchange(pool, commands, *others)
 
         monkeypatch.setattr(Pool, "exchange", noted)
         self._scripts: dict[str, str] = {}
 
-    def _name(self, command: Command) -> str:
+    def _name(self, command: RedisCommand) -> str:
         if command[0] == "FCALL":
             return str(command[1]).rpartition("_")[2]
         if command[0] == "EVALSHA":
@@ -226,7 +226,7 @@ def test_a_filter_sees_each_rollout_once_and_the_rows_come_with_the_take(trainer
 def test_results_are_read_in_pieces_of_the_size_that_those_before_had(
     lab: Lab, worker: Worker, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("broker.trainer.reading.BYTES_PER_FETCH", 100_000)
+    monkeypatch.setattr("broker.trainer.batch_reader.BYTES_PER_FETCH", 100_000)
     with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=64, max_staleness=9)) as trainer:
         trainer.enqueue(tasks(128))
         reads: list[int] = []
@@ -335,7 +335,7 @@ def test_a_worker_of_two_runs_does_not_spin_where_one_refuses_its_weights(lab: L
     trainer = lab.trainer(consumer_batch_size=1)
     lab.trainer(run=other, consumer_batch_size=1).enqueue(tasks(1))
     worker = lab.worker(lab.run, other)
-    worker.policy = {other: Policy(version=0, epoch=trainer._core.epoch)}
+    worker.policy = {other: Policy(version=0, epoch=trainer._state.epoch)}
     sent.taken()
     assert worker.claim(1, timeout=0.5) == []
     assert len(sent.of("claim")) <= 10
@@ -597,4 +597,4 @@ def test_a_batch_size_that_is_none_is_refused(worker: Worker):
     for n in (0, 1001):
         with pytest.raises(BrokerError, match="1 to 1000"):
             next(worker.batches(n))
-    assert not WorkerCore(worker._transport.io, ["r"], "w", None, None, None, None).iterating
+    assert not WorkerState(worker._transport.io, ["r"], "w", None, None, None, None).iterating

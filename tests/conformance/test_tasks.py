@@ -3,7 +3,7 @@
 import pytest
 
 from broker import Task
-from broker.connections.link import run_blocking
+from broker.connections.connection import run_blocking
 from broker.operator import Operator
 from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
@@ -31,7 +31,7 @@ def test_a_task_goes_through_its_states(lab: Lab):
 
 def lab_trainer_take(lab: Lab, trainer) -> None:
     """Fills the batch without sealing it, on the trainer's own channel."""
-    numbered = trainer._core.numbered
+    numbered = trainer._state.numbered
     run_blocking(numbered.call(lambda gate: calls.take(lab.run, gate, 0, 1, limit=10, seal=False, now=lab.now)))
 
 

@@ -85,7 +85,7 @@ def test_a_call_that_was_interrupted_behind_its_answer_keeps_its_number(lab: Lab
 
     for i in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(trainer._core.numbered._numbers, "settle", interrupted)
+            patch.setattr(trainer._state.numbered._numbers, "settle", interrupted)
             trainer.enqueue(tasks(3))
         assert trainer.enqueue(Task(id=f"other{i}")).added == 1
     assert trainer.stats().pending == 5
@@ -186,7 +186,7 @@ def test_a_batch_that_was_not_delivered_is_not_acknowledged(lab: Lab):
     for step in range(2):
         worker.submit(worker.claim()[0], step)
     trainer.next_batch(prefetch=True, timeout=5)
-    wait_until(lambda: 1 in trainer._core.digests, "the next batch is formed")
+    wait_until(lambda: 1 in trainer._state.digests, "the next batch is formed")
     assert trainer.advance() == 1
     with pytest.raises(Early):
         trainer.advance()

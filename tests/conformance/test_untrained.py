@@ -158,7 +158,7 @@ def test_dead_tasks_that_are_freed_are_told(lab: Lab, caplog: pytest.LogCaptureF
 
 
 def trim_by(trainer: Trainer) -> None:
-    while trainer._run(trainer._core.trim()):
+    while trainer._run(trainer._state.trim()):
         pass
 
 

@@ -333,7 +333,7 @@ def test_a_blocked_worker_wakes_up(lab: Lab, path: Callable[[Lab], Callable[[], 
     act = path(lab)
     lab.unmark()
     worker = lab.worker(name="blocked", lease_s=3600.0)
-    session = worker._core.sessions[lab.run]
+    session = worker._state.sessions[lab.run]
     waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
     wait_until(lambda: session._number == 1 and session._settled == 1, "it claimed in vain")
     assert waiting.is_running
@@ -363,7 +363,7 @@ def test_one_wake_up_passes_from_worker_to_worker(lab: Lab, monkeypatch: pytest.
     trainer = lab.trainer(consumer_batch_size=8)
     workers = [lab.worker(name=f"w{i}") for i in range(8)]
     waiting = [InThread(lambda worker=worker: worker.claim(1, timeout=FAR_AWAY_S)) for worker in workers]
-    sessions = [worker._core.sessions[lab.run] for worker in workers]
+    sessions = [worker._state.sessions[lab.run] for worker in workers]
     wait_until(lambda: all(session._settled == 1 for session in sessions), "all have claimed in vain")
     trainer.enqueue(tasks(8))
     got = [call.result() for call in waiting]
@@ -380,7 +380,7 @@ def test_a_worker_wakes_for_what_is_next_due(lab: Lab, monkeypatch: pytest.Monke
     trainer.enqueue(tasks(1))
     worker.fail(worker.claim()[0], "boom")
     assert names_of(worker.claim(1, timeout=FAR_AWAY_S)) == ["t0"]
-    assert worker._core.sessions[lab.run]._number <= 4
+    assert worker._state.sessions[lab.run]._number <= 4
 
 
 def test_a_worker_with_stale_weights_does_not_keep_the_marker(lab: Lab, monkeypatch: pytest.MonkeyPatch):
@@ -392,7 +392,7 @@ def test_a_worker_with_stale_weights_does_not_keep_the_marker(lab: Lab, monkeypa
     good = lab.worker(name="good")
     lab.unmark()
     waiting = InThread(lambda: good.claim(1, timeout=FAR_AWAY_S))
-    wait_until(lambda: good._core.sessions[lab.run]._settled == 1, "it claimed in vain")
+    wait_until(lambda: good._state.sessions[lab.run]._settled == 1, "it claimed in vain")
     trainer.pause()
     trainer.enqueue(tasks(1))
     assert stale.claim() == []
@@ -430,11 +430,11 @@ def test_a_blocked_trainer_wakes_up(lab: Lab, end: Callable[..., None], monkeypa
     (attempt,) = worker.claim()
     waiting = InThread(lambda: trainer.next_batch(short=True))
     wait_until(lambda: lab.stat("want") == 1, "the trainer waits")
-    before = trainer._core.numbered.last
+    before = trainer._state.numbered.last
     end(lab, worker, attempt)
     expected = ["t0", "t1"] if end is ending_by_submit else ["t0"]
     assert names_of(waiting.result()) == expected
-    assert trainer._core.numbered.last <= before + 2
+    assert trainer._state.numbered.last <= before + 2
 
 
 def test_a_trainer_is_woken_once_for_a_batch_not_for_each_rollout(lab: Lab):
@@ -493,7 +493,7 @@ def test_stop_and_drain_end_a_wait(lab: Lab, end: str, monkeypatch: pytest.Monke
     lab.trainer()
     worker = lab.worker()
     waiting = InThread(lambda: list(worker))
-    wait_until(lambda: worker._core.sessions[lab.run]._settled == 1, "it claimed in vain")
+    wait_until(lambda: worker._state.sessions[lab.run]._settled == 1, "it claimed in vain")
     wait_until(lambda: is_blocked(lab), "it waits")
     getattr(worker, end)()
     assert waiting.result() == []

@@ -106,7 +106,7 @@ def test_a_worker_that_lost_what_sigterm_raised_ends_with_its_next_claim(live: L
 
 _PACKING = """
 import signal
-from broker.connections.link import packed
+from broker.connections.connection import packed
 
 class Interrupted(Exception):
     pass

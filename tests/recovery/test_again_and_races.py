@@ -134,7 +134,7 @@ def test_of_two_trainers_that_race_to_recover_one_is_fenced(
 def _epoch(run: str, now: int) -> Any:
     from broker.protocol import keys
     from broker.protocol.operation import Operation
-    from broker.protocol.replies import texts
+    from broker.protocol.parsing import texts
 
     def parse(reply: Any) -> str:
         parts = texts(reply)
@@ -254,7 +254,7 @@ def test_a_commit_that_arrives_late_does_not_raise_the_floor_of_its_successor(
 ):
     trainer, worker, history, path = lost
     late = recovery.commit(
-        lab.run, trainer_gate(trainer._core.numbered.token, trainer._core.numbered.last + 1), 5, now=lab.now
+        lab.run, trainer_gate(trainer._state.numbered.token, trainer._state.numbered.last + 1), 5, now=lab.now
     )
     other = lab.trainer(reopen=True)
     other.recover(path)

@@ -226,7 +226,7 @@ def test_a_call_of_another_thread_that_is_under_way_does_not_disturb_a_recovery(
 
 
 def _waits(trainer: Trainer) -> bool:
-    return trainer._core.numbered._turn.is_taken  # type: ignore[attr-defined]
+    return trainer._state.numbered._turn.is_taken  # type: ignore[attr-defined]
 
 
 def test_a_zombie_does_not_write_over_the_checkpoint_of_its_successor(lab: Lab, tmp_path: Path):

@@ -110,7 +110,7 @@ def test_rewound_is_told_at_every_distance_before_a_batch_or_an_advance(
     """As long as a call of the trainer itself was lost; its first call says so, whichever it is."""
     past, path = Past(durable, tmp_path / "copies"), tmp_path / "broker.json"
     trainer, _, _ = _seven_steps(own, path, past)
-    number = trainer._core.numbered.last
+    number = trainer._state.numbered.last
     for which in range(0, past.copies, 2):
         past.bring_back(which)
         before = own.dump()
@@ -123,7 +123,7 @@ def test_rewound_is_told_at_every_distance_before_a_batch_or_an_advance(
         ):
             with pytest.raises(Rewound):
                 call()
-            assert trainer._core.numbered.last == number
+            assert trainer._state.numbered.last == number
         assert own.dump() == before
         with pytest.raises(Rewound):
             trainer.checkpoint(tmp_path / "other")

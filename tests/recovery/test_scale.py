@@ -108,7 +108,7 @@ def _checkpoint(filler: Filler, path: Path) -> None:
     """By a trainer of its own, whose epoch the filler goes on with."""
     with Trainer(filler.lab.url, filler.lab.run, clock=filler.lab.clock) as leader:
         leader.checkpoint(path)
-        filler.trainer.token, filler.trainer.number = leader._core.numbered.token, leader._core.numbered.last
+        filler.trainer.token, filler.trainer.number = leader._state.numbered.token, leader._state.numbered.last
 
 
 def _fill(lab: Lab, path: Path) -> None:
@@ -157,7 +157,7 @@ class Bystander:
         self._transport.close()
 
 
-class Pieces:
+class PartialReads:
     """The tasks that each sweep of a recovery dealt with, and the most commands that one call ran in the server."""
 
     def __init__(self, trainer: Trainer) -> None:
@@ -180,7 +180,7 @@ class Pieces:
         return answers
 
 
-def _recover(lab: Lab, path: Path, what: str) -> tuple[RecoveryReport, Pieces]:
+def _recover(lab: Lab, path: Path, what: str) -> tuple[RecoveryReport, PartialReads]:
     """Recovers under the eyes of the slow log and a bystander: the report, and the pieces that it was done in.
 
     How long the longest piece took is printed (on an idle server: below 10 ms), and judged by `python -m benchmarks
@@ -189,7 +189,7 @@ def _recover(lab: Lab, path: Path, what: str) -> tuple[RecoveryReport, Pieces]:
     made = dataclasses.replace(read_checkpoint(path), run=lab.run)
     with Trainer(lab.url, lab.run, clock=lab.clock) as leader:
         leader.stats()  # it is connected, and the script loaded
-        pieces = Pieces(leader)
+        pieces = PartialReads(leader)
         lab.command("CONFIG", "SET", "slowlog-log-slower-than", _LOGGED_US)
         lab.command("SLOWLOG", "RESET")
         bystander, start = Bystander(lab.url), time.perf_counter()

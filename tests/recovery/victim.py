@@ -26,7 +26,7 @@ def run_tasks() -> list[Task]:
 
 
 def _advance(trainer: Trainer, path: Path) -> None:
-    if trainer.version not in trainer._core.digests:
+    if trainer.version not in trainer._state.digests:
         trainer.next_batch(timeout=5)
     trainer.advance(b"blob")
 

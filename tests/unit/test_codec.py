@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as hnp
 
 from broker.errors import CodecError
 from broker.values import compression
-from broker.values.codec import Limits, decode, encode
+from broker.values.codec import CodecLimits, decode, encode
 from tests.threads import in_threads
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_nesting_is_allowed_to_the_same_depth_on_both_sides() -> None:
-    limits = Limits(max_depth=3)
+    limits = CodecLimits(max_depth=3)
     deep = [[[1]]]
     assert decode(encode(deep, limits=limits), limits) == deep
     with pytest.raises(CodecError, match="nested too deep"):
@@ -301,7 +301,7 @@ def test_nesting_is_allowed_to_the_same_depth_on_both_sides() -> None:
 
 @given(values)
 def test_what_may_be_written_under_a_limit_may_be_read_under_it(value: Any) -> None:
-    limits = Limits(max_elements=6, max_depth=3)
+    limits = CodecLimits(max_elements=6, max_depth=3)
     if isinstance(value, bytes):
         return
     try:
@@ -314,7 +314,7 @@ def test_what_may_be_written_under_a_limit_may_be_read_under_it(value: Any) -> N
 
 
 def test_too_many_bytes_are_refused_on_both_sides() -> None:
-    limits = Limits(max_bytes=1000)
+    limits = CodecLimits(max_bytes=1000)
     with pytest.raises(CodecError, match="1000 are allowed"):
         encode(np.zeros(1000), limits=limits)
     for compress_above in (None, 0):
@@ -441,7 +441,7 @@ def test_a_compression_bomb_is_refused_before_it_is_unpacked() -> None:
     try:
         for data in (bomb, lying):
             with pytest.raises(CodecError):
-                decode(data, Limits(max_bytes=10_000_000))
+                decode(data, CodecLimits(max_bytes=10_000_000))
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
@@ -473,7 +473,7 @@ def test_bytes_that_would_grow_are_refused_in_bounded_time_and_memory(name: str)
     tracemalloc.start()
     try:
         with pytest.raises(CodecError):
-            decode(data, Limits(max_elements=10_000))
+            decode(data, CodecLimits(max_elements=10_000))
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
@@ -483,14 +483,14 @@ def test_the_largest_allowed_number_of_items_is_read_in_bounded_time() -> None:
     data = frame(b"\xdd" + struct.pack(">I", 1_000_000) + b"\x90" * 1_000_000)
     began = time.process_time()
     with pytest.raises(CodecError, match="nested too deep"):
-        decode(data, Limits(max_depth=1))
+        decode(data, CodecLimits(max_depth=1))
     assert len(decode(data)) == 1_000_000
     assert time.process_time() - began < 10.0
 
 
 def decodes_or_is_refused(data: bytes) -> None:
     try:
-        decode(data, Limits(max_bytes=1_000_000, max_elements=10_000))
+        decode(data, CodecLimits(max_bytes=1_000_000, max_elements=10_000))
     except CodecError as error:
         str(error).encode()  # the sentence can be printed
 

@@ -7,7 +7,7 @@ import pytest
 
 from broker import errors
 from broker.errors import BrokerError
-from broker.errors.replies import from_reply
+from broker.errors.from_reply import from_reply
 
 CODES = {
     "FENCED": "Fenced",

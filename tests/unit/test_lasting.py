@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from broker.worker.lasting import LONGEST_DISTANCE_S, Lasting
+from broker.worker.repeated_warning import LONGEST_DISTANCE_S, RepeatedWarning
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def told_at(lasting: Lasting, clock: list[float], seconds: int, caplog: pytest.LogCaptureFixture) -> list[int]:
+def told_at(lasting: RepeatedWarning, clock: list[float], seconds: int, caplog: pytest.LogCaptureFixture) -> list[int]:
     """When it was told, of once a second."""
     times: list[int] = []
     for second in range(seconds):
@@ -26,16 +26,16 @@ def told_at(lasting: Lasting, clock: list[float], seconds: int, caplog: pytest.L
 
 
 def test_it_is_told_at_growing_distances(clock: list[float], caplog: pytest.LogCaptureFixture):
-    assert told_at(Lasting(), clock, 200, caplog) == [0, 10, 30, 70, 150]
+    assert told_at(RepeatedWarning(), clock, 200, caplog) == [0, 10, 30, 70, 150]
 
 
 def test_the_distance_has_a_limit(clock: list[float], caplog: pytest.LogCaptureFixture):
-    times = told_at(Lasting(), clock, 5000, caplog)
+    times = told_at(RepeatedWarning(), clock, 5000, caplog)
     assert times[-1] - times[-2] == LONGEST_DISTANCE_S
 
 
 def test_when_it_begins_anew_it_is_told_at_once(clock: list[float], caplog: pytest.LogCaptureFixture):
-    lasting = Lasting()
+    lasting = RepeatedWarning()
     told_at(lasting, clock, 2, caplog)
     lasting.over()
     assert told_at(lasting, clock, 12, caplog) == [0, 10]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from broker.protocol import scripts
-from broker.protocol.function_library import Line, NameClash, Source, as_library
+from broker.protocol.function_library import Line, LuaFile, NameClash, as_library
 
 INCLUDE = """local SIZE = #KEYS[1]
 local seen = {}
@@ -26,9 +26,9 @@ return bounded(1) and later(tonumber(ARGV[1])) + count
 """
 
 
-def source(text: str, file: str = "f.lua", **more: object) -> Source:
+def source(text: str, file: str = "f.lua", **more: object) -> LuaFile:
     lines = tuple((line, (file, number)) for number, line in enumerate(text.splitlines(), 1))
-    return Source(lines, **more)  # type: ignore[arg-type]
+    return LuaFile(lines, **more)  # type: ignore[arg-type]
 
 
 def library(include: str = INCLUDE, script: str = SCRIPT) -> list[Line]:

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from broker.connections.connection import run_blocking
 from broker.connections.failures import SILENT, Failure
-from broker.connections.link import run_blocking
 from broker.connections.retrying import Patience, silence_s
 from broker.errors import ServerUnavailable
 

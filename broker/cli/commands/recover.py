@@ -90,7 +90,7 @@ def _found(namespace: Namespace, operator: Operator, output: Output) -> Checkpoi
     """What is recovered from; says which file of several it is, and what another trainer's cannot tell."""
     if namespace.checkpoint is None:
         return None
-    from broker.recovery.sources import Foreign
+    from broker.recovery.find_checkpoint import Foreign
 
     path = Path(namespace.checkpoint)
     found = operator.source(namespace.run, path)

@@ -42,7 +42,7 @@ class Handed:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Timeouts:
     """How long things last, in milliseconds.
 
     Args:
@@ -56,7 +56,7 @@ class Limits:
     window_ms: int
 
     @classmethod
-    def of(cls, config: RunConfig, task_timeout_ms: int | None) -> Limits:
+    def of(cls, config: RunConfig, task_timeout_ms: int | None) -> Timeouts:
         """The run's attempt_timeout_ms is kept exactly; a shorter limit of the gateway's is kept by its sessions."""
         attempt_ms = config.attempt_timeout_ms
         if attempt_ms and (task_timeout_ms is None or task_timeout_ms >= attempt_ms):
@@ -91,7 +91,7 @@ class Claims:
         self._transport, self._run, self._name = transport, run, name
         self._task_timeout_ms, self._monotonic = task_timeout_ms, monotonic
         self.config = RunConfig(consumer_batch_size=1)
-        self._limits = Limits.of(self.config, task_timeout_ms)
+        self._limits = Timeouts.of(self.config, task_timeout_ms)
         self._joined: Joined | None = None
         self._until: float | None = None  # when the session takes no more claims; None: it has handed out nothing yet
         self._number = 0
@@ -101,7 +101,7 @@ class Claims:
     async def refresh(self) -> None:
         """Reads the run's config again. Raises NoRun, ServerUnavailable."""
         self.config = RunConfig.from_fields(await self.execute(anyone.stats(self._run)))
-        self._limits = Limits.of(self.config, self._task_timeout_ms)
+        self._limits = Timeouts.of(self.config, self._task_timeout_ms)
 
     async def next(self) -> Handed | None:
         """One attempt, or None when there is nothing to do. Raises NoRun, ServerUnavailable."""

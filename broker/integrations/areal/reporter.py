@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.connections import Transport, open_transport
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
-from broker.integrations.areal.tally import Tally
+from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.protocol import admission
 from broker.protocol.admission import Opened, Report, Standing
 from broker.protocol.operation import Operation
@@ -43,7 +43,7 @@ class Reporter:
         name: the owner's name; its id has a random part besides.
         config: fields of the run's config.
         lease_ms: time without a report after which the owner counts as dead, in milliseconds.
-        tally: what it has counted.
+        counters: what it has counted.
         version: asks the provider.
         on_news: called from the thread, without a lock held, when a slot may be free or there is a new version;
             False: call it again soon.
@@ -57,13 +57,13 @@ class Reporter:
         name: str,
         config: Mapping[str, str],
         lease_ms: int,
-        tally: Tally,
+        counters: OwnerCounters,
         version: Callable[[], int],
         on_news: Callable[[], bool],
         clock: Callable[[], int] | None,
     ) -> None:
         self._run, self._name, self._config, self._lease_ms = run, name, config, lease_ms
-        self._tally, self._version, self._on_news, self._clock = tally, version, on_news, clock
+        self._counters, self._version, self._on_news, self._clock = counters, version, on_news, clock
         self._url = url
         # Not patient: what cannot be sent now is sent by the thread, and a question for capacity must not hang. But a
         # connection that the server closed meanwhile fails at once, and another one is tried.
@@ -83,7 +83,7 @@ class Reporter:
         """Joins the run and starts the thread. Raises ConfigMismatch, ServerUnavailable and others."""
         self.owner = self._new_id()
         operation = admission.open_owner(
-            self._run, self.owner, self._lease_ms, secrets.token_hex(8), self._config, self._tally.counted,
+            self._run, self.owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
             update=update, now=self._now,
         )  # fmt: skip
         with open_transport(self._url) as patient:
@@ -106,7 +106,7 @@ class Reporter:
 
     def numbers(self) -> tuple[int, int, int, int]:
         """Accepted, enqueued, rejected, running, as last heard of the others and as counted here."""
-        mine = self._tally.numbers()
+        mine = self._counters.numbers()
         accepted, enqueued, rejected, running = (own + other for own, other in zip(mine, self._others, strict=True))
         return accepted, enqueued, rejected, running
 
@@ -148,7 +148,7 @@ class Reporter:
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
         with self._turn:
-            report, _ = self._tally.report(self._told_version, asks=False)
+            report, _ = self._counters.report(self._told_version, asks=False)
             left = self._execute(admission.leave(self._run, self.owner, self._lease_ms, report, now=self._now))
             if isinstance(left, BrokerError) and not isinstance(left, NoRun):
                 _log.warning("what %s was running is given back only when its lease runs out: %s", self.owner, left)
@@ -159,10 +159,10 @@ class Reporter:
     def _exchange(self, version: int, *, asks: bool) -> Standing:
         error: BrokerError | None = None
         for _ in range(1 + _RENAMES):
-            report, mark = self._tally.report(version, asks=asks)
+            report, mark = self._counters.report(version, asks=asks)
             answer = self._execute(admission.report(self._run, self.owner, self._lease_ms, report, now=self._now))
             if isinstance(answer, Standing):
-                self._tally.settle(report, mark, granted=answer.granted)
+                self._counters.settle(report, mark, granted=answer.granted)
                 self._heard(report, answer)
                 return answer
             if not isinstance(answer, NoSession | NoRun):
@@ -191,14 +191,14 @@ class Reporter:
         _log.error("%s joins run %s anew, what it has running is counted on: %s", self.owner, self._run, why)
         owner = self._new_id()
         operation = admission.open_owner(
-            self._run, owner, self._lease_ms, secrets.token_hex(8), self._config, self._tally.counted,
+            self._run, owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
             lost_version=lost_version, now=self._now,
         )  # fmt: skip
         opened = self._execute(operation)
         if isinstance(opened, BrokerError):
             raise opened
         self.owner = owner
-        self._tally.renamed()
+        self._counters.renamed()
         self.transport.interrupt()  # the listener waits under the old id
 
     def _execute(self, operation: Operation[Any]) -> Any:
@@ -236,7 +236,7 @@ class Reporter:
                 version = self._looked_up()
                 changed = version != self._told_version
                 look, self._look = self._look, False
-                if not (changed or look or self._tally.to_tell or time.monotonic() >= next_beat):
+                if not (changed or look or self._counters.to_tell or time.monotonic() >= next_beat):
                     self._pass_on_news()
                     continue
                 next_beat = time.monotonic() + beat_s
@@ -261,7 +261,7 @@ class Reporter:
             self._news = not self._on_news() or self._news
 
     def _wait_s(self, next_beat: float) -> float:
-        lapses_in_s = self._tally.lapses_in_s()
+        lapses_in_s = self._counters.lapses_in_s()
         until_beat_s = max(0.0, next_beat - time.monotonic())
         return min(until_beat_s, _VERSION_EVERY_S, _VERSION_EVERY_S if lapses_in_s is None else lapses_in_s)
 

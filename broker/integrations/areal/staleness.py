@@ -16,8 +16,8 @@ from typing import Protocol, Self
 
 from broker.errors import BadArgument
 from broker.integrations.areal.listener import Listener
+from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.integrations.areal.reporter import Reporter
-from broker.integrations.areal.tally import Tally
 from broker.protocol import keys
 from broker.protocol.admission import wake_key
 from broker.values.config import RunConfig
@@ -101,9 +101,9 @@ class StalenessManager:
             max_staleness=max_staleness,
             max_concurrent_rollouts=max(1, max_concurrent_rollouts),
         )
-        self._tally = Tally()
+        self._counters = OwnerCounters()
         self._reporter = Reporter(
-            url, self.run, self.owner, config.to_fields(), int(lease_s * 1000), self._tally, self._version,
+            url, self.run, self.owner, config.to_fields(), int(lease_s * 1000), self._counters, self._version,
             self._wake, clock,
         )  # fmt: skip
         self._listener = Listener(self._reporter.transport, self._markers, self._on_marker)
@@ -155,7 +155,7 @@ class StalenessManager:
         """
         version = self._version()
         # A dispatcher that has nothing to start would only keep a slot from others.
-        asks = self._tally.waits or not self._listener.attached
+        asks = self._counters.waits or not self._listener.attached
         standing = self._reporter.tell(version, asks=asks)
         if standing is None:
             return min(0, self._reporter.last.capacity)
@@ -172,27 +172,27 @@ class StalenessManager:
         """
         if version < 0:
             raise BadArgument(argument="version", given=version, expected="0 or more")
-        self._tally.recovered(version)
+        self._counters.recovered(version)
         self._reporter.poke()
 
     def on_rollout_enqueued(self) -> None:
         """A rollout waits to be started. Never blocks, never raises."""
-        self._tally.enqueued()
+        self._counters.enqueued()
         self._reporter.poke()
 
     def on_rollout_submitted(self) -> None:
         """A rollout that waited was started. Never blocks, never raises."""
-        self._tally.submitted()
+        self._counters.submitted()
         self._reporter.poke()
 
     def on_rollout_accepted(self) -> None:
         """A rollout ended and will be trained on. Never blocks, never raises."""
-        self._tally.accepted()
+        self._counters.accepted()
         self._reporter.poke()
 
     def on_rollout_rejected(self) -> None:
         """A rollout ended and will not. Never blocks, never raises."""
-        self._tally.rejected()
+        self._counters.rejected()
         self._reporter.poke()
 
     def get_stats(self) -> RolloutStat:
@@ -227,7 +227,7 @@ class StalenessManager:
     @property
     def unreported(self) -> int:
         """How many hooks' calls the server has not confirmed."""
-        return self._tally.unreported
+        return self._counters.unreported
 
     def close(self) -> None:
         """Ends the threads and gives back what this process has running and enqueued. May be called twice."""

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 from broker import RunConfig, Task, Trainer, Worker
 from broker.integrations.agent_lightning import Server, resources
 from broker.integrations.agent_lightning.application import application
-from broker.integrations.agent_lightning.claims import Limits
+from broker.integrations.agent_lightning.claims import Timeouts
 from broker.integrations.agent_lightning.gateway import Gateway
 from broker.integrations.agent_lightning.messages import PostedRollout
 from broker.integrations.agent_lightning.serving import Listener
@@ -317,7 +317,7 @@ def test_the_time_limit_of_the_gateway_holds_where_the_run_has_none(url: str) ->
 )
 def test_the_shorter_time_limit_holds(attempt_timeout_ms: int, task_timeout_ms: int | None, task_ms: int) -> None:
     config = RunConfig(consumer_batch_size=1, attempt_timeout_ms=attempt_timeout_ms)
-    limits = Limits.of(config, task_timeout_ms)
+    limits = Timeouts.of(config, task_timeout_ms)
     assert limits.task_ms == task_ms
     # By the sessions where the run's own limit does not, which must not come first where it does.
     assert limits.lease_ms == task_ms if task_ms != attempt_timeout_ms else limits.lease_ms > task_ms + limits.window_ms

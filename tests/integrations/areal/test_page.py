@@ -9,8 +9,8 @@ import shlex
 import pytest
 
 from broker.integrations.areal import StalenessManager
+from broker.integrations.areal.owner_counters import PROMISE_S
 from broker.integrations.areal.staleness import DEFAULT_LEASE_S
-from broker.integrations.areal.tally import PROMISE_S
 from tests.child import ROOT, finished
 
 PAGE = (ROOT / "docs/integrations/areal.md").read_text(encoding="utf-8")

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from broker.connections.connection import Connection, RedisCommand
 from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure, cut
-from broker.connections.link import Command, Link
 from broker.connections.retrying import silence_s
 from broker.connections.server import ServerInfo, greet
 from broker.connections.url import Address, Endpoint
 
-Gate = AbstractAsyncContextManager[Any]
+Limiter = AbstractAsyncContextManager[Any]
 
 
 class Pool:
@@ -21,7 +21,7 @@ class Pool:
     Args:
         opened: opens one, by a moment on the monotonic clock.
         greet: asks the server what it is, on a new connection.
-        gate: limits the exchanges at a time, None: no limit.
+        limiter: limits the exchanges at a time, None: no limit.
         timeout_s: how long a server may be silent, seconds; while a connection is opened `opened` says it.
         interrupted: whether exchanges are to fail now. Who lets it be true calls `interrupt` afterwards: an exchange
             that has not begun by then sees it.
@@ -29,72 +29,76 @@ class Pool:
 
     def __init__(
         self,
-        opened: Callable[[float], Awaitable[Link]],
-        greet: Callable[[Link], Awaitable[None]],
-        gate: Gate | None,
+        opened: Callable[[float], Awaitable[Connection]],
+        greet: Callable[[Connection], Awaitable[None]],
+        limiter: Limiter | None,
         timeout_s: float,
         interrupted: Callable[[], bool],
     ) -> None:
-        self._opened, self._greet, self._gate, self._interrupted = opened, greet, gate, interrupted
+        self._opened, self._greet, self._limiter, self._interrupted = opened, greet, limiter, interrupted
         self._timeout_s = timeout_s
-        self._idle: deque[Link] = deque()
-        self._busy: set[Link] = set()
+        self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
         self._generation = 0
 
-    async def exchange(self, commands: Sequence[Command], until: float, wait_s: float = 0.0) -> list[Any]:
-        """As `Link.exchange`, on one of the connections.
+    async def exchange(self, commands: Sequence[RedisCommand], until: float, wait_s: float = 0.0) -> list[Any]:
+        """As `Connection.exchange`, on one of the connections.
 
         One is opened when there is none; then the server may be silent until `until`, on the monotonic clock.
         """
-        if self._gate is None:
+        if self._limiter is None:
             return await self._exchange(commands, until, wait_s)
-        async with self._gate:
+        async with self._limiter:
             return await self._exchange(commands, until, wait_s)
 
-    async def _exchange(self, commands: Sequence[Command], until: float, wait_s: float) -> list[Any]:
+    async def _exchange(self, commands: Sequence[RedisCommand], until: float, wait_s: float) -> list[Any]:
         generation = self._generation
         try:
-            link = self._idle.pop()
+            connection = self._idle.pop()
         except IndexError:  # another thread may have taken the last one
-            link = None
-        is_new = link is None
-        if link is None:
+            connection = None
+        is_new = connection is None
+        if connection is None:
             # Not in that handler: whatever goes wrong would carry the IndexError along.
-            link = await self._opened(until)
-        self._busy.add(link)
+            connection = await self._opened(until)
+        self._busy.add(connection)
         try:
             if self._interrupted():
-                link.interrupt()
+                connection.interrupt()
             if is_new:
-                link.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
-                await self._greet(link)
-                link.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
-            replies = await self._first(link, commands, wait_s) if is_new else await link.exchange(commands, wait_s)
+                connection.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
+                await self._greet(connection)
+                connection.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
+            replies = (
+                await self._first(connection, commands, wait_s)
+                if is_new
+                else await connection.exchange(commands, wait_s)
+            )
         except BaseException:
             # Broken, or cancelled half-way: the rest of a reply may be on its way still.
-            link.abort()
+            connection.abort()
             raise
         finally:
-            self._busy.discard(link)
+            self._busy.discard(connection)
         if generation == self._generation:
-            self._idle.append(link)
+            self._idle.append(connection)
         else:
-            link.abort()
+            connection.abort()
         return replies
 
-    async def _first(self, link: Link, commands: Sequence[Command], wait_s: float) -> list[Any]:
+    async def _first(self, connection: Connection, commands: Sequence[RedisCommand], wait_s: float) -> list[Any]:
         """The first exchange of a connection after the greeting."""
         try:
-            replies = await link.exchange(commands, wait_s)
+            replies = await connection.exchange(commands, wait_s)
         except Failure as failure:
             raise cut(failure) from failure
-        link.be_patient(self._timeout_s)
+        connection.be_patient(self._timeout_s)
         return replies
 
     def interrupt(self) -> None:
         """Breaks the connections that are waiting for replies."""
-        for link in list(self._busy):
-            link.interrupt()
+        for connection in list(self._busy):
+            connection.interrupt()
 
     def drop(self) -> None:
         """Closes the connections; those that are in use when they are given back."""
@@ -120,8 +124,8 @@ class Node:
         self,
         endpoint: Endpoint,
         address: Address,
-        opened: Callable[[float], Awaitable[Link]],
-        gate: Gate | None,
+        opened: Callable[[float], Awaitable[Connection]],
+        limiter: Limiter | None,
         timeout_s: float,
         closed: Callable[[], bool],
         interrupted: Callable[[], bool],
@@ -130,7 +134,7 @@ class Node:
         self.info: ServerInfo | None = None
         self.known: set[str] = set()
         self.calls_functions = False
-        self.pool = Pool(opened, self._greet, gate, timeout_s, closed)
+        self.pool = Pool(opened, self._greet, limiter, timeout_s, closed)
         self.waits = Pool(opened, self._greet, None, timeout_s, interrupted)
 
     @property
@@ -143,9 +147,9 @@ class Node:
         self.pool.drop()
         self.waits.drop()
 
-    async def _greet(self, link: Link) -> None:
+    async def _greet(self, connection: Connection) -> None:
         try:
-            info = await greet(link, self._address)
+            info = await greet(connection, self._address)
         except Failure as failure:
             raise on_new(failure, self.endpoint, self._address) from failure
         if self._address.mode == "sentinel" and info.replica:

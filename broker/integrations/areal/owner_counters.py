@@ -13,7 +13,7 @@ from broker.protocol.admission import Counted, Recovery, Report
 PROMISE_S = 1.0
 
 
-class Tally:
+class OwnerCounters:
     """The numbers of one owner.
 
     They are absolute: a report replaces all earlier ones, so that what could not be sent needs no queue that grows, and

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from broker.errors import HandlersLost
 from broker.values.attempt import Attempt
-from broker.worker.state import WorkerCore
+from broker.worker.state import WorkerState
 
 _log = logging.getLogger("broker")
 
@@ -28,7 +28,7 @@ class _Place:
     taken_back_at: float | None = None  # by the monotonic clock, as far as `look` has seen
 
 
-class Places:
+class Permits:
     """At most so many handlers work at a time. One whose attempt was taken back is lost if it does not end soon after.
 
     The place of a lost handler is free, until as many are lost as there are places: then nothing is claimed. From then
@@ -37,13 +37,13 @@ class Places:
     Safe to use from several threads.
 
     Args:
-        core: the worker.
+        state: the worker.
         concurrency: how many there are.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, core: WorkerCore, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._core, self._concurrency, self._clock = core, concurrency, clock
+    def __init__(self, state: WorkerState, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._state, self._concurrency, self._clock = state, concurrency, clock
         self._lock = threading.Lock()
         self._working: dict[str, _Place] = {}
         self._lost: dict[str, _Place] = {}
@@ -71,7 +71,7 @@ class Places:
 
     def take(self, attempt: Attempt) -> None:
         """A handler begins."""
-        session = self._core.session_of(attempt)
+        session = self._state.session_of(attempt)
         with self._lock:
             self._working[attempt.id] = _Place(attempt, session.id, (session.lease_ms or 0) / 1000)
 
@@ -117,7 +117,7 @@ class Places:
             return sum(self._has_hung(place) for place in self._lost.values()) >= self._concurrency
 
     def _has_hung(self, place: _Place) -> bool:
-        session_id = self._core.session_of(place.attempt).id
+        session_id = self._state.session_of(place.attempt).id
         if place.attempt.cancel_reason == "expired" and place.session_id == session_id:
             return True  # its session goes on: this one took longer than the run allows
         assert place.taken_back_at is not None, "it is lost"
@@ -131,7 +131,7 @@ class Places:
         """
         lost = [place.attempt for place in list(self._lost.values())]
         names = ", ".join(attempt.id for attempt in lost)
-        error = HandlersLost(worker=self._core.name, places=self._concurrency, attempts=names)
+        error = HandlersLost(worker=self._state.name, places=self._concurrency, attempts=names)
         for attempt in lost:
             error.add_note(f"the handler of attempt {attempt.id} is here:\n{stack_of(attempt)}".rstrip())
         _log.error("%s\n%s", error, "\n".join(error.__notes__))

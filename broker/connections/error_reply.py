@@ -15,7 +15,7 @@ _INSIDE_SCRIPT = re.compile(r"-([A-Z]{3,}) [^\n]*")
 _DENIED_INSIDE = re.compile(r"ACL failure in script|The user executing the script can't")
 
 
-class ReplyError(Exception):
+class ErrorReply(Exception):
     """An error reply: a value among the replies."""
 
     def __init__(self, text: str) -> None:
@@ -38,12 +38,12 @@ class Redirection:
     port: int
 
 
-def lacks_function(error: ReplyError) -> bool:
+def lacks_function(error: ErrorReply) -> bool:
     """Whether a function call failed because the server does not have the library."""
     return "Function not found" in error.text
 
 
-def refuses_functions(error: ReplyError) -> bool:
+def refuses_functions(error: ErrorReply) -> bool:
     """Whether a function call failed because the server, a proxy before it or this user's rights know no such command.
 
     What a script says itself never has these codes, but for a fault in it: its words may be of anything.
@@ -53,7 +53,7 @@ def refuses_functions(error: ReplyError) -> bool:
     return _FCALL.search(error.text) is not None or UNKNOWN_COMMAND.search(error.text) is not None
 
 
-def redirection(error: ReplyError) -> Redirection | None:
+def redirection(error: ErrorReply) -> Redirection | None:
     """Reads `MOVED 3999 127.0.0.1:6381` and `ASK ...`; the host is "" where it is that of the node that answered."""
     if error.code not in ("MOVED", "ASK"):
         return None

@@ -78,7 +78,7 @@ def not_awaitable(handler: Callable[..., Any]) -> BadArgument:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Outcome:
     """What is reported of an attempt that ended without a result which could be submitted.
 
     Args:
@@ -92,7 +92,7 @@ class Ending:
     retry: bool = True
 
 
-def judged(error: BaseException, during: During) -> Ending:
+def judged(error: BaseException, during: During) -> Outcome:
     """What an exception means for the attempt that it ended. Nobody else decides that.
 
     Whatever a handler raises is a counted failure, `sys.exit` and what is no Exception included: a task that ends
@@ -104,16 +104,16 @@ def judged(error: BaseException, during: During) -> Ending:
         during: where it comes from.
     """
     if isinstance(error, Reject):
-        return Ending("rejected", words_of(error, str))
+        return Outcome("rejected", words_of(error, str))
     outside = isinstance(error, (ServerUnavailable, ReadOnlyServer))
     if during == "block":
         outside = outside or _ended_from_outside(error)
     if (outside and during != "handler") or told_to_end(error):
-        return Ending("released")
+        return Outcome("released")
     lasting = isinstance(error, (CodecError, TooBig, NotSendable))
     if during == "encoding":
         lasting = not isinstance(error, MemoryError)
-    return Ending("failed", words_of(error), retry=not lasting)
+    return Outcome("failed", words_of(error), retry=not lasting)
 
 
 def _ended_from_outside(error: BaseException) -> bool:

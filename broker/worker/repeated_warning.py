@@ -14,7 +14,7 @@ FIRST_DISTANCE_S = 10.0
 LONGEST_DISTANCE_S = 600.0
 
 
-class Lasting:
+class RepeatedWarning:
     """One such thing. Threads may share it."""
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from broker.connections.connection import RedisCommand
 from broker.connections.failures import CLOSED, CUT, Failure
-from broker.connections.link import Command
 
 log = logging.getLogger("broker")
 
@@ -16,10 +16,10 @@ log = logging.getLogger("broker")
 LEAST_BYTES = 64 * 1024
 
 #: Sends commands to the server that has the keys; raises Failure.
-Ask = Callable[[Sequence[Command]], Awaitable[list[Any]]]
+SendCommands = Callable[[Sequence[RedisCommand]], Awaitable[list[Any]]]
 
 
-class Pieces:
+class PartialReads:
     """What is known of the answers that one server lets through.
 
     Args:
@@ -31,7 +31,7 @@ class Pieces:
         self._limit: int | None = None  # bytes of an answer; None: none is known
         self._cuts = 0  # in a row, of whole answers
 
-    async def read(self, keys: Sequence[str], ask: Ask) -> list[bytes | None]:
+    async def read(self, keys: Sequence[str], ask: SendCommands) -> list[bytes | None]:
         """The values of keys, None for one that is not there.
 
         An answer that is cut off twice in a row is asked for in smaller pieces, as are all later ones.
@@ -54,7 +54,7 @@ class Pieces:
             values += await self._some(keys[len(values) :], sizes[len(values) :], ask)
         return values
 
-    async def _some(self, keys: Sequence[str], sizes: Sequence[int], ask: Ask) -> list[bytes | None]:
+    async def _some(self, keys: Sequence[str], sizes: Sequence[int], ask: SendCommands) -> list[bytes | None]:
         """The values of the first few keys, at least of one: as many as may come in one answer, or one in pieces."""
         assert self._limit is not None
         count, size = 1, sizes[0]
@@ -70,7 +70,7 @@ class Pieces:
             return []
         return values
 
-    async def _one(self, key: str, size: int, ask: Ask) -> bytes | None:
+    async def _one(self, key: str, size: int, ask: SendCommands) -> bytes | None:
         """A value that is larger than an answer may be: what it holds never changes, only whether it is there."""
         parts: list[bytes] = []
         read = 0

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import hiredis
 from redis.connection import PythonRespSerializer
 
+from broker.connections.error_reply import ErrorReply
 from broker.connections.failures import CROWDED, FILES, GARBLED, TOO_LARGE, Failure
-from broker.connections.replies import ReplyError
 from broker.connections.url import Address
 from broker.errors import NotSendable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from broker.connections.server import ServerInfo
 
 T = TypeVar("T")
-Command = tuple[str | bytes | int, ...]
+RedisCommand = tuple[str | bytes | int, ...]
 
 #: The most that is read from a socket at once, bytes.
 READ_BYTES = 256 * 1024
@@ -36,7 +36,7 @@ _LARGE_BYTES = 16 * 1024
 _FEW_ARGUMENTS = 16
 
 
-class Link(Protocol):
+class Connection(Protocol):
     """One connection.
 
     Attributes:
@@ -45,8 +45,8 @@ class Link(Protocol):
 
     info: "ServerInfo | None"
 
-    async def exchange(self, commands: Sequence[Command], wait_s: float = 0.0) -> list[Any]:
-        """Sends commands in one piece and reads as many replies; error replies are `ReplyError` values.
+    async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
+        """Sends commands in one piece and reads as many replies; error replies are `ErrorReply` values.
 
         Args:
             commands: what to send.
@@ -70,9 +70,9 @@ class Link(Protocol):
         ...
 
 
-def login(user: str, password: str, db: int) -> list[Command]:
+def login(user: str, password: str, db: int) -> list[RedisCommand]:
     """What is sent ahead of everything else on a new connection. A user without password may need none (`nopass`)."""
-    commands: list[Command] = []
+    commands: list[RedisCommand] = []
     if user:
         commands.append(("AUTH", user, password))
     elif password:
@@ -117,7 +117,7 @@ def parse_error(text: str) -> Exception:
             f"the server refuses the bytes of a call: {text.removeprefix('ERR ')} (its settings proto-max-bulk-len and "
             "client-query-buffer-limit say how many it takes)",
         )
-    return ReplyError(text)
+    return ErrorReply(text)
 
 
 class ReplyReader:
@@ -152,7 +152,7 @@ class _Garbled(Failure):
         super().__init__(GARBLED, f"what it answers is not the protocol of Redis: {text}")
 
 
-def packed(commands: Iterable[Command]) -> list[bytes]:
+def packed(commands: Iterable[RedisCommand]) -> list[bytes]:
     """Commands as they are sent: those with large values without copying these, the others in C, which copies."""
     parts: list[bytes] = []
     small: list[bytes] = []
@@ -180,7 +180,7 @@ def _encode(argument: str | bytes | int) -> bytes:
 #: Packs in Python, what redis-py says to log in, too: the packer in C may get no numbers.
 serializer = PythonRespSerializer(_LARGE_BYTES, _encode)
 # Neither library says these types in full.
-_pack_small = cast("Callable[[Command], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+_pack_small = cast("Callable[[RedisCommand], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _pack_large = cast("Callable[..., list[bytes]]", serializer.pack)  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -195,7 +195,7 @@ def in_pieces(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Finishes a coroutine of the synchronous client: its links and pauses block, so that it never suspends."""
+    """Finishes a coroutine of a blocking client: its connections and pauses block, so that it never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as stop:

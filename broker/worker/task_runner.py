@@ -14,32 +14,32 @@ from typing import Any
 from broker.errors import BrokerError, TooBig
 from broker.protocol.worker import Submission
 from broker.values.attempt import Attempt
-from broker.worker.handlers import During, Ending, judged, not_awaitable
-from broker.worker.places import LOOK_EVERY_S, Places
+from broker.worker.handler_outcome import During, Outcome, judged, not_awaitable
+from broker.worker.permits import LOOK_EVERY_S, Permits
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
-from broker.worker.state import WorkerCore
+from broker.worker.state import WorkerState
 
 Handler = Callable[[Attempt], Awaitable[Any]]
 
 _Result = tuple[Attempt, Submission]
 
 
-class Handlers:
+class TaskRunner:
     """The handlers of one `Worker.run`.
 
     One call is under way at a time: it carries all results that there are, and claims as many attempts as handlers are
     free. Only where there is no work, a second one waits for some.
 
     Args:
-        core: the worker.
+        state: the worker.
         claiming: held by whoever claims.
         handler: the user's.
         concurrency: attempts at the same time.
     """
 
-    def __init__(self, core: WorkerCore, claiming: asyncio.Lock, handler: Handler, concurrency: int) -> None:
-        self._core, self._claiming = core, claiming
-        self._handler, self._places = handler, Places(core, concurrency)
+    def __init__(self, state: WorkerState, claiming: asyncio.Lock, handler: Handler, concurrency: int) -> None:
+        self._state, self._claiming = state, claiming
+        self._handler, self._permits = handler, Permits(state, concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._results: deque[_Result] = deque()
         self._waiting: asyncio.Task[list[Attempt]] | None = None
@@ -58,24 +58,24 @@ class Handlers:
             HandlersLost: all places are lost to handlers that swallow their cancellation.
             SystemExit, KeyboardInterrupt: a handler raised it.
         """
-        core, self._working = self._core, asyncio.current_task()
+        state, self._working = self._state, asyncio.current_task()
         looking = asyncio.create_task(self._look())
         try:
-            while self._failure is None and not core.stopping and not (core.draining and self._is_idle()):
-                if self._places.are_lost:
+            while self._failure is None and not state.stopping and not (state.draining and self._is_idle()):
+                if self._permits.are_lost:
                     await self._wait_no_more()
                     if self._is_idle():
-                        raise self._places.error(self._stack_of)
+                        raise self._permits.error(self._stack_of)
                 self._collect()
                 if self._results:
                     await self._send()
                     continue
-                room = self._places.room
-                if room > 0 and self._waiting is None and not core.ended:
+                room = self._permits.room
+                if room > 0 and self._waiting is None and not state.ended:
                     self._waiting = asyncio.create_task(self._wait(room))
                     self._waiting.add_done_callback(lambda _: self._changed.set())
                 self._changed.clear()
-                if self._failure is None and not core.stopping and not (core.draining and self._is_idle()):
+                if self._failure is None and not state.stopping and not (state.draining and self._is_idle()):
                     await self._changed.wait()
         finally:
             looking.cancel()
@@ -89,13 +89,13 @@ class Handlers:
         """
         self._ended = True
         finished = {attempt.id for attempt, _ in self._results} | self._reporting
-        given_back = [attempt for attempt in self._core.held if attempt.id not in finished]
+        given_back = [attempt for attempt in self._state.held if attempt.id not in finished]
         for attempt in given_back:
             attempt.mark_cancelled("stopped")
         for attempt_id, task in self._tasks.items():
             # One that was cancelled is left to end in its own way, unless it swallowed that.
             if attempt_id not in self._reporting and (
-                attempt_id not in self._cancelled or self._places.lost(attempt_id)
+                attempt_id not in self._cancelled or self._permits.lost(attempt_id)
             ):
                 self._cancelled.add(attempt_id)
                 task.cancel()
@@ -104,14 +104,14 @@ class Handlers:
             await self._send()
         if given_back:
             with suppress(BrokerError):
-                await self._core.release(given_back)
-        if going_on := [task for attempt_id, task in self._tasks.items() if not self._places.lost(attempt_id)]:
+                await self._state.release(given_back)
+        if going_on := [task for attempt_id, task in self._tasks.items() if not self._permits.lost(attempt_id)]:
             await asyncio.wait(going_on)
 
     @property
     def attempts(self) -> set[str]:
         """The attempts that handlers work on."""
-        return self._places.attempts
+        return self._permits.attempts
 
     def wake(self) -> None:
         """Lets `work` look up."""
@@ -130,14 +130,14 @@ class Handlers:
             task.cancel()
 
     def _is_idle(self) -> bool:
-        return self._places.is_idle and not self._results and self._waiting is None
+        return self._permits.is_idle and not self._results and self._waiting is None
 
     async def _look(self) -> None:
         """Finds the handlers that are lost; cancels those that nobody told, because their session was lost."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             if self._tasks:
-                for attempt in self._places.look():
+                for attempt in self._permits.look():
                     self.cancel(attempt)
                 self._changed.set()
 
@@ -161,7 +161,7 @@ class Handlers:
         await asyncio.wait([waiting])
         self._waiting = None
         if not waiting.cancelled() and waiting.exception() is None:
-            await self._core.give_back(waiting.result())
+            await self._state.give_back(waiting.result())
 
     def _collect(self) -> None:
         """Starts on what the wait has brought; raises what it raised."""
@@ -172,11 +172,11 @@ class Handlers:
 
     async def _wait(self, n: int) -> list[Attempt]:
         async with self._claiming:
-            return await self._core.claim(n, None)
+            return await self._state.claim(n, None)
 
     def _start(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
-            self._places.take(attempt)
+            self._permits.take(attempt)
             self._tasks[attempt.id] = asyncio.create_task(self._handle(attempt), name=attempt.id)
 
     async def _handle(self, attempt: Attempt) -> None:
@@ -185,9 +185,9 @@ class Handlers:
         finally:
             self._tasks.pop(attempt.id, None)
             self._cancelled.discard(attempt.id)
-            self._places.give(attempt)
+            self._permits.give(attempt)
             if attempt.cancelled:
-                self._core.session_of(attempt).forget([attempt.id])
+                self._state.session_of(attempt).forget([attempt.id])
             self._changed.set()
 
     async def _work_on(self, attempt: Attempt) -> None:
@@ -201,19 +201,19 @@ class Handlers:
                 return
             result: Any = await outcome
             during = "encoding"
-            submission = self._core.session_of(attempt).submission(attempt, result)
+            submission = self._state.session_of(attempt).submission(attempt, result)
             if not attempt.cancelled:
                 self._results.append((attempt, submission))
         except BaseException as error:
             if self._comes_from_outside(attempt, error):
                 raise
-            ending = judged(error, during)
-            if ending.how == "rejected":  # a verdict goes with the results, in their round trip
+            outcome = judged(error, during)
+            if outcome.how == "rejected":  # a verdict goes with the results, in their round trip
                 if not attempt.cancelled:
-                    rejection = self._core.session_of(attempt).rejection(attempt, ending.reason)
+                    rejection = self._state.session_of(attempt).rejection(attempt, outcome.reason)
                     self._results.append((attempt, rejection))
                 return
-            await self._end(attempt, error, ending)
+            await self._end(attempt, error, outcome)
             # Out of a task of its own it would end the event loop, and `run` without its end.
             if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._failure is None:
                 self._failure = error
@@ -230,11 +230,11 @@ class Handlers:
                 return True
         return False
 
-    async def _end(self, attempt: Attempt, error: BaseException, ending: Ending) -> None:
+    async def _end(self, attempt: Attempt, error: BaseException, outcome: Outcome) -> None:
         """Reports an attempt that an exception ended."""
         self._reporting.add(attempt.id)
         try:
-            await self._core.report(attempt, error, ending)
+            await self._state.report(attempt, error, outcome)
         finally:
             self._reporting.discard(attempt.id)
 
@@ -242,12 +242,12 @@ class Handlers:
         """Submits what there is, at most what one call takes, and claims for the free handlers in the same call."""
         session, piece = self._next_piece()
         items = [submission for _, submission in piece]
-        free = 0 if self._ended else min(ITEMS_PER_CALL, self._places.room)
-        claims = free > 0 and not self._results and not self._claiming.locked() and self._core.may_claim(session)
+        free = 0 if self._ended else min(ITEMS_PER_CALL, self._permits.room)
+        claims = free > 0 and not self._results and not self._claiming.locked() and self._state.may_claim(session)
         try:
             if claims:
                 async with self._claiming:
-                    _, attempts = await self._core.submit_and_claim(session, items, free)
+                    _, attempts = await self._state.submit_and_claim(session, items, free)
                 self._start(attempts or [])
             else:
                 await session.submit(items)
@@ -281,4 +281,4 @@ class Handlers:
                 break
             piece.append(results.popleft())
             size += len(piece[-1][1].body)
-        return self._core.sessions[run], piece
+        return self._state.sessions[run], piece
