@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
@@ -196,8 +196,12 @@ class Worker(BlockingClient):
             TooBig: the result is larger than `max_result_bytes`.
             CodecError: the result holds something that cannot be encoded.
         """
-        with self._may_claim() as claims:
+        claims = self._may_claim()
+        try:
             return self._run(self._state.submit(attempt, result, policy, claims=claims))
+        finally:
+            if claims:
+                self._claiming.release()
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order.
@@ -205,18 +209,19 @@ class Worker(BlockingClient):
         Args:
             results: pairs of an attempt and its result.
         """
-        with self._may_claim() as claims:
-            return self._run(self._state.submit_many(results, claims=claims))
-
-    @contextmanager
-    def _may_claim(self) -> Generator[bool]:
-        """Whether results may claim the next batch. Results do not wait for a loop in another thread to find work."""
-        claims = self._state.iterating and not self._transport.is_forked and self._claiming.acquire(blocking=False)
+        claims = self._may_claim()
         try:
-            yield claims
+            return self._run(self._state.submit_many(results, claims=claims))
         finally:
             if claims:
                 self._claiming.release()
+
+    def _may_claim(self) -> bool:
+        """Whether results may claim the next batch, which holds the lock then.
+
+        Results do not wait for a loop in another thread to find work.
+        """
+        return self._state.iterating and not self._transport.is_forked and self._claiming.acquire(blocking=False)
 
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""

@@ -15,11 +15,12 @@ from broker.protocol.operation import Operation
 def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[RedisCommand], list[str]]:
     """The pipeline of some operations for one server, and the scripts that its first commands load."""
     commands: list[RedisCommand] = []
+    in_cluster = node.info is not None and node.info.cluster
     if node.calls_functions:
         function_of = scripts.library().function
         for operation in operations:
             commands.extend(operation.before)
-            keys = _keys(node, operation)
+            keys = _keys_in_cluster(operation) if in_cluster else operation.keys
             commands.append(("FCALL", function_of(operation.script), len(keys), *keys, *operation.args))
         return commands, []
     shebang = node.supports_shebang
@@ -28,20 +29,19 @@ def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[
     for operation in operations:
         sha1 = scripts.load(operation.script, shebang).sha1
         commands.extend(operation.before)
-        keys = _keys(node, operation)
+        keys = _keys_in_cluster(operation) if in_cluster else operation.keys
         commands.append(("EVALSHA", sha1, len(keys), *keys, *operation.args))
     return commands, loads
 
 
-def _keys(node: Node, operation: Operation[Any]) -> tuple[str, ...]:
-    """The keys of a call, in a cluster with one that is never there.
+def _keys_in_cluster(operation: Operation[Any]) -> tuple[str, ...]:
+    """The keys of a call, with one that is never there.
 
     While a hash slot moves to another node, each of the two has some of a run's keys, and fails a script at the first
     one that it does not have, after writes of others. Where one of several keys of the call itself is not there, it
     refuses the call (`TRYAGAIN`), which is sent again until the slot has moved.
     """
-    keys = operation.keys
-    return (*keys, keys[0] + NEVER_THERE) if node.info is not None and node.info.cluster else keys
+    return (*operation.keys, operation.keys[0] + NEVER_THERE)
 
 
 def outcomes_of(operations: Sequence[Operation[Any]], replies: Sequence[Any], node: Node, url: str) -> list[Any]:

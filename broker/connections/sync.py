@@ -265,7 +265,8 @@ class BlockingConnection:
         missing, received, reader, size, answered = len(commands), self._received, self._reader, 0, 0
         pieces = packed(commands)
         try:
-            sock = self._open()
+            if (sock := self._sock) is None:
+                raise closed(0)
             if wait_s:
                 sock.settimeout(self._timeout_s + wait_s)
             try:

@@ -287,7 +287,7 @@ class Session:
 
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
         """One result, encoded; refuses one that is too large."""
-        used = _named(policy)
+        used = None if policy is None else _named(policy)
         body = encode(result)
         joined = self._joined
         if joined is not None and len(body) > joined.max_result_bytes:
