@@ -6,10 +6,18 @@ import asyncio
 from collections import deque
 
 from broker.connections import AsyncTransport
+from broker.errors import TooBig
 from broker.protocol.worker import Submission
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted
 
 _Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
+
+
+def _refuse(piece: list[_Waiting], error: BaseException) -> None:
+    for _, answer in piece:
+        if not answer.done():
+            answer.set_exception(error)
+            answer.exception()  # somebody who was cancelled does not look at it
 
 
 class Submitter:
@@ -38,20 +46,31 @@ class Submitter:
         try:
             while piece := self._next_piece():
                 try:
-                    answers, _ = await self._session.submit([submission for submission, _ in piece])
+                    await self._submit(piece)
+                except TooBig as error:
+                    if len(piece) == 1:
+                        _refuse(piece, error)
+                    else:  # the server refused the whole call: each result alone finds the one that is at fault
+                        for one in piece:
+                            await self._submit_alone(one)
                 except BaseException as error:
-                    for _, answer in piece:
-                        if not answer.done():
-                            answer.set_exception(error)
-                            answer.exception()  # somebody who was cancelled does not look at it
+                    _refuse(piece, error)
                     if not isinstance(error, Exception):
                         raise
-                else:
-                    for (_, answer), value in zip(piece, answers, strict=True):
-                        if not answer.done():
-                            answer.set_result(value)
         finally:
             self._sender = None
+
+    async def _submit(self, piece: list[_Waiting]) -> None:
+        answers, _ = await self._session.submit([submission for submission, _ in piece])
+        for (_, answer), value in zip(piece, answers, strict=True):
+            if not answer.done():
+                answer.set_result(value)
+
+    async def _submit_alone(self, one: _Waiting) -> None:
+        try:
+            await self._submit([one])
+        except Exception as error:  # noqa: BLE001 - raised where its answer is awaited
+            _refuse([one], error)
 
     def _next_piece(self) -> list[_Waiting]:
         piece: list[_Waiting] = []

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from broker import Attempt, Reject, Worker, aio
-from broker.errors import ServerUnavailable
+from broker.errors import ServerUnavailable, TooBig
 from broker.operator import Operator
 from broker.worker.handler_outcome import REASON_BYTES, judged, sendable, words_of
 from tests.conformance.lab import Lab, tasks
@@ -369,6 +369,28 @@ def test_a_result_too_large_for_the_server_fails_alone(lab: Lab, loop: str):
         assert reasons(lab)["t2"].startswith("TooBig: ")
     finally:
         lab.command("CONFIG", "SET", "proto-max-bulk-len", before)
+
+
+def test_a_result_too_large_for_the_server_that_its_user_submits_fails_alone(lab: Lab):
+    """Asyncio sends together what is submitted at the same time."""
+    if not lab.server.kind.is_real:
+        pytest.skip("fakeredis has no such limit")
+    before = lab.command("CONFIG", "GET", "proto-max-bulk-len")[1]
+    lab.command("CONFIG", "SET", "proto-max-bulk-len", 1024 * 1024)
+    lab.trainer(consumer_batch_size=4, lease_ms=3_600_000).enqueue(tasks(4))
+
+    async def main() -> list[Any]:
+        async with aio.Worker(lab.url, lab.run) as worker:
+            attempts = await worker.claim(4)
+            sizes = {attempt.id: 3_000_000 if attempt.task == "t2" else 300_000 for attempt in attempts}
+            submits = [worker.submit(attempt, os.urandom(sizes[attempt.id])) for attempt in attempts]
+            return await asyncio.gather(*submits, return_exceptions=True)
+
+    try:
+        answers = asyncio.run(main())
+    finally:
+        lab.command("CONFIG", "SET", "proto-max-bulk-len", before)
+    assert [getattr(answer, "accepted", type(answer)) for answer in answers] == [True, True, TooBig, True]
 
 
 @pytest.mark.parametrize("text", ["x" * 2000, "\u00e4" * 1000, "", "a\udc80b"])
