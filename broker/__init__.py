@@ -104,8 +104,8 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Most processes need a few of these names, and the modules behind them take longer to import than all they do next:
-# each is imported when it is first asked for.
+# Most processes need a few of these names, and the modules behind them take longer to import than all they do next.
+# So each is imported when it is first asked for.
 _MODULES = {
     "broker.clients.trainer": ("Trainer",),
     "broker.clients.worker": ("Worker",),

@@ -197,7 +197,7 @@ class Worker(AsyncClient):
         coroutine that `asyncio.run` runs: all handlers are cancelled, and what is held is given back.
 
         Args:
-            handler: coroutine function, or anything that returns an awaitable; raises Reject to reject the rollout;
+            handler: coroutine function, or anything that returns an awaitable. Raises Reject to reject the rollout;
                 anything else that it raises, a cancellation of its own included, counts as a failure that is retried.
                 A result that cannot be encoded or is too large is one that is not.
             concurrency: attempts at the same time.

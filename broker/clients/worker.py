@@ -38,8 +38,8 @@ class Worker(BlockingClient):
     """A worker: claims attempts, renews its lease from a thread, submits results.
 
     As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM
-    included. Where the block ends with an exception of its own, `sys.exit` included, the attempt that was worked on
-    (the oldest that is held) has failed: a task that ends its workers is not handed out for ever.
+    included. Where the block ends with an exception of its own, `sys.exit` included, the attempt that was worked on has
+    failed: the oldest that is held. So a task that ends its workers is not handed out for ever.
     A forked child may submit what its parent holds; to claim it opens a worker of its own.
 
     Args:
@@ -51,9 +51,9 @@ class Worker(BlockingClient):
             name of the run -> Policy or None, for each has versions and epochs of its own; runs that it leaves out
             have None.
         on_weights_stale: called with the run's policy and newest blob when the weights named for a run are too old to
-            start its work with; returns the policy it has loaded for that run, or None to be asked again. Of several
-            runs each is asked for, and one with a parameter `run` is given the run's name by that. While it is called
-            nothing is claimed.
+            start its work with. Returns the policy that was loaded for that run, or None to be asked again. Of several
+            runs each is asked for; a hook with a parameter `run` is given the run's name. While it is called nothing
+            is claimed.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
 

@@ -37,9 +37,9 @@ def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[
 def _keys_in_cluster(operation: Operation[Any]) -> tuple[str, ...]:
     """The keys of a call, with one that is never there.
 
-    While a hash slot moves to another node, each of the two has some of a run's keys, and fails a script at the first
-    one that it does not have, after writes of others. Where one of several keys of the call itself is not there, it
-    refuses the call (`TRYAGAIN`), which is sent again until the slot has moved.
+    While a hash slot moves to another node, each of the two has some of a run's keys. Each fails a script at the first
+    key that it does not have, after writes of others. Where one of several keys of the call itself is not there, the
+    node refuses the call (`TRYAGAIN`), which is sent again until the slot has moved.
     """
     return (*operation.keys, operation.keys[0] + NEVER_THERE)
 

@@ -1,8 +1,8 @@
 """One connection to one server: what both clients need to open it, to send commands and to read replies.
 
 hiredis packs commands and parses replies. Nothing is ever sent again here: a connection that failed once is not used
-any more. redis-py is not used for this: its clients and connections send again by themselves, wrap errors until their
-reasons are lost, and cost several times the server's work for a small call.
+any more. redis-py is not used for this. Its clients and connections send again by themselves and wrap errors until
+their reasons are lost; they cost several times the server's work for a small call.
 """
 
 import ssl

@@ -134,8 +134,8 @@ class Transport:
             operations: what to execute then.
 
         Returns:
-            As `execute`. None when the connection broke, by `interrupt`, or where this server cannot do both at once:
-            whether the operations took effect is unknown then, and `execute` sends the same ones again.
+            As `execute`. None when the connection broke, by `interrupt`, or where this server cannot do both at once.
+            Whether the operations took effect is unknown then, and `execute` sends the same ones again.
         """
         return run_blocking(self.io.wait_and_execute(keys, timeout_s, operations))
 

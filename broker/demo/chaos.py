@@ -1,8 +1,8 @@
 """What `--chaos` does to the processes, and when. Time is an argument: nothing here waits.
 
-To workers two things, in turns: one is killed in the midst of its work; or it is frozen until its lease has passed and
-others have its work, then thawed, so that it submits late results, and killed. The trainer is killed at random moments,
-sometimes again while it recovers.
+Two things happen to workers, in turns. One is killed in the midst of its work. The other is frozen until its lease has
+passed and others have its work, then thawed, so that it submits late results, and killed. The trainer is killed at
+random moments, sometimes again while it recovers.
 
 Each is written as a generator, which yields for how many seconds it does nothing.
 """
@@ -38,8 +38,8 @@ _BEYOND_LEASE_S: Final = 1.0
 #: How long a thawed worker gets to submit what is not its own any more, seconds.
 _THAWED_S: Final = 0.5
 
-#: The run is cut into parts of so many steps, but at least three, and the trainer killed once in each; the end is left
-#: out, where a kill might come too late.
+#: The run is cut into parts of so many steps, but at least three, and the trainer is killed once in each. The end is
+#: left out, where a kill might come too late.
 _STEPS_A_KILL: Final = 25
 _UP_TO: Final = 0.85
 

@@ -1,8 +1,8 @@
 """The trainer's update: PPO with the decoupled objective, which corrects for rollouts of earlier versions.
 
-Staleness enters twice. The ratio of the policy that is about to be trained to the one that acted weighs each sample
-(truncated, as V-trace does); the clip is around the policy that is about to be trained, not around the one that acted
-(decoupled PPO: Hilton et al. 2022, used by AReaL), so that a stale sample does not hold the update back.
+Staleness enters twice. Each sample is weighed by the ratio of the policy that is about to be trained to the one that
+acted, truncated as V-trace does. The clip is around the policy that is about to be trained, so that a stale sample does
+not hold the update back (decoupled PPO: Hilton et al. 2022, used by AReaL).
 
 There is no value network: what an action is held against is the mean of all episodes of the batch at the same step.
 """

@@ -26,8 +26,8 @@ class DemoFailed(Exception):
 class Child(subprocess.Popen[bytes]):
     """One process that runs `python -m <module>`.
 
-    It leads a process group of its own, so that Ctrl-C reaches the supervisor only; one that is frozen when the
-    supervisor dies is woken by the kernel then, because its group becomes an orphan. It ends when its standard input is
+    It leads a process group of its own, so that Ctrl-C reaches the supervisor only. When the supervisor dies, the group
+    becomes an orphan, and the kernel wakes a child that is frozen. It ends when its standard input is
     closed (`--lifeline`), however the supervisor ends.
 
     Args:

@@ -1,7 +1,7 @@
 """Replays the event log of a run against the guarantees, and compares what it comes to with what the server holds.
 
-The run may be busy meanwhile. Whatever is compared is read at one moment: the newest event is asked for before and
-after it in the same round trip, and the log is replayed up to exactly that event.
+The run may be busy meanwhile. Data to be compared are read at one moment: the newest event is asked for before
+and after them in the same round trip. The log is replayed up to exactly that event.
 """
 
 from __future__ import annotations

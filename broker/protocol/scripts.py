@@ -113,8 +113,9 @@ def _shebang(flags: tuple[str, ...]) -> str:
 def _instead_of_shebang(flags: tuple[str, ...]) -> str:
     """What servers before Redis 7 are told in the first line.
 
-    A full one refuses the first write of a script if that needs memory, and no other: `allow-oom` is a first write that
-    needs none, on a key that is never there; without the flag it is one that needs some, and writes nothing.
+    A full one refuses the first write of a script if that needs memory, and no other. So `allow-oom` becomes a first
+    write that needs no memory, on a key that is never there. Without the flag the first write needs some and writes
+    nothing.
     One that is set to send replicas the calls of scripts, not what they wrote, refuses writes once the time was read.
     """
     if "no-writes" in flags:

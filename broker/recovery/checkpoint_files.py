@@ -224,8 +224,8 @@ def _adopt(path: Path) -> None:
 def tidy(path: Path, mine: Member, floor: int) -> None:
     """Deletes the files before a committed one that nothing can recover from any more, and what goes with them.
 
-    Only files of the same kind of writer that are older by number and not of a later epoch, below the floor or of the
-    same version of the same trainer; nothing that a successor wrote has a smaller number.
+    Only files of the same kind of writer go, that are older by number and not of a later epoch. They are below the
+    floor, or of the same version of the same trainer. Nothing that a successor wrote has a smaller number.
     """
 
     def is_over(member: Member) -> bool:

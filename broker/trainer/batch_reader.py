@@ -19,7 +19,7 @@ ROWS_PER_CALL = 128
 #: Bytes of results that one read asks for, by the size of those before.
 BYTES_PER_FETCH = 16 * 1024 * 1024
 _MOST_KEYS_PER_FETCH = 512
-#: Bytes of results that come with the rows of a batch, out of the script that seals it: to read a few small ones there
+#: Bytes of results that come with the rows of a batch, out of the script that seals it. To read a few small ones there
 #: costs less than a round trip.
 RESULT_BYTES_WITH_ROWS = 64 * 1024
 #: Results of the first read of a batch, where those of the batch before were not larger than the bytes allow.

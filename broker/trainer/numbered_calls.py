@@ -109,8 +109,8 @@ class CallNumbers:
 
         After a rewind no call is made any more: late copies of forgotten calls could fill the gap in the numbers.
 
-        From here on the outcome of the new one is unknown. A call that got no answer may have been executed: it is sent
-        again with the same number, so that it has its effect once, before the next number is used.
+        From here on the outcome of the new one is unknown. A call that got no answer may have been executed. It is sent
+        again with the same number, before the next number is used, so that it has its effect once.
         """
         if self._broken is not None:
             raise self._broken

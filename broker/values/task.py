@@ -37,8 +37,8 @@ class Task(Model, frozen=True):
     if not TYPE_CHECKING:
 
         def __init__(self, *by_position: Any, **given: Any) -> None:
-            # A data set is made of these: what is plainly right is set as `model_construct` would, at a third of the
-            # cost of validating it; all else goes the long way, which finds the words.
+            # A data set is made of these. Plainly right fields are set as `model_construct` would, at a third of the
+            # cost of validating them. All else goes the long way, which finds the words.
             fields = {**_TASK_DEFAULTS, **given}
             samples, enough, priority = fields["samples"], fields["min_samples"], fields["priority"]
             if (

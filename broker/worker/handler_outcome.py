@@ -26,8 +26,8 @@ from broker.worker.signals import told_to_end
 #: Longest reason that goes with a failure or a verdict, bytes of UTF-8.
 REASON_BYTES: Final = 2000
 
-#: What was going on when an exception came: the user's handler, encoding its result, sending it; or a `with` block of
-#: the worker's ended with it, in which the user's code and the worker's calls take turns.
+#: What was going on when an exception came: the user's handler, encoding its result, or sending it. `block`: a `with`
+#: block of the worker ended with the exception; there the user's code and the worker's calls take turns.
 During = Literal["handler", "encoding", "sending", "block"]
 
 #: Of code that may be closed from outside where it stands.

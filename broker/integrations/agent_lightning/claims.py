@@ -1,7 +1,7 @@
 """Claiming for workers that hold no session of their own, and remembering who was given what.
 
-A worker that speaks HTTP sends no heartbeats. What it was given is therefore held by sessions that nobody renews: a
-session takes claims for a short while after its first one and then runs out, and with it all that was not submitted. No
+A worker that speaks HTTP sends no heartbeats. Its attempts are therefore held by sessions that nobody renews. A
+session takes claims for a short while after its first one; then it runs out, with all that was not submitted. No
 attempt depends on the gateway that gave it: if that one dies, the worker submits through another.
 """
 

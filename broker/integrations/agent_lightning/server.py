@@ -37,8 +37,8 @@ class Server:
 
     It opens the run as its trainer and serves workers over HTTP; more gateways may serve the same run elsewhere. What
     was queued or reported survives this process. Rollouts are taken in batches, one for each time that the trainer asks
-    and some are there; a batch counts as trained on when the trainer asks again, and is delivered once more if
-    the process died before.
+    and some are there. A batch counts as trained on when the trainer asks again; if the process died before, it is
+    delivered once more.
 
     Args:
         host: address to listen on.

@@ -78,8 +78,8 @@ class Listener:
 
     def __init__(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # asyncio switches off Nagle's algorithm only where the protocol is named, which `create_server` does not do:
-        # without that, the second half of each small answer waits 40 ms for an acknowledgement of the first.
+        # asyncio switches off Nagle's algorithm only where the protocol is named, which `create_server` does not do.
+        # Without that, the second half of each small answer waits 40 ms for an acknowledgement of the first.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
