@@ -146,7 +146,8 @@ class Trainer(BlockingClient):
                 remembered as long as this trainer forms the batch, also when a wait ends by its time or by an error.
                 They are forgotten with the samples that they are about, by a recovery, and when another filter is
                 given, which judges all that was gathered. Another filter has other code, or other values in it: a
-                lambda made anew for each call is the same one while the values that it uses are. A batch that was sealed before, by this trainer or the one before it, is not judged again.
+                lambda made anew for each call is the same one while the values that it uses are. A batch that was
+                sealed before, by this trainer or the one before it, is not judged again.
             prefetch: form and read the batch after this one in the background, with the same n and accept;
                 asked again before `advance`, answer that one.
             timeout: how long to wait, in seconds; None: as long as it takes.
