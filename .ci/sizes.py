@@ -1,0 +1,55 @@
+"""Looks at files of `broker/` that are long: each was looked at, and is one file for the reason that stands here.
+
+A file has the size of its noun, so there is no limit. But a file that is new here, or has grown by more than a tenth
+since somebody looked, is looked at again: split it by nouns, or write its size and its reason down. Usage: python
+.ci/sizes.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+#: From so many lines on a file is long.
+LONG = 300
+_ROOT = Path(__file__).resolve().parent.parent
+
+#: Lines when somebody looked, and why it is one file.
+KNOWN = {
+    "broker/clients/aio_trainer.py": (310, "one class: each call of the trainer for asyncio"),
+    "broker/clients/aio_worker.py": (340, "one class: each call of the worker for asyncio"),
+    "broker/clients/operator.py": (390, "one class: each call of an operator"),
+    "broker/clients/trainer.py": (430, "one class: each call of the trainer, with the arguments' documentation"),
+    "broker/clients/worker.py": (420, "one class: each call of the worker, and its threads"),
+    "broker/connections/base.py": (480, "what both transports do: find the server, send, judge, send again"),
+    "broker/connections/sync.py": (370, "the blocking transport and its connection"),
+    "broker/errors/kinds.py": (445, "one class for each error code"),
+    "broker/inspection/judge.py": (525, "the rules of one event log: one state, a method for each kind of event"),
+    "broker/inspection/verification.py": (350, "one command: a consistent cut, its replay, the comparison"),
+    "broker/local_server/embedded.py": (400, "one server: found, started, guarded, shared, stopped"),
+    "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
+    "broker/trainer/state.py": (330, "one class: what a trainer remembers"),
+    "broker/values/codec.py": (390, "one format, both ways"),
+    "broker/worker/session.py": (405, "one class: a worker's session with a run"),
+    "broker/worker/state.py": (455, "one class: what a worker remembers"),
+}
+
+
+def findings() -> Iterator[str]:
+    """What somebody has to look at, a sentence each."""
+    sizes = {
+        file.relative_to(_ROOT).as_posix(): len(file.read_text("utf-8").splitlines())
+        for file in _ROOT.glob("broker/**/*.py")
+    }
+    for name, lines in sorted(sizes.items()):
+        seen, _ = KNOWN.get(name, (LONG, ""))
+        if lines > max(LONG, seen * 1.1):
+            yield f"{name} has {lines} lines, {seen} were looked at: split it, or write down why it is one file"
+    for name in KNOWN:
+        if sizes.get(name, 0) <= LONG:
+            yield f"{name} is not long any more: delete its row"
+
+
+if __name__ == "__main__":
+    sys.exit("\n".join(findings()) or 0)
