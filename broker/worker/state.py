@@ -7,11 +7,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
 from broker.connections.base import BaseTransport
-from broker.errors import BadArgument, BrokerError, NoRun, NoSession
+from broker.errors import BadArgument, BrokerError, ClientClosed, NoRun, NoSession
 from broker.protocol.worker import Submission
 from broker.values.arguments import check_type, one_or_several, seconds_of, several, shown, whole
 from broker.values.attempt import Attempt
@@ -234,7 +235,7 @@ class WorkerState:
             if left <= 0:
                 return []
             if is_missing:
-                await self._io.pause(min(left, RUN_AGAIN_S))
+                await self._pause(min(left, RUN_AGAIN_S))
             else:
                 claimed = await self._wait(n, left)
                 attempts, is_told = claimed or [], claimed is not None
@@ -251,7 +252,7 @@ class WorkerState:
         if await self._load_weights():
             return None
         if all(session.reason == "weights_stale" for session in sessions):
-            await self._io.pause(min(left, WEIGHTS_AGAIN_S))
+            await self._pause(min(left, WEIGHTS_AGAIN_S))
             return None
         dues = [due for session in sessions if (due := session.due_in_s) is not None]
         waking = [session for session in sessions if session.reason != "weights_stale"]
@@ -266,6 +267,11 @@ class WorkerState:
             await self.give_back(attempts)
             return None
         return attempts
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits. A worker that is closed meanwhile was stopped before: its claim ends as if it had waited for work."""
+        with suppress(ClientClosed):
+            await self._io.pause(seconds)
 
     async def _load_weights(self) -> bool:
         """Asks the hook for the weights of each run whose own are too old. Returns whether it loaded others for any."""

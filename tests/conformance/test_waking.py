@@ -4,15 +4,17 @@ Each path is tested twice: by the marker itself, and by a blocked worker, which 
 once when woken. Its own time-outs are out of reach, so that a path that forgets to arm the marker makes the test fail.
 """
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from broker import Policy, Task
+from broker import Attempt, Policy, Task, aio
 from broker.connections import open_transport
 from broker.connections.base import BaseTransport
-from broker.protocol import anyone, recovery
+from broker.protocol import anyone, keys, recovery
 from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, RawTrainer, names_of, run_one, tasks
 from tests.threads import InThread
@@ -512,3 +514,48 @@ def test_closing_a_client_ends_its_waits(lab: Lab, monkeypatch: pytest.MonkeyPat
     trainer.close()
     with pytest.raises(ServerUnavailable, match="closed"):
         waiting.result()
+
+
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+@pytest.mark.parametrize("why", ["weights_stale", "no run"])
+def test_closing_a_worker_ends_its_pauses_as_its_waits(lab: Lab, loop: str, why: str, monkeypatch: pytest.MonkeyPatch):
+    """A loop in another thread or task ends; it does not hear of the connections."""
+    lab.checks_state = False
+    monkeypatch.setattr("broker.worker.state.WEIGHTS_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.RUN_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
+    pausing, pause = threading.Event(), BaseTransport.pause
+
+    async def noted(self: BaseTransport, seconds: float) -> None:
+        if seconds > FAR_AWAY_S / 2:
+            pausing.set()
+        await pause(self, seconds)
+
+    monkeypatch.setattr(BaseTransport, "pause", noted)
+    lab.trainer()
+    policy = Policy(version=0, epoch="9.other") if why == "weights_stale" else None
+
+    def remove_run() -> None:
+        if why == "no run":
+            lab.command("DEL", keys.state(lab.run))
+
+    async def main() -> list[Attempt]:
+        async with aio.Worker(lab.url, lab.run, policy=policy, heartbeat=False) as worker:
+            remove_run()
+            waiting = asyncio.create_task(listed(worker))
+            await asyncio.to_thread(pausing.wait, 10)
+            await worker.close()
+            return await asyncio.wait_for(waiting, 10)
+
+    async def listed(worker: aio.Worker) -> list[Attempt]:
+        return [attempt async for attempt in worker]
+
+    if loop == "asyncio":
+        assert asyncio.run(main()) == []
+        return
+    worker = lab.worker(policy=policy)
+    remove_run()
+    waiting = InThread(lambda: list(worker))
+    assert pausing.wait(10)
+    worker.close()
+    assert waiting.result() == []
