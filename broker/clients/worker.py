@@ -297,8 +297,11 @@ class Worker(BlockingClient):
             if permits.room <= 0:
                 changed.wait(LOOK_EVERY_S)
                 continue
+            is_idle = permits.is_idle
+            if self._refused:  # a handler tells before it ends: looked at afterwards, nothing is missed
+                return
             # Where handlers work, one may be lost meanwhile.
-            attempts = self._claim(min(1000, permits.room), None if permits.is_idle else LOST_AFTER_S)
+            attempts = self._claim(min(1000, permits.room), None if is_idle else LOST_AFTER_S)
             for attempt_id in [name for name, thread in threads.items() if not thread.is_alive()]:
                 del threads[attempt_id]
             for attempt in attempts:

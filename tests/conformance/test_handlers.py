@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from broker import Attempt, Worker, aio
 from broker.errors import BadArgument, ServerUnavailable
+from broker.worker.permits import Permits
 from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, tasks
 from tests.threads import InThread
@@ -79,6 +81,33 @@ def test_a_threaded_worker_stops_at_a_result_to_be_awaited_and_no_task_loses_an_
     stats = trainer.stats()
     assert (stats.pending, stats.running, stats.dead) == (4, 0, 0)
     assert worker.held == []
+
+
+def test_a_handler_that_is_refused_at_the_last_moment_ends_a_worker_that_has_nothing_else_to_do(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    """It ends between two looks of the loop, which would then wait for work as long as it takes."""
+    lab.trainer(consumer_batch_size=1).enqueue(tasks(1))
+    worker = lab.worker()
+    looking, look = threading.Event(), Permits.look
+
+    def look_until_it_ended(self: Permits) -> list[Attempt]:
+        if not self.is_idle:
+            looking.set()
+            wait_until(lambda: self.is_idle, "the handler ended")
+        return look(self)
+
+    def ends_meanwhile(attempt: Attempt) -> Coroutine[Any, Any, bytes]:
+        assert looking.wait(20)
+        return awaited(attempt)
+
+    monkeypatch.setattr(Permits, "look", look_until_it_ended)
+    working = InThread(lambda: worker.run(ends_meanwhile, concurrency=2))
+    try:
+        with pytest.raises(BadArgument, match=r"async def handlers are for broker\.aio\.Worker"):
+            working.result(10)
+    finally:
+        worker.stop()
 
 
 @pytest.mark.parametrize("loop", ["threads", "asyncio"])
