@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from broker.connections.base import BaseTransport
-from broker.errors import BrokerError, NotSendable, OldCall, Rewound
+from broker.errors import BrokerError, NotSendable, OldCall, Rewound, TooBig
 from broker.protocol.operation import Operation
 from broker.protocol.trainer import Gate, trainer_gate
 
@@ -60,7 +60,7 @@ class NumberedCalls:
         sent = self._numbers.prepare(make)
         try:
             outcomes = await self._io.execute([*sent, *then])
-        except NotSendable:  # sent again it would be in the way for ever
+        except (NotSendable, TooBig):  # nobody read it, and sent again it would be in the way for ever
             self._numbers.unsent(sent)
             raise
         return self._numbers.settle(sent, outcomes[: len(sent)]), outcomes[len(sent) :]
@@ -120,7 +120,7 @@ class CallNumbers:
         return sent
 
     def unsent(self, sent: list[Operation[Any]]) -> None:
-        """The new call of what prepare returned cannot be sent, and nothing was."""
+        """The new call of what prepare returned cannot be sent, or the server does not take its bytes."""
         self._place = (self._place[0], sent[:-1])
 
     def settle(self, sent: list[Operation[Any]], outcomes: list[Any]) -> Any:

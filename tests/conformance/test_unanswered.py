@@ -1,6 +1,7 @@
 """G1, G7: what the trainer does after a call that ended without an answer; the server may have executed it, or not."""
 
 import asyncio
+import os
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker import RunConfig, Task, aio
-from broker.errors import BadArgument, Early, Fenced, ServerUnavailable
+from broker.errors import BadArgument, Early, Fenced, ServerUnavailable, TooBig
 from broker.protocol import trainer as calls
 from broker.protocol.trainer import NewTask
 from broker.values.codec import encode
@@ -199,6 +200,28 @@ def test_what_cannot_be_sent_is_refused_with_the_server_away(lab: Lab):
         patch.setattr(trainer._transport.io, "execute", coroutine(interrupted))
         trainer.discard(["t0"], "a byte of no text: \udcff")
     assert trainer.enqueue(tasks(1)).added == 1
+
+
+def test_what_the_server_does_not_take_is_not_in_the_way_of_later_calls(lab: Lab):
+    """It closes the connection, and what it refused has no number."""
+    if not lab.server.kind.is_real:
+        pytest.skip("fakeredis has no such limit")
+    trainer = lab.trainer(consumer_batch_size=1)
+    before = lab.command("CONFIG", "GET", "proto-max-bulk-len")[1]
+    lab.command("CONFIG", "SET", "proto-max-bulk-len", 1024 * 1024)
+    try:
+        with pytest.raises(TooBig, match="proto-max-bulk-len"):
+            trainer.enqueue(Task(id="large", payload=os.urandom(2_000_000)))
+        assert trainer.enqueue(tasks(1)).added == 1
+        with suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer._transport.io, "execute", coroutine(interrupted))
+            trainer.enqueue(tasks(1, "u"))
+        with pytest.raises(TooBig):  # nor is one in front of it forgotten
+            trainer.enqueue(Task(id="large", payload=os.urandom(2_000_000)))
+        assert trainer.enqueue(tasks(1, "v")).added == 1
+    finally:
+        lab.command("CONFIG", "SET", "proto-max-bulk-len", before)
+    assert sorted(lab.states()) == ["t0", "u0", "v0"]
 
 
 def test_a_worker_whose_close_was_interrupted_is_closed_by_the_next(lab: Lab):
