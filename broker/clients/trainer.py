@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from broker.clients.background import in_background
 from broker.clients.base import BlockingClient
 from broker.connections import END_WITHIN_S, open_transport
+from broker.connections.sync import FORKED
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
@@ -411,6 +412,8 @@ class Trainer(BlockingClient):
         return self._run(audit(self._state.io, self.run, self._state.now))
 
     def _must_lead(self, what: str) -> None:
+        if self._transport.is_forked:  # it would wait for a thread of the parent's, or for nothing
+            raise BadArgument(problem=FORKED)
         if self._attached:
             raise BadArgument(
                 argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"

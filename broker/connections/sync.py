@@ -34,7 +34,8 @@ from broker.values.hooks import plain_answer
 
 T = TypeVar("T")
 
-_FORKED = (
+#: What a trainer says in a forked child.
+FORKED = (
     "this trainer was opened before a fork, and its calls belong to that process: open another one in the child, "
     "or one with attach=True"
 )
@@ -228,7 +229,7 @@ class ThreadTurn:
     async def take(self, call: Callable[[], Awaitable[T]]) -> T:
         """As `Turn.take`. Raises BadArgument in a forked child, and within a call of the same thread."""
         if self._io.is_forked:
-            raise BadArgument(problem=_FORKED)
+            raise BadArgument(problem=FORKED)
         if self._owner == threading.get_ident():
             raise BadArgument(problem=_IN_CALL)
         with self._lock:  # no signal's handler comes between the lock and the block

@@ -185,6 +185,28 @@ def test_a_forked_child_may_not_make_calls_of_the_trainer(lab: Lab, trainer: Tra
     assert trainer.enqueue(tasks(1, "v")).added == 1
 
 
+def test_a_forked_child_does_not_wait_for_the_batch_that_its_parent_forms(lab: Lab, trainer: Trainer, worker: Worker):
+    """The thread that forms it is not in the child."""
+    if lab.url.startswith("fakeredis"):
+        pytest.skip("its server is in this process")
+    trainer.enqueue(tasks(2))
+    worker.submit(worker.claim()[0], b"x")
+    assert len(trainer.next_batch(1, prefetch=True, timeout=5)) == 1
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            trainer.next_batch(1, prefetch=True)
+        except BadArgument as error:
+            os._exit(0 if "this trainer was opened before a fork" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    worker.submit(worker.claim()[0], b"x")
+    trainer.advance()
+    assert len(trainer.next_batch(1, timeout=5)) == 1
+
+
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
 def test_a_trainer_without_workers_takes_back_what_is_due(
     lab: Lab, trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch, flavour: str
