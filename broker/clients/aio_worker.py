@@ -62,6 +62,7 @@ class Worker(AsyncClient):
         self._url, self._beats = url, heartbeat
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
+        self._submitting: asyncio.Task[Submitted] | None = None  # the result that claims the next attempt
         self._submitters = {run: Submitter(self._transport, session) for run, session in self._state.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._handlers: TaskRunner | None = None
@@ -153,10 +154,16 @@ class Worker(AsyncClient):
                 await self._run(self._state.give_back(ahead))
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
-        """Submits a result. What is submitted while a round trip is under way goes together in the next one."""
+        """Submits a result. What is submitted while a round trip is under way goes together in the next one.
+
+        Cancelled, it goes on: the result is submitted all the same.
+        """
         if self._may_claim():
-            async with self._claiming:
-                return await self._run(self._state.submit(attempt, result, policy, claims=True))
+            await self._claiming.acquire()  # nobody has it: nothing comes in between
+            call = self._run(self._state.submit(attempt, result, policy, claims=True))
+            self._submitting = asyncio.create_task(call)
+            self._submitting.add_done_callback(lambda _: self._claiming.release())
+            return await asyncio.shield(self._submitting)
         submission = self._state.session_of(attempt).submission(attempt, result, policy)
         return await self._submitters[attempt.run].submit(submission)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker import BrokerError, OutOfMemory, Policy, RunConfig, ServerUnavailable, Task, Trainer, Worker, aio
+from broker import Attempt, BrokerError, OutOfMemory, Policy, RunConfig, ServerUnavailable, Task, Trainer, Worker, aio
 from broker.connections import AsyncTransport
 from broker.protocol.operation import Operation
 from broker.worker.session import Session
@@ -302,3 +302,30 @@ def test_scripts_that_are_flushed_while_a_worker_waits_are_loaded_again(
     lab.command("SCRIPT", "FLUSH")
     trainer.enqueue(Task(id="t"))
     assert [attempt.task for attempt in waiting.result()] == ["t"]
+
+
+def test_a_result_whose_caller_was_cancelled_is_submitted_and_its_attempt_held_no_more(lab: Lab, trainer: Trainer):
+    """In the loop over attempts as outside of it: else the heartbeat would keep for nobody what may never be sent."""
+    trainer.enqueue(tasks(2))
+
+    async def submit_and_cancel(worker: aio.Worker, attempt: Attempt) -> None:
+        submitting = asyncio.create_task(worker.submit(attempt, b"x"))
+        await asyncio.sleep(0)
+        submitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+        async with asyncio.timeout(20):
+            while attempt in worker.held:
+                await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            (attempt,) = await worker.claim()
+            await submit_and_cancel(worker, attempt)
+            async for other in worker:
+                await submit_and_cancel(worker, other)
+                break
+            assert not worker._claiming.locked()
+
+    asyncio.run(main())
+    assert trainer.stats().ready == 2
