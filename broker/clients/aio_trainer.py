@@ -55,7 +55,11 @@ class Trainer(AsyncClient):
         clock: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(open_async_transport(url))
-        self._state = TrainerState(self._transport, run, config, update=update, clock=clock)
+        try:
+            self._state = TrainerState(self._transport, run, config, update=update, clock=clock)
+        except BaseException:
+            self._transport.give_up()
+            raise
         self._attached = attach
         self._ahead: tuple[int, asyncio.Task[list[Rollout]]] | None = None
 

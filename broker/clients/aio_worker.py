@@ -58,7 +58,11 @@ class Worker(AsyncClient):
         heartbeat: bool = True,
     ) -> None:
         super().__init__(open_async_transport(url))
-        self._state = WorkerState(self._transport, run, name, lease_s, policy, on_weights_stale, clock)
+        try:
+            self._state = WorkerState(self._transport, run, name, lease_s, policy, on_weights_stale, clock)
+        except BaseException:
+            self._transport.give_up()
+            raise
         self._url, self._beats = url, heartbeat
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to

@@ -59,6 +59,13 @@ class AsyncTransport(BaseTransport):
         super().__init__(address, timeout_s, retry_for_s, asyncio.Event())
         told.add(self)
 
+    def give_up(self) -> None:
+        """Lets go of what opening took, where no call was made; may block for a moment."""
+        told.discard(self)
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            embedded.release()
+
     async def close(self) -> None:
         """As `Transport.close`."""
         told.discard(self)

@@ -152,6 +152,7 @@ class Judge:
         broken: how often each rule was broken.
         doubts: as `breaches`, of what an earlier config may have allowed.
         notes: what the log shows that makes it say less, a sentence each.
+        counts_consumed: whether the log tells how many tasks the lost steps of each recovery had trained on.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Judge:
         self.broken: Counter[str] = Counter()
         self.doubts: list[Breach] = []
         self.notes: list[str] = []
+        self.counts_consumed = True
         self._config, self._keeps_config, self._has_rewound = config, keeps_config, has_rewound
         self._by_config: Counter[str] = Counter()
         self._counts: Counter[State] = Counter()
@@ -455,6 +457,7 @@ class Judge:
     def _loosen(self) -> None:
         """What a recovery makes of the tasks is not in the log: it drops and frees some without an event."""
         self.notes.append("the server had lost writes, or tasks were freed: a recovery dropped some without an event")
+        self.counts_consumed = False
         self._policies.clear()
         for name, task in self.tasks.items():
             task.is_whole = False

@@ -271,7 +271,7 @@ class Replay:
         if judge.is_whole:
             yield "total_enqueued", judge.tally.enqueued, judge.tally.enqueued
             yield "total_results", judge.tally.accepted, judge.tally.accepted
-        if is_exact and not self._has_rewound:
+        if is_exact and judge.counts_consumed and not self._has_rewound:
             yield "total_consumed", judge.tally.consumed, judge.tally.consumed
 
     def _look_at_tasks(self) -> None:
