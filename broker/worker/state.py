@@ -97,6 +97,7 @@ class WorkerState:
         self._batch: list[Attempt] = []  # the one that was handed out last
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
         self._ahead_for: Policy | None = None  # the weights that it was claimed for
+        self._is_told = False  # that there is no work for them: that claim brought nothing
         self._run_missing = RepeatedWarning()
         self._woken_by: str | None = None  # the marker that it took and has not followed yet
 
@@ -206,17 +207,17 @@ class WorkerState:
                 raise
             _log.debug("%d attempts are left to the heartbeat to give back: %s", len(attempts), error)
 
-    async def claim(self, n: int, timeout_s: float | None) -> list[Attempt]:
+    async def claim(self, n: int, timeout_s: float | None, *, is_told: bool = False) -> list[Attempt]:
         """Waits until there is something to do; empty after the time-out, or when draining or stopped.
 
         Args:
             n: most attempts wanted.
             timeout_s: how long to wait, in seconds; None: for ever.
+            is_told: whether a claim has just been answered with less than it asked for.
         """
         timeout_s = seconds_of("timeout", timeout_s)
         until = None if timeout_s is None else time.monotonic() + timeout_s
         attempts: list[Attempt] = []
-        is_told = False  # that there is no work: a wait that claimed has said what a claim would say
         while not self.ended:
             is_missing = False
             if not attempts and not is_told:
@@ -238,7 +239,7 @@ class WorkerState:
                 await self._pause(min(left, RUN_AGAIN_S))
             else:
                 claimed = await self._wait(n, left)
-                attempts, is_told = claimed or [], claimed is not None
+                attempts, is_told = claimed or [], claimed is not None  # it has said what a claim would say
         return attempts
 
     async def _wait(self, n: int, left: float) -> list[Attempt] | None:
@@ -295,13 +296,14 @@ class WorkerState:
         """The next batch of an iteration, of up to n attempts; empty when it is over."""
         ahead, self._ahead = self._ahead, []
         policy = next(iter(self.sessions.values())).policy  # of several runs nothing is claimed ahead
+        is_told, self._is_told = self._is_told and self._ahead_for is policy, False
         if ahead and self._ahead_for != policy:  # they were claimed for other weights
             await self.give_back(ahead)
             ahead = []
         attempts = [attempt for attempt in ahead if not attempt.cancelled]
         self._forget(attempt for attempt in ahead if attempt.cancelled)
         if not attempts:
-            attempts = await self.claim(n, None)
+            attempts = await self.claim(n, None, is_told=is_told)
         elif len(attempts) == ITEMS_PER_CALL < n and not self.ended:
             attempts = await self.claim_once(n, attempts)
         self._batch_size, self._batch = n, attempts
@@ -309,7 +311,7 @@ class WorkerState:
 
     def end_batches(self) -> list[Attempt]:
         """The iteration is over: what was claimed ahead is to be given back."""
-        ahead, self._ahead, self._batch, self._batch_size = self._ahead, [], [], 0
+        ahead, self._ahead, self._batch, self._batch_size, self._is_told = self._ahead, [], [], 0, False
         return ahead
 
     def may_claim(self, session: Session) -> bool:
@@ -366,7 +368,7 @@ class WorkerState:
             return (await session.submit(items))[0]
         self._ahead_for = session.policy
         answers, ahead = await self.submit_and_claim(session, items, self._batch_size)
-        self._ahead = ahead or []
+        self._ahead, self._is_told = ahead or [], ahead == []
         if not self.iterating:  # another thread or task has ended the iteration meanwhile
             await self.give_back(self.end_batches())
         return answers

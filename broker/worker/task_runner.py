@@ -44,6 +44,7 @@ class TaskRunner:
         self._results: deque[_Result] = deque()
         self._waiting: asyncio.Task[list[Attempt]] | None = None
         self._working: asyncio.Task[Any] | None = None  # the one in `work`
+        self._is_told = False  # that there is no more work: the last claim got less than it asked for
         self._ended = False
         self._cancelled: set[str] = set()  # attempts whose handlers were cancelled
         self._reporting: set[str] = set()  # attempts that exceptions ended, which is being reported
@@ -72,7 +73,7 @@ class TaskRunner:
                     continue
                 room = self._permits.room
                 if room > 0 and self._waiting is None and not state.ended:
-                    self._waiting = asyncio.create_task(self._wait(room))
+                    self._waiting = asyncio.create_task(self._wait(room, is_told=self._is_told))
                     self._waiting.add_done_callback(lambda _: self._changed.set())
                 self._changed.clear()
                 if self._failure is None and not state.stopping and not (state.draining and self._is_idle()):
@@ -167,12 +168,12 @@ class TaskRunner:
         """Starts on what the wait has brought; raises what it raised."""
         waiting = self._waiting
         if waiting is not None and waiting.done():
-            self._waiting = None
+            self._waiting, self._is_told = None, False
             self._start(waiting.result())
 
-    async def _wait(self, n: int) -> list[Attempt]:
+    async def _wait(self, n: int, *, is_told: bool) -> list[Attempt]:
         async with self._claiming:
-            return await self._state.claim(n, None)
+            return await self._state.claim(n, None, is_told=is_told)
 
     def _start(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
@@ -248,6 +249,7 @@ class TaskRunner:
             if claims:
                 async with self._claiming:
                     _, attempts = await self._state.submit_and_claim(session, items, free)
+                self._is_told = attempts is not None and len(attempts) < free
                 self._start(attempts or [])
             else:
                 await session.submit(items)

@@ -302,6 +302,25 @@ def test_a_loop_takes_a_round_trip_for_each_attempt(trainer: Trainer, worker: Wo
     assert trips == [["claim"]] + [["submit", "claim"]] * 5
 
 
+def test_a_loop_that_claimed_in_vain_with_its_result_waits_at_once(trainer: Trainer, worker: Worker, sent: Sent):
+    trainer.enqueue(tasks(1))
+    sent.taken()
+
+    def work() -> None:
+        for done, attempt in enumerate(worker, 1):
+            worker.submit(attempt, b"x")
+            if done == 2:
+                break
+
+    working = InThread(work)
+    wait_until(lambda: any(trip[0] == "BZPOPMIN" for trip in sent.trips), "the worker waits")
+    trainer.enqueue(tasks(1, "later"))
+    working.result()
+    mine = [trip for trip in sent.taken() if {"claim", "BZPOPMIN"} & set(trip)]
+    assert mine[:2] == [["claim"], ["submit", "claim"]]
+    assert mine[2][0] == "BZPOPMIN"
+
+
 @pytest.mark.parametrize("ends", ["fail", "lease"])
 def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
     lab: Lab, sent: Sent, monkeypatch: pytest.MonkeyPatch, ends: str
