@@ -358,9 +358,6 @@ class Worker(BlockingClient):
             self._run_within(ending, max(0.0, self._end_by - now))
         except BrokerError as error:
             _log.warning("what was held is given to others only when its lease runs out: %s", error)
-        except BaseException:  # a second Ctrl-C: whoever sends it waits no longer, not at the end of a block either
-            self._end_by = now
-            raise
 
     def drain(self) -> None:
         """Claims nothing more; what is held is finished. From any thread."""

@@ -248,21 +248,6 @@ def test_a_second_sigterm_ends_at_once(own: ServerUnderTest, run: str, name: str
     assert ended.err == ""
 
 
-def test_a_second_ctrl_c_ends_a_run_at_once(own: ServerUnderTest, run: str):
-    """The first one ends `run`, which the frozen server holds up; the worker's block does not wait once more."""
-    begin(own, run)
-    with script("run", own.url, run) as one:
-        one.expect("working")
-        own.freeze()
-        try:
-            wait_until(lambda: one.send(signal.SIGINT) or one.has_ended(0.2), "it ends")
-            ended = one.end()
-        finally:
-            own.thaw()
-    assert ended.err.count("ending waits no longer") <= 1
-    assert "for 0.0 s" in ended.err
-
-
 def test_a_script_that_is_told_twice_says_nothing_of_it(live: Lab) -> None:
     """With the server there the first one is enough."""
     live.trainer(consumer_batch_size=1, lease_ms=3_600_000).enqueue(tasks(1))
