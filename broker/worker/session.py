@@ -332,12 +332,8 @@ class Session:
         operation = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
         answer = await self._io.call(operation)
         self.forget([attempt.id])
-        self.look_again()  # when the next attempt may be claimed, only a claim tells
+        self._due_at = 0.0  # a retry may be due earlier than the last claim told: nobody waits before they ask again
         return submitted(answer)
-
-    def look_again(self) -> None:
-        """Something may be due earlier than the last claim told: nobody waits before they ask again."""
-        self._due_at = 0.0
 
     @property
     def due_in_s(self) -> float | None:

@@ -13,13 +13,6 @@ from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submi
 _Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
 
 
-def _refuse(piece: list[_Waiting], error: BaseException) -> None:
-    for _, answer in piece:
-        if not answer.done():
-            answer.set_exception(error)
-            answer.exception()  # somebody who was cancelled does not look at it
-
-
 class Submitter:
     """Submits for one session: one call under way, everything that comes meanwhile goes with the next one.
 
@@ -45,32 +38,28 @@ class Submitter:
     async def _send(self) -> None:
         try:
             while piece := self._next_piece():
-                try:
-                    await self._submit(piece)
-                except TooBig as error:
-                    if len(piece) == 1:
-                        _refuse(piece, error)
-                    else:  # the server refused the whole call: each result alone finds the one that is at fault
-                        for one in piece:
-                            await self._submit_alone(one)
-                except BaseException as error:
-                    _refuse(piece, error)
-                    if not isinstance(error, Exception):
-                        raise
+                await self._submit(piece)
         finally:
             self._sender = None
 
     async def _submit(self, piece: list[_Waiting]) -> None:
-        answers, _ = await self._session.submit([submission for submission, _ in piece])
-        for (_, answer), value in zip(piece, answers, strict=True):
-            if not answer.done():
-                answer.set_result(value)
-
-    async def _submit_alone(self, one: _Waiting) -> None:
         try:
-            await self._submit([one])
-        except Exception as error:  # noqa: BLE001 - raised where its answer is awaited
-            _refuse([one], error)
+            answers, _ = await self._session.submit([submission for submission, _ in piece])
+        except BaseException as error:
+            if isinstance(error, TooBig) and len(piece) > 1:
+                for one in piece:  # the server refused the whole call: each result alone finds the one that is at fault
+                    await self._submit([one])
+                return
+            for _, answer in piece:
+                if not answer.done():
+                    answer.set_exception(error)
+                    answer.exception()  # somebody who was cancelled does not look at it
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, answer), value in zip(piece, answers, strict=True):
+                if not answer.done():
+                    answer.set_result(value)
 
     def _next_piece(self) -> list[_Waiting]:
         piece: list[_Waiting] = []
