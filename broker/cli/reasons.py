@@ -9,6 +9,7 @@ from broker.cli.words import count
 from broker.inspection.capacity import terms_of
 
 if TYPE_CHECKING:
+    from broker.inspection.explanation import Explanation
     from broker.inspection.stats import Stats
 
 _BINDING = {
@@ -51,8 +52,9 @@ def formula(stats: Stats) -> tuple[str, ...]:
     )
 
 
-def verdict(stats: Stats) -> NextClaim:
+def verdict(explanation: Explanation) -> NextClaim:
     """What a claim with the newest weights would meet, in the order in which `claim` decides."""
+    stats = explanation.stats
     if stats.paused == "paused":
         return NextClaim("paused", "No: the run is paused.", (f"broker resume {stats.run}",))
     if stats.recovering is not None:
@@ -70,16 +72,19 @@ def verdict(stats: Stats) -> NextClaim:
     if stats.open_slots and not overtaken:
         tasks = count(stats.open_slots, "running task has", "running tasks have")
         return NextClaim("open", f"Yes: {tasks} open slots, which need no capacity.")
+    if not overtaken and (first := _swept_first(explanation)):
+        return NextClaim("open", f"Yes: the next claims {first}, which needs no capacity.")
     if stats.paused == "draining":
         return NextClaim("draining", "No: only groups that are started are finished.", (f"broker resume {stats.run}",))
-    if not (stats.pending or stats.open_slots):
-        return NextClaim("empty", "No: no task is pending.", (*_silent(stats), *_ways_to_pending(stats)))
+    pending = stats.pending or _is_due(explanation, "delayed")
+    if not (pending or stats.open_slots):
+        return NextClaim("empty", "No: no task is pending.", _ways_to_pending(stats))
     if terms.concurrency <= 0:
         return NextClaim(
             "max_concurrent",
             f"No: {count(stats.running, 'task is', 'tasks are')} running, "
             f"max_concurrent_rollouts allows {config.concurrency}.",
-            (*_silent(stats), "A running task ends: each gives back 1.", "A larger max_concurrent_rollouts."),
+            ("A running task ends: each gives back 1.", "A larger max_concurrent_rollouts."),
         )
     if overtaken:
         return NextClaim(
@@ -92,22 +97,31 @@ def verdict(stats: Stats) -> NextClaim:
             "at_capacity",
             f"No: what may be started before {following} has been started.",
             (
-                *_silent(stats),
                 f"The trainer advances to {following}: opens {config.batch_size}. {batch_progress(stats)}",
                 "A task that is discarded, cancelled, or ends dead or rejected: each gives back 1.",
                 f"A larger max_staleness: each step more opens {config.batch_size}.",
             ),
         )
+    if not stats.pending:
+        return NextClaim("open", "Yes: the backoff of a task has passed, the next claim may start it.")
     startable = min(terms.capacity, stats.pending)
     return NextClaim("open", f"Yes: {count(startable, 'task')} may be started now.")
 
 
-def _silent(stats: Stats) -> tuple[str, ...]:
-    """What the next claims take back, they may hand out again: it needs no capacity."""
-    if not (stats.lapsed and stats.running):
-        return ()
-    silent = count(stats.lapsed, "worker has", "workers have")
-    return (f"The next claims: {silent} been silent for longer than a lease, and what they held is handed out again.",)
+def _swept_first(explanation: Explanation) -> str:
+    """What claims take back before they look for open slots, and hand out again; empty where nothing is due."""
+    lost, may_try_again = explanation.holding.lost, explanation.stats.config.max_attempts > 1
+    if _is_due(explanation, "retries"):
+        return "hand out a slot whose backoff has passed"
+    if lost and may_try_again:
+        return f"take back {count(lost, 'slot')} of workers that are silent, and hand out what may be tried again"
+    if _is_due(explanation, "deadlines") and may_try_again:
+        return "take back an attempt that has reached attempt_timeout_ms, and hand out its slot"
+    return ""
+
+
+def _is_due(explanation: Explanation, name: str) -> bool:
+    return 0 < explanation.due.get(name, 0) <= explanation.now_ms
 
 
 def batch_progress(stats: Stats) -> str:

@@ -45,7 +45,7 @@ def situation(explanation: Explanation) -> Situation:
     if nothing := _nothing_left(stats):
         return Situation("no_task", f"No: {idle}.{nothing}")
     if stats.recovering is not None or stats.paused == "paused":
-        return Situation(verdict(stats).reason, f"No: {idle}.{_nothing_more(stats)}")
+        return Situation(verdict(explanation).reason, f"No: {idle}.{_nothing_more(stats)}")
     return _idle(explanation, idle)
 
 
@@ -59,12 +59,15 @@ def _who_works(explanation: Explanation) -> str:
 def _idle(explanation: Explanation, idle: str) -> Situation:
     """Workers are connected, hold nothing, and nobody has stopped the run as a whole."""
     stats = explanation.stats
-    found = verdict(stats)
+    found = verdict(explanation)
     if found.reason == "open":
         told = _told_stale(explanation)
         if told and told == len(_listed(explanation)):
             return Situation("weights_stale", f"No: {idle}.{_with_stale_weights(explanation)}")
-        return Situation("idle", f"No: {idle}, though tasks may be handed out.{_with_stale_weights(explanation)}")
+        though = (
+            "" if explanation.holding.lost else ", though tasks may be handed out"
+        )  # `idle` says what is taken back
+        return Situation("idle", f"No: {idle}{though}.{_with_stale_weights(explanation)}")
     if found.reason == "draining":
         return Situation("draining", f"No: {idle}.{_nothing_more(stats)}")
     if stats.ready + stats.batched >= stats.config.batch_size or stats.step_next > stats.version:

@@ -55,7 +55,7 @@ RUNNING = {"running": 2, "held": 2}
         ("draining", "The run is draining", {"workers": 2, "pending": 9, "paused": "draining"}),
         ("weights_stale", "the run is at version 5", {"workers": 2, "pending": 9, "told": "weights_stale"}),
         ("idle", "though tasks may be handed out.", {"workers": 2, "pending": 9}),
-        ("idle", "the next claims take back 4 slots, though", {"workers": 2, "pending": 9, "silent": 1, "lost": 4}),
+        ("idle", "the next claims take back 4 slots.", {"workers": 2, "pending": 9, "silent": 1, "lost": 4}),
         ("idle", "the next claims take back 4 slots.", {"workers": 2, "running": 2, "silent": 1, "lost": 4}),
         ("trainer", "The batch of step 5 can be taken: it needs 4, and 12", {"workers": 2, "pending": 9, "ready": 12}),
         (
@@ -64,7 +64,8 @@ RUNNING = {"running": 2, "held": 2}
             {"workers": 2, "pending": 9, "staleness": 0, "step_next": 6, "accepted": 24},
         ),
         ("retries", "What is left waits for a retry, the next in 2.0 s.", {"workers": 2, "delayed": 3, "due": NOW + 2000}),
-        ("retries", "waits for a retry, the next with the next claim.", {"workers": 2, "running": 3, "due": NOW - 1}),
+        ("retries", "waits for a retry, the next with the next claim.",
+            {"workers": 2, "running": 4, "concurrency": 4, "due": NOW - 1}),
     ],
 )  # fmt: skip
 def test_the_first_thing_said_is_whether_work_is_going_on(word: str, words: str, given: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def run(namespace: Namespace, output: Output) -> int:
     with options.connected(namespace) as operator:
         explanation = operator.explain(namespace.run)
     if output.as_json:
-        work, answer = situation(explanation), verdict(explanation.stats)
+        work, answer = situation(explanation), verdict(explanation)
         words = {"reason": answer.reason, "sentence": answer.sentence, "remedies": answer.remedies}
         words["untrained"] = untrained(explanation.stats)
         output.json(
@@ -49,7 +49,7 @@ def run(namespace: Namespace, output: Output) -> int:
 
 
 def _tell(explanation: Explanation, output: Output) -> None:
-    stats, answer = explanation.stats, verdict(explanation.stats)
+    stats, answer = explanation.stats, verdict(explanation)
     output.line(f"run {stats.run}: version {stats.version}, next step {stats.step_next}, epoch {stats.epoch}")
     if stats.admission:
         output.line("It is an admission run: AReaL's processes start rollouts on their own, and are counted together.")

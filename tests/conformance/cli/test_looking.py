@@ -144,6 +144,9 @@ def test_workers_that_fell_silent_are_not_called_connected(broker: Any, url: str
     assert (
         "No: no worker is connected. 1 worker has been silent for longer than a lease; the next claims" in explained.out
     )
+    assert "Yes: the next claims take back 2 slots of workers that are silent" in explained.out
+    with Worker(url, RUN) as worker:
+        wait_until(lambda: worker.claim(1), "claims hand out what the silent worker held")
 
 
 def test_explain_in_json_has_the_facts_and_the_words(broker: Any, worker: Worker) -> None:
