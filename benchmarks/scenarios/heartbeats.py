@@ -26,7 +26,7 @@ from broker.connections import Transport, open_transport
 from broker.connections.connection import packed
 from broker.operator import Operator
 from broker.protocol import keys, worker
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
 ATTEMPTS_PER_SESSION = 10
@@ -44,10 +44,10 @@ def cases(lab: Lab) -> list[Case]:
     return [Case("heartbeats", f"{sessions:,} sessions", "ours", partial(_ours, lab, sessions), repeat=2)]
 
 
-def _each(transport: Transport, operations: list[Operation[Any]]) -> list[Any]:
+def _each(transport: Transport, calls: list[ScriptCall[Any]]) -> list[Any]:
     answers: list[Any] = []
-    for at in range(0, len(operations), PIPELINED):
-        answers += transport.execute(operations[at : at + PIPELINED])
+    for at in range(0, len(calls), PIPELINED):
+        answers += transport.execute(calls[at : at + PIPELINED])
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer

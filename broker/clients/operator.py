@@ -26,8 +26,8 @@ from broker.inspection.stats import Stats, stats_of
 from broker.inspection.verification import Verification
 from broker.protocol import anyone, keys, scripts, trainer
 from broker.protocol.anyone import TaskRow
-from broker.protocol.operation import Operation
 from broker.protocol.parsing import text
+from broker.protocol.script_call import ScriptCall
 from broker.recovery.checkpoint import Checkpoint
 from broker.recovery.find_checkpoint import Foreign
 from broker.recovery.recover import Progress, RecoveryReport, checkpoint, find, recover_from
@@ -354,14 +354,12 @@ class Operator(BlockingClient):
         )
         return self._run(call)
 
-    def _by_ids(self, run: str, tasks: Iterable[str], operation: Callable[..., Operation[list[str]]]) -> dict[str, str]:
+    def _by_ids(self, run: str, tasks: Iterable[str], make: Callable[..., ScriptCall[list[str]]]) -> dict[str, str]:
         run = check_name("run", run)
-        return self._run(
-            in_pieces(tasks, lambda piece: self.transport.io.call(operation(run, _request(), tasks=piece)))
-        )
+        return self._run(in_pieces(tasks, lambda piece: self.transport.io.call(make(run, _request(), tasks=piece))))
 
-    def _call(self, operation: Operation[T]) -> T:
-        return self._run(self.transport.io.call(operation))
+    def _call(self, call: ScriptCall[T]) -> T:
+        return self._run(self.transport.io.call(call))
 
     def close(self) -> None:
         """Closes the connections."""

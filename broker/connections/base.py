@@ -1,4 +1,4 @@
-"""What both transports do: send operations, judge the answers, send again."""
+"""What both transports do: send script calls, judge the answers, send again."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ from broker.connections.url import Address, Endpoint
 from broker.errors import BrokerError, ClientClosed
 from broker.local_server.socket_paths import socket_path
 from broker.protocol import scripts
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 
 T = TypeVar("T")
 
@@ -110,33 +110,33 @@ class BaseTransport(ABC):
     async def blocking(self, call: Callable[[], T]) -> T:
         """Does something that blocks, such as reading a file."""
 
-    async def call(self, operation: Operation[T]) -> T:
-        """Sends one operation; raises its BrokerError, and as `execute`."""
-        value = (await self.execute((operation,)))[0]
+    async def call(self, call: ScriptCall[T]) -> T:
+        """Sends one script call; raises its BrokerError, and what `execute` raises."""
+        value = (await self.execute((call,)))[0]
         if isinstance(value, BrokerError):
             raise value
         return value
 
-    async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+    async def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
         """As `Transport.execute`."""
-        if not operations:
+        if not calls:
             return []
         failed: Failure | None = None
         since = time.monotonic()
         if (sole := self._topology.sole) is not None:
             # As nearly all calls go: there is one server, and it answers.
             try:
-                return await self._run(sole, operations, since + self._patience.retry_for_s)
+                return await self._run(sole, calls, since + self._patience.retry_for_s)
             except Failure as failure:
                 failed = failure
-        results: list[Any] = [None] * len(operations)
-        left = list(range(len(operations)))
+        results: list[Any] = [None] * len(calls)
+        left = list(range(len(calls)))
 
         async def once(until: float) -> None:
             failed: Failure | None = None
-            for endpoint, indexes in await self._placed(operations, left, until):
+            for endpoint, indexes in await self._placed(calls, left, until):
                 try:
-                    answers = await self._run(endpoint, [operations[i] for i in indexes], until)
+                    answers = await self._run(endpoint, [calls[i] for i in indexes], until)
                 except Failure as failure:
                     # One that stays where it is, or is permanent, must not hide one that does neither.
                     failed = failure if failed is None or not failure.stays else failed
@@ -197,12 +197,12 @@ class BaseTransport(ABC):
         return None
 
     async def wait_and_execute(
-        self, keys: Sequence[str], timeout_s: float, operations: Sequence[Operation[Any]]
+        self, keys: Sequence[str], timeout_s: float, calls: Sequence[ScriptCall[Any]]
     ) -> list[Any] | None:
         """As `Transport.wait_and_execute`."""
         sole = self._topology.sole
         node = None if sole is None else self._nodes.get(sole)
-        commands, loads = ([], []) if node is None or node.info is None else commands_of(node, operations)
+        commands, loads = ([], []) if node is None or node.info is None else commands_of(node, calls)
         if node is None or not commands or loads:
             await self.wait_marker(keys, timeout_s)
             return None
@@ -220,7 +220,7 @@ class BaseTransport(ABC):
             return None
         if any(passes(error) or lacks_function(error) or error.code == "NOSCRIPT" for error in errors):
             return None
-        return outcomes_of(operations, replies, node, self._address.shown)
+        return outcomes_of(calls, replies, node, self._address.shown)
 
     async def _after_failed_wait(self, failure: Failure, deadline: float) -> None:
         """The caller looks for work now and comes back; without a pause that could be a busy loop."""
@@ -361,33 +361,33 @@ class BaseTransport(ABC):
     # -- one try ---------------------------------------------------------------------------------------------------
 
     async def _placed(
-        self, operations: Sequence[Operation[Any]], left: list[int], until: float
+        self, calls: Sequence[ScriptCall[Any]], left: list[int], until: float
     ) -> list[tuple[Endpoint, list[int]]]:
-        """The operations that are left, by the server of their run."""
+        """The script calls that are left, by the server of their run."""
         if not self._topology.has_slots:
             return [(await self._locate(None, until), list(left))]
         groups: dict[Endpoint, list[int]] = {}
         for i in left:
-            groups.setdefault(await self._locate(operations[i].keys[0], until), []).append(i)
+            groups.setdefault(await self._locate(calls[i].keys[0], until), []).append(i)
         return list(groups.items())
 
     async def _run(
-        self, endpoint: Endpoint, operations: Sequence[Operation[Any]], until: float, asking: bool = False
+        self, endpoint: Endpoint, calls: Sequence[ScriptCall[Any]], until: float, asking: bool = False
     ) -> list[Any]:
-        """Sends operations to one server, with the scripts that it may lack in front.
+        """Sends script calls to one server, with the scripts that it may lack in front.
 
         Returns:
-            For each operation what it parsed, or its error.
+            For each script call what it parsed, or its error.
         """
         node = self._nodes.get(endpoint)
         if node is None or node.info is None:
             node = await self._node(endpoint, until)
         for _ in range(_MOST_TURNS):
-            commands, loads = commands_of(node, operations)
+            commands, loads = commands_of(node, calls)
             replies = await self._exchange(node, commands, until, asking)
             errors = [reply for reply in replies if type(reply) is ErrorReply]
-            if not errors and len(replies) == len(operations):
-                return [operation.outcome(reply) for operation, reply in zip(operations, replies, strict=True)]
+            if not errors and len(replies) == len(calls):
+                return [call.outcome(reply) for call, reply in zip(calls, replies, strict=True)]
             if node.info is not None and node.info.sentinel:
                 raise Failure(OTHER_MODE, "it is a sentinel; connect with redis+sentinel://host:port/service")
             if node.calls_functions and any(refuses_functions(error) for error in errors):
@@ -405,10 +405,10 @@ class BaseTransport(ABC):
                 continue
             for error in errors:
                 if (owner := self._redirect(node, error)) is not None:
-                    return await self._run(owner, operations, until, asking=True)
+                    return await self._run(owner, calls, until, asking=True)
                 self._pass(error)
             node.known.update(loads)
-            return outcomes_of(operations, replies[len(loads) :], node, self._address.shown)
+            return outcomes_of(calls, replies[len(loads) :], node, self._address.shown)
         raise Failure(NOT_READY, f"{endpoint} forgets its scripts at once")
 
     async def _plain(

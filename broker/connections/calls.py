@@ -1,4 +1,4 @@
-"""What is sent for operations, and what their replies say."""
+"""What is sent for script calls, and what their replies say."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,51 +9,51 @@ from broker.connections.failures import refusal
 from broker.connections.pool import Node
 from broker.protocol import scripts
 from broker.protocol.keys import NEVER_THERE
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 
 
-def commands_of(node: Node, operations: Sequence[Operation[Any]]) -> tuple[list[RedisCommand], list[str]]:
-    """The pipeline of some operations for one server, and the scripts that its first commands load."""
+def commands_of(node: Node, calls: Sequence[ScriptCall[Any]]) -> tuple[list[RedisCommand], list[str]]:
+    """The pipeline of some script calls for one server, and the scripts that its first commands load."""
     commands: list[RedisCommand] = []
     in_cluster = node.info is not None and node.info.cluster
     if node.calls_functions:
         function_of = scripts.library().function
-        for operation in operations:
-            commands.extend(operation.before)
-            keys = _keys_in_cluster(operation) if in_cluster else operation.keys
-            commands.append(("FCALL", function_of(operation.script), len(keys), *keys, *operation.args))
+        for call in calls:
+            commands.extend(call.before)
+            keys = _keys_in_cluster(call) if in_cluster else call.keys
+            commands.append(("FCALL", function_of(call.script), len(keys), *keys, *call.args))
         return commands, []
     shebang = node.supports_shebang
-    loads = list(dict.fromkeys(op.script for op in operations if op.script not in node.known))
+    loads = list(dict.fromkeys(op.script for op in calls if op.script not in node.known))
     commands.extend(("SCRIPT", "LOAD", scripts.load(name, shebang).source) for name in loads)
-    for operation in operations:
-        sha1 = scripts.load(operation.script, shebang).sha1
-        commands.extend(operation.before)
-        keys = _keys_in_cluster(operation) if in_cluster else operation.keys
-        commands.append(("EVALSHA", sha1, len(keys), *keys, *operation.args))
+    for call in calls:
+        sha1 = scripts.load(call.script, shebang).sha1
+        commands.extend(call.before)
+        keys = _keys_in_cluster(call) if in_cluster else call.keys
+        commands.append(("EVALSHA", sha1, len(keys), *keys, *call.args))
     return commands, loads
 
 
-def _keys_in_cluster(operation: Operation[Any]) -> tuple[str, ...]:
+def _keys_in_cluster(call: ScriptCall[Any]) -> tuple[str, ...]:
     """The keys of a call, with one that is never there.
 
     While a hash slot moves to another node, each of the two has some of a run's keys. Each fails a script at the first
     key that it does not have, after writes of others. Where one of several keys of the call itself is not there, the
     node refuses the call (`TRYAGAIN`), which is sent again until the slot has moved.
     """
-    return (*operation.keys, operation.keys[0] + NEVER_THERE)
+    return (*call.keys, call.keys[0] + NEVER_THERE)
 
 
-def outcomes_of(operations: Sequence[Operation[Any]], replies: Sequence[Any], node: Node, url: str) -> list[Any]:
-    """Reads the replies of operations: an error of a command sent ahead of a script is the operation's."""
+def outcomes_of(calls: Sequence[ScriptCall[Any]], replies: Sequence[Any], node: Node, url: str) -> list[Any]:
+    """Reads the replies of script calls: an error of a command sent ahead of a script is the error of its call."""
     outcomes: list[Any] = []
     start = 0
-    for operation in operations:
-        end = start + len(operation.before) + 1
+    for call in calls:
+        end = start + len(call.before) + 1
         error = next((reply for reply in replies[start:end] if isinstance(reply, ErrorReply)), None)
         if error is not None:
-            outcomes.append(refusal(error, url, operation.script, node.supports_shebang))
+            outcomes.append(refusal(error, url, call.script, node.supports_shebang))
         else:
-            outcomes.append(operation.outcome(replies[end - 1]))
+            outcomes.append(call.outcome(replies[end - 1]))
         start = end
     return outcomes

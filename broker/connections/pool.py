@@ -116,7 +116,7 @@ class Node:
         waits: connections for those that do.
         info: the server, once it was asked.
         known: the scripts that it has.
-        calls_functions: whether operations are called as functions of a library
+        calls_functions: whether script calls are called as functions of a library
             (see `broker.protocol.function_library`).
     """
 

@@ -29,7 +29,7 @@ from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address, Endpoint
 from broker.errors import BadArgument
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.values.hooks import plain_answer
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ _IN_CALL = (
 
 
 class Transport:
-    """Sends operations to a server, a Sentinel primary or a cluster. Made by `open_transport`.
+    """Sends script calls to a server, a Sentinel primary or a cluster. Made by `open_transport`.
 
     Attributes:
         url: where it goes, without password.
@@ -64,18 +64,18 @@ class Transport:
         """Whether this is the copy of a forked child."""
         return self.io.is_forked
 
-    def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        """Sends operations in one round trip (one for each server of a cluster), again if that fails.
+    def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        """Sends script calls in one round trip (one for each server of a cluster), again if that fails.
 
         Returns:
-            For each operation what it parsed, or the BrokerError that it failed with, not raised.
+            For each script call what it parsed, or the BrokerError that it failed with, not raised.
 
         Raises:
-            ServerUnavailable: no answer for `retry_for_s`; whether the operations took effect is unknown.
+            ServerUnavailable: no answer for `retry_for_s`; whether the script calls took effect is unknown.
             ReadOnlyServer: the server took no writes for as long.
             AuthenticationFailed, UnsupportedServer: at the first connection.
         """
-        return run_blocking(self.io.execute(operations))
+        return run_blocking(self.io.execute(calls))
 
     def command(self, *args: str | bytes | int) -> Any:
         """Sends one plain command; raises the BrokerError of an error reply, and as `execute`."""
@@ -125,20 +125,20 @@ class Transport:
         return run_blocking(self.io.wait_marker(keys, timeout_s, turn_s))
 
     def wait_and_execute(
-        self, keys: Sequence[str], timeout_s: float, operations: Sequence[Operation[Any]]
+        self, keys: Sequence[str], timeout_s: float, calls: Sequence[ScriptCall[Any]]
     ) -> list[Any] | None:
-        """Waits for a marker; the server goes on with the operations at once, marker or not, in the same round trip.
+        """Waits for a marker; the server goes on with the script calls at once, marker or not, in the same round trip.
 
         Args:
             keys: the sorted sets to wait on, all of one run.
             timeout_s: for how long, in seconds.
-            operations: what to execute then.
+            calls: what to execute then.
 
         Returns:
             As `execute`. None when the connection broke, by `interrupt`, or where this server cannot do both at once.
-            Whether the operations took effect is unknown then, and `execute` sends the same ones again.
+            Whether the script calls took effect is unknown then, and `execute` sends the same ones again.
         """
-        return run_blocking(self.io.wait_and_execute(keys, timeout_s, operations))
+        return run_blocking(self.io.wait_and_execute(keys, timeout_s, calls))
 
     def interrupt(self) -> None:
         """Lets the waits of other threads return None now; the next one, if none is under way."""

@@ -16,7 +16,7 @@ from broker.inspection import events
 from broker.inspection.judge import Breach, Judge, State, Tally, Task
 from broker.inspection.stats import Stats, stats_of
 from broker.protocol import anyone, keys
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.task_record import TaskRecord, task_record
 from broker.values.config import RunConfig
 
@@ -57,8 +57,8 @@ _STATE_OF: Final = {
 class Server(Protocol):
     """What the verification sends: as a transport does."""
 
-    def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        """The values of operations, or their errors."""
+    def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        """The values of script calls, or their errors."""
         ...
 
     def command(self, *args: str | bytes | int) -> Any:

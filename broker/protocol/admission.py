@@ -1,4 +1,4 @@
-"""Operations of an admission run: processes that start rollouts on their own, counted together."""
+"""Script calls of an admission run: processes that start rollouts on their own, counted together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.protocol import keys
-from broker.protocol.operation import Argument, Operation
 from broker.protocol.parsing import clock, words
+from broker.protocol.script_call import Argument, ScriptCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def open_owner(
     lost_version: int = -1,
     update: bool = False,
     now: int | None = None,
-) -> Operation[Opened]:
+) -> ScriptCall[Opened]:
     """Makes a process an owner of the run, created where it is not there.
 
     Args:
@@ -65,7 +65,7 @@ def open_owner(
         *(before.accepted, before.rejected, before.recovery),
         *pairs,
     ]
-    return Operation("admission_open", (keys.state(run),), tuple(args), _opened)
+    return ScriptCall("admission_open", (keys.state(run),), tuple(args), _opened)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +146,14 @@ def _args(owner: str, lease_ms: int, report: Report, now: int | None) -> tuple[A
     )
 
 
-def report(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> Operation[Standing]:
+def report(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> ScriptCall[Standing]:
     """Says where an owner stands, renews its lease, and asks for a slot if the report does."""
-    return Operation("admission_report", (keys.state(run),), _args(owner, lease_ms, report, now), _standing)
+    return ScriptCall("admission_report", (keys.state(run),), _args(owner, lease_ms, report, now), _standing)
 
 
-def leave(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> Operation[bool]:
+def leave(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> ScriptCall[bool]:
     """Ends an owner; what it has running and enqueued is given back. False: it had ended."""
-    return Operation("admission_leave", (keys.state(run),), _args(owner, lease_ms, report, now), bool)
+    return ScriptCall("admission_leave", (keys.state(run),), _args(owner, lease_ms, report, now), bool)
 
 
 def wake_key(run: str, owner: str) -> str:

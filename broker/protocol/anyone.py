@@ -1,4 +1,4 @@
-"""Operations that anyone may call: reading, taking back what is due, freeing what nothing needs."""
+"""Script calls that anyone may call: reading, taking back what is due, freeing what nothing needs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.protocol import keys
-from broker.protocol.operation import Operation
 from broker.protocol.parsing import clock, text, texts, words
+from broker.protocol.script_call import ScriptCall
 
 
-def requeue(run: str, limit: int = 100, *, now: int | None = None) -> Operation[int]:
+def requeue(run: str, limit: int = 100, *, now: int | None = None) -> ScriptCall[int]:
     """Takes back what is due, at most limit of each kind; answers how many."""
-    return Operation("requeue", (keys.state(run),), (clock(now), limit), int)
+    return ScriptCall("requeue", (keys.state(run),), (clock(now), limit), int)
 
 
 #: What trim answers where it stopped because the groups were large.
@@ -34,9 +34,9 @@ def _trimmed(reply: Any) -> Trimmed:
     return trimmed
 
 
-def trim(run: str, limit: int = 250, *, now: int | None = None) -> Operation[Trimmed]:
+def trim(run: str, limit: int = 250, *, now: int | None = None) -> ScriptCall[Trimmed]:
     """Frees at most limit of each kind of what nothing needs any more."""
-    return Operation("trim", (keys.state(run),), (clock(now), limit), _trimmed)
+    return ScriptCall("trim", (keys.state(run),), (clock(now), limit), _trimmed)
 
 
 def _numbers(reply: Any) -> dict[str, str]:
@@ -44,9 +44,9 @@ def _numbers(reply: Any) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def stats(run: str, *, now: int | None = None) -> Operation[dict[str, str]]:
+def stats(run: str, *, now: int | None = None) -> ScriptCall[dict[str, str]]:
     """The state hash, the capacity and the size of every set, by name."""
-    return Operation("stats", (keys.state(run),), (clock(now),), _numbers)
+    return ScriptCall("stats", (keys.state(run),), (clock(now),), _numbers)
 
 
 def _drift(reply: Any) -> dict[str, tuple[int, int]]:
@@ -54,14 +54,14 @@ def _drift(reply: Any) -> dict[str, tuple[int, int]]:
     return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}
 
 
-def audit(run: str, *, now: int | None = None) -> Operation[dict[str, tuple[int, int]]]:
+def audit(run: str, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int, int]]]:
     """Counters by name: (stored, recomputed)."""
-    return Operation("audit", (keys.state(run),), (clock(now),), _drift)
+    return ScriptCall("audit", (keys.state(run),), (clock(now),), _drift)
 
 
-def check(run: str, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
+def check(run: str, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
     """Problems of at most 1000 tasks: not in the set of their state, held by nobody."""
-    return Operation("check", (keys.state(run),), (clock(now), *tasks), texts)
+    return ScriptCall("check", (keys.state(run),), (clock(now), *tasks), texts)
 
 
 # Not frozen: these are made for each sample, and a frozen one takes three times as long.
@@ -112,9 +112,9 @@ def _piece(reply: Any) -> BatchPiece:
     return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), tuple(map(rollout_row, reply[3:])))
 
 
-def batch(run: str, step: int, offset: int, count: int, *, now: int | None = None) -> Operation[BatchPiece]:
+def batch(run: str, step: int, offset: int, count: int, *, now: int | None = None) -> ScriptCall[BatchPiece]:
     """Rows offset to offset + count of a batch (count 0: only its size)."""
-    return Operation("batch", (keys.state(run),), (clock(now), step, offset, count), _piece)
+    return ScriptCall("batch", (keys.state(run),), (clock(now), step, offset, count), _piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ _TASK_NUMBERS = (
 )
 
 
-def task(run: str, task_id: str, *, now: int | None = None) -> Operation[TaskRow | None]:
+def task(run: str, task_id: str, *, now: int | None = None) -> ScriptCall[TaskRow | None]:
     """One task, or None when the run does not know it."""
 
     def parse(reply: Any) -> TaskRow | None:
@@ -178,7 +178,7 @@ def task(run: str, task_id: str, *, now: int | None = None) -> Operation[TaskRow
             **numbers,
         )
 
-    return Operation("task", (keys.state(run),), (clock(now), task_id), parse)
+    return ScriptCall("task", (keys.state(run),), (clock(now), task_id), parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +254,6 @@ def _reason(stored: str) -> str | None:
     return "" if stored == "-" else stored or None
 
 
-def facts(run: str, limit: int = 50, *, now: int | None = None) -> Operation[Facts]:
+def facts(run: str, limit: int = 50, *, now: int | None = None) -> ScriptCall[Facts]:
     """The facts behind `broker explain`."""
-    return Operation("explain", (keys.state(run),), (clock(now), limit), _facts)
+    return ScriptCall("explain", (keys.state(run),), (clock(now), limit), _facts)

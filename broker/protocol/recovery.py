@@ -1,4 +1,4 @@
-"""Operations of checkpoints and recovery."""
+"""Script calls of checkpoints and recovery."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.protocol import keys
-from broker.protocol.operation import Argument, Operation
 from broker.protocol.parsing import clock, words
+from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.trainer import Gate
 
 
@@ -66,7 +66,7 @@ def _begun(reply: Any) -> Begun:
 
 def begin(
     run: str, token: str, to: Begin, config: Mapping[str, str] | None, *, now: int | None = None
-) -> Operation[Begun]:
+) -> ScriptCall[Begun]:
     """Begins a recovery under a new epoch; config creates a run that is not there."""
     args: list[Argument] = [
         *(clock(now), token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),
@@ -76,7 +76,7 @@ def begin(
     ]
     for name, value in (config or {}).items():
         args += (name, value)
-    return Operation("recover_begin", (keys.state(run),), tuple(args), _begun)
+    return ScriptCall("recover_begin", (keys.state(run),), tuple(args), _begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +98,20 @@ def _listed(tasks: Sequence[str], is_listed: Callable[[str], bool]) -> list[Argu
 
 def sweep(
     run: str, gate: Gate, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
-) -> Operation[Swept]:
+) -> ScriptCall[Swept]:
     """Moves at most 1000 tasks to where the recovered version has them."""
     args = (clock(now), *gate.args, *_listed(tasks, is_listed))
-    return Operation("recover_sweep", (keys.state(run),), args, _swept)
+    return ScriptCall("recover_sweep", (keys.state(run),), args, _swept)
 
 
 def preview(
     run: str, to: Begin, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
-) -> Operation[Swept]:
+) -> ScriptCall[Swept]:
     """What sweep would do, changing nothing; counts `file_cursor` where the checkpoint's cursor would be taken."""
     head = (clock(now), to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
     more = (int(to.cursor is not None), to.lineage, len(to.policies), *to.policy_pairs)
     args = (*head, *more, *_listed(tasks, is_listed))
-    return Operation("recover_preview", (keys.state(run),), args, _swept)
+    return ScriptCall("recover_preview", (keys.state(run),), args, _swept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +127,12 @@ def _recovered(reply: Any) -> Recovered:
     return Recovered(*map(int, words(reply)))
 
 
-def end(run: str, gate: Gate, *, now: int | None = None) -> Operation[Recovered]:
+def end(run: str, gate: Gate, *, now: int | None = None) -> ScriptCall[Recovered]:
     """Ends a recovery; the run goes on."""
-    return Operation("recover_commit", (keys.state(run),), (clock(now), *gate.args), _recovered)
+    return ScriptCall("recover_commit", (keys.state(run),), (clock(now), *gate.args), _recovered)
 
 
-def commit(run: str, gate: Gate, version: int, epoch: str = "", *, now: int | None = None) -> Operation[int]:
+def commit(run: str, gate: Gate, version: int, epoch: str = "", *, now: int | None = None) -> ScriptCall[int]:
     """A checkpoint of this version is safely written; answers the floor.
 
     Args:
@@ -142,4 +142,4 @@ def commit(run: str, gate: Gate, version: int, epoch: str = "", *, now: int | No
         epoch: the checkpoint's, where an operator wrote it: a recovery since may have undone it.
         now: the injected clock, or None.
     """
-    return Operation("commit", (keys.state(run),), (clock(now), *gate.args, version, epoch), int)
+    return ScriptCall("commit", (keys.state(run),), (clock(now), *gate.args, version, epoch), int)

@@ -43,7 +43,7 @@ class Script:
     """One script, ready for `SCRIPT LOAD`.
 
     Attributes:
-        name: the name that operations use: `claim` for `lua/claim.lua`.
+        name: the name that script calls use: `claim` for `lua/claim.lua`.
         source: the text that the server gets, without comments and blank lines but with a first line for the flags.
         sha1: what EVALSHA calls it by, 40 hexadecimal digits.
         flags: the flags of its header; none is the empty tuple.

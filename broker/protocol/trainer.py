@@ -1,4 +1,4 @@
-"""Operations of the trainer, and those it shares with operators."""
+"""Script calls of the trainer, and those it shares with operators."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from broker.protocol import keys
 from broker.protocol.anyone import RolloutRow, rollout_row
-from broker.protocol.operation import Argument, Operation
 from broker.protocol.parsing import clock, text, words
+from broker.protocol.script_call import Argument, ScriptCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ def _opened(reply: Any) -> Opened:
 
 def open_run(
     run: str, token: str, config: Mapping[str, str] | None, *, update: bool = False, now: int | None = None
-) -> Operation[Opened]:
+) -> ScriptCall[Opened]:
     """Creates the run or becomes its trainer. Without config the run must exist."""
     pairs = [part for item in (config or {}).items() for part in item]
-    return Operation("open", (keys.state(run),), (clock(now), token, int(update), *pairs), _opened)
+    return ScriptCall("open", (keys.state(run),), (clock(now), token, int(update), *pairs), _opened)
 
 
 # Not frozen: one is made for each task, and a frozen one takes three times as long.
@@ -93,7 +93,7 @@ def enqueue(
     *,
     again: bool = False,
     now: int | None = None,
-) -> Operation[EnqueuedPiece]:
+) -> ScriptCall[EnqueuedPiece]:
     """Adds at most 1000 tasks.
 
     Args:
@@ -103,7 +103,7 @@ def enqueue(
     args: list[Argument] = [clock(now), *gate.args, int(cursor is not None), cursor or "", int(again)]
     for task in tasks:
         args += (task.id, task.priority, task.samples, task.min_samples, task.payload)
-    return Operation("enqueue", (keys.state(run),), tuple(args), _enqueued)
+    return ScriptCall("enqueue", (keys.state(run),), tuple(args), _enqueued)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def take(
     rows: int = 0,
     result_bytes: int = 0,
     now: int | None = None,
-) -> Operation[Taken]:
+) -> ScriptCall[Taken]:
     """Fills batch `step` up to n rollouts from at most `limit` ready ones.
 
     Args:
@@ -160,22 +160,24 @@ def take(
         result_bytes: most bytes of results that come with them, together.
     """
     args = (clock(now), *gate.args, step, n, limit, int(seal), int(short), rows, result_bytes)
-    return Operation("take", (keys.state(run),), args, _taken)
+    return ScriptCall("take", (keys.state(run),), args, _taken)
 
 
-def discard(run: str, gate: Gate, reason: str, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
+def discard(
+    run: str, gate: Gate, reason: str, tasks: Sequence[str], *, now: int | None = None
+) -> ScriptCall[list[str]]:
     """Takes rollouts out for good; a word for each task, of the first ones at least where they are large groups."""
-    return Operation("discard", (keys.state(run),), (clock(now), *gate.args, reason, *tasks), words)
+    return ScriptCall("discard", (keys.state(run),), (clock(now), *gate.args, reason, *tasks), words)
 
 
-def cancel(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
+def cancel(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
     """Takes tasks out of the run; a word for each, of the first ones at least where they are large groups."""
-    return Operation("cancel", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
+    return ScriptCall("cancel", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
 
 
-def retry(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> Operation[list[str]]:
+def retry(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
     """Starts dead or rejected tasks over; a word for each, of the first ones at least where they are large groups."""
-    return Operation("retry", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
+    return ScriptCall("retry", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +202,10 @@ def advance(
     allow_empty: bool = False,
     blob: bytes | None = None,
     now: int | None = None,
-) -> Operation[Advanced]:
+) -> ScriptCall[Advanced]:
     """Acknowledges the sealed batch of step = version by its digest (`-`: none)."""
     args = (clock(now), *gate.args, step, digest, int(allow_empty), int(blob is not None), blob or b"")
-    return Operation("advance", (keys.state(run),), args, _advanced)
+    return ScriptCall("advance", (keys.state(run),), args, _advanced)
 
 
 def _mode(reply: Any) -> str:
@@ -211,9 +213,9 @@ def _mode(reply: Any) -> str:
     return "" if mode == "-" else mode
 
 
-def pause(run: str, gate: Gate, mode: str, *, now: int | None = None) -> Operation[str]:
+def pause(run: str, gate: Gate, mode: str, *, now: int | None = None) -> ScriptCall[str]:
     """Sets the mode: `paused`, `draining` or empty; answers the one before."""
-    return Operation("pause", (keys.state(run),), (clock(now), *gate.args, mode), _mode)
+    return ScriptCall("pause", (keys.state(run),), (clock(now), *gate.args, mode), _mode)
 
 
 def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
@@ -221,6 +223,6 @@ def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
     return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}
 
 
-def repair(run: str, gate: Gate, *, now: int | None = None) -> Operation[dict[str, tuple[int, int]]]:
+def repair(run: str, gate: Gate, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int, int]]]:
     """Rewrites the counters by the structures; answers what was wrong: name -> (before, after)."""
-    return Operation("repair", (keys.state(run),), (clock(now), *gate.args), _repaired)
+    return ScriptCall("repair", (keys.state(run),), (clock(now), *gate.args), _repaired)

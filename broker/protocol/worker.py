@@ -1,4 +1,4 @@
-"""Operations of workers."""
+"""Script calls of workers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from broker.protocol import keys
-from broker.protocol.operation import Argument, Operation
 from broker.protocol.parsing import clock, text, texts
+from broker.protocol.script_call import Argument, ScriptCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ def _joined(reply: Any) -> Joined:
     return Joined(session, int(lease), int(version), epoch, int(now), int(max_bytes), int(ttl))
 
 
-def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: int | None = None) -> Operation[Joined]:
+def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: int | None = None) -> ScriptCall[Joined]:
     """Starts a session; lease_ms 0 takes the run's lease."""
-    return Operation("join", (keys.state(run),), (clock(now), worker, nonce, lease_ms), _joined)
+    return ScriptCall("join", (keys.state(run),), (clock(now), worker, nonce, lease_ms), _joined)
 
 
-def leave(run: str, session: str, limit: int = 200, *, now: int | None = None) -> Operation[bool]:
+def leave(run: str, session: str, limit: int = 200, *, now: int | None = None) -> ScriptCall[bool]:
     """Ends a session and releases what it holds; False: it holds more than limit, call again."""
-    return Operation("leave", (keys.state(run),), (clock(now), session, limit), bool)
+    return ScriptCall("leave", (keys.state(run),), (clock(now), session, limit), bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def claim(
     limit: int = 100,
     blob_seq: int = 0,
     now: int | None = None,
-) -> Operation[Claimed]:
+) -> ScriptCall[Claimed]:
     """Asks for up to n slots. The same number and random part again get the same answer.
 
     Args:
@@ -139,7 +139,7 @@ def claim(
     """
     version, epoch = policy or ("", "")
     args = (clock(now), session, number, n, version, epoch, random, limit, blob_seq)
-    return Operation("claim", (keys.state(run),), args, _claimed_with(random))
+    return ScriptCall("claim", (keys.state(run),), args, _claimed_with(random))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +162,9 @@ def _renewed(reply: Any) -> Renewed:
     return Renewed(int(now), int(deadline), int(version), epoch, paused, dict(zip(rest[::2], rest[1::2], strict=True)))
 
 
-def renew(run: str, session: str, number: int, held: Sequence[str], *, now: int | None = None) -> Operation[Renewed]:
+def renew(run: str, session: str, number: int, held: Sequence[str], *, now: int | None = None) -> ScriptCall[Renewed]:
     """The heartbeat. `number`: the last claim whose answer the worker has dealt with."""
-    return Operation("renew", (keys.state(run),), (clock(now), session, number, *held), _renewed)
+    return ScriptCall("renew", (keys.state(run),), (clock(now), session, number, *held), _renewed)
 
 
 @dataclass(slots=True)
@@ -229,7 +229,7 @@ def submit(
     result_ttl_ms: int = 3_600_000,
     inline_bytes: int = INLINE_BYTES,
     now: int | None = None,
-) -> Operation[list[Answer]]:
+) -> ScriptCall[list[Answer]]:
     """Submits at most 256 results or verdicts; an answer for each, in order."""
     args: list[Argument] = [clock(now)]
     before: list[tuple[Argument, ...]] = []
@@ -240,15 +240,15 @@ def submit(
             body, how = b"", "s"
         version, epoch = item.policy or ("", "")
         args += (item.attempt_id, verdict, version, epoch, how, body)
-    return Operation("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
+    return ScriptCall("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
 
 
-def release(run: str, attempts: Sequence[str], *, now: int | None = None) -> Operation[list[Answer]]:
+def release(run: str, attempts: Sequence[str], *, now: int | None = None) -> ScriptCall[list[Answer]]:
     """Gives at most 1000 attempts back without penalty."""
-    return Operation("release", (keys.state(run),), (clock(now), *attempts), _answers)
+    return ScriptCall("release", (keys.state(run),), (clock(now), *attempts), _answers)
 
 
-def fail(run: str, attempt_id: str, message: str, *, may_retry: bool, now: int | None = None) -> Operation[Answer]:
+def fail(run: str, attempt_id: str, message: str, *, may_retry: bool, now: int | None = None) -> ScriptCall[Answer]:
     """Reports an error of the attempt; message is cut to 2000 bytes."""
     cut = message.encode()[:2000]
-    return Operation("fail", (keys.state(run),), (clock(now), attempt_id, cut, int(may_retry)), answer)
+    return ScriptCall("fail", (keys.state(run),), (clock(now), attempt_id, cut, int(may_retry)), answer)

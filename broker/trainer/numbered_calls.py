@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from broker.connections.base import BaseTransport
 from broker.errors import BrokerError, NotSendable, OldCall, Rewound, TooBig
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import Gate, trainer_gate
 
 T = TypeVar("T")
@@ -34,21 +34,21 @@ class NumberedCalls:
         """Number of the last call that the server has answered, 0 before the first."""
         return self._numbers.last
 
-    async def call(self, make: Callable[[Gate], Operation[T]]) -> T:
+    async def call(self, make: Callable[[Gate], ScriptCall[T]]) -> T:
         """One call; raises its BrokerError.
 
         Args:
-            make: builds the operation when its turn has come.
+            make: builds the script call when its turn has come.
         """
         return (await self.call_with(make, ()))[0]
 
     async def call_with(
-        self, make: Callable[[Gate], Operation[T]], then: Sequence[Operation[Any]]
+        self, make: Callable[[Gate], ScriptCall[T]], then: Sequence[ScriptCall[Any]]
     ) -> tuple[T, list[Any]]:
-        """One call; operations without a number are executed after it, in the same round trip.
+        """One call; script calls without a number are executed after it, in the same round trip.
 
         Args:
-            make: builds the operation when its turn has come.
+            make: builds the script call when its turn has come.
             then: the others.
 
         Returns:
@@ -56,7 +56,9 @@ class NumberedCalls:
         """
         return await self._turn.take(lambda: self._send(make, then))
 
-    async def _send(self, make: Callable[[Gate], Operation[T]], then: Sequence[Operation[Any]]) -> tuple[T, list[Any]]:
+    async def _send(
+        self, make: Callable[[Gate], ScriptCall[T]], then: Sequence[ScriptCall[Any]]
+    ) -> tuple[T, list[Any]]:
         sent = self._numbers.prepare(make)
         try:
             outcomes = await self._io.execute([*sent, *then])
@@ -65,16 +67,16 @@ class NumberedCalls:
             raise
         return self._numbers.settle(sent, outcomes[: len(sent)]), outcomes[len(sent) :]
 
-    async def take_over(self, operation: Operation[T], token: str) -> T:
+    async def take_over(self, call: ScriptCall[T], token: str) -> T:
         """A call that begins a new epoch, from which on the numbers start again. Its BrokerError changes nothing.
 
         Args:
-            operation: the call.
+            call: what to send.
             token: the new epoch's.
         """
 
         async def begin() -> T:
-            begun = await self._io.call(operation)
+            begun = await self._io.call(call)
             self._numbers.restart(token)
             return begun
 
@@ -92,7 +94,7 @@ class CallNumbers:
         self.token = token
         # The number of the last call that was answered, and the calls after it. Only ever assigned together: a signal's
         # handler may raise between two assignments, and no number may be used twice.
-        self._place: tuple[int, list[Operation[Any]]] = (0, [])
+        self._place: tuple[int, list[ScriptCall[Any]]] = (0, [])
         self._broken: BrokerError | None = None
 
     @property
@@ -104,8 +106,8 @@ class CallNumbers:
         """A new epoch: numbers start again."""
         self.token, self._place, self._broken = token, (0, []), None
 
-    def prepare(self, make: Callable[[Gate], Operation[Any]]) -> list[Operation[Any]]:
-        """The operations to send, in order: first those whose outcome is still unknown, if any, then the new one.
+    def prepare(self, make: Callable[[Gate], ScriptCall[Any]]) -> list[ScriptCall[Any]]:
+        """The script calls to send, in order: first those whose outcome is still unknown, if any, then the new one.
 
         After a rewind no call is made any more: late copies of forgotten calls could fill the gap in the numbers.
 
@@ -119,19 +121,19 @@ class CallNumbers:
         self._place = (last, sent)
         return sent
 
-    def unsent(self, sent: list[Operation[Any]]) -> None:
+    def unsent(self, sent: list[ScriptCall[Any]]) -> None:
         """The new call of what prepare returned cannot be sent, or the server does not take its bytes."""
         self._place = (self._place[0], sent[:-1])
 
-    def settle(self, sent: list[Operation[Any]], outcomes: list[Any]) -> Any:
+    def settle(self, sent: list[ScriptCall[Any]], outcomes: list[Any]) -> Any:
         """Reads the outcomes of what prepare returned, and answers the new call's value.
 
         Raises:
             BrokerError: the call was refused.
         """
         last, refusal = self._place[0], None
-        for operation, outcome in zip(sent, outcomes, strict=True):
-            is_new = operation is sent[-1]
+        for call, outcome in zip(sent, outcomes, strict=True):
+            is_new = call is sent[-1]
             refused = isinstance(outcome, BrokerError)
             # An unknown call that others followed was executed before: the server keeps the newest answer only.
             if not refused or "used_call" in outcome.fields or (isinstance(outcome, OldCall) and not is_new):

@@ -76,12 +76,10 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Renews all leases once, in one round trip."""
-        renewals = [
-            (session, session.id, operation) for session in self._sessions if (operation := session.renew_operation())
-        ]
+        renewals = [(session, session.id, call) for session in self._sessions if (call := session.renew_call())]
         if not renewals:
             return
-        answers = self._transport.execute([operation for _, _, operation in renewals])
+        answers = self._transport.execute([call for _, _, call in renewals])
         for (session, session_id, _), answer in zip(renewals, answers, strict=True):
             for attempt in session.renewed(session_id, answer):
                 self._on_cancelled(attempt)

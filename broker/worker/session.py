@@ -16,7 +16,7 @@ from broker.connections.base import BaseTransport
 from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
 from broker.protocol import keys, worker
 from broker.protocol.ids import worker_of
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.worker import ACCEPTED, Answer, Claimed, Joined, Renewed, Submission
 from broker.values.arguments import check_type
 from broker.values.attempt import Attempt
@@ -147,7 +147,7 @@ class Session:
                 attempt.mark_cancelled("expired")
             self._held.clear()
 
-    def claim_operation(self, n: int, policy: Policy | None) -> Operation[Claimed]:
+    def claim_call(self, n: int, policy: Policy | None) -> ScriptCall[Claimed]:
         """The next claim."""
         self._number += 1
         loaded = _named(policy)
@@ -162,7 +162,7 @@ class Session:
             if self._joined is None:
                 await self.join()
             try:
-                claimed = await self._io.call(self.claim_operation(n, policy))
+                claimed = await self._io.call(self.claim_call(n, policy))
             except NoSession:
                 self.lost()
             except BaseException:
@@ -188,12 +188,12 @@ class Session:
         Returns:
             What was claimed; None where the claim was not made, or not answered.
         """
-        operation = self.claim_operation(n, None)
+        call = self.claim_call(n, None)
         try:
-            outcomes = await self._io.wait_and_execute((self.marker,), seconds, (operation,))
+            outcomes = await self._io.wait_and_execute((self.marker,), seconds, (call,))
             if outcomes is None and not ended():
                 # What became of it is unknown, if it was sent: the same claim again has its effect once.
-                outcomes = await self._io.execute((operation,))
+                outcomes = await self._io.execute((call,))
         except BaseException:
             self.give_up()
             raise
@@ -261,7 +261,7 @@ class Session:
         """The newest blob that came with a claim, or None."""
         return self._blob[1]
 
-    def renew_operation(self) -> Operation[Renewed] | None:
+    def renew_call(self) -> ScriptCall[Renewed] | None:
         """The heartbeat with what is held now, or None before the session has joined."""
         with self._lock:
             if self._joined is None:
@@ -299,9 +299,9 @@ class Session:
         return Submission(attempt.id, False, _words("reason", reason).encode())
 
     async def submit(
-        self, items: Sequence[Submission], then: tuple[Operation[Any], ...] = ()
+        self, items: Sequence[Submission], then: tuple[ScriptCall[Any], ...] = ()
     ) -> tuple[list[Submitted], list[Any]]:
-        """Submits at most 64 results or verdicts in one round trip; other operations may ride along.
+        """Submits at most 64 results or verdicts in one round trip; other script calls may ride along.
 
         Returns:
             An answer for each item, and the outcomes of the others.
@@ -309,8 +309,8 @@ class Session:
         ttl = self._joined.result_ttl_ms if self._joined else 3_600_000
         others: list[Any] | None = None
         for _ in range(3):
-            operation = worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
-            outcomes = await self._io.execute((operation, *(then if others is None else ())))
+            call = worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
+            outcomes = await self._io.execute((call, *(then if others is None else ())))
             answers: list[Answer] | BrokerError = outcomes[0]
             if others is None:
                 others = outcomes[1:]
@@ -329,8 +329,8 @@ class Session:
 
     async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool) -> Submitted:
         """Reports an error of the attempt."""
-        operation = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
-        answer = await self._io.call(operation)
+        call = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
+        answer = await self._io.call(call)
         self.forget([attempt.id])
         self._due_at = 0.0  # a retry may be due earlier than the last claim told: nobody waits before they ask again
         return submitted(answer)

@@ -381,7 +381,7 @@ class WorkerState:
         Returns:
             An answer for each item, and the attempts; None where the claim failed: the next one meets the same error.
         """
-        following = session.claim_operation(min(n, ITEMS_PER_CALL), session.policy)
+        following = session.claim_call(min(n, ITEMS_PER_CALL), session.policy)
         try:
             answers, outcomes = await session.submit(items, (following,))
         except BaseException:

@@ -12,7 +12,7 @@ from broker.connections import AsyncTransport, ServerInfo, Transport, open_async
 from broker.connections.connection import run_blocking
 from broker.errors import ServerUnavailable
 from broker.protocol import anyone
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from tests.threads import LoopThread
 
 T = TypeVar("T")
@@ -38,8 +38,8 @@ class LoopClient:
         """The result of a coroutine, on the loop of the client."""
         return self._thread.do(call)
 
-    def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        return self.run(self.transport.execute(operations))
+    def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        return self.run(self.transport.execute(script_calls))
 
     def command(self, *args: str | bytes | int) -> Any:
         return self.run(self.transport.command(*args))
@@ -106,11 +106,11 @@ def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
         else ServerUnavailable(url="", seconds=30, last="silence")
     )
 
-    def broken(operations: Any) -> Any:
-        if how == "only the call" and operations[0].script == "advance":
-            return [*execute(operations)[:1], anyone.TRIM_AGAIN]
+    def broken(script_calls: Any) -> Any:
+        if how == "only the call" and script_calls[0].script == "advance":
+            return [*execute(script_calls)[:1], anyone.TRIM_AGAIN]
         if how != "not sent":
-            execute(operations)
+            execute(script_calls)
         raise error
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):

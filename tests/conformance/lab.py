@@ -15,7 +15,7 @@ from broker.inspection.verification import verify
 from broker.operator import Operator
 from broker.protocol import anyone, keys, trainer, worker
 from broker.protocol.anyone import TaskRow
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import NewTask
 from tests.conformance.history import History, Transition
 from tests.conformance.state_checks import leftovers
@@ -96,15 +96,15 @@ class Lab:
 
     # -- raw calls ---------------------------------------------------------------------------------------------------
 
-    def do(self, operation: Operation[Any]) -> Any:
-        """The value of one operation; raises its error."""
-        (value,) = self.transport.execute([operation])
+    def do(self, script_call: ScriptCall[Any]) -> Any:
+        """The value of one script call; raises its error."""
+        (value,) = self.transport.execute([script_call])
         if isinstance(value, BrokerError):
             raise value
         return value
 
-    def call(self, make: Callable[..., Operation[Any]], *args: Any, **options: Any) -> Any:
-        """One operation of this run, now."""
+    def call(self, make: Callable[..., ScriptCall[Any]], *args: Any, **options: Any) -> Any:
+        """One script call of this run, now."""
         return self.do(make(self.run, *args, now=self.now, **options))
 
     def command(self, *args: str | bytes | int) -> Any:
@@ -236,7 +236,7 @@ class RawTrainer:
         """Becomes the run's trainer, or repeats that."""
         return self.lab.call(trainer.open_run, self.token, self.config.to_fields(), update=update)
 
-    def send(self, make: Callable[..., Operation[Any]], *args: Any, number: int | None = None, **options: Any) -> Any:
+    def send(self, make: Callable[..., ScriptCall[Any]], *args: Any, number: int | None = None, **options: Any) -> Any:
         """The next call; with `number` that one."""
         if number is None:
             self.number += 1

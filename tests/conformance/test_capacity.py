@@ -18,7 +18,7 @@ def areal(staleness: int, version: int, batch: int, accepted: int, running: int,
 
 
 def reach(lab: Lab, run: str, config: RunConfig, version: int, finished: int, running: int) -> None:
-    """Real operations, in one pipeline: so many steps without a batch, then tasks that are finished or running."""
+    """Real script calls, in one pipeline: so many steps without a batch, then tasks that are finished or running."""
     total = finished + running
     run_calls = [calls.open_run(run, "token123", config.to_fields(), now=lab.now)]
     numbers = itertools.count(1)

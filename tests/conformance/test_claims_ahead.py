@@ -10,7 +10,7 @@ import pytest
 
 from broker import Attempt, BrokerError, OutOfMemory, Policy, RunConfig, ServerUnavailable, Task, Trainer, Worker, aio
 from broker.connections import AsyncTransport
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.worker.session import Session
 from tests.conformance.lab import Lab, tasks
 from tests.threads import InThread
@@ -193,13 +193,13 @@ def test_a_cancelled_claim_of_many_holds_nothing(lab: Lab, trainer: Trainer, mon
     async def main() -> None:
         execute, calls = AsyncTransport.execute, 0
 
-        async def second_hangs(self: AsyncTransport, operations: Sequence[Operation[Any]]) -> list[Any]:
+        async def second_hangs(self: AsyncTransport, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
             nonlocal calls
-            if operations[0].script == "claim":
+            if script_calls[0].script == "claim":
                 calls += 1
                 if calls == 2:
                     await asyncio.Event().wait()
-            return await execute(self, operations)
+            return await execute(self, script_calls)
 
         async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
             monkeypatch.setattr(AsyncTransport, "execute", second_hangs)
@@ -220,13 +220,13 @@ def test_handlers_that_are_cancelled_claim_nothing_more(lab: Lab, trainer: Train
         execute, submitting = AsyncTransport.execute, asyncio.Event()
         begun: list[str] = []
 
-        async def first_submit_hangs(self: AsyncTransport, operations: Sequence[Operation[Any]]) -> list[Any]:
-            if operations[0].script == "submit" and not submitting.is_set():
+        async def first_submit_hangs(self: AsyncTransport, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+            if script_calls[0].script == "submit" and not submitting.is_set():
                 submitting.set()
                 await asyncio.Event().wait()
             if submitting.is_set():
-                scripts.extend(operation.script for operation in operations)
-            return await execute(self, operations)
+                scripts.extend(script_call.script for script_call in script_calls)
+            return await execute(self, script_calls)
 
         async def handler(attempt: Any) -> bytes:
             begun.append(attempt.task)

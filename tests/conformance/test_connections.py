@@ -28,7 +28,7 @@ from broker.errors import (
 )
 from broker.operator import Operator
 from broker.protocol import scripts
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from tests.child import finished
 from tests.conformance.clients import LoopClient, make_client
 from tests.lossy_proxy import LossyProxy, ScriptedServer, bulk
@@ -109,14 +109,14 @@ def redis(request: pytest.FixtureRequest) -> ServerKind:
     return request.param
 
 
-def operation(
+def script_call(
     script: str, *args: str | int, key: str = STATE, before: tuple[tuple[Any, ...], ...] = ()
-) -> Operation[Any]:
-    return Operation(script, (key,), args, lambda reply: reply, before)
+) -> ScriptCall[Any]:
+    return ScriptCall(script, (key,), args, lambda reply: reply, before)
 
 
-def bump(by: int = 1, key: str = STATE) -> Operation[Any]:
-    return operation("bump", by, key=key)
+def bump(by: int = 1, key: str = STATE) -> ScriptCall[Any]:
+    return script_call("bump", by, key=key)
 
 
 # -- scripts -----------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def bump(by: int = 1, key: str = STATE) -> Operation[Any]:
 def test_a_pipeline_answers_in_order_with_errors_as_values(server: ServerUnderTest, connect: Connect):
     client = connect(server.url)
 
-    answers = client.execute([bump(1), operation("refuse"), bump(10), operation("read")])
+    answers = client.execute([bump(1), script_call("refuse"), bump(10), script_call("read")])
 
     assert [answers[0], answers[2], answers[3]] == [1, 11, b"11"]
     assert isinstance(answers[1], NoRun)
@@ -138,23 +138,23 @@ def test_nothing_to_execute_needs_no_server(connect: Connect):
 
 def test_scripts_are_loaded_again_when_the_server_forgot_them(server: ServerUnderTest, connect: Connect):
     client = connect(server.url)
-    client.execute([bump(), operation("read")])
+    client.execute([bump(), script_call("read")])
 
     client.command("SCRIPT", "FLUSH")
     # Half of the pipeline's scripts are known to the server, half are not.
     client.command("SCRIPT", "LOAD", scripts.load("read", client.server_info().supports_shebang).source)
-    answers = client.execute([operation("read"), bump(), operation("read")])
+    answers = client.execute([script_call("read"), bump(), script_call("read")])
 
     assert answers == [b"1", 2, b"2"]
 
 
 def test_a_first_use_costs_no_failure(real_server: ServerUnderTest, connect: Connect):
-    connect(real_server.url).execute([bump(), operation("read"), bump()])
+    connect(real_server.url).execute([bump(), script_call("read"), bump()])
     assert b"NOSCRIPT" not in real_server.command("INFO", "errorstats")
 
 
 def test_a_fault_in_a_script_names_its_file_and_line(server: ServerUnderTest, connect: Connect):
-    (answer,) = connect(server.url).execute([operation("fault")])
+    (answer,) = connect(server.url).execute([script_call("fault")])
     assert isinstance(answer, BrokerError)
     assert answer.fields["where"] == "fault.lua:4"
 
@@ -164,8 +164,8 @@ def test_what_is_sent_before_a_script_runs_first_and_its_error_counts(server: Se
 
     ok, failed = client.execute(
         [
-            operation("read", before=(("SET", STATE, "x" * 100_000),)),
-            operation("read", before=(("LPUSH", STATE, "y"),)),
+            script_call("read", before=(("SET", STATE, "x" * 100_000),)),
+            script_call("read", before=(("LPUSH", STATE, "y"),)),
         ]
     )
 
@@ -178,7 +178,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_of_its_operation(server: Serv
     def unreadable(reply: Any) -> Any:
         raise NoRun(run="other")
 
-    first, second = connect(server.url).execute([Operation("bump", (STATE,), (1,), unreadable), bump()])
+    first, second = connect(server.url).execute([ScriptCall("bump", (STATE,), (1,), unreadable), bump()])
 
     assert isinstance(first, NoRun)
     assert second == 2
@@ -415,7 +415,7 @@ def test_a_restart_during_a_call_is_ridden_out(
     client = connect(real_server.url)
     client.execute([bump()])
     real_server.kill()
-    call = InThread(lambda: client.execute([bump(), operation("read")]))
+    call = InThread(lambda: client.execute([bump(), script_call("read")]))
     wait_until(lambda: "trying for" in caplog.text, "the client says that it tries again")
 
     real_server.start()
@@ -581,8 +581,8 @@ def test_a_user_with_few_rights(real_server: ServerUnderTest, connect: Connect):
     client = connect(real_server.url.replace("redis://", "redis://w:pw@"))
 
     assert client.server_info().version == real_server.kind.version
-    assert client.execute([operation("read")]) == [None]
-    (denied,) = client.execute([operation("read", before=(("SET", "elsewhere", "x"),))])
+    assert client.execute([script_call("read")]) == [None]
+    (denied,) = client.execute([script_call("read", before=(("SET", "elsewhere", "x"),))])
     assert isinstance(denied, AuthenticationFailed)
 
 
@@ -594,7 +594,7 @@ def test_a_replica_is_told_from_a_broken_server(real_kind: ServerKind, real_serv
         client = connect(replica.url, retry_for_s=0.3)
         with pytest.raises(ReadOnlyServer):
             client.execute([bump()])
-        assert client.execute([operation("read")]) == [None]
+        assert client.execute([script_call("read")]) == [None]
 
 
 def test_a_replica_that_is_promoted_in_time_is_used(
@@ -616,7 +616,7 @@ def test_a_full_server_refuses_before_it_starts_and_still_frees(real_kind: Serve
         client.execute([bump()])
         server.command("CONFIG", "SET", "maxmemory", 1)
 
-        refused, freed = client.execute([bump(), operation("free")])
+        refused, freed = client.execute([bump(), script_call("free")])
 
         assert isinstance(refused, OutOfMemory)
         assert freed == 1
@@ -715,9 +715,9 @@ def test_a_forked_child_has_connections_of_its_own(real_server: ServerUnderTest,
 import os, pathlib
 from broker.protocol import scripts
 from broker.connections import open_transport
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 scripts._PLACES = (pathlib.Path({str(tmp_path)!r}),)
-bump = [Operation("bump", ({STATE!r},), (1,), int)]
+bump = [ScriptCall("bump", ({STATE!r},), (1,), int)]
 with open_transport({real_server.url!r}) as transport:
     own = transport.execute([*bump]), transport.command("CLIENT", "ID")
     child = os.fork()
@@ -836,7 +836,7 @@ def test_a_slot_that_moves_is_followed(
     old.command("MIGRATE", "127.0.0.1", new.port, key, 0, 5000)
     assert client.command("GET", key) == b"2"
     # A script waits: others of its run's keys may still be at the old node.
-    call = InThread(lambda: client.execute([bump(1, key), operation("read", key=key)]))
+    call = InThread(lambda: client.execute([bump(1, key), script_call("read", key=key)]))
     wait_until(lambda: "trying for" in caplog.text, "the call is sent again")
 
     # Moved: the old node answers MOVED.
@@ -846,7 +846,7 @@ def test_a_slot_that_moves_is_followed(
 
     # And back, for the tests to come.
     new.command("DEL", key)
-    assert client.execute([operation("read", key=key)]) == [None]
+    assert client.execute([script_call("read", key=key)]) == [None]
     begin_move(slot, new, old)
     end_move(slot, new, old, members)
     assert client.execute([bump(1, key)]) == [1]
@@ -889,6 +889,6 @@ def test_a_failover_by_sentinel_is_followed(redis: ServerKind, connect: Connect)
 
             primary.kill()
 
-            assert client.execute([bump(), operation("read")]) == [2, b"2"]
+            assert client.execute([bump(), script_call("read")]) == [2, b"2"]
             assert replica.command("GET", STATE) == b"2"
             assert wait.result(5) is None

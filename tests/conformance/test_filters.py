@@ -413,11 +413,11 @@ def test_a_repeated_answer_hides_nothing_from_the_filter(lab: Lab, monkeypatch: 
     io = trainer._transport.io
     execute = blocking(io.execute)
 
-    def twice(operations: Any) -> Any:
-        if operations[0].script == "take":
+    def twice(script_calls: Any) -> Any:
+        if script_calls[0].script == "take":
             monkeypatch.setattr(io, "execute", coroutine(execute))
-            execute(operations)
-        return execute(operations)
+            execute(script_calls)
+        return execute(script_calls)
 
     monkeypatch.setattr(io, "execute", coroutine(twice))
     poll(trainer, accept)
@@ -430,10 +430,10 @@ def interrupt_after(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[s
     io, made = trainer._transport.io, list[str]()
     execute = blocking(io.execute)
 
-    def interrupted(operations: Any) -> Any:
-        made.append(operations[0].script)
+    def interrupted(script_calls: Any) -> Any:
+        made.append(script_calls[0].script)
         monkeypatch.setattr(io, "execute", coroutine(execute))
-        execute(operations)
+        execute(script_calls)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(io, "execute", coroutine(interrupted))

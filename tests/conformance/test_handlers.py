@@ -184,8 +184,8 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
     trainer.enqueue(tasks(1))
     calls: list[str] = []
 
-    def failing(operations: Any) -> bool:
-        return how == "no answer" and len(calls) == 1 and operations[0].script in {"submit", "fail"}
+    def failing(script_calls: Any) -> bool:
+        return how == "no answer" and len(calls) == 1 and script_calls[0].script in {"submit", "fail"}
 
     def handler(attempt: Attempt) -> bytes:
         calls.append(attempt.id)
@@ -203,10 +203,10 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
         with Worker(lab.url, lab.run) as worker:
             execute = blocking(worker._transport.io.execute)
 
-            def broken(operations: Any) -> Any:
-                if failing(operations):
+            def broken(script_calls: Any) -> Any:
+                if failing(script_calls):
                     raise ServerUnavailable(url="", seconds=30, last="silence")
-                return execute(operations)
+                return execute(script_calls)
 
             monkeypatch.setattr(worker._transport.io, "execute", coroutine(broken))
             working = InThread(lambda: worker.run(handler))
@@ -219,10 +219,10 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
             async with aio.Worker(lab.url, lab.run) as worker:
                 execute = worker._transport.execute
 
-                async def broken(operations: Any) -> Any:
-                    if failing(operations):
+                async def broken(script_calls: Any) -> Any:
+                    if failing(script_calls):
                         raise ServerUnavailable(url="", seconds=30, last="silence")
-                    return await execute(operations)
+                    return await execute(script_calls)
 
                 monkeypatch.setattr(worker._transport, "execute", broken)
                 working = asyncio.create_task(worker.run(awaited_handler))

@@ -10,8 +10,8 @@ import pytest
 from broker.errors import BrokerError
 from broker.protocol import admission, anyone, recovery, scripts, trainer, worker
 from broker.protocol.admission import Counted, Recovery, Report
-from broker.protocol.operation import Operation
 from broker.protocol.recovery import Begin
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import NewTask, trainer_gate
 from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab
@@ -63,7 +63,7 @@ class Subject:
         commands += [("RESTORE", name, 0, value, "REPLACE") for name, value in self.snapshot]
         self.lab.transport.pipeline(commands)
 
-    def call(self, script: str) -> Operation[Any]:
+    def call(self, script: str) -> ScriptCall[Any]:
         """A call of a script that succeeds."""
         run, now = self.lab.run, self.lab.now
         gate = trainer_gate(TOKEN, self.trainer.number + 1)
@@ -141,7 +141,7 @@ class Subject:
 
     def verdict(self, script: str, args: tuple[Any, ...], before: dict[str, Any]) -> str:
         """What is wrong with how the script takes these arguments, or nothing."""
-        raw: Operation[Any] = Operation(script, (self.lab.key("state"),), args, lambda reply: reply)
+        raw: ScriptCall[Any] = ScriptCall(script, (self.lab.key("state"),), args, lambda reply: reply)
         (answer,) = self.lab.transport.execute([raw])
         if isinstance(answer, BrokerError) and answer.code in FAULTS:
             return f"faults: {answer}"[:200]
@@ -236,21 +236,23 @@ def test_too_many_items(subject: Subject, script: str):
 
 @pytest.mark.parametrize("script", scripts.names())
 def test_no_run_and_another_schema(subject: Subject, script: str):
-    operation = subject.call(script)
+    script_call = subject.call(script)
     lab = subject.lab
     if script in {"open", "recover_begin", "admission_open"}:
-        operation = Operation(script, operation.keys, operation.args[:4] if script == "open" else operation.args, list)
-        operation.args = operation.args[:3] if script == "open" else operation.args
+        script_call = ScriptCall(
+            script, script_call.keys, script_call.args[:4] if script == "open" else script_call.args, list
+        )
+        script_call.args = script_call.args[:3] if script == "open" else script_call.args
     lab.command("HSET", lab.key("state"), "schema", "2")
     before = lab.dump()
-    (answer,) = lab.transport.execute([operation])
+    (answer,) = lab.transport.execute([script_call])
     assert isinstance(answer, BrokerError)
     assert (answer.code, answer.fields["stored"]) == ("SCHEMA", "2")
     assert lab.dump() == before
     lab.command("HSET", lab.key("state"), "schema", "1")
     if script != "admission_open":
         lab.purge()
-        (answer,) = lab.transport.execute([operation])
+        (answer,) = lab.transport.execute([script_call])
         assert isinstance(answer, BrokerError)
         assert answer.code == "NORUN"
         assert lab.dump() == {}

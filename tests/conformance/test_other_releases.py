@@ -16,7 +16,7 @@ from broker.errors.from_reply import from_reply
 from broker.operator import Operator
 from broker.protocol import admission, keys, scripts, trainer, worker
 from broker.protocol.admission import Counted, Recovery, Report
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 from tests.conformance.stored.make import ADMISSION, ADMISSION_CONFIG, CONFIG, LEASE_MS, OWNER, TASKS
 from tests.servers import ServerUnderTest
@@ -281,9 +281,9 @@ def test_a_field_that_no_config_has_is_refused(lab: Lab):
 # -- an older release's clients on a run of this one -------------------------------------------------------------------
 
 
-def old_call(script: str, *args: str | int | bytes) -> Operation[Any]:
+def old_call(script: str, *args: str | int | bytes) -> ScriptCall[Any]:
     """A call as the first release makes it, to this release's script."""
-    return Operation(script, (keys.state(TASKS),), tuple(args), lambda reply: reply)
+    return ScriptCall(script, (keys.state(TASKS),), tuple(args), lambda reply: reply)
 
 
 #: Each call of a worker in the first release's form; `{session}` and `{attempt}` are those of one.

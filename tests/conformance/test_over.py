@@ -28,8 +28,8 @@ class Held:
     def told(self) -> list[str]:
         """The attempts that its next heartbeat names."""
         (session,) = self.worker._state.sessions.values()
-        operation = session.renew_operation()
-        return [] if operation is None else [str(arg) for arg in operation.args[3:]]
+        script_call = session.renew_call()
+        return [] if script_call is None else [str(arg) for arg in script_call.args[3:]]
 
 
 @pytest.fixture(params=["sync", "aio"])

@@ -9,13 +9,13 @@ from broker import Task
 from broker.errors import BrokerError, Early, Fenced, OldCall, Rewound, TooMany
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, RawTrainer, names_of, tasks
 from tests.lossy_proxy import LossyProxy
 
 #: Every call of the trainer's channel: what to prepare before it, and its function and arguments.
-Prepared = tuple[Callable[..., Operation[Any]], tuple[Any, ...], dict[str, Any]]
+Prepared = tuple[Callable[..., ScriptCall[Any]], tuple[Any, ...], dict[str, Any]]
 
 
 def of_enqueue(lab: Lab, trainer: RawTrainer) -> Prepared:
@@ -138,7 +138,7 @@ def test_a_trainer_call_with_another_token_is_fenced(lab: Lab, prepare: Callable
     ],
 )
 def test_a_refused_call_uses_up_its_number_and_is_refused_the_same_again(
-    lab: Lab, make: Callable[..., Operation[Any]], args: tuple[Any, ...], refusal: type[BrokerError]
+    lab: Lab, make: Callable[..., ScriptCall[Any]], args: tuple[Any, ...], refusal: type[BrokerError]
 ):
     """Else a late copy of it could run in place of the next call. Mutants: refusals_use_no_number."""
     trainer = lab.raw_trainer(consumer_batch_size=1, max_payload_bytes=1_000)
@@ -376,11 +376,11 @@ def test_the_outcome_of_a_lost_call_is_settled_before_the_next(lab: Lab, monkeyp
     io = trainer._transport.io
     execute = blocking(io.execute)
 
-    def executed_but_unanswered(operations: Any) -> Any:
-        execute(operations)
+    def executed_but_unanswered(script_calls: Any) -> Any:
+        execute(script_calls)
         raise ConnectionError("no answer")
 
-    def never_sent(operations: Any) -> Any:
+    def never_sent(script_calls: Any) -> Any:
         raise ConnectionError("not sent")
 
     for broken, task in ((executed_but_unanswered, "a"), (never_sent, "b")):
@@ -398,8 +398,8 @@ def test_a_claim_whose_answer_was_lost_for_good_is_given_back(lab: Lab, monkeypa
     io = worker._transport.io
     execute = blocking(io.execute)
 
-    def executed_but_unanswered(operations: Any) -> Any:
-        execute(operations)
+    def executed_but_unanswered(script_calls: Any) -> Any:
+        execute(script_calls)
         raise ConnectionError("no answer")
 
     monkeypatch.setattr(io, "execute", coroutine(executed_but_unanswered))

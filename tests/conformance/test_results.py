@@ -26,13 +26,13 @@ def test_large_results_are_set_before_the_call(lab: Lab):
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("t")
     attempt = worker.take_one()
-    operation = worker_calls.submit(lab.run, [Submission(attempt, True, LARGE)], result_ttl_ms=5_000, now=lab.now)
-    ((command, key, body, *options),) = operation.before
+    script_call = worker_calls.submit(lab.run, [Submission(attempt, True, LARGE)], result_ttl_ms=5_000, now=lab.now)
+    ((command, key, body, *options),) = script_call.before
     assert (command, key, body, options) == ("SET", lab.key(f"result:{attempt}"), LARGE, ["NX", "PX", 5_000])
-    lab.command(*operation.before[0])
+    lab.command(*script_call.before[0])
     assert 0 < lab.command("PTTL", key) <= 5_000
 
-    assert lab.do(operation)[0].word == "accepted"
+    assert lab.do(script_call)[0].word == "accepted"
 
     assert lab.command("PTTL", key) == -1, "accepted bytes do not run out"
     assert lab.command("GET", key) == LARGE
@@ -43,10 +43,10 @@ def test_accept_without_bytes_changes_nothing_and_asks_for_them(lab: Lab):
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("t")
     attempt = worker.take_one()
-    operation = worker_calls.submit(lab.run, [Submission(attempt, True, LARGE)], now=lab.now)
-    operation.before = ()
+    script_call = worker_calls.submit(lab.run, [Submission(attempt, True, LARGE)], now=lab.now)
+    script_call.before = ()
     before = lab.dump()
-    assert [answer.word for answer in lab.do(operation)] == ["noresult"]
+    assert [answer.word for answer in lab.do(script_call)] == ["noresult"]
     assert lab.dump() == before
     assert worker.submit(attempt, LARGE).word == "accepted"
 
@@ -59,11 +59,11 @@ def test_the_client_sends_missing_bytes_again_and_gives_up_with_an_error(lab: La
 
     def without_bytes(*args, **options):
         nonlocal lose
-        operation = made(*args, **options)
+        script_call = made(*args, **options)
         if lose:
             lose -= 1
-            operation.before = ()
-        return operation
+            script_call.before = ()
+        return script_call
 
     monkeypatch.setattr("broker.worker.session.worker.submit", without_bytes)
     assert worker.submit(first, LARGE).answer == "accepted"

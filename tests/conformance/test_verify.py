@@ -12,8 +12,8 @@ from broker import Rollout, Trainer
 from broker.inspection import events, verification
 from broker.inspection.verification import Verification, verify
 from broker.protocol import recovery
-from broker.protocol.operation import Operation
 from broker.protocol.recovery import Begin
+from broker.protocol.script_call import ScriptCall
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 Transitions = list[tuple[str, str]]
@@ -276,8 +276,8 @@ class Meddler:
     def __init__(self, lab: Lab, meddle: Callable[[str], Any]) -> None:
         self._lab, self._meddle = lab, meddle
 
-    def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        return self._lab.transport.execute(operations)
+    def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        return self._lab.transport.execute(script_calls)
 
     def command(self, *args: str | bytes | int) -> Any:
         reply = self._lab.transport.command(*args)

@@ -9,7 +9,7 @@ import pytest
 from tests.child import finished
 from tests.mutants.mutant import MUTANTS, VARIABLE, files_with
 from tests.mutants.table import WALK
-from tests.properties.driver import Connection, OperationDriver, Scripts
+from tests.properties.driver import Connection, ScriptDriver, Scripts
 from tests.properties.servers import server
 from tests.properties.walk import walk
 from tests.servers import real_kinds
@@ -52,6 +52,6 @@ def test_the_walk_finds_the_fault(name: str, socket: str) -> None:
     # When, then
     try:
         with pytest.raises(AssertionError):
-            walk(lambda: OperationDriver(connection, sources), SEED, STEPS)
+            walk(lambda: ScriptDriver(connection, sources), SEED, STEPS)
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""Drives the real operations and scripts: calls out, answers and the whole state back, in one round trip a step."""
+"""Drives the real script calls and scripts: calls out, answers and the whole state back, in one round trip a step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 import hiredis
 
 from broker.protocol import keys, scripts
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 
 from .calls import Answer, Call, SetBytes
 from .decode import Dump, view_from_dump
@@ -84,7 +84,7 @@ RESULT_TTL_MS = 3_600_000
 DUMP = ("EVALSHA", hashlib.sha1(DUMP_SOURCE).hexdigest(), 1, keys.state(RUN))
 
 
-class OperationDriver:
+class ScriptDriver:
     """One run on a real server.
 
     Args:
@@ -109,33 +109,33 @@ class OperationDriver:
             command = ("SET", keys.result(RUN, call.attempt), call.data, "NX", "PX", RESULT_TTL_MS)
             self._view = view_from_dump(self._connection.exchange([command, DUMP])[1])
             return {}
-        operation = self._wire.operation(call, now_ms)
-        raw, dump = self._execute(operation)
+        script_call = self._wire.script_call(call, now_ms)
+        raw, dump = self._execute(script_call)
         self._view = view_from_dump(dump)
         if isinstance(raw, hiredis.ReplyError):
             code = str(raw).split(" ", 1)[0]
             if not code.isupper() or code == "ERR":
-                raise Violation(f"{operation.script} broke: {raw}")
+                raise Violation(f"{script_call.script} broke: {raw}")
             return {"error": code}
-        return self._wire.answer(call, operation.parse(raw))
+        return self._wire.answer(call, script_call.parse(raw))
 
-    def _execute(self, operation: Operation[Any]) -> tuple[Any, Dump]:
+    def _execute(self, script_call: ScriptCall[Any]) -> tuple[Any, Dump]:
         commands: list[Command] = []
         if self._library:
-            call: Command = ("FCALL", self._library.function(operation.script))
+            call: Command = ("FCALL", self._library.function(script_call.script))
         else:
-            text, sha = self._sources.source(operation.script)
+            text, sha = self._sources.source(script_call.script)
             call = ("EVALSHA", sha)
-            if operation.script not in self._loaded:
-                self._loaded.add(operation.script)
+            if script_call.script not in self._loaded:
+                self._loaded.add(script_call.script)
                 commands.append(("SCRIPT", "LOAD", text))
-        commands += operation.before
-        commands.append((*call, len(operation.keys), *operation.keys, *operation.args))
+        commands += script_call.before
+        commands.append((*call, len(script_call.keys), *script_call.keys, *script_call.args))
         commands.append(DUMP)
         replies = self._connection.exchange(commands)
         for reply in (*replies[:-2], replies[-1]):
             if isinstance(reply, hiredis.ReplyError):
-                raise Violation(f"{operation.script}: {reply}")
+                raise Violation(f"{script_call.script}: {reply}")
         return replies[-2], replies[-1]
 
     def view(self) -> View:
@@ -143,14 +143,14 @@ class OperationDriver:
         return self._view
 
     def read(self, view: View, now_ms: int) -> None:
-        """Reads by every operation that only reads, and compares with the view; they must not change anything."""
+        """Reads by every script call that only reads, and compares with the view; they must not change anything."""
         before = self._connection.exchange([DUMP])
 
-        def execute(operation: Operation[Any]) -> Any:
-            raw, _ = self._execute(operation)
+        def execute(script_call: ScriptCall[Any]) -> Any:
+            raw, _ = self._execute(script_call)
             if isinstance(raw, hiredis.ReplyError):
-                raise Violation(f"{operation.script}{operation.args}: {raw}")
-            return operation.parse(raw)
+                raise Violation(f"{script_call.script}{script_call.args}: {raw}")
+            return script_call.parse(raw)
 
         compare_reads(execute, RUN, view, now_ms)
         if _content(self._connection.exchange([DUMP])) != _content(before):

@@ -1,4 +1,4 @@
-"""The operations that only read, against the view."""
+"""The script calls that only read, against the view."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from broker.protocol import anyone
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 
 from .ghost import capacity, require
 from .view import View
 
-Execute = Callable[[Operation[Any]], Any]
+Execute = Callable[[ScriptCall[Any]], Any]
 SIZES = ("pending", "delayed", "retries", "open", "ready", "sessions", "dead", "rejected", "tasks")
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from broker.protocol import scripts as broker_scripts
 from tests.servers import ServerKind, ServerUnderTest, real_kinds
 
-from .driver import Connection, OperationDriver, Scripts
+from .driver import Connection, ScriptDriver, Scripts
 from .world import Driver
 
 
@@ -39,7 +39,7 @@ def drivers_of(kind: ServerKind) -> Generator[Callable[[], Driver]]:
         library = broker_scripts.library() if kind.name == "valkey" else None
 
         def make() -> Driver:
-            return OperationDriver(connection, shared, library)
+            return ScriptDriver(connection, shared, library)
 
         try:
             yield make

@@ -1,4 +1,4 @@
-"""Between the model's calls and the broker's operations: builds the operation of a call, reads its answer back."""
+"""Between the model's calls and the broker's script calls: builds the script call of a call, reads its answer back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from broker.protocol import anyone, recovery, trainer, worker
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.values.config import RunConfig
 
 from .calls import (
@@ -63,8 +63,8 @@ class Wire:
     def __init__(self, run: str) -> None:
         self._run = run
 
-    def operation(self, call: Call, now: int) -> Operation[Any]:
-        """The operation that sends this call."""
+    def script_call(self, call: Call, now: int) -> ScriptCall[Any]:
+        """The script call that sends this call."""
         if isinstance(call, Numbered):
             return self._gated(call, now)
         run = self._run
@@ -90,11 +90,11 @@ class Wire:
             case Trim():
                 return anyone.trim(run, call.limit, now=now)
             case SetBytes():
-                raise TypeError("plain SET, no operation")
+                raise TypeError("plain SET, no script call")
             case _:
                 return self._of_worker(call, now)
 
-    def _of_worker(self, call: WorkerCall, now: int) -> Operation[Any]:
+    def _of_worker(self, call: WorkerCall, now: int) -> ScriptCall[Any]:
         run = self._run
         match call:
             case Join():
@@ -114,7 +114,7 @@ class Wire:
             case Fail():
                 return worker.fail(run, call.attempt, call.error, may_retry=call.retry, now=now)
 
-    def _gated(self, call: Numbered, now: int) -> Operation[Any]:
+    def _gated(self, call: Numbered, now: int) -> ScriptCall[Any]:
         run = self._run
         gate = trainer.operator_gate(call.request) if call.request else trainer.trainer_gate(call.token, call.number)
         match call:
@@ -144,7 +144,7 @@ class Wire:
             case _:
                 raise TypeError(call)
 
-    def _recovery(self, call: Commit | RecoverSweep | RecoverEnd, gate: trainer.Gate, now: int) -> Operation[Any]:
+    def _recovery(self, call: Commit | RecoverSweep | RecoverEnd, gate: trainer.Gate, now: int) -> ScriptCall[Any]:
         match call:
             case Commit():
                 return recovery.commit(self._run, gate, call.version, call.epoch, now=now)
@@ -154,8 +154,8 @@ class Wire:
             case RecoverEnd():
                 return recovery.end(self._run, gate, now=now)
 
-    def _submit(self, call: Submit, now: int) -> Operation[Any]:
-        """One operation for all items, though each may send its bytes another way."""
+    def _submit(self, call: Submit, now: int) -> ScriptCall[Any]:
+        """One script call for all items, though each may send its bytes another way."""
         parts = [self._submit_one(item, now) for item in call.items]
         args = (parts[0].args[0], *(arg for part in parts for arg in part.args[1:]))
         before = tuple(
@@ -164,16 +164,16 @@ class Wire:
             if item.how != "missing"
             for command in part.before
         )
-        return Operation("submit", parts[0].keys, args, parts[0].parse, before)
+        return ScriptCall("submit", parts[0].keys, args, parts[0].parse, before)
 
-    def _submit_one(self, item: SubmitItem, now: int) -> Operation[Any]:
+    def _submit_one(self, item: SubmitItem, now: int) -> ScriptCall[Any]:
         body = item.data if item.verdict == "accept" else item.reason.encode()
         sent = worker.Submission(item.attempt, item.verdict == "accept", body, item.policy)
         size = ALWAYS_INLINE if item.how == "inline" else NEVER_INLINE
         return worker.submit(self._run, [sent], inline_bytes=size, now=now)
 
     def answer(self, call: Call, parsed: Any) -> Answer:
-        """What the operation answered, in the words of the model."""
+        """What the script call answered, in the words of the model."""
         if isinstance(call, Numbered):
             return self._gated_answer(call, parsed)
         match call:

@@ -194,7 +194,7 @@ class World:
         return {**found, "digest": expected["digest"]}
 
     def read(self) -> None:
-        """Compares what the reading operations say with the state."""
+        """Compares what the reading script calls say with the state."""
         if self.model.run is None or self.model.run.recovering is not None:
             return
         try:

@@ -12,7 +12,7 @@ import pytest
 
 from broker import Trainer
 from broker.connections.sync import BlockingTransport
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from tests.conformance.clients import blocking, coroutine
 
 
@@ -20,7 +20,7 @@ class Killed(BaseException):
     """The process is gone. No Exception, so that nobody handles it."""
 
 
-#: What is left of the k-th call: nothing reached the server; only the first operation of its pipeline did; all of it did, and the answer was lost.
+#: What is left of the k-th call: nothing reached the server; only the first script call of its pipeline did; all of it did, and the answer was lost.
 MOMENTS = ("before", "halfway", "after")
 
 
@@ -67,8 +67,8 @@ class MortalTransport:
             whole()
         return self._die()
 
-    def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        return self._through(lambda: self._execute(operations[:1]), lambda: self._execute(operations))
+    def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        return self._through(lambda: self._execute(script_calls[:1]), lambda: self._execute(script_calls))
 
     def command(self, *args: Any) -> Any:
         return self._through(lambda: self._command(*args), lambda: self._command(*args))

@@ -133,14 +133,14 @@ def test_of_two_trainers_that_race_to_recover_one_is_fenced(
 
 def _epoch(run: str, now: int) -> Any:
     from broker.protocol import keys
-    from broker.protocol.operation import Operation
     from broker.protocol.parsing import texts
+    from broker.protocol.script_call import ScriptCall
 
     def parse(reply: Any) -> str:
         parts = texts(reply)
         return dict(zip(parts[::2], parts[1::2], strict=True))["epoch"]
 
-    return Operation("stats", (keys.state(run),), (now,), parse)
+    return ScriptCall("stats", (keys.state(run),), (now,), parse)
 
 
 @pytest.mark.parametrize("at", range(1, 12))
@@ -217,11 +217,11 @@ def test_late_copies_of_every_call_of_a_recovery_have_no_effect(
     token, names, sent = "0123456789abcdef", [f"t{i}" for i in range(20)], list[Any]()
     listed = frozenset(name for name in names if name not in {task for step in (0, 1) for task in history[step]})
 
-    def twice(operation: Any) -> Any:
-        sent.append(operation)
-        first = lab.do(operation)
+    def twice(script_call: Any) -> Any:
+        sent.append(script_call)
+        first = lab.do(script_call)
         after = lab.dump()
-        assert lab.do(operation) == first
+        assert lab.do(script_call) == first
         assert lab.dump() == after
         return first
 
@@ -232,9 +232,9 @@ def test_late_copies_of_every_call_of_a_recovery_have_no_effect(
         twice(recovery.sweep(lab.run, gate, names[at : at + 5], listed.__contains__, now=lab.now))
     twice(recovery.end(lab.run, trainer_gate(token, 5), now=lab.now))
     after = lab.dump()
-    for operation in [*sent[:-1], *reversed(sent[:-1])]:
+    for script_call in [*sent[:-1], *reversed(sent[:-1])]:
         try:
-            lab.do(operation)
+            lab.do(script_call)
         except BrokerError as error:
             assert error.code == "OLDCALL"
     assert lab.dump() == after
@@ -242,9 +242,9 @@ def test_late_copies_of_every_call_of_a_recovery_have_no_effect(
     serve(worker)
     history = surviving(history, 2) | dict(enumerate(train(successor, worker, 2), 2))
     before = lab.dump()
-    for operation in [*sent, *reversed(sent)]:
+    for script_call in [*sent, *reversed(sent)]:
         with pytest.raises(Fenced):
-            lab.do(operation)
+            lab.do(script_call)
     assert lab.dump() == before
     judge_once(history | train_to_the_end(lab, successor, worker), ALL)
 

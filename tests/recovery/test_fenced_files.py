@@ -348,7 +348,7 @@ def test_a_link_of_a_users_own_leads_to_the_family(several: tuple[Trainer, Worke
 
 def test_where_no_links_can_be_made_there_is_none(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refused(*_: Any, **__: Any) -> None:
-        raise PermissionError(1, "Operation not permitted")
+        raise PermissionError(1, "ScriptCall not permitted")
 
     monkeypatch.setattr(os, "symlink", refused)
     trainer, worker, path = lab.trainer(), lab.worker(), tmp_path / "broker.json"

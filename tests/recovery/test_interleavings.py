@@ -13,8 +13,8 @@ from broker.errors import CheckpointError, Fenced, Recovering, Undone
 from broker.protocol import anyone, recovery
 from broker.protocol import trainer as trainer_calls
 from broker.protocol import worker as worker_calls
-from broker.protocol.operation import Operation
 from broker.protocol.recovery import Begin
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import trainer_gate
 from broker.recovery import recover as flows
 from broker.recovery.recover import RecoveryReport
@@ -127,10 +127,10 @@ class _Counting:
         self._execute = io.execute
         io.execute = self.execute  # type: ignore[method-assign]
 
-    async def execute(self, operations: Any) -> Any:
+    async def execute(self, script_calls: Any) -> Any:
         self.calls += 1
         assert self.calls < 10_000, "does not end"
-        return await self._execute(operations)
+        return await self._execute(script_calls)
 
 
 def test_recovering_hundreds_of_times_from_one_checkpoint_works(lab: Lab, tmp_path: Path):
@@ -180,9 +180,9 @@ class _Held:
         self.executed, self.may_answer = threading.Event(), threading.Event()
         io.execute = self.execute  # type: ignore[method-assign]
 
-    async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        outcomes = await self._execute(operations)
-        if operations[0].script == self._script and not self.executed.is_set():
+    async def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        outcomes = await self._execute(script_calls)
+        if script_calls[0].script == self._script and not self.executed.is_set():
             self.executed.set()
             assert self.may_answer.wait(10)
         return outcomes

@@ -15,7 +15,7 @@ import pytest
 from broker import RunConfig, Trainer
 from broker.connections import open_transport
 from broker.protocol import anyone, trainer, worker
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import NewTask
 from broker.protocol.worker import Submission
 from broker.recovery.checkpoint import read_checkpoint
@@ -43,7 +43,7 @@ def own(run: str) -> Generator[Lab]:
 
 
 class Filler:
-    """Brings a run to a state with large pipelines of the very operations that clients use."""
+    """Brings a run to a state with large pipelines of the very script calls that clients use."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -51,27 +51,27 @@ class Filler:
         self.worker: RawWorker = lab.raw_worker()
         self.step = 0
 
-    def _send(self, operations: list[Operation[Any]]) -> list[Any]:
+    def _send(self, script_calls: list[ScriptCall[Any]]) -> list[Any]:
         answers: list[Any] = []
-        for at in range(0, len(operations), 20):
-            answers += self.lab.transport.execute(operations[at : at + 20])
+        for at in range(0, len(script_calls), 20):
+            answers += self.lab.transport.execute(script_calls[at : at + 20])
         assert not any(isinstance(answer, Exception) for answer in answers), answers
         return answers
 
     def enqueue(self, first: int, last: int, samples: int = 1) -> None:
-        operations: list[Operation[Any]] = []
+        script_calls: list[ScriptCall[Any]] = []
         for at in range(first, last, 1_000):
             self.trainer.number += 1
             gate = trainer.trainer_gate(self.trainer.token, self.trainer.number)
             new = [NewTask(f"t{i}", b"p", samples, samples) for i in range(at, min(at + 1_000, last))]
-            operations.append(trainer.enqueue(self.lab.run, gate, new, now=self.lab.now))
-        self._send(operations)
+            script_calls.append(trainer.enqueue(self.lab.run, gate, new, now=self.lab.now))
+        self._send(script_calls)
 
     def claim(self, slots: int) -> list[str]:
-        operations: list[Operation[Any]] = []
+        script_calls: list[ScriptCall[Any]] = []
         for _ in range(0, slots, 500):
             self.worker.number += 1
-            operations.append(
+            script_calls.append(
                 worker.claim(
                     self.lab.run,
                     self.worker.session,
@@ -81,7 +81,7 @@ class Filler:
                     now=self.lab.now,
                 )
             )
-        claimed = [granted.attempt_id for answer in self._send(operations) for granted in answer.granted]
+        claimed = [granted.attempt_id for answer in self._send(script_calls) for granted in answer.granted]
         assert len(claimed) == slots
         return claimed
 
@@ -169,14 +169,14 @@ class PartialReads:
     def _commands(self) -> int:
         return int(self._command("INFO", "stats").split(b"total_commands_processed:")[1].split(b"\r")[0])
 
-    async def execute(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+    async def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
         self.calls += 1
         before = self._commands()
-        answers = await self._execute(operations)
+        answers = await self._execute(script_calls)
         self.most_commands = max(self.most_commands, self._commands() - before)
-        for operation, answer in zip(operations, answers, strict=True):
-            if operation.script == "recover_sweep":
-                self.swept.append([str(task) for task in operation.args[5::2]][: answer.done])
+        for script_call, answer in zip(script_calls, answers, strict=True):
+            if script_call.script == "recover_sweep":
+                self.swept.append([str(task) for task in script_call.args[5::2]][: answer.done])
         return answers
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from broker import protocol as operations
+from broker import protocol
 from broker.protocol import admission, anyone, recovery, scripts, trainer, worker
 from broker.protocol.admission import Counted, Recovery, Report
-from broker.protocol.operation import Operation
 from broker.protocol.recovery import Begin
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import NewTask, operator_gate, trainer_gate
 from broker.protocol.worker import Submission
 
@@ -24,7 +24,7 @@ GATE = trainer_gate("token123", 7)
 RUN = "run"
 REPORT = Report(1, 2, 3, 4, 5, 6, asks=True, version=7, recovery=Recovery())
 #: A call of every wrapper: with nothing optional, and with everything and two of what may be many.
-CALLS: dict[str, list[Operation[Any]]] = {
+CALLS: dict[str, list[ScriptCall[Any]]] = {
     "open": [trainer.open_run(RUN, "token123", None), trainer.open_run(RUN, "token123", {"a": "1", "b": "2"}, now=5)],
     "enqueue": [
         trainer.enqueue(RUN, GATE, []),
@@ -162,13 +162,13 @@ def test_a_script_that_frees_memory_runs_on_a_full_server(name: str):
 def test_every_script_has_a_wrapper_and_every_wrapper_a_script():
     assert sorted(CALLS) == scripts.names()
     for name, calls in CALLS.items():
-        assert {operation.script for operation in calls} == {name}
-    modules = [module.name for module in pkgutil.iter_modules(operations.__path__, f"{operations.__name__}.")]
+        assert {script_call.script for script_call in calls} == {name}
+    modules = [module.name for module in pkgutil.iter_modules(protocol.__path__, f"{protocol.__name__}.")]
     wrappers = {
         f"{module.__name__}.{function.__name__}"
         for module in map(importlib.import_module, modules)
         for _, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and "Operation" in str(inspect.signature(function).return_annotation)
+        if function.__module__ == module.__name__ and "ScriptCall" in str(inspect.signature(function).return_annotation)
     }
     assert len(wrappers) == len(CALLS), sorted(wrappers)
 
@@ -176,9 +176,9 @@ def test_every_script_has_a_wrapper_and_every_wrapper_a_script():
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_arguments_are_as_many_as_the_header_says(name: str):
     fixed, repeated = argument_counts(header(name)["ARGV"])
-    for operation in CALLS[name]:
-        assert operation.keys == ("rb1:{run}:state",)
-        count = len(operation.args)
+    for script_call in CALLS[name]:
+        assert script_call.keys == ("rb1:{run}:state",)
+        count = len(script_call.args)
         if name in {"recover_begin", "recover_preview"}:
             assert count >= fixed  # policies and the config are both of any number
         elif repeated:
@@ -192,8 +192,8 @@ def test_arguments_are_as_many_as_the_header_says(name: str):
 def test_the_clock_is_the_first_argument(name: str):
     assert header(name)["ARGV"].split(",")[0].strip() == "now"
     assert CALLS[name][-1].args[0] == "5"
-    for operation in CALLS[name][:-1]:
-        assert operation.args[0] == ""
+    for script_call in CALLS[name][:-1]:
+        assert script_call.args[0] == ""
 
 
 @pytest.mark.parametrize("name", scripts.names())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker.errors import BrokerError, Early, Fenced, OldCall, Rewound
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import Gate
 from broker.trainer.numbered_calls import CallNumbers
 
@@ -13,21 +13,21 @@ TOKEN = "0123456789abcdef"
 
 
 class Numbers:
-    """Operations that are only their gate."""
+    """Script calls that are only their gate."""
 
     def __init__(self) -> None:
         self.numbers = CallNumbers(TOKEN)
 
-    def prepare(self, name: str = "call") -> list[Operation[Any]]:
-        def make(gate: Gate) -> Operation[Any]:
+    def prepare(self, name: str = "call") -> list[ScriptCall[Any]]:
+        def make(gate: Gate) -> ScriptCall[Any]:
             assert (gate.kind, gate.id) == ("t", self.numbers.token)
-            return Operation(name, ("k",), gate.args, lambda reply: reply)
+            return ScriptCall(name, ("k",), gate.args, lambda reply: reply)
 
         return self.numbers.prepare(make)
 
     @staticmethod
-    def of(sent: list[Operation[Any]]) -> list[tuple[str, Any]]:
-        return [(operation.script, operation.args[2]) for operation in sent]
+    def of(sent: list[ScriptCall[Any]]) -> list[tuple[str, Any]]:
+        return [(script_call.script, script_call.args[2]) for script_call in sent]
 
 
 def refusal(number: int) -> BrokerError:
@@ -79,7 +79,7 @@ def test_what_got_no_answer_goes_first_with_its_own_number():
     assert numbers.of(second) == [("first", 1), ("second", 2)]
     third = numbers.prepare("third")
     assert numbers.of(third) == [("first", 1), ("second", 2), ("third", 3)]
-    assert [operation.args for operation in third[:2]] == [operation.args for operation in second]
+    assert [script_call.args for script_call in third[:2]] == [script_call.args for script_call in second]
 
     assert numbers.numbers.settle(third, ["a", "b", "c"]) == "c"
     assert numbers.of(numbers.prepare()) == [("call", 4)]

@@ -17,7 +17,7 @@ from typing import Any
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError, NoSession
 from broker.protocol import anyone, keys, worker
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.worker import Claimed, Granted, Joined
 from broker.values.config import RunConfig
 
@@ -163,9 +163,9 @@ class Claims:
     def _remembered_ms(self) -> int:
         return max(_REMEMBERED_AT_LEAST_MS, _REMEMBERED_TIMEOUTS * self._limits.task_ms)
 
-    async def execute(self, operation: Operation[Any]) -> Any:
-        """One operation; raises its error."""
-        value = (await self._transport.execute([operation]))[0]
+    async def execute(self, call: ScriptCall[Any]) -> Any:
+        """One script call; raises its error."""
+        value = (await self._transport.execute([call]))[0]
         if isinstance(value, BrokerError):
             raise value
         return value

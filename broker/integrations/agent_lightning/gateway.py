@@ -201,8 +201,8 @@ class Gateway:
                 attempt_id = slot.no_attempt
         ttl_ms = self._claims.config.result_ttl_ms
         for _ in range(3):  # large bytes travel ahead of the call, and are sent again if the server lost them
-            operation = worker.submit(self.run, [Submission(attempt_id, True, body)], result_ttl_ms=ttl_ms)
-            answers: list[Answer] = await self._claims.execute(operation)
+            call = worker.submit(self.run, [Submission(attempt_id, True, body)], result_ttl_ms=ttl_ms)
+            answers: list[Answer] = await self._claims.execute(call)
             if answers[0].word != "noresult":
                 return answers[0]
         raise NoResult(attempt=attempt_id)

@@ -14,7 +14,7 @@ from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.protocol import admission
 from broker.protocol.admission import Opened, Report, Standing
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
 _log = logging.getLogger("broker")
@@ -82,12 +82,12 @@ class Reporter:
     def open(self, *, update: bool) -> Opened:
         """Joins the run and starts the thread. Raises ConfigMismatch, ServerUnavailable and others."""
         self.owner = self._new_id()
-        operation = admission.open_owner(
+        call = admission.open_owner(
             self._run, self.owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
             update=update, now=self._now,
         )  # fmt: skip
         with open_transport(self._url) as patient:
-            (opened,) = patient.execute([operation])
+            (opened,) = patient.execute([call])
         if isinstance(opened, BrokerError):
             raise opened
         self._last = Standing(False, 0, 0, opened.accepted, 0, 0, 0, opened.version)
@@ -190,20 +190,20 @@ class Reporter:
         lost_version = max(version, self._last.version) if isinstance(why, NoRun) else -1
         _log.error("%s joins run %s anew, what it has running is counted on: %s", self.owner, self._run, why)
         owner = self._new_id()
-        operation = admission.open_owner(
+        call = admission.open_owner(
             self._run, owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
             lost_version=lost_version, now=self._now,
         )  # fmt: skip
-        opened = self._execute(operation)
+        opened = self._execute(call)
         if isinstance(opened, BrokerError):
             raise opened
         self.owner = owner
         self._counters.renamed()
         self.transport.interrupt()  # the listener waits under the old id
 
-    def _execute(self, operation: Operation[Any]) -> Any:
+    def _execute(self, call: ScriptCall[Any]) -> Any:
         try:
-            return self.transport.execute([operation])[0]
+            return self.transport.execute([call])[0]
         except BrokerError as error:
             return error
 

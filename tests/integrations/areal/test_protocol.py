@@ -14,20 +14,20 @@ from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun, NoSes
 from broker.operator import Operator
 from broker.protocol import admission
 from broker.protocol.admission import Counted, Opened, Recovery, Report, Standing
-from broker.protocol.operation import Operation
+from broker.protocol.script_call import ScriptCall
 
 LEASE_MS = 900
 CONFIG = RunConfig(consumer_batch_size=4, max_staleness=2, max_concurrent_rollouts=10)
 
 
 class Desk:
-    """Sends operations to one run at a time of its own."""
+    """Sends script calls to one run at a time of its own."""
 
     def __init__(self, transport: Transport, run: str) -> None:
         self.transport, self.run, self.now = transport, run, 1_000_000
 
-    def send(self, operation: Operation[Any]) -> Any:
-        answer = self.transport.execute([operation])[0]
+    def send(self, script_call: ScriptCall[Any]) -> Any:
+        answer = self.transport.execute([script_call])[0]
         if isinstance(answer, BrokerError):
             raise answer
         return answer

@@ -14,7 +14,7 @@ Argument = str | bytes | int
 
 
 @dataclass(slots=True)
-class Operation(Generic[T]):
+class ScriptCall(Generic[T]):
     """A call of ``lua/<script>.lua``.
 
     Args:
