@@ -68,7 +68,8 @@ def configure(parser: ArgumentParser) -> None:
 def run(namespace: Namespace, output: Output) -> int:
     """Serve until Ctrl-C or SIGTERM, then let the requests under way end."""
     with extra_needed("gateway", "the gateway", _EXTRA):
-        from broker.integrations.agent_lightning import application, serving
+        from broker.integrations.agent_lightning import application
+        from broker.integrations.http_server import serving
     token: str | None = os.environ.get(TOKEN_VARIABLE) if namespace.token is None else namespace.token
     if token == "":
         raise CommandFailure(

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from broker.aio import Trainer
 from broker.errors import BadArgument, WaitTimeout
-from broker.integrations.agent_lightning.application import MAX_REQUEST_BYTES, application
+from broker.integrations.agent_lightning.application import application
 from broker.integrations.agent_lightning.gateway import Gateway, to_json_values
 from broker.integrations.agent_lightning.messages import Mode, ResourcesUpdate, Rollout
 from broker.integrations.agent_lightning.messages import Task as TaskMessage
-from broker.integrations.agent_lightning.serving import Listener
+from broker.integrations.http_server.requests import MAX_REQUEST_BYTES
+from broker.integrations.http_server.serving import Listener
 from broker.values.config import RunConfig
 from broker.values.task import Task
 

@@ -21,7 +21,8 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig, Trainer
 from broker.integrations.agent_lightning import application
-from broker.integrations.agent_lightning import serving as serving_module
+from broker.integrations.http_server import requests
+from broker.integrations.http_server import serving as serving_module
 from broker.integrations.agent_lightning.gateway import Gateway
 from broker.local_server.embedded import EmbeddedServer
 from tests.integrations.agent_lightning.test_protocol import RUN, played, serving
@@ -145,8 +146,8 @@ def frozen(server: EmbeddedServer) -> Generator[None]:
 def test_a_client_is_answered_although_the_broker_hangs(
     url: str, embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert application.ANSWER_WITHIN_S < 10
-    monkeypatch.setattr(application, "ANSWER_WITHIN_S", 0.3)
+    assert requests.ANSWER_WITHIN_S < 10
+    monkeypatch.setattr(requests, "ANSWER_WITHIN_S", 0.3)
 
     @played
     async def _scenario() -> None:
@@ -163,7 +164,7 @@ def test_a_client_is_answered_although_the_broker_hangs(
 
 
 def test_a_body_that_does_not_arrive_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "BODY_WITHIN_S", 0.2)
+    monkeypatch.setattr(requests, "BODY_WITHIN_S", 0.2)
 
     def half_a_request(endpoint: str) -> bytes:
         with socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), timeout=10) as connection:
@@ -281,7 +282,7 @@ def test_bodies_wait_for_each_other_and_are_refused_when_that_takes_too_long(
             try:
                 holders = [await asyncio.to_thread(begun, listener.endpoint) for _ in range(2)]
                 # The third waits, and hears that there is no room.
-                monkeypatch.setattr(application, "ANSWER_WITHIN_S", 0.2)
+                monkeypatch.setattr(requests, "ANSWER_WITHIN_S", 0.2)
                 refused = await apost(listener.endpoint, {"rollout_id": "t", "logs": ["x" * size]})
                 assert (refused.status, refused.headers["retry-after"]) == (503, "5")
                 # One without a length finds no room at once.
@@ -289,7 +290,7 @@ def test_bodies_wait_for_each_other_and_are_refused_when_that_takes_too_long(
                 answer = await asyncio.to_thread(request, listener.endpoint, "POST", "/rollout", pieces)
                 assert answer.status == 503
                 # The fourth waits until one of the holders has its answer.
-                monkeypatch.setattr(application, "ANSWER_WITHIN_S", 10)
+                monkeypatch.setattr(requests, "ANSWER_WITHIN_S", 10)
                 waiting = asyncio.create_task(apost(listener.endpoint, {"rollout_id": "t", "logs": ["x" * size]}))
                 await asyncio.sleep(0)
                 assert b" 200 " in await asyncio.to_thread(ended, holders[0])

@@ -20,7 +20,7 @@ from broker.integrations.agent_lightning.application import application
 from broker.integrations.agent_lightning.claims import Timeouts
 from broker.integrations.agent_lightning.gateway import Gateway
 from broker.integrations.agent_lightning.messages import PostedRollout
-from broker.integrations.agent_lightning.serving import Listener
+from broker.integrations.http_server.serving import Listener
 from tests.integrations.agent_lightning.wire import aget, apost, atask
 from tests.waiting import wait_until
 

@@ -1,0 +1,195 @@
+"""Requests within limits: authentication, the size and time of bodies, the time of answers, and what is said instead."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from broker.errors import BadArgument, BrokerError
+from broker.integrations.http_server.room import Full, Held, Room
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
+
+_log = logging.getLogger("broker")
+
+#: Largest request body, in bytes, unless said otherwise.
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+#: Bytes of request bodies that are in memory at the same time, unless said otherwise.
+MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
+#: How long a request is worked on, seconds: its client waits for 10.
+ANSWER_WITHIN_S = 8.0
+#: How long a body may take to arrive, seconds.
+BODY_WITHIN_S = 60.0
+
+#: An endpoint.
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Bodies:
+    """Reads bodies of requests, in bounded size, time and memory.
+
+    Args:
+        max_request_bytes: larger bodies are refused.
+        max_bytes_in_flight: bodies wait for each other where they have more bytes together; at least one is let in.
+    """
+
+    def __init__(self, max_request_bytes: int = MAX_REQUEST_BYTES, max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT) -> None:
+        self._max_request_bytes = max_request_bytes
+        self._room = Room(max(max_bytes_in_flight, max_request_bytes))
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncGenerator[bytearray]:
+        """The body; its bytes count until the block ends."""
+        async with self._room.held(self._announced(request), ANSWER_WITHIN_S) as held:
+            yield await self._received(request, held)
+
+    def _announced(self, request: Request) -> int:
+        """The bytes that the body has by its header; 0 where it says nothing."""
+        announced = request.headers.get("content-length", "0")
+        size = int(announced[:20]) if announced.isdecimal() else 0
+        if size > self._max_request_bytes:
+            raise self._too_large()
+        return size
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The request is larger than {self._max_request_bytes} bytes.")
+
+    async def _received(self, request: Request, held: Held) -> bytearray:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > self._max_request_bytes:
+                        raise self._too_large()
+                    held.grow(len(body))
+        except TimeoutError:
+            raise HTTPException(408, f"The request did not arrive within {BODY_WITHIN_S:g} seconds.") from None
+        return body
+
+
+def in_time(answer: Answer) -> Answer:
+    """The same endpoint, which says so when it takes longer than its client waits."""
+
+    async def answer_in_time(request: Request) -> Response:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await answer(request)
+        except TimeoutError:
+            raise HTTPException(503, f"The broker did not answer within {ANSWER_WITHIN_S:g} seconds.") from None
+
+    return answer_in_time
+
+
+def client_of(request: Request) -> str:
+    """The address of who asks, or `-`."""
+    return request.client.host if request.client else "-"
+
+
+def invalid(error: ValidationError, *place: str | int) -> Response:
+    """What is wrong with the body, in the words of agent-lightning's servers, without the values themselves.
+
+    Args:
+        error: what pydantic says.
+        place: what the places it names are in.
+    """
+    problems: Sequence[Any] = error.errors(include_url=False, include_context=False, include_input=False)
+    detail = [{**problem, "loc": [*(place or ("body",)), *problem["loc"]]} for problem in problems[:100]]
+    return JSONResponse({"detail": detail}, status_code=422)
+
+
+async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    assert isinstance(error, HTTPException), "registered for it"
+    return JSONResponse({"detail": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    _log.warning("%s %s could not be answered: %s", request.method, request.url.path, error)
+    return JSONResponse({"detail": str(error)}, status_code=503)
+
+
+async def _full(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return JSONResponse({"detail": str(error)}, status_code=503, headers={"retry-after": "5"})
+
+
+async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return Response(status_code=400)  # nobody reads it
+
+
+#: What is answered for errors, by their kind.
+EXCEPTION_HANDLERS: dict[Any, ExceptionHandler] = {
+    HTTPException: _refused,
+    BrokerError: _unavailable,
+    ClientDisconnect: _gone,
+    Full: _full,
+}
+
+
+def refuse_empty_token(token: str | None) -> None:
+    """Raises BadArgument for an empty token, as an environment variable is that was not set: it would protect nothing."""
+    if token == "":
+        raise BadArgument(argument="token", given="an empty one", expected="a secret, or None for none")
+
+
+class Authenticated:
+    """Lets through what brings the token.
+
+    Bearer is the way; Basic with the token as password works too: it is what stock clients send when their endpoint is
+    `http://worker:TOKEN@host:port`.
+
+    Args:
+        app: what it protects.
+        token: the token.
+        header: another header that may bring the token, in lower case.
+        public: a path that anyone may ask for.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, *, header: bytes = b"", public: str = "") -> None:
+        self._app, self._expected = app, _fingerprint(token.encode())
+        self._header, self._public = header, public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != self._public and not self._may(scope["headers"]):
+            refusal = JSONResponse(
+                {"detail": "Missing or wrong token."}, status_code=401, headers={"www-authenticate": "Bearer"}
+            )
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _may(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        brought = [_token_in(value) for name, value in headers if name == b"authorization"][:1]
+        brought += [value for name, value in headers if self._header and name == self._header][:1]
+        return any(hmac.compare_digest(_fingerprint(token), self._expected) for token in brought)
+
+
+def _fingerprint(token: bytes) -> bytes:
+    # Of one length whatever was sent, so that not even the length shows in the time that comparing takes.
+    return hashlib.sha256(token).digest()
+
+
+def _token_in(header: bytes) -> bytes:
+    scheme, _, credentials = header.strip().partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            return credentials.strip()
+        case b"basic":
+            try:
+                return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+            except (binascii.Error, ValueError):
+                return b""
+        case _:
+            return b""
