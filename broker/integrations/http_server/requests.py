@@ -1,4 +1,4 @@
-"""Requests within limits: authentication, the size and time of bodies, the time of answers, and what is said instead."""
+"""Requests within limits: authentication, size and time of bodies, time of answers, and what is said instead."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Bodies:
         max_bytes_in_flight: bodies wait for each other where they have more bytes together; at least one is let in.
     """
 
-    def __init__(self, max_request_bytes: int = MAX_REQUEST_BYTES, max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT) -> None:
+    def __init__(
+        self, max_request_bytes: int = MAX_REQUEST_BYTES, max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT
+    ) -> None:
         self._max_request_bytes = max_request_bytes
         self._room = Room(max(max_bytes_in_flight, max_request_bytes))
 
@@ -139,7 +141,7 @@ EXCEPTION_HANDLERS: dict[Any, ExceptionHandler] = {
 
 
 def refuse_empty_token(token: str | None) -> None:
-    """Raises BadArgument for an empty token, as an environment variable is that was not set: it would protect nothing."""
+    """Raises BadArgument for an empty token: it would protect nothing. A variable that was not set is often so."""
     if token == "":
         raise BadArgument(argument="token", given="an empty one", expected="a secret, or None for none")
 
@@ -162,6 +164,7 @@ class Authenticated:
         self._header, self._public = header, public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or passes it on."""
         if scope["type"] == "http" and scope["path"] != self._public and not self._may(scope["headers"]):
             refusal = JSONResponse(
                 {"detail": "Missing or wrong token."}, status_code=401, headers={"www-authenticate": "Bearer"}

@@ -21,9 +21,9 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig, Trainer
 from broker.integrations.agent_lightning import application
+from broker.integrations.agent_lightning.gateway import Gateway
 from broker.integrations.http_server import requests
 from broker.integrations.http_server import serving as serving_module
-from broker.integrations.agent_lightning.gateway import Gateway
 from broker.local_server.embedded import EmbeddedServer
 from tests.integrations.agent_lightning.test_protocol import RUN, played, serving
 from tests.integrations.agent_lightning.wire import Reply, aget, apost, request
