@@ -6,6 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from broker.errors import AuthenticationFailed
+
 if TYPE_CHECKING:
     from broker.errors import BrokerError
 
@@ -62,7 +64,8 @@ def writing_output() -> Generator[None]:
 
 def from_broker_error(error: BrokerError) -> CommandFailure:
     """Turn an error of the broker into a failure of the command, with advice where there is some."""
-    advice = _ADVICE.get(error.code)
+    lacks_rights = isinstance(error, AuthenticationFailed) and error.lacks_rights
+    advice = "" if lacks_rights else _ADVICE.get(error.code)
     text = f"{error}\n{advice}" if advice else str(error)
     return CommandFailure(text, EXIT_FINDING if error.code in _FINDINGS else EXIT_UNUSABLE)
 

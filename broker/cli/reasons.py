@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.cli.words import count
+from broker.errors.words import count
 from broker.inspection.capacity import terms_of
 
 if TYPE_CHECKING:
@@ -134,11 +134,11 @@ def batch_progress(stats: Stats) -> str:
     left = have + stats.running + stats.pending + stats.delayed
     name = f"The batch of step {stats.step_next}"
     if have >= batch:
-        return f"{name} can be taken: it needs {batch}, and {have} are ready."
+        return f"{name} can be taken: it needs {batch}, and {count(have, 'is', 'are')} ready."
     if left < batch:
-        are = "is" if left == 1 else "are"
-        return f"{name} cannot be filled: it needs {batch}, and {left} {are} left. Enqueue more, or take a short batch."
-    return f"{name} has {have} of {batch}; {stats.running} {'is' if stats.running == 1 else 'are'} running."
+        needs = f"it needs {batch}, and {count(left, 'is', 'are')} left"
+        return f"{name} cannot be filled: {needs}. Enqueue more, or take a short batch."
+    return f"{name} has {have} of {batch}; {count(stats.running, 'is', 'are')} running."
 
 
 def untrained(stats: Stats) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.cli.reasons import batch_progress, verdict
-from broker.cli.words import count, duration, listing
+from broker.errors.words import count, duration, listing
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation

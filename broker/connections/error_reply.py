@@ -27,6 +27,11 @@ class ErrorReply(Exception):
         elif self.code == "ERR" and (denied := _DENIED_INSIDE.search(text)):
             self.text, self.code = f"NOPERM {text[denied.start() :]}", "NOPERM"
 
+    @property
+    def words(self) -> str:
+        """The text for a sentence that goes on: some messages end with a full stop."""
+        return self.text.removesuffix(".")
+
 
 @dataclass(frozen=True, slots=True)
 class Redirection:

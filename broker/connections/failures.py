@@ -248,18 +248,18 @@ def of_reply(error: ErrorReply) -> Failure | None:
     if kind is OTHER_MODE:
         return Failure(OTHER_MODE, "it is a node of a cluster; connect with redis+cluster://")
     if kind is not None:
-        return Failure(kind, error.text)
+        return Failure(kind, error.words)
     if error.code == "ERR" and "DB index is out of range" in error.text:
         return Failure(NO_DATABASE, "the server has no database of that number; its setting `databases` says how many")
     if error.code == "ERR" and UNKNOWN_COMMAND.search(error.text):
-        return Failure(TOO_OLD, error.text)
+        return Failure(TOO_OLD, error.words)
     return None
 
 
 def of_login(error: ErrorReply) -> Failure:
     """What an error reply to AUTH means: whatever its words are, access was refused, unless it passes."""
     failure = of_reply(error)
-    return failure if failure is not None and failure.kind.passes else Failure(LOGIN, error.text)
+    return failure if failure is not None and failure.kind.passes else Failure(LOGIN, error.words)
 
 
 def passes(error: ErrorReply) -> bool:
@@ -282,7 +282,7 @@ def refusal(error: ErrorReply, url: str, script: str = "", shebang: bool = True)
             # Redis 7.0 and before do not say which command.
             named = _NAMED_COMMAND.search(error.text)
             may_be = "" if named else f", which calls {', '.join(scripts.commands(script))}"
-            failure = Failure(RIGHTS, f"{error.text} (script {script}{may_be})")
+            failure = Failure(RIGHTS, f"{error.words} (script {script}{may_be})")
         return failure.told(url)
     if script and (line := SCRIPT_LINE.search(error.text)):
         source = scripts.library() if line[1] == "user_function" else scripts.load(script, shebang)

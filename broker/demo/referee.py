@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from broker.errors.words import count
 from broker.inspection.judge import Judge
 from broker.protocol.ids import worker_of
 from broker.values.config import RunConfig
@@ -55,7 +56,8 @@ class Referee(Judge):
             ("calls unfinished, but was trained on", trained - finished),
         ):
             if names:
-                text = f"the checkpoint of version {version} has {len(names)} tasks that it {what}: {min(names)}"
+                tasks = count(len(names), "task")
+                text = f"the checkpoint of version {version} has {tasks} that it {what}: {min(names)}"
                 self.against("checkpoint", text, guarantee="G6")
 
     def held_by(self, worker: str) -> int:

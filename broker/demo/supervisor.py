@@ -24,6 +24,7 @@ from broker.demo.options import CHECKPOINT, DemoOptions, Summary, task_id
 from broker.demo.processes import Child, DemoFailed, Processes
 from broker.demo.referee import Referee
 from broker.errors import NoRun
+from broker.errors.words import count
 from broker.inspection.events import Follower
 from broker.inspection.stats import Stats
 from broker.local_server.temporary import temporary_directory, what_failed
@@ -144,7 +145,7 @@ class Supervisor:
             lost |= self._referee.in_state("pending", "running", "ready", "batched", "sealed")
         violations = self._referee.violations
         if lost:
-            violations.append(f"{len(lost)} tasks are lost: {', '.join(sorted(lost)[:5])}")
+            violations.append(f"{count(len(lost), 'task is', 'tasks are')} lost: {', '.join(sorted(lost)[:5])}")
         if self._max_capacity > options.budget:
             violations.append(f"capacity was {self._max_capacity}, more than {options.budget}")
         last = returns[-_LAST_STEPS:]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from string import Formatter
 from typing import Any, ClassVar, Final
 
+from broker.errors.words import count
+
 #: Longest text of one field within a sentence, in characters; the field itself is never cut.
 _SHOWN_CHARS: Final = 300
 
@@ -23,7 +25,8 @@ class BrokerError(Exception):
     code: str = "ERROR"
     fields: dict[str, Any]
 
-    #: What happened, to what: the first whose placeholders are all among the fields is used.
+    #: What happened, to what: the first whose placeholders are all among the fields is used. One like
+    #: `{left:task is|tasks are}` is a number with its noun.
     happened: ClassVar[tuple[str, ...]] = ("{message}", "the broker reported an error")
     #: What to do about it.
     remedy: ClassVar[str] = ""
@@ -36,7 +39,8 @@ class BrokerError(Exception):
 
     def __str__(self) -> str:
         template, used = self._choose()
-        sentence = template.format_map({name: _shown(self.fields[name]) for name in used})
+        # A server's message may end with a full stop, and more of the sentence follows.
+        sentence = template.format_map({name: _Shown(self.fields[name]) for name in used}).removesuffix(".")
         hidden = used | _INTERNAL
         rest = [f"{name}={_shown(value)}" for name, value in self.fields.items() if name not in hidden]
         if rest:
@@ -70,6 +74,17 @@ def _rebuild(kind: type[BrokerError], code: str, fields: dict[str, Any], notes: 
     for note in notes or ():
         error.add_note(note)
     return error
+
+
+class _Shown:
+    """A field within a sentence."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __format__(self, spec: str) -> str:
+        singular, is_counted, plural = spec.partition("|")
+        return count(int(str(self._value)), singular, plural) if is_counted else _shown(self._value)
 
 
 def _shown(value: object) -> str:

@@ -82,7 +82,10 @@ class Early(BrokerError):
         "another trainer, epoch {opened_by}, opened run {run} while its checkpoint was made",
         "the checkpoint is of version {checkpoint}, but the run is at version {version}: it went back since",
         "step {step} has no turn now, the version is {version} and the next step {step_next}",
-        "there is no sealed batch to advance from version {version}, and {open} rollouts are in the open one",
+        (
+            "there is no sealed batch to advance from version {version}, "
+            "and {open:rollout is|rollouts are} in the open one"
+        ),
         "cannot advance from step {step}, the version is {version}",
         "step {step} has no batch yet, the next step is {step_next}",
         "the call is for a step whose turn has not come",
@@ -100,7 +103,7 @@ class TooMany(BrokerError):
 
     code = "TOOMANY"
     happened = (
-        "a batch of {n} rollouts for step {step} can never be filled, {bound} is the most",
+        "a batch of {n:rollout|rollouts} for step {step} can never be filled, {bound} is the most",
         "a batch of that many rollouts can never be filled",
     )
     remedy = "ask for fewer, or raise max_staleness or consumer_batch_size"
@@ -159,7 +162,7 @@ class Gone(BrokerError):
     happened = (
         (
             "cannot recover to version {version}, the oldest one still recoverable is {floor}, "
-            "tasks that {steps} step(s) trained on are freed"
+            "tasks that {steps:step|steps} trained on are freed"
         ),
         "{what} of attempt {attempt} in the batch of step {step} does not exist any more",
         "the batch of step {step} does not exist any more",
@@ -247,7 +250,7 @@ class HandlersLost(BrokerError):
 
     code = "LOST"
     happened = (
-        "all {places} places of worker {worker} are lost to handlers that do not end: {attempts}",
+        "worker {worker} has lost all its places ({places}) to handlers that do not end: {attempts}",
         "all places of the worker are lost to handlers that do not end",
     )
     remedy = (
@@ -262,15 +265,16 @@ class Exhausted(BrokerError):
     code = "EXHAUSTED"
     happened = (
         (
-            "{left} tasks are left in the run, but the batch of step {step} needs {n}; {dead} tasks are dead and "
-            "{rejected} rejected, and the records of {freed} such are freed; the last ones because of: {reasons}"
+            "{left:task is|tasks are} left in the run, but the batch of step {step} needs {n}; "
+            "{dead:task is|tasks are} dead and {rejected} rejected, and the records of {freed:such task are|such are} "
+            "freed; the last ones because of: {reasons}"
         ),
         (
-            "{left} tasks are left in the run, but the batch of step {step} needs {n}; {dead} tasks are dead and "
-            "{rejected} rejected, the last ones because of: {reasons}"
+            "{left:task is|tasks are} left in the run, but the batch of step {step} needs {n}; "
+            "{dead:task is|tasks are} dead and {rejected} rejected, the last ones because of: {reasons}"
         ),
-        "{left} tasks are left in the run, but the batch of step {step} needs {n}",
-        "{left} tasks are left in the run, but the batch needs {n}",
+        "{left:task is|tasks are} left in the run, but the batch of step {step} needs {n}",
+        "{left:task is|tasks are} left in the run, but the batch needs {n}",
         "fewer tasks are left in the run than the batch needs",
     )
     remedy = "enqueue more, or ask for a short batch with short=True"
@@ -341,6 +345,14 @@ class AuthenticationFailed(BrokerError):
         "the server refused access",
     )
     remedy = "check the user and the password in the URL, and that user's rights (ACL)"
+
+    @property
+    def lacks_rights(self) -> bool:
+        """Whether the user is logged in, and may not do what was asked (`NOPERM`)."""
+        return "NOPERM" in str(self.fields.get("error", ""))
+
+    def _advice(self) -> str:
+        return "give that user the right to it (ACL SETUSER)" if self.lacks_rights else self.remedy
 
 
 class CertificateRefused(AuthenticationFailed):

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal
 
+from broker.errors.words import count
 from broker.inspection.capacity import terms
 from broker.protocol.ids import attempt_id
 from broker.values.config import RunConfig
@@ -379,7 +380,9 @@ class Judge:
         versions = [sample.version for sample in task.done.values() if sample.version >= 0]
         oldest_version = min([int(oldest), *versions])
         if self._is_too_old(oldest_version, at):
-            text = f"task {name} was {at - oldest_version} versions old when it joined the batch of step {step}"
+            text = (
+                f"task {name} was {count(at - oldest_version, 'version')} old when it joined the batch of step {step}"
+            )
             self._against_by_config("staleness", text)
         self._put(name, "batched")
         task.step, task.staleness = at, at - oldest_version
@@ -390,7 +393,10 @@ class Judge:
         if self.step_next not in (None, at):
             self._against("batch", f"the batch of step {step} was sealed, the next step is {self.step_next}")
         if self._knows_open and len(names) != int(size):
-            self._against("batch", f"the batch of step {step} was sealed with {size} tasks, the log has {len(names)}")
+            self._against(
+                "batch",
+                f"the batch of step {step} was sealed with {count(int(size), 'task')}, the log has {len(names)}",
+            )
         self.batches[at], self._open, self._knows_open = names, [], True
         for name in names:
             self._put(name, "sealed")

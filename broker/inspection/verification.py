@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from broker.errors import BrokerError
+from broker.errors.words import count
 from broker.inspection import events
 from broker.inspection.judge import Breach, Judge, State, Tally, Task
 from broker.inspection.stats import Stats, stats_of
@@ -319,22 +320,23 @@ class Replay:
         if self.has_changed:
             yield "the config was changed again and again while the log was read: G4 and G5 are judged by one of them"
         if self._gaps:
-            yield f"events were trimmed {self._gaps} times before they could be read: raise events_maxlen"
+            yield f"events were trimmed {count(self._gaps, 'time')} before they could be read: raise events_maxlen"
         yield from dict.fromkeys(judge.notes)
         unknown = len(judge.in_state("unknown"))
         if unknown:
-            yield f"of {unknown} tasks the log does not say where they are: they are not compared"
+            yield f"the log does not say where {count(unknown, 'task is', 'tasks are')}: not compared with the server"
         if judge.tally.recoveries:
             yield "what a recovery did to dead and rejected tasks is in no event: they may be waiting again"
         if judge.doubts:
             yield (
-                f"{len(judge.doubts)} breaches of G4 or G5 by the config as it is now are from before the trainer last "
-                "opened the run, when it may have been another one: --same-config counts them"
+                f"{count(len(judge.doubts), 'breach', 'breaches')} of G4 or G5 by the config as it is now: from before "
+                "the trainer last opened the run, when it may have been another one; --same-config counts them"
             )
         if config.on_stale == "keep":
             yield "on_stale is keep: the run asks for no check of staleness"
         if self._without_record:
-            yield f"{self._without_record} consumed tasks are freed: the server has no record to compare"
+            freed = count(self._without_record, "consumed task is", "consumed tasks are")
+            yield f"{freed} freed: the server has no record to compare"
 
 
 def _begins_a_run(event: events.Event) -> bool:

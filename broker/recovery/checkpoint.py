@@ -219,8 +219,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise bad("does not exist") from None
-    except OSError as error:
-        raise bad(f"could not be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have that name
+        raise bad(f"could not be read: {reason_of(error)}") from error
     if not raw.strip():
         raise bad("is empty")
     try:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import msgpack
 
 from broker.errors import CheckpointError
+from broker.errors.words import count
 from broker.protocol.trainer import NewTask
 from broker.recovery.checkpoint import TasksFile, put_in_place
 from broker.values.task import Task
@@ -90,7 +91,9 @@ def verify_tasks_file(path: Path, expected: TasksFile) -> None:
         raise CheckpointError(path=str(path), problem="is damaged: its checksum is wrong")
     tasks = sum(len(piece) for piece in read_tasks(path))
     if tasks != expected.tasks:
-        raise CheckpointError(path=str(path), problem=f"holds {tasks} tasks, {expected.tasks} are announced")
+        raise CheckpointError(
+            path=str(path), problem=f"holds {count(tasks, 'task')}, {count(expected.tasks, 'is', 'are')} announced"
+        )
 
 
 def read_tasks(path: Path) -> Iterator[list[NewTask]]:

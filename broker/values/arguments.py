@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from broker.errors import BadArgument
+from broker.errors import BadArgument, CheckpointError
 
 T = TypeVar("T")
 
@@ -75,8 +75,10 @@ def several(name: str, given: Iterable[T] | T, expected: str) -> Iterator[T]:
 
 
 def path_of(name: str, given: Any) -> Path:
-    """A path."""
+    """The path of a checkpoint."""
     check_type(name, given, (str, os.PathLike), "a path")
+    if os.fspath(given) == "":
+        raise CheckpointError(path="''", problem="has no name")
     return Path(given)
 
 

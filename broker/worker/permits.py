@@ -105,7 +105,7 @@ class Permits:
                     )
             if len(self._lost) >= self._concurrency and not self._told:
                 self._told = True
-                _log.warning("all %d places have handlers that do not end: nothing is claimed", self._concurrency)
+                _log.warning("all its places (%d) have handlers that do not end: nothing is claimed", self._concurrency)
         return found
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 from broker.connections.base import BaseTransport
 from broker.errors import BadArgument, BrokerError, ClientClosed, NoRun, NoSession
+from broker.errors.words import count
 from broker.protocol.worker import Submission
 from broker.values.arguments import check_type, one_or_several, seconds_of, several, shown, whole
 from broker.values.attempt import Attempt
@@ -186,7 +187,7 @@ class WorkerState:
         except BrokerError as error:
             if not attempts:
                 raise
-            _log.debug("%d attempts of %d were claimed: %s", len(attempts), n, error)  # the next claim meets it again
+            _log.debug("claimed %d of %d: %s", len(attempts), n, error)  # the next claim meets it again
         except BaseException:  # cancelled: nobody will hear of them
             self._forget(attempts)
             raise
@@ -205,7 +206,7 @@ class WorkerState:
             self._forget(attempts)
             if not isinstance(error, BrokerError):
                 raise
-            _log.debug("%d attempts are left to the heartbeat to give back: %s", len(attempts), error)
+            _log.debug("the heartbeat gives %s back: %s", count(len(attempts), "attempt"), error)
 
     async def claim(self, n: int, timeout_s: float | None, *, is_told: bool = False) -> list[Attempt]:
         """Waits until there is something to do; empty after the time-out, or when draining or stopped.

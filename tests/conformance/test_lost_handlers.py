@@ -137,9 +137,9 @@ def test_a_worker_that_has_lost_all_places_ends_with_an_error(lab: Lab, loop: st
         wait_until(lambda: lab.stat("n_dead") == 2, "their time is over, though nobody else calls")
         trainer.enqueue(tasks(1))
         if loop == "asyncio":  # the event loop waits for its tasks
-            wait_until(lambda: "all 2 places of worker" in caplog.text, "the worker says it")
+            wait_until(lambda: "has lost all its places (2)" in caplog.text, "the worker says it")
             one.free()
-        with pytest.raises(HandlersLost, match=r"all 2 places of worker .* are lost .*bad0#0") as raised:
+        with pytest.raises(HandlersLost, match=r"worker .* has lost all its places \(2\) .*bad0#0") as raised:
             one.result()
     notes = "\n".join(raised.value.__notes__)
     assert notes.count("test_lost_handlers.py") >= 2

@@ -306,8 +306,11 @@ def test_places_that_are_no_files_are_refused(lab: Lab, saved: tuple[Trainer, Wo
         _refused(lab, trainer, place)
     with pytest.raises(CheckpointError):
         trainer.recover(tmp_path / "missing")
-    with pytest.raises(CheckpointError):
-        trainer.recover("")
+    for place in ("a\0b", "\ud800"):  # no file can have that name
+        _refused(lab, trainer, place)
+    for call in (trainer.recover, trainer.checkpoint):
+        with pytest.raises(CheckpointError, match="'' has no name"):
+            call("")
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "folder", path / "below a file", tmp_path / "pipe", "x" * 5_000, "a\0b"):
         before = lab.dump()

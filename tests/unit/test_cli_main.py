@@ -14,7 +14,7 @@ import pytest
 
 from broker.cli import commands, main, options
 from broker.cli.commands import CATALOGUE
-from broker.cli.failure import CommandFailure
+from broker.cli.failure import CommandFailure, from_broker_error
 from broker.cli.output import Output
 from broker.errors import AuthenticationFailed, Fenced, NoRun, ServerUnavailable
 from tests.child import ROOT, Ended, finished, read_by_head
@@ -331,3 +331,9 @@ sys.exit(main.main(["runs", "--url", "fakeredis://x"]))
     assert done.code == 2
     assert "it needs fakeredis: pip install 'fakeredis[lua]'" in done.err
     assert "UNSUPPORTED" in done.err
+
+
+def test_missing_rights_are_not_advised_to_give_a_password() -> None:
+    told = from_broker_error(AuthenticationFailed(url="redis://h", error="NOPERM no permissions to run 'get'")).message
+    assert "PASSWORD" not in told
+    assert "PASSWORD" in from_broker_error(AuthenticationFailed(url="redis://h", error="WRONGPASS no")).message

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 
 import pytest
 
@@ -108,9 +109,39 @@ def test_a_sentence_says_what_happened_to_what_and_what_to_do() -> None:
 def test_a_recovery_below_the_floor_is_told_its_ways_out() -> None:
     text = str(from_reply("GONE version=3 floor=5 steps=2"))
     assert text == (
-        "cannot recover to version 3, the oldest one still recoverable is 5, tasks that 2 step(s) trained on are freed: "
+        "cannot recover to version 3, the oldest one still recoverable is 5, tasks that 2 steps trained on are freed: "
         "recover from a newer checkpoint, or do without those tasks with allow_loss=True (--allow-loss) [GONE]"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.Exhausted(left=1, step=3, n=4), "1 task is left in the run,"),
+        (errors.Exhausted(left=0, n=4), "0 tasks are left in the run,"),
+        (
+            from_reply("EXHAUSTED left=1 step=3 n=4 dead=1 rejected=1 freed=1 reasons=x"),
+            "1 task is dead and 1 rejected",
+        ),
+        (from_reply("GONE version=3 floor=5 steps=1"), "tasks that 1 step trained on"),
+        (from_reply("EARLY version=3 open=1"), "1 rollout is in the open one"),
+        (from_reply("TOOMANY n=1 step=3 bound=0"), "a batch of 1 rollout for step 3"),
+    ],
+)
+def test_numbers_have_their_nouns(error: BrokerError, words: str) -> None:
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("text", ["OOM command not allowed when used memory > 'maxmemory'.", "NEWCODE no."])
+def test_a_full_stop_of_the_server_is_not_within_the_sentence(text: str) -> None:
+    assert not re.search(r"\.\s*[:[(]", str(from_reply(text)))
+
+
+def test_missing_rights_are_not_advised_to_look_at_the_password() -> None:
+    refused = errors.AuthenticationFailed(url="redis://h", error="NOPERM User x has no permissions to run 'get'")
+    assert "password" not in str(refused)
+    assert "give that user the right" in str(refused)
+    assert "password" in str(errors.AuthenticationFailed(url="redis://h", error="WRONGPASS no"))
 
 
 def test_a_batch_that_is_gone_is_told_when_it_should_be_read() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from broker.cli import options
 from broker.cli.failure import EXIT_FINDING, EXIT_OK
 from broker.cli.output import Output, Table
-from broker.cli.words import count
+from broker.errors.words import count
 
 if TYPE_CHECKING:
     from broker.inspection.audit import Audit

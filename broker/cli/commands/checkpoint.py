@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from broker.cli import options
 from broker.cli.output import Output
-from broker.cli.words import count
+from broker.errors.words import count
 
 
 def configure(parser: ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from broker.cli import options
 from broker.cli.answers import report
 from broker.cli.failure import EXIT_FINDING, CommandFailure
 from broker.cli.output import Output, Table
+from broker.errors.words import count
 from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def _show(operator: Operator, run_name: str, task_id: str, output: Output) -> in
         ("samples", f"{task.samples}, at least {task.min_samples} needed"),
         ("place", f"priority {task.priority}, number {task.order}"),
         ("versions", oldest),
-        ("requeued", f"{task.requeues} times, {task.stale_requeues} of them as stale"),
-        ("errors", f"{task.errors} slots failed with an error"),
-        ("payload", f"{task.payload_bytes:,} bytes"),
+        ("requeued", f"{count(task.requeues, 'time')}, {task.stale_requeues} of them as stale"),
+        ("errors", f"{count(task.errors, 'slot')} failed with an error"),
+        ("payload", count(task.payload_bytes, "byte")),
     ]
     if task.step >= 0:
         facts.append(("step", f"{task.step}"))

@@ -10,7 +10,7 @@ from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
 from broker.cli.reasons import batch_progress, formula, untrained, verdict
 from broker.cli.situation import situation
-from broker.cli.words import count, duration
+from broker.errors.words import count, duration
 from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:

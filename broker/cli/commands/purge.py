@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from broker.cli import options
 from broker.cli.failure import EXIT_FINDING, CommandFailure
 from broker.cli.output import Output
-from broker.cli.words import count, listing
+from broker.errors.words import count, listing
 
 if TYPE_CHECKING:
     from broker.inspection.stats import Stats

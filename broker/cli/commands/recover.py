@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from broker.cli import options
 from broker.cli.failure import EXIT_FINDING, CommandFailure
 from broker.cli.output import Output, Table
-from broker.cli.words import count
+from broker.errors.words import count
 
 if TYPE_CHECKING:
     from broker.operator import Operator

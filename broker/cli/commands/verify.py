@@ -10,7 +10,7 @@ from broker.cli.failure import EXIT_FINDING, EXIT_OK, EXIT_UNUSABLE, CommandFail
 from broker.cli.output import Output
 from broker.cli.plain import to_plain
 from broker.cli.transitions import clock
-from broker.cli.words import count, duration, listing
+from broker.errors.words import count, duration, listing
 
 if TYPE_CHECKING:
     from broker.inspection.judge import Breach

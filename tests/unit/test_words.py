@@ -1,6 +1,6 @@
 import pytest
 
-from broker.cli.words import count, duration, listing
+from broker.errors.words import count, duration, listing
 
 
 @pytest.mark.parametrize(
