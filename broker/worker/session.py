@@ -23,6 +23,7 @@ from broker.values.attempt import Attempt
 from broker.values.codec import decode, encode
 from broker.values.policy import Policy
 from broker.worker.handler_outcome import sendable, words_of
+from broker.worker.repeated_warning import RepeatedWarning
 
 _log = logging.getLogger("broker")
 
@@ -86,6 +87,7 @@ class Session:
         self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
         self._claimed_policy: Policy | None = None  # that of the newest claim
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
+        self.missing = RepeatedWarning()  # that the run is not there
         self.ask_weights_at = 0.0  # by time.monotonic: not earlier is its user asked for newer weights
         self._lock = threading.Lock()
         #: Called after it has joined, from whichever thread that was.

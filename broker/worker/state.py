@@ -21,7 +21,6 @@ from broker.values.hooks import check_hook, check_plain_hook, takes
 from broker.values.names import check_name
 from broker.values.policy import Policy
 from broker.worker.handler_outcome import Outcome, log_failure, words_of
-from broker.worker.repeated_warning import RepeatedWarning
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
 
 #: Longest wait for a marker before claiming again, seconds.
@@ -99,7 +98,6 @@ class WorkerState:
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
         self._ahead_for: Policy | None = None  # the weights that it was claimed for
         self._is_told = False  # that there is no work for them: that claim brought nothing
-        self._run_missing = RepeatedWarning()
         self._woken_by: str | None = None  # the marker that it took and has not followed yet
 
     @property
@@ -174,14 +172,10 @@ class WorkerState:
         try:
             await self._load_weights()
             for session in self.sessions.values():
-                while len(attempts) < n:
+                if len(attempts) < n:
                     if woken_by is not None and woken_by == session.marker:
                         woken_by = None
-                    wanted = min(n - len(attempts), ITEMS_PER_CALL)
-                    claimed = await session.claim(wanted, session.policy)
-                    attempts += claimed
-                    if len(claimed) < wanted:
-                        break
+                    await self._claim_of(session, n, attempts)
             if woken_by is not None:  # of a run that was not asked: its work is for another worker
                 await self._io.command("ZADD", woken_by, 0, "1")
         except BrokerError as error:
@@ -192,6 +186,21 @@ class WorkerState:
             self._forget(attempts)
             raise
         return attempts
+
+    async def _claim_of(self, session: Session, n: int, attempts: list[Attempt]) -> None:
+        """Adds what one run gives, up to n attempts; one that is not there gives nothing, and its session is over."""
+        try:
+            while len(attempts) < n:
+                wanted = min(n - len(attempts), ITEMS_PER_CALL)
+                claimed = await session.claim(wanted, session.policy)
+                session.missing.over()
+                attempts += claimed
+                if len(claimed) < wanted:
+                    return
+        except NoRun as error:
+            # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
+            session.missing.tell("waiting for the run to come back: %s", error)
+            session.lost()
 
     def _forget(self, attempts: Iterable[Attempt]) -> None:
         """Nobody works on these; the heartbeat gives back those that are held."""
@@ -220,27 +229,15 @@ class WorkerState:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         attempts: list[Attempt] = []
         while not self.ended:
-            is_missing = False
             if not attempts and not is_told:
-                try:
-                    attempts = await self.claim_once(n)
-                    self._run_missing.over()
-                except NoRun as error:
-                    # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
-                    self._run_missing.tell("waiting for the run to come back: %s", error)
-                    is_missing = True
-                    for session in self.sessions.values():
-                        session.lost()
+                attempts = await self.claim_once(n)
             if attempts:
                 return attempts
             left = CLAIM_AGAIN_S if until is None else min(CLAIM_AGAIN_S, until - time.monotonic())
             if left <= 0:
                 return []
-            if is_missing:
-                await self._pause(min(left, RUN_AGAIN_S))
-            else:
-                claimed = await self._wait(n, left)
-                attempts, is_told = claimed or [], claimed is not None  # it has said what a claim would say
+            claimed = await self._wait(n, left)
+            attempts, is_told = claimed or [], claimed is not None  # it has said what a claim would say
         return attempts
 
     async def _wait(self, n: int, left: float) -> list[Attempt] | None:
@@ -251,6 +248,11 @@ class WorkerState:
         """
         sessions = list(self.sessions.values())
         first = sessions[0]
+        if not all(session.id for session in sessions):
+            left = min(left, RUN_AGAIN_S)
+        if not any(session.id for session in sessions):
+            await self._pause(left)
+            return None
         if await self._load_weights():
             return None
         if all(session.reason == "weights_stale" for session in sessions):
@@ -452,13 +454,25 @@ class WorkerState:
         by_run: dict[str, list[str]] = {}
         for attempt in given:
             by_run.setdefault(self.session_of(attempt).run, []).append(attempt.id)
+        failed: BrokerError | None = None
         for run, ids in by_run.items():
-            for at in range(0, len(ids), 200):
-                piece = ids[at : at + 200]
-                answers.update(zip(piece, (await self.sessions[run].release(piece)), strict=True))
+            try:
+                for at in range(0, len(ids), 200):
+                    piece = ids[at : at + 200]
+                    answers.update(zip(piece, (await self.sessions[run].release(piece)), strict=True))
+            except BrokerError as error:  # the other runs' are given back all the same
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return [answers[attempt.id] for attempt in given]
 
     async def leave(self) -> None:
-        """Ends all sessions; what they hold is released at once."""
+        """Ends all sessions; what they hold is released at once. Raises the first error when all were tried."""
+        failed: BrokerError | None = None
         for session in self.sessions.values():
-            await session.leave()
+            try:
+                await session.leave()
+            except BrokerError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed

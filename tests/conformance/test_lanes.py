@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, BadArgument, Policy, RunConfig, Trainer, Worker, aio
+from broker import Attempt, BadArgument, BrokerError, Policy, RunConfig, Trainer, Worker, aio
+from broker.operator import Operator
+from broker.protocol import keys
 from tests.conformance.lab import Lab, tasks
 
 Worked = Callable[[int], list[str]]
@@ -53,7 +55,7 @@ def opened(request: pytest.FixtureRequest, lanes: Lanes) -> Opened:
     def made(**options: Any) -> Generator[Any]:
         if request.param == "sync":
             with Worker(lanes.lab.url, lanes.runs, **options) as worker:
-                yield SimpleNamespace(worker=worker, claim=worker.claim, submit=worker.submit)
+                yield SimpleNamespace(worker=worker, claim=worker.claim, submit=worker.submit, release=worker.release)
             return
         hook = options.pop("on_weights_stale", None)
         if hook is not None:
@@ -71,6 +73,7 @@ def opened(request: pytest.FixtureRequest, lanes: Lanes) -> Opened:
                     worker=worker,
                     claim=lambda *args, **more: runner.run(worker.claim(*args, **more)),
                     submit=lambda *args: runner.run(worker.submit(*args)),
+                    release=lambda *args: runner.run(worker.release(*args)),
                 )
             finally:
                 runner.run(worker.close())
@@ -226,3 +229,48 @@ def test_a_worker_that_runs_a_handler_serves_both_lanes_with_a_hook_that_is_awai
         assert set(loaded) == set(lanes.runs)  # once a batch is sealed, no weights are new enough for the next one
 
     asyncio.run(scenario())
+
+
+# -- one of several runs fails -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", ["train", "evaluation"])
+def test_a_run_that_is_gone_takes_nothing_from_the_others(
+    lanes: Lanes, opened: Opened, gone: str, caplog: pytest.LogCaptureFixture
+):
+    """Which of them is preferred does not matter. The one that is gone is served again when it is back."""
+    away, other = (lanes.train, lanes.evaluation) if gone == "train" else (lanes.evaluation, lanes.train)
+    lanes.trainers[other].enqueue(tasks(1, "other", samples=3))
+    with opened() as one, Operator(lanes.lab.url) as operator:
+        (held,) = one.claim(1, timeout=20)
+        session = one.worker.sessions[other]
+        operator.purge(away)
+        for _ in range(2):
+            (attempt,) = one.claim(1, timeout=20)
+            assert attempt.run == other
+            assert one.submit(attempt, b"x").accepted
+        assert one.claim(1, timeout=0) == []
+        assert one.worker.sessions == {away: "", other: session}
+        assert caplog.text.count("waiting for the run to come back") == 1
+        assert not held.cancelled
+        assert one.submit(held, b"x").accepted
+        with Trainer(lanes.lab.url, away, RunConfig(consumer_batch_size=1)) as again:
+            again.enqueue(tasks(1, "back"))
+            (attempt,) = one.claim(1, timeout=20)
+            assert (attempt.run, attempt.task) == (away, "back0")
+
+
+def test_what_is_held_in_the_other_runs_is_given_back_where_one_run_refuses(lanes: Lanes, opened: Opened):
+    """The preferred run's state is none: whatever is called there fails."""
+    lanes.evaluator.enqueue(tasks(2, "eval"))
+    lanes.trainer.enqueue(tasks(1, "train"))
+    with opened() as one:
+        train, *evaluation = one.claim(3, timeout=20)
+        lanes.lab.command("DEL", keys.state(lanes.train))
+        lanes.lab.command("SET", keys.state(lanes.train), "somebody else's")
+        with pytest.raises(BrokerError, match="WRONGTYPE"):
+            one.release([train, evaluation[0]])
+        assert lanes.evaluator.stats().pending == 1
+    stats = lanes.evaluator.stats()
+    assert (stats.sessions, stats.pending) == (0, 2)
+    lanes.lab.command("DEL", keys.state(lanes.train))
