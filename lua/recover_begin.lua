@@ -63,7 +63,7 @@ end
 local function go_to(to, epoch)
   local version = to.version
   set('recover_limit', to.limit)
-  if state.recovering == '' then set('recover_open', num('step_next')) end -- the open batch
+  if state.recovering == '' then set('recover_open', num('step_next')) end -- the unsealed batch
   if version < num('floor') then
     forget_finished()
     set('floor', version)

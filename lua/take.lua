@@ -29,7 +29,7 @@ local function check_wanted(step, n)
   if n > bound then fail('TOOMANY', 'n', int_text(n), 'bound', int_text(bound), 'step', int_text(step)) end
 end
 
--- After a change of config the open batch may hold rollouts that are too old now.
+-- After a change of config the unsealed batch may hold rollouts that are too old now.
 local function recheck_open_batch(step)
   if field('recheck') ~= '1' then return end
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1)

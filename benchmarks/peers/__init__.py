@@ -127,10 +127,10 @@ def _run(command: list[str], cwd: Path) -> str:
 
 
 def _ask(lab: Lab, name: str, do: str, **given: Any) -> dict[str, Any]:
-    """Lets the driver do one thing in the peer's environment."""
+    """Lets the runner do one thing in the peer's environment."""
     _installed(lab, name)
     directory = _directory(lab, name)
-    command = [str(directory / "bin" / "python"), str(_HERE / "driver.py"), f"{name}_peer", do]
+    command = [str(directory / "bin" / "python"), str(_HERE / "runner.py"), f"{name}_peer", do]
     command.append(json.dumps({"url": lab.url, **given}))
     environment = {**os.environ, "BENCHMARK_NODE": str(directory / "node_modules"), "PYTHONDONTWRITEBYTECODE": "1"}
     try:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from arq import create_pool
 from arq.connections import RedisSettings
-from driver import RESULT, mark, script, url
+from runner import RESULT, mark, script, url
 
 PACKAGES = ["arq", "hiredis"]
 

@@ -8,7 +8,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from driver import url
+from runner import url
 
 NODE_PACKAGES = ["bullmq", "ioredis"]
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from bullmq import Queue, Worker
-from driver import RESULT, mark, url
+from runner import RESULT, mark, url
 
 PACKAGES = ["bullmq", "hiredis"]
 

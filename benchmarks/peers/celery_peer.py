@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from driver import RESULT, mark, script, url
+from runner import RESULT, mark, script, url
 
 PACKAGES = ["celery[redis]", "hiredis"]
 SLOW = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from docket import Docket
-from driver import RESULT, mark, script, url
+from runner import RESULT, mark, script, url
 
 PACKAGES = ["pydocket", "hiredis"]
 

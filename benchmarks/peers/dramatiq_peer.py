@@ -8,7 +8,7 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
-from driver import RESULT, mark, script, url
+from runner import RESULT, mark, script, url
 
 PACKAGES = ["dramatiq[redis]", "hiredis"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from driver import RESULT, mark, script, url
 from huey import RedisHuey
+from runner import RESULT, mark, script, url
 
 PACKAGES = ["huey", "redis", "hiredis"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from driver import RESULT, mark, script, url
 from redis import Redis
 from rq import Queue
+from runner import RESULT, mark, script, url
 
 PACKAGES = ["rq", "hiredis"]
 SLOW = True

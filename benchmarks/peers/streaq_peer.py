@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from driver import RESULT, mark, script, url
+from runner import RESULT, mark, script, url
 from streaq import Worker
 
 PACKAGES = ["streaq", "hiredis"]

@@ -28,8 +28,8 @@ class Table:
     numeric: frozenset[int] = field(default_factory=frozenset[int])
 
 
-class Progress(Protocol):
-    """Is told how far long work is."""
+class ShowProgress(Protocol):
+    """Shows how far long work is."""
 
     def __call__(self, done: int, total: int | None = None, /) -> None:
         """What is done, and how much there is in all where that is known."""
@@ -78,7 +78,7 @@ class Output:
         return to_plain(value)
 
     @contextmanager
-    def progress(self, what: str) -> Generator[Progress]:
+    def progress(self, what: str) -> Generator[ShowProgress]:
         """Shows how far long work is, on standard error when that is a terminal; silent elsewhere and for short work.
 
         Args:

@@ -340,6 +340,6 @@ class Worker(AsyncClient):
                 attempt = self._state.worked_on(() if self._handlers is None else self._handlers.attempts)
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the others are given back in any case
-                    await self._finish(self._run(self._state.report(attempt, error, ending)))
+                    await self._finish(self._run(self._state.fail_attempt(attempt, error, ending)))
         finally:
             await self.close()

@@ -29,12 +29,13 @@ from broker.protocol.anyone import TaskRow
 from broker.protocol.parsing import text
 from broker.protocol.script_call import ScriptCall
 from broker.recovery.checkpoint import Checkpoint
-from broker.recovery.find_checkpoint import Foreign
-from broker.recovery.recover import Progress, RecoveryReport, checkpoint, find, recover_from
+from broker.recovery.foreign import ForeignCheckpoint
+from broker.recovery.recover import RecoveryReport, checkpoint, find, recover_from
 from broker.trainer.state import TrainerState, in_pieces
 from broker.values.arguments import path_of, seconds_of, whole
 from broker.values.hooks import check_plain_hook
 from broker.values.names import check_name
+from broker.values.progress import Progress
 
 T = TypeVar("T")
 
@@ -315,9 +316,9 @@ class Operator(BlockingClient):
         state = TrainerState(self.transport.io, run, None, update=False, clock=None)
         if self.stats(run).admission:
             raise ConfigMismatch(field="kind", stored="admission", given="tasks")
-        return self._run(checkpoint(state, path_of("path", path), full=full, progress=progress, gate=_request()))
+        return self._run(checkpoint(state, path_of("path", path), full=full, progress=progress, call_id=_request()))
 
-    def source(self, run: str, source: str | os.PathLike[str]) -> Checkpoint | Foreign:
+    def source(self, run: str, source: str | os.PathLike[str]) -> Checkpoint | ForeignCheckpoint:
         """What a recovery from a path would go by, read and checked; changes nothing. Raises CheckpointError."""
         state = TrainerState(self.transport.io, run, None, update=False, clock=None)
         found = self._run(find(state, source))
@@ -374,8 +375,8 @@ class Operator(BlockingClient):
         self.close()
 
 
-def _request() -> trainer.Gate:
-    return trainer.operator_gate(secrets.token_hex(12))
+def _request() -> trainer.CallId:
+    return trainer.operator_call_id(secrets.token_hex(12))
 
 
 def _pieces(names: Iterable[str]) -> Iterator[list[str]]:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from broker.inspection.audit import Audit
     from broker.inspection.explanation import Explanation
     from broker.recovery.checkpoint import Checkpoint
-    from broker.recovery.recover import Progress, RecoveryReport
+    from broker.recovery.recover import RecoveryReport
+    from broker.values.progress import Progress
 
 
 class Trainer(BlockingClient):

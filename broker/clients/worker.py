@@ -340,7 +340,7 @@ class Worker(BlockingClient):
             during = "sending"
             self._run(self._state.hand_in(attempt, submission))
         except BaseException as error:  # noqa: BLE001 - whatever a handler does, its attempt ends with it
-            self._run(self._state.report(attempt, error, judged(error, during)))
+            self._run(self._state.fail_attempt(attempt, error, judged(error, during)))
 
     def _give_back(self) -> None:
         held = self._state.held
@@ -402,7 +402,7 @@ class Worker(BlockingClient):
                 attempt = self._state.worked_on(self._permits.attempts if self._permits is not None else ())
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the others are given back in any case
-                    self._finish(self._state.report(attempt, error, ending))
+                    self._finish(self._state.fail_attempt(attempt, error, ending))
         finally:
             self.close()
 

@@ -16,7 +16,7 @@ from broker.connections.connection import (
     Connection,
     RedisCommand,
     ReplyReader,
-    in_pieces,
+    in_chunks,
     packed,
     tls_context,
 )
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 #: The most connections to one server, besides those that wait for markers.
 _MOST_CONNECTIONS = 4
-#: Larger pieces than this, in bytes, are waited for until the server has taken them.
+#: Larger chunks than this, in bytes, are waited for until the server has taken them.
 _QUEUED_BYTES = 16 * 1024
 
 _FORKED = (
@@ -81,7 +81,7 @@ class AsyncTransport(BaseTransport):
         """In a forked child: forgets the parent's connections."""
         if self._used:
             self.is_forked = True
-            self._nodes.clear()
+            self._servers.clear()
 
     def refuse_forked(self) -> None:
         """Raises BadArgument in a forked child.
@@ -175,16 +175,16 @@ class AsyncConnection:
         """As `Connection.exchange`."""
         replies: list[Any] = []
         patience_s, expected, read, answered = self._timeout_s + wait_s, len(commands), self._reader.read, 0
-        pieces = packed(commands)
+        chunks = packed(commands)
         if self._streams is None:
             raise closed(0)
         stream, writer = self._streams
         try:
-            # The server may be silent for so long; what it does say, a piece of a large reply too, starts it again.
+            # The server may be silent for so long; what it does say, a chunk of a large reply too, starts it again.
             async with asyncio.timeout(patience_s) as silence:
-                for piece in in_pieces(pieces):
-                    writer.write(piece)
-                    if len(piece) > _QUEUED_BYTES:
+                for chunk in in_chunks(chunks):
+                    writer.write(chunk)
+                    if len(chunk) > _QUEUED_BYTES:
                         # Returns when the server has taken all but a little: no large value is queued as a whole.
                         await self._drained(stream, writer)
                         silence.reschedule(asyncio.get_running_loop().time() + patience_s)
@@ -198,7 +198,7 @@ class AsyncConnection:
                         break
                     silence.reschedule(asyncio.get_running_loop().time() + patience_s)
         except OSError as error:
-            moved = answered > 0 or sum(map(len, pieces)) > MUCH_BYTES
+            moved = answered > 0 or sum(map(len, chunks)) > MUCH_BYTES
             raise of_exchange(error, patience_s, moved=moved) from error
         return replies
 

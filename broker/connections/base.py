@@ -15,7 +15,7 @@ from broker.connections.connection import Connection, RedisCommand, login
 from broker.connections.error_reply import ErrorReply, lacks_function, redirection, refuses_functions
 from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, of_connecting, of_reply, passes, refusal
 from broker.connections.partial_reads import PartialReads
-from broker.connections.pool import Limiter, Node, on_new
+from broker.connections.pool import Limiter, Server, on_new
 from broker.connections.retrying import Patience, pause_s, silence_s
 from broker.connections.server import ServerInfo, refuse_login
 from broker.connections.topology import make_topology
@@ -69,7 +69,7 @@ class BaseTransport(ABC):
     def _forget_servers(self) -> None:
         """As before the first call."""
         self._topology = make_topology(self._address)
-        self._nodes: dict[Endpoint, Node] = {}
+        self._servers: dict[Endpoint, Server] = {}
         #: Whether the next wait is to end at once.
         self._interrupted = False
         self._failed_waits = 0
@@ -189,7 +189,7 @@ class BaseTransport(ABC):
                     if self._was_interrupted():
                         return None
                     stay_s = left_s if len(groups) == 1 else min(turn_s, left_s)
-                    (reply,) = await self._wait_on(self._node_at(endpoint), part, stay_s)
+                    (reply,) = await self._wait_on(self._server_at(endpoint), part, stay_s)
                     if reply is not None:
                         return reply[0].decode()
         except Failure as failure:
@@ -201,26 +201,26 @@ class BaseTransport(ABC):
     ) -> list[Any] | None:
         """As `Transport.wait_and_execute`."""
         sole = self._topology.sole
-        node = None if sole is None else self._nodes.get(sole)
-        commands, loads = ([], []) if node is None or node.info is None else commands_of(node, calls)
-        if node is None or not commands or loads:
+        server = None if sole is None else self._servers.get(sole)
+        commands, loads = ([], []) if server is None or server.info is None else commands_of(server, calls)
+        if server is None or not commands or loads:
             await self.wait_marker(keys, timeout_s)
             return None
         if self._was_interrupted():
             return None
         deadline = time.monotonic() + timeout_s
         try:
-            _, *replies = await self._wait_on(node, keys, timeout_s, commands)
+            _, *replies = await self._wait_on(server, keys, timeout_s, commands)
         except Failure as failure:
             await self._after_failed_wait(failure, deadline)
             return None
         errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
-        if node.calls_functions and any(refuses_functions(error) for error in errors):
-            self._use_scripts(node)
+        if server.calls_functions and any(refuses_functions(error) for error in errors):
+            self._use_scripts(server)
             return None
         if any(passes(error) or lacks_function(error) or error.code == "NOSCRIPT" for error in errors):
             return None
-        return outcomes_of(calls, replies, node, self._address.shown)
+        return outcomes_of(calls, replies, server, self._address.shown)
 
     async def _after_failed_wait(self, failure: Failure, deadline: float) -> None:
         """The caller looks for work now and comes back; without a pause that could be a busy loop."""
@@ -237,9 +237,9 @@ class BaseTransport(ABC):
         """As `Transport.server_info`."""
 
         async def once(until: float) -> ServerInfo:
-            node = await self._node(await self._locate(None, until), until)
-            assert node.info is not None, "set by `_node`"
-            return node.info
+            server = await self._server(await self._locate(None, until), until)
+            assert server.info is not None, "set by `_server`"
+            return server.info
 
         return await self._patience.persist(once)
 
@@ -254,16 +254,16 @@ class BaseTransport(ABC):
     def interrupt(self) -> None:
         """As `Transport.interrupt`."""
         self._interrupted = True
-        for node in list(self._nodes.values()):
-            node.waits.interrupt()
+        for server in list(self._servers.values()):
+            server.waits.interrupt()
 
     def end(self) -> None:
         """Closes all connections; calls under way fail."""
         self._closing.set()
         self.interrupt()
-        for node in list(self._nodes.values()):
-            node.pool.interrupt()
-            node.drop()
+        for server in list(self._servers.values()):
+            server.pool.interrupt()
+            server.drop()
 
     # -- servers ---------------------------------------------------------------------------------------------------
 
@@ -271,15 +271,15 @@ class BaseTransport(ABC):
         """The server of a key (None: any)."""
         return await self._topology.locate(key, self._ask, until)
 
-    def _node_at(self, endpoint: Endpoint) -> Node:
+    def _server_at(self, endpoint: Endpoint) -> Server:
         """A server, whether or not it was asked what it is."""
-        node = self._nodes.get(endpoint)
-        if node is None:
+        server = self._servers.get(endpoint)
+        if server is None:
 
             async def opened(until: float) -> Connection:
                 return await self._dial(endpoint, self._address, until, self._timeout_s)
 
-            node = self._nodes[endpoint] = Node(
+            server = self._servers[endpoint] = Server(
                 endpoint,
                 self._address,
                 opened,
@@ -288,14 +288,14 @@ class BaseTransport(ABC):
                 self._closing.is_set,
                 lambda: self._interrupted,
             )
-        return node
+        return server
 
-    async def _node(self, endpoint: Endpoint, until: float) -> Node:
+    async def _server(self, endpoint: Endpoint, until: float) -> Server:
         """A server, after a first connection told what it is."""
-        node = self._node_at(endpoint)
-        if node.info is None:
-            await self._exchange(node, [("PING",)], until)
-        return node
+        server = self._server_at(endpoint)
+        if server.info is None:
+            await self._exchange(server, [("PING",)], until)
+        return server
 
     async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Connection:
         """A new connection; raises Failure. The server may be silent for the time-out, no longer than until then."""
@@ -316,7 +316,7 @@ class BaseTransport(ABC):
             raise ClientClosed(url=self._address.shown)
 
     async def _exchange(
-        self, node: Node, commands: Sequence[RedisCommand], until: float, asking: bool = False
+        self, server: Server, commands: Sequence[RedisCommand], until: float, asking: bool = False
     ) -> list[Any]:
         """One round trip; a broken connection asks for another try.
 
@@ -325,11 +325,11 @@ class BaseTransport(ABC):
         try:
             if asking:
                 both = [part for command in commands for part in (("ASKING",), command)]
-                return (await node.pool.exchange(both, until))[1::2]
-            return await node.pool.exchange(commands, until)
+                return (await server.pool.exchange(both, until))[1::2]
+            return await server.pool.exchange(commands, until)
         except Failure as failure:
-            node.drop()
-            raise (failure.at(node.endpoint) if failure.kind.passes else failure) from failure
+            server.drop()
+            raise (failure.at(server.endpoint) if failure.kind.passes else failure) from failure
 
     async def _ask(self, endpoint: Endpoint, command: RedisCommand, until: float) -> Any:
         """One command on a connection of its own: to a sentinel, or a node of a cluster that may own nothing."""
@@ -379,68 +379,68 @@ class BaseTransport(ABC):
         Returns:
             For each script call what it parsed, or its error.
         """
-        node = self._nodes.get(endpoint)
-        if node is None or node.info is None:
-            node = await self._node(endpoint, until)
+        server = self._servers.get(endpoint)
+        if server is None or server.info is None:
+            server = await self._server(endpoint, until)
         for _ in range(_MOST_TURNS):
-            commands, loads = commands_of(node, calls)
-            replies = await self._exchange(node, commands, until, asking)
+            commands, loads = commands_of(server, calls)
+            replies = await self._exchange(server, commands, until, asking)
             errors = [reply for reply in replies if type(reply) is ErrorReply]
             if not errors and len(replies) == len(calls):
                 return [call.outcome(reply) for call, reply in zip(calls, replies, strict=True)]
-            if node.info is not None and node.info.sentinel:
+            if server.info is not None and server.info.sentinel:
                 raise Failure(OTHER_MODE, "it is a sentinel; connect with redis+sentinel://host:port/service")
-            if node.calls_functions and any(refuses_functions(error) for error in errors):
-                self._use_scripts(node)
+            if server.calls_functions and any(refuses_functions(error) for error in errors):
+                self._use_scripts(server)
                 continue
-            if node.calls_functions and any(lacks_function(error) for error in errors):
-                await self._load_functions(node, until)
+            if server.calls_functions and any(lacks_function(error) for error in errors):
+                await self._load_functions(server, until)
                 continue
             for name, reply in zip(loads, replies, strict=False):
                 if isinstance(reply, ErrorReply) and not passes(reply) and redirection(reply) is None:
-                    raise refusal(reply, self._address.shown, name, node.supports_shebang)
+                    raise refusal(reply, self._address.shown, name, server.supports_shebang)
             if any(error.code == "NOSCRIPT" for error in errors):
                 # Restarted, flushed or newly promoted. What ran already in this pipeline runs again: replay-safe.
-                node.known.clear()
+                server.known.clear()
                 continue
             for error in errors:
-                if (owner := self._redirect(node, error)) is not None:
+                if (owner := self._redirect(server, error)) is not None:
                     return await self._run(owner, calls, until, asking=True)
                 self._pass(error)
-            node.known.update(loads)
-            return outcomes_of(calls, replies[len(loads) :], node, self._address.shown)
+            server.known.update(loads)
+            return outcomes_of(calls, replies[len(loads) :], server, self._address.shown)
         raise Failure(NOT_READY, f"{endpoint} forgets its scripts at once")
 
     async def _plain(
         self, endpoint: Endpoint, commands: Sequence[RedisCommand], until: float, asking: bool = False
     ) -> list[Any]:
         """Sends plain commands to one server; raises the first error."""
-        node = await self._node(endpoint, until)
-        replies = await self._exchange(node, commands, until, asking)
+        server = await self._server(endpoint, until)
+        replies = await self._exchange(server, commands, until, asking)
         for reply in replies:
             if isinstance(reply, ErrorReply):
-                if (owner := self._redirect(node, reply)) is not None:
+                if (owner := self._redirect(server, reply)) is not None:
                     return await self._plain(owner, commands, until, asking=True)
                 self._pass(reply)
                 raise refusal(reply, self._address.shown)
         return replies
 
-    async def _load_functions(self, node: Node, until: float) -> None:
+    async def _load_functions(self, server: Server, until: float) -> None:
         """Gives a server the function library; where it may not have it, scripts are called one by one."""
-        (reply,) = await self._exchange(node, [("FUNCTION", "LOAD", scripts.library().source)], until)
+        (reply,) = await self._exchange(server, [("FUNCTION", "LOAD", scripts.library().source)], until)
         if not isinstance(reply, ErrorReply) or "already exists" in reply.text:
             return
         if reply.code != "READONLY":  # a replica may still run scripts that only read
             self._pass(reply)
-        self._use_scripts(node)
+        self._use_scripts(server)
 
-    def _use_scripts(self, node: Node) -> None:
+    def _use_scripts(self, server: Server) -> None:
         """From here on, until another server has its place, scripts are called one by one."""
-        log.debug("%s takes no functions, scripts are used", node.endpoint)
-        node.calls_functions = False
+        log.debug("%s takes no functions, scripts are used", server.endpoint)
+        server.calls_functions = False
 
     async def _wait_on(
-        self, node: Node, keys: Sequence[str], timeout_s: float, then: Sequence[RedisCommand] = ()
+        self, server: Server, keys: Sequence[str], timeout_s: float, then: Sequence[RedisCommand] = ()
     ) -> list[Any]:
         """Waits for a marker on one server, which then executes other commands at once.
 
@@ -450,21 +450,21 @@ class BaseTransport(ABC):
         # Redis reads "0" as "for ever".
         command: RedisCommand = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
         try:
-            replies = await node.waits.exchange([command, *then], time.monotonic() + timeout_s, timeout_s)
+            replies = await server.waits.exchange([command, *then], time.monotonic() + timeout_s, timeout_s)
         except Failure as failure:
-            raise (failure.at(node.endpoint) if failure.kind.passes else failure) from failure
+            raise (failure.at(server.endpoint) if failure.kind.passes else failure) from failure
         if isinstance(reply := replies[0], ErrorReply):
-            if self._redirect(node, reply) is not None:
+            if self._redirect(server, reply) is not None:
                 raise Failure(MOVED, reply.text, stays=True)
             self._pass(reply)
             raise refusal(reply, self._address.shown)
         self._failed_waits = 0
         return replies
 
-    def _redirect(self, node: Node, error: ErrorReply) -> Endpoint | None:
+    def _redirect(self, server: Server, error: ErrorReply) -> Endpoint | None:
         """Follows MOVED with another try; the node that ASK names; None for other errors, and without a cluster."""
         to = redirection(error)
-        if to is None or (owner := self._topology.moved(to, node.endpoint)) is None:
+        if to is None or (owner := self._topology.moved(to, server.endpoint)) is None:
             return None
         if not to.asking:
             raise Failure(MOVED, error.text, stays=True)
@@ -474,6 +474,6 @@ class BaseTransport(ABC):
         """Asks for another try where that may help."""
         if passes(error):
             # Names are resolved again, too: this server is not the right one any more.
-            for node in list(self._nodes.values()):
-                node.pool.drop()
+            for server in list(self._servers.values()):
+                server.pool.drop()
             raise of_reply(error) or Failure(NOT_READY, error.text)

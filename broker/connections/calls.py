@@ -6,25 +6,25 @@ from typing import Any
 from broker.connections.connection import RedisCommand
 from broker.connections.error_reply import ErrorReply
 from broker.connections.failures import refusal
-from broker.connections.pool import Node
+from broker.connections.pool import Server
 from broker.protocol import scripts
 from broker.protocol.keys import NEVER_THERE
 from broker.protocol.script_call import ScriptCall
 
 
-def commands_of(node: Node, calls: Sequence[ScriptCall[Any]]) -> tuple[list[RedisCommand], list[str]]:
+def commands_of(server: Server, calls: Sequence[ScriptCall[Any]]) -> tuple[list[RedisCommand], list[str]]:
     """The pipeline of some script calls for one server, and the scripts that its first commands load."""
     commands: list[RedisCommand] = []
-    in_cluster = node.info is not None and node.info.cluster
-    if node.calls_functions:
+    in_cluster = server.info is not None and server.info.cluster
+    if server.calls_functions:
         function_of = scripts.library().function
         for call in calls:
             commands.extend(call.before)
             keys = _keys_in_cluster(call) if in_cluster else call.keys
             commands.append(("FCALL", function_of(call.script), len(keys), *keys, *call.args))
         return commands, []
-    shebang = node.supports_shebang
-    loads = list(dict.fromkeys(op.script for op in calls if op.script not in node.known))
+    shebang = server.supports_shebang
+    loads = list(dict.fromkeys(op.script for op in calls if op.script not in server.known))
     commands.extend(("SCRIPT", "LOAD", scripts.load(name, shebang).source) for name in loads)
     for call in calls:
         sha1 = scripts.load(call.script, shebang).sha1
@@ -44,7 +44,7 @@ def _keys_in_cluster(call: ScriptCall[Any]) -> tuple[str, ...]:
     return (*call.keys, call.keys[0] + NEVER_THERE)
 
 
-def outcomes_of(calls: Sequence[ScriptCall[Any]], replies: Sequence[Any], node: Node, url: str) -> list[Any]:
+def outcomes_of(calls: Sequence[ScriptCall[Any]], replies: Sequence[Any], server: Server, url: str) -> list[Any]:
     """Reads the replies of script calls: an error of a command sent ahead of a script is the error of its call."""
     outcomes: list[Any] = []
     start = 0
@@ -52,7 +52,7 @@ def outcomes_of(calls: Sequence[ScriptCall[Any]], replies: Sequence[Any], node: 
         end = start + len(call.before) + 1
         error = next((reply for reply in replies[start:end] if isinstance(reply, ErrorReply)), None)
         if error is not None:
-            outcomes.append(refusal(error, url, call.script, node.supports_shebang))
+            outcomes.append(refusal(error, url, call.script, server.supports_shebang))
         else:
             outcomes.append(call.outcome(replies[end - 1]))
         start = end

@@ -26,7 +26,7 @@ RedisCommand = tuple[str | bytes | int, ...]
 
 #: The most that is read from a socket at once, bytes.
 READ_BYTES = 256 * 1024
-#: The most that is handed to a socket at once, bytes: the time-out is for each piece, not for a whole large value.
+#: The most that is handed to a socket at once, bytes: the time-out is for each chunk, not for a whole large value.
 _WRITE_BYTES = 1024 * 1024
 #: To send more than this, in bytes, may take longer than a server may be silent.
 MUCH_BYTES = _WRITE_BYTES
@@ -46,7 +46,7 @@ class Connection(Protocol):
     info: "ServerInfo | None"
 
     async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
-        """Sends commands in one piece and reads as many replies; error replies are `ErrorReply` values.
+        """Sends commands in one chunk and reads as many replies; error replies are `ErrorReply` values.
 
         Args:
             commands: what to send.
@@ -184,8 +184,8 @@ _pack_small = cast("Callable[[RedisCommand], bytes]", hiredis.pack_command)  # p
 _pack_large = cast("Callable[..., list[bytes]]", serializer.pack)  # pyright: ignore[reportUnknownMemberType]
 
 
-def in_pieces(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:
-    """Packed commands, in pieces of limited size."""
+def in_chunks(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:
+    """Packed commands, in chunks of limited size."""
     for part in packed:
         if len(part) <= _WRITE_BYTES:
             yield part

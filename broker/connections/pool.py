@@ -107,7 +107,7 @@ class Pool:
             self._idle.pop().abort()
 
 
-class Node:
+class Server:
     """One server.
 
     Attributes:

@@ -17,7 +17,7 @@ from broker.connections.connection import (
     Connection,
     RedisCommand,
     ReplyReader,
-    in_pieces,
+    in_chunks,
     packed,
     run_blocking,
     tls_context,
@@ -181,8 +181,8 @@ class BlockingTransport(BaseTransport):
     def after_fork(self) -> None:
         """In a forked child: closes its copies of the parent's connections, and opens its own from here on."""
         self.is_forked, self._closing = True, threading.Event()
-        for node in list(self._nodes.values()):
-            node.drop()
+        for server in list(self._servers.values()):
+            server.drop()
         self._forget_servers()
 
     def turn(self) -> "ThreadTurn":
@@ -264,15 +264,15 @@ class BlockingConnection:
         """As `Connection.exchange`."""
         replies: list[Any] = []
         missing, received, reader, size, answered = len(commands), self._received, self._reader, 0, 0
-        pieces = packed(commands)
+        chunks = packed(commands)
         try:
             if (sock := self._sock) is None:
                 raise closed(0)
             if wait_s:
                 sock.settimeout(self._timeout_s + wait_s)
             try:
-                for piece in in_pieces(pieces):
-                    sock.sendall(piece)
+                for chunk in in_chunks(chunks):
+                    sock.sendall(chunk)
             except ConnectionError:
                 # A server that refuses what it is sent says why before it closes.
                 reader.read(received, sock.recv_into(received), replies)
@@ -286,7 +286,7 @@ class BlockingConnection:
             if wait_s:
                 sock.settimeout(self._timeout_s)
         except OSError as error:
-            moved = answered > 0 or sum(map(len, pieces)) > MUCH_BYTES
+            moved = answered > 0 or sum(map(len, chunks)) > MUCH_BYTES
             raise of_exchange(error, self._timeout_s + wait_s, moved=moved) from error
         return replies
 

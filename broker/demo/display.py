@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.demo.options import DemoOptions, Summary
-from broker.inspection.judge import Tally
+from broker.inspection.judge import Totals
 from broker.inspection.stats import Stats
 
 #: The highest return: CartPole-v1 cuts an episode there.
@@ -41,7 +41,7 @@ class View:
         options: of the demo.
         summary: what would be reported now.
         stats: what the broker says.
-        tally: what the event log says.
+        totals: what the event log says.
         returns: mean return of each step so far.
         frozen: how many workers are frozen.
         deeds: what chaos did, in words.
@@ -50,7 +50,7 @@ class View:
     options: DemoOptions
     summary: Summary
     stats: Stats
-    tally: Tally
+    totals: Totals
     returns: Sequence[float]
     frozen: int
     deeds: Sequence[str]
@@ -100,7 +100,7 @@ def display(*, quiet: bool) -> Generator[Callable[[View], None]]:
 
 def picture(view: View, width: int) -> RenderableType:
     """The curve of returns, the counters, and how stale the rollouts were, for a console of `width` columns."""
-    options, summary, staleness = view.options, view.summary, view.tally.staleness
+    options, summary, staleness = view.options, view.summary, view.totals.staleness
     room = max(20, width - 12)
     wide = max(1, room // options.steps)
     lines = curve(np.repeat(view.returns, wide).tolist(), room, _CURVE_HEIGHT, _MOST)
@@ -150,7 +150,7 @@ def curve(values: Sequence[float], width: int, height: int, top: float) -> list[
 
 def _counters(view: View) -> dict[str, str]:
     summary, stats = view.summary, view.stats
-    late = ", ".join(f"{count} {answer}" for answer, count in sorted(view.tally.late.items()))
+    late = ", ".join(f"{count} {answer}" for answer, count in sorted(view.totals.late.items()))
     frozen = f" ({view.frozen} frozen)" if view.frozen else ""
     return {
         "return": f"{view.returns[-1]:.1f}" if view.returns else "-",

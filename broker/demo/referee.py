@@ -43,7 +43,7 @@ class Referee(Judge):
 
     def stalled(self, seconds: float) -> None:
         """Takes note that no result came and no step was made for so long although there is work."""
-        ended = ", ".join(f"{count} {why}" for why, count in sorted(self.tally.ended.items()))
+        ended = ", ".join(f"{count} {why}" for why, count in sorted(self.totals.ended.items()))
         text = f"no result and no step for {seconds:.0f} s (attempts that ended without a result: {ended or 'none'})"
         self.against("progress", text, guarantee="G9")
 

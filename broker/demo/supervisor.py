@@ -128,9 +128,9 @@ class Supervisor:
                     continue
                 if not self._completed:
                     chaos.act(time.monotonic(), self._version)
-                tally = self._referee.tally
+                totals = self._referee.totals
                 frozen = sum(worker.is_frozen for worker in self._processes.workers)
-                show(View(self._options, self.summary(), stats, tally, self._returns(), frozen, chaos.deeds))
+                show(View(self._options, self.summary(), stats, totals, self._returns(), frozen, chaos.deeds))
         finally:
             self._processes.end()
         # The workers gave back what they held: that is in the log, too.
@@ -139,7 +139,7 @@ class Supervisor:
 
     def summary(self) -> Summary:
         """What the event log says so far."""
-        options, tally, returns = self._options, self._referee.tally, self._returns()
+        options, totals, returns = self._options, self._referee.totals, self._returns()
         lost = self._referee.in_state("lost", "dead", "rejected")
         if self._completed:  # a run that is over has trained on all
             lost |= self._referee.in_state("pending", "running", "ready", "batched", "sealed")
@@ -151,12 +151,12 @@ class Supervisor:
         last = returns[-_LAST_STEPS:]
         return Summary(
             steps=self._version,
-            consumed=tally.consumed,
-            duplicates=tally.duplicates,
-            max_staleness_seen=max(tally.staleness, default=0),
+            consumed=totals.consumed,
+            duplicates=totals.duplicates,
+            max_staleness_seen=max(totals.staleness, default=0),
             max_staleness=options.max_staleness,
-            late_refused=tally.late.total(),
-            requeued=tally.requeued,
+            late_refused=totals.late.total(),
+            requeued=totals.requeued,
             workers_killed=self._processes.workers_killed,
             return_first=round(returns[0], 2) if returns else None,
             return_last=round(sum(last) / len(last), 2) if last else None,
@@ -189,9 +189,9 @@ class Supervisor:
         for line in self._processes.lines():
             report = json.loads(line)
             self._mean_returns[report["step"]] = report["mean_return"]
-        before = self._referee.tally.accepted, self._version
+        before = self._referee.totals.accepted, self._version
         self._judge()
-        if (self._referee.tally.accepted, self._version) != before:
+        if (self._referee.totals.accepted, self._version) != before:
             self._moved = time.monotonic()
         stats = self._operator.stats(self._options.run)
         self._max_capacity = max(self._max_capacity, stats.capacity)

@@ -101,7 +101,7 @@ class Task:
 
 
 @dataclass(slots=True)
-class Tally:
+class Totals:
     """What the log has, in numbers.
 
     Attributes:
@@ -159,7 +159,7 @@ class Judge:
     def __init__(
         self, config: RunConfig, *, keeps_config: bool = True, is_whole: bool = True, has_rewound: bool = False
     ) -> None:
-        self.tally = Tally()
+        self.totals = Totals()
         self.version: int | None = 0 if is_whole else None
         self.step_next: int | None = 0 if is_whole else None
         self.epoch = ""
@@ -174,7 +174,7 @@ class Judge:
         self._config, self._keeps_config, self._has_rewound = config, keeps_config, has_rewound
         self._by_config: Counter[str] = Counter()
         self._counts: Counter[State] = Counter()
-        #: Tasks that joined the open batch, and whether the log has them all.
+        #: Tasks that joined the unsealed batch, and whether the log has them all.
         self._open: list[str] = []
         self._knows_open = is_whole
         self._attempts: set[str] = set()
@@ -264,7 +264,7 @@ class Judge:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     def _enqueued(self, name: str) -> None:
-        self.tally.enqueued += 1
+        self.totals.enqueued += 1
         if name in self.tasks and self.tasks[name].state != "unknown":
             self._against("enqueue", f"task {name} was enqueued twice")
             return
@@ -276,11 +276,11 @@ class Judge:
         if self.capacity <= 0:
             self._against_by_config("admission", f"task {name} was started at capacity {self.capacity}")
         self._reset(name, "running")
-        self.tally.started += 1
+        self.totals.started += 1
         counts = self._counts
         in_use = counts["running"] + counts["ready"] + counts["batched"] + counts["sealed"]
-        self.tally.most_running = max(self.tally.most_running, counts["running"])
-        self.tally.most_in_use = max(self.tally.most_in_use, in_use)
+        self.totals.most_running = max(self.totals.most_running, counts["running"])
+        self.totals.most_in_use = max(self.totals.most_in_use, in_use)
 
     def _readied(self, name: str) -> None:
         self._expect(name, "was finished", "running", "lost")
@@ -323,17 +323,17 @@ class Judge:
             self._against_by_config("staleness", f"{attempt} was handed out for version {version}, too old to be used")
         self._attempts.add(attempt)
         task.held[of.slot] = Sample(attempt, int(version), epoch, session)
-        self.tally.requeued += of.claims > 1
+        self.totals.requeued += of.claims > 1
 
     def _accepted(self, attempt: str, _newest: str) -> None:
         of = attempt_id(attempt)
         task = self._known(of.task)
         if task.state == "unknown":
             self._put(of.task, "running")
-        self.tally.accepted += 1
+        self.totals.accepted += 1
         holder = task.held.get(of.slot)
         if of.slot in task.done:
-            self.tally.duplicates += 1
+            self.totals.duplicates += 1
             self._against("duplicate", f"slot {of.task}#{of.slot} has a second accepted result, by {attempt}")
         elif (holder is None and task.is_whole) or (holder is not None and holder.attempt != attempt):
             self._against("fencing", f"the result of {attempt} was accepted while {_situation(task, of.slot)}")
@@ -343,7 +343,7 @@ class Judge:
     def _ended(self, attempt: str, why: str) -> None:
         of = attempt_id(attempt)
         task = self._known(of.task)
-        self.tally.ended[why] += 1
+        self.totals.ended[why] += 1
         holder = task.held.get(of.slot)
         if holder is None and not task.is_whole:
             return
@@ -353,7 +353,7 @@ class Judge:
         del task.held[of.slot]
 
     def _late(self, attempt: str, answer: str, _by: str) -> None:
-        self.tally.late[answer] += 1
+        self.totals.late[answer] += 1
         of = attempt_id(attempt)
         task = self.tasks.get(of.task)
         holder = task.held.get(of.slot) if task else None
@@ -365,7 +365,7 @@ class Judge:
     def _batched(self, name: str, step: str, oldest: str) -> None:
         task, at = self._known(name), int(step)
         if task.state in ("batched", "sealed", "consumed"):
-            self.tally.duplicates += 1
+            self.totals.duplicates += 1
             self._against("duplicate", f"task {name} of step {task.step} is in the batch of step {step} too", "G1")
             return
         self._expect(name, f"joined the batch of step {step}", "ready")
@@ -411,8 +411,8 @@ class Judge:
         for name in self.batches.get(step, ()):
             if self.tasks[name].state == "sealed":
                 self._put(name, "consumed")
-                self.tally.consumed += 1
-                self.tally.staleness[self.tasks[name].staleness] += 1
+                self.totals.consumed += 1
+                self.totals.staleness[self.tasks[name].staleness] += 1
         self.version = int(version)
         self.step_next = max(self.step_next or 0, self.version)
         self._policies[self.version] = epoch
@@ -438,7 +438,7 @@ class Judge:
 
     def _recover(self, version: str, epoch: str) -> None:
         to = int(version)
-        self.tally.recoveries += 1
+        self.totals.recoveries += 1
         floor = self._floor if self._has_committed else (self.version or 0) - self._config.retention_steps
         if self._has_rewound or to < floor or (self.version is not None and to > self.version):
             self._loosen()
@@ -451,7 +451,7 @@ class Judge:
         for name, task in self.tasks.items():
             task.may_wait = task.state in ("dead", "rejected")
             if task.state == "batched" or (task.state in ("sealed", "consumed") and task.step >= to):
-                self.tally.consumed -= task.state == "consumed"
+                self.totals.consumed -= task.state == "consumed"
                 self._put(name, "lost")
 
     def _recovered(self, version: str, _epoch: str) -> None:

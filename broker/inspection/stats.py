@@ -28,7 +28,7 @@ class Stats(Model, frozen=True):
         delayed: waiting for their backoff to pass.
         open_slots: running tasks with a slot that nobody works on.
         ready: finished, not in a batch.
-        batched: size of the open batch.
+        batched: size of the unsealed batch.
         consumed: trained on.
         dead: ended by errors; the ones still kept.
         rejected: refused, dropped or cancelled; the ones still kept.

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from broker.errors import BrokerError
 from broker.errors.words import count
 from broker.inspection import events
-from broker.inspection.judge import Breach, Judge, State, Tally, Task
+from broker.inspection.judge import Breach, Judge, State, Task, Totals
 from broker.inspection.stats import Stats, stats_of
 from broker.protocol import anyone, keys
 from broker.protocol.script_call import ScriptCall
@@ -22,7 +22,6 @@ from broker.protocol.task_record import TaskRecord, task_record
 from broker.values.config import RunConfig
 
 #: Is told how many transitions were read so far.
-Progress = Callable[[int], None]
 
 #: Tasks whose records are read in one round trip.
 _PIECE: Final = 500
@@ -55,7 +54,7 @@ _STATE_OF: Final = {
 }  # fmt: skip
 
 
-class Server(Protocol):
+class Sender(Protocol):
     """What the verification sends: as a transport does."""
 
     def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
@@ -94,7 +93,7 @@ class Verification:
     from_ms: int
     to_ms: int
     is_whole: bool
-    tally: Tally
+    tally: Totals
     tasks_compared: int
     breaches: list[Breach]
     broken: dict[str, int]
@@ -107,7 +106,9 @@ class Verification:
         return not self.breaches
 
 
-def verify(server: Server, run: str, *, keeps_config: bool = False, progress: Progress | None = None) -> Verification:
+def verify(
+    sender: Sender, run: str, *, keeps_config: bool = False, progress: Callable[[int], None] | None = None
+) -> Verification:
     """Replays the log of a run up to now; changes nothing.
 
     Args:
@@ -122,7 +123,7 @@ def verify(server: Server, run: str, *, keeps_config: bool = False, progress: Pr
     """
     looks = 1
     while True:
-        replay = Replay(server, run, keeps_config=keeps_config, progress=progress)
+        replay = Replay(sender, run, keeps_config=keeps_config, progress=progress)
         replay.compare()
         if not replay.has_changed or looks == _MOST_READS:
             return replay.verification()
@@ -143,13 +144,13 @@ class Replay:
         has_changed: whether the config or the history of the server was changed after it had begun.
     """
 
-    def __init__(self, server: Server, run: str, *, keeps_config: bool, progress: Progress | None) -> None:
-        self._server, self._run, self._progress = server, run, progress
+    def __init__(self, sender: Sender, run: str, *, keeps_config: bool, progress: Callable[[int], None] | None) -> None:
+        self._sender, self._run, self._progress = sender, run, progress
         self._keeps_config = keeps_config
-        stored = _value(server.execute([anyone.stats(run)])[0])
+        stored = _value(sender.execute([anyone.stats(run)])[0])
         self._stats: Stats = stats_of(run, stored)
         self._has_rewound = "known_from" in stored
-        self._follower = events.Follower(server.command, run)
+        self._follower = events.Follower(sender.command, run)
         self._transitions, self._from, self._to, self._begins, self._gaps = 0, "", "", False, 0
         self._compared, self._without_record = 0, 0
         self._unseen: list[str] = []
@@ -168,7 +169,7 @@ class Replay:
         judge = self.judge
         at = [events.place(event)[0] if event else 0 for event in (self._from, self._to)]
         return Verification(
-            self._run, self._transitions, at[0], at[1], judge.is_whole, judge.tally, self._compared, judge.breaches,
+            self._run, self._transitions, at[0], at[1], judge.is_whole, judge.totals, self._compared, judge.breaches,
             dict(judge.broken), judge.doubts, [*self._not_in_the_log(), *self._unseen]
         )  # fmt: skip
 
@@ -199,7 +200,7 @@ class Replay:
         """The replies to commands at a moment up to which the log is replayed then; None: there was no such moment."""
         newest = events.ask_newest(self._run)
         for _ in range(_MOST_LOOKS):
-            before, *replies, after = self._server.pipeline([newest, *commands, newest])
+            before, *replies, after = self._sender.pipeline([newest, *commands, newest])
             if events.id_of_newest(before) == events.id_of_newest(after):
                 self._replay(events.id_of_newest(after))
                 return replies
@@ -210,7 +211,7 @@ class Replay:
 
     def _audit(self) -> None:
         """Compares the counters with the sets, whatever the log says."""
-        before, drift, after = map(_value, self._server.execute([
+        before, drift, after = map(_value, self._sender.execute([
             anyone.stats(self._run), anyone.audit(self._run), anyone.stats(self._run)
         ]))  # fmt: skip
         # A recovery moves tasks first, and rewrites the counters with its last call.
@@ -270,10 +271,10 @@ class Replay:
         if judge.step_next is not None:
             yield "step_next", judge.step_next, judge.step_next
         if judge.is_whole:
-            yield "total_enqueued", judge.tally.enqueued, judge.tally.enqueued
-            yield "total_results", judge.tally.accepted, judge.tally.accepted
+            yield "total_enqueued", judge.totals.enqueued, judge.totals.enqueued
+            yield "total_results", judge.totals.accepted, judge.totals.accepted
         if is_exact and judge.counts_consumed and not self._has_rewound:
-            yield "total_consumed", judge.tally.consumed, judge.tally.consumed
+            yield "total_consumed", judge.totals.consumed, judge.totals.consumed
 
     def _look_at_tasks(self) -> None:
         names = [name for name, task in self.judge.tasks.items() if task.state != "unknown"]
@@ -325,7 +326,7 @@ class Replay:
         unknown = len(judge.in_state("unknown"))
         if unknown:
             yield f"the log does not say where {count(unknown, 'task is', 'tasks are')}: not compared with the server"
-        if judge.tally.recoveries:
+        if judge.totals.recoveries:
             yield "what a recovery did to dead and rejected tasks is in no event: they may be waiting again"
         if judge.doubts:
             yield (

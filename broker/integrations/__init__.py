@@ -1,1 +1,1 @@
-"""Other systems on the broker: each adapter stands outside the core, and imports the other package only when used."""
+"""Adapters to other systems. No other folder imports an adapter; an adapter imports its system only when used."""

@@ -4,7 +4,7 @@
     for rollouts in batches:                       # this rank's share of a step
         train(collate(rollouts))                   # the step is acknowledged when the next one is asked for
 
-Needs PyTorch; the core does not import this module.
+Needs PyTorch, which the base install lacks.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class OwnerReport:
     """Where an owner stands: absolute numbers, so that the newest report says all that lost ones did.
 
     Args:
@@ -137,7 +137,7 @@ def _standing(reply: Any) -> Standing:
     return Standing(bool(granted), *numbers)
 
 
-def _args(owner: str, lease_ms: int, report: Report, now: int | None) -> tuple[Argument, ...]:
+def _args(owner: str, lease_ms: int, report: OwnerReport, now: int | None) -> tuple[Argument, ...]:
     to = report.recovery
     return (
         *(clock(now), owner, lease_ms, report.number, report.running, report.enqueued),
@@ -146,12 +146,12 @@ def _args(owner: str, lease_ms: int, report: Report, now: int | None) -> tuple[A
     )
 
 
-def report(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> ScriptCall[Standing]:
+def report(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: int | None = None) -> ScriptCall[Standing]:
     """Says where an owner stands, renews its lease, and asks for a slot if the report does."""
     return ScriptCall("admission_report", (keys.state(run),), _args(owner, lease_ms, report, now), _standing)
 
 
-def leave(run: str, owner: str, lease_ms: int, report: Report, *, now: int | None = None) -> ScriptCall[bool]:
+def leave(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: int | None = None) -> ScriptCall[bool]:
     """Ends an owner; what it has running and enqueued is given back. False: it had ended."""
     return ScriptCall("admission_leave", (keys.state(run),), _args(owner, lease_ms, report, now), bool)
 

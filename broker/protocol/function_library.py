@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 _TOKEN = re.compile(
     r"""--\[\[.*?\]\]|--[^\n]*|\[\[.*?\]\]|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
@@ -39,9 +40,19 @@ _FEW = 3
 _LAST, _OWN_LAST = "LAST", "OWN_LAST"
 _RESERVED = frozenset({_TABLE, _LAST, _OWN_LAST, "begin"})
 
-#: A line and where it was written; None for a line of this module.
-Origin = tuple[str, int]
-Line = tuple[str, Origin | None]
+
+class SourceLine(NamedTuple):
+    """A line of Lua, and where it was written.
+
+    Args:
+        text: the line.
+        file: path below `lua/`; empty for a line that no file has.
+        number: of the line in its file, from 1; 0 where no file has it.
+    """
+
+    text: str
+    file: str = ""
+    number: int = 0
 
 
 class NameClash(Exception):
@@ -59,7 +70,7 @@ class LuaFile:
         flags: of a script, as on the shebang line.
     """
 
-    lines: tuple[tuple[str, Origin], ...]
+    lines: tuple[SourceLine, ...]
     needs: tuple[str, ...] = ()
     function: str = ""
     flags: tuple[str, ...] = ()
@@ -67,7 +78,7 @@ class LuaFile:
     @property
     def text(self) -> str:
         """All lines."""
-        return "\n".join(line for line, _ in self.lines) + "\n"
+        return "\n".join(line.text for line in self.lines) + "\n"
 
     def names(self) -> list[str]:
         """The top-level names that it declares."""
@@ -81,12 +92,12 @@ class LuaFile:
 class _Split:
     """The parts of a source: declared once, set for each run, done at each call."""
 
-    declared: list[Line]
-    constants: list[Line]
-    statements: list[Line]
+    declared: list[SourceLine]
+    constants: list[SourceLine]
+    statements: list[SourceLine]
 
 
-def as_library(includes: Mapping[str, LuaFile], scripts: Sequence[LuaFile]) -> list[Line]:
+def as_library(includes: Mapping[str, LuaFile], scripts: Sequence[LuaFile]) -> list[SourceLine]:
     """A library that registers each script as a function.
 
     Args:
@@ -111,15 +122,15 @@ def as_library(includes: Mapping[str, LuaFile], scripts: Sequence[LuaFile]) -> l
     uses = Counter(name for script in scripts for name in script.needs)
     in_table = {name for name in names if _CONSTANT.match(name)}.difference(_ARGUMENTS)
     shared = [_split(include, in_table) for name, include in includes.items() if uses[name] > _FEW]
-    library: list[Line] = [(f"do local {_TABLE}, {_LAST}, {', '.join(_ARGUMENTS)} = {{}}", None)]
+    library: list[SourceLine] = [SourceLine(f"do local {_TABLE}, {_LAST}, {', '.join(_ARGUMENTS)} = {{}}")]
     for part in shared:
         library += part.declared
     library += [
-        ("local function begin(keys, args)", None),
-        ("KEYS, ARGV = keys, args", None),
+        SourceLine("local function begin(keys, args)"),
+        SourceLine("KEYS, ARGV = keys, args"),
         *_once_a_run(_LAST, [line for part in shared for line in part.constants]),
         *(line for part in shared for line in part.statements),
-        ("end", None),
+        SourceLine("end"),
     ]
     for script in scripts:
         hidden = set(script.names())
@@ -127,22 +138,22 @@ def as_library(includes: Mapping[str, LuaFile], scripts: Sequence[LuaFile]) -> l
         parts.append(_split(script, in_table - hidden))
         quoted = ", ".join(f"'{flag}'" for flag in script.flags)
         library += [
-            (f"do local {_OWN_LAST}", None),
+            SourceLine(f"do local {_OWN_LAST}"),
             *(line for part in parts for line in part.declared),
-            (f"redis.register_function{{ function_name = '{script.function}', flags = {{ {quoted} }},", None),
-            ("callback = function(keys, args)", None),
-            ("begin(keys, args)", None),
+            SourceLine(f"redis.register_function{{ function_name = '{script.function}', flags = {{ {quoted} }},"),
+            SourceLine("callback = function(keys, args)"),
+            SourceLine("begin(keys, args)"),
             *_once_a_run(_OWN_LAST, [line for part in parts for line in part.constants]),
             *(line for part in parts for line in part.statements),
-            ("end } end", None),
+            SourceLine("end } end"),
         ]
-    return [*library, ("end", None)]
+    return [*library, SourceLine("end")]
 
 
-def _once_a_run(last: str, constants: list[Line]) -> list[Line]:
+def _once_a_run(last: str, constants: list[SourceLine]) -> list[SourceLine]:
     if not constants:
         return []
-    return [(f"if {last} ~= keys[1] then", None), *constants, (f"{last} = keys[1]", None), ("end", None)]
+    return [SourceLine(f"if {last} ~= keys[1] then"), *constants, SourceLine(f"{last} = keys[1]"), SourceLine("end")]
 
 
 def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
@@ -150,8 +161,8 @@ def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
     text = _prefixed(source.text, in_table)
     parts = _Split([], [], [])
     for part in _top_level(text):
-        lines = [(line, source.lines[number - 1][1]) for line, number in part if line]
-        first, origin = lines[0]
+        lines = [source.lines[number - 1]._replace(text=line) for line, number in part if line]
+        first = lines[0].text
         names = _VARIABLES.match(first)
         if _FUNCTION.match(first) or _ASSIGNED_FUNCTION.match(first):
             parts.declared += lines
@@ -159,11 +170,11 @@ def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
             parts.statements += lines
         else:
             if not names[1].startswith(f"{_TABLE}."):
-                parts.declared.append((f"local {names[1]}", origin))
+                parts.declared.append(lines[0]._replace(text=f"local {names[1]}"))
             # Without a value it announces a function that is assigned later: set once, it must not be cleared.
             if "=" in names[2]:
-                lines[0] = (names[1] + names[2] + first[names.end() :], origin)
-                into = parts.constants if _CONSTANTS.match(lines[0][0]) else parts.statements
+                lines[0] = lines[0]._replace(text=names[1] + names[2] + first[names.end() :])
+                into = parts.constants if _CONSTANTS.match(lines[0].text) else parts.statements
                 into += lines
     return parts
 

@@ -9,7 +9,7 @@ from typing import Any
 from broker.protocol import keys
 from broker.protocol.parsing import clock, words
 from broker.protocol.script_call import Argument, ScriptCall
-from broker.protocol.trainer import Gate
+from broker.protocol.trainer import CallId
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +97,10 @@ def _listed(tasks: Sequence[str], is_listed: Callable[[str], bool]) -> list[Argu
 
 
 def sweep(
-    run: str, gate: Gate, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
+    run: str, call_id: CallId, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
 ) -> ScriptCall[Swept]:
     """Moves at most 1000 tasks to where the recovered version has them."""
-    args = (clock(now), *gate.args, *_listed(tasks, is_listed))
+    args = (clock(now), *call_id.args, *_listed(tasks, is_listed))
     return ScriptCall("recover_sweep", (keys.state(run),), args, _swept)
 
 
@@ -127,19 +127,19 @@ def _recovered(reply: Any) -> Recovered:
     return Recovered(*map(int, words(reply)))
 
 
-def end(run: str, gate: Gate, *, now: int | None = None) -> ScriptCall[Recovered]:
+def end(run: str, call_id: CallId, *, now: int | None = None) -> ScriptCall[Recovered]:
     """Ends a recovery; the run goes on."""
-    return ScriptCall("recover_commit", (keys.state(run),), (clock(now), *gate.args), _recovered)
+    return ScriptCall("recover_commit", (keys.state(run),), (clock(now), *call_id.args), _recovered)
 
 
-def commit(run: str, gate: Gate, version: int, epoch: str = "", *, now: int | None = None) -> ScriptCall[int]:
+def commit(run: str, call_id: CallId, version: int, epoch: str = "", *, now: int | None = None) -> ScriptCall[int]:
     """A checkpoint of this version is safely written; answers the floor.
 
     Args:
         run: the run.
-        gate: who wrote it.
+        call_id: who wrote it.
         version: the checkpoint's.
         epoch: the checkpoint's, where an operator wrote it: a recovery since may have undone it.
         now: the injected clock, or None.
     """
-    return ScriptCall("commit", (keys.state(run),), (clock(now), *gate.args, version, epoch), int)
+    return ScriptCall("commit", (keys.state(run),), (clock(now), *call_id.args, version, epoch), int)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from broker.protocol.function_library import LuaFile, NameClash, as_library
+from broker.protocol.function_library import LuaFile, NameClash, SourceLine, as_library
 from broker.protocol.keys import NEVER_THERE
 
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
@@ -24,10 +24,6 @@ _KNOWN_FLAGS = frozenset({"allow-oom", "no-writes", "allow-stale", "no-cluster",
 #: Where a file of the source checkout or of the installed package is; the package wins.
 _PACKAGE = Path(__file__).parent.parent
 _PLACES = (_PACKAGE / "lua", _PACKAGE.parent / "lua")
-
-
-Line = tuple[str, str, int]
-
 
 _LIBRARY_NAME = re.compile(r"broker_[0-9a-f]{12}\Z")
 #: Stands for the library's name until its hash is known.
@@ -94,9 +90,9 @@ def load(name: str, shebang: bool) -> Script:
     """
     flags, lines = _assembled(name)
     if first := _shebang(flags) if shebang else _instead_of_shebang(flags):
-        lines.insert(0, (first, f"{name}.lua", 1))
-    source = ("\n".join(text for text, _, _ in lines) + "\n").encode()
-    origins = tuple((file, number) for _, file, number in lines)
+        lines.insert(0, SourceLine(first, f"{name}.lua", 1))
+    source = ("\n".join(line.text for line in lines) + "\n").encode()
+    origins = tuple((line.file, line.number) for line in lines)
     return Script(name, source, hashlib.sha1(source).hexdigest(), flags, origins)
 
 
@@ -163,9 +159,9 @@ def library() -> Library:
     functions: list[LuaFile] = []
     for name in names():
         flags, assembled = _assembled(name)
-        files: dict[str, list[tuple[str, tuple[str, int]]]] = {}
-        for text, file, number in assembled:
-            files.setdefault(file, []).append((text, (file, number)))
+        files: dict[str, list[SourceLine]] = {}
+        for line in assembled:
+            files.setdefault(line.file, []).append(line)
         own = tuple(files.pop(f"{name}.lua"))
         for file, lines in files.items():
             if file not in includes:
@@ -175,8 +171,8 @@ def library() -> Library:
         made = as_library(includes, functions)
     except NameClash as error:
         raise ScriptError(str(error)) from error
-    origins = [("", 0), *(origin or ("", 0) for _, origin in made)]
-    body = "\n".join(text for text, _ in made)
+    origins = [("", 0), *((line.file, line.number) for line in made)]
+    body = "\n".join(line.text for line in made)
     # The hash is in the names of the functions, too: releases on one server never replace each other's.
     full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
     source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
@@ -188,24 +184,24 @@ def is_library_name(name: str) -> bool:
     return _LIBRARY_NAME.match(name) is not None
 
 
-def _assembled(name: str) -> tuple[tuple[str, ...], list[Line]]:
+def _assembled(name: str) -> tuple[tuple[str, ...], list[SourceLine]]:
     """The flags of a script, and its lines with those of its includes."""
     directory = lua_directory()
     path = directory / f"{name}.lua"
     if not path.is_file():
         raise ScriptError(f"no script {name!r} in {directory}; there are: {', '.join(names()) or 'none'}")
     flags = _flags(path)
-    lines: list[Line] = []
+    lines: list[SourceLine] = []
     _collect(directory, path, [], set(), lines)
     return flags, lines
 
 
 def _needs(file: str) -> tuple[str, ...]:
     """The files that a file includes, and that those include."""
-    lines: list[Line] = []
+    lines: list[SourceLine] = []
     directory = lua_directory()
     _collect(directory, directory / file, [], set(), lines)
-    return tuple(dict.fromkeys(other for _, other, _ in lines if other != file))
+    return tuple(dict.fromkeys(line.file for line in lines if line.file != file))
 
 
 def _flags(path: Path) -> tuple[str, ...]:
@@ -224,8 +220,8 @@ def _flags(path: Path) -> tuple[str, ...]:
     raise ScriptError(f"{path}:1: the header comment has no line '-- Flags: ...' (allow-oom, no-writes or none)")
 
 
-def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], out: list[Line]) -> None:
-    """Appends the lines of a file to `out` as (text, file, line number), and those of its includes in their places."""
+def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], out: list[SourceLine]) -> None:
+    """Appends the lines of a file to `out` and those of its includes in their places."""
     seen.add(path)
     for lines, name, number in _parts(path, path.relative_to(directory).as_posix()):
         out += lines
@@ -242,16 +238,16 @@ def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], 
 
 
 @cache
-def _parts(path: Path, shown: str) -> list[tuple[list[Line], str, int]]:
+def _parts(path: Path, shown: str) -> list[tuple[list[SourceLine], str, int]]:
     """The lines of a file up to each include, its name and line; at last those after all includes, and no name."""
-    parts: list[tuple[list[Line], str, int]] = []
-    lines: list[Line] = []
+    parts: list[tuple[list[SourceLine], str, int]] = []
+    lines: list[SourceLine] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.match(line):
             parts.append((lines, match[1], number))
             lines = []
         elif line.strip() and not _is_comment(line):
-            lines.append((line.rstrip(), shown, number))
+            lines.append(SourceLine(line.rstrip(), shown, number))
     return [*parts, (lines, "", 0)]
 
 

@@ -13,7 +13,7 @@ from broker.protocol.script_call import Argument, ScriptCall
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class CallId:
     """Who calls: the trainer by its epoch token and the number of the call, or an operator by a request id."""
 
     kind: str
@@ -22,18 +22,18 @@ class Gate:
 
     @property
     def args(self) -> tuple[Argument, ...]:
-        """The gate's three arguments."""
+        """The three arguments that say it."""
         return (self.kind, self.id, self.call)
 
 
-def trainer_gate(token: str, call: int) -> Gate:
+def trainer_call_id(token: str, call: int) -> CallId:
     """The trainer's call number `call` under its epoch token."""
-    return Gate("t", token, call)
+    return CallId("t", token, call)
 
 
-def operator_gate(request_id: str) -> Gate:
+def operator_call_id(request_id: str) -> CallId:
     """An operator's request; the same id again is the same request."""
-    return Gate("o", request_id)
+    return CallId("o", request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _enqueued(reply: Any) -> EnqueuedPiece:
 
 def enqueue(
     run: str,
-    gate: Gate,
+    call_id: CallId,
     tasks: Sequence[NewTask],
     cursor: str | None = None,
     *,
@@ -100,7 +100,7 @@ def enqueue(
         cursor: if given, it is stored in the same step.
         again: dead and rejected ones start over as what is given now, also those that were freed.
     """
-    args: list[Argument] = [clock(now), *gate.args, int(cursor is not None), cursor or "", int(again)]
+    args: list[Argument] = [clock(now), *call_id.args, int(cursor is not None), cursor or "", int(again)]
     for task in tasks:
         args += (task.id, task.priority, task.samples, task.min_samples, task.payload)
     return ScriptCall("enqueue", (keys.state(run),), tuple(args), _enqueued)
@@ -139,7 +139,7 @@ def _taken(reply: Any) -> Taken:
 
 def take(
     run: str,
-    gate: Gate,
+    call_id: CallId,
     step: int,
     n: int,
     *,
@@ -159,25 +159,25 @@ def take(
             then no more than that.
         result_bytes: most bytes of results that come with them, together.
     """
-    args = (clock(now), *gate.args, step, n, limit, int(seal), int(short), rows, result_bytes)
+    args = (clock(now), *call_id.args, step, n, limit, int(seal), int(short), rows, result_bytes)
     return ScriptCall("take", (keys.state(run),), args, _taken)
 
 
 def discard(
-    run: str, gate: Gate, reason: str, tasks: Sequence[str], *, now: int | None = None
+    run: str, call_id: CallId, reason: str, tasks: Sequence[str], *, now: int | None = None
 ) -> ScriptCall[list[str]]:
     """Takes rollouts out for good; a word for each task, of the first ones at least where they are large groups."""
-    return ScriptCall("discard", (keys.state(run),), (clock(now), *gate.args, reason, *tasks), words)
+    return ScriptCall("discard", (keys.state(run),), (clock(now), *call_id.args, reason, *tasks), words)
 
 
-def cancel(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
+def cancel(run: str, call_id: CallId, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
     """Takes tasks out of the run; a word for each, of the first ones at least where they are large groups."""
-    return ScriptCall("cancel", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
+    return ScriptCall("cancel", (keys.state(run),), (clock(now), *call_id.args, *tasks), words)
 
 
-def retry(run: str, gate: Gate, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
+def retry(run: str, call_id: CallId, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
     """Starts dead or rejected tasks over; a word for each, of the first ones at least where they are large groups."""
-    return ScriptCall("retry", (keys.state(run),), (clock(now), *gate.args, *tasks), words)
+    return ScriptCall("retry", (keys.state(run),), (clock(now), *call_id.args, *tasks), words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ def _advanced(reply: Any) -> Advanced:
 
 def advance(
     run: str,
-    gate: Gate,
+    call_id: CallId,
     step: int,
     digest: str,
     *,
@@ -204,7 +204,7 @@ def advance(
     now: int | None = None,
 ) -> ScriptCall[Advanced]:
     """Acknowledges the sealed batch of step = version by its digest (`-`: none)."""
-    args = (clock(now), *gate.args, step, digest, int(allow_empty), int(blob is not None), blob or b"")
+    args = (clock(now), *call_id.args, step, digest, int(allow_empty), int(blob is not None), blob or b"")
     return ScriptCall("advance", (keys.state(run),), args, _advanced)
 
 
@@ -213,9 +213,9 @@ def _mode(reply: Any) -> str:
     return "" if mode == "-" else mode
 
 
-def pause(run: str, gate: Gate, mode: str, *, now: int | None = None) -> ScriptCall[str]:
+def pause(run: str, call_id: CallId, mode: str, *, now: int | None = None) -> ScriptCall[str]:
     """Sets the mode: `paused`, `draining` or empty; answers the one before."""
-    return ScriptCall("pause", (keys.state(run),), (clock(now), *gate.args, mode), _mode)
+    return ScriptCall("pause", (keys.state(run),), (clock(now), *call_id.args, mode), _mode)
 
 
 def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
@@ -223,6 +223,6 @@ def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
     return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}
 
 
-def repair(run: str, gate: Gate, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int, int]]]:
+def repair(run: str, call_id: CallId, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int, int]]]:
     """Rewrites the counters by the structures; answers what was wrong: name -> (before, after)."""
-    return ScriptCall("repair", (keys.state(run),), (clock(now), *gate.args), _repaired)
+    return ScriptCall("repair", (keys.state(run),), (clock(now), *call_id.args), _repaired)

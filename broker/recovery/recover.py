@@ -21,20 +21,19 @@ from broker.protocol.task_record import TaskRecord, task_record
 from broker.protocol.trainer import NewTask
 from broker.recovery.checkpoint import MAX_VERSION, Checkpoint, refuse_all_but_files, write_checkpoint
 from broker.recovery.checkpoint_files import History, Member, member_of, named, next_number, point_to, tidy
-from broker.recovery.find_checkpoint import Foreign, check_in_flight, exists, load_source
+from broker.recovery.find_checkpoint import check_in_flight, exists, load_source
+from broker.recovery.foreign import ForeignCheckpoint
 from broker.recovery.tasks_file import TasksWriter, read_tasks
 from broker.trainer.state import TrainerState
 from broker.values.arguments import bytes_of, whole
 from broker.values.config import RunConfig
+from broker.values.progress import Progress
 
 #: Tasks that one HSCAN returns, about, and that one sweep gets.
 SCAN_COUNT = 500
 SWEEP_TASKS = 64
 #: Policies of older versions than this many are not written into a checkpoint.
 POLICIES_KEPT = 1000
-
-#: Called with tasks dealt with so far, and how many there are about.
-Progress = Callable[[int, int], object]
 
 _log = logging.getLogger("broker")
 
@@ -97,7 +96,7 @@ class RecoveryReport:
 
 
 async def checkpoint(
-    state: TrainerState, path: Path, *, full: bool, progress: Progress | None, gate: trainer.Gate | None = None
+    state: TrainerState, path: Path, *, full: bool, progress: Progress | None, call_id: trainer.CallId | None = None
 ) -> Checkpoint:
     """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
 
@@ -109,9 +108,9 @@ async def checkpoint(
         path: what the user calls the file; it becomes a link to it.
         full: write the tasks, too.
         progress: called as the scan goes on.
-        gate: an operator's request to commit with; None: the trainer's own channel.
+        call_id: an operator's request to commit with; None: one of the trainer's numbered calls.
     """
-    if gate is None:
+    if call_id is None:
         await state.settle()
     if member_of(path) is not None:
         raise CheckpointError(
@@ -122,7 +121,7 @@ async def checkpoint(
     number: int = await state.io.blocking(lambda: next_number(path))
 
     def place(version: int, epoch: str) -> Member:
-        return named(path, number, epoch, version, by_operator=gate is not None)
+        return named(path, number, epoch, version, by_operator=call_id is not None)
 
     try:
         made, mine = await collect(state, place, progress, full=full)
@@ -133,10 +132,10 @@ async def checkpoint(
             _must_hold(state, stored, state.numbered.last)
         raise
     floor: int
-    if gate is None:
+    if call_id is None:
         floor = await state.numbered.call(lambda own: recovery.commit(state.run, own, made.version, now=state.now))
     else:
-        floor = await state.io.call(recovery.commit(state.run, gate, made.version, made.epoch, now=state.now))
+        floor = await state.io.call(recovery.commit(state.run, call_id, made.version, made.epoch, now=state.now))
     await state.io.blocking(lambda: point_to(path, mine))
     await state.io.blocking(lambda: tidy(path, mine, floor))
     while await state.trim():
@@ -266,7 +265,7 @@ async def recover_from(
     made: Checkpoint | None = None
     if source is not None:
         found = await find(state, source, missing_ok=missing_ok)
-        if isinstance(found, Foreign):
+        if isinstance(found, ForeignCheckpoint):
             version = found.version
         else:
             made = found
@@ -278,7 +277,7 @@ async def recover_from(
 
 async def find(
     state: TrainerState, source: Checkpoint | str | os.PathLike[str], *, missing_ok: bool = False
-) -> Checkpoint | Foreign | None:
+) -> Checkpoint | ForeignCheckpoint | None:
     """What a recovery from a source goes by: of a path's files the newest on the history that the server knows.
 
     None: nothing is there, and may be missing.
@@ -286,7 +285,7 @@ async def find(
     if missing_ok and not (await state.io.blocking(lambda: exists(source))):
         return None
     history = await _history(state)
-    found: Checkpoint | Foreign = await state.io.blocking(lambda: load_source(source, state.run, history))
+    found: Checkpoint | ForeignCheckpoint = await state.io.blocking(lambda: load_source(source, state.run, history))
     if isinstance(found, Checkpoint) and found.path is not None:
         if found.by_operator:
             _log.warning("%s was written by an operator: no weights of a trainer were saved beside it", found.path)
@@ -338,7 +337,7 @@ async def recover(
     state.recovered(begun.epoch)
 
     async def sweep(piece: list[str]) -> Swept:
-        return await state.numbered.call(lambda gate: recovery.sweep(state.run, gate, piece, is_listed, now=state.now))
+        return await state.numbered.call(lambda by: recovery.sweep(state.run, by, piece, is_listed, now=state.now))
 
     listed = frozenset[str]() if source is None else source.unfinished
     is_listed = listed.__contains__
@@ -346,7 +345,7 @@ async def recover(
     missing = sorted(listed - known)
     for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
         await sweep(missing[at : at + SWEEP_TASKS])
-    after: Recovered = await state.numbered.call(lambda gate: recovery.end(state.run, gate, now=state.now))
+    after: Recovered = await state.numbered.call(lambda call_id: recovery.end(state.run, call_id, now=state.now))
     while await state.trim():
         pass
     restored = 0
@@ -394,7 +393,7 @@ async def _restore(state: TrainerState, path: Path, missing: set[str]) -> int:
         for at in range(0, len(wanted), 64):
             part = wanted[at : at + 64]
             answer = await state.numbered.call(
-                lambda gate, part=part: trainer.enqueue(state.run, gate, part, now=state.now)
+                lambda call_id, part=part: trainer.enqueue(state.run, call_id, part, now=state.now)
             )
             restored += answer.added
     return restored

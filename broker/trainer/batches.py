@@ -24,7 +24,7 @@ from broker.values.rollout import Rollout
 TAKE_LIMIT = 500
 #: Longest wait for a marker before looking again, seconds.
 LOOK_AGAIN_S = 2.0
-#: How often an open batch may lose rollouts while it is read, before that is an error.
+#: How often an unsealed batch may lose rollouts while it is read, before that is an error.
 _MOST_GONE = 10
 
 
@@ -59,7 +59,7 @@ class Forming:
     def __init__(self, state: TrainerState, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
         self._state, self._step, self._n, self._short = state, step, n, short
         self._epoch = state.epoch
-        self._gone = 0  # how often the open batch lost something while it was read
+        self._gone = 0  # how often the unsealed batch lost something while it was read
         self._gathered = None if accept is None else self._gathered_by(accept)
 
     def _gathered_by(self, accept: Accept) -> Gathered:
@@ -76,7 +76,7 @@ class Forming:
 
         Raises:
             Exhausted: fewer tasks than wanted are left in the run.
-            WaitTimeout: the deadline passed; what was gathered stays in the open batch.
+            WaitTimeout: the deadline passed; what was gathered stays in the unsealed batch.
         """
         state, step, gathered = self._state, self._step, self._gathered
         while True:
@@ -108,8 +108,8 @@ class Forming:
         state = self._state
         self._refuse_after_recovery()
         taken = await state.numbered.call(
-            lambda gate: trainer.take(
-                state.run, gate, self._step, self._n, limit=limit, seal=seal, short=self._short,
+            lambda call_id: trainer.take(
+                state.run, call_id, self._step, self._n, limit=limit, seal=seal, short=self._short,
                 rows=rows, result_bytes=RESULT_BYTES_WITH_ROWS, now=state.now,
             )
         )  # fmt: skip
@@ -162,7 +162,7 @@ class Forming:
         return taken, gathered.is_whole and not refused
 
     async def _look_at_all(self, gathered: Gathered, size: int) -> bool:
-        """Reads the open batch where it is not what was known of it and what came now.
+        """Reads the unsealed batch where it is not what was known of it and what came now.
 
         Another trainer had begun it, an answer was lost, or something left it. Answers whether all of it was there.
         """

@@ -23,10 +23,10 @@ class Enqueued:
     Args:
         added: how many are pending now and were not.
         existing: the ids of the others. The run knew them already, and left them alone.
-        states: the state of each of these, by id: `pending`, `delayed`, `running`, `ready`, `batched` (in the open
-            batch), `sealed`, `consumed`, `dead`, `rejected`, or as its record was freed since: `freed` (it was trained
-            on) or `freed_untrained` (it ended dead or rejected). Those that were not trained on, and will not be, are
-            taken by `enqueue(again=True)`.
+        states: the state of each of these, by id: `pending`, `delayed`, `running`, `ready`, `batched` (in the
+            unsealed batch), `sealed`, `consumed`, `dead` or `rejected`. A task whose record was freed is `freed` (it
+            was trained on) or `freed_untrained` (it ended dead or rejected). `enqueue(again=True)` takes those that
+            were not trained on, and will not be.
     """
 
     added: int
@@ -48,20 +48,20 @@ class LeftIterators:
     def __init__(self) -> None:
         self._left: list[Callable[[], object]] = []
 
-    def add(self, source: object) -> None:
+    def add(self, tasks: object) -> None:
         """Remembers one, as long as somebody else does where that can be told."""
         there = [each for each in self._left if each() is not None]
         try:
-            reference: Callable[[], object] = weakref.ref(source)
+            reference: Callable[[], object] = weakref.ref(tasks)
         except TypeError:  # of a kind that knows no weak references, such as map
 
             def reference() -> object:
-                return source
+                return tasks
 
         self._left = [*there, reference][-_MOST_LEFT:]
 
-    def __contains__(self, source: object) -> bool:
-        return any(each() is source for each in self._left)
+    def __contains__(self, tasks: object) -> bool:
+        return any(each() is tasks for each in self._left)
 
 
 class Arrival:

@@ -20,7 +20,7 @@ _PLAIN = (int, float, str, bytes)
 
 @dataclass(slots=True)
 class Look:
-    """A rollout of the open batch as a trainer read it.
+    """A rollout of the unsealed batch as a trainer read it.
 
     Args:
         row: what the server says of it, without the payload.
@@ -34,10 +34,10 @@ class Look:
 
 
 class Gathered:
-    """What a trainer has read and judged of the open batch, kept until it has handed the batch out.
+    """What a trainer has read and judged of the unsealed batch, kept until it has handed the batch out.
 
     So a wait that ended, by its time or by an error, costs nothing when it is repeated: no rollout is read or judged
-    twice. It holds what the open batch holds, and nothing more. The order is the server's alone.
+    twice. It holds what the unsealed batch holds, and nothing more. The order is the server's alone.
 
     Args:
         accept: the filter whose verdicts these are.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from broker.connections.base import BaseTransport
 from broker.errors import BrokerError, NotSendable, OldCall, Rewound, TooBig
 from broker.protocol.script_call import ScriptCall
-from broker.protocol.trainer import Gate, trainer_gate
+from broker.protocol.trainer import CallId, trainer_call_id
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class NumberedCalls:
         """Number of the last call that the server has answered, 0 before the first."""
         return self._numbers.last
 
-    async def call(self, make: Callable[[Gate], ScriptCall[T]]) -> T:
+    async def call(self, make: Callable[[CallId], ScriptCall[T]]) -> T:
         """One call; raises its BrokerError.
 
         Args:
@@ -43,7 +43,7 @@ class NumberedCalls:
         return (await self.call_with(make, ()))[0]
 
     async def call_with(
-        self, make: Callable[[Gate], ScriptCall[T]], then: Sequence[ScriptCall[Any]]
+        self, make: Callable[[CallId], ScriptCall[T]], then: Sequence[ScriptCall[Any]]
     ) -> tuple[T, list[Any]]:
         """One call; script calls without a number are executed after it, in the same round trip.
 
@@ -57,7 +57,7 @@ class NumberedCalls:
         return await self._turn.take(lambda: self._send(make, then))
 
     async def _send(
-        self, make: Callable[[Gate], ScriptCall[T]], then: Sequence[ScriptCall[Any]]
+        self, make: Callable[[CallId], ScriptCall[T]], then: Sequence[ScriptCall[Any]]
     ) -> tuple[T, list[Any]]:
         sent = self._numbers.prepare(make)
         try:
@@ -106,7 +106,7 @@ class CallNumbers:
         """A new epoch: numbers start again."""
         self.token, self._place, self._broken = token, (0, []), None
 
-    def prepare(self, make: Callable[[Gate], ScriptCall[Any]]) -> list[ScriptCall[Any]]:
+    def prepare(self, make: Callable[[CallId], ScriptCall[Any]]) -> list[ScriptCall[Any]]:
         """The script calls to send, in order: first those whose outcome is still unknown, if any, then the new one.
 
         After a rewind no call is made any more: late copies of forgotten calls could fill the gap in the numbers.
@@ -117,7 +117,7 @@ class CallNumbers:
         if self._broken is not None:
             raise self._broken
         last, unknown = self._place
-        sent = [*unknown, make(trainer_gate(self.token, last + len(unknown) + 1))]
+        sent = [*unknown, make(trainer_call_id(self.token, last + len(unknown) + 1))]
         self._place = (last, sent)
         return sent
 

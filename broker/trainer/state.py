@@ -172,8 +172,8 @@ class TrainerState:
             sent = piece or []
             text, position = (position, None) if following is None else (None, position)
             answer = await self.numbered.call(
-                lambda gate, sent=sent, text=text: trainer.enqueue(
-                    self.run, gate, sent, text, again=arrival.again, now=self.now
+                lambda call_id, sent=sent, text=text: trainer.enqueue(
+                    self.run, call_id, sent, text, again=arrival.again, now=self.now
                 )
             )
             ids = [sent[i].id for i in answer.existing]
@@ -205,19 +205,19 @@ class TrainerState:
     async def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
         """Takes rollouts out for good: task -> `discarded`, or the state it is in."""
         check_text("reason", reason)
-        return await self._by_ids(tasks, lambda gate, ids: trainer.discard(self.run, gate, reason, ids, now=self.now))
+        return await self._by_ids(tasks, lambda by, ids: trainer.discard(self.run, by, reason, ids, now=self.now))
 
     async def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
         """Takes tasks out of the run: task -> `cancelled`, or the state it is in."""
-        return await self._by_ids(tasks, lambda gate, ids: trainer.cancel(self.run, gate, ids, now=self.now))
+        return await self._by_ids(tasks, lambda call_id, ids: trainer.cancel(self.run, call_id, ids, now=self.now))
 
     async def retry(self, tasks: Iterable[str]) -> dict[str, str]:
         """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
-        return await self._by_ids(tasks, lambda gate, ids: trainer.retry(self.run, gate, ids, now=self.now))
+        return await self._by_ids(tasks, lambda call_id, ids: trainer.retry(self.run, call_id, ids, now=self.now))
 
-    async def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.Gate, list[str]], Any]) -> dict[str, str]:
+    async def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.CallId, list[str]], Any]) -> dict[str, str]:
         async def send(piece: list[str]) -> list[str]:
-            return await self.numbered.call(lambda gate: make(gate, piece))
+            return await self.numbered.call(lambda call_id: make(call_id, piece))
 
         return await in_pieces(tasks, send)
 
@@ -248,8 +248,8 @@ class TrainerState:
         step = asked.step
         try:
             advanced, (trimmed,) = await self.numbered.call_with(
-                lambda gate: trainer.advance(
-                    self.run, gate, step, asked.digest, allow_empty=asked.allow_empty, blob=asked.blob, now=self.now
+                lambda call_id: trainer.advance(
+                    self.run, call_id, step, asked.digest, allow_empty=asked.allow_empty, blob=asked.blob, now=self.now
                 ),
                 (anyone.trim(self.run, now=self.now),),
             )
@@ -292,7 +292,7 @@ class TrainerState:
 
     async def pause(self, mode: str) -> str:
         """`paused`, `draining` or empty; answers the mode before."""
-        return await self.numbered.call(lambda gate: trainer.pause(self.run, gate, mode, now=self.now))
+        return await self.numbered.call(lambda call_id: trainer.pause(self.run, call_id, mode, now=self.now))
 
     async def requeue(self, limit: int) -> int:
         """Takes back what is due, at most limit of each kind; answers how many."""
@@ -300,7 +300,7 @@ class TrainerState:
 
     async def repair(self) -> dict[str, tuple[int, int]]:
         """Rewrites the counters by the structures: name -> (before, after) of those that were wrong."""
-        return await self.numbered.call(lambda gate: trainer.repair(self.run, gate, now=self.now))
+        return await self.numbered.call(lambda call_id: trainer.repair(self.run, call_id, now=self.now))
 
 
 async def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Awaitable[list[str]]]) -> dict[str, str]:

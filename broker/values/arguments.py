@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 from collections.abc import Iterable, Iterator
+from operator import index
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,7 +19,7 @@ _SHOWN_CHARS = 60
 def whole(name: str, given: Any, low: int, high: int) -> int:
     """A whole number of that range, ends included; of any type that is one, such as NumPy's."""
     try:
-        number = operator.index(given)
+        number = index(given)
     except TypeError:
         number = low - 1
     if not low <= number <= high:

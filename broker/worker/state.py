@@ -402,7 +402,7 @@ class WorkerState:
         """Submits a result that is encoded."""
         return (await self._submit_piece(self.session_of(attempt), [submission], claims=False))[0]
 
-    async def report(self, attempt: Attempt, error: BaseException, outcome: Outcome) -> None:
+    async def fail_attempt(self, attempt: Attempt, error: BaseException, outcome: Outcome) -> None:
         """Reports an attempt that an exception ended; afterwards it is not worked on any more.
 
         What keeps it from being reported is logged, not raised: the heartbeat gives the attempt back.

@@ -235,7 +235,7 @@ class TaskRunner:
         """Reports an attempt that an exception ended."""
         self._reporting.add(attempt.id)
         try:
-            await self._state.report(attempt, error, outcome)
+            await self._state.fail_attempt(attempt, error, outcome)
         finally:
             self._reporting.discard(attempt.id)
 

@@ -16,7 +16,7 @@ local function leave_state(t)
     zdel(READY, t.id)
     bump('accepted', -1)
     arm_workers()
-  elseif t.state == 'B' then -- of the open batch: the callers never touch a sealed one
+  elseif t.state == 'B' then -- of the unsealed batch: the callers never touch a sealed one
     zdel(key('batch:' .. t.step), t.id)
     bump('open_size', -1)
     bump('accepted', -1)
@@ -95,7 +95,7 @@ local function wait_again(t, due)
   changed(t)
 end
 
--- running, ready or open batch -> pending or delayed: nobody works on it, nothing of it is kept.
+-- running, ready or unsealed batch -> pending or delayed: nobody works on it, nothing of it is kept.
 local function requeue_task(t, why)
   local attempts_why = why == 'stale' and 'stale' or 'revoked'
   local due = clear_slots(t, attempts_why, attempts_why)

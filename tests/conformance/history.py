@@ -48,9 +48,9 @@ class History:
     @property
     def most_running(self) -> int:
         """Most tasks that were running at any time."""
-        return self.judge.tally.most_running
+        return self.judge.totals.most_running
 
     @property
     def starts(self) -> int:
         """How often a task was started."""
-        return self.judge.tally.started
+        return self.judge.totals.started

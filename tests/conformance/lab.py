@@ -240,8 +240,8 @@ class RawTrainer:
         """The next call; with `number` that one."""
         if number is None:
             self.number += 1
-        gate = trainer.trainer_gate(self.token, self.number if number is None else number)
-        return self.lab.call(make, gate, *args, **options)
+        call_id = trainer.trainer_call_id(self.token, self.number if number is None else number)
+        return self.lab.call(make, call_id, *args, **options)
 
     def enqueue(self, *ids: str, samples: int = 1, min_samples: int | None = None, priority: int = 0) -> Any:
         """Adds tasks without payload."""

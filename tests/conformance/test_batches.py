@@ -236,7 +236,7 @@ def test_an_empty_advance_must_be_asked_for(lab: Lab):
 def test_what_the_filter_refuses_is_discarded_and_replaced(lab: Lab, staleness: int | None):
     """With S = 0 a discard must open capacity, or the batch could never be topped up (protocol, last section).
 
-    Mutants: discard_keeps_accepted, open_batch_counts_full.
+    Mutants: discard_keeps_accepted, unsealed_batch_counts_full.
     """
     trainer = lab.trainer(consumer_batch_size=2, max_staleness=staleness, max_concurrent_rollouts=2)
     worker = lab.worker()

@@ -23,11 +23,11 @@ def reach(lab: Lab, run: str, config: RunConfig, version: int, finished: int, ru
     run_calls = [calls.open_run(run, "token123", config.to_fields(), now=lab.now)]
     numbers = itertools.count(1)
 
-    def gate() -> calls.Gate:
-        return calls.trainer_gate("token123", next(numbers))
+    def call_id() -> calls.CallId:
+        return calls.trainer_call_id("token123", next(numbers))
 
-    run_calls += [calls.advance(run, gate(), step, "-", allow_empty=True, now=lab.now) for step in range(version)]
-    run_calls.append(calls.enqueue(run, gate(), [NewTask(f"t{i}", b"") for i in range(total + 3)], now=lab.now))
+    run_calls += [calls.advance(run, call_id(), step, "-", allow_empty=True, now=lab.now) for step in range(version)]
+    run_calls.append(calls.enqueue(run, call_id(), [NewTask(f"t{i}", b"") for i in range(total + 3)], now=lab.now))
     run_calls.append(worker_calls.join(run, "w", "n1", now=lab.now))
     answers = lab.transport.execute(run_calls)
     session = answers[-1].session

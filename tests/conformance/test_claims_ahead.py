@@ -294,8 +294,8 @@ def test_scripts_that_are_flushed_while_a_worker_waits_are_loaded_again(
 ):
     begun = is_waiting(monkeypatch)
     state = worker._transport.io
-    for node in state._nodes.values():
-        node.calls_functions = False
+    for server in state._servers.values():
+        server.calls_functions = False
     assert worker.claim(1) == []
     waiting = InThread(lambda: worker.claim(1, timeout=FAR_AWAY_S))
     assert begun.wait(5)

@@ -332,7 +332,7 @@ def test_a_task_that_comes_back_with_other_samples_is_judged_anew(lab: Lab, trai
     assert accept.seen == ["t0", "t1", "t2", "t3", "t1"]
 
 
-def test_what_left_the_open_batch_is_forgotten(lab: Lab, trainer: Any):
+def test_what_left_the_unsealed_batch_is_forgotten(lab: Lab, trainer: Any):
     worker, accept = lab.worker(), Filter()
     trainer.enqueue(tasks(6))
     for _ in range(3):
@@ -371,7 +371,7 @@ def test_a_batch_formed_with_a_filter_and_then_without_one_is_the_sealed_one(lab
     assert names_of(trainer.next_batch(timeout=PATIENCE_S)) == ["t0", "t1", "t2", "t3"] == ranks_see(lab, 0, 4)
 
 
-def test_a_trainer_that_goes_on_with_an_open_batch_judges_it(lab: Lab):
+def test_a_trainer_that_goes_on_with_an_unsealed_batch_judges_it(lab: Lab):
     first, worker, accept = lab.trainer(consumer_batch_size=4), lab.worker(), Filter()
     first.enqueue(tasks(5))
     for _ in range(3):

@@ -175,7 +175,7 @@ class InvisibleTake:
 
         numbered = trainer._state.numbered
         step, n = trainer.version, trainer.config.batch_size
-        taken = numbered.call(lambda gate: calls.take(lab.run, gate, step, n, limit=100, seal=True, now=lab.now))
+        taken = numbered.call(lambda call_id: calls.take(lab.run, call_id, step, n, limit=100, seal=True, now=lab.now))
         self.size = run_blocking(taken).size
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from broker.errors import BrokerError
 from broker.protocol import admission, anyone, recovery, scripts, trainer, worker
-from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
-from broker.protocol.trainer import NewTask, trainer_gate
+from broker.protocol.trainer import NewTask, trainer_call_id
 from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
@@ -26,7 +26,7 @@ HOSTILE: list[str | bytes] = [
 FAULTS = {"ERR", "ERROR", "WRONGTYPE"}
 #: What a refusal behind the gate may write: its number and its answer.
 CHANNEL = {b"call", b"answer", b"clock"}
-REPORT = Report(1, 0, 0, 0, 0, 0, asks=False, version=0, recovery=Recovery())
+REPORT = OwnerReport(1, 0, 0, 0, 0, 0, asks=False, version=0, recovery=Recovery())
 
 
 class Subject:
@@ -66,27 +66,27 @@ class Subject:
     def call(self, script: str) -> ScriptCall[Any]:
         """A call of a script that succeeds."""
         run, now = self.lab.run, self.lab.now
-        gate = trainer_gate(TOKEN, self.trainer.number + 1)
+        call_id = trainer_call_id(TOKEN, self.trainer.number + 1)
         begin = Begin(1, "1.x", 3, policies={0: self.trainer.opened.epoch}, cursor="1", blob=b"b", allow_loss=True)
         match script:
             case "open":
                 return trainer.open_run(run, "othertoken", {"max_staleness": "3", "lease_ms": "60000"}, now=now)
             case "enqueue":
-                return trainer.enqueue(run, gate, [NewTask("x", b"p", 2, 1, 3), NewTask("y", b"")], "1", now=now)
+                return trainer.enqueue(run, call_id, [NewTask("x", b"p", 2, 1, 3), NewTask("y", b"")], "1", now=now)
             case "take":
-                return trainer.take(run, gate, 1, 2, limit=9, seal=True, short=True, now=now)
+                return trainer.take(run, call_id, 1, 2, limit=9, seal=True, short=True, now=now)
             case "discard":
-                return trainer.discard(run, gate, "why", ["ready"], now=now)
+                return trainer.discard(run, call_id, "why", ["ready"], now=now)
             case "cancel":
-                return trainer.cancel(run, gate, ["held", "ready"], now=now)
+                return trainer.cancel(run, call_id, ["held", "ready"], now=now)
             case "retry":
-                return trainer.retry(run, gate, ["dead", "rejected"], now=now)
+                return trainer.retry(run, call_id, ["dead", "rejected"], now=now)
             case "advance":
-                return trainer.advance(run, gate, 0, self.digest, blob=b"b", now=now)
+                return trainer.advance(run, call_id, 0, self.digest, blob=b"b", now=now)
             case "pause":
-                return trainer.pause(run, gate, "paused", now=now)
+                return trainer.pause(run, call_id, "paused", now=now)
             case "repair":
-                return trainer.repair(run, gate, now=now)
+                return trainer.repair(run, call_id, now=now)
             case "join":
                 return worker.join(run, "w", "n1", 5_000, now=now)
             case "leave":
@@ -125,11 +125,11 @@ class Subject:
             case "recover_preview":
                 return recovery.preview(run, begin, ["held"], lambda _: True, now=now)
             case "recover_sweep":
-                return recovery.sweep(run, gate, ["held"], lambda _: True, now=now)
+                return recovery.sweep(run, call_id, ["held"], lambda _: True, now=now)
             case "recover_commit":
-                return recovery.end(run, gate, now=now)
+                return recovery.end(run, call_id, now=now)
             case "commit":
-                return recovery.commit(run, gate, 0, now=now)
+                return recovery.commit(run, call_id, 0, now=now)
             case "admission_open":
                 return admission.open_owner(run, "o", 5, TOKEN, {"lease_ms": "1"}, Counted(), now=now)
             case "admission_report":

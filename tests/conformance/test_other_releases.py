@@ -15,7 +15,7 @@ from broker.errors import BadArgument, BrokerError, Exhausted, SchemaMismatch, W
 from broker.errors.from_reply import from_reply
 from broker.operator import Operator
 from broker.protocol import admission, keys, scripts, trainer, worker
-from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.script_call import ScriptCall
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 from tests.conformance.stored.make import ADMISSION, ADMISSION_CONFIG, CONFIG, LEASE_MS, OWNER, TASKS
@@ -217,7 +217,7 @@ def test_no_script_needs_a_field_of_the_config(old: Lab):
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_stored_admission_run_goes_on(old: Lab, change: Callable[[State], None]):
     change_state(old, change, ADMISSION)
-    report = Report(2, 3, 0, 6, 1, 0, asks=True, version=1, recovery=Recovery())
+    report = OwnerReport(2, 3, 0, 6, 1, 0, asks=True, version=1, recovery=Recovery())
     standing = old.do(admission.report(ADMISSION, OWNER, LEASE_MS, report, now=old.now))
     assert (standing.accepted, standing.running, standing.version) == (6, 3, 1)
     given = RunConfig(**ADMISSION_CONFIG).to_fields()

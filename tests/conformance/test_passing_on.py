@@ -157,7 +157,7 @@ def by_repair(lab: Lab, trainer: RawTrainer) -> Callable[[], Any]:
 
 def by_the_end_of_a_recovery(lab: Lab, trainer: RawTrainer) -> Callable[[], Any]:
     lab.call(recovery.begin, "recoverer", recovery.Begin(0), None)
-    return lambda: lab.call(recovery.end, calls.trainer_gate("recoverer", 1))
+    return lambda: lab.call(recovery.end, calls.trainer_call_id("recoverer", 1))
 
 
 @pytest.mark.parametrize("act", [by_resume, by_repair, by_the_end_of_a_recovery], ids=lambda act: act.__name__[3:])

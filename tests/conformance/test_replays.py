@@ -120,7 +120,7 @@ def test_a_trainer_call_with_another_token_is_fenced(lab: Lab, prepare: Callable
     before = without_clock(lab.dump())
     for token in ("0" * 16, trainer.token[:-1], trainer.token.upper() + "x", ""):
         with pytest.raises(Fenced):
-            lab.call(make, calls.trainer_gate(token, trainer.number + 1), *args, **options)
+            lab.call(make, calls.trainer_call_id(token, trainer.number + 1), *args, **options)
     assert without_clock(lab.dump()) == before
     lab.checks_state = prepare is not of_repair
 
@@ -277,7 +277,7 @@ def test_leave_again_and_after_the_end(lab: Lab):
 def test_an_operators_request_again_gets_the_same_answer(lab: Lab):
     trainer = lab.raw_trainer(consumer_batch_size=9)
     trainer.enqueue(*"ab")
-    request = calls.operator_gate("request1")
+    request = calls.operator_call_id("request1")
     assert lab.call(calls.cancel, request, ["a", "b"]) == ["cancelled", "cancelled"]
     trainer.send(calls.retry, ["a"])
     assert lab.call(calls.cancel, request, ["a", "b"]) == ["cancelled", "cancelled"]
@@ -287,10 +287,10 @@ def test_an_operators_request_again_gets_the_same_answer(lab: Lab):
 def test_the_last_64_requests_are_remembered(lab: Lab):
     lab.raw_trainer(consumer_batch_size=9)
     for i in range(70):
-        lab.call(calls.pause, calls.operator_gate(f"r{i}"), "")
-    lab.call(calls.pause, calls.operator_gate("stop"), "paused")
-    assert lab.call(calls.pause, calls.operator_gate("r69"), "draining") == ""
-    assert lab.call(calls.pause, calls.operator_gate("r8"), "") == "", "one of the last 64: no effect"
+        lab.call(calls.pause, calls.operator_call_id(f"r{i}"), "")
+    lab.call(calls.pause, calls.operator_call_id("stop"), "paused")
+    assert lab.call(calls.pause, calls.operator_call_id("r69"), "draining") == ""
+    assert lab.call(calls.pause, calls.operator_call_id("r8"), "") == "", "one of the last 64: no effect"
     assert lab.stat("n_pending") == 0
     assert lab.dump()["state"][b"paused"] == b"paused"
     assert len(lab.dump()["requests"]) <= 64
@@ -300,9 +300,9 @@ def test_a_refused_request_is_remembered_too(lab: Lab):
     lab.raw_trainer(consumer_batch_size=9)
     for _ in range(2):
         with pytest.raises(BrokerError, match="mode"):
-            lab.call(calls.pause, calls.operator_gate("bad"), "sideways")
+            lab.call(calls.pause, calls.operator_call_id("bad"), "sideways")
     with pytest.raises(BrokerError, match="mode"):
-        lab.call(calls.pause, calls.operator_gate("bad"), "paused")
+        lab.call(calls.pause, calls.operator_call_id("bad"), "paused")
 
 
 @pytest.mark.parametrize("request_id", ["", "x" * 101])
@@ -310,7 +310,7 @@ def test_requests_without_a_proper_id(lab: Lab, request_id: str):
     lab.raw_trainer()
     before = lab.dump()
     with pytest.raises(BrokerError, match="request_id"):
-        lab.call(calls.pause, calls.operator_gate(request_id), "paused")
+        lab.call(calls.pause, calls.operator_call_id(request_id), "paused")
     assert lab.dump() == before
 
 

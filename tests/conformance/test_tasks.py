@@ -32,7 +32,7 @@ def test_a_task_goes_through_its_states(lab: Lab):
 def lab_trainer_take(lab: Lab, trainer) -> None:
     """Fills the batch without sealing it, on the trainer's own channel."""
     numbered = trainer._state.numbered
-    run_blocking(numbered.call(lambda gate: calls.take(lab.run, gate, 0, 1, limit=10, seal=False, now=lab.now)))
+    run_blocking(numbered.call(lambda call_id: calls.take(lab.run, call_id, 0, 1, limit=10, seal=False, now=lab.now)))
 
 
 def test_enqueue_says_which_tasks_exist_in_whatever_state(lab: Lab):

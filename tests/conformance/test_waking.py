@@ -180,7 +180,7 @@ def by_cancel_of_an_operator(lab: Lab) -> Callable[[], Any]:
     scene = Scene(lab)
     scene.hold("t")
     scene.trainer.enqueue("other")
-    return lambda: lab.call(calls.cancel, calls.operator_gate("r1"), ["t"])
+    return lambda: lab.call(calls.cancel, calls.operator_call_id("r1"), ["t"])
 
 
 def by_discard(lab: Lab) -> Callable[[], Any]:
@@ -190,7 +190,7 @@ def by_discard(lab: Lab) -> Callable[[], Any]:
     return lambda: scene.trainer.send(calls.discard, "x", ["t"])
 
 
-def by_discard_from_the_open_batch(lab: Lab) -> Callable[[], Any]:
+def by_discard_from_the_unsealed_batch(lab: Lab) -> Callable[[], Any]:
     scene = Scene(lab)
     scene.worker.submit(*scene.hold("t"))
     scene.trainer.enqueue("other")
@@ -217,7 +217,7 @@ def by_resume_of_an_operator_after_draining(lab: Lab) -> Callable[[], Any]:
     scene = Scene(lab)
     scene.trainer.enqueue("t")
     scene.trainer.send(calls.pause, "draining")
-    return lambda: lab.call(calls.pause, calls.operator_gate("r1"), "")
+    return lambda: lab.call(calls.pause, calls.operator_call_id("r1"), "")
 
 
 def by_draining_after_pause_where_a_slot_is_open(lab: Lab) -> Callable[[], Any]:
@@ -256,8 +256,8 @@ def recovering(lab: Lab, *ids: str) -> Callable[[], Any]:
     """A recovery to the version that the run has, all but its end, which is returned."""
     token = "recoverer"
     lab.call(recovery.begin, token, recovery.Begin(0), None)
-    lab.call(recovery.sweep, calls.trainer_gate(token, 1), ids, lambda _: True)
-    return lambda: lab.call(recovery.end, calls.trainer_gate(token, 2))
+    lab.call(recovery.sweep, calls.trainer_call_id(token, 1), ids, lambda _: True)
+    return lambda: lab.call(recovery.end, calls.trainer_call_id(token, 2))
 
 
 def by_the_end_of_a_recovery(lab: Lab) -> Callable[[], Any]:
@@ -419,7 +419,7 @@ def ending_by_verdict(lab: Lab, worker, attempt) -> None:
 
 
 def ending_by_cancel(lab: Lab, worker, attempt) -> None:
-    lab.call(calls.cancel, calls.operator_gate("r1"), [attempt.task])
+    lab.call(calls.cancel, calls.operator_call_id("r1"), [attempt.task])
 
 
 @pytest.mark.parametrize("end", [ending_by_submit, ending_by_death, ending_by_verdict, ending_by_cancel])

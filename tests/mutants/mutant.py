@@ -19,7 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 from broker.protocol import scripts
-from broker.protocol.function_library import Line, LuaFile, as_library
+from broker.protocol.function_library import LuaFile, SourceLine, as_library
 from tests.child import ROOT
 from tests.mutants.table import EVERY, EVERYWHERE, FAULTS, LIBRARY
 
@@ -71,10 +71,10 @@ class Mutant:
             return [folder / self.file]
         return [path for path in folder.rglob("*.lua") if self.old in path.read_text(encoding="utf-8")]
 
-    def _as_library(self, includes: Mapping[str, LuaFile], functions: Sequence[LuaFile]) -> list[Line]:
+    def _as_library(self, includes: Mapping[str, LuaFile], functions: Sequence[LuaFile]) -> list[SourceLine]:
         lines = as_library(includes, functions)
-        self.apply("\n".join(text for text, _ in lines))
-        return [(text.replace(self.old, self.new), origin) for text, origin in lines]
+        self.apply("\n".join(line.text for line in lines))
+        return [line._replace(text=line.text.replace(self.old, self.new)) for line in lines]
 
 
 MUTANTS = {

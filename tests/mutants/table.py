@@ -27,7 +27,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "bump('accepted', batch_size() - math.max(batch_size(), size))", "", WALK,
         ),
         "an_empty_advance_adds_no_batch": ("bump('accepted', batch_size())", "", WALK),
-        "advance_over_an_open_batch": (
+        "advance_over_an_unsealed_batch": (
             "if not allow_empty or num('open_size') > 0 then", "if not allow_empty then", WALK,
         ),
         "advance_any_step": ("if step ~= version then fail('EARLY'", "if false then fail('EARLY'", WALK),
@@ -487,7 +487,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/tasks.lua": {
-        "open_batch_counts_full": (
+        "unsealed_batch_counts_full": (
             "bump('open_size', -1)\n    bump('accepted', -1)", "bump('open_size', -1)", "filter_refuses", WALK,
         ),
         "discard_keeps_accepted": (
@@ -558,7 +558,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "open.lua": {
         "no_wake_on_config": ("arm_workers()", "", "marker_is_armed"),
         "a_new_batch_size_leaves_accepted_alone": ("bump('accepted', num('version') * (b - before))", "", WALK),
-        "an_open_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
+        "an_unsealed_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
     },
     "pause.lua": {
         "no_wake_on_resume": ("arm_anyway()", "", "marker_is_armed"),

@@ -220,7 +220,7 @@ def _names(world: World, choose: Chooser) -> tuple[str, ...]:
 def discard(world: World, choose: Chooser) -> None:
     """The filter, mostly on what it may discard."""
     run = world.model.run
-    fit = sorted({*run.open_batch().tasks, *(t.id for t in run.ready())}) if run else []
+    fit = sorted({*run.unsealed_batch().tasks, *(t.id for t in run.ready())}) if run else []
     names = tuple(some(choose, fit, 2)) if fit and chance(choose, 80) else _names(world, choose)
     send(world, choose, Discard(tasks=names, reason=pick(choose, ["discarded", "no-advantage"])))
 

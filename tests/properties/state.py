@@ -215,7 +215,7 @@ class Run:
         return sorted((t for t in self.tasks.values() if t.state == "pending"), key=lambda t: t.place)
 
     def open(self) -> list[Task]:
-        """Running tasks with an open slot, next first."""
+        """Running tasks with open slots, next first."""
         found = (t for t in self.tasks.values() if t.state == "running" and t.has("O"))
         return sorted(found, key=lambda t: t.place)
 
@@ -260,7 +260,7 @@ class Run:
         ]
         return sorted(found, key=lambda each: each[:2])
 
-    def open_batch(self) -> Batch:
+    def unsealed_batch(self) -> Batch:
         """The batch of `step_next`; an empty one that is not stored where none is being filled."""
         return self.batches.get(self.step_next) or Batch(self.step_next)
 
@@ -268,7 +268,7 @@ class Run:
         """I2 of docs/protocol.md, Capacity."""
         size = self.config.batch
         sealed = sum(max(size, b.size) for b in self.batches.values() if b.sealed and b.step >= self.version)
-        return self.version * size + len(self.ready()) + len(self.open_batch().tasks) + sealed
+        return self.version * size + len(self.ready()) + len(self.unsealed_batch().tasks) + sealed
 
     def capacity(self) -> int:
         """How many tasks may be started now; may be negative."""

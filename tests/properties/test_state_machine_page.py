@@ -11,7 +11,7 @@ from .walk import walk
 from .world import ModelDriver
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "state_machine.md"
-STATES = "pending|delayed|running|ready|open batch|sealed batch|consumed|dead|rejected|–"
+STATES = "pending|delayed|running|ready|unsealed batch|sealed batch|consumed|dead|rejected|–"
 #: Script, state before, state after.
 Move = tuple[str, str, str]
 
@@ -50,7 +50,7 @@ def states_of(run: Run | None) -> dict[str, str]:
         if run is not None and task.state == "batched":
             assert task.step is not None
             sealed = "consumed" if task.step < run.version else "sealed batch"
-            states[name] = "open batch" if task.step >= run.step_next else sealed
+            states[name] = "unsealed batch" if task.step >= run.step_next else sealed
     return states
 
 

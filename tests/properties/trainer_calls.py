@@ -195,7 +195,7 @@ def give_number(run: Run) -> None:
 
 
 def take(run: Run, call: Take) -> Answer:
-    """Fills the open batch from the oldest ready rollouts and seals it where it can."""
+    """Fills the unsealed batch from the oldest ready rollouts and seals it where it can."""
     kept = run.batches.get(call.step)
     if kept is not None and kept.sealed:
         return {"size": kept.size, "sealed": True, "exhausted": False, "left": 0, "taken": 0, "digest": kept.digest}
@@ -258,7 +258,7 @@ def advance(run: Run, call: Advance) -> Answer:
             return error("DIGEST")
     elif call.digest:
         return error("DIGEST")
-    elif not call.allow_empty or run.open_batch().tasks:
+    elif not call.allow_empty or run.unsealed_batch().tasks:
         return error("EARLY")
     else:
         run.step_next = run.version + 1

@@ -21,7 +21,7 @@ def drop_result(run: Run, task: Task, index: int) -> None:
 
 
 def leave_batch(run: Run, task: Task) -> None:
-    """Takes the task out of the open batch, if it is in it."""
+    """Takes the task out of the unsealed batch, if it is in it."""
     if task.state == "batched":
         assert run.unsealed(task)
         assert task.step is not None

@@ -25,7 +25,7 @@ def view_of(run: Run | None) -> View:
             "paused": run.paused,
             "cursor": run.cursor,
             "given": list(run.given),
-            "open_size": None if run.recovering is not None else len(run.open_batch().tasks),
+            "open_size": None if run.recovering is not None else len(run.unsealed_batch().tasks),
             "recovering": run.recovering,
             "floor": run.floor,
             "checkpoints": sorted(run.committed),

@@ -116,43 +116,45 @@ class Wire:
 
     def _gated(self, call: Numbered, now: int) -> ScriptCall[Any]:
         run = self._run
-        gate = trainer.operator_gate(call.request) if call.request else trainer.trainer_gate(call.token, call.number)
+        call_id = (
+            trainer.operator_call_id(call.request) if call.request else trainer.trainer_call_id(call.token, call.number)
+        )
         match call:
             case Enqueue():
                 tasks = [trainer.NewTask(t.id, t.payload, t.samples, t.min_samples, t.priority) for t in call.tasks]
-                return trainer.enqueue(run, gate, tasks, call.cursor, again=call.again, now=now)
+                return trainer.enqueue(run, call_id, tasks, call.cursor, again=call.again, now=now)
             case Take():
                 return trainer.take(
-                    run, gate, call.step, call.n, limit=call.limit, seal=call.seal, short=call.short, now=now
+                    run, call_id, call.step, call.n, limit=call.limit, seal=call.seal, short=call.short, now=now
                 )
             case Discard():
-                return trainer.discard(run, gate, call.reason, call.tasks, now=now)
+                return trainer.discard(run, call_id, call.reason, call.tasks, now=now)
             case Advance():
                 return trainer.advance(
-                    run, gate, call.step, call.digest or "-", allow_empty=call.allow_empty, blob=call.blob, now=now
+                    run, call_id, call.step, call.digest or "-", allow_empty=call.allow_empty, blob=call.blob, now=now
                 )
             case Commit() | RecoverSweep() | RecoverEnd():
-                return self._recovery(call, gate, now)
+                return self._recovery(call, call_id, now)
             case Cancel():
-                return trainer.cancel(run, gate, call.tasks, now=now)
+                return trainer.cancel(run, call_id, call.tasks, now=now)
             case Pause():
-                return trainer.pause(run, gate, call.mode, now=now)
+                return trainer.pause(run, call_id, call.mode, now=now)
             case Resume():
-                return trainer.pause(run, gate, "", now=now)
+                return trainer.pause(run, call_id, "", now=now)
             case Retry():
-                return trainer.retry(run, gate, call.tasks, now=now)
+                return trainer.retry(run, call_id, call.tasks, now=now)
             case _:
                 raise TypeError(call)
 
-    def _recovery(self, call: Commit | RecoverSweep | RecoverEnd, gate: trainer.Gate, now: int) -> ScriptCall[Any]:
+    def _recovery(self, call: Commit | RecoverSweep | RecoverEnd, call_id: trainer.CallId, now: int) -> ScriptCall[Any]:
         match call:
             case Commit():
-                return recovery.commit(self._run, gate, call.version, call.epoch, now=now)
+                return recovery.commit(self._run, call_id, call.version, call.epoch, now=now)
             case RecoverSweep():
                 listed = dict(call.tasks)
-                return recovery.sweep(self._run, gate, list(listed), listed.__getitem__, now=now)
+                return recovery.sweep(self._run, call_id, list(listed), listed.__getitem__, now=now)
             case RecoverEnd():
-                return recovery.end(self._run, gate, now=now)
+                return recovery.end(self._run, call_id, now=now)
 
     def _submit(self, call: Submit, now: int) -> ScriptCall[Any]:
         """One script call for all items, though each may send its bytes another way."""

@@ -13,7 +13,7 @@ from broker import Task, Trainer, Worker
 from broker.errors import BrokerError, Fenced, Recovering
 from broker.protocol import recovery
 from broker.protocol.recovery import Begin
-from broker.protocol.trainer import trainer_gate
+from broker.protocol.trainer import trainer_call_id
 from broker.recovery import recover as flows
 from broker.recovery.recover import RecoveryReport
 from tests.conformance.lab import Lab, tasks
@@ -228,9 +228,9 @@ def test_late_copies_of_every_call_of_a_recovery_have_no_effect(
     order = lab.stat("order_seq")
     twice(recovery.begin(lab.run, token, Begin(2, old.epoch, order), None, now=lab.now))
     for number, at in enumerate(range(0, 20, 5), 1):
-        gate = trainer_gate(token, number)
-        twice(recovery.sweep(lab.run, gate, names[at : at + 5], listed.__contains__, now=lab.now))
-    twice(recovery.end(lab.run, trainer_gate(token, 5), now=lab.now))
+        call_id = trainer_call_id(token, number)
+        twice(recovery.sweep(lab.run, call_id, names[at : at + 5], listed.__contains__, now=lab.now))
+    twice(recovery.end(lab.run, trainer_call_id(token, 5), now=lab.now))
     after = lab.dump()
     for script_call in [*sent[:-1], *reversed(sent[:-1])]:
         try:
@@ -254,7 +254,7 @@ def test_a_commit_that_arrives_late_does_not_raise_the_floor_of_its_successor(
 ):
     trainer, worker, history, path = lost
     late = recovery.commit(
-        lab.run, trainer_gate(trainer._state.numbered.token, trainer._state.numbered.last + 1), 5, now=lab.now
+        lab.run, trainer_call_id(trainer._state.numbered.token, trainer._state.numbered.last + 1), 5, now=lab.now
     )
     other = lab.trainer(reopen=True)
     other.recover(path)

@@ -96,7 +96,7 @@ def test_accepted_is_areals_version_times_batch_when_nothing_is_buffered(lab: La
 
 
 def test_version_0_is_a_no_op_for_the_counters(lab: Lab):
-    """With running and ready tasks and an open batch; and for what the workers hold."""
+    """With running and ready tasks and an unsealed batch; and for what the workers hold."""
     trainer = lab.trainer(consumer_batch_size=B, max_staleness=S, max_concurrent_rollouts=C)
     worker = lab.worker()
     trainer.enqueue(tasks(30))

@@ -15,7 +15,7 @@ from broker.protocol import trainer as trainer_calls
 from broker.protocol import worker as worker_calls
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
-from broker.protocol.trainer import trainer_gate
+from broker.protocol.trainer import trainer_call_id
 from broker.recovery import recover as flows
 from broker.recovery.recover import RecoveryReport
 from tests.conformance.lab import Lab, names_of, tasks
@@ -46,7 +46,7 @@ def test_the_floor_follows_a_recovery_below_it(lab: Lab, tmp_path: Path):
     assert again >= {f"t{i}" for i in range(6, 20)}
 
 
-def test_an_open_batch_is_not_consumed_by_a_recovery_forward(lab: Lab):
+def test_an_unsealed_batch_is_not_consumed_by_a_recovery_forward(lab: Lab):
     """R2. Nobody trained on it: going on to a later version must not make it finished."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=4, max_staleness=None), lab.worker()
     trainer.enqueue("a", "b", "c", "d", "e")
@@ -311,13 +311,13 @@ def test_a_cancellation_that_was_acknowledged_during_a_recovery_holds(lab: Lab):
     begun = lab.call(recovery.begin, "a1b2c3d4e5f6", Begin(1), None)
     assert begun.version == 1
     try:
-        words = lab.call(trainer_calls.cancel, trainer_calls.operator_gate("request-1"), ["b"])
+        words = lab.call(trainer_calls.cancel, trainer_calls.operator_call_id("request-1"), ["b"])
     except Recovering:
         words = ["refused"]
-    gate = iter(range(1, 10))
+    call_id = iter(range(1, 10))
     names = ["a", "b", "c"]
-    lab.call(recovery.sweep, trainer_gate("a1b2c3d4e5f6", next(gate)), names, lambda _: False)
-    lab.call(recovery.end, trainer_gate("a1b2c3d4e5f6", next(gate)))
+    lab.call(recovery.sweep, trainer_call_id("a1b2c3d4e5f6", next(call_id)), names, lambda _: False)
+    lab.call(recovery.end, trainer_call_id("a1b2c3d4e5f6", next(call_id)))
     assert (words[0], lab.row("b").state) in {("cancelled", "rejected"), ("refused", "running")}
 
 
@@ -338,8 +338,8 @@ def test_a_late_duplicate_of_a_submit_does_not_lend_bytes_to_a_recovery(lab: Lab
     (answer,) = lab.call(worker_calls.submit, [item], result_ttl_ms=60_000)  # the late copy
 
     assert answer.word == "accepted"
-    lab.call(recovery.sweep, trainer_gate(token, 1), list("abcde"), lambda _: False)
-    lab.call(recovery.end, trainer_gate(token, 2))
+    lab.call(recovery.sweep, trainer_call_id(token, 1), list("abcde"), lambda _: False)
+    lab.call(recovery.end, trainer_call_id(token, 2))
     state = lab.row("a").state
     if state == "ready":
         assert lab.command("PTTL", lab.key(f"result:{attempt}")) == -1, "it is ready, and its bytes go away"

@@ -10,7 +10,7 @@ from broker import Task
 from broker.protocol import recovery
 from broker.protocol import trainer as trainer_calls
 from broker.protocol.recovery import Begin
-from broker.protocol.trainer import trainer_gate
+from broker.protocol.trainer import trainer_call_id
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
 from tests.recovery.story import raw_step
 
@@ -32,14 +32,14 @@ class Recovery:
 
     def sweep(self, *names: str) -> None:
         self.calls += 1
-        swept = self.lab.call(recovery.sweep, trainer_gate(TOKEN, self.calls), names, lambda _: False)
+        swept = self.lab.call(recovery.sweep, trainer_call_id(TOKEN, self.calls), names, lambda _: False)
         assert swept.done == len(names)
         for name, n in swept.counts.items():
             self.counts[name] = self.counts.get(name, 0) + n
 
     def end(self) -> recovery.Recovered:
         self.calls += 1
-        return self.lab.call(recovery.end, trainer_gate(TOKEN, self.calls))
+        return self.lab.call(recovery.end, trainer_call_id(TOKEN, self.calls))
 
 
 @dataclass
@@ -241,12 +241,12 @@ def test_a_held_sample_that_is_older_than_a_done_one_still_decides_of_the_age_of
     assert (lab.row("group").letters, lab.row("group").oldest, lab.row("group").newest) == ("DHO", 0, 2)
 
     lab.call(recovery.begin, TOKEN, Begin(1), None)
-    gates = (trainer_gate(TOKEN, number) for number in range(1, 9))
-    lab.call(recovery.sweep, next(gates), ["group"], lambda _: False)
-    lab.call(recovery.end, next(gates))
+    call_ids = (trainer_call_id(TOKEN, number) for number in range(1, 9))
+    lab.call(recovery.sweep, next(call_ids), ["group"], lambda _: False)
+    lab.call(recovery.end, next(call_ids))
 
     assert (lab.row("group").oldest, lab.row("group").newest) == (0, 1)
     for version in (1, 2):
-        lab.call(trainer_calls.advance, next(gates), version, "-", allow_empty=True)
+        lab.call(trainer_calls.advance, next(call_ids), version, "-", allow_empty=True)
     assert high.submit(old).word == "stale"
     assert lab.row("group").state == "pending"

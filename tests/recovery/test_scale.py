@@ -62,9 +62,9 @@ class Filler:
         script_calls: list[ScriptCall[Any]] = []
         for at in range(first, last, 1_000):
             self.trainer.number += 1
-            gate = trainer.trainer_gate(self.trainer.token, self.trainer.number)
+            call_id = trainer.trainer_call_id(self.trainer.token, self.trainer.number)
             new = [NewTask(f"t{i}", b"p", samples, samples) for i in range(at, min(at + 1_000, last))]
-            script_calls.append(trainer.enqueue(self.lab.run, gate, new, now=self.lab.now))
+            script_calls.append(trainer.enqueue(self.lab.run, call_id, new, now=self.lab.now))
         self._send(script_calls)
 
     def claim(self, slots: int) -> list[str]:

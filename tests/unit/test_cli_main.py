@@ -269,7 +269,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main.main(["runs"])
 
 
-#: Runs commands, each a list of words in JSON, where nothing is installed but what the core needs; prints their codes.
+#: Runs commands, each a list of words in JSON, where nothing is installed but the base install; prints their codes.
 _WITHOUT_EXTRAS = """
 import json, sys
 missing = set(sys.argv[1].split(","))

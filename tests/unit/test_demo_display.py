@@ -9,7 +9,7 @@ from rich.console import Console
 
 from broker.demo.display import PlainLines, View, curve, picture
 from broker.demo.options import DemoOptions, Summary
-from broker.inspection.judge import Tally
+from broker.inspection.judge import Totals
 from broker.inspection.stats import Stats
 from broker.values.config import RunConfig
 
@@ -46,12 +46,12 @@ NO_STATS = stats()
 def view(
     summary: Summary = NOTHING,
     stats: Stats = NO_STATS,
-    tally: Tally | None = None,
+    totals: Totals | None = None,
     returns: Sequence[float] = (),
     frozen: int = 0,
     deeds: Sequence[str] = (),
 ) -> View:
-    return View(DemoOptions(run="demo-1"), summary, stats, tally or Tally(), returns, frozen, deeds)
+    return View(DemoOptions(run="demo-1"), summary, stats, totals or Totals(), returns, frozen, deeds)
 
 
 def drawn(view: View, width: int) -> str:
@@ -100,7 +100,7 @@ def test_picture_has_all_that_a_watcher_wants_to_know() -> None:
     shown = view(
         summary=replace(NOTHING, requeued=13, workers_killed=4, violations=["task a was trained on twice"]),
         stats=stats(version=3, capacity=7, running=5, ready=11),
-        tally=Tally(staleness=Counter({0: 1, 2: 3}), late=Counter({"superseded": 2, "expired": 1})),
+        totals=Totals(staleness=Counter({0: 1, 2: 3}), late=Counter({"superseded": 2, "expired": 1})),
         returns=[20.0, 250.0, 500.0],
         frozen=1,
         deeds=["froze w1 beyond its lease"],

@@ -80,14 +80,14 @@ def rules(judge: Judge) -> set[str]:
 def test_good_history_breaks_no_rule() -> None:
     judge = judged(GOOD)
     assert judge.breaches == []
-    tally = judge.tally
-    assert (judge.version, tally.consumed, tally.duplicates) == (2, 2, 0)
-    assert tally.late == {"superseded": 1}
-    assert tally.ended == {"expired": 1}
-    assert tally.requeued == 1
-    assert tally.accepted == 4
-    assert tally.staleness == {0: 1, 1: 1}
-    assert (tally.most_in_use, tally.most_running) == (2, 1)
+    totals = judge.totals
+    assert (judge.version, totals.consumed, totals.duplicates) == (2, 2, 0)
+    assert totals.late == {"superseded": 1}
+    assert totals.ended == {"expired": 1}
+    assert totals.requeued == 1
+    assert totals.accepted == 4
+    assert totals.staleness == {0: 1, 1: 1}
+    assert (totals.most_in_use, totals.most_running) == (2, 1)
 
 
 def test_kinds_without_meaning_for_the_rules_are_passed_over() -> None:
@@ -126,19 +126,19 @@ def test_broken_rule_is_named(rule: str, changes: Iterable[tuple[str, str]]) -> 
 
 
 def test_duplicates_are_counted() -> None:
-    assert judged(edited(GOOD, ("batch b 1 0", "batch b 1 0\nbatch a 1 0"))).tally.duplicates == 1
-    assert judged(edited(GOOD, ("done a#1.2.r2 0", "done a#1.2.r2 0\ndone a#1.2.r2 0"))).tally.duplicates == 1
+    assert judged(edited(GOOD, ("batch b 1 0", "batch b 1 0\nbatch a 1 0"))).totals.duplicates == 1
+    assert judged(edited(GOOD, ("done a#1.2.r2 0", "done a#1.2.r2 0\ndone a#1.2.r2 0"))).totals.duplicates == 1
 
 
 def test_rollout_older_than_the_bound_is_seen() -> None:
     judge = judged(GOOD, max_staleness=0)
     assert "staleness" in rules(judge)
-    assert max(judge.tally.staleness) == 1
+    assert max(judge.totals.staleness) == 1
 
 
 def test_staleness_is_judged_by_the_claims_whatever_the_broker_says() -> None:
     judge = judged(edited(GOOD, ("batch b 1 0", "batch b 1 1")), max_staleness=0)
-    assert max(judge.tally.staleness) == 1
+    assert max(judge.totals.staleness) == 1
 
 
 def test_task_started_beyond_the_budget_is_seen() -> None:
@@ -154,7 +154,7 @@ def test_requeued_task_frees_its_place_in_the_budget() -> None:
 def test_recovery_takes_back_what_the_lost_steps_consumed() -> None:
     judge = judged(GOOD + RECOVERY)
     assert judge.breaches == []
-    assert (judge.version, judge.tally.consumed, judge.tally.recoveries) == (2, 2, 1)
+    assert (judge.version, judge.totals.consumed, judge.totals.recoveries) == (2, 2, 1)
 
 
 def test_task_that_a_recovery_forgets_is_lost() -> None:
@@ -166,7 +166,7 @@ def test_task_of_a_surviving_step_must_not_be_trained_again() -> None:
     judge = judged(edited(GOOD + RECOVERY, ("requeue b recovery\n", "requeue b recovery\nrequeue a recovery\n")))
     assert "state" in rules(judge)
     again = judged(GOOD + edited(RECOVERY, ("batch b 1 1", "batch b 1 1\nbatch a 1 0")))
-    assert again.tally.duplicates == 1
+    assert again.totals.duplicates == 1
     assert "duplicate" in rules(again)
 
 

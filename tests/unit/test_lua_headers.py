@@ -11,32 +11,32 @@ import pytest
 
 from broker import protocol
 from broker.protocol import admission, anyone, recovery, scripts, trainer, worker
-from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
-from broker.protocol.trainer import NewTask, operator_gate, trainer_gate
+from broker.protocol.trainer import NewTask, operator_call_id, trainer_call_id
 from broker.protocol.worker import Submission
 
 LUA = scripts.lua_directory()
 HEADER = ["Transition", "KEYS", "ARGV", "Returns", "Errors", "Bound", "Flags"]
 
-GATE = trainer_gate("token123", 7)
+CALL_ID = trainer_call_id("token123", 7)
 RUN = "run"
-REPORT = Report(1, 2, 3, 4, 5, 6, asks=True, version=7, recovery=Recovery())
+REPORT = OwnerReport(1, 2, 3, 4, 5, 6, asks=True, version=7, recovery=Recovery())
 #: A call of every wrapper: with nothing optional, and with everything and two of what may be many.
 CALLS: dict[str, list[ScriptCall[Any]]] = {
     "open": [trainer.open_run(RUN, "token123", None), trainer.open_run(RUN, "token123", {"a": "1", "b": "2"}, now=5)],
     "enqueue": [
-        trainer.enqueue(RUN, GATE, []),
-        trainer.enqueue(RUN, operator_gate("r"), [NewTask("a", b""), NewTask("b", b"x", 2, 1, 3)], "{}", now=5),
+        trainer.enqueue(RUN, CALL_ID, []),
+        trainer.enqueue(RUN, operator_call_id("r"), [NewTask("a", b""), NewTask("b", b"x", 2, 1, 3)], "{}", now=5),
     ],
-    "take": [trainer.take(RUN, GATE, 1, 2, limit=3, seal=True, short=True, now=5)],
-    "discard": [trainer.discard(RUN, GATE, "why", ["a", "b"], now=5)],
-    "cancel": [trainer.cancel(RUN, GATE, ["a", "b"], now=5)],
-    "retry": [trainer.retry(RUN, GATE, ["a", "b"], now=5)],
-    "advance": [trainer.advance(RUN, GATE, 1, "-"), trainer.advance(RUN, GATE, 1, "ff", blob=b"b", now=5)],
-    "pause": [trainer.pause(RUN, GATE, "paused", now=5)],
-    "repair": [trainer.repair(RUN, GATE, now=5)],
+    "take": [trainer.take(RUN, CALL_ID, 1, 2, limit=3, seal=True, short=True, now=5)],
+    "discard": [trainer.discard(RUN, CALL_ID, "why", ["a", "b"], now=5)],
+    "cancel": [trainer.cancel(RUN, CALL_ID, ["a", "b"], now=5)],
+    "retry": [trainer.retry(RUN, CALL_ID, ["a", "b"], now=5)],
+    "advance": [trainer.advance(RUN, CALL_ID, 1, "-"), trainer.advance(RUN, CALL_ID, 1, "ff", blob=b"b", now=5)],
+    "pause": [trainer.pause(RUN, CALL_ID, "paused", now=5)],
+    "repair": [trainer.repair(RUN, CALL_ID, now=5)],
     "join": [worker.join(RUN, "w", "n", 5, now=5)],
     "leave": [worker.leave(RUN, "s", 5, now=5)],
     "claim": [worker.claim(RUN, "s", 1, 1, "r"), worker.claim(RUN, "s", 1, 1, "r", policy=(1, "1.x"), now=5)],
@@ -56,18 +56,18 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
         recovery.begin(RUN, "token123", Begin(1), None),
         recovery.begin(RUN, "token123", Begin(1, policies={0: "1.x", 1: "2.y"}), {"a": "1", "b": "2"}, now=5),
     ],
-    "recover_sweep": [recovery.sweep(RUN, GATE, ["a", "b"], lambda _: True, now=5)],
+    "recover_sweep": [recovery.sweep(RUN, CALL_ID, ["a", "b"], lambda _: True, now=5)],
     "recover_preview": [
         recovery.preview(RUN, Begin(1, policies={0: "1.x", 1: "2.y"}), ["a", "b"], lambda _: True, now=5)
     ],
-    "recover_commit": [recovery.end(RUN, GATE, now=5)],
+    "recover_commit": [recovery.end(RUN, CALL_ID, now=5)],
     "admission_open": [
         admission.open_owner(RUN, "o", 5, "token123", {}, Counted()),
         admission.open_owner(RUN, "o", 5, "token123", {"a": "1", "b": "2"}, Counted(1, 2, 3), now=5),
     ],
     "admission_report": [admission.report(RUN, "o", 5, REPORT, now=5)],
     "admission_leave": [admission.leave(RUN, "o", 5, REPORT, now=5)],
-    "commit": [recovery.commit(RUN, GATE, 3), recovery.commit(RUN, operator_gate("r"), 3, "1.x", now=5)],
+    "commit": [recovery.commit(RUN, CALL_ID, 3), recovery.commit(RUN, operator_call_id("r"), 3, "1.x", now=5)],
 }
 
 

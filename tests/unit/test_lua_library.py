@@ -7,7 +7,7 @@ import re
 import pytest
 
 from broker.protocol import scripts
-from broker.protocol.function_library import Line, LuaFile, NameClash, as_library
+from broker.protocol.function_library import LuaFile, NameClash, SourceLine, as_library
 
 INCLUDE = """local SIZE = #KEYS[1]
 local seen = {}
@@ -27,21 +27,21 @@ return bounded(1) and later(tonumber(ARGV[1])) + count
 
 
 def source(text: str, file: str = "f.lua", **more: object) -> LuaFile:
-    lines = tuple((line, (file, number)) for number, line in enumerate(text.splitlines(), 1))
+    lines = tuple(SourceLine(line, file, number) for number, line in enumerate(text.splitlines(), 1))
     return LuaFile(lines, **more)  # type: ignore[arg-type]
 
 
-def library(include: str = INCLUDE, script: str = SCRIPT) -> list[Line]:
+def library(include: str = INCLUDE, script: str = SCRIPT) -> list[SourceLine]:
     script_source = source(script, needs=("a",), function="f", flags=("no-writes",))
     return as_library({"a": source(include, "a.lua")}, [script_source])
 
 
-def text_of(lines: list[Line]) -> str:
-    return "\n".join(line for line, _ in lines)
+def text_of(lines: list[SourceLine]) -> str:
+    return "\n".join(line.text for line in lines)
 
 
 def test_each_line_says_where_it_was_written():
-    origins = {line: origin for line, origin in library() if origin}
+    origins = {line.text: (line.file, line.number) for line in library() if line.file}
     assert origins["  answer.seen = answer.seen * I.SIZE"] == ("a.lua", 6)
     assert origins["local function bounded(n) return n < LIMIT end"] == ("f.lua", 3)
 

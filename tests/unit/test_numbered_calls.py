@@ -6,22 +6,22 @@ import pytest
 
 from broker.errors import BrokerError, Early, Fenced, OldCall, Rewound
 from broker.protocol.script_call import ScriptCall
-from broker.protocol.trainer import Gate
+from broker.protocol.trainer import CallId
 from broker.trainer.numbered_calls import CallNumbers
 
 TOKEN = "0123456789abcdef"
 
 
 class Numbers:
-    """Script calls that are only their gate."""
+    """Script calls that are only their call id."""
 
     def __init__(self) -> None:
         self.numbers = CallNumbers(TOKEN)
 
     def prepare(self, name: str = "call") -> list[ScriptCall[Any]]:
-        def make(gate: Gate) -> ScriptCall[Any]:
-            assert (gate.kind, gate.id) == ("t", self.numbers.token)
-            return ScriptCall(name, ("k",), gate.args, lambda reply: reply)
+        def make(call_id: CallId) -> ScriptCall[Any]:
+            assert (call_id.kind, call_id.id) == ("t", self.numbers.token)
+            return ScriptCall(name, ("k",), call_id.args, lambda reply: reply)
 
         return self.numbers.prepare(make)
 

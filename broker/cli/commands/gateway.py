@@ -15,7 +15,7 @@ from broker.cli.output import Output
 
 #: The environment variable that stands in for --token, which every user of the machine can see in the process list.
 TOKEN_VARIABLE = "BROKER_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
-#: What it needs beyond the core, by import name.
+#: What the gateway needs and the base install lacks, by import name.
 _EXTRA = frozenset({"starlette", "uvicorn"})
 
 

@@ -90,11 +90,11 @@ def _found(namespace: Namespace, operator: Operator, output: Output) -> Checkpoi
     """What is recovered from; says which file of several it is, and what another trainer's cannot tell."""
     if namespace.checkpoint is None:
         return None
-    from broker.recovery.find_checkpoint import Foreign
+    from broker.recovery.foreign import ForeignCheckpoint
 
     path = Path(namespace.checkpoint)
     found = operator.source(namespace.run, path)
-    if isinstance(found, Foreign):
+    if isinstance(found, ForeignCheckpoint):
         output.note(f"{path} is {found.kind}: version {found.version}.")
         output.note(f"Such a file cannot tell {found.cannot_tell}; tasks are judged by the step that trained them.")
         return path

@@ -72,14 +72,14 @@ def run(namespace: Namespace, output: Output) -> int:
 
 
 def _tell(found: Verification, output: Output) -> None:
-    tally = found.tally
+    totals = found.tally
     span = f", {duration((found.to_ms - found.from_ms) / 1000)}" if found.transitions else ""
     whole = "the whole log" if found.is_whole else "what is kept of the log"
     output.line(f"run {found.run}: {count(found.transitions, 'transition')}{span}, {whole}")
     output.line(
-        f"  {count(tally.enqueued, 'task')} enqueued, {count(tally.started, 'start')}, "
-        f"{count(tally.accepted, 'result')} accepted, {tally.late.total():,} refused, "
-        f"{count(tally.consumed, 'task')} trained on, {count(tally.recoveries, 'recovery', 'recoveries')}"
+        f"  {count(totals.enqueued, 'task')} enqueued, {count(totals.started, 'start')}, "
+        f"{count(totals.accepted, 'result')} accepted, {totals.late.total():,} refused, "
+        f"{count(totals.consumed, 'task')} trained on, {count(totals.recoveries, 'recovery', 'recoveries')}"
     )
     output.line(f"  {count(found.tasks_compared, 'task')} compared with the server")
     output.line()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.admission import Counted, OwnerReport, Recovery
 
 #: How long a slot stays promised to a thread that asked and started nothing, seconds. Between asking and starting a
 #: dispatcher only builds its task.
@@ -100,7 +100,7 @@ class OwnerCounters:
         with self._lock:
             return max(0.0, min(self._promises.values()) - self._clock_s()) if self._promises else None
 
-    def report(self, version: int, *, asks: bool) -> tuple[Report, int]:
+    def report(self, version: int, *, asks: bool) -> tuple[OwnerReport, int]:
         """The next report, and a mark to `settle` it with.
 
         Args:
@@ -111,13 +111,13 @@ class OwnerCounters:
             if asks:
                 self._promises.pop(threading.get_ident(), None)
             self._number += 1
-            made = Report(
+            made = OwnerReport(
                 self._number, self._running, self._enqueued, self._accepted, self._rejected, self._held(), asks,
                 version, self._recovery
             )  # fmt: skip
             return made, self._changes
 
-    def settle(self, report: Report, mark: int, *, granted: bool) -> None:
+    def settle(self, report: OwnerReport, mark: int, *, granted: bool) -> None:
         """The report was answered; granted: one more slot is promised to this thread."""
         with self._lock:
             self._reported = mark

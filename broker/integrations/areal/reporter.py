@@ -13,7 +13,7 @@ from broker.connections import Transport, open_transport
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.protocol import admission
-from broker.protocol.admission import Opened, Report, Standing
+from broker.protocol.admission import Opened, OwnerReport, Standing
 from broker.protocol.script_call import ScriptCall
 from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
@@ -172,7 +172,7 @@ class Reporter:
         assert error is not None
         raise error
 
-    def _heard(self, report: Report, answer: Standing) -> None:
+    def _heard(self, report: OwnerReport, answer: Standing) -> None:
         self._last, self._told_version = answer, report.version
         self._others = (
             answer.accepted - report.accepted,

@@ -19,7 +19,7 @@ from typing import Any
 from broker import BrokerError, RunConfig, Task
 from broker.operator import Operator
 from broker.protocol import admission, keys, scripts
-from broker.protocol.admission import Counted, Recovery, Report
+from broker.protocol.admission import Counted, OwnerReport, Recovery
 from tests.conformance.lab import Lab
 from tests.servers import ServerUnderTest, real_kinds
 
@@ -86,7 +86,7 @@ def _admission(lab: Lab) -> None:
     lab.runs.add(ADMISSION)
     config = RunConfig(**ADMISSION_CONFIG).to_fields()
     lab.do(admission.open_owner(ADMISSION, OWNER, LEASE_MS, "a" * 8, config, Counted(), now=lab.now))
-    report = Report(1, 3, 1, 5, 1, 0, asks=True, version=1, recovery=Recovery())
+    report = OwnerReport(1, 3, 1, 5, 1, 0, asks=True, version=1, recovery=Recovery())
     lab.do(admission.report(ADMISSION, OWNER, LEASE_MS, report, now=lab.now))
 
 

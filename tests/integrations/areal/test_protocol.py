@@ -13,7 +13,7 @@ from broker.connections import Transport, open_transport
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun, NoSession
 from broker.operator import Operator
 from broker.protocol import admission
-from broker.protocol.admission import Counted, Opened, Recovery, Report, Standing
+from broker.protocol.admission import Counted, Opened, OwnerReport, Recovery, Standing
 from broker.protocol.script_call import ScriptCall
 
 LEASE_MS = 900
@@ -42,11 +42,11 @@ class Desk:
     def report(self, owner: str, number: int, running: int = 0, accepted: int = 0, **more: Any) -> Standing:
         values: dict[str, Any] = {"enqueued": 0, "rejected": 0, "held": 0, "asks": False, "version": -1}
         values |= {"recovery": Recovery()} | more
-        report = Report(number=number, running=running, accepted=accepted, **values)
+        report = OwnerReport(number=number, running=running, accepted=accepted, **values)
         return self.send(admission.report(self.run, owner, LEASE_MS, report, now=self.now))
 
     def leave(self, owner: str, number: int, accepted: int = 0) -> bool:
-        report = Report(number, 0, 0, accepted, 0, 0, False, -1, Recovery())
+        report = OwnerReport(number, 0, 0, accepted, 0, 0, False, -1, Recovery())
         return self.send(admission.leave(self.run, owner, LEASE_MS, report, now=self.now))
 
     def dump(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs in a peer's own environment, with nothing but the standard library and the peer: `driver.py PEER DO JSON`.
+"""Runs in a peer's own environment, with nothing but the standard library and the peer: `runner.py PEER DO JSON`.
 
 A peer is a module beside this file with
 
@@ -203,7 +203,7 @@ def main(name: str, do: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # The peer's tasks are importable under the names they have here; `driver` must be one module, not two.
-    sys.modules["driver"] = sys.modules["__main__"]
+    # The peer's tasks are importable under the names they have here; `runner` must be one module, not two.
+    sys.modules["runner"] = sys.modules["__main__"]
     sys.path.insert(0, str(Path(__file__).parent))
     print(json.dumps(main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))))
