@@ -347,7 +347,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "steps_of_others_survive": ("listed ~= nil and forgot and born > to.common", "false", "cancelled_by_others"),
         "samples_of_a_lost_future_are_kept": ("return false, 'lost_policy'", "", WALK),
-        "the_newest_policy_used_is_not_judged": ("not surviving(s.newest, s.newest_epoch)", "false", WALK),
+        "the_newest_policy_used_is_not_judged": (
+            "not surviving(s.newest, s.newest_epoch)", "false", "done_sample_that_used_lost_weights",
+        ),
         "lost_bytes_are_not_noticed": ("redis.call('EXISTS', unpack(results)) < #results", "false", WALK),
         "what_lost_steps_consumed_stays_consumed": (
             "if t.state == 'B' and step < to.limit and", "if t.state == 'B' and", WALK,
