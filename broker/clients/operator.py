@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 from broker.clients.base import BlockingClient
 from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
-from broker.connections.url import Endpoint
+from broker.connections.endpoint import Endpoint
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
 from broker.inspection import events, verification
 from broker.inspection.audit import Audit, audit

@@ -18,14 +18,14 @@ from broker.connections.connection import (
     ReplyReader,
     in_chunks,
     packed,
-    tls_context,
 )
+from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import told
 from broker.connections.pool import Limiter
 from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
-from broker.connections.url import Address, Endpoint
+from broker.connections.url import Address
 from broker.errors import BadArgument
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ class AsyncConnection:
 
     async def connect(self) -> None:
         """As `BlockingConnection.connect`."""
-        context, host = tls_context(self._address), self._endpoint.host
+        context, host = self._address.tls and self._address.tls.context(), self._endpoint.host
         try:
             async with asyncio.timeout(self._timeout_s):
                 if self._path:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from broker.connections.calls import commands_of, outcomes_of
 from broker.connections.connection import Connection, RedisCommand, login
+from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import ErrorReply, lacks_function, redirection, refuses_functions
 from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, of_connecting, of_reply, passes, refusal
 from broker.connections.partial_reads import PartialReads
@@ -19,7 +20,7 @@ from broker.connections.pool import Limiter, Server, on_new
 from broker.connections.retrying import Patience, pause_s, silence_s
 from broker.connections.server import ServerInfo, refuse_login
 from broker.connections.topology import make_topology
-from broker.connections.url import Address, Endpoint
+from broker.connections.url import Address
 from broker.errors import BrokerError, ClientClosed
 from broker.local_server.socket_paths import socket_path
 from broker.protocol import scripts

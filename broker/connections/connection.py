@@ -5,7 +5,6 @@ any more. redis-py is not used for this. Its clients and connections send again 
 their reasons are lost; they cost several times the server's work for a small call.
 """
 
-import ssl
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -14,8 +13,7 @@ import hiredis
 from redis.connection import PythonRespSerializer
 
 from broker.connections.error_reply import ErrorReply
-from broker.connections.failures import CROWDED, FILES, GARBLED, TOO_LARGE, Failure
-from broker.connections.url import Address
+from broker.connections.failures import CROWDED, GARBLED, TOO_LARGE, Failure
 from broker.errors import NotSendable
 
 if TYPE_CHECKING:
@@ -80,31 +78,6 @@ def login(user: str, password: str, db: int) -> list[RedisCommand]:
     if db:
         commands.append(("SELECT", db))
     return commands
-
-
-def tls_context(address: Address) -> ssl.SSLContext | None:
-    """How TLS is to be spoken, None: not at all. Made anew for each connection: certificates are renewed.
-
-    Raises:
-        Failure: a file of certificates cannot be read.
-    """
-    tls = address.tls
-    if tls is None:
-        return None
-    try:
-        context = ssl.create_default_context()
-        context.check_hostname = tls.check_hostname
-        context.verify_mode = ssl.CERT_REQUIRED if tls.verify else ssl.CERT_NONE
-        if tls.ca_certs:
-            context.load_verify_locations(tls.ca_certs)
-        if tls.certfile:
-            # A key with a pass phrase is refused: OpenSSL would ask for it on the terminal.
-            context.load_cert_chain(tls.certfile, tls.keyfile or None, password="")
-    except OSError as error:
-        files = ", ".join(filter(None, (tls.ca_certs, tls.certfile, tls.keyfile)))
-        why = getattr(error, "reason", None) or error.strerror or error
-        raise Failure(FILES, f"its certificates ({files}) cannot be read: {why}") from error
-    return context
 
 
 def parse_error(text: str) -> Exception:

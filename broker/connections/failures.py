@@ -12,8 +12,8 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import SCRIPT_LINE, UNKNOWN_COMMAND, ErrorReply
-from broker.connections.url import Endpoint
 from broker.errors import (
     AuthenticationFailed,
     BadUrl,

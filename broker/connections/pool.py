@@ -7,10 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from broker.connections.connection import Connection, RedisCommand
+from broker.connections.endpoint import Endpoint
 from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure, cut
 from broker.connections.retrying import silence_s
 from broker.connections.server import ServerInfo, greet
-from broker.connections.url import Address, Endpoint
+from broker.connections.url import Address
 
 Limiter = AbstractAsyncContextManager[Any]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from broker.connections.url import Address, Endpoint, parse_url
+from broker.connections.endpoint import Endpoint
+from broker.connections.url import Address, parse_url
 
 if TYPE_CHECKING:
     from broker.local_server.embedded import EmbeddedServer

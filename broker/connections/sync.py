@@ -20,14 +20,14 @@ from broker.connections.connection import (
     in_chunks,
     packed,
     run_blocking,
-    tls_context,
 )
+from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import told
 from broker.connections.pool import Limiter
 from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
-from broker.connections.url import Address, Endpoint
+from broker.connections.url import Address
 from broker.errors import BadArgument
 from broker.protocol.script_call import ScriptCall
 from broker.values.hooks import plain_answer
@@ -252,7 +252,7 @@ class BlockingConnection:
 
     def connect(self) -> None:
         """Connects, with TLS where the address says so; raises Failure."""
-        context = tls_context(self._address)
+        context = self._address.tls and self._address.tls.context()
         try:
             self._sock = _connected(self._endpoint, self._path, context, self._timeout_s)
         except (OSError, UnicodeError) as error:

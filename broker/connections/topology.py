@@ -7,6 +7,7 @@ from typing import Any, cast
 from redis.crc import key_slot
 
 from broker.connections.connection import RedisCommand
+from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import ErrorReply, Redirection
 from broker.connections.failures import (
     LOGIN,
@@ -19,7 +20,7 @@ from broker.connections.failures import (
     nobody,
     of_reply,
 )
-from broker.connections.url import Address, Endpoint
+from broker.connections.url import Address
 
 #: Asks one server one plain command, on a connection of its own, by a moment on the monotonic clock; raises Failure.
 SendCommands = Callable[[Endpoint, RedisCommand, float], Awaitable[Any]]

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote
 
+from broker.connections.endpoint import Endpoint
+from broker.connections.tls import TLS_OPTIONS, Tls
 from broker.errors import BadUrl
 from broker.values.arguments import check_type
 
@@ -12,7 +14,6 @@ Mode = Literal["single", "sentinel", "cluster", "embedded", "fakeredis"]
 
 #: Schemes of plain servers, and whether they mean TLS.
 _SERVER_SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
-_TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
 _NO_OPTIONS: frozenset[str] = frozenset()
 _OPTIONS = {
     "single": frozenset({"db"}),
@@ -20,43 +21,13 @@ _OPTIONS = {
     "cluster": frozenset({"db"}),
 }
 #: All options that some URL may have.
-OPTIONS = _TLS_OPTIONS.union(*_OPTIONS.values())
+OPTIONS = TLS_OPTIONS.union(*_OPTIONS.values())
 _FORMS = (
     "redis://host:port/db, rediss:// (TLS), valkey://, valkeys://, unix:///path/to.sock, "
     "redis+sentinel://host:port,host:port/service/db, redis+cluster://host:port,host:port, embedded://, "
     "embedded:///directory or fakeredis://name"
 )
 _DEFAULT_PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where one server listens: a host and a TCP port, or the path of a Unix socket."""
-
-    host: str
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How TLS is to be spoken.
-
-    Attributes:
-        ca_certs: file of the authorities to trust besides the system's, "": only those.
-        certfile, keyfile: files of the client's own certificate and its key, "": it has none, or both are in one file.
-        verify: whether the server's certificate is checked.
-        check_hostname: whether it must be for the host of the URL.
-    """
-
-    ca_certs: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    verify: bool = True
-    check_hostname: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +116,7 @@ def _servers(
     if mode == "single" and len(endpoints) > 1:
         raise _bad(url, "several hosts need redis+cluster:// or redis+sentinel://")
     with_tls = _SERVER_SCHEMES[scheme.partition("+")[0]]
-    _refuse_others(url, options, _OPTIONS[mode] | (_TLS_OPTIONS if with_tls else _NO_OPTIONS))
+    _refuse_others(url, options, _OPTIONS[mode] | (TLS_OPTIONS if with_tls else _NO_OPTIONS))
     if db_text and options.get("db", db_text) != db_text:
         raise _bad(url, "it names two databases")
     db = _database(url, db_text or options.get("db", "0"))
@@ -227,17 +198,10 @@ def _options(url: str, query: str) -> dict[str, str]:
 
 
 def _tls(url: str, options: dict[str, str]) -> Tls:
-    """The `ssl_*` options; the certificate is checked unless the URL says not to."""
-    reqs, check = options.get("ssl_cert_reqs", "required"), options.get("ssl_check_hostname", "true")
-    if reqs not in ("required", "none"):
-        raise _bad(url, "ssl_cert_reqs must be 'required' or 'none'")
-    if check not in ("true", "false"):
-        raise _bad(url, "ssl_check_hostname must be 'true' or 'false'")
-    if "ssl_keyfile" in options and not options.get("ssl_certfile"):
-        raise _bad(url, "ssl_keyfile needs ssl_certfile, the certificate of that key")
-    verify = reqs == "required"
-    ca_certs, certfile, keyfile = (options.get(f"ssl_{kind}", "") for kind in ("ca_certs", "certfile", "keyfile"))
-    return Tls(ca_certs, certfile, keyfile, verify, verify and check == "true")
+    try:
+        return Tls.from_options(options)
+    except ValueError as error:
+        raise _bad(url, str(error)) from None
 
 
 def _bad(url: str, problem: str) -> BadUrl:

@@ -16,7 +16,8 @@ from broker.connections.aio import AsyncConnection
 from broker.connections.connection import run_blocking
 from broker.connections.failures import Failure
 from broker.connections.sync import BlockingConnection
-from broker.connections.url import Endpoint, parse_url
+from broker.connections.endpoint import Endpoint
+from broker.connections.url import parse_url
 from broker.errors import (
     AuthenticationFailed,
     BrokerError,

@@ -11,8 +11,8 @@ import pytest
 
 from broker import Rollout, RunConfig, Task, Trainer, Worker, aio
 from broker.connections import Transport
+from broker.connections.endpoint import Endpoint
 from broker.connections.failures import NO_WRITES, UNREACHABLE, Failure, nobody
-from broker.connections.url import Endpoint
 from broker.errors import (
     AuthenticationFailed,
     BadUrl,

@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.connections.url import Endpoint, Tls, parse_url
+from broker.connections.endpoint import Endpoint
+from broker.connections.tls import Tls
+from broker.connections.url import parse_url
 from broker.errors import BadUrl
 from broker.local_server.socket_paths import socket_path
 
