@@ -1,4 +1,5 @@
 -- @include endings
+-- @include backoff
 -- Transitions of one held slot whose attempt ends without a result.
 
 local function fail_slot_for_good(t, k, with_error)
@@ -31,9 +32,8 @@ local function fail_attempt(t, k, s, message, may_retry)
     fail_slot_for_good(t, k, true)
   elseif spend_try(t, k, s) then
     answer = 'retried'
-    local base = num('retry_backoff_ms')
-    if base > 0 then
-      local at = now + math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(s.tries - 1, 40))
+    local at = retry_at(s.tries)
+    if at then
       set_letter(t, k, 'W')
       local name = slot_name(t, k)
       new_retries[name] = at

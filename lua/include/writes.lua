@@ -1,11 +1,8 @@
--- @include state
+-- @include wake_markers
 -- Collects what a script decided and writes it in few variadic commands: a fixed number of calls for a batch, not for a task.
 -- Nothing is written before flush(), so a script that fails while it decides has written nothing.
 
 local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- of sets and hashes: key -> what is written, in order
--- Whom to wake at the end. sessions: those that lose an attempt which they did not end themselves.
-local arm = { workers = false, trainer = false, slot_opened = false, task_ended = false, sessions = {} }
-
 -- As the command takes them: score and member, or field and value; false in place of score or value: delete.
 local function write(writes, name, first, second, deletes)
   local log = writes[name]
@@ -33,16 +30,6 @@ local function event(kind, text)
     events[n + 1], events[n + 2] = kind, text
   end
 end
-
--- The workers' marker is armed only where a claim could get something: an open slot, or a task and capacity. Paths that raise either say so.
-local function arm_workers() arm.workers = true end
--- The trainer's: when as many are ready as it waits for, or a task ended otherwise (fewer may be left than it waits for).
-local function arm_trainer(ended) arm.trainer, arm.task_ended = true, arm.task_ended or ended end
-local function arm_for_open_slot() arm.workers, arm.slot_opened = true, true end
--- Rare calls of operators and trainers: the owners of an admission run listen, too, for whom no task has to wait.
-local function arm_anyway() arm_for_open_slot() end
--- A session's own marker: its heartbeat waits on it and renews at once, to be told which attempts to give up.
-local function arm_session(id) arm.sessions[id] = true end
 
 -- What a log with deletes comes to, for the last word about a member counts. value_at: 1 or 2, where the score or value stands.
 local function last_words(log, value_at)
@@ -75,26 +62,9 @@ local function write_logs(writes, add, remove, value_at)
   end
 end
 
-local function arm_markers()
-  if arm.workers and state.paused ~= 'paused' then
-    local is_useful = arm.slot_opened or (capacity() > 0 and redis.call('ZCARD', PENDING) > 0)
-    if is_useful then redis.call('ZADD', WAKE, 0, '1') end
-  end
-  if arm.trainer then
-    local want = num('want')
-    local is_enough = want > 0 and (arm.task_ended or redis.call('ZCARD', READY) >= want)
-    if is_enough then redis.call('ZADD', WAKE_READY, 0, '1') end
-  end
-  for id in pairs(arm.sessions) do
-    redis.call('ZADD', REVOKED .. id, 0, '1')
-    -- Long enough for a heartbeat to connect again, which then renews in any case.
-    redis.call('PEXPIRE', REVOKED .. id, 60000)
-  end
-end
-
 local function drop_writes()
   zset_writes, hash_writes, unlinks, events = {}, {}, {}, {}
-  arm = { workers = false, trainer = false, slot_opened = false, task_ended = false, sessions = {} }
+  disarm_markers()
 end
 
 local save_records -- set by records.lua: writes changed tasks and slots, before what is deleted

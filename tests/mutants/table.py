@@ -127,7 +127,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "slot_name(t, k) .. '.' .. s.claims == id:match('^(.*)%.%w+$')", "g3_an_attempt", WALK,
         ),
         "slots_by_number_however_written": ("and small_text(k) == number and", "and", "g3_an_attempt"),
-        "backoff_constant": ("base * 2 ^ math.min(s.tries - 1, 40)", "base", "pause_that_doubles", WALK),
         "retry_at_once": ("set_letter(t, k, 'W')", "set_letter(t, k, 'O')", "pause_that_doubles"),
         "no_compare_of_the_claim_number": ("attempt_id(t, k, s) == id", "s.random == id:match('%w+$')", WALK),
         "any_attempt_of_a_held_slot_may_submit": (
@@ -142,12 +141,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "end_hold(t, k, s, 'released')", "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1", WALK,
         ),
         "a_verdict_counts_as_an_error": ("fail_slot_for_good(t, k, false)", "fail_slot_for_good(t, k, true)", WALK),
+    },
+    "include/backoff.lua": {
+        "backoff_constant": ("base * 2 ^ math.min(tries - 1, 40)", "base", "pause_that_doubles", WALK),
         "backoff_without_bound": (
-            "math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(s.tries - 1, 40))",
-            "base * 2 ^ math.min(s.tries - 1, 40)", WALK,
+            "math.min(num('retry_backoff_max_ms'), base * 2 ^ math.min(tries - 1, 40))",
+            "base * 2 ^ math.min(tries - 1, 40)", WALK,
         ),
         "backoffs_are_on_the_lease_clock": (
-            "local at = now + math.min(num('retry", "local at = now - lease_lag + math.min(num('retry", WALK,
+            "return now + math.min(num('retry", "return now - lease_lag + math.min(num('retry", WALK,
         ),
     },
     "include/creation.lua": {
@@ -520,7 +522,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "what_is_revoked_is_told_to_nobody": ("revoked = true, ", "", WALK),
         "what_is_cancelled_is_told_to_nobody": ("revoked = true, cancelled = true", "revoked = true", WALK),
     },
-    "include/writes.lua": {
+    "include/wake_markers.lua": {
         "no_wake_of_those_who_listen_without_tasks": (
             "local function arm_anyway() arm_for_open_slot() end",
             "local function arm_anyway() arm_workers() end", "rare_calls_wake",
@@ -538,13 +540,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "woken_in_a_pause": (
             "if arm.workers and state.paused ~= 'paused' then", "if arm.workers then", "lets_a_worker_sleep",
         ),
+        "trainer_woken_for_each_rollout": (
+            "(arm.task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
+        ),
+    },
+    "include/writes.lua": {
         "markers_before_the_writes": (
             "  if save_records then save_records() end",
             "  arm_markers()\n  arm.workers = false\n  if save_records then save_records() end",
             "marker_is_armed", WALK,
-        ),
-        "trainer_woken_for_each_rollout": (
-            "(arm.task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
         ),
         "the_first_word_about_a_member_counts": (
             "last[log[i + member_at]] = i end", "last[log[i + member_at]] = last[log[i + member_at]] or i end", WALK,
