@@ -1,4 +1,4 @@
-"""The classes that users call: each method is one call of what lies in the folders below, blocking or awaited.
+"""The classes that users call. Each method makes one call of the folders below, and blocks or is awaited.
 
 Imports everything but the command line, the demo and the integrations.
 """

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 class Trainer(AsyncClient):
     """The trainer of a run. Use it with `async with`, or call `open` first and `close` last.
 
-    A forked child opens another one: all calls of one that its parent has opened are refused there.
+    A forked child must open another trainer: it cannot use the trainer that its parent opened.
 
     Args:
         url: the server.
         run: name of the run.
-        config: how the run works; None: it must exist.
-        update: change the stored config where it differs in a field that was given; all others stay as they are.
+        config: how the run works; None: the run must exist.
+        update: change the stored config in the fields that `config` was given; all others stay as they are.
         attach: only read.
         clock: injected time in milliseconds, for tests.
     """
@@ -140,7 +140,7 @@ class Trainer(AsyncClient):
             batch = await self._run(next_batch(self._state, step, n, accept, timeout, short=short))
         if prefetch and step == self._state.version and self._state.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
-        self._state.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
+        self._state.deliver(step)  # last: a caller that is interrupted before it gets this batch again
         return batch
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
@@ -163,7 +163,7 @@ class Trainer(AsyncClient):
             batch = None
         except BrokerError:
             batch = None
-        except BaseException:  # the filter's: told once, and then tried again; or what interrupts this wait
+        except BaseException:  # the filter's error is raised once, then the batch is formed again
             if task.done():
                 self._ahead = None
             raise
@@ -171,7 +171,7 @@ class Trainer(AsyncClient):
         return batch
 
     async def _drop_ahead(self) -> None:
-        """A batch of the future that a recovery undoes must not be delivered."""
+        """Drops the batch that is formed in the background: a recovery undoes its step."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead[1].cancel()
@@ -302,7 +302,7 @@ class Trainer(AsyncClient):
             )
 
     async def close(self) -> None:
-        """Closes the connections. The run stays as it is. In a forked child it leaves them to the parent."""
+        """Closes the connections; the run stays as it is. In a forked child the connections stay the parent's."""
         if not self._transport.is_forked:
             await self._drop_ahead()
         await self._transport.close()

@@ -31,8 +31,8 @@ _log = logging.getLogger("broker")
 class Worker(AsyncClient):
     """A worker. Use it with `async with`, or call `open` first and `close` last.
 
-    The lease is renewed from a thread with a connection of its own, so that a busy event loop does not cost it. A
-    forked child opens another one: all calls of one that its parent has opened are refused there.
+    A thread with its own connection renews the lease, so that a busy event loop does not lose it. A forked child
+    must open another worker: it cannot use the worker that its parent opened.
 
     Args:
         url: the server.
@@ -85,7 +85,7 @@ class Worker(AsyncClient):
             )
             if self._beats:
                 self._heartbeat.start()
-        except BaseException:  # a cancellation, too: nobody else has what has joined
+        except BaseException:  # also when cancelled: only this worker can end the sessions that have joined
             await self.close()
             raise
         return self
@@ -106,7 +106,7 @@ class Worker(AsyncClient):
 
     @property
     def held(self) -> list[Attempt]:
-        """The attempts it works on."""
+        """The attempts that this worker works on."""
         return self._state.held
 
     @property
@@ -116,7 +116,7 @@ class Worker(AsyncClient):
 
     @property
     def sessions(self) -> dict[str, str]:
-        """The id of its session with each run."""
+        """The id of this worker's session with each run."""
         return {run: session.id for run, session in self._state.sessions.items()}
 
     async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
@@ -127,7 +127,7 @@ class Worker(AsyncClient):
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
-        """The turn to claim; results do not wait for it, which may take until there is work."""
+        """The turn to claim. It may be held until there is work, so results do not wait for it."""
         self._transport.refuse_forked()
         self._looking += 1
         try:
@@ -158,12 +158,12 @@ class Worker(AsyncClient):
                 await self._run(self._state.give_back(ahead))
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
-        """Submits a result. What is submitted while a round trip is under way goes together in the next one.
+        """Submits a result. Results submitted while a round trip is under way are sent together in the next one.
 
-        Cancelled, it goes on: the result is submitted all the same.
+        A cancelled call still submits its result.
         """
         if self._may_claim():
-            await self._claiming.acquire()  # nobody has it: nothing comes in between
+            await self._claiming.acquire()  # no other task has the lock, so this does not wait
             call = self._run(self._state.submit(attempt, result, policy, claims=True))
             self._submitting = asyncio.create_task(call)
             self._submitting.add_done_callback(lambda _: self._claiming.release())
@@ -179,7 +179,7 @@ class Worker(AsyncClient):
             return await self._run(self._state.submit_many(results, claims=True))
 
     def _may_claim(self) -> bool:
-        """Whether results may claim the next batch: nobody claims, and nobody is about to wait for work."""
+        """Whether results may claim the next batch: no task claims or is about to wait for work."""
         return self._state.iterating and not self._looking and not self._claiming.locked()
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
@@ -203,21 +203,21 @@ class Worker(AsyncClient):
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
         """Works until `stop` or `drain`: claims, awaits the handler, submits what it returns.
 
-        An attempt that the server takes back cancels its handler's task; where that goes on for a second, it is lost,
-        and its place is given to another. SIGTERM stops the worker, and Ctrl-C does where this is awaited by the
-        coroutine that `asyncio.run` runs: all handlers are cancelled, and what is held is given back.
+        When the server takes an attempt back, its handler's task is cancelled. A handler that goes on for another
+        second is lost, and its place goes to another attempt. SIGTERM stops the worker. So does Ctrl-C where the
+        coroutine that `asyncio.run` runs awaits this call. Stopping cancels all handlers and gives attempts back.
 
         Args:
-            handler: coroutine function, or anything that returns an awaitable. Raises Reject to reject the rollout;
-                anything else that it raises, a cancellation of its own included, counts as a failure that is retried.
-                A result that cannot be encoded or is too large is one that is not.
+            handler: coroutine function, or anything that returns an awaitable. It raises Reject to reject the rollout.
+                Any other exception, `CancelledError` included, is a failure that is retried. A result that cannot be
+                encoded or is too large is a failure that is not retried.
             concurrency: attempts at the same time.
 
         Raises:
-            BadArgument: the handler cannot be called, or returned something that cannot be awaited (what is held
-                is given back), or concurrency is below 1.
-            HandlersLost: as many handlers are lost as there are places. The others have ended; end the process.
-            SystemExit, KeyboardInterrupt: a handler raised it, which is reported as its failure.
+            BadArgument: the handler cannot be called, or it returned something that cannot be awaited (the attempts are
+                given back), or concurrency is below 1.
+            HandlersLost: the handlers of all places are lost. The other handlers have ended; end the process.
+            SystemExit, KeyboardInterrupt: a handler raised it; the attempt is reported as failed.
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
@@ -236,7 +236,7 @@ class Worker(AsyncClient):
             self._handlers = None
 
     async def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
-        """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
+        """Awaits a call that ends the work, for a limited time: the process may be killed soon after."""
         now = time.monotonic()
         if now > self._end_by + END_WITHIN_S:
             self._end_by = now + END_WITHIN_S
@@ -244,15 +244,15 @@ class Worker(AsyncClient):
             async with asyncio.timeout(max(0.0, self._end_by - now)):
                 await ending
         except (BrokerError, TimeoutError) as error:
-            problem = f"ending waits no longer than {END_WITHIN_S:g} s" if isinstance(error, TimeoutError) else error
-            _log.warning("what was held is given to others only when its lease runs out: %s", problem)
+            problem = f"ending waits for at most {END_WITHIN_S:g} s" if isinstance(error, TimeoutError) else error
+            _log.warning("the attempts of this worker go to others only when their lease runs out: %s", problem)
 
     @contextmanager
     def _stopped_by_signals(self) -> Generator[None]:
-        """SIGTERM stops the worker, and Ctrl-C where nobody else ends with it; a second one ends the process at once.
+        """SIGTERM stops the worker, and so may Ctrl-C; a second signal ends the process at once.
 
-        Handlers of the user's are left alone. asyncio's own cancels what `asyncio.run` runs: where that is what awaits
-        the worker, stopping it says the same without a traceback.
+        The user's signal handlers stay. asyncio's handler of Ctrl-C cancels the coroutine that `asyncio.run` runs.
+        Where that coroutine awaits the worker, the worker is stopped instead, which shows no traceback.
         """
         assert self._loop is not None, "opened"
         loop, undone = self._loop, list[Callable[[], object]]()
@@ -264,12 +264,12 @@ class Worker(AsyncClient):
         for number in taken_over:
 
             def told(number: signal.Signals = number) -> None:
-                loop.remove_signal_handler(number)  # the next one is the system's, or Python's
+                loop.remove_signal_handler(number)  # the next signal has the system's or Python's effect
                 self.stop()
 
             try:
                 loop.add_signal_handler(number, told)
-            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
+            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not on Unix
                 break
             undone.append(functools.partial(loop.remove_signal_handler, number))
         try:
@@ -291,25 +291,25 @@ class Worker(AsyncClient):
             self._handlers.cancel(attempt)
 
     def drain(self) -> None:
-        """Claims nothing more; what is held is finished."""
+        """Claims nothing more; finishes the attempts that it has."""
         self._state.draining = True
         self._wake()
 
     def stop(self) -> None:
-        """Claims nothing more and gives back what is held."""
+        """Claims nothing more and gives the attempts back."""
         self._state.stopping = True
         self._wake()
 
     def _wake(self) -> None:
-        """Lets `run` look up: it may be waiting for work, or for a handler to end."""
+        """Wakes `run`, which may wait for work or for a handler to end."""
         if self._handlers is not None:
             self._handlers.wake()
         self._transport.interrupt()
 
     async def close(self) -> None:
-        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last.
+        """Gives the attempts back, ends the sessions, closes the connections. In a forked child: only the last.
 
-        Cancelled half-way, it may be called again.
+        A close that was cancelled may be called again.
         """
         if self._closed:
             return
@@ -339,7 +339,7 @@ class Worker(AsyncClient):
             if error is not None and not (self._closed or self._transport.is_forked):
                 attempt = self._state.worked_on(() if self._handlers is None else self._handlers.attempts)
                 ending = judged(error, "block")
-                if attempt is not None and ending.how != "released":  # the others are given back in any case
+                if attempt is not None and ending.how != "released":  # the other attempts are given back in any case
                     await self._finish(self._run(self._state.fail_attempt(attempt, error, ending)))
         finally:
             await self.close()

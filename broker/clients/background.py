@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 def in_background(call: Callable[[], T], name: str) -> tuple[Future[T], threading.Thread]:
-    """Calls something in a thread of its own, which does not keep the process from ending.
+    """Makes a call in a new thread that does not keep the process from ending.
 
     Args:
         call: what to call.
         name: of the thread.
 
     Returns:
-        What it will have returned or raised, and the thread.
+        A future of the call, and the thread.
 
     Raises:
         RuntimeError: no thread can be started; nothing was called.
@@ -39,6 +39,6 @@ def in_background(call: Callable[[], T], name: str) -> tuple[Future[T], threadin
 
 
 def stack_of(thread: threading.Thread) -> str:
-    """Where a thread is, in lines; empty where it has ended."""
+    """The stack of a thread, in lines; empty when the thread has ended."""
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented
     return "".join(traceback.format_stack(frame)) if frame is not None else ""

@@ -19,7 +19,7 @@ class BlockingClient:
     """A client that blocks.
 
     Args:
-        transport: what its calls are sent with.
+        transport: sends the calls.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -34,16 +34,16 @@ class BlockingClient:
             raise
 
     def _run_within(self, call: Coroutine[Any, Any, T], seconds: float) -> T:
-        """Makes a call, but waits no longer than some seconds, whatever the call waits for: DNS and a silent server.
+        """Makes a call, and waits for a limited time, even where the call waits for DNS or a silent server.
 
-        What is not done by then is broken off when the transport is closed.
+        A call that has not ended by then is broken off when the transport is closed.
 
         Raises:
-            ServerUnavailable: it has not ended.
+            ServerUnavailable: the call has not ended in that time.
         """
         try:
             done, _ = in_background(lambda: self._run(call), "broker-ending")
-        except RuntimeError:  # no threads are started any more: the interpreter ends
+        except RuntimeError:  # the interpreter ends and starts no more threads
             return self._run(call)
         try:
             return done.result(seconds)
@@ -58,7 +58,7 @@ class AsyncClient:
     """A client on an event loop.
 
     Args:
-        transport: what its calls are sent with.
+        transport: sends the calls.
     """
 
     def __init__(self, transport: AsyncTransport) -> None:

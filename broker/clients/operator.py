@@ -1,6 +1,6 @@
 """What operators may do while a trainer runs: look, pause, cancel, retry, repair, purge.
 
-The command line stands on it.
+The command line is made of these calls.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class FunctionLibrary:
     """The scripts of a release as one function library on a server.
 
     Args:
-        name: it holds a hash of the scripts, so that releases with the same ones share it, and others have their own.
-        server: where it is; in a cluster each primary has its own.
+        name: contains a hash of the scripts: releases with the same scripts share a library.
+        server: the server that has it; in a cluster each primary has its own.
         size: of its source, in bytes.
         of_this_release: whether this release calls it.
     """
@@ -71,11 +71,11 @@ class Finished:
 
 
 class Operator(BlockingClient):
-    """A connection of a person, not of a trainer: no fence.
+    """Looks at runs and changes them, for a person or a program beside the trainer. Fences no trainer.
 
     Args:
         url: the server.
-        retry_for_s: how long to try to reach it, in seconds.
+        retry_for_s: how long to try to reach the server, in seconds.
     """
 
     def __init__(self, url: str, *, retry_for_s: float = DEFAULT_RETRY_FOR_S) -> None:
@@ -93,7 +93,7 @@ class Operator(BlockingClient):
         return stats_of(run, self._call(anyone.stats(check_name("run", run))))
 
     def explain(self, run: str, limit: int = 50) -> Explanation:
-        """Why the run does what it does, with at most `limit` workers and tasks by name. Raises NoRun."""
+        """Why the run goes on or stands still, with at most `limit` workers and tasks by name. Raises NoRun."""
         return self._run(explain(self.transport.io, check_name("run", run), None, limit))
 
     def audit(
@@ -128,12 +128,12 @@ class Operator(BlockingClient):
 
         Args:
             run: the run; it may be busy.
-            keeps_config: its config was never changed, so that all of the log is judged by the config of now.
+            keeps_config: the run's config was never changed: all of the log is judged by the present config.
             progress: called with the number of transitions read so far.
 
         Raises:
             NoRun: there is no such run.
-            ConfigMismatch: it is an admission run, which has no tasks.
+            ConfigMismatch: the run is an admission run, which has no tasks.
         """
         check_plain_hook("progress", progress)
         if self.stats(run).admission:
@@ -141,7 +141,7 @@ class Operator(BlockingClient):
         return verification.verify(self.transport, run, keeps_config=keeps_config, progress=progress)
 
     def tasks(self, run: str) -> Iterator[str]:
-        """The ids of all tasks that the run knows; each at least once, in no order."""
+        """The ids of all tasks that the run knows, in no order; an id may come twice."""
         cursor = "0"
         while True:
             cursor, rows = self.transport.command(
@@ -162,7 +162,7 @@ class Operator(BlockingClient):
         Args:
             run: the run.
             kind: `dead` or `rejected`.
-            count: at most so many, 0 to 1,000,000,000.
+            count: most tasks wanted, 0 to 1,000,000,000.
         """
         if kind not in ("dead", "rejected"):
             raise BadArgument(argument="kind", given=kind, expected="dead or rejected")
@@ -185,9 +185,9 @@ class Operator(BlockingClient):
 
         Args:
             run: the run.
-            from_id: read what came after it; `-`: from the oldest kept.
-            count: at most so many.
-            block_s: wait so long for the first, in seconds.
+            from_id: read the events after this id; `-`: from the oldest that is kept.
+            count: most events wanted.
+            block_s: how long to wait for the first event, in seconds.
         """
         count = whole("count", count, 1, 1_000_000)
         until = time.monotonic() + (seconds_of("block_s", block_s) or 0.0)
@@ -210,19 +210,19 @@ class Operator(BlockingClient):
         return self._by_ids(run, tasks, trainer.cancel)
 
     def pause(self, run: str, mode: str = "paused") -> str:
-        """Hands out no more work, or with mode `draining` only open slots of running tasks. Answers the mode before."""
+        """Hands out no more work; with mode `draining`, only open slots of running tasks. Returns the mode before."""
         return self._call(trainer.pause(check_name("run", run), _request(), mode))
 
     def resume(self, run: str) -> str:
-        """Hands out work again. Answers the mode before."""
+        """Hands out work again. Returns the mode before."""
         return self._call(trainer.pause(check_name("run", run), _request(), ""))
 
     def requeue(self, run: str, limit: int = 100) -> int:
-        """Takes back what is due; answers how many."""
+        """Takes back what is due: leases that ran out, time-outs, retries. Returns how many."""
         return self._call(anyone.requeue(check_name("run", run), whole("limit", limit, 1, 1000)))
 
     def purge(self, run: str, progress: Callable[[int], None] | None = None) -> int:
-        """Deletes a run: first its state, so that every client of it is refused, then its other keys in pieces.
+        """Deletes a run: first its state, so that all its clients are refused, then its other keys in pieces.
 
         Returns:
             How many keys were deleted.
@@ -259,7 +259,7 @@ class Operator(BlockingClient):
         Nothing is lost: a client whose library is gone loads it again, and repeats its call.
 
         Returns:
-            Those that were deleted.
+            The libraries that were deleted.
 
         Raises:
             UnsupportedServer, AuthenticationFailed: as `libraries`.
@@ -279,7 +279,7 @@ class Operator(BlockingClient):
             self.transport.pipeline([("FUNCTION", "DELETE", name)], server)
         except BrokerError:
             if any(library.name == name for library in self._libraries_at(server)):
-                raise  # else it was gone: by another operator, or by this call, whose answer was lost
+                raise  # else the library is gone: deleted by another operator, or by this call, whose answer was lost
 
     def _libraries_at(self, server: Endpoint | None) -> Iterator[FunctionLibrary]:
         ours = ("FUNCTION", "LIST", "LIBRARYNAME", "broker_*", "WITHCODE")
@@ -296,21 +296,21 @@ class Operator(BlockingClient):
     ) -> Checkpoint:
         """Writes a checkpoint of the run as it is, and commits it; a running trainer is not fenced.
 
-        It has no weights beside it: it does not count among `keep_checkpoints`, and nothing is kept for it. A recovery
-        by it is possible as long as its version is not below the floor.
+        The file has no weights beside it. It does not count among `keep_checkpoints`, and the run keeps nothing for it.
+        A recovery can use it as long as its version is not below the floor.
 
         Args:
             run: the run.
-            path: what the file is called; its own name is the answer's `path`.
+            path: what to call the file; `path` of the returned checkpoint is the name that it got.
             full: also write the unfinished tasks themselves, in a second file beside it.
-            progress: called with tasks looked at so far, and about how many there are.
+            progress: called with the number of tasks looked at so far, and about how many there are.
 
         Raises:
             CheckpointError: the file could not be written.
-            ConfigMismatch: it is an admission run, which has nothing that a checkpoint could hold.
-            Early: the run's version or trainer changed meanwhile: again, or pause the run.
+            ConfigMismatch: the run is an admission run, which has nothing that a checkpoint could hold.
+            Early: the run's version or trainer changed meanwhile: call it again, or pause the run.
             Recovering: the run is being recovered.
-            Gone, Undone: the trainer committed newer ones meanwhile, or a recovery undid this one.
+            Gone, Undone: the trainer committed newer checkpoints meanwhile, or a recovery undid this one.
         """
         check_plain_hook("progress", progress)
         state = TrainerState(self.transport.io, run, None, update=False, clock=None)
@@ -319,7 +319,7 @@ class Operator(BlockingClient):
         return self._run(checkpoint(state, path_of("path", path), full=full, progress=progress, call_id=_request()))
 
     def source(self, run: str, source: str | os.PathLike[str]) -> Checkpoint | ForeignCheckpoint:
-        """What a recovery from a path would go by, read and checked; changes nothing. Raises CheckpointError."""
+        """The checkpoint that a recovery from a path would use, read and checked. Raises CheckpointError."""
         state = TrainerState(self.transport.io, run, None, update=False, clock=None)
         found = self._run(find(state, source))
         assert found is not None
@@ -338,7 +338,7 @@ class Operator(BlockingClient):
     ) -> RecoveryReport:
         """Takes a run to a checkpoint or version, as `Trainer.recover`.
 
-        A running trainer is fenced, but not by a dry run.
+        A running trainer is fenced, except by a dry run.
         """
         check_plain_hook("progress", progress)
         state = TrainerState(self.transport.io, run, None, update=False, clock=None)

@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 class Trainer(BlockingClient):
     """The trainer of a run: enqueues tasks, takes batches, advances the version.
 
-    Opening fences the trainer before. Safe to use from several threads: the calls that change the run are sent one
-    after the other. A forked child's are refused, and those of a signal handler in the middle of another.
+    Opening fences the trainer before. Several threads may use one trainer: the calls that change the run are sent
+    one after the other. A call in a forked child is refused, and so is a signal handler's in the middle of another.
 
     Args:
         url: the server, e.g. `redis://head:6379/0`; see the README for the kinds.
         run: name of the run.
-        config: how the run works; it is created if it does not exist. None: it must exist. Of a run that exists, only
-            the fields that the config was given are compared.
-        update: change those that differ in the stored config, instead of refusing; all others stay as they are.
+        config: how the run works; a run that does not exist is created. None: the run must exist. Of a run that
+            exists, only the fields that the config was given are compared.
+        update: change the stored fields that differ, instead of refusing; all others stay as they are.
         attach: only read (ranks of a data-parallel trainer): no fence, and no call that changes the run.
         clock: injected time in milliseconds, for tests.
 
@@ -115,16 +115,16 @@ class Trainer(BlockingClient):
 
         Args:
             tasks: one task or any number of them; sent in pieces as they come.
-            cursor: the data loader's position after them (anything JSON can hold), stored with the last piece.
-            again: those that are dead or rejected start over, with the payload and samples that are given now; also
-                where their records were freed since (`max_finished`). Tasks that were trained on stay as they are.
+            cursor: the data loader's position after these tasks (anything JSON can hold), stored with the last piece.
+            again: tasks that are dead or rejected start over with the payload and samples that are given now, also when
+                their records were freed since (`max_finished`). Tasks that were trained on stay as they are.
 
         Returns:
-            How many were added, and the others with the state that each is in.
+            How many were added, and the state of each task that the run knew already.
 
         Raises:
             TooBig: a payload is larger than `max_payload_bytes`.
-            BadArgument: something that is given is no task; or it comes from an iterator that an earlier call, which
+            BadArgument: one of the tasks is not a Task; or they come from an iterator that an earlier call, which
                 failed, has left in the middle.
             Fenced: another trainer has taken over.
         """
@@ -140,27 +140,27 @@ class Trainer(BlockingClient):
         timeout: float | None = None,
         short: bool = False,
     ) -> list[Rollout]:
-        """Waits for the batch of the current version. Called again before `advance`, it answers the same batch.
+        """Waits for the batch of the current version. Called again before `advance`, it returns the same batch.
 
         Args:
             n: rollouts wanted; None: the config's consumer_batch_size.
-            accept: a filter, called once for each rollout; what it refuses is discarded and replaced. Its verdicts are
-                remembered as long as this trainer forms the batch, also when a wait ends by its time or by an error.
+            accept: a filter, called once for each rollout; rollouts that it refuses are discarded and replaced. Its
+                verdicts are remembered as long as this trainer forms the batch, also when a wait times out or fails.
                 They are forgotten with the samples that they are about, by a recovery, and when another filter is
-                given, which judges all that was gathered. Another filter has other code, or other values in it: a
-                lambda made anew for each call is the same one while the values that it uses are. A batch that was
-                sealed before, by this trainer or the one before it, is not judged again.
-            prefetch: form and read the batch after this one in the background, with the same n and accept;
-                asked again before `advance`, answer that one.
+                given, which judges all rollouts again. Another filter is one with other code or other values in it: a
+                lambda made anew for each call is the same filter while the values that it uses are the same. A batch
+                that was sealed before, by this trainer or the one before it, is not judged again.
+            prefetch: form and read the next batch in the background, with the same n and accept. Another call before
+                `advance` returns that next batch.
             timeout: how long to wait, in seconds; None: as long as it takes.
-            short: when fewer than n tasks are left in the run, take those.
+            short: when fewer than n tasks are left in the run, take all that are left.
 
         Returns:
-            The rollouts, oldest first: in the order of the sealed batch, which is the same for whoever reads it.
+            The rollouts, oldest first. This is the order of the sealed batch, the same for all its readers.
 
         Raises:
-            Exhausted: fewer than n tasks are left in the run (none, with short).
-            WaitTimeout: the time is over; what was gathered is kept for the next call.
+            Exhausted: fewer than n tasks are left in the run; with short: no task is left.
+            WaitTimeout: the time is over; the rollouts so far are kept for the next call.
             TooMany: n is more than could ever be ready at once.
             Fenced, Rewound: this trainer may not go on.
         """
@@ -173,7 +173,7 @@ class Trainer(BlockingClient):
             batch = self._run(next_batch(self._state, step, n, accept, timeout, short=short))
         if prefetch and step == self._state.version and self._state.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
-        self._state.deliver(step)  # the last thing: before it, a caller that is interrupted gets this batch again
+        self._state.deliver(step)  # last: a caller that is interrupted before it gets this batch again
         return batch
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
@@ -182,7 +182,7 @@ class Trainer(BlockingClient):
         before = self._thread
 
         def form() -> list[Rollout]:
-            if before is not None:  # one that was dropped may not have ended yet
+            if before is not None:  # the thread of a dropped batch may not have ended yet
                 before.join()
             return self._run(next_batch(self._state, step, n, accept, None, short=short))
 
@@ -192,7 +192,7 @@ class Trainer(BlockingClient):
     def _from_ahead(self, step: int, timeout: float | None) -> list[Rollout] | None:
         """The batch that was formed in the background.
 
-        None: there is none, or forming it failed and is tried again in the open.
+        None: no batch is formed in the background, or forming it failed: the caller tries again.
         """
         if self._ahead is None or self._ahead[0] != step:
             return None
@@ -205,7 +205,7 @@ class Trainer(BlockingClient):
             batch = None
         except BrokerError:
             batch = None
-        except BaseException:  # the filter's: told once, and then tried again; or what interrupts this wait
+        except BaseException:  # the filter's error is raised once, then the batch is formed again
             if future.done():
                 self._ahead = None
             raise
@@ -213,7 +213,7 @@ class Trainer(BlockingClient):
         return batch
 
     def _drop_ahead(self) -> None:
-        """A batch of the future that a recovery undoes must not be delivered; forming it ends at its next call."""
+        """Drops the batch that is formed in the background: a recovery undoes its step. The thread ends by itself."""
         self._ahead = None
         self._transport.interrupt()
 
@@ -223,38 +223,38 @@ class Trainer(BlockingClient):
         Args:
             step: the step that trains the batch.
             rank: this rank, 0 <= rank < world.
-            world: number of ranks; their shards are contiguous, and together the batch.
+            world: number of ranks. Their shards are contiguous, and together they are the batch.
             timeout: how long to wait, in seconds.
 
         Raises:
             Gone: the batch is not kept any more.
-            WaitTimeout: it was not sealed in time.
+            WaitTimeout: the batch was not sealed in time.
         """
         return self._run(read_batch(self._state.io, self._state.run, step, rank, world, timeout))
 
     def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
-        """Takes finished rollouts out for good. Answers for each task `discarded`, or the state it is in."""
+        """Takes finished rollouts out for good. Returns for each task `discarded`, or the state it is in."""
         self._must_lead("discard")
         return self._run(self._state.discard(tasks, reason))
 
     def cancel(self, tasks: Iterable[str]) -> dict[str, str]:
-        """Takes tasks out of the run, whoever works on them. Answers for each `cancelled`, or the state it is in."""
+        """Takes tasks out of the run, also while workers hold them. Returns for each `cancelled`, or its state."""
         self._must_lead("cancel")
         return self._run(self._state.cancel(tasks))
 
     def retry(self, tasks: Iterable[str]) -> dict[str, str]:
-        """Starts dead or rejected tasks over. Answers for each `retried`, or the state it is in."""
+        """Starts dead or rejected tasks over. Returns for each `retried`, or the state it is in."""
         self._must_lead("retry")
         return self._run(self._state.retry(tasks))
 
     def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
         """Says that the batch is trained on; opens capacity for the next one.
 
-        Where one ended without an answer (no server, an interrupt), the next call of this trainer makes sure of it, and
-        repeated it answers what the first would have answered.
+        An advance may end without an answer (no server, an interrupt). The next call of this trainer then makes sure
+        of it first; a repeated advance returns what the first would have returned.
 
         Args:
-            blob: at most 1 MiB that travels with the workers' next claims (where the new weights are).
+            blob: at most 1 MiB that workers get with their next claims, for example where the new weights are.
             allow_empty: advance although no batch was taken.
 
         Returns:
@@ -268,7 +268,7 @@ class Trainer(BlockingClient):
         return self._run(self._state.advance(blob, allow_empty=allow_empty))
 
     def settle(self) -> int:
-        """Makes sure of an advance that ended without an answer, as the next call would; the version."""
+        """Makes sure of an advance that ended without an answer, as the next call would. Returns the version."""
         self._must_lead("settle")
         return self._run(self._state.settle())
 
@@ -277,22 +277,22 @@ class Trainer(BlockingClient):
     ) -> Checkpoint:
         """Writes the broker's part of a training checkpoint, whole or not at all, and commits it.
 
-        It is written beside the path, under a name of its own: `<path>.<number>.e<epoch>.v<version>`. The path becomes
-        a link to it, where links can be made. Files before it that nothing can recover from any more are deleted, and
-        what no kept checkpoint needs is freed.
+        The file is written beside the path as `<path>.<number>.e<epoch>.v<version>`. The path becomes a link to the
+        file, where links can be made. Older files that no recovery can use any more are deleted. The run frees
+        everything that no kept checkpoint needs.
 
         Args:
             path: what to call it; save it beside the weights of this version.
             full: also write the unfinished tasks themselves, in a second file beside it, so that even an empty
                 server can be refilled.
-            progress: called with tasks looked at so far, and about how many there are.
+            progress: called with the number of tasks looked at so far, and about how many there are.
 
         Returns:
-            What was written; its `path` is the file.
+            The checkpoint; its `path` is the file.
 
         Raises:
             CheckpointError: the file could not be written; nothing is committed.
-            Fenced: another trainer has taken over; what that one wrote is as it was.
+            Fenced: another trainer has taken over; its files are as they were.
             Early: the version changed meanwhile, by another thread.
             Recovering, Rewound: the run is being recovered, or its server lost writes; nothing is committed.
         """
@@ -314,32 +314,32 @@ class Trainer(BlockingClient):
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> RecoveryReport:
-        """Takes the run to where a checkpoint has it.
+        """Takes the run back, or forward, to the state that a checkpoint describes.
 
         Afterwards capacity is right, no rollout of the lost future comes, and each task is trained once in the
-        history that survives.
-        May be called again if it was interrupted. Workers need not be restarted.
+        history that survives. A call that was interrupted may be made again. Workers need not be restarted.
 
         Args:
-            source: a checkpoint or its path, or what AReaL, Hugging Face, Megatron or verl left behind; None with
-                no version: version 0. Of several checkpoints of a path the newest is taken that no later recovery
-                undid; the name of one of their files stands for that file alone.
+            source: a checkpoint or its path, or the path of a file or folder of AReaL, Hugging Face, Megatron or verl.
+                Of several checkpoints of a path, the newest that no later recovery undid is taken. The name of one of
+                their files stands for that file alone. None without a version: version 0.
             version: a version alone, without a list of tasks.
             in_flight: `keep` attempts in flight whose policy survives, or `requeue` them all.
-            missing_ok: take a path without any file for version 0.
+            missing_ok: a path without any file means version 0.
             allow_loss: go below the floor although tasks were freed.
-            blob: what travels with the workers' claims at that version; None: the checkpoint's.
+            blob: what workers get with their claims at that version; None: the checkpoint's.
             dry_run: report what would happen and change nothing.
-            progress: called with tasks dealt with so far, and about how many there are.
+            progress: called with the number of tasks dealt with so far, and about how many there are.
 
         Returns:
             What became of the tasks, and in `source` the file that was taken.
 
         Raises:
-            CheckpointError: the source cannot be used; nothing was changed. Where the newest file is damaged, it names
-                another: other weights belong to that, so that nobody takes it unasked.
-            Gone: below the floor. Undone: of a future that a later recovery undid. Fenced: another trainer took
-                over meanwhile.
+            CheckpointError: the source cannot be used; nothing was changed. When the newest file is damaged, the error
+                names another, which belongs to other weights and is therefore not taken by itself.
+            Gone: the version is below the floor.
+            Undone: a later recovery undid the version.
+            Fenced: another trainer took over meanwhile.
         """
         check_plain_hook("progress", progress)
         if not dry_run:
@@ -361,22 +361,22 @@ class Trainer(BlockingClient):
         return self._run(call)
 
     def pause(self) -> str:
-        """Hands out no more work, submissions go on. Answers the mode before."""
+        """Hands out no more work; submissions go on. Returns the mode before."""
         self._must_lead("pause")
         return self._run(self._state.pause("paused"))
 
     def drain(self) -> str:
-        """Starts no more tasks, running ones are finished. Answers the mode before."""
+        """Starts no more tasks; running tasks are finished. Returns the mode before."""
         self._must_lead("drain")
         return self._run(self._state.pause("draining"))
 
     def resume(self) -> str:
-        """Hands out work again. Answers the mode before."""
+        """Hands out work again. Returns the mode before."""
         self._must_lead("resume")
         return self._run(self._state.pause(""))
 
     def requeue(self, limit: int = 100) -> int:
-        """Takes back what is due: leases that ran out, time-outs, retries. Answers how many."""
+        """Takes back what is due: leases that ran out, time-outs, retries. Returns how many."""
         return self._run(self._state.requeue(limit))
 
     def stats(self) -> Stats:
@@ -395,9 +395,9 @@ class Trainer(BlockingClient):
         return self.stats().capacity
 
     def explain(self) -> Explanation:
-        """Why the run does what it does.
+        """Why the run goes on or stands still.
 
-        Which term of the capacity formula binds, who holds the slots, what is next due.
+        Names the term of the capacity formula that binds, who holds the slots, and what is due next.
         """
         from broker.inspection.explanation import explain
 
@@ -413,7 +413,7 @@ class Trainer(BlockingClient):
         return self._run(audit(self._state.io, self.run, self._state.now))
 
     def _must_lead(self, what: str) -> None:
-        if self._transport.is_forked:  # it would wait for a thread of the parent's, or for nothing
+        if self._transport.is_forked:  # the thread that it would wait for is the parent's
             raise BadArgument(problem=FORKED)
         if self._attached:
             raise BadArgument(

@@ -37,23 +37,22 @@ _FORKED = (
 class Worker(BlockingClient):
     """A worker: claims attempts, renews its lease from a thread, submits results.
 
-    As a context manager it gives back what it holds when the block ends for whatever reason, Ctrl-C and SIGTERM
-    included. Where the block ends with an exception of its own, `sys.exit` included, the attempt that was worked on has
-    failed: the oldest that is held. So a task that ends its workers is not handed out for ever.
-    A forked child may submit what its parent holds; to claim it opens a worker of its own.
+    As a context manager it gives its attempts back when the block ends, also by Ctrl-C or SIGTERM. When the block
+    ends with its own exception, `sys.exit` included, the oldest attempt has failed: so a task that ends its workers
+    is not handed out for ever.
+    A forked child may submit results of its parent's attempts; to claim, it opens its own worker.
 
     Args:
         url: the server.
         run: name of the run, or several in order of preference.
         name: shown to people; None: host and process id.
-        lease_s: time without a sign of life after which its attempts go to others, in seconds; None: the run's.
-        policy: the weights it has loaded; None: it always generates with `attempt.version`. Of several runs a mapping,
-            name of the run -> Policy or None, for each has versions and epochs of its own; runs that it leaves out
-            have None.
-        on_weights_stale: called with the run's policy and newest blob when the weights named for a run are too old to
-            start its work with. Returns the policy that was loaded for that run, or None to be asked again. Of several
-            runs each is asked for; a hook with a parameter `run` is given the run's name. While it is called nothing
-            is claimed.
+        lease_s: seconds without a sign of life after which the attempts go to other workers; None: the run's lease.
+        policy: the loaded weights; None: the worker always generates with `attempt.version`. For several runs, a
+            mapping from the run's name to a Policy or None, as each run has its own versions and epochs. A run that
+            the mapping leaves out has None.
+        on_weights_stale: called with a run's policy and newest blob when the loaded weights are too old to start the
+            run's work. Returns the policy that was loaded, or None to be called again. With several runs it is called
+            for each; a hook with a parameter `run` gets the run's name. Nothing is claimed while it is called.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
 
@@ -85,15 +84,15 @@ class Worker(BlockingClient):
         self._claiming = threading.Lock()
         self._termination = TerminationAsExit()
         self._closed = False
-        self._refused: BadArgument | None = None  # the handler turned out to be one for asyncio
-        self._permits: Permits | None = None  # of the `run` that is or was under way
+        self._refused: BadArgument | None = None  # the handler is one for asyncio
+        self._permits: Permits | None = None  # of the present or last `run`
         self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
         self._heartbeat = Heartbeat(self._transport, url, self._state.sessions.values(), _say_cancelled)
         try:
             self._run(self._state.join())
             if heartbeat:
                 self._heartbeat.start()
-        except BaseException:  # a signal's, too: nobody else has what has joined
+        except BaseException:  # also when a signal raises: only this worker can end the sessions that have joined
             self.close()
             raise
 
@@ -104,9 +103,9 @@ class Worker(BlockingClient):
 
     @property
     def policy(self) -> Policies:
-        """The weights that it has loaded, None: always the current ones.
+        """The weights that the worker has loaded; None: always the current ones.
 
-        Of several runs a mapping by their names, which cannot be changed: set another one.
+        For several runs, a mapping by their names. The mapping cannot be changed: assign another one.
         """
         return self._state.policy
 
@@ -116,20 +115,20 @@ class Worker(BlockingClient):
 
     @property
     def held(self) -> list[Attempt]:
-        """The attempts it works on."""
+        """The attempts that this worker works on."""
         return self._state.held
 
     @property
     def claim_reason(self) -> str:
         """Why the last claim gave less than asked.
 
-        `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or nothing.
+        `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or "".
         """
         return self._state.reason
 
     @property
     def sessions(self) -> dict[str, str]:
-        """The id of its session with each run."""
+        """The id of this worker's session with each run."""
         return {run: session.id for run, session in self._state.sessions.items()}
 
     def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
@@ -137,7 +136,7 @@ class Worker(BlockingClient):
 
         Args:
             n: most attempts wanted, 1 to 1000.
-            timeout: how long to wait for the first, in seconds; None: as long as it takes.
+            timeout: how long to wait for the first attempt, in seconds; None: as long as it takes.
         """
         n = number_wanted(n)
         return self._claim(n, timeout)
@@ -155,19 +154,19 @@ class Worker(BlockingClient):
     def __iter__(self) -> Iterator[Attempt]:
         """Attempts one after the other, for ever; ends after `stop` or `drain`.
 
-        Submitting one claims the next in the same round trip.
+        Submitting an attempt claims the next one in the same round trip.
         """
         with closing(self.batches(1)) as batches:
             for batch in batches:
                 yield batch[0]
 
     def batches(self, n: int) -> Generator[list[Attempt]]:
-        """Lists of up to n attempts, as many as there are, for ever; ends after `stop` or `drain`.
+        """Lists of up to n attempts, for ever; ends after `stop` or `drain`.
 
-        Submitting the last results of one (`submit_many`) claims the next in the same round trip.
+        Submitting the last results of a list (`submit_many`) claims the next list in the same round trip.
 
         Args:
-            n: most attempts of a batch, 1 to 1000.
+            n: most attempts of a list, 1 to 1000.
         """
         n = number_wanted(n)
         try:
@@ -185,12 +184,12 @@ class Worker(BlockingClient):
                 self._run(self._state.give_back(ahead))
 
     def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
-        """Submits a result. Sent again, it has its effect once.
+        """Submits a result. A result that is submitted again counts once.
 
         Args:
             attempt: what the result is of.
             result: `bytes`, or anything that the codec takes (NumPy arrays included).
-            policy: the newest policy used, where weights changed during generation.
+            policy: the newest policy that was used, when weights changed during generation.
 
         Raises:
             TooBig: the result is larger than `max_result_bytes`.
@@ -217,9 +216,9 @@ class Worker(BlockingClient):
                 self._claiming.release()
 
     def _may_claim(self) -> bool:
-        """Whether results may claim the next batch, which holds the lock then.
+        """Whether results may claim the next batch: the claiming lock was free, and is held now.
 
-        Results do not wait for a loop in another thread to find work.
+        Results never wait for another thread that waits for work.
         """
         return self._state.iterating and not self._transport.is_forked and self._claiming.acquire(blocking=False)
 
@@ -234,30 +233,30 @@ class Worker(BlockingClient):
     def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished.
 
-        With retry it is tried again after a pause, until max_attempts. A reason of more than 2000 bytes is cut.
+        With retry the slot is tried again after a pause, up to `max_attempts` times. A reason is cut after 2000 bytes.
         """
         return self._run(self._state.session_of(attempt).fail(attempt, error, retry=retry))
 
     def renew(self) -> None:
-        """Renews the leases now (the heartbeat does so by itself). Not in a forked child, as for claims."""
-        self._refuse_forked()  # what the parent has claimed since would count as held by nobody
+        """Renews the leases now (the heartbeat does so by itself). A forked child may not call it."""
+        self._refuse_forked()  # attempts that the parent has claimed since would be given back
         self._heartbeat.beat()
 
     def run(self, handler: Callable[[Attempt], Any], concurrency: int = 1) -> None:
         """Works until `stop`, `drain` or Ctrl-C: claims, calls the handler in threads, submits what it returns.
 
-        A handler that goes on for a second after its attempt was taken back is lost, and its place is given to another.
+        A handler that goes on for a second after its attempt was taken back is lost; its place goes to another attempt.
 
         Args:
-            handler: returns the result; raises Reject to reject the rollout; anything else that it raises, `SystemExit`
-                included, counts as a failure that is retried. A result that cannot be encoded or is too large is one
-                that is not.
+            handler: returns the result, or raises Reject to reject the rollout. Any other exception, `SystemExit`
+                included, is a failure that is retried. A result that cannot be encoded or is too large is a failure
+                that is not retried.
             concurrency: attempts at the same time.
 
         Raises:
-            BadArgument: the handler is an `async def` function or cannot be called, or returned something to be
-                awaited (what is held is given back), or concurrency is below 1.
-            HandlersLost: as many handlers are lost as there are places. The others have ended; end the process.
+            BadArgument: the handler is an `async def` function or cannot be called, or it returned an awaitable (the
+                attempts are given back), or concurrency is below 1.
+            HandlersLost: the handlers of all places are lost. The other handlers have ended; end the process.
         """
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
@@ -288,7 +287,7 @@ class Worker(BlockingClient):
         threads: dict[str, threading.Thread],
         changed: threading.Event,
     ) -> None:
-        """Claims for the places that are free, until nothing is to be claimed any more."""
+        """Claims for the free places, until the worker is told to stop or drain."""
         while not (self._refused or self._state.ended):
             changed.clear()
             permits.look()
@@ -298,9 +297,9 @@ class Worker(BlockingClient):
                 changed.wait(LOOK_EVERY_S)
                 continue
             is_idle = permits.is_idle
-            if self._refused:  # a handler tells before it ends: looked at afterwards, nothing is missed
+            if self._refused:  # set by a handler before it ends: looked at last, not missed
                 return
-            # Where handlers work, one may be lost meanwhile.
+            # A handler that works may be lost meanwhile.
             attempts = self._claim(min(1000, permits.room), None if is_idle else LOST_AFTER_S)
             for attempt_id in [name for name, thread in threads.items() if not thread.is_alive()]:
                 del threads[attempt_id]
@@ -310,7 +309,7 @@ class Worker(BlockingClient):
                     target=self._handle,
                     args=(handler, attempt, permits, changed),
                     name=f"broker-{attempt.id}",
-                    daemon=True,  # a lost one must not keep the process from ending
+                    daemon=True,  # a lost handler must not keep the process from ending
                 )
                 threads[attempt.id].start()
 
@@ -350,27 +349,27 @@ class Worker(BlockingClient):
             self._finish(self._state.release(held))
 
     def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
-        """Does what ends the work, within the time that ending may take: the process may be killed soon after."""
+        """Makes a call that ends the work, for a limited time: the process may be killed soon after."""
         now = time.monotonic()
         if now > self._end_by + END_WITHIN_S:
             self._end_by = now + END_WITHIN_S
         try:
             self._run_within(ending, max(0.0, self._end_by - now))
         except BrokerError as error:
-            _log.warning("what was held is given to others only when its lease runs out: %s", error)
+            _log.warning("the attempts of this worker go to others only when their lease runs out: %s", error)
 
     def drain(self) -> None:
-        """Claims nothing more; what is held is finished. From any thread."""
+        """Claims nothing more; finishes the attempts that it has. Any thread may call it."""
         self._state.draining = True
         self._transport.interrupt()
 
     def stop(self) -> None:
-        """Claims nothing more and gives back what is held. From any thread, or a signal handler."""
+        """Claims nothing more and gives the attempts back. Any thread or signal handler may call it."""
         self._state.stopping = True
         self._transport.interrupt()
 
     def close(self) -> None:
-        """Gives back what it holds, ends its sessions, closes the connections. In a forked child only the last."""
+        """Gives the attempts back, ends the sessions, closes the connections. In a forked child: only the last."""
         if self._closed:
             return
         self._termination.hold_off(insisted_on=True)
@@ -383,7 +382,7 @@ class Worker(BlockingClient):
             self._termination.remove()
 
     def _give_all_back(self) -> None:
-        self._heartbeat.end()  # whatever interrupts this: what is held is not renewed for ever
+        self._heartbeat.end()  # also when this is interrupted: the leases are not renewed for ever
         self.stop()
         self._heartbeat.stop(HEARTBEAT_ENDS_WITHIN_S)
         for attempt in self._state.held:
@@ -401,7 +400,7 @@ class Worker(BlockingClient):
             if error is not None and not (self._closed or self._transport.is_forked):
                 attempt = self._state.worked_on(self._permits.attempts if self._permits is not None else ())
                 ending = judged(error, "block")
-                if attempt is not None and ending.how != "released":  # the others are given back in any case
+                if attempt is not None and ending.how != "released":  # the other attempts are given back in any case
                     self._finish(self._state.fail_attempt(attempt, error, ending))
         finally:
             self.close()

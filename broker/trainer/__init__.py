@@ -1,4 +1,4 @@
 """What a trainer remembers of its run, and how it fills, forms and reads batches.
 
-Imports `connections`, `inspection`, and what those import.
+Imports `connections`, `inspection` and what these import.
 """

@@ -1,4 +1,4 @@
-"""Reading the rows and bytes of a batch in pieces that bound memory."""
+"""Reads the rows and bytes of a batch in pieces, to bound memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from broker.values.rollout import Rollout, Sample
 
 #: Tasks whose rows are read in one call.
 ROWS_PER_CALL = 128
-#: Bytes of results that one read asks for, by the size of those before.
+#: Bytes of results that one read asks for, estimated by the sizes of earlier results.
 BYTES_PER_FETCH = 16 * 1024 * 1024
 _MOST_KEYS_PER_FETCH = 512
-#: Bytes of results that come with the rows of a batch, out of the script that seals it. To read a few small ones there
-#: costs less than a round trip.
+#: Bytes of results that come with the rows of a batch, from the script that seals it: reading a few small results
+#: there costs less than a round trip.
 RESULT_BYTES_WITH_ROWS = 64 * 1024
-#: Results of the first read of a batch, where those of the batch before were not larger than the bytes allow.
+#: Results of the first read of a batch, when those of the batch before were small enough for the bytes above.
 _FIRST_KEYS = 64
 
 
 @dataclass(slots=True)
 class ResultSizes:
-    """What is known of a run's results before they are read.
+    """How large a run's results are expected to be.
 
     Args:
         largest: size of the largest one of the last batch in bytes, 0 before the first.
@@ -38,11 +38,11 @@ class ResultSizes:
 
 
 async def read_rows(io: BaseTransport, run: str, step: int, first: int, last: int) -> list[RolloutRow]:
-    """Rows first to last (excluded) of a batch."""
+    """The rows of a batch from first to last, last excluded."""
     rows: list[RolloutRow] = []
     while first + len(rows) < last:
         offset = first + len(rows)
-        count = min(ROWS_PER_CALL, last - offset)  # of large groups fewer come
+        count = min(ROWS_PER_CALL, last - offset)  # for large groups the server returns fewer
         piece = await io.call(anyone.batch(run, step, offset, count))
         if not piece.rows:
             raise Gone(step=step)
@@ -58,15 +58,15 @@ async def read_rollouts(
     sizes: ResultSizes,
     there: Sequence[bytes | None] = (),
 ) -> list[Rollout]:
-    """The rollouts of rows, with their results decoded.
+    """The rollouts of some rows, with their results decoded.
 
     Args:
         io: reads them.
         run: the run.
-        step: the step whose batch they are of.
-        rows: what the server says of them.
-        sizes: what is known of the results' sizes, and learned here.
-        there: the bytes of the first results, as they came with the rows.
+        step: the step whose batch it is.
+        rows: what the server says of the rollouts.
+        sizes: the expected sizes of results, updated here.
+        there: the bytes of the first results, which came with the rows.
 
     Raises:
         Gone: the bytes of a result are not there any more.
@@ -93,7 +93,7 @@ def _present(values: Sequence[bytes | None], attempts: Sequence[str], step: int)
 
 
 def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> list[Rollout]:
-    """Decodes payloads and results; lets go of each result's bytes as soon as they are decoded."""
+    """Decodes payloads and results; frees the bytes of each result as soon as it is decoded."""
     rollouts: list[Rollout] = []
     results.reverse()
     for row in rows:

@@ -29,14 +29,14 @@ _MOST_GONE = 10
 
 
 class Deadline:
-    """Until when a caller is willing to wait; timeout_s None: for ever."""
+    """The time until which a caller waits; timeout_s None: for ever."""
 
     def __init__(self, timeout_s: float | None) -> None:
         self.timeout_s = timeout_s = seconds_of("timeout", timeout_s)
         self._at = None if timeout_s is None else time.monotonic() + timeout_s
 
     def left(self, at_most: float) -> float:
-        """Seconds left, at most so many."""
+        """Seconds left, at most the limit."""
         return at_most if self._at is None else min(at_most, self._at - time.monotonic())
 
     def check(self, what: str, **fields: Any) -> None:
@@ -46,20 +46,20 @@ class Deadline:
 
 
 class Forming:
-    """One batch on its way.
+    """One batch that is formed.
 
     Args:
-        state: the trainer, which remembers what was gathered.
+        state: the trainer; it remembers the rollouts that were read.
         step: the step whose batch it is.
         n: rollouts wanted.
         accept: the user's filter, or None.
-        short: take what is left of the run when that is less than n.
+        short: when fewer than n tasks are left in the run, take all that are left.
     """
 
     def __init__(self, state: TrainerState, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
         self._state, self._step, self._n, self._short = state, step, n, short
         self._epoch = state.epoch
-        self._gone = 0  # how often the unsealed batch lost something while it was read
+        self._gone = 0  # how often the unsealed batch lost rollouts while it was read
         self._gathered = None if accept is None else self._gathered_by(accept)
 
     def _gathered_by(self, accept: Accept) -> Gathered:
@@ -76,7 +76,7 @@ class Forming:
 
         Raises:
             Exhausted: fewer tasks than wanted are left in the run.
-            WaitTimeout: the deadline passed; what was gathered stays in the unsealed batch.
+            WaitTimeout: the deadline passed; the rollouts so far stay in the unsealed batch.
         """
         state, step, gathered = self._state, self._step, self._gathered
         while True:
@@ -117,12 +117,12 @@ class Forming:
         return taken
 
     def _refuse_after_recovery(self) -> None:
-        """A batch formed in the background ends when a recovery begins."""
+        """Makes a batch that is formed in the background end, as a recovery begins."""
         if self._state.epoch != self._epoch:
             raise Recovering(version=self._state.version)
 
     async def _sealed(self, taken: Taken) -> list[Rollout]:
-        """The rollouts of the sealed batch, in its order, which any rank reads. What was gathered is not read again."""
+        """The rollouts of the sealed batch, in its order. Rollouts that were read before are not read again."""
         state, step, gathered = self._state, self._step, self._gathered
         if gathered is not None and (there := gathered.in_order(step, taken.digest)) is not None:
             return there
@@ -134,9 +134,9 @@ class Forming:
         return [gathered.looks[row.task].rollout for row in rows]
 
     async def _take_judged(self, gathered: Gathered) -> tuple[Taken, bool]:
-        """Fills the batch, judges what is new in it and discards what the user refuses.
+        """Fills the batch, lets the filter judge the new rollouts, and discards those that it refuses.
 
-        Answers also whether the filter has seen all of the batch, and refused nothing.
+        Also returns whether the filter has seen the whole batch and refused nothing.
         """
         state = self._state
         was_whole, gathered.is_whole = gathered.is_whole, False
@@ -144,7 +144,7 @@ class Forming:
         if taken.sealed:
             return taken, True
         new = taken.rows
-        is_told = len(new) == taken.taken  # else the answer is that of a copy that was lost with its rows
+        is_told = len(new) == taken.taken  # else the rows were lost with an earlier answer
         if was_whole and is_told and len(gathered.looks.keys() | {row.task for row in new}) == taken.size:
             sizes = state.result_sizes
             gathered.add(new, await read_rollouts(state.io, state.run, self._step, new, sizes, taken.results))
@@ -162,14 +162,14 @@ class Forming:
         return taken, gathered.is_whole and not refused
 
     async def _look_at_all(self, gathered: Gathered, size: int) -> bool:
-        """Reads the unsealed batch where it is not what was known of it and what came now.
+        """Reads the unsealed batch again when it differs from the rollouts known before plus those that came now.
 
-        Another trainer had begun it, an answer was lost, or something left it. Answers whether all of it was there.
+        Another trainer had begun it, an answer was lost, or a rollout left it. Returns whether all of it could be read.
         """
         try:
             rows = await read_rows(self._state.io, self._state.run, self._step, 0, size)
             await self._complete(gathered, rows)
-        except Gone:  # cancelled meanwhile, by an operator: then the next take says another size
+        except Gone:  # an operator cancelled a task meanwhile: the next take returns another size
             self._gone += 1
             if self._gone > _MOST_GONE:
                 raise
@@ -177,7 +177,7 @@ class Forming:
         return True
 
     async def _complete(self, gathered: Gathered, rows: Sequence[RolloutRow]) -> None:
-        """Lets what was gathered be these rows, and reads what is new among them."""
+        """Makes these rows the known ones, and reads those that are new."""
         state = self._state
         gathered.keep(rows)
         new = [row for row in rows if row.task not in gathered.looks]
@@ -195,7 +195,7 @@ async def next_batch(
 
 
 def share_of(size: int, rank: int, world: int) -> range:
-    """Which rollouts of a batch of that size are one rank's, by their place in it: contiguous, and together all."""
+    """The places of a batch that belong to one rank. Each rank's are contiguous; together the ranks have all."""
     return range(size * rank // world, size * (rank + 1) // world)
 
 

@@ -1,4 +1,4 @@
-"""Tasks on their way into a run: what became of them, and where they come from."""
+"""What became of the tasks of an enqueue, and the iterators that they came from."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Self, cast
 from broker.errors import BadArgument, BrokerError
 from broker.values.task import Task
 
-#: Iterators that were left in the middle which a trainer remembers: the newest ones.
+#: How many iterators that were left in the middle a trainer remembers: the newest.
 _MOST_LEFT = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """What became of the tasks that were given.
+    """What became of the tasks of an enqueue.
 
     Args:
-        added: how many are pending now and were not.
-        existing: the ids of the others. The run knew them already, and left them alone.
+        added: how many were added.
+        existing: the ids of the tasks that the run knew already, and left alone.
         states: the state of each of these, by id: `pending`, `delayed`, `running`, `ready`, `batched` (in the
             unsealed batch), `sealed`, `consumed`, `dead` or `rejected`. A task whose record was freed is `freed` (it
             was trained on) or `freed_untrained` (it ended dead or rejected). `enqueue(again=True)` takes those that
@@ -35,25 +35,25 @@ class Enqueued:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many of the existing ones are in each state."""
+        """How many existing tasks are in each state."""
         return dict(Counter(self.states.values()))
 
 
 class LeftIterators:
-    """Iterators that an enqueue left in the middle: what it had taken from them and not sent would be missing.
+    """Iterators that an enqueue left in the middle: it took tasks from them that it did not send.
 
-    Repeated with the same one, the call would store the cursor that is behind all of them.
+    A second enqueue of the same iterator would miss these tasks, and would store the cursor that is behind them.
     """
 
     def __init__(self) -> None:
         self._left: list[Callable[[], object]] = []
 
     def add(self, tasks: object) -> None:
-        """Remembers one, as long as somebody else does where that can be told."""
+        """Remembers an iterator by a weak reference, where its type allows one."""
         there = [each for each in self._left if each() is not None]
         try:
             reference: Callable[[], object] = weakref.ref(tasks)
-        except TypeError:  # of a kind that knows no weak references, such as map
+        except TypeError:  # its type has no weak references, such as map
 
             def reference() -> object:
                 return tasks
@@ -65,13 +65,13 @@ class LeftIterators:
 
 
 class Arrival:
-    """One enqueue: counts what became of its tasks, and tells where it is left in the middle.
+    """One enqueue: counts what became of its tasks, and notes an iterator that it leaves in the middle.
 
     Args:
         given: the tasks, as the caller gave them.
         left: the iterators that must not be given again.
-        cursor: the data loader's position after them, encoded, or None.
-        again: take dead and rejected tasks, too.
+        cursor: the data loader's position after the tasks, encoded, or None.
+        again: start dead and rejected tasks over.
 
     Raises:
         BadArgument: the tasks come from an iterator that was left in the middle.
@@ -80,8 +80,8 @@ class Arrival:
     def __init__(self, given: object, left: LeftIterators, cursor: str | None, *, again: bool) -> None:
         if given in left:
             raise BadArgument(
-                problem="these tasks come from an iterator that an enqueue before left in the middle, and what that had"
-                " taken is missing in it: make a new one from the first task on (those that were added are left alone)"
+                problem="these tasks come from an iterator that an earlier enqueue left in the middle; tasks are missing"
+                " in it: make a new one from the first task on (tasks that were added before are left alone)"
             )
         self._given, self._left = given, left
         self.cursor, self.again = cursor, again
@@ -90,14 +90,14 @@ class Arrival:
         self._states: dict[str, str] = {}
 
     def add(self, added: int, existing: dict[str, str], ids: list[str]) -> None:
-        """What became of some of them."""
+        """Notes what became of some tasks."""
         self._added += added
         self._existing += ids
         self._states |= existing
 
     @property
     def enqueued(self) -> Enqueued:
-        """What became of them so far."""
+        """What became of the tasks so far."""
         return Enqueued(self._added, self._existing, self._states)
 
     def __enter__(self) -> Self:
@@ -116,6 +116,6 @@ class Arrival:
         if isinstance(error, BrokerError):
             error.fields.setdefault("added", self._added)
         error.add_note(
-            f"{self._added} of the tasks given to enqueue were added before; give all of them again: what is there is "
-            "left alone (an iterator cannot be given again: make a new one from the first task on)"
+            f"{self._added} of the tasks given to enqueue were added before; give all of them again: those that are "
+            "there are left alone (an iterator cannot be given again: make a new one from the first task on)"
         )

@@ -1,4 +1,4 @@
-"""Tasks that ended without being trained on: dead and rejected ones, as answers and errors tell of them."""
+"""Tasks that ended without being trained on, dead or rejected, in the words of answers and errors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from broker.protocol import anyone, keys
 from broker.protocol.parsing import text
 from broker.trainer.state import TrainerState
 
-#: Tasks whose reasons are looked at, the newest ones, and how many reasons an error tells, each of so many characters.
+#: How many tasks are asked for their reasons (the newest), how many reasons an error shows, and characters of each.
 _LOOKED_AT, _TOLD, _CHARS = 20, 3, 100
 
 
 async def exhausted(state: TrainerState, *, left: int, step: int, n: int) -> Exhausted:
-    """The error that says that fewer tasks are left than a batch needs, and what became of the others."""
+    """The error of a run with fewer tasks left than a batch needs; it says what became of the other tasks."""
     fields: dict[str, Any] = {"left": left, "step": step, "n": n}
     stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
     dead, rejected = int(stored["n_dead"]), int(stored["n_rejected"])
@@ -30,7 +30,7 @@ async def exhausted(state: TrainerState, *, left: int, step: int, n: int) -> Exh
 
 
 async def _reasons(io: BaseTransport, run: str, kind: str) -> list[str]:
-    """Why the newest of them ended: each reason once, the newest first."""
+    """Why the newest dead and rejected tasks ended: each reason once, the newest first."""
     ids: list[bytes] = await io.command("ZREVRANGE", keys.key(run, kind), 0, _LOOKED_AT - 1)
     if not ids:
         return []

@@ -1,4 +1,4 @@
-"""What a trainer that forms a batch with a filter knows of the batch."""
+"""What a trainer knows of a batch that it forms with a filter."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from broker.values.rollout import Rollout
 
 Accept = Callable[[Rollout], Any]
 
-#: Values that are the same wherever they are equal.
+#: Types whose equal values are interchangeable.
 _PLAIN = (int, float, str, bytes)
 
 
 @dataclass(slots=True)
 class Look:
-    """A rollout of the unsealed batch as a trainer read it.
+    """A rollout of the unsealed batch, as a trainer read it.
 
     Args:
-        row: what the server says of it, without the payload.
+        row: what the server says of the rollout, without the payload.
         rollout: the same, decoded.
-        verdict: the filter's; None before it was asked.
+        verdict: the filter's; None before the filter was asked.
     """
 
     row: RolloutRow
@@ -36,8 +36,8 @@ class Look:
 class Gathered:
     """What a trainer has read and judged of the unsealed batch, kept until it has handed the batch out.
 
-    So a wait that ended, by its time or by an error, costs nothing when it is repeated: no rollout is read or judged
-    twice. It holds what the unsealed batch holds, and nothing more. The order is the server's alone.
+    So a wait that timed out or failed costs nothing when it is repeated: no rollout is read or judged twice. The
+    rollouts here are those of the unsealed batch, and no others. Their order is the server's.
 
     Args:
         accept: the filter whose verdicts these are.
@@ -46,30 +46,30 @@ class Gathered:
     def __init__(self, accept: Accept) -> None:
         self.accept = accept
         self.looks: dict[str, Look] = {}
-        self.is_whole = True  # no call that may have changed the batch was left without its answer
+        self.is_whole = True  # every call that may have changed the batch has its answer
 
     def is_by(self, accept: Accept) -> bool:
-        """Whether that is the filter, though it may be another object: a method, a lambda made anew for each call."""
+        """Whether a filter is this one, though it may be another object: a method, a lambda made anew for each call."""
         return _is_same(self.accept, accept)
 
     def add(self, rows: Sequence[RolloutRow], rollouts: Sequence[Rollout]) -> None:
-        """Rows that were read, and their rollouts; the filter is asked about them later."""
+        """Adds rows that were read, and their rollouts; the filter judges them later."""
         for row, rollout in zip(rows, rollouts, strict=True):
             row.payload = b""
             self.looks[row.task] = Look(row, rollout)
 
     def keep(self, rows: Iterable[RolloutRow]) -> None:
-        """Forgets what is not among these rows; a task may have come back with other samples."""
+        """Forgets rollouts that are not among these rows; a task may have come back with other samples."""
         firsts = {row.task: (row.first, row.samples) for row in rows}
         self.drop([task for task, look in self.looks.items() if firsts.get(task) != (look.row.first, look.row.samples)])
 
     def drop(self, tasks: Iterable[str]) -> None:
-        """Forgets these."""
+        """Forgets these tasks."""
         for task in tasks:
             del self.looks[task]
 
     def new(self) -> list[Look]:
-        """What the filter was not asked about, oldest first."""
+        """The rollouts that the filter has not judged, oldest first."""
         return sorted((look for look in self.looks.values() if look.verdict is None), key=lambda look: look.row.first)
 
     def refused(self) -> list[str]:
@@ -77,9 +77,9 @@ class Gathered:
         return [task for task, look in self.looks.items() if look.verdict is False]
 
     def in_order(self, step: int, digest: str) -> list[Rollout] | None:
-        """The rollouts in the order of the batch with this digest; None where that is not what was gathered.
+        """The rollouts in the order of the batch with this digest; None when these are not the rollouts of that batch.
 
-        (Or where the server cannot say: fakeredis has another hash.)
+        Also None where the server cannot say: fakeredis has another hash.
         """
         looks = sorted(self.looks.values(), key=lambda look: look.row.first)
         text = " ".join((str(step), *(f"{look.row.task} {look.row.first}" for look in looks)))
@@ -88,7 +88,7 @@ class Gathered:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two filters must answer alike: one object, or the same code with the same values in it."""
+    """Whether two filters must give the same verdicts: one object, or the same code with the same values in it."""
     if one is other:
         return True
     if type(one) is not type(other):
@@ -105,7 +105,7 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _values(function: FunctionType) -> tuple[Any, ...]:
-    """What a function was made with, besides its code."""
+    """The values that a function was made with."""
     closure = tuple(_value(cell) for cell in function.__closure__ or ())
     named = sorted((function.__kwdefaults__ or {}).items())
     return (
@@ -116,7 +116,7 @@ def _values(function: FunctionType) -> tuple[Any, ...]:
 def _value(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it has none yet
+    except ValueError:  # the variable has no value yet
         return cell
 
 

@@ -1,4 +1,4 @@
-"""The trainer's calls have numbers: which one is next, and which one's outcome is unknown."""
+"""The trainer numbers its calls: which number is next, and which calls have an unknown outcome."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NumberedCalls:
         return self._numbers.last
 
     async def call(self, make: Callable[[CallId], ScriptCall[T]]) -> T:
-        """One call; raises its BrokerError.
+        """Makes one call; raises its BrokerError.
 
         Args:
             make: builds the script call when its turn has come.
@@ -45,14 +45,14 @@ class NumberedCalls:
     async def call_with(
         self, make: Callable[[CallId], ScriptCall[T]], then: Sequence[ScriptCall[Any]]
     ) -> tuple[T, list[Any]]:
-        """One call; script calls without a number are executed after it, in the same round trip.
+        """Makes one call; script calls without a number are executed after it, in the same round trip.
 
         Args:
             make: builds the script call when its turn has come.
-            then: the others.
+            then: the script calls without a number.
 
         Returns:
-            The call's value, and the outcomes of the others, of which a BrokerError is not raised.
+            The call's value, and the outcomes of the script calls without a number; their BrokerError is not raised.
         """
         return await self._turn.take(lambda: self._send(make, then))
 
@@ -62,17 +62,17 @@ class NumberedCalls:
         sent = self._numbers.prepare(make)
         try:
             outcomes = await self._io.execute([*sent, *then])
-        except (NotSendable, TooBig):  # nobody read it, and sent again it would be in the way for ever
+        except (NotSendable, TooBig):  # the server did not read it; sent again, it would block all later calls
             self._numbers.unsent(sent)
             raise
         return self._numbers.settle(sent, outcomes[: len(sent)]), outcomes[len(sent) :]
 
     async def take_over(self, call: ScriptCall[T], token: str) -> T:
-        """A call that begins a new epoch, from which on the numbers start again. Its BrokerError changes nothing.
+        """Makes a call that begins a new epoch, in which numbers start again. Its BrokerError changes nothing.
 
         Args:
             call: what to send.
-            token: the new epoch's.
+            token: the token of the new epoch.
         """
 
         async def begin() -> T:
@@ -92,7 +92,7 @@ class CallNumbers:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        # The number of the last call that was answered, and the calls after it. Only ever assigned together: a signal's
+        # The number of the last call that was answered, and the calls after it. One assignment sets both: a signal
         # handler may raise between two assignments, and no number may be used twice.
         self._place: tuple[int, list[ScriptCall[Any]]] = (0, [])
         self._broken: BrokerError | None = None
@@ -103,7 +103,7 @@ class CallNumbers:
         return self._place[0]
 
     def restart(self, token: str) -> None:
-        """A new epoch: numbers start again."""
+        """Begins a new epoch, in which numbers start again."""
         self.token, self._place, self._broken = token, (0, []), None
 
     def prepare(self, make: Callable[[CallId], ScriptCall[Any]]) -> list[ScriptCall[Any]]:
@@ -111,8 +111,8 @@ class CallNumbers:
 
         After a rewind no call is made any more: late copies of forgotten calls could fill the gap in the numbers.
 
-        From here on the outcome of the new one is unknown. A call that got no answer may have been executed. It is sent
-        again with the same number, before the next number is used, so that it has its effect once.
+        From here on the outcome of the new call is unknown. A call without an answer may have been executed. It is
+        sent again with the same number before the next number is used, so that it has its effect once.
         """
         if self._broken is not None:
             raise self._broken
@@ -122,20 +122,20 @@ class CallNumbers:
         return sent
 
     def unsent(self, sent: list[ScriptCall[Any]]) -> None:
-        """The new call of what prepare returned cannot be sent, or the server does not take its bytes."""
+        """Takes back the new call of `prepare`: it cannot be sent, or the server does not take its bytes."""
         self._place = (self._place[0], sent[:-1])
 
     def settle(self, sent: list[ScriptCall[Any]], outcomes: list[Any]) -> Any:
-        """Reads the outcomes of what prepare returned, and answers the new call's value.
+        """Reads the outcomes of the calls that `prepare` returned. Returns the new call's value.
 
         Raises:
-            BrokerError: the call was refused.
+            BrokerError: the new call was refused.
         """
         last, refusal = self._place[0], None
         for call, outcome in zip(sent, outcomes, strict=True):
             is_new = call is sent[-1]
             refused = isinstance(outcome, BrokerError)
-            # An unknown call that others followed was executed before: the server keeps the newest answer only.
+            # A call with an unknown outcome was executed before when later calls followed: the server keeps one answer.
             if not refused or "used_call" in outcome.fields or (isinstance(outcome, OldCall) and not is_new):
                 last += 1
             elif not is_new:

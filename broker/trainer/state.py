@@ -27,12 +27,12 @@ from broker.values.task import Task
 
 _log = logging.getLogger("broker")
 
-#: Tasks of one enqueue call, and the bytes of payload above which a call is closed earlier.
+#: Tasks of one enqueue call, and the bytes of payload above which a call has fewer tasks.
 TASKS_PER_CALL = 64
 PAYLOAD_BYTES_PER_CALL = 4 * 1024 * 1024
-#: Slots of the tasks of one enqueue call that may start tasks over: of each of these slots something is written.
+#: Slots of one enqueue call that may start tasks over: the script writes something for each of these slots.
 MOST_SLOTS_AGAIN = 1024
-#: Tasks that one trim frees; a batch that is larger takes more of them.
+#: Tasks that one trim frees; a larger batch needs several trims.
 TRIM_TASKS = 250
 #: Ids of one discard, cancel or retry call.
 IDS_PER_CALL = 250
@@ -40,7 +40,7 @@ IDS_PER_CALL = 250
 
 @dataclass(frozen=True, slots=True)
 class _Advance:
-    """An advance that was asked for, whose answer has not been dealt with."""
+    """An advance that was asked for and has no answer yet."""
 
     step: int
     digest: str
@@ -54,7 +54,7 @@ class TrainerState:
     Args:
         io: sends its calls.
         run: name of the run.
-        config: what to create the run with, or what it must agree with; None: the run must exist.
+        config: the config to create the run with, or to compare with the run's; None: the run must exist.
         update: change a stored config that differs.
         clock: injected time in milliseconds; None: the server's.
     """
@@ -81,13 +81,13 @@ class TrainerState:
         self.epoch = ""
         self.cursor: Any = None
         self.digests: dict[int, str] = {}
-        self.delivered = -1  # newest step handed to the caller
+        self.delivered = -1  # newest step whose batch the caller has
         self._asked: _Advance | None = None
-        self._repeated: int | None = None  # what an advance is answered that another call has made sure of
-        self._is_sure = True  # of the version: no recovery was left in the middle
+        self._repeated: int | None = None  # the answer of an advance that another call has made sure of
+        self._is_sure = True  # the version is known: no recovery was left in the middle
         self.result_sizes = ResultSizes()
         self._left = LeftIterators()
-        self.gathered: dict[int, Gathered] = {}  # by step, of batches that are formed with a filter
+        self.gathered: dict[int, Gathered] = {}  # by step, for batches that are formed with a filter
 
     @property
     def now(self) -> int | None:
@@ -102,7 +102,7 @@ class TrainerState:
     def step_to_deliver(self, *, prefetch: bool) -> int:
         """The step whose batch the caller gets next.
 
-        It is the version, or with prefetch the one after, once the batch of the version was handed out.
+        It is the version. With prefetch it is the step after, once the caller has the batch of the version.
         """
         return self.version + 1 if prefetch and self.delivered >= self.version else self.version
 
@@ -128,21 +128,21 @@ class TrainerState:
         return stored
 
     def recovering(self) -> None:
-        """A recovery begins: until it has ended, the version is not known."""
+        """Notes that a recovery begins: until it has ended, the version is not known."""
         self._is_sure = False
 
     def recovered(self, epoch: str) -> None:
-        """The run has gone to another version, under a new epoch: what this trainer did before is over."""
+        """Notes that the run has gone to another version under a new epoch; earlier batches and calls are over."""
         self.epoch, self._asked, self._repeated, self.delivered = epoch, None, None, -1
         self.digests.clear()
         self.gathered.clear()
 
     def deliver(self, step: int) -> None:
-        """The caller gets the batch of a step."""
+        """Notes that the caller gets the batch of a step."""
         self.delivered, self._repeated = step, None
 
     async def settle(self) -> int:
-        """The version, after an advance or a recovery that was left without an answer was made sure of."""
+        """The version, after making sure of an advance or a recovery that has no answer yet."""
         if self._asked is not None:
             self._repeated = await self._make(self._asked)
         if not self._is_sure:
@@ -159,7 +159,7 @@ class TrainerState:
         return arrival.enqueued
 
     def arrival(self, given: object, cursor: Any, *, again: bool) -> Arrival:
-        """An enqueue of the tasks that are given; refused where they come from what one before left in the middle."""
+        """Begins an enqueue; refuses an iterator that an earlier enqueue left in the middle."""
         return Arrival(given, self._left, None if cursor is None else _cursor_text(cursor), again=bool(again))
 
     async def add(self, arrival: Arrival, tasks: Iterable[Task], *, is_last: bool) -> None:
@@ -183,7 +183,7 @@ class TrainerState:
     def _pieces(self, tasks: Iterator[Task], most_slots: int | None) -> Iterator[list[NewTask]]:
         piece, size, slots, most = list[NewTask](), 0, 0, self.config.max_payload_bytes
         for task in tasks:
-            # pydantic answers the second question slowly, and users may have no type checker.
+            # pydantic's own check is slow, and users may have no type checker.
             if type(task) is not Task and not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise BadArgument(argument="tasks", given=type(task).__name__, expected="broker.Task")
             payload = encode(task.payload)
@@ -222,12 +222,12 @@ class TrainerState:
         return await in_pieces(tasks, send)
 
     async def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
-        """Acknowledges the batch of step = version; answers the new version.
+        """Acknowledges the batch of step = version. Returns the new version.
 
-        Where the one before was left without an answer, it is that one, said again.
+        When the advance before has no answer yet, this repeats that one.
 
         Raises:
-            Early: its batch was not handed out by this trainer.
+            Early: this trainer has not handed out the batch.
         """
         if blob is not None:
             blob = bytes_of("blob", blob)
@@ -244,7 +244,7 @@ class TrainerState:
         return await self._make(self._asked)
 
     async def _make(self, asked: _Advance) -> int:
-        """Makes an advance that may have been made: the run advances from each step once."""
+        """Makes an advance that may have been made before: the run advances from each step once."""
         step = asked.step
         try:
             advanced, (trimmed,) = await self.numbered.call_with(
@@ -255,7 +255,7 @@ class TrainerState:
             )
         except BrokerError as refusal:
             if "used_call" not in refusal.fields:
-                raise  # it was not looked at, or nobody knows
+                raise  # the server did not execute it, or may not have
             if isinstance(refusal, Early):
                 await self.refresh()
             self._asked = None
@@ -264,20 +264,20 @@ class TrainerState:
                 return self.version
             raise
         more: Trimmed | BrokerError = trimmed
-        rest = advanced.size // TRIM_TASKS  # what one trim could not free
+        rest = advanced.size // TRIM_TASKS  # one trim could not free all
         self._tell_freed(more)
         while more == anyone.TRIM_AGAIN or (more == 1 and rest > 0):
             more = await self.trim()
             rest -= 1
         self.digests.pop(step, None)
-        if self.version == step:  # no other thread was first
+        if self.version == step:  # no other thread has done it
             self.version = advanced.version
             self.step_next = max(self.step_next, self.version)
         self._asked = None
         return self.version
 
     async def trim(self) -> Trimmed:
-        """Frees some of what nothing needs any more, and warns of tasks that were never trained on."""
+        """Frees some state that nothing needs any more, and warns of tasks that were never trained on."""
         trimmed: Trimmed = await self.io.call(anyone.trim(self.run, now=self.now))
         self._tell_freed(trimmed)
         return trimmed
@@ -291,15 +291,15 @@ class TrainerState:
             )
 
     async def pause(self, mode: str) -> str:
-        """`paused`, `draining` or empty; answers the mode before."""
+        """Sets the mode, `paused`, `draining` or empty. Returns the mode before."""
         return await self.numbered.call(lambda call_id: trainer.pause(self.run, call_id, mode, now=self.now))
 
     async def requeue(self, limit: int) -> int:
-        """Takes back what is due, at most limit of each kind; answers how many."""
+        """Takes back what is due, at most limit of each kind. Returns how many."""
         return await self.io.call(anyone.requeue(self.run, whole("limit", limit, 1, 1000), now=self.now))
 
     async def repair(self) -> dict[str, tuple[int, int]]:
-        """Rewrites the counters by the structures: name -> (before, after) of those that were wrong."""
+        """Recomputes the counters. Returns name -> (before, after) of those that were wrong."""
         return await self.numbered.call(lambda call_id: trainer.repair(self.run, call_id, now=self.now))
 
 
@@ -308,7 +308,7 @@ async def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Awaitable[
 
     Args:
         tasks: their ids, or one id.
-        send: one call for some of them, which may answer for the first ones only: it is sent the rest again.
+        send: makes one call for some tasks. It may answer for the first of them only: then it gets the rest again.
     """
     ids = [check_name("task", task) for task in one_or_several("tasks", tasks, str, "an id of a task, or several")]
     words: list[str] = []
