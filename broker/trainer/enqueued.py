@@ -80,7 +80,7 @@ class Arrival:
     def __init__(self, given: object, left: LeftIterators, cursor: str | None, *, again: bool) -> None:
         if given in left:
             raise BadArgument(
-                problem="these tasks come from an iterator that an earlier enqueue left in the middle; tasks are missing"
+                problem="these tasks come from an iterator that an enqueue before left in the middle; tasks are missing"
                 " in it: make a new one from the first task on (tasks that were added before are left alone)"
             )
         self._given, self._left = given, left

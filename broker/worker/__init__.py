@@ -1,4 +1,4 @@
-"""What a worker remembers of its runs, how it keeps its leases, and how it runs a handler many times at once.
+"""A worker's state, its leases, and the runners that call a handler for many attempts at once.
 
 Imports `connections` and what that imports.
 """

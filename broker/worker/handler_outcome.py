@@ -1,4 +1,4 @@
-"""What both workers do with a handler of the user's: refuse one that they cannot use, and judge how one ended."""
+"""What both workers do with the user's handler: refuse one that they cannot use, and judge how it ended."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from broker.worker.signals import told_to_end
 #: Longest reason that goes with a failure or a verdict, bytes of UTF-8.
 REASON_BYTES: Final = 2000
 
-#: What was going on when an exception came: the user's handler, encoding its result, or sending it. `block`: a `with`
+#: Where an exception came from: the user's handler, encoding its result, or sending it. `block`: a `with`
 #: block of the worker ended with the exception; there the user's code and the worker's calls take turns.
 During = Literal["handler", "encoding", "sending", "block"]
 
-#: Of code that may be closed from outside where it stands.
+#: Flags of code that can be closed from outside: generators and coroutines.
 _CLOSABLE: Final = (
     inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 )
@@ -42,33 +42,33 @@ _ASYNC = "an async def function of an attempt (plain functions are for broker.Wo
 
 
 def check_plain_handler(handler: Callable[..., Any]) -> None:
-    """Refuses what a worker with threads cannot call for a result.
+    """Refuses a handler that a worker with threads cannot use.
 
     Args:
         handler: the user's: a function, a method, a partial of either, or an object with `__call__`.
 
     Raises:
-        BadArgument: it cannot be called, or what it returns has to be awaited.
+        BadArgument: the handler cannot be called, or its result would have to be awaited.
     """
     if not callable(handler) or is_async(handler):
         raise not_plain(handler)
 
 
 def check_async_handler(handler: Callable[..., Any]) -> None:
-    """Refuses what cannot be called. What it returns shows itself only when it is called: see `not_awaitable`.
+    """Refuses a handler that cannot be called. Its result is checked after the call: see `not_awaitable`.
 
     Args:
         handler: the user's.
 
     Raises:
-        BadArgument: it cannot be called.
+        BadArgument: the handler cannot be called.
     """
     if not callable(handler):
         raise not_awaitable(handler)
 
 
 def not_plain(handler: Callable[..., Any]) -> BadArgument:
-    """The error of a handler whose result would have to be awaited, where nobody awaits."""
+    """The error of a handler whose result would have to be awaited, for a worker that awaits nothing."""
     return BadArgument(argument="handler", given=repr(handler), expected=_PLAIN)
 
 
@@ -79,7 +79,7 @@ def not_awaitable(handler: Callable[..., Any]) -> BadArgument:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is reported of an attempt that ended without a result which could be submitted.
+    """How an attempt ended that has no result to submit.
 
     Args:
         how: `rejected`: a verdict; `failed`: counted; `released`: without penalty.
@@ -93,11 +93,11 @@ class Outcome:
 
 
 def judged(error: BaseException, during: During) -> Outcome:
-    """What an exception means for the attempt that it ended. Nobody else decides that.
+    """Decides what an exception means for the attempt that it ended.
 
-    Whatever a handler raises is a counted failure, `sys.exit` and what is no Exception included: a task that ends
-    its workers would otherwise be handed out for ever. What a signal raised, and a server that cannot be reached, are
-    no fault of the task. A result that cannot be encoded or is not taken will not be the next time either.
+    Any exception of a handler is a counted failure, `sys.exit` included: a task that ends its workers would
+    otherwise be handed out for ever. An exception of a signal, or of a server that cannot be reached, is no fault of
+    the task. A result that cannot be encoded, or that the server refuses, is not tried again.
 
     Args:
         error: the exception.
@@ -117,11 +117,11 @@ def judged(error: BaseException, during: During) -> Outcome:
 
 
 def _ended_from_outside(error: BaseException) -> bool:
-    """Whether whoever awaits or iterates over what has a block ended it, rather than the code in the block."""
+    """Whether a block was ended by the code that awaits or iterates over it, not by the code in it."""
     if isinstance(error, asyncio.CancelledError):
         try:
             task = asyncio.current_task()
-        except RuntimeError:  # no loop runs here: nobody could cancel it
+        except RuntimeError:  # no loop runs here, so nothing can cancel it
             return False
         return task is not None and task.cancelling() > 0
     trace = error.__traceback__
@@ -131,7 +131,7 @@ def _ended_from_outside(error: BaseException) -> bool:
 
 
 def words_of(error: BaseException, shown: Callable[[BaseException], str] = repr) -> str:
-    """An exception in words that can be sent: shorter where they are too long, its type's name where it has none.
+    """An exception as text to send: cut where it is too long, the type's name where it has no text.
 
     Args:
         error: the exception, whose `__repr__` and `__str__` are the user's and may do anything.
@@ -148,7 +148,7 @@ def words_of(error: BaseException, shown: Callable[[BaseException], str] = repr)
 
 
 def sendable(text: str) -> str:
-    """Text as it can be sent with an attempt: what is no UTF-8 escaped, and at most REASON_BYTES long."""
+    """Text to send with an attempt: characters that are no UTF-8 are escaped, and it is cut at REASON_BYTES."""
     if len(text) <= REASON_BYTES and len(whole := text.encode(errors="backslashreplace")) <= REASON_BYTES:
         return whole.decode()
     told = f"... ({len(text)} characters)"
@@ -157,7 +157,7 @@ def sendable(text: str) -> str:
 
 
 def log_failure(attempt: Attempt, error: BaseException, reason: str) -> None:
-    """Logs that an attempt failed, with the traceback unless the broker's own words say all.
+    """Logs that an attempt failed; with the traceback, unless the error is one of the broker's.
 
     Args:
         attempt: what was worked on.

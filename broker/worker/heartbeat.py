@@ -1,4 +1,4 @@
-"""Renews the leases of a worker from a thread of its own: a busy event loop or long computation must not cost them."""
+"""Renews a worker's leases from a thread: a busy event loop or a long computation must not lose them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _log = logging.getLogger("broker")
 
 #: Renewals within one lease: two may be lost before it runs out.
 RENEWALS_PER_LEASE = 3
-#: Within this time, in seconds, a worker hears that the server took something back: where it renews less often, it
-#: waits in between for the marker that says so.
+#: Within this time, in seconds, a worker learns that the server took an attempt back. A worker that renews less often
+#: waits between renewals for the marker that says so.
 TOLD_WITHIN_S = 2.0
-#: How long the waiting connection may stay silent after its time, or in connecting, seconds: the renewal is due then.
+#: How long the waiting connection may be silent after its time, or while connecting, seconds: then a renewal is due.
 _SILENT_S = 3.0
-#: How soon it renews once more where a claim was under way when the marker came, seconds.
+#: After how many seconds it renews once more when a claim was under way as the marker came.
 _ONCE_MORE_S = 1.0
-#: How long it stays with each hash slot of a cluster, where it has sessions in several, seconds together.
+#: How long it waits for the hash slots of a cluster in turn, when its sessions are in several, seconds together.
 _ROUND_S = 1.5
 
 
@@ -36,7 +36,7 @@ class Heartbeat:
         transport: renews; used by this thread alongside others.
         url: the same server, for the connection that waits.
         sessions: whose leases to renew.
-        on_cancelled: called from the thread for each attempt that the server says to give up.
+        on_cancelled: called from the thread for each attempt that the server has taken back.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Heartbeat:
         self._stop, self._joined = threading.Event(), threading.Event()
         self._waiting: Transport | None = None
         self._failing = RepeatedWarning()
-        self._failures = 0  # of the waiting connection, in a row
+        self._failures = 0  # failures of the waiting connection in a row
         self._thread = threading.Thread(target=self._run, name="broker-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -62,14 +62,14 @@ class Heartbeat:
         self._thread.start()
 
     def end(self) -> None:
-        """Lets it end now; a renewal that is under way is finished."""
+        """Tells the thread to end; a renewal that is under way is finished."""
         self._stop.set()
         self._look_again()
         if self._waiting is not None:
             self._waiting.close()
 
     def stop(self, timeout_s: float) -> None:
-        """Stops it and waits for it, for so many seconds at most."""
+        """Stops the thread and waits for it, at most the given seconds."""
         self.end()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
@@ -93,7 +93,7 @@ class Heartbeat:
                 self._try_beat(sweeps=is_due)
                 if not once_more:
                     break
-                told = self._stop.wait(min(_ONCE_MORE_S, self._interval_s()))  # by then it is known what was granted
+                told = self._stop.wait(min(_ONCE_MORE_S, self._interval_s()))  # by then the claim has its answer
 
     def _try_beat(self, *, sweeps: bool) -> None:
         try:
@@ -105,18 +105,18 @@ class Heartbeat:
             if not self._stop.is_set():
                 self._failing.tell("the lease could not be renewed: %s", error)
         except Exception:  # noqa: BLE001 - as the next line says
-            # The thread must outlive any single failure, or all later work of this worker would be taken from it.
+            # The thread must survive every failure: without renewals the server takes all attempts back.
             _log.exception("the heartbeat failed and goes on")
 
     def _sweep(self) -> None:
-        """Takes back what is due. A worker whose handlers all hang claims nothing, and nobody else may call either."""
+        """Takes back what is due. If all handlers hang, this worker claims nothing; it may be the only client."""
         runs = [session for session in self._sessions if session.id]
         for answer in self._transport.execute([anyone.requeue(session.run, now=session.now) for session in runs]):
             if isinstance(answer, BrokerError) and not isinstance(answer, NoRun):
                 raise answer
 
     def _wait(self, seconds: float) -> bool:
-        """Until the next renewal is due; returns True earlier where one now may tell what was taken back."""
+        """Waits until the next renewal is due. Returns True earlier when a renewal may say what was taken back."""
         if seconds < TOLD_WITHIN_S or self._waiting is None:
             self._stop.wait(seconds)
             return False
@@ -131,10 +131,10 @@ class Heartbeat:
                 return True
             elif time.monotonic() >= until:
                 self._failures = 0
-            elif not self._joined.is_set():  # the connection broke, or there is none
+            elif not self._joined.is_set():  # the connection broke or could not be made
                 self._failures += 1
                 if self._failures == 1:
-                    return True  # it may have taken a marker with it
+                    return True  # a marker may be lost with it
                 self._stop.wait(min(2.0**self._failures, until - time.monotonic()))
         return False
 
@@ -146,7 +146,7 @@ class Heartbeat:
             return False
 
     def _look_again(self) -> None:
-        """There is another marker to wait for, of a session that has just joined, or none any more."""
+        """Lets the thread look at its sessions again: one has joined or ended, and so has its marker."""
         self._joined.set()
         if self._waiting is not None:
             self._waiting.interrupt()

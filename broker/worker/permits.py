@@ -1,4 +1,4 @@
-"""The places of one `run`: which handlers have them, and which are lost to handlers that do not end."""
+"""The places of one `run`: which handlers have them, and which places are lost to handlers that do not end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker.worker.state import WorkerState
 
 _log = logging.getLogger("broker")
 
-#: What a handler gets to end in after its attempt was taken back, until its place is given to another one, seconds.
+#: How long a handler may go on after its attempt was taken back, before it is lost, seconds.
 LOST_AFTER_S = 1.0
 #: How often to look for handlers that are lost, seconds.
 LOOK_EVERY_S = 0.2
@@ -29,16 +29,16 @@ class _Place:
 
 
 class Permits:
-    """At most so many handlers work at a time. One whose attempt was taken back is lost if it does not end soon after.
+    """Limits how many handlers work at a time. A handler is lost if it goes on after its attempt was taken back.
 
-    The place of a lost handler is free, until as many are lost as there are places: then nothing is claimed. From then
-    on the worker waits for them; one whose handlers have certainly hung is of no use any more. That is where the
-    attempt's own time was over (`attempt_timeout_ms`), and where the handler goes on for a whole lease.
-    Safe to use from several threads.
+    The place of a lost handler is free for another attempt. When as many handlers are lost as there are places,
+    nothing is claimed, and the worker waits for a lost handler to end. It gives up when all of them have hung for
+    certain: the attempt's own time was over (`attempt_timeout_ms`), or the handler goes on for a whole lease.
+    Several threads may use one object.
 
     Args:
         state: the worker.
-        concurrency: how many there are.
+        concurrency: how many places there are.
         clock: seconds, monotonic.
     """
 
@@ -47,7 +47,7 @@ class Permits:
         self._lock = threading.Lock()
         self._working: dict[str, _Place] = {}
         self._lost: dict[str, _Place] = {}
-        self._told = False  # that all places are lost
+        self._told = False  # warns that all places are lost
 
     @property
     def room(self) -> int:
@@ -70,13 +70,13 @@ class Permits:
         return attempt_id in self._lost
 
     def take(self, attempt: Attempt) -> None:
-        """A handler begins."""
+        """Notes that a handler begins."""
         session = self._state.session_of(attempt)
         with self._lock:
             self._working[attempt.id] = _Place(attempt, session.id, (session.lease_ms or 0) / 1000)
 
     def give(self, attempt: Attempt) -> None:
-        """A handler ended, a lost one after all."""
+        """Notes that a handler ended; it may be a lost one."""
         with self._lock:
             if self._lost.pop(attempt.id, None) is not None:
                 _log.warning("the handler of attempt %s, which was lost, has ended", attempt.id)
@@ -84,7 +84,7 @@ class Permits:
             self._working.pop(attempt.id, None)
 
     def look(self) -> list[Attempt]:
-        """Finds the handlers that are lost by now; those whose attempts were taken back since the last look."""
+        """Finds handlers that are lost by now. Returns those whose attempts were taken back since the last look."""
         now = self._clock()
         found: list[Attempt] = []
         with self._lock:
@@ -105,7 +105,7 @@ class Permits:
                     )
             if len(self._lost) >= self._concurrency and not self._told:
                 self._told = True
-                _log.warning("all its places (%d) have handlers that do not end: nothing is claimed", self._concurrency)
+                _log.warning("all places (%d) have handlers that do not end: nothing is claimed", self._concurrency)
         return found
 
     @property
@@ -119,15 +119,15 @@ class Permits:
     def _has_hung(self, place: _Place) -> bool:
         session_id = self._state.session_of(place.attempt).id
         if place.attempt.cancel_reason == "expired" and place.session_id == session_id:
-            return True  # its session goes on: this one took longer than the run allows
+            return True  # its session goes on: the attempt took longer than the run allows
         assert place.taken_back_at is not None, "it is lost"
         return self._clock() - place.taken_back_at >= place.lease_s
 
     def error(self, stack_of: Callable[[Attempt], str]) -> HandlersLost:
-        """What to raise then, logged with where each of the handlers is.
+        """The error for lost handlers; logs the stack of each.
 
         Args:
-            stack_of: where the handler of an attempt is, in lines.
+            stack_of: returns the stack of an attempt's handler, in lines.
         """
         lost = [place.attempt for place in list(self._lost.values())]
         names = ", ".join(attempt.id for attempt in lost)

@@ -1,4 +1,4 @@
-"""A warning about something that lasts: told at once, then at growing distances, so that a log stays readable."""
+"""A warning about a condition that lasts: logged at once, then at growing intervals, to keep the log readable."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import time
 
 _log = logging.getLogger("broker")
 
-#: Until it is told a second time, seconds; then twice as long each time.
+#: The interval before the second warning, seconds; each later one is twice as long.
 FIRST_DISTANCE_S = 10.0
-#: The most between two times, seconds.
+#: The longest interval, seconds.
 LONGEST_DISTANCE_S = 600.0
 
 
 class RepeatedWarning:
-    """One such thing. Threads may share it."""
+    """One condition. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._due_at = 0.0
-        self._distance_s = 0.0  # 0: it does not last now
+        self._distance_s = 0.0  # 0: the condition does not hold now
 
     def tell(self, message: str, *args: object) -> None:
-        """It is so, again or still: logs a warning when one is due."""
+        """The condition holds: logs a warning when one is due."""
         now = time.monotonic()
         with self._lock:
             if self._distance_s and now < self._due_at:
@@ -33,5 +33,5 @@ class RepeatedWarning:
         _log.warning(message, *args)
 
     def over(self) -> None:
-        """It is so no more: the next time is told at once."""
+        """The condition holds no more: the next time is logged at once."""
         self._distance_s = 0.0

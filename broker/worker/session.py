@@ -1,4 +1,4 @@
-"""A worker's session with one run: its lease, its claims, what it holds."""
+"""A worker's session with one run: its lease, its claims, its attempts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger("broker")
 
 #: Attempts of one submit or claim call.
 ITEMS_PER_CALL = 64
-#: Bytes of results above which a submit call is closed earlier.
+#: Bytes of results above which a submit call has fewer of them.
 BYTES_PER_CALL = 8 * 1024 * 1024
 
 
@@ -41,9 +41,9 @@ class Submitted:
         answer: `accepted`, `rejected`, `superseded`, `stale`, `unknown`, or for attempts given back `released`,
             `retried`, `failed`.
         why: how the attempt ended where the answer is `unknown`.
-        by_attempt: the attempt that holds the slot instead, where superseded.
-        by_worker: its worker.
-        age_s: since when, in seconds.
+        by_attempt: where superseded, the attempt that holds the slot instead.
+        by_worker: the worker of that attempt.
+        age_s: for how many seconds that attempt has held the slot.
     """
 
     answer: str
@@ -61,7 +61,7 @@ class Submitted:
 class Session:
     """One run as a worker sees it.
 
-    Shared between the worker's thread and its heartbeat: everything they both touch is under one lock.
+    The worker and its heartbeat share it: one lock guards everything that both use.
 
     Args:
         io: sends its calls.
@@ -77,22 +77,22 @@ class Session:
         self._io = io
         self.run = run
         self.reason = ""
-        self._due_at: float | None = None  # when a retry or a lease is due, by time.monotonic; None: none is known
+        self._due_at: float | None = None  # when the next retry or lease is due, by time.monotonic; None: unknown
         self.run_policy: Policy | None = None
         self._worker, self._lease_asked, self._clock = worker_name, lease_ms, clock
         self._joined: Joined | None = None
         self._number = 0  # of the newest claim sent
-        self._settled = 0  # of the newest claim whose answer was dealt with, or that was given up
+        self._settled = 0  # of the newest claim that was answered or given up
         self._held: dict[str, Attempt] = {}
-        self._blob: tuple[int, bytes | None] = (0, None)  # its number on the server, and the bytes
-        self._claimed_policy: Policy | None = None  # that of the newest claim
+        self._blob: tuple[int, bytes | None] = (0, None)  # the number of the newest blob on the server, and its bytes
+        self._claimed_policy: Policy | None = None  # the policy of the newest claim
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
         self.missing = RepeatedWarning()  # that the run is not there
-        self.ask_weights_at = 0.0  # by time.monotonic: not earlier is its user asked for newer weights
+        self.ask_weights_at = 0.0  # by time.monotonic: when the user's hook may be asked for newer weights again
         self._lock = threading.Lock()
-        #: Called after it has joined, from whichever thread that was.
+        #: Called after it has joined, from the thread that joined.
         self.on_joined: Callable[[], None] = lambda: None
-        #: Attempts of the last claim, and what is wrong with their payloads.
+        #: Attempts of the last claim whose payloads cannot be read, and why.
         self._unreadable: list[tuple[str, str]] = []
 
     @property
@@ -112,13 +112,13 @@ class Session:
 
     @property
     def revoked_marker(self) -> str | None:
-        """Key of the marker that says that the server has taken back something it holds; None before it has joined."""
+        """Key of the marker that says that the server took an attempt back; None before the session has joined."""
         joined = self._joined
         return None if joined is None else keys.key(self.run, f"revoked:{joined.session}")
 
     @property
     def is_claiming(self) -> bool:
-        """Whether a claim's answer is still to come: of what it grants, a heartbeat sent meanwhile says nothing."""
+        """Whether a claim has no answer yet: a heartbeat sent meanwhile does not cover the attempts that it grants."""
         return self._number != self._settled
 
     @property
@@ -133,7 +133,7 @@ class Session:
             return list(self._held.values())
 
     async def join(self) -> None:
-        """Starts a session; what an earlier one held is lost."""
+        """Starts a session; the attempts of an earlier one are lost."""
         nonce = secrets.token_hex(6)
         joined = await self._io.call(worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now))
         with self._lock:
@@ -142,7 +142,7 @@ class Session:
         self.on_joined()
 
     def lost(self) -> None:
-        """The server does not know the session any more: its attempts were given to others."""
+        """Notes that the server has forgotten the session: its attempts went to other workers."""
         with self._lock:
             self._joined = None
             for attempt in self._held.values():
@@ -176,7 +176,7 @@ class Session:
 
     @property
     def can_claim_waking(self) -> bool:
-        """Whether `claim_waking` is possible: an injected clock is to be read when the waiting is over."""
+        """Whether `claim_waking` is possible. With an injected clock it is not: that is read after the wait."""
         return self._joined is not None and self._clock is None
 
     async def claim_waking(self, n: int, seconds: float, ended: Callable[[], bool]) -> list[Attempt] | None:
@@ -185,16 +185,16 @@ class Session:
         Args:
             n: most attempts wanted, at most 64.
             seconds: how long to wait for the marker.
-            ended: whether nothing is to be claimed any more.
+            ended: whether the worker was told to claim nothing more.
 
         Returns:
-            What was claimed; None where the claim was not made, or not answered.
+            The attempts; None when the claim was not made, or not answered.
         """
         call = self.claim_call(n, None)
         try:
             outcomes = await self._io.wait_and_execute((self.marker,), seconds, (call,))
             if outcomes is None and not ended():
-                # What became of it is unknown, if it was sent: the same claim again has its effect once.
+                # The claim's outcome is unknown: sent again, the same claim has its effect once.
                 outcomes = await self._io.execute((call,))
         except BaseException:
             self.give_up()
@@ -208,7 +208,7 @@ class Session:
         return await self.taken_in(outcomes[0])
 
     async def taken_in(self, claimed: Claimed | BrokerError) -> list[Attempt]:
-        """Reads a claim's answer; what it granted is held from now on, what cannot be read is failed for good."""
+        """Reads a claim's answer. The granted attempts are held from now on; unreadable payloads fail for good."""
         attempts = self._take_in(claimed)
         unreadable, self._unreadable = self._unreadable, []
         try:
@@ -217,7 +217,7 @@ class Session:
                 report = worker.fail(self.run, attempt_id, f"payload: {problem}", may_retry=False, now=self.now)
                 await self._io.execute((report,))
         except BaseException:
-            self.forget(attempt.id for attempt in attempts)  # nobody will hear of them
+            self.forget(attempt.id for attempt in attempts)  # the caller will not get these attempts
             raise
         return attempts
 
@@ -251,9 +251,9 @@ class Session:
         return attempts
 
     def give_up(self) -> None:
-        """The answer of the newest claim is not waited for any more.
+        """Gives up the newest claim, whose answer will not come.
 
-        The heartbeat gives back what it may have granted.
+        The heartbeat gives back the attempts that the claim may have granted.
         """
         with self._lock:
             self._settled = self._number
@@ -264,14 +264,14 @@ class Session:
         return self._blob[1]
 
     def renew_call(self) -> ScriptCall[Renewed] | None:
-        """The heartbeat with what is held now, or None before the session has joined."""
+        """The script call that renews the lease of all attempts held now; None before the session has joined."""
         with self._lock:
             if self._joined is None:
                 return None
             return worker.renew(self.run, self.id, self._settled, list(self._held), now=self.now)
 
     def renewed(self, session: str, answer: Renewed | BrokerError) -> list[Attempt]:
-        """Reads a heartbeat's answer: what is over is cancelled, and held no more. Returns what is newly cancelled."""
+        """Reads a heartbeat's answer: attempts that are over are cancelled. Returns the newly cancelled ones."""
         if isinstance(answer, NoSession):
             if session == self.id:
                 self.lost()
@@ -288,7 +288,7 @@ class Session:
         return cancelled
 
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
-        """One result, encoded; refuses one that is too large."""
+        """Encodes one result; refuses one that is too large."""
         used = None if policy is None else _named(policy)
         body = encode(result)
         joined = self._joined
@@ -334,22 +334,22 @@ class Session:
         call = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
         answer = await self._io.call(call)
         self.forget([attempt.id])
-        self._due_at = 0.0  # a retry may be due earlier than the last claim told: nobody waits before they ask again
+        self._due_at = 0.0  # the retry may be due earlier than the last claim said: a wait must ask again first
         return submitted(answer)
 
     @property
     def due_in_s(self) -> float | None:
-        """Seconds until something is due that only a claim finds, as far as the last one told; None: nothing is."""
+        """Seconds until a retry or lease is due, as the last claim said; None: none is known."""
         return None if self._due_at is None else max(0.0, self._due_at - time.monotonic())
 
     async def leave(self) -> None:
-        """Ends the session; what it holds is released at once."""
+        """Ends the session; its attempts are released at once."""
         joined = self._joined
         if joined is None:
             return
-        with suppress(NoRun):  # of a run that is not there nothing is held
+        with suppress(NoRun):  # a run that is gone holds no attempts
             while not await self._io.call(worker.leave(self.run, joined.session, now=self.now)):
-                pass  # it holds more than one call gives back
+                pass  # one call did not give all attempts back
         with self._lock:
             self._joined = None
             self._held.clear()
@@ -359,7 +359,7 @@ class Session:
         return attempt.id in self._held and not attempt.cancelled
 
     def forget(self, attempts: Iterable[str]) -> None:
-        """These are not worked on any more."""
+        """Forgets these attempts: they are not worked on any more."""
         with self._lock:
             for attempt in attempts:
                 self._held.pop(attempt, None)
@@ -376,7 +376,7 @@ def submitted(answer: Answer) -> Submitted:
 
 
 def _policy(known: Policy | None, version: int, epoch: str) -> Policy:
-    """The policy of that version and epoch: the known one, if it is."""
+    """The policy of that version and epoch; the known object if it is the same policy."""
     if known is not None and known.version == version and known.epoch == epoch:
         return known
     return Policy(version=version, epoch=epoch)
@@ -389,13 +389,13 @@ def _named(policy: Policy | None) -> tuple[int, str] | None:
 
 
 def check_policy(name: str, policy: object) -> None:
-    """Refuses what names no weights."""
+    """Refuses a value that names no weights."""
     if policy is not None:
         check_type(name, policy, Policy, "a broker.Policy, or None for the current one")
 
 
 def _words(name: str, given: str | BaseException) -> str:
-    """What somebody says of an attempt, as text that can be sent."""
+    """A reason that a caller gives, as text to send."""
     if isinstance(given, BaseException):
         return words_of(given)
     check_type(name, given, str, "a str")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: heard so that held work is given back, and told apart from what a handler raises by itself."""
+"""SIGTERM and Ctrl-C: attempts are given back, and the signals are told apart from a handler's own exceptions."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Generator, Iterator
 from types import CodeType, FrameType, TracebackType
 from typing import Any, cast
 
-#: What asks a process to end. Others' handlers may raise, too (an alarm's), but say nothing of the process.
+#: The signals that ask a process to end. Other signal handlers may raise (an alarm's), but do not end the process.
 _ENDING = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGBREAK") if hasattr(signal, name)
 )
 
 
-#: Packages whose frames lie within a call of the broker's.
+#: Packages whose frames are part of a broker call.
 _INNER = frozenset({"broker", "redis", "asyncio", "ssl", "socket", "threading", "concurrent"})
 
 
 class TerminationAsExit:
-    """While installed, SIGTERM raises SystemExit(143) in the main thread. Leaves a handler of the user's alone.
+    """While installed, SIGTERM raises SystemExit(143) in the main thread. The user's signal handlers stay.
 
     Ctrl-C raises KeyboardInterrupt, as it does by itself, from a function of ours: `told_to_end` recognises it.
     """
@@ -31,7 +31,7 @@ class TerminationAsExit:
         self._held_off = self._insisted_on = self._came_meanwhile = False
 
     def install(self) -> None:
-        """Only in the main thread, and only over the default handlers."""
+        """Installs the signal handlers: in the main thread only, and only over the default ones."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number, default, handler in (
@@ -43,7 +43,7 @@ class TerminationAsExit:
                 self._installed.append(number)
 
     def remove(self) -> None:
-        """Puts the default handlers back; raises SystemExit where SIGTERM was held off."""
+        """Puts the default signal handlers back; raises SystemExit if a SIGTERM was held off."""
         if not self._installed or threading.current_thread() is not threading.main_thread():
             return
         while self._installed:
@@ -59,15 +59,15 @@ class TerminationAsExit:
             self.insist()
 
     def hold_off(self, *, insisted_on: bool = False) -> None:
-        """Until `remove` SIGTERM raises nothing: what it would break off is what it asks for.
+        """Holds SIGTERM off until `remove`: the work that it would break off is the ending that it asks for.
 
         Args:
-            insisted_on: but a second SIGTERM does, since this was installed.
+            insisted_on: a second SIGTERM since this was installed still raises.
         """
         self._held_off, self._insisted_on = True, insisted_on
 
     def insist(self) -> None:
-        """Raises once more what SIGTERM raised where it was lost: a destructor, the import of a module in C."""
+        """Raises SystemExit again where Python dropped it: in a destructor, or in the import of a module in C."""
         if self._code:
             raise SystemExit(self._code)
 
@@ -86,12 +86,12 @@ class TerminationAsExit:
 
 
 def told_to_end(error: BaseException) -> bool:
-    """Whether a signal that asks the process to end raised an exception, or what it was raised in place of.
+    """Whether a signal that asks the process to end raised an exception, or one that the exception came from.
 
-    By where it comes from, not by its type: a handler may call `sys.exit`, and raise KeyboardInterrupt.
+    The traceback decides, not the type: a user's handler may also call `sys.exit` or raise KeyboardInterrupt.
 
     Args:
-        error: what ended a handler, or a block.
+        error: the exception that ended a handler or a block.
     """
     own = frozenset(_codes_of_handlers())
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -108,9 +108,9 @@ def told_to_end(error: BaseException) -> bool:
 
 
 def shorten(error: BaseException) -> None:
-    """Takes the broker's own frames out of the traceback of what interrupts it: they tell the user nothing.
+    """Removes the broker's frames from the traceback of an interrupt: they tell the user nothing.
 
-    What a signal's handler did stays, also for `told_to_end`.
+    The frames of the signal handler stay, also for `told_to_end`.
     """
     kept: list[TracebackType] = []
     trace = error.__traceback__
@@ -123,11 +123,11 @@ def shorten(error: BaseException) -> None:
     for trace in reversed(kept):
         shorter = TracebackType(shorter, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
     error.__traceback__ = shorter
-    error.__suppress_context__ = True  # what was being dealt with when it came is no news either
+    error.__suppress_context__ = True  # nor does the exception that was handled when the signal came
 
 
 def _codes_of_handlers() -> Iterator[CodeType]:
-    """The code of each function that an ending signal calls, the user's and asyncio's as well as ours."""
+    """The code of each signal handler of an ending signal: the user's, asyncio's and ours."""
     yield from TerminationAsExit.RAISING
     for number in _ENDING:
         handler: Any = signal.getsignal(number)
@@ -143,7 +143,7 @@ def _codes_of_handlers() -> Iterator[CodeType]:
 
 
 def _chain(error: BaseException) -> Generator[BaseException]:
-    """An exception, those that it was raised from or while, and those that it groups."""
+    """An exception, its causes and contexts, and the exceptions that it groups."""
     left, seen = [error], set[int]()
     while left:
         one = left.pop()

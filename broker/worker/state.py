@@ -1,4 +1,4 @@
-"""What a worker of one or several runs remembers, and what its calls do."""
+"""The state of a worker of one or several runs, and what its calls do."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submi
 CLAIM_AGAIN_S = 5.0
 #: How long a worker with stale weights waits before it asks again, seconds.
 WEIGHTS_AGAIN_S = 0.2
-#: How long it waits before it looks again for a run that has vanished, seconds.
+#: How long a worker waits before it looks again for a run that has vanished, seconds.
 RUN_AGAIN_S = 1.0
 
 _log = logging.getLogger("broker")
 
-#: The weights that a worker has loaded: of its one run, or by the name of the run; None: always the current ones.
+#: The weights that a worker has loaded: for its one run, or by the run's name; None: always the current ones.
 Policies = Policy | Mapping[str, Policy | None] | None
 #: Called with a run's policy and newest blob, and with `run=` where it has a parameter of that name.
 StaleWeights = Callable[..., Any]
@@ -45,7 +45,7 @@ def default_name() -> str:
 
 
 def number_wanted(n: int) -> int:
-    """A number of attempts that may be asked for at once."""
+    """Checks a number of attempts that is asked for at once."""
     return whole("n", n, 1, 1000)
 
 
@@ -57,7 +57,7 @@ class WorkerState:
         runs: name of the run, or names of the runs that it serves, the preferred one first.
         name: the worker's name, None: host and process.
         lease_s: lease asked for, in seconds; None: each run's own.
-        policy: the weights it has loaded, of several runs by their names; None: always the run's current ones.
+        policy: the weights it has loaded, for several runs by their names; None: always the run's current ones.
         on_weights_stale: the user's hook, or None.
         clock: injected time in milliseconds, or None.
     """
@@ -97,8 +97,8 @@ class WorkerState:
         self._batch: list[Attempt] = []  # the one that was handed out last
         self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
         self._ahead_for: Policy | None = None  # the weights that it was claimed for
-        self._is_told = False  # that there is no work for them: that claim brought nothing
-        self._woken_by: str | None = None  # the marker that it took and has not followed yet
+        self._is_told = False  # whether that claim brought nothing for these weights
+        self._woken_by: str | None = None  # the marker that it took and has not acted on yet
 
     @property
     def ended(self) -> bool:
@@ -176,13 +176,13 @@ class WorkerState:
                     if woken_by is not None and woken_by == session.marker:
                         woken_by = None
                     await self._claim_of(session, n, attempts)
-            if woken_by is not None:  # of a run that was not asked: its work is for another worker
+            if woken_by is not None:  # the run of this marker was not asked: its work is for another worker
                 await self._io.command("ZADD", woken_by, 0, "1")
         except BrokerError as error:
             if not attempts:
                 raise
-            _log.debug("claimed %d of %d: %s", len(attempts), n, error)  # the next claim meets it again
-        except BaseException:  # cancelled: nobody will hear of them
+            _log.debug("claimed %d of %d: %s", len(attempts), n, error)  # the next claim meets the same error
+        except BaseException:  # cancelled: the caller will not get these attempts
             self._forget(attempts)
             raise
         return attempts
@@ -203,12 +203,12 @@ class WorkerState:
             session.lost()
 
     def _forget(self, attempts: Iterable[Attempt]) -> None:
-        """Nobody works on these; the heartbeat gives back those that are held."""
+        """Forgets attempts that are not worked on; the heartbeat gives back those that the session holds."""
         for attempt in attempts:
             self.session_of(attempt).forget([attempt.id])
 
     async def give_back(self, attempts: Sequence[Attempt]) -> None:
-        """Releases what nobody has begun."""
+        """Releases attempts that the caller has not got."""
         try:
             await self.release(attempts)
         except BaseException as error:
@@ -237,14 +237,14 @@ class WorkerState:
             if left <= 0:
                 return []
             claimed = await self._wait(n, left)
-            attempts, is_told = claimed or [], claimed is not None  # it has said what a claim would say
+            attempts, is_told = claimed or [], claimed is not None  # that answer says what another claim would say
         return attempts
 
     async def _wait(self, n: int, left: float) -> list[Attempt] | None:
-        """For a marker, for what is next due, or for weights that may be used.
+        """Waits for a marker, for the next retry or lease, or for weights that may be used.
 
         Returns:
-            What was claimed in the same round trip; None where nothing was asked for.
+            The attempts of a claim in the same round trip; None when nothing was claimed.
         """
         sessions = list(self.sessions.values())
         first = sessions[0]
@@ -260,20 +260,22 @@ class WorkerState:
             return None
         dues = [due for session in sessions if (due := session.due_in_s) is not None]
         waking = [session for session in sessions if session.reason != "weights_stale"]
-        if len(waking) < len(sessions):  # its own claim arms the marker again: it is another worker's
+        if len(waking) < len(sessions):  # this worker's own claim armed the marker again: it is for another worker
             dues.append(WEIGHTS_AGAIN_S)
         seconds = max(0.001, min([left, *dues]))
         if len(sessions) > 1 or first.policy is not None or not first.can_claim_waking:
             self._woken_by = await self._io.wait_marker([session.marker for session in waking], seconds)
             return None
         attempts = await first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.ended)
-        if attempts and first.policy is not None:  # set meanwhile: these were claimed for other weights
+        if (
+            attempts and first.policy is not None
+        ):  # the policy was set meanwhile: these attempts were claimed for other weights
             await self.give_back(attempts)
             return None
         return attempts
 
     async def _pause(self, seconds: float) -> None:
-        """Waits. A worker that is closed meanwhile was stopped before: its claim ends as if it had waited for work."""
+        """Waits. If the worker is closed meanwhile, the claim ends as if it had waited for work."""
         with suppress(ClientClosed):
             await self._io.pause(seconds)
 
@@ -300,7 +302,7 @@ class WorkerState:
         ahead, self._ahead = self._ahead, []
         policy = next(iter(self.sessions.values())).policy  # of several runs nothing is claimed ahead
         is_told, self._is_told = self._is_told and self._ahead_for is policy, False
-        if ahead and self._ahead_for != policy:  # they were claimed for other weights
+        if ahead and self._ahead_for != policy:  # these attempts were claimed for other weights
             await self.give_back(ahead)
             ahead = []
         attempts = [attempt for attempt in ahead if not attempt.cancelled]
@@ -313,12 +315,12 @@ class WorkerState:
         return attempts
 
     def end_batches(self) -> list[Attempt]:
-        """The iteration is over: what was claimed ahead is to be given back."""
+        """Ends the iteration. Returns the attempts that were claimed ahead, to be given back."""
         ahead, self._ahead, self._batch, self._batch_size, self._is_told = self._ahead, [], [], 0, False
         return ahead
 
     def may_claim(self, session: Session) -> bool:
-        """Whether a claim may ride along with results: not past the preferred one of several runs."""
+        """Whether a claim may be sent with results: with several runs it may not, for the preferred one comes first."""
         return not self.ended and len(self.sessions) == 1 and bool(session.id)
 
     def _claims_ahead(self, session: Session, items: Sequence[Submission]) -> bool:
@@ -333,7 +335,7 @@ class WorkerState:
     async def submit(
         self, attempt: Attempt, result: Any, policy: Policy | None = None, *, claims: bool = False
     ) -> Submitted:
-        """Submits one result; with `claims` it may claim the next batch of an iteration, too."""
+        """Submits one result; with `claims` the call may also claim the next batch of an iteration."""
         session = self.session_of(attempt)
         return (await self._submit_piece(session, [session.submission(attempt, result, policy)], claims))[0]
 
@@ -366,7 +368,7 @@ class WorkerState:
         return answers
 
     async def _submit_piece(self, session: Session, items: Sequence[Submission], claims: bool) -> list[Submitted]:
-        """Submits in one round trip, which claims the next batch of an iteration, too, where this one ends with it."""
+        """Submits in one round trip; it also claims the next batch of an iteration if these end the present one."""
         if not (claims and self._claims_ahead(session, items)):
             return (await session.submit(items))[0]
         self._ahead_for = session.policy
@@ -403,14 +405,14 @@ class WorkerState:
         return (await self._submit_piece(self.session_of(attempt), [submission], claims=False))[0]
 
     async def fail_attempt(self, attempt: Attempt, error: BaseException, outcome: Outcome) -> None:
-        """Reports an attempt that an exception ended; afterwards it is not worked on any more.
+        """Reports an attempt that an exception ended, and forgets it.
 
-        What keeps it from being reported is logged, not raised: the heartbeat gives the attempt back.
+        If the report fails, that is logged, not raised: the heartbeat gives the attempt back.
 
         Args:
             attempt: what was worked on.
-            error: what ended it.
-            outcome: what that means, from `judged`.
+            error: the exception that ended it.
+            outcome: what the exception means, from `judged`.
         """
         session = self.session_of(attempt)
         try:
@@ -430,12 +432,12 @@ class WorkerState:
             session.forget([attempt.id])
 
     def worked_on(self, elsewhere: Container[str]) -> Attempt | None:
-        """The attempt that is to blame for what ends a `with` block of the worker: the oldest that was handed out.
+        """The attempt that fails when an exception ends a `with` block of the worker: the oldest that was handed out.
 
-        So it is where one is worked on after the other; where several are at a time, it is one of those.
+        This is right for attempts that are worked on one after the other. Of several at a time, it is one of them.
 
         Args:
-            elsewhere: ids of the attempts that handlers of `run` work on, which end them.
+            elsewhere: ids of the attempts that handlers of `run` work on; their handlers end them.
         """
         ahead = {attempt.id for attempt in self._ahead}
         there = (a for a in self.held if a.id not in elsewhere and a.id not in ahead and not a.cancelled)
@@ -460,14 +462,14 @@ class WorkerState:
                 for at in range(0, len(ids), 200):
                     piece = ids[at : at + 200]
                     answers.update(zip(piece, (await self.sessions[run].release(piece)), strict=True))
-            except BrokerError as error:  # the other runs' are given back all the same
+            except BrokerError as error:  # attempts of the other runs are given back in any case
                 failed = failed or error
         if failed is not None:
             raise failed
         return [answers[attempt.id] for attempt in given]
 
     async def leave(self) -> None:
-        """Ends all sessions; what they hold is released at once. Raises the first error when all were tried."""
+        """Ends all sessions; their attempts are released at once. Raises the first error after trying all."""
         failed: BrokerError | None = None
         for session in self.sessions.values():
             try:

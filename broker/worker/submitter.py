@@ -1,4 +1,4 @@
-"""Coalesces submits that happen at the same time into one call."""
+"""Sends results that are submitted at the same time in one call."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
 
 
 class Submitter:
-    """Submits for one session: one call under way, everything that comes meanwhile goes with the next one.
+    """Submits for one session. One call is under way at a time; results that come meanwhile go with the next one.
 
     Args:
-        transport: what the calls are sent with.
-        session: whose attempts they are.
+        transport: sends the calls.
+        session: the session of the attempts.
     """
 
     def __init__(self, transport: AsyncTransport, session: Session) -> None:
@@ -27,7 +27,7 @@ class Submitter:
         self._sender: asyncio.Task[None] | None = None
 
     async def submit(self, submission: Submission) -> Submitted:
-        """Submits one result and waits for its answer. Cancelled, the result may still be submitted."""
+        """Submits one result and waits for its answer. A cancelled call may still submit its result."""
         self._transport.refuse_forked()
         answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((submission, answer))
@@ -47,13 +47,13 @@ class Submitter:
             answers, _ = await self._session.submit([submission for submission, _ in piece])
         except BaseException as error:
             if isinstance(error, TooBig) and len(piece) > 1:
-                for one in piece:  # the server refused the whole call: each result alone finds the one that is at fault
+                for one in piece:  # the server refused the whole call: sending each result alone finds the one at fault
                     await self._submit([one])
                 return
             for _, answer in piece:
                 if not answer.done():
                     answer.set_exception(error)
-                    answer.exception()  # somebody who was cancelled does not look at it
+                    answer.exception()  # a cancelled caller does not look at it
             if not isinstance(error, Exception):
                 raise
         else:

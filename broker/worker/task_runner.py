@@ -1,4 +1,4 @@
-"""Runs a handler for many attempts at the same time, and sends what they made together."""
+"""Runs a handler for many attempts at the same time, and sends their results together."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _Result = tuple[Attempt, Submission]
 class TaskRunner:
     """The handlers of one `Worker.run`.
 
-    One call is under way at a time: it carries all results that there are, and claims as many attempts as handlers are
-    free. Only where there is no work, a second one waits for some.
+    One call is under way at a time: it carries all finished results, and claims an attempt for each free place. When
+    there is no work, a second call waits for it.
 
     Args:
         state: the worker.
-        claiming: held by whoever claims.
+        claiming: the lock that a claim holds.
         handler: the user's.
         concurrency: attempts at the same time.
     """
@@ -44,15 +44,15 @@ class TaskRunner:
         self._results: deque[_Result] = deque()
         self._waiting: asyncio.Task[list[Attempt]] | None = None
         self._working: asyncio.Task[Any] | None = None  # the one in `work`
-        self._is_told = False  # that there is no more work: the last claim got less than it asked for
+        self._is_told = False  # whether the last claim got less than it asked for
         self._ended = False
         self._cancelled: set[str] = set()  # attempts whose handlers were cancelled
-        self._reporting: set[str] = set()  # attempts that exceptions ended, which is being reported
+        self._reporting: set[str] = set()  # attempts that exceptions ended, and whose reports are under way
         self._failure: BaseException | None = None  # what `work` is to raise
         self._changed = asyncio.Event()  # a handler ended, the wait did, or the worker was told to stop or drain
 
     async def work(self) -> None:
-        """Until the worker is told to stop or drain. Handlers that still run are left to `end`.
+        """Works until the worker is told to stop or drain. `end` deals with handlers that still run.
 
         Raises:
             BadArgument: the handler returned something that cannot be awaited.
@@ -84,9 +84,9 @@ class TaskRunner:
             raise self._failure
 
     async def end(self) -> None:
-        """Cancels the handlers that still run, sends what was finished, gives back the rest.
+        """Cancels the handlers that still run, sends finished results, gives the other attempts back.
 
-        Broken off half-way, it may be called again.
+        A call that was broken off may be made again.
         """
         self._ended = True
         finished = {attempt.id for attempt, _ in self._results} | self._reporting
@@ -94,7 +94,7 @@ class TaskRunner:
         for attempt in given_back:
             attempt.mark_cancelled("stopped")
         for attempt_id, task in self._tasks.items():
-            # One that was cancelled is left to end in its own way, unless it swallowed that.
+            # A cancelled handler may end in its own way, unless it swallowed the cancellation.
             if attempt_id not in self._reporting and (
                 attempt_id not in self._cancelled or self._permits.lost(attempt_id)
             ):
@@ -115,17 +115,17 @@ class TaskRunner:
         return self._permits.attempts
 
     def wake(self) -> None:
-        """Lets `work` look up."""
+        """Wakes `work`."""
         self._changed.set()
 
     def cancel(self, attempt: Attempt) -> None:
-        """Cancels the handler of an attempt that is of no use any more."""
+        """Cancels the handler of an attempt that the server took back."""
         task = self._tasks.get(attempt.id)
         if task is not None:
             self._cancel(attempt.id, task)
 
     def _cancel(self, attempt_id: str, task: asyncio.Task[None]) -> None:
-        """Cancels a handler once: a second time would break off how it ends, and its report."""
+        """Cancels a handler once: a second cancellation would break off its clean-up and its report."""
         if attempt_id not in self._cancelled and attempt_id not in self._reporting:
             self._cancelled.add(attempt_id)
             task.cancel()
@@ -134,7 +134,7 @@ class TaskRunner:
         return self._permits.is_idle and not self._results and self._waiting is None
 
     async def _look(self) -> None:
-        """Finds the handlers that are lost; cancels those that nobody told, because their session was lost."""
+        """Finds lost handlers; cancels those that were not told yet, because their session was lost."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             if self._tasks:
@@ -143,7 +143,7 @@ class TaskRunner:
                 self._changed.set()
 
     def _stack_of(self, attempt: Attempt) -> str:
-        """Where a handler waits, through the coroutines that it awaits."""
+        """The stack of a waiting handler, through the coroutines that it awaits."""
         task, frames = self._tasks.get(attempt.id), list[FrameType]()
         waiting: Any = None if task is None else task.get_coro()
         while waiting is not None:
@@ -154,7 +154,7 @@ class TaskRunner:
         return "".join(traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in frames)))
 
     async def _wait_no_more(self) -> None:
-        """Claims nothing more; what the wait has brought is given back."""
+        """Ends the wait for work; attempts that it has brought are given back."""
         waiting = self._waiting
         if waiting is None:
             return
@@ -165,7 +165,7 @@ class TaskRunner:
             await self._state.give_back(waiting.result())
 
     def _collect(self) -> None:
-        """Starts on what the wait has brought; raises what it raised."""
+        """Starts handlers for the attempts that the wait has brought; raises its error."""
         waiting = self._waiting
         if waiting is not None and waiting.done():
             self._waiting, self._is_told = None, False
@@ -209,25 +209,25 @@ class TaskRunner:
             if self._comes_from_outside(attempt, error):
                 raise
             outcome = judged(error, during)
-            if outcome.how == "rejected":  # a verdict goes with the results, in their round trip
+            if outcome.how == "rejected":  # a verdict is sent with the results
                 if not attempt.cancelled:
                     rejection = self._state.session_of(attempt).rejection(attempt, outcome.reason)
                     self._results.append((attempt, rejection))
                 return
             await self._end(attempt, error, outcome)
-            # Out of a task of its own it would end the event loop, and `run` without its end.
+            # Raised from this task, it would end the event loop, and `run` without its clean-up.
             if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._failure is None:
                 self._failure = error
 
     def _comes_from_outside(self, attempt: Attempt, error: BaseException) -> bool:
-        """Whether an exception ends a handler from without: a cancellation, or the event loop's end."""
+        """Whether an exception ended a handler from outside: a cancellation, or the end of the event loop."""
         if isinstance(error, asyncio.CancelledError):
             ends = self._ended or (self._working is not None and self._working.cancelling() > 0)
             return ends or attempt.cancelled
         if isinstance(error, GeneratorExit):
             try:
                 return asyncio.current_task() is not self._tasks.get(attempt.id)
-            except RuntimeError:  # there is no loop any more
+            except RuntimeError:  # the event loop has ended
                 return True
         return False
 
@@ -240,7 +240,7 @@ class TaskRunner:
             self._reporting.discard(attempt.id)
 
     async def _send(self) -> None:
-        """Submits what there is, at most what one call takes, and claims for the free handlers in the same call."""
+        """Submits finished results, as many as one call takes, and claims for the free places in the same call."""
         session, piece = self._next_piece()
         items = [submission for _, submission in piece]
         free = 0 if self._ended else min(ITEMS_PER_CALL, self._permits.room)
@@ -254,7 +254,7 @@ class TaskRunner:
             else:
                 await session.submit(items)
         except asyncio.CancelledError:
-            self._results.extendleft(reversed(piece))  # `end` sends them again, which has its effect once
+            self._results.extendleft(reversed(piece))  # `end` sends these results again; each counts once
             raise
         except TooBig as error:
             await self._send_apart(session, piece, error)
@@ -263,7 +263,7 @@ class TaskRunner:
                 await self._end(attempt, error, judged(error, "sending"))
 
     async def _send_apart(self, session: Session, piece: list[_Result], error: TooBig) -> None:
-        """The server refused to take all of it: each result is sent alone, to find the one that is too large."""
+        """Sends each result alone, as the server refused the whole call: one of them is too large."""
         if len(piece) == 1:
             await self._end(piece[0][0], error, judged(error, "sending"))
             return
