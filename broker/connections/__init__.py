@@ -11,12 +11,12 @@ __all__ = ["AsyncTransport", "ServerInfo", "Transport", "open_async_transport", 
 
 #: How long a server may be silent before the connection counts as lost, seconds.
 DEFAULT_TIMEOUT_S = 10.0
-#: How long after its first try began a call may be tried again, seconds: longer than a failover takes.
+#: For how long after its first try a call may be tried again, seconds: longer than a failover takes.
 DEFAULT_RETRY_FOR_S = 30.0
-#: How long a client that is closed, or told to end, may try to give back what it holds, seconds: Docker kills 10 s
-#: after SIGTERM. Where the server is away, the leases do the rest.
+#: How long a client that is closed, or told to end, may try to give its attempts back, seconds: Docker kills 10 s
+#: after SIGTERM. When the server is away, the attempts go to others as their leases run out.
 END_WITHIN_S = 5.0
-#: How much of it a renewal that is under way gets, seconds.
+#: How much of that time a renewal that is under way gets, seconds.
 HEARTBEAT_ENDS_WITHIN_S = 1.0
 
 
@@ -28,7 +28,7 @@ def open_transport(
     Args:
         url: see `broker.connections.url`.
         timeout_s: how long a server may be silent before the connection counts as lost, seconds.
-        retry_for_s: how long after the first try began another one may begin, seconds; a silent server costs up to
+        retry_for_s: for how long after the first try another may begin, seconds; a silent server costs up to
             `timeout_s` more.
 
     Raises:
@@ -41,5 +41,5 @@ def open_transport(
 def open_async_transport(
     url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, retry_for_s: float = DEFAULT_RETRY_FOR_S
 ) -> AsyncTransport:
-    """The same for asyncio: one for each event loop."""
+    """As `open_transport`, for asyncio: one transport for each event loop."""
     return AsyncTransport(url, timeout_s, retry_for_s)

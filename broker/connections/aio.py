@@ -1,4 +1,4 @@
-"""The transport for asyncio: a few connections, each with one call at a time; a cancelled call closes its own."""
+"""The transport for asyncio: a few connections with one call each at a time; a cancelled call closes its own."""
 
 import asyncio
 import inspect
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 #: The most connections to one server, besides those that wait for markers.
 _MOST_CONNECTIONS = 4
-#: Larger chunks than this, in bytes, are waited for until the server has taken them.
+#: After a chunk larger than this, in bytes, the sender waits until the server has taken it.
 _QUEUED_BYTES = 16 * 1024
 
 _FORKED = (
@@ -44,12 +44,12 @@ _FORKED = (
 class AsyncTransport(BaseTransport):
     """`Transport` for asyncio: the same methods, awaitable. Made by `open_async_transport`, used in one event loop.
 
-    In a forked child it makes no call: what it would wait for belongs to the parent's event loop. One that had made no
-    call before the fork is as good as new.
+    In a forked child it makes no call: its connections belong to the parent's event loop. A transport that had made
+    no call before the fork works in the child.
 
     Attributes:
-        url: where it goes, without password.
-        is_forked: whether this is the copy of a forked child, and makes no call.
+        url: the server's URL, without password.
+        is_forked: whether this is the copy of a forked child, which makes no call.
     """
 
     def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
@@ -60,7 +60,7 @@ class AsyncTransport(BaseTransport):
         told.add(self)
 
     def give_up(self) -> None:
-        """Lets go of what opening took, where no call was made; may block for a moment."""
+        """Releases an embedded server when no call was made; may block for a moment."""
         told.discard(self)
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
@@ -71,7 +71,7 @@ class AsyncTransport(BaseTransport):
         told.discard(self)
         if not self.is_forked:
             self.end()
-        # Connections that were just closed are let go in the next turn of the loop.
+        # Connections that were just closed are released in the next turn of the loop.
         await asyncio.sleep(0)
         embedded, self._embedded = self._embedded, None
         if embedded is not None:
@@ -86,7 +86,7 @@ class AsyncTransport(BaseTransport):
     def refuse_forked(self) -> None:
         """Raises BadArgument in a forked child.
 
-        For callers that would wait for a lock first, which nobody opens there. No call gets past `_dial` in any case.
+        For callers that would first wait for a lock, which is never released there. `_dial` refuses every call too.
         """
         if self.is_forked:
             raise BadArgument(problem=_FORKED)
@@ -180,12 +180,12 @@ class AsyncConnection:
             raise closed(0)
         stream, writer = self._streams
         try:
-            # The server may be silent for so long; what it does say, a chunk of a large reply too, starts it again.
+            # How long the server may be silent; each chunk of a reply starts this time again.
             async with asyncio.timeout(patience_s) as silence:
                 for chunk in in_chunks(chunks):
                     writer.write(chunk)
                     if len(chunk) > _QUEUED_BYTES:
-                        # Returns when the server has taken all but a little: no large value is queued as a whole.
+                        # Returns when the server has taken nearly everything: a large value is never queued as a whole.
                         await self._drained(stream, writer)
                         silence.reschedule(asyncio.get_running_loop().time() + patience_s)
                 while True:
@@ -206,7 +206,7 @@ class AsyncConnection:
         try:
             await writer.drain()
         except ConnectionError:
-            # A server that refuses what it is sent says why before it closes. The stream has it, but hands out nothing.
+            # A server that refuses the bytes of a call says why before it closes. The stream has it, but raises.
             said: bytes = bytes(getattr(stream, "_buffer", b""))
             self._reader.read(said, len(said), [])
             raise
@@ -216,7 +216,7 @@ class AsyncConnection:
         self._timeout_s = timeout_s
 
     def interrupt(self) -> None:
-        """As `Connection.interrupt`. Not by closing, which would wait for what is queued."""
+        """As `Connection.interrupt`. It does not close, for that would wait for queued bytes."""
         if self._streams is not None:
             self._streams[1].transport.abort()
 
@@ -226,10 +226,10 @@ class AsyncConnection:
         self._streams = None
 
     def after_fork(self) -> None:
-        """In a forked child: its number of the socket becomes another file.
+        """In a forked child: makes the socket's file descriptor refer to another file.
 
-        Both processes share what the event loop watches sockets with. Whatever the child's copies do with the number,
-        be it when they are collected, would otherwise take the socket from the parent's loop.
+        Both processes share the selector of the event loop. Anything that the child's copies do with the descriptor,
+        even as garbage, would otherwise remove the socket from the parent's loop.
         """
         opened = None if self._streams is None else self._streams[1].get_extra_info("socket")
         if opened is not None and opened.fileno() >= 0:

@@ -32,9 +32,9 @@ log = logging.getLogger("broker")
 
 #: How often in a row a server may forget scripts that it was just given.
 _MOST_TURNS = 5
-#: How long a call that waits on several servers in turns stays with one, seconds.
+#: How long a call that waits on several servers in turn waits on each, seconds.
 TURN_S = 0.1
-#: How long a sentinel, or a node that is asked where the others are, may be silent, seconds: there are more to ask.
+#: How long a sentinel, or a node that is asked for the table of slots, may be silent, seconds: there are others.
 _ASK_S = 2.0
 
 
@@ -47,7 +47,7 @@ class Turn(Protocol):
 
 
 class BaseTransport(ABC):
-    """All that clients do outside of their process, as coroutines. Those of a blocking client never suspend.
+    """Everything that clients do outside of their process, as coroutines. A blocking client's never suspend.
 
     Args:
         address: what the URL says.
@@ -60,7 +60,7 @@ class BaseTransport(ABC):
         self, address: Address, timeout_s: float, retry_for_s: float, closing: threading.Event | asyncio.Event
     ) -> None:
         self._address = address
-        # Nobody waits longer for a silent server than for one that is away.
+        # The wait for a silent server is not longer than that for one that is away.
         self._timeout_s = silence_s(timeout_s, retry_for_s)
         self._closing = closing
         self._patience = Patience(address.shown, retry_for_s, self._timeout_s, self.pause, self._note)
@@ -68,7 +68,7 @@ class BaseTransport(ABC):
         self._forget_servers()
 
     def _forget_servers(self) -> None:
-        """As before the first call."""
+        """Resets the transport to its state before the first call."""
         self._topology = make_topology(self._address)
         self._servers: dict[Endpoint, Server] = {}
         #: Whether the next wait is to end at once.
@@ -81,7 +81,7 @@ class BaseTransport(ABC):
 
     @abstractmethod
     def _limiter(self) -> Limiter | None:
-        """What limits the exchanges with one server at a time, if anything does."""
+        """Limits how many exchanges with one server are under way; None: no limit."""
 
     @abstractmethod
     async def _until_closing(self, seconds: float) -> None:
@@ -98,18 +98,18 @@ class BaseTransport(ABC):
 
     @abstractmethod
     async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """Calls a hook of the user's, and awaits the answer where that is possible.
+        """Calls the user's hook, and awaits the answer in a client for asyncio.
 
         Args:
             name: of the argument that the hook was given as.
-            hook: the user's.
-            given: what it is given by position.
-            named: what it is given by name.
+            hook: the user's function.
+            given: the hook's arguments by position.
+            named: the hook's arguments by name.
         """
 
     @abstractmethod
     async def blocking(self, call: Callable[[], T]) -> T:
-        """Does something that blocks, such as reading a file."""
+        """Makes a call that blocks, such as reading a file."""
 
     async def call(self, call: ScriptCall[T]) -> T:
         """Sends one script call; raises its BrokerError, and what `execute` raises."""
@@ -125,7 +125,7 @@ class BaseTransport(ABC):
         failed: Failure | None = None
         since = time.monotonic()
         if (sole := self._topology.sole) is not None:
-            # As nearly all calls go: there is one server, and it answers.
+            # The usual case: there is one server, and it answers.
             try:
                 return await self._run(sole, calls, since + self._patience.retry_for_s)
             except Failure as failure:
@@ -139,7 +139,7 @@ class BaseTransport(ABC):
                 try:
                     answers = await self._run(endpoint, [calls[i] for i in indexes], until)
                 except Failure as failure:
-                    # One that stays where it is, or is permanent, must not hide one that does neither.
+                    # A failure that says where to go must not hide one after which servers are asked again.
                     failed = failure if failed is None or not failure.stays else failed
                     continue
                 for i, answer in zip(indexes, answers, strict=True):
@@ -224,7 +224,7 @@ class BaseTransport(ABC):
         return outcomes_of(calls, replies, server, self._address.shown)
 
     async def _after_failed_wait(self, failure: Failure, deadline: float) -> None:
-        """The caller looks for work now and comes back; without a pause that could be a busy loop."""
+        """Pauses after a failed wait: the caller claims and waits again, which could be a busy loop."""
         self._note(failure)
         if not failure.kind.passes:
             raise failure.told(self._address.shown) from failure
@@ -299,7 +299,7 @@ class BaseTransport(ABC):
         return server
 
     async def _dial(self, endpoint: Endpoint, address: Address, until: float, timeout_s: float) -> Connection:
-        """A new connection; raises Failure. The server may be silent for the time-out, no longer than until then."""
+        """A new connection; raises Failure. The server may be silent for the time-out, but not beyond `until`."""
         self._refuse_when_closed()
         if address.mode == "fakeredis":
             from broker.connections.fake import FakeConnection
@@ -309,7 +309,7 @@ class BaseTransport(ABC):
         try:
             with socket_path(endpoint.path) as path:
                 return await self._connected(endpoint, path, address, timeout_s)
-        except OSError as error:  # the directory of a socket is not there
+        except OSError as error:  # the directory of the socket does not exist
             raise of_connecting(error, is_unix=True, is_tls=False, timeout_s=timeout_s) from error
 
     def _refuse_when_closed(self) -> None:
@@ -319,9 +319,9 @@ class BaseTransport(ABC):
     async def _exchange(
         self, server: Server, commands: Sequence[RedisCommand], until: float, asking: bool = False
     ) -> list[Any]:
-        """One round trip; a broken connection asks for another try.
+        """Makes one round trip; a broken connection raises a Failure that passes.
 
-        With `asking`, each command is let through by a node that is still being given the slot.
+        With `asking`, a node that is still receiving the slot executes the commands.
         """
         try:
             if asking:
@@ -333,7 +333,7 @@ class BaseTransport(ABC):
             raise (failure.at(server.endpoint) if failure.kind.passes else failure) from failure
 
     async def _ask(self, endpoint: Endpoint, command: RedisCommand, until: float) -> Any:
-        """One command on a connection of its own: to a sentinel, or a node of a cluster that may own nothing."""
+        """Sends one command on its own connection, to a sentinel or to any node of a cluster."""
         address = self._address
         if address.mode == "sentinel":
             user, password = address.sentinel_username, address.sentinel_password
@@ -350,12 +350,12 @@ class BaseTransport(ABC):
         return reply
 
     def _note(self, failure: Failure) -> None:
-        """Whatever made a try fail, the next one asks anew where the servers are; but MOVED has just told."""
+        """Makes the next try ask again where the servers are, except after MOVED, which has just said so."""
         if not failure.stays:
             self._topology.forget()
 
     def _was_interrupted(self) -> bool:
-        """Whether this wait is to end; the next one is not, unless the client was closed."""
+        """Whether this wait is to end. The next wait does not end, unless the client was closed."""
         was, self._interrupted = self._interrupted, self._closing.is_set()
         return was
 
@@ -375,10 +375,10 @@ class BaseTransport(ABC):
     async def _run(
         self, endpoint: Endpoint, calls: Sequence[ScriptCall[Any]], until: float, asking: bool = False
     ) -> list[Any]:
-        """Sends script calls to one server, with the scripts that it may lack in front.
+        """Sends script calls to one server, after the scripts that it may lack.
 
         Returns:
-            For each script call what it parsed, or its error.
+            For each script call its value, or its error.
         """
         server = self._servers.get(endpoint)
         if server is None or server.info is None:
@@ -401,7 +401,7 @@ class BaseTransport(ABC):
                 if isinstance(reply, ErrorReply) and not passes(reply) and redirection(reply) is None:
                     raise refusal(reply, self._address.shown, name, server.supports_shebang)
             if any(error.code == "NOSCRIPT" for error in errors):
-                # Restarted, flushed or newly promoted. What ran already in this pipeline runs again: replay-safe.
+                # Restarted, flushed or newly promoted. Calls that were executed run again: they are replay-safe.
                 server.known.clear()
                 continue
             for error in errors:
@@ -427,7 +427,7 @@ class BaseTransport(ABC):
         return replies
 
     async def _load_functions(self, server: Server, until: float) -> None:
-        """Gives a server the function library; where it may not have it, scripts are called one by one."""
+        """Loads the function library; when the server refuses it, scripts are called one by one."""
         (reply,) = await self._exchange(server, [("FUNCTION", "LOAD", scripts.library().source)], until)
         if not isinstance(reply, ErrorReply) or "already exists" in reply.text:
             return
@@ -436,17 +436,17 @@ class BaseTransport(ABC):
         self._use_scripts(server)
 
     def _use_scripts(self, server: Server) -> None:
-        """From here on, until another server has its place, scripts are called one by one."""
+        """Calls scripts one by one from here on, until another server has this address."""
         log.debug("%s takes no functions, scripts are used", server.endpoint)
         server.calls_functions = False
 
     async def _wait_on(
         self, server: Server, keys: Sequence[str], timeout_s: float, then: Sequence[RedisCommand] = ()
     ) -> list[Any]:
-        """Waits for a marker on one server, which then executes other commands at once.
+        """Waits for a marker on one server, which then executes the other commands at once.
 
         Returns:
-            The reply of BZPOPMIN (None: there was no marker) and those of the others.
+            The reply of BZPOPMIN (None: there was no marker), then the replies of the other commands.
         """
         # Redis reads "0" as "for ever".
         command: RedisCommand = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
@@ -463,7 +463,7 @@ class BaseTransport(ABC):
         return replies
 
     def _redirect(self, server: Server, error: ErrorReply) -> Endpoint | None:
-        """Follows MOVED with another try; the node that ASK names; None for other errors, and without a cluster."""
+        """The node that ASK names; None for other errors, or without a cluster. Raises a Failure for MOVED."""
         to = redirection(error)
         if to is None or (owner := self._topology.moved(to, server.endpoint)) is None:
             return None
@@ -472,9 +472,9 @@ class BaseTransport(ABC):
         return owner
 
     def _pass(self, error: ErrorReply) -> None:
-        """Asks for another try where that may help."""
+        """Raises a Failure if another try may succeed."""
         if passes(error):
-            # Names are resolved again, too: this server is not the right one any more.
+            # This server is not the right one any more: names are resolved again for new connections.
             for server in list(self._servers.values()):
                 server.pool.drop()
             raise of_reply(error) or Failure(NOT_READY, error.text)

@@ -1,4 +1,4 @@
-"""What is sent for script calls, and what their replies say."""
+"""The commands of script calls, and the outcomes in their replies."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from broker.protocol.script_call import ScriptCall
 
 
 def commands_of(server: Server, calls: Sequence[ScriptCall[Any]]) -> tuple[list[RedisCommand], list[str]]:
-    """The pipeline of some script calls for one server, and the scripts that its first commands load."""
+    """The commands of some script calls for one server, and the names of the scripts that the first of them load."""
     commands: list[RedisCommand] = []
     in_cluster = server.info is not None and server.info.cluster
     if server.calls_functions:
@@ -35,11 +35,11 @@ def commands_of(server: Server, calls: Sequence[ScriptCall[Any]]) -> tuple[list[
 
 
 def _keys_in_cluster(call: ScriptCall[Any]) -> tuple[str, ...]:
-    """The keys of a call, with one that is never there.
+    """The keys of a call, and one key that never exists.
 
-    While a hash slot moves to another node, each of the two has some of a run's keys. Each fails a script at the first
-    key that it does not have, after writes of others. Where one of several keys of the call itself is not there, the
-    node refuses the call (`TRYAGAIN`), which is sent again until the slot has moved.
+    While a hash slot moves to another node, each of the two nodes has some of a run's keys. A script fails at the
+    first key that its node lacks, after it has written others. A call that names several keys, of which one is
+    missing, is refused as a whole (`TRYAGAIN`), and is sent again until the slot has moved.
     """
     return (*call.keys, call.keys[0] + NEVER_THERE)
 

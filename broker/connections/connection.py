@@ -1,8 +1,8 @@
 """One connection to one server: what both clients need to open it, to send commands and to read replies.
 
-hiredis packs commands and parses replies. Nothing is ever sent again here: a connection that failed once is not used
-any more. redis-py is not used for this. Its clients and connections send again by themselves and wrap errors until
-their reasons are lost; they cost several times the server's work for a small call.
+hiredis packs commands and parses replies. This module never sends again: a connection that failed once is not used
+any more. redis-py is not used for this. Its clients and connections send again by themselves, and their errors hide
+the reasons. For a small call they cost several times the server's work.
 """
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
@@ -28,9 +28,9 @@ READ_BYTES = 256 * 1024
 _WRITE_BYTES = 1024 * 1024
 #: To send more than this, in bytes, may take longer than a server may be silent.
 MUCH_BYTES = _WRITE_BYTES
-#: From this size on, in bytes, an argument is sent from where it lies (the packer in C copies it).
+#: From this size on, in bytes, an argument is sent without a copy (the packer in C copies).
 _LARGE_BYTES = 16 * 1024
-#: Longer commands are calls for many items, whose bytes their callers bound: none of them is looked at.
+#: Commands with more arguments than this are calls for many small items: their sizes are not looked at.
 _FEW_ARGUMENTS = 16
 
 
@@ -38,25 +38,25 @@ class Connection(Protocol):
     """One connection.
 
     Attributes:
-        info: the server, where it is known without asking (in-process servers).
+        info: the server, if it is known without asking (in-process servers).
     """
 
     info: "ServerInfo | None"
 
     async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
-        """Sends commands in one chunk and reads as many replies; error replies are `ErrorReply` values.
+        """Sends commands together and reads one reply for each; error replies are `ErrorReply` values.
 
         Args:
             commands: what to send.
             wait_s: how long, in seconds, the server may wait on purpose before it answers.
 
         Raises:
-            Failure: the connection broke, the server was silent for the time-out, or answered not as Redis does.
+            Failure: the connection broke, the server was silent for the time-out, or does not speak Redis's protocol.
         """
         ...
 
     def be_patient(self, timeout_s: float) -> None:
-        """From now on the server may be silent for so long, in seconds."""
+        """Sets how long the server may be silent from now on, seconds."""
         ...
 
     def interrupt(self) -> None:
@@ -69,7 +69,7 @@ class Connection(Protocol):
 
 
 def login(user: str, password: str, db: int) -> list[RedisCommand]:
-    """What is sent ahead of everything else on a new connection. A user without password may need none (`nopass`)."""
+    """The first commands of a new connection. A user without password may need no login (`nopass`)."""
     commands: list[RedisCommand] = []
     if user:
         commands.append(("AUTH", user, password))
@@ -81,7 +81,7 @@ def login(user: str, password: str, db: int) -> list[RedisCommand]:
 
 
 def parse_error(text: str) -> Exception:
-    """An error reply as an exception; those that are said to a connection that is closed next are a Failure."""
+    """An error reply as a value. Errors after which the server closes the connection raise a Failure."""
     if "max number of clients" in text:
         return Failure(CROWDED, f"it has no place for another client (maxclients): {text.removeprefix('ERR ')}")
     if text.startswith("ERR Protocol error"):
@@ -94,7 +94,7 @@ def parse_error(text: str) -> Exception:
 
 
 class ReplyReader:
-    """hiredis' parser of what a connection sends, with our errors."""
+    """hiredis' parser of a server's bytes, with our errors."""
 
     def __init__(self) -> None:
         reader = hiredis.Reader(protocolError=_Garbled, replyError=parse_error, notEnoughData=_NOT_YET)
@@ -102,10 +102,10 @@ class ReplyReader:
         self._next: Callable[[bool], Any] = reader.gets
 
     def read(self, data: bytes | bytearray, size: int, replies: list[Any]) -> None:
-        """Takes the first `size` bytes of `data`, and appends the replies that are whole now.
+        """Reads the first `size` bytes of `data`, and appends the replies that are complete now.
 
         Raises:
-            Failure: this is not the protocol of Redis, or the server says why it closes the connection.
+            Failure: the bytes are not Redis's protocol, or the server says why it closes the connection.
         """
         self._feed(data, 0, size)
         read = self._next
@@ -119,14 +119,14 @@ _NOT_YET = object()
 
 
 class _Garbled(Failure):
-    """Made by hiredis, of a text."""
+    """hiredis makes it of a text."""
 
     def __init__(self, text: str) -> None:
         super().__init__(GARBLED, f"what it answers is not the protocol of Redis: {text}")
 
 
 def packed(commands: Iterable[RedisCommand]) -> list[bytes]:
-    """Commands as they are sent: those with large values without copying these, the others in C, which copies."""
+    """The bytes of commands. Large values are not copied; commands without such values are packed in C."""
     parts: list[bytes] = []
     small: list[bytes] = []
     try:
@@ -137,7 +137,7 @@ def packed(commands: Iterable[RedisCommand]) -> list[bytes]:
                     small = []
                 parts.extend(_pack_large(*command))
             else:
-                # No numbers: the packer in C looks for signals when it writes one, and crashes when a handler raises.
+                # No numbers: the packer in C checks for signals at each, and crashes when a signal handler raises.
                 small.append(_pack_small(tuple([b"%d" % a if type(a) is int else a for a in command])))
     except (TypeError, ValueError) as error:
         raise NotSendable(problem=f"an argument cannot be sent ({error})") from error
@@ -150,15 +150,15 @@ def _encode(argument: str | bytes | int) -> bytes:
     return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
-#: Packs in Python, what redis-py says to log in, too: the packer in C may get no numbers.
+#: Packs in Python. It also packs redis-py's login commands, which may hold numbers that the packer in C must not get.
 serializer = PythonRespSerializer(_LARGE_BYTES, _encode)
-# Neither library says these types in full.
+# Neither library declares these types in full.
 _pack_small = cast("Callable[[RedisCommand], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _pack_large = cast("Callable[..., list[bytes]]", serializer.pack)  # pyright: ignore[reportUnknownMemberType]
 
 
 def in_chunks(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:
-    """Packed commands, in chunks of limited size."""
+    """The bytes of commands, in chunks of limited size."""
     for part in packed:
         if len(part) <= _WRITE_BYTES:
             yield part

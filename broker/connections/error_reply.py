@@ -1,17 +1,17 @@
-"""Reads error replies: their code, where they send us, and what they say of functions."""
+"""Reads error replies: their code, redirections, and refusals of functions."""
 
 import re
 from dataclasses import dataclass
 
-#: Codes of errors that are about a command and not about what it would have done.
+#: Codes of errors that are about the command itself, not about its effect.
 _OF_COMMANDS = frozenset({"ERR", "NOPERM", "DENIED"})
 UNKNOWN_COMMAND = re.compile(r"(unknown|unsupported) (sub)?command", re.IGNORECASE)
 _FCALL = re.compile(r"\bfcall\b", re.IGNORECASE)
-#: Where in a script an error happened.
+#: The place in a script where an error happened.
 SCRIPT_LINE = re.compile(r'(user_script|user_function|\[string "<python>"\]):(\d+)')
-#: How servers before Redis 7 report an error of a command inside a script.
+#: The form in which servers before Redis 7 report an error of a command inside a script.
 _INSIDE_SCRIPT = re.compile(r"-([A-Z]{3,}) [^\n]*")
-#: How servers since Redis 7 say NOPERM inside a script: 7.0 in the second form, Valkey and later Redis in the first.
+#: The forms of NOPERM inside a script since Redis 7: the second in 7.0, the first in Valkey and later Redis.
 _DENIED_INSIDE = re.compile(r"ACL failure in script|The user executing the script can't")
 
 
@@ -29,13 +29,13 @@ class ErrorReply(Exception):
 
     @property
     def words(self) -> str:
-        """The text for a sentence that goes on: some messages end with a full stop."""
+        """The text without a full stop at its end: the sentence goes on after it."""
         return self.text.removesuffix(".")
 
 
 @dataclass(frozen=True, slots=True)
 class Redirection:
-    """What MOVED and ASK say: another node of the cluster has the slot."""
+    """The content of MOVED and ASK: another node of the cluster has the slot."""
 
     asking: bool
     slot: int
@@ -51,7 +51,7 @@ def lacks_function(error: ErrorReply) -> bool:
 def refuses_functions(error: ErrorReply) -> bool:
     """Whether a function call failed because the server, a proxy before it or this user's rights know no such command.
 
-    What a script says itself never has these codes, but for a fault in it: its words may be of anything.
+    A script's own errors never have these codes. An error that a fault in a script raises names a line of the script.
     """
     if error.code not in _OF_COMMANDS or SCRIPT_LINE.search(error.text):
         return False
@@ -59,7 +59,7 @@ def refuses_functions(error: ErrorReply) -> bool:
 
 
 def redirection(error: ErrorReply) -> Redirection | None:
-    """Reads `MOVED 3999 127.0.0.1:6381` and `ASK ...`; the host is "" where it is that of the node that answered."""
+    """Reads `MOVED 3999 127.0.0.1:6381` and `ASK ...`; an empty host stands for that of the node that answered."""
     if error.code not in ("MOVED", "ASK"):
         return None
     words = error.text.split(" ")

@@ -1,8 +1,8 @@
-"""What can go wrong between a client and its servers, and whether it passes: the one table that decides.
+"""The failures between a client and its servers, and whether each passes: this one table decides.
 
-Plain servers, TLS, Unix sockets, Sentinel and Cluster, the synchronous client and the asyncio one: whatever fails
-becomes a `Failure` of one of these kinds. One that passes is tried again as long as the client is patient; a permanent
-one is told at once. `docs/operations.md` has the same table for people.
+Every failure becomes a `Failure` of one of these kinds: with plain servers, TLS, Unix sockets, Sentinel and Cluster,
+in the synchronous client and in the one for asyncio. A call whose failure passes is sent again until the client's
+patience ends; a permanent failure is raised at once. `docs/operations.md` has the same table for people.
 """
 
 import os
@@ -33,9 +33,9 @@ class Kind:
     """One kind of failure.
 
     Attributes:
-        seen: what happens, as in the table for people.
+        seen: the words of the table for people.
         passes: whether the same bytes may succeed later or elsewhere.
-        error: what is raised: at once, or when the client's patience ends.
+        error: the error that is raised, at once or when the client's patience ends.
     """
 
     seen: str
@@ -64,7 +64,7 @@ NO_PRIMARY = Kind("Sentinel: no sentinel names a primary, or the one that it nam
 NO_SLOTS = Kind("Cluster: no node has a table of slots, or nobody serves the slot", True, ServerUnavailable)
 MOVED = Kind("Cluster: `MOVED`, `ASK`, which are followed", True, ServerUnavailable)
 
-#: These are permanent: somebody has to mend something first.
+#: These are permanent: a person has to mend something first.
 LOGIN = Kind("`NOAUTH`, `WRONGPASS`, `DENIED`, any other refusal of the login", False, AuthenticationFailed)
 RIGHTS = Kind("`NOPERM`, inside a script too", False, AuthenticationFailed)
 CERTIFICATE = Kind(
@@ -98,7 +98,7 @@ _REPLIES = (
 )
 _NAMED_COMMAND = re.compile(r"the '[^']+' command|access (a|at least one of the) key")
 
-#: Reasons of OpenSSL, by parts of them: what a server says of our certificate, or that we speak no common language.
+#: Parts of OpenSSL's reasons: the server refuses our certificate, or there is no protocol in common.
 _OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
 _NO_COMMON_TLS = (
     *("WRONG_VERSION", "UNKNOWN_PROTOCOL", "UNSUPPORTED_PROTOCOL", "PROTOCOL_VERSION", "HTTP_REQUEST", "HTTPS_PROXY"),
@@ -109,13 +109,13 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class Failure(Exception):
-    """One try failed. Whether its commands were executed is not known, unless the server says so.
+    """One try failed. Whether its commands were executed is unknown, unless the server says so.
 
     Args:
         kind: which failure.
-        text: what happened, to whom.
-        stays: where to go is known all the same: nobody needs to be asked again.
-        moved: much was on its way, so that the time it took was not the server's silence.
+        text: what happened, to what.
+        stays: whether the next try may go to a known place without asking where the servers are.
+        moved: whether much data was under way, so that the time that passed was not the server's silence.
     """
 
     def __init__(self, kind: Kind, text: str, *, stays: bool = False, moved: bool = False) -> None:
@@ -139,7 +139,7 @@ class Failure(Exception):
 
 
 def nobody(what: str, failures: Sequence[tuple[Endpoint, Failure]]) -> Failure:
-    """None of several servers could be used: passing where one of them may still be, else as the first of them."""
+    """No one of several servers could be used: passes if one of the failures does, else is like the first of them."""
     kinds = [failure.kind for _, failure in failures]
     kind = next((kind for kind in kinds if kind.passes), kinds[0])
     return Failure(kind, f"{what} ({'; '.join(f'{server}: {failure}' for server, failure in failures)})")
@@ -149,13 +149,13 @@ def nobody(what: str, failures: Sequence[tuple[Endpoint, Failure]]) -> Failure:
 
 
 def of_connecting(error: OSError | UnicodeError, *, is_unix: bool, is_tls: bool, timeout_s: float) -> Failure:
-    """What an error means that was met while connecting.
+    """The failure of an error while connecting.
 
     Args:
         error: of the socket, the resolver or TLS.
-        is_unix: whether it was a Unix socket.
-        is_tls: whether TLS was to be spoken.
-        timeout_s: how long was waited, seconds.
+        is_unix: whether it is a Unix socket.
+        is_tls: whether the connection uses TLS.
+        timeout_s: how long the wait was, seconds.
     """
     if is_unix and isinstance(error, PermissionError):
         return Failure(FILES, "the system does not let this user connect to the socket: permission denied")
@@ -173,12 +173,12 @@ def of_connecting(error: OSError | UnicodeError, *, is_unix: bool, is_tls: bool,
 
 
 def of_exchange(error: OSError, timeout_s: float, *, moved: bool = False) -> Failure:
-    """What an error means that a connection met.
+    """The failure of an error on an open connection.
 
     Args:
         error: of the socket or TLS.
-        timeout_s: how long the server was silent, if it was, in seconds.
-        moved: whether much had been sent, or some of the answer had come.
+        timeout_s: for how many seconds the server was silent, in a time-out.
+        moved: whether much had been sent, or part of the answer had come.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return Failure(CERTIFICATE, f"the server's certificate does not verify: {error.verify_message}")
@@ -186,7 +186,7 @@ def of_exchange(error: OSError, timeout_s: float, *, moved: bool = False) -> Fai
         return Failure(SILENT, f"no answer for {timeout_s:.3g} s", moved=moved)
     if isinstance(error, ssl.SSLError):
         return _of_tls(error)
-    if str(error) in ("", "Connection lost"):  # asyncio says it like this
+    if str(error) in ("", "Connection lost"):  # asyncio's way to say it
         return closed(0)
     return Failure(CLOSED, _reason(error), moved=moved)
 
@@ -194,7 +194,7 @@ def of_exchange(error: OSError, timeout_s: float, *, moved: bool = False) -> Fai
 def _of_tls(error: ssl.SSLError) -> Failure:
     reason = error.reason or ""
     words = reason.lower().replace("_", " ") or str(error)
-    # An end without a word, or an alert of no consequence, is a connection that broke.
+    # An end without a reason, or an alert without consequence, is a connection that broke.
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return closed(0)
     if "ALERT" in reason and any(part in reason for part in _OUR_CERTIFICATE):
@@ -208,7 +208,7 @@ def _of_tls(error: ssl.SSLError) -> Failure:
 
 
 def closed(size: int) -> Failure:
-    """The server closed the connection after so many bytes of an answer."""
+    """The server closed the connection after some bytes of an answer."""
     return Failure(
         CLOSED,
         f"the server closed the connection{f' after {size} bytes of its answer' if size else ''}",
@@ -217,9 +217,10 @@ def closed(size: int) -> Failure:
 
 
 def cut(failure: Failure) -> Failure:
-    """A connection that had just been made and logged in was closed in the middle of a call.
+    """The server closed a new connection in the middle of its first call.
 
-    An old one may have been closed long before; this one was closed for the call, or the server ended at that moment.
+    An old connection may have been closed long before the call. A new one was closed because of the call, or the
+    server ended at that moment.
     """
     if failure.kind is not CLOSED:
         return failure
@@ -231,10 +232,10 @@ def cut(failure: Failure) -> Failure:
 
 
 def _reason(error: OSError) -> str:
-    """In words, without the addresses that some messages repeat."""
+    """An error in words, without the addresses that some messages repeat."""
     if error.errno and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno)
-    if error.strerror is None and (number := _ERRNO.search(str(error))):  # asyncio: of several addresses
+    if error.strerror is None and (number := _ERRNO.search(str(error))):  # asyncio's error for several addresses
         return os.strerror(int(number[1]))
     return error.strerror or str(error)
 
@@ -243,7 +244,7 @@ def _reason(error: OSError) -> str:
 
 
 def of_reply(error: ErrorReply) -> Failure | None:
-    """What an error reply means that is about the server or the connection; None where it answers the command."""
+    """The failure of an error reply that is about the server or the connection; None if it is about the command."""
     kind = _REPLIES.get(error.code)
     if kind is OTHER_MODE:
         return Failure(OTHER_MODE, "it is a node of a cluster; connect with redis+cluster://")
@@ -257,13 +258,13 @@ def of_reply(error: ErrorReply) -> Failure | None:
 
 
 def of_login(error: ErrorReply) -> Failure:
-    """What an error reply to AUTH means: whatever its words are, access was refused, unless it passes."""
+    """The failure of an error reply to AUTH: access was refused, in whatever words, unless the failure passes."""
     failure = of_reply(error)
     return failure if failure is not None and failure.kind.passes else Failure(LOGIN, error.words)
 
 
 def passes(error: ErrorReply) -> bool:
-    """Whether the same bytes may succeed later or elsewhere (MOVED, ASK and NOSCRIPT need more than that)."""
+    """Whether the same bytes may succeed later or elsewhere. False for MOVED, ASK and NOSCRIPT, which need more."""
     kind = _REPLIES.get(error.code)
     return kind is not None and kind.passes
 
@@ -275,11 +276,11 @@ def refusal(error: ErrorReply, url: str, script: str = "", shebang: bool = True)
         error: the reply.
         url: of the server, without password.
         script: the script that was called, if one was.
-        shebang: whether it was loaded with its `#!lua` line.
+        shebang: whether the script was loaded with its `#!lua` line.
     """
     if (failure := of_reply(error)) is not None:
         if failure.kind is RIGHTS and script:
-            # Redis 7.0 and before do not say which command.
+            # Redis up to 7.0 does not say which command.
             named = _NAMED_COMMAND.search(error.text)
             may_be = "" if named else f", which calls {', '.join(scripts.commands(script))}"
             failure = Failure(RIGHTS, f"{error.words} (script {script}{may_be})")

@@ -12,9 +12,9 @@ from broker.connections.failures import CLOSED, Failure
 from broker.connections.server import ServerInfo
 from broker.errors import ServerUnavailable, UnsupportedServer
 
-#: How often a waiting call looks for a marker, seconds: fakeredis' own blocking calls would stop the event loop.
+#: The interval at which a waiting call looks for a marker, seconds: fakeredis' blocking calls stop the event loop.
 _LOOK_EVERY_S = 0.002
-#: How often one looks that waits for longer than `_LONG_S`, as heartbeats do, seconds: many wait beside each other.
+#: The interval of a call that waits for longer than `_LONG_S`, as many heartbeats do at once, seconds.
 _LOOK_AT_TIMES_S, _LONG_S = 0.05, 6.0
 _VERSION = (7, 0)
 
@@ -26,7 +26,7 @@ def _server(name: str) -> Any:
     try:
         import fakeredis
 
-        # fakeredis runs Lua with it, and says so only when a script is called.
+        # fakeredis needs it to run Lua, and says so only when a script is called.
         importlib.import_module("lupa")
     except ImportError:
         raise UnsupportedServer(
@@ -48,7 +48,7 @@ class FakeConnection:
     """A connection to a server in this process."""
 
     def __init__(self, name: str, pause: Callable[[float], Awaitable[None]]) -> None:
-        server = _server(name)  # says what is missing; the import below would not
+        server = _server(name)  # says which package is missing; the import below would not
         import fakeredis
 
         self.info: ServerInfo | None = ServerInfo("fakeredis", (*_VERSION, 0), supports_shebang=False)
@@ -59,7 +59,7 @@ class FakeConnection:
 
     async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
         """As `Connection.exchange`."""
-        packed(commands)  # refuses what cannot be sent
+        packed(commands)  # refuses values that cannot be sent
         if wait_s:
             return [await self._wait(commands[0], wait_s), *map(self._call, commands[1:])]
         return [self._call(command) for command in commands]
@@ -74,7 +74,7 @@ class FakeConnection:
             return ErrorReply(_text(error))
 
     async def _wait(self, command: RedisCommand, wait_s: float) -> Any:
-        """BZPOPMIN, by looking again and again."""
+        """Does BZPOPMIN by polling."""
         keys = command[1:-1]
         deadline = time.monotonic() + wait_s
         every_s = _LOOK_EVERY_S if wait_s <= _LONG_S else _LOOK_AT_TIMES_S
@@ -103,7 +103,7 @@ class FakeConnection:
         self._connection.disconnect()
 
 
-#: Error codes that redis-py turned into classes and cut off the text.
+#: Error codes that redis-py turns into classes and removes from the text.
 _CODES = {
     "NoScriptError": "NOSCRIPT",
     "ReadOnlyError": "READONLY",

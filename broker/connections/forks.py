@@ -1,4 +1,4 @@
-"""Tells transports that this process is a forked child: their connections are the parent's."""
+"""Tells transports in a forked child that their connections are the parent's."""
 
 import os
 import weakref
@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class Forked(Protocol):
-    """What has to know."""
+    """An object that must be told of a fork."""
 
     def after_fork(self) -> None:
-        """Called in the child, before anything else of it runs."""
+        """Called in the child, before its other code runs."""
         ...
 
 
-#: All that have to know, as long as somebody has them.
+#: The objects to tell, as long as they exist.
 told: "weakref.WeakSet[Forked]" = weakref.WeakSet()
 
 

@@ -1,6 +1,6 @@
-"""Reads values in answers that are small enough for the server: it closes the connection in larger ones.
+"""Reads values in answers that are small enough for the server.
 
-That is what a small `client-output-buffer-limit` does, without a word to the client.
+A server with a small `client-output-buffer-limit` closes the connection in a larger answer, and gives no reason.
 """
 
 import logging
@@ -20,7 +20,7 @@ SendCommands = Callable[[Sequence[RedisCommand]], Awaitable[list[Any]]]
 
 
 class PartialReads:
-    """What is known of the answers that one server lets through.
+    """The size of the answers that one server is known to send.
 
     Args:
         url: of the server, for messages.
@@ -28,13 +28,13 @@ class PartialReads:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._limit: int | None = None  # bytes of an answer; None: none is known
-        self._cuts = 0  # in a row, of whole answers
+        self._limit: int | None = None  # bytes of an answer; None: no limit is known
+        self._cuts = 0  # whole answers in a row that were cut off
 
     async def read(self, keys: Sequence[str], ask: SendCommands) -> list[bytes | None]:
         """The values of keys, None for one that is not there.
 
-        An answer that is cut off twice in a row is asked for in smaller pieces, as are all later ones.
+        After an answer that was cut off twice in a row, this and all later answers are asked for in smaller pieces.
         """
         if self._limit is None:
             try:
@@ -55,7 +55,7 @@ class PartialReads:
         return values
 
     async def _some(self, keys: Sequence[str], sizes: Sequence[int], ask: SendCommands) -> list[bytes | None]:
-        """The values of the first few keys, at least of one: as many as may come in one answer, or one in pieces."""
+        """The values of the first keys: all that may come in one answer, or one value in pieces."""
         assert self._limit is not None
         count, size = 1, sizes[0]
         if size > self._limit:
@@ -71,7 +71,7 @@ class PartialReads:
         return values
 
     async def _one(self, key: str, size: int, ask: SendCommands) -> bytes | None:
-        """A value that is larger than an answer may be: what it holds never changes, only whether it is there."""
+        """Reads a value that is larger than an answer may be. Its bytes never change; it may be deleted."""
         parts: list[bytes] = []
         read = 0
         while read < size:
@@ -89,7 +89,7 @@ class PartialReads:
         return b"".join(parts)
 
     def _judge(self, failure: Failure, size: int) -> None:
-        """Lowers the limit after an answer of some size that was cut off; raises what smaller answers do not help."""
+        """Lowers the limit after an answer that was cut off; raises the failure when smaller answers do not help."""
         if failure.kind not in (CUT, CLOSED):
             raise failure
         if size <= LEAST_BYTES:

@@ -1,4 +1,4 @@
-"""A server of an address: its connections, and what is known of it."""
+"""A server: its pools of connections, and the facts that are known of it."""
 
 import time
 from collections import deque
@@ -17,15 +17,15 @@ Limiter = AbstractAsyncContextManager[Any]
 
 
 class Pool:
-    """Connections to one server, of which each carries one exchange at a time.
+    """Connections to one server; each carries one exchange at a time.
 
     Args:
-        opened: opens one, by a moment on the monotonic clock.
+        opened: opens a connection, by a moment on the monotonic clock.
         greet: asks the server what it is, on a new connection.
-        limiter: limits the exchanges at a time, None: no limit.
-        timeout_s: how long a server may be silent, seconds; while a connection is opened `opened` says it.
-        interrupted: whether exchanges are to fail now. Who lets it be true calls `interrupt` afterwards: an exchange
-            that has not begun by then sees it.
+        limiter: limits the exchanges under way; None: no limit.
+        timeout_s: how long the server may be silent after a connection was opened, seconds.
+        interrupted: whether exchanges are to fail now. The caller makes it true before it calls `interrupt`, so that
+            an exchange that has not begun by then sees it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Pool:
     async def exchange(self, commands: Sequence[RedisCommand], until: float, wait_s: float = 0.0) -> list[Any]:
         """As `Connection.exchange`, on one of the connections.
 
-        One is opened when there is none; then the server may be silent until `until`, on the monotonic clock.
+        A connection is opened when none is idle; then the server may be silent until `until`, on the monotonic clock.
         """
         if self._limiter is None:
             return await self._exchange(commands, until, wait_s)
@@ -56,11 +56,11 @@ class Pool:
         generation = self._generation
         try:
             connection = self._idle.pop()
-        except IndexError:  # another thread may have taken the last one
+        except IndexError:  # another thread may have taken the last connection
             connection = None
         is_new = connection is None
         if connection is None:
-            # Not in that handler: whatever goes wrong would carry the IndexError along.
+            # Outside of the `except` block: an error in it would carry the IndexError along.
             connection = await self._opened(until)
         self._busy.add(connection)
         try:
@@ -76,7 +76,7 @@ class Pool:
                 else await connection.exchange(commands, wait_s)
             )
         except BaseException:
-            # Broken, or cancelled half-way: the rest of a reply may be on its way still.
+            # The connection broke, or the exchange was cancelled: the rest of a reply may still come.
             connection.abort()
             raise
         finally:
@@ -102,7 +102,7 @@ class Pool:
             connection.interrupt()
 
     def drop(self) -> None:
-        """Closes the connections; those that are in use when they are given back."""
+        """Closes the connections; a connection in use is closed after its exchange."""
         self._generation += 1
         while self._idle:
             self._idle.pop().abort()
@@ -112,10 +112,10 @@ class Server:
     """One server.
 
     Attributes:
-        endpoint: where it is.
+        endpoint: its address.
         pool: connections for calls that do not block in the server.
-        waits: connections for those that do.
-        info: the server, once it was asked.
+        waits: connections for calls that do.
+        info: its kind and version, once it was asked.
         known: the scripts that it has.
         calls_functions: whether script calls are called as functions of a library
             (see `broker.protocol.function_library`).
@@ -140,7 +140,7 @@ class Server:
 
     @property
     def supports_shebang(self) -> bool:
-        """Whether its scripts may begin with a `#!lua` line."""
+        """Whether scripts may begin with a `#!lua` line."""
         return self.info is not None and self.info.supports_shebang
 
     def drop(self) -> None:
@@ -156,14 +156,14 @@ class Server:
         if self._address.mode == "sentinel" and info.replica:
             raise Failure(NO_PRIMARY, "it is not a primary any more")
         if info != self.info:
-            # Another server has this place now; it has none of the scripts.
+            # Another server has this address now; it has none of the scripts.
             self.known.clear()
             self.info = info
             self.calls_functions = info.supports_shebang
 
 
 def on_new(failure: Failure, endpoint: Endpoint, address: Address) -> Failure:
-    """A failure of the first exchange on a new connection: answers that no Redis gives are not a broken connection."""
+    """The failure of the first exchange on a new connection. An answer that no Redis gives is permanent here."""
     if failure.kind is not GARBLED:
         return failure
     tls = "" if address.tls is not None else "; if it speaks TLS, connect with rediss://"

@@ -1,4 +1,4 @@
-"""Turns a URL into an address to connect to, which for `embedded://` starts the server."""
+"""Turns a URL into an address to connect to; for `embedded://` it starts the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def opened_address(url: str) -> tuple[Address, EmbeddedServer | None]:
-    """Reads a URL and starts the embedded server where it asks for one.
+    """Reads a URL, and starts the embedded server if the URL asks for it.
 
     Returns:
         The address, and the embedded server to release when done.

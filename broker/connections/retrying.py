@@ -1,4 +1,4 @@
-"""Sends again: after which failures, with which pauses, and for how long."""
+"""Decides after which failures a call is sent again, with which pauses, and for how long."""
 
 import logging
 import math
@@ -17,24 +17,24 @@ T = TypeVar("T")
 #: Pauses between two tries, seconds: from 0.02, doubled each time, up to 1, minus up to half of it at random.
 _PAUSES = EqualJitterBackoff(cap=1.0, base=0.02)
 
-#: How long a server may be silent at least, seconds, however little time is left: in less a busy one would seem gone.
+#: The least time for which a server may be silent, seconds, even if less is left: a busy server would seem gone.
 _LEAST_S = 1.0
 
 
 def silence_s(timeout_s: float, left_s: float) -> float:
-    """How long a server may be silent, seconds: for the time-out, and no longer than the time that is left."""
+    """How long a server may be silent, seconds: the time-out, or the time that is left if that is shorter."""
     return min(timeout_s, max(left_s, _LEAST_S))
 
 
 class Patience:
-    """How long the calls to one address go on.
+    """How long calls to one address are tried again.
 
     Args:
         url: the address, for messages.
-        retry_for_s: how long after the first try began another one may begin, seconds; infinity: always.
-        silent_s: how long a try waits for a silent server, seconds: so much of a long transfer that broke counts.
+        retry_for_s: for how long after the first try another may begin, seconds; infinity: always.
+        silent_s: how long a try waits for a silent server, seconds; a long transfer that broke counts for this much.
         pause: waits for some seconds.
-        failed: hears of each failure before the next try.
+        failed: called with each failure before the next try.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class Patience:
         """Calls `once` until it no longer raises a Failure that passes.
 
         Args:
-            once: one try; is given the moment on the monotonic clock until which it may wait for a silent server.
-            failed: what came of a first try that was made before, if it failed.
-            since: when that one began, on the monotonic clock, seconds; None: there was none.
+            once: one try. Its argument is the moment, on the monotonic clock, until which a server may be silent.
+            failed: the failure of a first try that the caller has made, if it failed.
+            since: when that first try began, on the monotonic clock, seconds; None: the caller has made none.
 
         Raises:
-            ServerUnavailable: it failed for `retry_for_s`, or once where one try takes longer.
-            ReadOnlyServer: the server took no writes for so long.
-            BrokerError: at once, where the failure is permanent: see `broker.connections.failures`.
+            ServerUnavailable: all tries failed for `retry_for_s`; or one did, if a try takes longer.
+            ReadOnlyServer: the server took no writes for that time.
+            BrokerError: the failure is permanent (see `broker.connections.failures`); raised at once.
         """
         failures = 0
-        # A silent server costs its time-out before the first failure is known: that is part of what a caller waits.
+        # A silent server costs its time-out before the first failure is known: the caller's wait includes it.
         since = time.monotonic() if since is None else since
         while True:
             if failed is None:
@@ -87,7 +87,7 @@ class Patience:
             seconds = pause_s(failures)
             if now + seconds > since + self.retry_for_s:
                 raise self._given_up(failed, now - since) from failed
-            # A pooled connection that the server had closed is nothing to tell; failing a second time is.
+            # A pooled connection that the server had closed is not worth a message; a second failure is.
             if failures == 2:
                 how_long = "until it answers" if math.isinf(self.retry_for_s) else f"for {self.retry_for_s:g} s"
                 log.warning("%s: %s; trying %s", self._url, failed, how_long)
@@ -102,5 +102,5 @@ class Patience:
 
 
 def pause_s(failures: int) -> float:
-    """The pause after so many failures in a row, seconds; none before the second try."""
+    """The pause after some failures in a row, seconds; 0 before the second try."""
     return _PAUSES.compute(min(failures - 2, 10)) if failures > 1 else 0.0

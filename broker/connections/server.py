@@ -1,4 +1,4 @@
-"""What a server says about itself when a connection is opened, and whether that will do."""
+"""The kind and version of a server, asked when a connection is opened, and whether the broker supports it."""
 
 import logging
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ async def greet(connection: Connection, address: Address) -> ServerInfo:
     """Logs in on a new connection and asks what the server is, in one round trip.
 
     Raises:
-        Failure: it refuses the login, is not ready, too old or none that this client knows, or the connection broke.
+        Failure: the server refuses the login, is not ready, too old or unknown to this client, or the connection broke.
     """
     if connection.info is not None:
         return connection.info
@@ -62,7 +62,7 @@ async def greet(connection: Connection, address: Address) -> ServerInfo:
         return _from_info(_info_fields(info), address)
     if info.code != "NOPERM":
         raise of_reply(info) or Failure(NOT_REDIS, f"it answers INFO with an error: {info.text}")
-    # The user may not call INFO; HELLO says as much as is needed here.
+    # The user may not call INFO; HELLO says enough.
     (hello,) = await connection.exchange([("HELLO",)])
     if isinstance(hello, ErrorReply):
         raise Failure(RIGHTS, f"{hello.text} (the user needs the permission +info or +hello)")
@@ -70,7 +70,7 @@ async def greet(connection: Connection, address: Address) -> ServerInfo:
 
 
 def refuse_login(sent: Sequence[RedisCommand], replies: Sequence[Any]) -> None:
-    """Raises Failure for the first command of logging in that was refused."""
+    """Raises Failure for the first login command that was refused."""
     for command, reply in zip(sent, replies, strict=True):
         if isinstance(reply, ErrorReply):
             raise of_login(reply) if command[0] == "AUTH" else of_reply(reply) or Failure(NO_DATABASE, reply.text)
@@ -128,7 +128,7 @@ _warned: set[str] = set()
 
 
 def _warn_of_eviction(url: str, policy: str) -> None:
-    """Says once for each server that it may throw away tasks."""
+    """Warns once for each server that may evict tasks."""
     if url not in _warned:
         _warned.add(url)
         log.warning(

@@ -34,7 +34,7 @@ from broker.values.hooks import plain_answer
 
 T = TypeVar("T")
 
-#: What a trainer says in a forked child.
+#: The error of a trainer in a forked child.
 FORKED = (
     "this trainer was opened before a fork, and its calls belong to that process: open another one in the child, "
     "or one with attach=True"
@@ -49,7 +49,7 @@ class Transport:
     """Sends script calls to a server, a Sentinel primary or a cluster. Made by `open_transport`.
 
     Attributes:
-        url: where it goes, without password.
+        url: the server's URL, without password.
         io: the same calls as coroutines that never suspend, for `run_blocking`.
     """
 
@@ -65,38 +65,38 @@ class Transport:
         return self.io.is_forked
 
     def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
-        """Sends script calls in one round trip (one for each server of a cluster), again if that fails.
+        """Sends script calls in one round trip (one for each server of a cluster), and again if the round trip fails.
 
         Returns:
-            For each script call what it parsed, or the BrokerError that it failed with, not raised.
+            For each script call its value, or its BrokerError, not raised.
 
         Raises:
             ServerUnavailable: no answer for `retry_for_s`; whether the script calls took effect is unknown.
-            ReadOnlyServer: the server took no writes for as long.
+            ReadOnlyServer: the server took no writes for that time.
             AuthenticationFailed, UnsupportedServer: at the first connection.
         """
         return run_blocking(self.io.execute(calls))
 
     def command(self, *args: str | bytes | int) -> Any:
-        """Sends one plain command; raises the BrokerError of an error reply, and as `execute`."""
+        """Sends one plain command; raises the BrokerError of an error reply, and what `execute` raises."""
         return run_blocking(self.io.command(*args))
 
     def pipeline(self, commands: Sequence[Sequence[str | bytes | int]], at: Endpoint | None = None) -> list[Any]:
-        """Sends plain commands in one round trip; raises the BrokerError of the first error reply, and as `execute`.
+        """Sends plain commands in one round trip; raises the BrokerError of the first error reply, or as `execute`.
 
-        They are sent again after a lost connection, so each must be harmless twice. In a cluster all go to the
-        server of the first one's first argument, or to `at`.
+        After a lost connection the commands are sent again: each must be harmless twice. In a cluster all go to the
+        server of the first command's first argument, or to `at`.
         """
         return run_blocking(self.io.pipeline(commands, at))
 
     def primaries(self) -> list[Endpoint | None]:
-        """The servers that together have all keys; None: the only one. Raises as `execute`."""
+        """The servers that together have all keys; None stands for the only server. Raises as `execute`."""
         return run_blocking(self.io.primaries())
 
     def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys of one run, None for one that is not there; raises as `command`.
 
-        A server that closes the connection in the middle of a large answer is asked for smaller ones.
+        If the server closes the connection in the middle of a large answer, smaller answers are asked for.
         """
         return run_blocking(self.io.fetch(keys))
 
@@ -120,28 +120,28 @@ class Transport:
             turn_s: how long to stay with one hash slot of a cluster where the keys are in several, in seconds.
 
         Returns:
-            The key that had one. None after the time-out, when the connection broke, or by `interrupt`.
+            The key that had a marker. None after the time-out, when the connection broke, or by `interrupt`.
         """
         return run_blocking(self.io.wait_marker(keys, timeout_s, turn_s))
 
     def wait_and_execute(
         self, keys: Sequence[str], timeout_s: float, calls: Sequence[ScriptCall[Any]]
     ) -> list[Any] | None:
-        """Waits for a marker; the server goes on with the script calls at once, marker or not, in the same round trip.
+        """Waits for a marker; then, marker or not, the server executes script calls in the same round trip.
 
         Args:
             keys: the sorted sets to wait on, all of one run.
             timeout_s: for how long, in seconds.
-            calls: what to execute then.
+            calls: the script calls.
 
         Returns:
-            As `execute`. None when the connection broke, by `interrupt`, or where this server cannot do both at once.
-            Whether the script calls took effect is unknown then, and `execute` sends the same ones again.
+            As `execute`. None when the connection broke, by `interrupt`, or if the server cannot do both at once. It is
+            then unknown whether the script calls took effect; `execute` may send them again.
         """
         return run_blocking(self.io.wait_and_execute(keys, timeout_s, calls))
 
     def interrupt(self) -> None:
-        """Lets the waits of other threads return None now; the next one, if none is under way."""
+        """Makes the waits of other threads return None now; if none is under way, the next wait does."""
         self.io.interrupt()
 
     def server_info(self) -> ServerInfo:
@@ -157,7 +157,7 @@ class Transport:
             self._embedded = None
 
     def after_fork(self) -> None:
-        """In a forked child: leaves the parent's connections alone and makes its own."""
+        """In a forked child: makes new connections, and leaves the parent's alone."""
         self.io.after_fork()
 
     def __enter__(self) -> Self:
@@ -179,7 +179,7 @@ class BlockingTransport(BaseTransport):
     is_forked = False
 
     def after_fork(self) -> None:
-        """In a forked child: closes its copies of the parent's connections, and opens its own from here on."""
+        """In a forked child: closes its copies of the parent's connections; later calls open new ones."""
         self.is_forked, self._closing = True, threading.Event()
         for server in list(self._servers.values()):
             server.drop()
@@ -190,7 +190,7 @@ class BlockingTransport(BaseTransport):
         return ThreadTurn(self)
 
     async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """As `BaseTransport.ask`. Raises BadArgument where the answer would have to be awaited."""
+        """As `BaseTransport.ask`. Raises BadArgument if the answer would have to be awaited."""
         return plain_answer(name, hook, hook(*given, **named))
 
     async def blocking(self, call: Callable[[], T]) -> T:
@@ -211,10 +211,10 @@ class BlockingTransport(BaseTransport):
 
 
 class ThreadTurn:
-    """A lock of threads, refused where nobody would ever open it.
+    """A lock of threads that refuses a wait which would never end.
 
     Args:
-        io: of the client whose calls are made one after the other.
+        io: the client whose calls are made one after the other.
     """
 
     def __init__(self, io: BlockingTransport) -> None:
@@ -232,7 +232,7 @@ class ThreadTurn:
             raise BadArgument(problem=FORKED)
         if self._owner == threading.get_ident():
             raise BadArgument(problem=_IN_CALL)
-        with self._lock:  # no signal's handler comes between the lock and the block
+        with self._lock:  # no signal handler runs between the lock and the block
             self._owner = threading.get_ident()
             try:
                 return await call()
@@ -274,7 +274,7 @@ class BlockingConnection:
                 for chunk in in_chunks(chunks):
                     sock.sendall(chunk)
             except ConnectionError:
-                # A server that refuses what it is sent says why before it closes.
+                # A server that refuses the bytes of a call says why before it closes.
                 reader.read(received, sock.recv_into(received), replies)
                 raise
             while len(replies) < missing:
@@ -296,7 +296,7 @@ class BlockingConnection:
         self._open().settimeout(timeout_s)
 
     def interrupt(self) -> None:
-        """As `Connection.interrupt`. Closing would free the number of a socket that another thread reads."""
+        """As `Connection.interrupt`. Closing would free the file descriptor of a socket that another thread reads."""
         sock = self._sock
         if sock is not None:
             _shut_down(sock)
@@ -316,7 +316,7 @@ class BlockingConnection:
 
 
 def _connected(endpoint: Endpoint, path: str, tls: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
-    """A socket that is connected, after the TLS handshake if there is one; all of it within the time-out."""
+    """A connected socket, after the TLS handshake if there is one; all within the time-out."""
     until = time.monotonic() + timeout_s
     places: list[tuple[int, Any]] = [(socket.AF_UNIX, path)]
     if not path:
@@ -326,7 +326,7 @@ def _connected(endpoint: Endpoint, path: str, tls: ssl.SSLContext | None, timeou
     for i, (family, place) in enumerate(places):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            # An address that is silent leaves time for the others.
+            # A silent address leaves time for the other addresses.
             sock.settimeout(_left_s(until) / (len(places) - i))
             if not path:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -349,15 +349,15 @@ def _connected(endpoint: Endpoint, path: str, tls: ssl.SSLContext | None, timeou
 
 
 def _left_s(until: float) -> float:
-    """Seconds until then, never none: a socket would not wait at all, or for ever."""
+    """Seconds until a moment, always above 0: with 0 a socket would not wait at all."""
     return max(0.01, until - time.monotonic())
 
 
 def _shut_down(sock: Any) -> None:
-    """Ends a connection under whoever reads from it.
+    """Ends a connection while another thread reads from it.
 
-    TLS's own way would forget its keys under the reader: the socket below it is shut down. Sockets of eventlet and
-    gevent are of other classes, with a method of their own.
+    TLS's own shutdown would remove the keys that the reader uses, so the socket below is shut down. Sockets of
+    eventlet and gevent are of other classes, which have their own method.
     """
     with suppress(OSError):  # closed already
         if isinstance(sock, socket.SocketType):

@@ -1,4 +1,4 @@
-"""TLS: the options of a URL, and the context that they come to."""
+"""TLS: the options of a URL, and the context made of them."""
 
 import ssl
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from typing import Self
 
 from broker.connections.failures import FILES, Failure
 
-#: The options of a URL that say how TLS is to be spoken.
+#: The options of a URL that are about TLS.
 TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How TLS is to be spoken.
+    """The TLS options of a URL.
 
     Attributes:
         ca_certs: file of the authorities to trust besides the system's, "": only those.

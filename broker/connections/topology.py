@@ -25,16 +25,16 @@ from broker.connections.url import Address
 #: Asks one server one plain command, on a connection of its own, by a moment on the monotonic clock; raises Failure.
 SendCommands = Callable[[Endpoint, RedisCommand, float], Awaitable[Any]]
 
-#: How a node of a cluster says that it cannot name the host of another, or of itself.
+#: Hosts that a node of a cluster names when it does not know the host of another node, or its own.
 _UNKNOWN_HOSTS = frozenset({"", "?"})
 
 
 class Topology:
-    """Where the keys are: here all on one server.
+    """Which server has a key; in this base class one server has all.
 
     Attributes:
-        has_slots: whether keys are on different servers, and only those of one hash slot may share a command.
-        sole: the server that has everything for ever, None where that can change or there are several.
+        has_slots: whether keys are on different servers, and a command may name keys of one hash slot only.
+        sole: the server that always has all keys; None if that can change, or there are several.
     """
 
     has_slots: bool = False
@@ -48,19 +48,19 @@ class Topology:
         return self._endpoint
 
     async def primaries(self, ask: SendCommands, until: float) -> list[Endpoint | None]:
-        """Those that together have all keys; None: the one that there is."""
+        """The servers that together have all keys; None stands for the only server."""
         return [None]
 
     def forget(self) -> None:
-        """Something there changed or broke: the next `locate` asks again."""
+        """Makes the next `locate` ask again: a server changed or broke."""
 
     def moved(self, to: Redirection, told_by: Endpoint) -> Endpoint | None:
-        """Notes that a node of a cluster sent us elsewhere; None: there is no cluster here."""
+        """Notes that a node of a cluster redirected a call. Returns the right node; None: this is no cluster."""
         return None
 
 
 class SentinelPrimary(Topology):
-    """Everything is on the primary that the sentinels name."""
+    """All keys are on the primary that the sentinels name."""
 
     def __init__(self, address: Address) -> None:
         self._service = address.service
@@ -81,7 +81,7 @@ class SentinelPrimary(Topology):
                 if time.monotonic() > until:
                     break
                 continue
-            # The next question goes to the one that knew first.
+            # The next question goes first to the sentinel that answered.
             self._sentinels.remove(sentinel)
             self._sentinels.insert(0, sentinel)
             return self._primary
@@ -104,19 +104,19 @@ class SentinelPrimary(Topology):
     def forget(self) -> None:
         """As `Topology.forget`."""
         if self._primary is not None:
-            # The one that named it may be wrong: the others are asked before it.
+            # The sentinel that named the primary may be wrong: the others are asked before it.
             self._sentinels.append(self._sentinels.pop(0))
         self._primary = None
 
 
 class ClusterNodes(Topology):
-    """Each hash slot is on the node that owns it."""
+    """The keys of a hash slot are on the node that owns it."""
 
     has_slots = True
 
     def __init__(self, address: Address) -> None:
         self._seeds = list(address.endpoints)
-        #: Whom to ask, the most promising first.
+        #: The nodes to ask, the most promising first.
         self._known = list(address.endpoints)
         self._owners: dict[int, Endpoint] = {}
         self._stale = True
@@ -157,7 +157,7 @@ class ClusterNodes(Topology):
 
     def forget(self) -> None:
         """As `Topology.forget`."""
-        # The one that answered last may be the one that is gone.
+        # The node that answered last may be the one that is gone.
         self._known.append(self._known.pop(0))
         self._stale = True
 
@@ -170,14 +170,14 @@ class ClusterNodes(Topology):
 
 
 def _of_sentinel(failure: Failure) -> Failure:
-    """Says which of the passwords of a URL is meant."""
+    """Adds to a failure which of the URL's passwords is meant."""
     if failure.kind not in (LOGIN, RIGHTS):
         return failure
     return Failure(failure.kind, f"{failure} (options sentinel_username and sentinel_password)")
 
 
 def _table(node: Endpoint, reply: Any) -> dict[int, Endpoint]:
-    """The owner of each slot, by the answer of a node."""
+    """The owner of each slot, read from the answer of a node."""
     if isinstance(reply, ErrorReply):
         failure = of_reply(reply)
         if failure is not None and (failure.kind.passes or failure.kind in (LOGIN, RIGHTS)):
@@ -193,7 +193,7 @@ def _table(node: Endpoint, reply: Any) -> dict[int, Endpoint]:
 
 
 def _named_by(node: Endpoint, host: str, port: int) -> Endpoint:
-    """A node of which another one spoke: one that does not know the host, or its name, means its own."""
+    """The address of a node in another node's answer. An unknown host stands for the answering node's own."""
     return Endpoint(node.host if host in _UNKNOWN_HOSTS else host, port)
 
 

@@ -1,4 +1,4 @@
-"""Reads connection URLs. No other module knows what they look like."""
+"""Reads connection URLs. No other module knows their form."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _OPTIONS = {
     "sentinel": frozenset({"db", "sentinel_username", "sentinel_password"}),
     "cluster": frozenset({"db"}),
 }
-#: All options that some URL may have.
+#: All options of any URL.
 OPTIONS = TLS_OPTIONS.union(*_OPTIONS.values())
 _FORMS = (
     "redis://host:port/db, rediss:// (TLS), valkey://, valkeys://, unix:///path/to.sock, "
@@ -32,7 +32,7 @@ _DEFAULT_PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a URL says.
+    """The content of a URL.
 
     Attributes:
         endpoints: the server, the sentinels, or some nodes of the cluster.
@@ -56,7 +56,7 @@ class Address:
 
 
 def without_password(url: str) -> str:
-    """A URL for messages: even of a malformed one nothing before the last `@` is shown, but for a socket's path."""
+    """A URL for messages: without the part before the last `@`, even if malformed; a socket's path is shown."""
     masked = re.sub(r"^(?![^:/]*unix:///)([^:/]*://).*@", r"\1***@", url, flags=re.DOTALL)
     return re.sub(r"(password=)[^&]*", r"\1***", masked)
 
@@ -152,7 +152,7 @@ def _split_user(rest: str) -> tuple[str, str, str]:
 
 
 def _refuse_others(url: str, options: dict[str, str], allowed: frozenset[str]) -> None:
-    """Refuses options that mean nothing here: one that is misspelt must not be silently without effect."""
+    """Refuses unknown options: a misspelt option must not be ignored silently."""
     if unknown := sorted(options.keys() - allowed):
         raise _bad(url, f"unknown option {', '.join(unknown)}; known here: {', '.join(sorted(allowed)) or 'none'}")
 
@@ -164,7 +164,7 @@ def _database(url: str, text: str) -> int:
 
 
 def _path(url: str, mode: Literal["single", "sentinel", "cluster"], path: str) -> tuple[str, str]:
-    """The service and the database (text, "" if not there) of a URL's path."""
+    """The service and the database of a URL's path, as text; empty where missing."""
     parts = [unquote(part) for part in path.rstrip("/").split("/")]
     if mode == "sentinel":
         if len(parts) > 2 or not parts[0]:

@@ -1,4 +1,4 @@
 """Checkpoints of a run: how they are written, found and recovered from.
 
-Imports `trainer` and what that imports.
+Imports `trainer` and what it imports.
 """

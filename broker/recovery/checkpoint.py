@@ -1,6 +1,6 @@
-"""The broker's part of a training checkpoint: what it holds, and one file of it.
+"""The broker's part of a training checkpoint: its fields, and how one file is written and read.
 
-Which files a path stands for: `broker.recovery.checkpoint_files`.
+`broker.recovery.checkpoint_files` says which files a path stands for.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from broker.errors import BrokerError, CheckpointError
 from broker.values.config import RunConfig
 from broker.values.names import MAX_NAME_CHARS, check_name
 
-#: Schema of the file; a newer one is refused. While it is the same, fields that this release does not know are ignored:
-#: a release that adds one which older ones must know raises it.
+#: Schema of the file; a newer one is refused. Unknown fields of the same schema are ignored: a release that adds a
+#: field which older releases must know raises the number.
 FILE_SCHEMA = 1
 FORMAT = "rollout-broker checkpoint"
 #: Largest file that is read, in bytes, and most policies in it.
@@ -76,7 +76,7 @@ class _Document(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """What a trainer saves of its run beside its weights. What is before the cursor and not unfinished is finished.
+    """A trainer's checkpoint of its run, saved beside its weights. Tasks before the cursor are finished unless listed.
 
     Args:
         run: name of the run.
@@ -86,12 +86,12 @@ class Checkpoint:
         config: the run's config.
         counters: accepted, running and capacity at the time.
         cursor: the data loader's position.
-        blob: what travelled with the version, or None.
+        blob: the blob of the version, or None.
         policies: version -> epoch that made it, for the versions that may still matter.
         recoveries: the recoveries of the run before, as the server writes them.
         lineage: which epochs gave the order numbers, as the server writes it; empty in older files.
         unfinished: ids of the tasks that were not finished.
-        tasks_file: the tasks themselves, in a full checkpoint.
+        tasks_file: the file of these tasks, in a full checkpoint.
         path: the file that it was written to or read from, or None.
         number: its place among the checkpoints of its path, from 1; 0 in older files.
         by_operator: whether an operator wrote it: the trainer saved no weights beside it.
@@ -116,7 +116,7 @@ class Checkpoint:
 
     @property
     def tasks_path(self) -> Path | None:
-        """Where the tasks of a full checkpoint are."""
+        """The path of the tasks file of a full checkpoint."""
         if self.tasks_file is None or self.path is None:
             return None
         return self.path.parent / self.tasks_file.name
@@ -150,12 +150,12 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def reason_of(error: OSError | ValueError) -> str:
-    """What the system says, without number and path: the message has the path already."""
+    """The system's reason without number and path: the error names the path already."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def refuse_all_but_files(path: Path) -> None:
-    """Raises CheckpointError where something else stands in a file's place: a rename would put an end to a device."""
+    """Raises CheckpointError if the path is not a file's: a rename would replace a device or a pipe."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -192,7 +192,7 @@ def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Gives a file that is safely on disk its name, so that it lasts. Raises OSError."""
+    """Renames a file that is safely on disk, so that the name is on disk too. Raises OSError."""
     temporary.chmod(0o644)
     temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
@@ -206,7 +206,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads and checks a file.
 
     Raises:
-        CheckpointError: it is not there, cannot be read, is not whole, or of a schema that this version does not know.
+        CheckpointError: the file is missing, cannot be read, is not whole, or has a schema that is not known.
     """
 
     def bad(problem: str) -> CheckpointError:
@@ -219,7 +219,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise bad("does not exist") from None
-    except (OSError, ValueError) as error:  # ValueError: no file can have that name
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise bad(f"could not be read: {reason_of(error)}") from error
     if not raw.strip():
         raise bad("is empty")
@@ -266,7 +266,7 @@ def _checkpoint(document: _Document, path: Path) -> Checkpoint:
 
 
 def _names(encoded: str, count: int) -> frozenset[str]:
-    """The list of unfinished tasks. No more memory is spent than the announced number of names can need."""
+    """Reads the list of unfinished tasks; memory is limited to that of the announced number of names."""
     inflate = zlib.decompressobj()
     raw = inflate.decompress(base64.b64decode(encoded, validate=True), count * (MAX_NAME_CHARS + 1) + 1)
     if not inflate.eof or inflate.unused_data:

@@ -7,10 +7,10 @@ A user's `broker.json` stands for a family of files beside it:
     ....<random>.tasks                                                          the tasks of a full checkpoint
     broker.json                                                                 a link to the newest of a trainer
 
-No file is ever written over, so that a trainer that was replaced while it wrote cannot hit what its successor wrote.
-The number is one more than the largest that the writer found. The writer looks it up before it makes sure that it still
-leads: a later trainer has a larger one, or at least the same with a later epoch. (Epoch numbers alone do not do: they
-start again at 1 where a server lost everything.) The link is a convenience: a recovery goes by the family.
+No file is ever overwritten, so a trainer that was replaced while it wrote cannot damage its successor's files. The
+number is one more than the largest that the writer found. The writer looks for it before it makes sure that it still
+leads. So a later trainer has a larger number, or the same number with a later epoch. Epoch numbers alone are not
+enough: they start again at 1 when a server lost everything. The link is a convenience: a recovery uses the family.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _log = logging.getLogger("broker")
 _MEMBER = re.compile(
     r"\.(?P<number>\d{1,15})\.(?:operator-(?P<by>[0-9a-f]+)\.)?e(?P<epoch>\d{1,15})-(?P<token>\w+)\.v(?P<version>\d{1,10})"
 )
-#: What may follow the name of a member: its tasks, or what a writer that was killed left behind.
+#: What may follow the name of a member: the tasks file's ending, or that of a temporary file of a killed writer.
 _TASKS = re.compile(r"\.[0-9a-f]{8}\.tasks")
 _TEMPORARY = re.compile(r"\..*\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of a family, as its name says.
+    """A file of a family, described by its name.
 
     Args:
         path: the file.
@@ -62,11 +62,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the server knows of a run's past, as far as it tells which file to take.
+    """What the server knows of a run's past, to choose a file by.
 
     Args:
         tokens: of the epochs that had the run.
-        recoveries: epoch number and version of those that count.
+        recoveries: epoch number and version of the recoveries that count.
         floor: the oldest version still recoverable.
     """
 
@@ -75,7 +75,7 @@ class History:
     floor: int = 0
 
     def knows(self, member: Member) -> bool:
-        """Whether the epoch of the file had the run on this server."""
+        """Whether the file's epoch had the run on this server."""
         return member.epoch.partition(".")[2] in self.tokens
 
     def undid(self, member: Member) -> bool:
@@ -89,14 +89,14 @@ def number_of(epoch: str) -> int:
 
 
 def named(path: Path, number: int, epoch: str, version: int, *, by_operator: bool = False) -> Member:
-    """A new member of the family of a path."""
+    """The member of a path's family for a new checkpoint."""
     by = f"operator-{secrets.token_hex(4)}." if by_operator else ""
     name = f"{path.name}.{number}.{by}e{epoch.replace('.', '-', 1)}.v{version}"
     return Member(path.parent / name, number, epoch, version, by_operator)
 
 
 def member_of(path: Path) -> Member | None:
-    """The member of any family that has this name, or None: it is the name of none."""
+    """The member, of any family, that has this name; None: the name is not a member's."""
     found = list(_MEMBER.finditer(path.name))
     if not found or found[-1].end() != len(path.name) or found[-1].start() == 0:
         return None
@@ -109,12 +109,12 @@ def _member(path: Path, match: re.Match[str]) -> Member:
 
 
 def members(path: Path) -> list[Member]:
-    """The files of a family, by their names alone, without the path itself. Raises CheckpointError."""
+    """The files of a family, found by their names, without the path itself. Raises CheckpointError."""
     return [member for name in _beside(path, path.name) if (member := belongs(path, name)) is not None]
 
 
 def belongs(path: Path, name: str) -> Member | None:
-    """The member of that name, or None: it is not one of this family."""
+    """The member of that name; None: the name does not belong to this family."""
     match = _MEMBER.fullmatch(name, len(path.name))
     return None if match is None else _member(path.parent / name, match)
 
@@ -129,10 +129,10 @@ def _beside(path: Path, beginning: str) -> list[str]:
 
 
 def plain(path: Path) -> Member | None:
-    """The path itself where it is a file: of a release that knew no families, or a copy. None: it is not, or a link.
+    """The path itself if it is a file: of a release before families, or a copy. None: no file, or a link.
 
     Raises:
-        CheckpointError: it is not a whole checkpoint.
+        CheckpointError: the file is not a whole checkpoint.
     """
     if path.is_symlink() or not path.is_file():
         return None
@@ -141,23 +141,23 @@ def plain(path: Path) -> Member | None:
 
 
 def next_number(path: Path) -> int:
-    """The number of a checkpoint to be written. Raises CheckpointError."""
+    """The number for the next checkpoint. Raises CheckpointError."""
     numbers = [member.number for member in members(path)]
-    with suppress(CheckpointError):  # one that cannot be read has none
+    with suppress(CheckpointError):  # a file that cannot be read has no number
         numbers += [own.number for own in (plain(path),) if own is not None]
     return max(numbers, default=0) + 1
 
 
 def candidates(path: Path, history: History, *, with_plain: bool = True) -> list[Member]:
-    """What a recovery may go by, the one to take first: newest first, trainers' before operators', undone ones last.
+    """The files that a recovery may use, best first: newest first, trainers' before operators', undone ones last.
 
     Args:
         path: of the family.
         history: what the server knows.
-        with_plain: count the path itself where it is a file.
+        with_plain: also the path itself, if it is a file.
 
     Raises:
-        CheckpointError: the path itself is a file, and no whole checkpoint.
+        CheckpointError: the path itself is a file, but not a whole checkpoint.
     """
 
     def age(member: Member) -> tuple[int, bool, int, int]:
@@ -180,9 +180,10 @@ def _is_same(one: Member, other: Member) -> bool:
 
 
 def _place(own: Member, found: list[Member], history: History) -> int:
-    """Where a plain file belongs among the members, newest first.
+    """The place of a plain file among the members, newest first.
 
-    One without number is of a release before families: it is older than they are, unless that release was run again.
+    A file without number is of a release before families: it is older than the members, unless that release was run
+    again later.
     """
     if own.number:
         return sum(member.number >= own.number for member in found)
@@ -194,7 +195,7 @@ def _place(own: Member, found: list[Member], history: History) -> int:
 
 
 def point_to(path: Path, mine: Member) -> None:
-    """Makes the user's path a link to a committed file, if links are to be had. An operator's replaces no trainer's."""
+    """Makes the user's path a link to a committed file, if possible. An operator's file never replaces a trainer's."""
     try:
         current = belongs(path, str(path.readlink())) if path.is_symlink() else None
         if current is not None and (current.number > mine.number or (mine.by_operator and not current.by_operator)):
@@ -214,18 +215,18 @@ def point_to(path: Path, mine: Member) -> None:
 
 
 def _adopt(path: Path) -> None:
-    """A plain file gets the name of a member, since it may still be needed."""
-    with suppress(CheckpointError):  # nothing can be recovered from what is not whole
+    """Renames a plain file to a member, as it may still be needed."""
+    with suppress(CheckpointError):  # no recovery can use a file that is not whole
         own = plain(path)
         if own is not None and not any(_is_same(own, member) for member in members(path)):
             path.rename(named(path, own.number, own.epoch, own.version, by_operator=own.by_operator).path)
 
 
 def tidy(path: Path, mine: Member, floor: int) -> None:
-    """Deletes the files before a committed one that nothing can recover from any more, and what goes with them.
+    """Deletes files before a committed one that no recovery can use any more, and their tasks files.
 
-    Only files of the same kind of writer go, that are older by number and not of a later epoch. They are below the
-    floor, or of the same version of the same trainer. Nothing that a successor wrote has a smaller number.
+    Only files of the same kind of writer are deleted, with a smaller number and no later epoch. They are below the
+    floor, or of the same version of the same trainer. No file of a successor has a smaller number.
     """
 
     def is_over(member: Member) -> bool:

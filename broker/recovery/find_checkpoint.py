@@ -1,4 +1,4 @@
-"""Where a recovery may take its version from: our checkpoints, and what other trainers leave behind."""
+"""Finds the source of a recovery: one of our checkpoints, or another trainer's file."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from broker.recovery.foreign import ForeignCheckpoint, foreign_checkpoint
 from broker.recovery.tasks_file import verify_tasks_file
 from broker.values.arguments import path_of
 
-#: How often a file is looked for again that was replaced by a newer one while it was read.
+#: How often a file is looked for again when a newer one replaced it while it was read.
 _LOOKS = 10
-#: Links of a user's own that are followed.
+#: How many links of the user's are followed.
 _MOST_LINKS = 20
 
 
 def load_source(
     source: Checkpoint | str | os.PathLike[str], run: str, history: History | None = None
 ) -> Checkpoint | ForeignCheckpoint:
-    """Reads a checkpoint, ours or what another trainer left behind.
+    """Reads a checkpoint, ours or another trainer's.
 
     A path stands for all checkpoints that were written under it: the newest on the surviving history is taken, a
     trainer's before an operator's. The name of one of their files stands for that file alone.
 
-    AReaL's `recover_info/`, Hugging Face's `trainer_state.json`, Megatron's or verl's
+    Other trainers' are AReaL's `recover_info/`, Hugging Face's `trainer_state.json`, and Megatron's or verl's
     `latest_checkpointed_iteration.txt`.
 
     Args:
-        source: the checkpoint, or where it is.
+        source: the checkpoint, or its path.
         run: name of the run.
         history: what the server knows of the run's past; None: nothing.
 
     Raises:
-        CheckpointError: it cannot be used; says why.
+        CheckpointError: the source cannot be used; says why.
     """
     if isinstance(source, Checkpoint):
         return _checked(source, run)
@@ -53,7 +53,7 @@ def load_source(
 
 
 def _without_own_links(path: Path) -> Path:
-    """Where a link that a user made leads, such as `latest.json` to another folder; those of a family stay."""
+    """Follows the user's links, such as `latest.json` to another folder, but not the links of a family."""
     for _ in range(_MOST_LINKS):
         if not path.is_symlink() or members(path) or belongs(path, str(path.readlink())):
             break
@@ -73,7 +73,7 @@ def _newest(path: Path, run: str, history: History) -> Checkpoint:
             return _read_member(found[0], run)
         except CheckpointError as error:
             if look + 1 < _LOOKS and candidates(path, history) != found:
-                continue  # another checkpoint was made meanwhile, and what it replaces is deleted
+                continue  # a newer checkpoint was made meanwhile, and the older file deleted
             raise _with_another(error, found[1:], run, history) from error
     raise AssertionError("the last look answers or raises")
 
@@ -95,7 +95,7 @@ def _read_member(member: Member, run: str) -> Checkpoint:
 
 
 def _with_another(error: CheckpointError, others: list[Member], run: str, history: History) -> CheckpointError:
-    """The newest cannot be used: names another, which nobody takes unasked, since other weights belong to it."""
+    """The error when the newest file cannot be used. It names another, which belongs to other weights."""
     for member in others:
         if member.version < history.floor or history.undid(member):
             continue
@@ -117,7 +117,7 @@ def _checked(made: Checkpoint, run: str) -> Checkpoint:
 
 
 def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
-    """Whether there is anything at that place, be it a link that leads nowhere, or a file of its family."""
+    """Whether the path exists (even as a link that leads nowhere), or has a family."""
     if isinstance(source, Checkpoint):
         return True
     path = path_of("source", source)
@@ -131,7 +131,7 @@ def exists(source: Checkpoint | str | os.PathLike[str]) -> bool:
 
 
 def check_in_flight(in_flight: str) -> str:
-    """`keep` or `requeue`; raises BadArgument for anything else."""
+    """Checks for `keep` or `requeue`; raises BadArgument for anything else."""
     if in_flight not in ("keep", "requeue"):
         raise BadArgument(argument="in_flight", given=in_flight, expected="keep or requeue")
     return in_flight

@@ -16,7 +16,7 @@ _CANNOT_TELL = "which tasks were finished at that version, and where the data lo
 
 @dataclass(frozen=True, slots=True)
 class ForeignCheckpoint:
-    """A version that another trainer's file names.
+    """The version that another trainer's file names.
 
     Args:
         version: the policy's version.

@@ -1,4 +1,4 @@
-"""Making checkpoints, and recovering from them."""
+"""Makes checkpoints, and recovers from them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from broker.values.arguments import bytes_of, whole
 from broker.values.config import RunConfig
 from broker.values.progress import Progress
 
-#: Tasks that one HSCAN returns, about, and that one sweep gets.
+#: About how many tasks one HSCAN returns, and how many one sweep gets.
 SCAN_COUNT = 500
 SWEEP_TASKS = 64
-#: Policies of older versions than this many are not written into a checkpoint.
+#: How many versions back policies are written into a checkpoint.
 POLICIES_KEPT = 1000
 
 _log = logging.getLogger("broker")
@@ -42,21 +42,20 @@ _CAUSES = ("lost_step", "lost_policy", "bytes_gone", "discarded", "dead", "in_fl
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What a recovery did, or would do.
+    """What a recovery did, or in a dry run would do.
 
     Args:
         run: the run.
         version_from: version before.
         version_to: version now.
         epoch: the new epoch; empty in a preview.
-        requeued: tasks that start over, by cause: `lost_step` (in a batch of a lost step, its results not
-            usable), `lost_policy` (a sample by a policy that is
-            not on the surviving history), `bytes_gone`, `discarded` and `dead` (ended in a lost step), `in_flight`
-            (revoked as asked).
+        requeued: tasks that start over, by cause: `lost_step` (in a batch of a lost step, its results not usable),
+            `lost_policy` (a sample's policy is not on the surviving history), `bytes_gone`, `discarded` and `dead`
+            (ended in a lost step), `in_flight` (revoked as asked).
         ready_again: tasks of lost steps whose results are good and wait to be trained again.
-        finished: tasks that the checkpoint calls finished and the server had forgotten to be.
-        dropped: tasks that were enqueued on a server that had lost its last writes, before this recovery, and that the
-            checkpoint does not know: the data loader brings those again that are not before the cursor.
+        finished: tasks that are finished by the checkpoint, but not by a server that lost writes.
+        dropped: tasks that the checkpoint does not know, enqueued before this recovery on a server that had lost its
+            last writes. The data loader brings those again that are not before the cursor.
         results_dropped: samples whose results are not used.
         results_kept: samples whose results still count.
         attempts_revoked: attempts in flight that lost their slots.
@@ -65,10 +64,10 @@ class RecoveryReport:
         accepted: the counter, before and after.
         running: the counter, before and after.
         capacity: before and after.
-        cursor: where the data loader goes on from.
+        cursor: the position from which the data loader goes on.
         missing: ids of unfinished tasks that the server does not know; the caller enqueues them again.
-        restored: how many of such tasks were put back from a full checkpoint.
-        source: the file that it went by, of those of the path; None: there is none, or not one of the broker's.
+        restored: how many unfinished tasks that the server did not know were put back from a full checkpoint.
+        source: the checkpoint file that was used; None: no file, or not one of the broker's.
         source_by_operator: whether an operator wrote that file: the trainer saved no weights beside it.
     """
 
@@ -100,13 +99,13 @@ async def checkpoint(
 ) -> Checkpoint:
     """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
 
-    The file has a name of its own, so that a trainer that was replaced meanwhile hits nothing of its successor's.
-    Before the commit nothing is deleted.
+    Each file has another name, so that a trainer that was replaced meanwhile overwrites no file of its successor.
+    Files are deleted after the commit only.
 
     Args:
         state: the trainer.
-        path: what the user calls the file; it becomes a link to it.
-        full: write the tasks, too.
+        path: the user's name for the file; it becomes a link to the file.
+        full: also write the tasks.
         progress: called as the scan goes on.
         call_id: an operator's request to commit with; None: one of the trainer's numbered calls.
     """
@@ -117,7 +116,7 @@ async def checkpoint(
             path=str(path), problem="could not be written: this is the name of one checkpoint, give the path before it"
         )
     await state.io.blocking(lambda: refuse_all_but_files(path))
-    # Before `collect` makes sure that this trainer leads: a successor then finds a larger number, or has a later epoch.
+    # Before `collect` makes sure that this trainer leads: so a successor has a larger number, or a later epoch.
     number: int = await state.io.blocking(lambda: next_number(path))
 
     def place(version: int, epoch: str) -> Member:
@@ -127,7 +126,7 @@ async def checkpoint(
         made, mine = await collect(state, place, progress, full=full)
         await state.io.blocking(lambda: write_checkpoint(made, mine.path))
     except CheckpointError:
-        if state.epoch:  # a successor deletes what a trainer before it was about to write
+        if state.epoch:  # a successor has deleted the file that this trainer was about to commit
             stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
             _must_hold(state, stored, state.numbered.last)
         raise
@@ -146,7 +145,7 @@ async def checkpoint(
 async def collect(
     state: TrainerState, place: Callable[[int, str], Member], progress: Progress | None, *, full: bool
 ) -> tuple[Checkpoint, Member]:
-    """Reads what a checkpoint holds. The version must not change meanwhile: it is the trainer that changes it.
+    """Reads the content of a checkpoint. The version must not change meanwhile; only the trainer changes it.
 
     Args:
         state: the trainer.
@@ -155,7 +154,7 @@ async def collect(
         full: write its tasks file.
 
     Returns:
-        The checkpoint, and the file that it is to be written to.
+        The checkpoint, and the file to write it to.
     """
     calls = state.numbered.last
     stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
@@ -218,7 +217,7 @@ async def collect(
 
 
 def _must_be_as_before(run: str, before: dict[str, str], after: dict[str, str]) -> None:
-    """What was read is of one version of one trainer, or it is no checkpoint. Raises Early."""
+    """Raises Early if the version or the trainer changed while the checkpoint was read."""
     if after["version"] != before["version"]:
         raise Early(run=run, before=before["version"], after=after["version"])
     if after["epoch"] != before["epoch"]:
@@ -226,7 +225,7 @@ def _must_be_as_before(run: str, before: dict[str, str], after: dict[str, str]) 
 
 
 def _must_hold(state: TrainerState, stored: dict[str, str], calls: int) -> None:
-    """A trainer that lost the run, a run that went back or is half recovered must not overwrite a good file."""
+    """Raises an error if this trainer lost the run, or the run went back or is half recovered."""
     if state.epoch and stored["epoch"] != state.epoch:
         raise Fenced(run=state.run, epoch=stored["epoch"])
     if state.epoch and int(stored["call"]) < calls:
@@ -252,7 +251,7 @@ async def recover_from(
     dry_run: bool,
     progress: Progress | None,
 ) -> RecoveryReport:
-    """Reads the source, then recovers or previews. Nothing is changed before the source is known to be good."""
+    """Reads the source, then recovers or previews. The run is not changed before the source is known to be good."""
     check_in_flight(in_flight)
     if source is not None and version is not None:
         raise BadArgument(
@@ -278,9 +277,9 @@ async def recover_from(
 async def find(
     state: TrainerState, source: Checkpoint | str | os.PathLike[str], *, missing_ok: bool = False
 ) -> Checkpoint | ForeignCheckpoint | None:
-    """What a recovery from a source goes by: of a path's files the newest on the history that the server knows.
+    """The checkpoint that a recovery from a source uses: the newest of a path on the history that the server knows.
 
-    None: nothing is there, and may be missing.
+    None: the path has no file, which `missing_ok` allows.
     """
     if missing_ok and not (await state.io.blocking(lambda: exists(source))):
         return None
@@ -294,7 +293,7 @@ async def find(
 
 
 async def _history(state: TrainerState) -> History:
-    """What the server knows of the run's past; little where it lost it, nothing where there is no run."""
+    """What the server knows of the run's past. A server that lost the run knows little; without a run, nothing."""
     stored: list[bytes | None] = await state.io.command("HMGET", keys.state(state.run), "tokens", "recoveries", "floor")
     tokens, recoveries, floor = (text(value or b"") for value in stored)
     policies: list[bytes] = await state.io.command("HGETALL", keys.key(state.run, "policies"))
@@ -308,7 +307,7 @@ async def _history(state: TrainerState) -> History:
 def target_of(
     source: Checkpoint | None, version: int, in_flight: str, blob: bytes | None, *, allow_loss: bool
 ) -> Begin:
-    """What to recover to: a checkpoint, or a version alone."""
+    """The target of a recovery: a checkpoint, or a version alone."""
     if source is None:
         return Begin(version, in_flight=in_flight, allow_loss=allow_loss, blob=blob)
     return Begin(
@@ -329,7 +328,7 @@ async def recover(
     state: TrainerState, to: Begin, source: Checkpoint | None, progress: Progress | None
 ) -> RecoveryReport:
     """Takes the run to a version, under a new epoch of this trainer."""
-    # Only a checkpoint of ours, or a trainer with its config, may create a run that is not there.
+    # Only our checkpoint, or a trainer with its config, may create a run that does not exist.
     config = source.config.to_fields() if source is not None else state.config.to_fields() if state.epoch else None
     token = secrets.token_hex(8)
     state.recovering()
@@ -343,7 +342,9 @@ async def recover(
     is_listed = listed.__contains__
     counts, known = await _walk(state, listed, sweep, progress)
     missing = sorted(listed - known)
-    for at in range(0, len(missing), SWEEP_TASKS):  # they may be enqueued again, although they were finished once
+    for at in range(
+        0, len(missing), SWEEP_TASKS
+    ):  # these tasks may be enqueued again, although they were finished once
         await sweep(missing[at : at + SWEEP_TASKS])
     after: Recovered = await state.numbered.call(lambda call_id: recovery.end(state.run, call_id, now=state.now))
     while await state.trim():
@@ -402,14 +403,14 @@ async def _restore(state: TrainerState, path: Path, missing: set[str]) -> int:
 async def preview(
     state: TrainerState, to: Begin, source: Checkpoint | None, progress: Progress | None
 ) -> RecoveryReport:
-    """What `recover` would report; changes nothing."""
+    """Returns what `recover` would report; changes nothing."""
     stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
     listed = frozenset[str]() if source is None else source.unfinished
 
     async def look(piece: list[str]) -> Swept:
         return await state.io.call(recovery.preview(state.run, to, piece, listed.__contains__, now=state.now))
 
-    asked = await look([])  # refuses what cannot be recovered to, also where there is no task
+    asked = await look([])  # refuses an impossible target, even if there is no task
     counts, known = await _walk(state, listed, look, progress)
     config = RunConfig.from_fields(stored)
     accepted = to.version * config.batch_size + counts["ready"]

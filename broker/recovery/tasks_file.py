@@ -31,7 +31,7 @@ def _unpack(raw: bytes) -> list[Any]:
 
 
 class TasksWriter:
-    """Collects pieces on disk as they come; `finish` names the whole."""
+    """Writes pieces to a temporary file as they come; `finish` gives the file its name."""
 
     def __init__(self, checkpoint: Path) -> None:
         self._path = checkpoint.parent / f"{checkpoint.name}.{secrets.token_hex(4)}.tasks"
@@ -60,7 +60,7 @@ class TasksWriter:
         self._tasks += len(tasks)
 
     def finish(self) -> TasksFile:
-        """Puts the file in its place, beside the checkpoint that will name it."""
+        """Renames the file to its place, beside the checkpoint that will name it."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -73,13 +73,13 @@ class TasksWriter:
         return TasksFile(name=self._path.name, sha256=self._digest.hexdigest(), tasks=self._tasks)
 
     def abandon(self) -> None:
-        """Leaves nothing behind."""
+        """Deletes the temporary file."""
         self._file.close()
         self._spool.unlink(missing_ok=True)
 
 
 def verify_tasks_file(path: Path, expected: TasksFile) -> None:
-    """Raises CheckpointError unless the file is there, whole, and holds the tasks that it should."""
+    """Raises CheckpointError unless the file exists, is whole, and holds the announced tasks."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
