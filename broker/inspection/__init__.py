@@ -1,4 +1,4 @@
-"""What one can know of a run by looking: its numbers, the term that holds it up, its events and a judge of them.
+"""Looks at a run: its numbers, the term of the capacity formula that binds, its events, and a judge of the events.
 
-Imports `protocol` and what that imports.
+Imports `protocol` and what it imports.
 """

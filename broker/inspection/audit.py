@@ -1,4 +1,4 @@
-"""Whether the counters of a run are what its structures say."""
+"""Compares the counters of a run with the sets that they count."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from broker.protocol import anyone
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What disagreed.
+    """The differences that an audit found.
 
     Args:
         drift: counter -> (stored, recomputed) where they differ.
         repaired: whether the counters were rewritten.
-        problems: tasks that are not where their record says, a sentence each (only a deep audit looks).
+        problems: tasks that are not where their record says, a sentence each (deep audits only).
         tasks_checked: how many tasks a deep audit looked at.
     """
 
@@ -26,7 +26,7 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing disagreed."""
+        """Whether the audit found no difference."""
         return not self.drift and not self.problems
 
 

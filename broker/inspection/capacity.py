@@ -31,7 +31,7 @@ class Terms:
 
     @property
     def binding(self) -> Binding:
-        """The term that keeps tasks from being started; where both do, concurrency, which `claim` names then."""
+        """The term that keeps tasks from being started; if both do, concurrency, as in the answer of `claim`."""
         if self.capacity > 0:
             return "none"
         return "concurrency" if self.concurrency <= 0 else "staleness"
@@ -54,5 +54,5 @@ def terms(config: RunConfig, version: int, accepted: int, running: int) -> Terms
 
 
 def terms_of(stats: Stats) -> Terms:
-    """The terms with the numbers of a run."""
+    """The terms for the numbers of a run."""
     return terms(stats.config, stats.version, stats.accepted, stats.running)

@@ -36,12 +36,12 @@ class Event:
 
     @property
     def at_ms(self) -> int:
-        """When it happened, milliseconds of the server's clock."""
+        """When the call was made, milliseconds of the server's clock."""
         return place(self.id)[0]
 
 
 def place(event_id: str) -> tuple[int, int]:
-    """An event's id as a pair that orders as the log does: milliseconds, and a number within them."""
+    """An event's id as a pair in the order of the log: milliseconds, and a number within them."""
     at_ms, _, number = event_id.partition("-")
     return int(at_ms), int(number or 0)
 
@@ -53,14 +53,14 @@ def read(send: Send, run: str, after: str = OLDEST, count: int = PAGE, until: st
         send: sends a command to the server.
         run: the run.
         after: an event's id, or `OLDEST`.
-        count: at most so many.
-        until: the id of the last one that may be among them.
+        count: most events wanted.
+        until: the id of the last event wanted.
     """
     return _range(send, run, after if after == OLDEST else f"({after}", until, count)
 
 
 def newest_id(send: Send, run: str) -> str:
-    """The id of the newest event; `OLDEST` where there is none."""
+    """The id of the newest event; `OLDEST` if there is no event."""
     return id_of_newest(send(*ask_newest(run)))
 
 
@@ -76,11 +76,11 @@ def id_of_newest(rows: list[Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events that follow each other.
+    """Consecutive events.
 
     Args:
         events: at least one.
-        has_gap: whether entries before it may have been trimmed unread.
+        has_gap: whether events before these may have been trimmed unread.
     """
 
     events: list[Event]
@@ -88,12 +88,12 @@ class Page:
 
 
 class Follower:
-    """A position in the event log, which moves on as pages are read.
+    """A position in the event log, moved on by reading pages.
 
     Args:
         send: sends a command to the server.
         run: the run.
-        after: where to begin, an event's id or `OLDEST`.
+        after: the position to begin at, an event's id or `OLDEST`.
 
     Attributes:
         position: the id of the last event that was read.
@@ -106,14 +106,16 @@ class Follower:
         self.position = after
 
     def pages(self, until: str = "+", count: int = PAGE) -> Iterator[Page]:
-        """What is new since the last call, up to the event with the id `until`, or to the newest one at some moment."""
+        """The events since the last call, up to the id `until`, or to the newest event at some moment."""
         is_full = True
-        while is_full:  # else the newest one was among them; a busy run has newer ones by now, and would never end
+        while (
+            is_full
+        ):  # else the newest event was among them; a busy run has newer ones by now, and this would never end
             if not self._has_read:
                 new, has_gap = read(self._send, self._run, self.position, count, until), False
                 is_full = len(new) == count
             else:
-                # The last one that was read comes again: where it does not, it is gone, and perhaps others behind it.
+                # The last event that was read is read again: if it is gone, events after it may be gone too.
                 new = _range(self._send, self._run, self.position, until, count + 1)
                 is_full = len(new) == count + 1
                 has_gap = not new or new[0].id != self.position

@@ -1,4 +1,4 @@
-"""Why a run does what it does: its numbers, its workers, and the term of the capacity formula that decides."""
+"""Why a run goes on or stands still: its numbers, its workers, and the term of the capacity formula that binds."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from broker.protocol.anyone import Facts, HeldRow, Holding, SessionRow
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why the run does what it does, as facts.
+    """The facts by which a run goes on or stands still.
 
     Args:
         stats: the numbers.
         by_concurrency: C - running.
         by_staleness: (S + version + 1) * B - (accepted + running), None without a bound.
-        binding: the term that decides, `concurrency` or `staleness` (where both do, `concurrency`);
+        binding: the term that binds, `concurrency` or `staleness` (if both do, `concurrency`);
             `none` while capacity is positive.
         now_ms: the run's clock.
-        sessions: workers, by the end of their lease; the first ones only, `stats.sessions` is their number.
-        held: slots held of the oldest running tasks; the first ones only.
-        due: when what is next due, in ms of the run's clock (0: nothing): delayed, retries, deadlines, sessions.
+        sessions: the first workers by the end of their lease; `stats.sessions` is the number of all.
+        held: the first held slots of the oldest running tasks.
+        due: the time of the next delayed task, retry, deadline and session's end, by kind, in ms of the run's clock;
+            0: none.
         oldest_pending: the task that is started next, or empty.
         oldest_ready: the task that is taken next, or empty.
-        holding: how many workers hold how many slots, in all.
+        holding: the number of workers that hold slots, and of these slots.
     """
 
     stats: Stats

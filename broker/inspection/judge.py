@@ -1,6 +1,6 @@
-"""Judges a run by its event log alone: replays every transition and holds it against the guarantees of the broker.
+"""Judges a run by its event log alone: replays each transition and checks it against the broker's guarantees.
 
-The judge knows nothing of the counters in the server (`broker.inspection.verification` compares them). It checks that
+The judge does not know the counters in the server (`broker.inspection.verification` compares them). It checks that
 
 - a slot is handed out to one attempt at a time, and accepts at most one result, from the attempt that holds it;
 - a batch holds finished tasks only, each once, and is as large as its seal says; no task is trained on twice;
@@ -9,8 +9,8 @@ The judge knows nothing of the counters in the server (`broker.inspection.verifi
 - no task is started while the capacity formula, computed from the log, gives none;
 - a recovery puts every task of an undone step back, and no sample of an undone policy is trained on.
 
-Where the log does not tell (it was trimmed, or a recovery moved tasks without an event), the judge takes the next event
-of a task as its state, and counts only tasks whose state it knows: it may then miss a breach, but it invents none.
+The log has gaps if it was trimmed, or if a recovery moved tasks without an event. Then the judge takes the next event
+of a task as its state, and counts only tasks whose state it knows: it may miss a breach, but it invents none.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from broker.inspection.capacity import terms
 from broker.protocol.ids import attempt_id
 from broker.values.config import RunConfig
 
-#: Where a task is. `sealed` and `consumed`: its batch is, or its step is done. `lost`: in a batch that a recovery
-#: undid, and not put back yet. `unknown`: the log does not tell.
+#: States of a task. `sealed`: its batch is. `consumed`: its step is done. `lost`: in a batch that a recovery undid,
+#: and not put back yet. `unknown`: the log does not say.
 State = Literal["pending", "running", "ready", "batched", "sealed", "consumed", "dead", "rejected", "lost", "unknown"]
 
 #: The guarantee (docs/protocol.md) that each rule belongs to.
@@ -46,7 +46,7 @@ GUARANTEES: Final = {
     "lost": "G6",
 }
 
-#: Breaches of one rule that are kept in words; more of the same add nothing.
+#: How many breaches of one rule are kept in words; more of the same add nothing.
 _MOST_TOLD: Final = 20
 
 
@@ -55,10 +55,10 @@ class Breach:
     """One broken rule.
 
     Args:
-        guarantee: which one, `G1` to `G6`; `log` where the log contradicts itself.
-        rule: its name.
+        guarantee: the broken one, `G1` to `G6`; `log` if the log contradicts itself.
+        rule: the rule's name.
         text: what happened, to what.
-        event: the id of the event that broke it; empty where none did.
+        event: the id of the event that broke the rule; empty if no event did.
     """
 
     guarantee: str
@@ -69,7 +69,7 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An attempt that holds or filled a slot, and the policy that it was claimed with; version -1: not known."""
+    """An attempt that holds or filled a slot, and the policy that it was claimed with; version -1: unknown."""
 
     attempt: str
     version: int
@@ -79,16 +79,16 @@ class Sample:
 
 @dataclass(slots=True)
 class Task:
-    """What the log says of a task.
+    """A task, as the log describes it.
 
     Attributes:
-        state: where it is.
-        is_whole: whether the log shows all that happened to its slots since it last waited.
-        may_wait: it is dead or rejected, but a recovery may have put it back, of which there is no event.
-        step: of its batch; -1: none.
+        state: its state.
+        is_whole: whether the log has all events of its slots since it last waited.
+        may_wait: the task is dead or rejected, but a recovery may have put it back without an event.
+        step: of its batch; -1: it is in no batch.
         staleness: of its oldest sample, when it was batched.
         held: the attempts that hold its slots, by slot.
-        done: the accepted ones, by slot, since it was last waiting.
+        done: the accepted attempts since it last waited, by slot.
     """
 
     state: State
@@ -102,21 +102,21 @@ class Task:
 
 @dataclass(slots=True)
 class Totals:
-    """What the log has, in numbers.
+    """Counts of a run's events.
 
     Attributes:
-        enqueued: tasks that came.
+        enqueued: tasks that were enqueued.
         started: starts of tasks.
         accepted: accepted results.
         consumed: tasks trained on in the history that survives.
         duplicates: tasks batched twice, and second accepted results of a slot.
-        staleness: how many trained tasks were how many versions behind; steps that were undone count, too.
+        staleness: the number of trained tasks by how many versions they were behind; undone steps count too.
         requeued: slots that were handed out again.
         late: refused results, by answer.
         ended: attempts that ended without a result, by reason.
         recoveries: how often a trainer went back to a checkpoint.
-        most_running: most tasks that were running at any time.
-        most_in_use: most tasks that were started and not yet trained on, at any time.
+        most_running: the most tasks that were running at one time.
+        most_in_use: the most tasks that were started and not yet trained on at one time.
     """
 
     enqueued: int = 0
@@ -137,23 +137,23 @@ class Judge:
     """Follows the events of one run.
 
     Args:
-        config: the run's, as it is now.
-        keeps_config: the config was the same all the time. Otherwise only what follows the last `open` is judged by it
-            for certain: a trainer may change the config when it opens the run, and the log does not say so.
-        is_whole: the events begin with the run.
+        config: the run's present config.
+        keeps_config: the config was never changed. Otherwise only the events after the last `open` are judged by it for
+            certain: a trainer may change the config as it opens the run, and the log does not say so.
+        is_whole: the events begin with the run's beginning.
         has_rewound: the server lost writes at some time: a recovery then drops tasks without an event.
 
     Attributes:
-        version: the newest one of the history that survives; None: not known yet.
+        version: the newest of the surviving history; None: not known yet.
         step_next: the first step whose batch is not sealed; None: not known yet.
         epoch: of the last trainer that opened or recovered the run; empty: not known yet.
         tasks: by id.
-        batches: the sealed batches of the history that survives, by step.
-        breaches: the first ones of each rule.
+        batches: the sealed batches of the surviving history, by step.
+        breaches: the first breaches of each rule.
         broken: how often each rule was broken.
-        doubts: as `breaches`, of what an earlier config may have allowed.
-        notes: what the log shows that makes it say less, a sentence each.
-        counts_consumed: whether the log tells how many tasks the lost steps of each recovery had trained on.
+        doubts: breaches that an earlier config may have allowed.
+        notes: events that limit what the log can show, a sentence each.
+        counts_consumed: whether the log says how many tasks the lost steps of each recovery had trained on.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Judge:
         self._open: list[str] = []
         self._knows_open = is_whole
         self._attempts: set[str] = set()
-        #: The epoch that made each version of the history that survives, where the log has it.
+        #: The epoch that made each version of the surviving history, if the log has it.
         self._policies: dict[int, str] = {}
         self._floor, self._has_committed = 0, False
         self._event = ""
@@ -206,7 +206,7 @@ class Judge:
         }
 
     def feed(self, kind: str, words: Sequence[str], event: str = "") -> None:
-        """Takes the next transition; kinds that say nothing about the guarantees are passed over.
+        """Takes the next transition; ignores kinds that are not about the guarantees.
 
         Args:
             kind: of the transition.
@@ -223,7 +223,7 @@ class Judge:
             self._against("log", f"an event that makes no sense: {kind} {' '.join(words)}")
 
     def forget(self) -> None:
-        """Takes note of a gap: nothing is known of the tasks, until they appear again."""
+        """Notes a gap in the log: the state of each task is unknown until it appears again."""
         self.is_whole, self._knows_open = False, False
         self.version = self.step_next = None
         self.epoch = ""
@@ -231,13 +231,13 @@ class Judge:
             known.clear()
 
     def against(self, rule: str, text: str, event: str = "", guarantee: str = "") -> None:
-        """Writes a breach down.
+        """Records a breach.
 
         Args:
-            rule: its name.
+            rule: the rule's name.
             text: what happened, to what.
-            event: the id of the event that broke it; empty where none did.
-            guarantee: which one it breaks; empty: that of `GUARANTEES`, or the rule itself.
+            event: the id of the event that broke the rule; empty if no event did.
+            guarantee: the broken guarantee; empty: that of `GUARANTEES`, or the rule itself.
         """
         self.broken[rule] += 1
         if self.broken[rule] <= _MOST_TOLD:
@@ -249,14 +249,14 @@ class Judge:
 
     @property
     def capacity(self) -> int:
-        """How many tasks may be started, as far as the log shows what was started before: at most so many."""
+        """The most tasks that may be started, by the starts that the log has."""
         return terms(self._config, self.version or 0, self.accepted, self._counts["running"]).capacity
 
     @property
     def accepted(self) -> int:
-        """The counter of that name, of what the log shows; without a known version from version 0 on."""
+        """The counter of that name, by the log; while the version is unknown, it counts from version 0."""
         size, version = self._config.batch_size, self.version or 0
-        # Steps that are sealed and not trained yet; without a known version or batch they are not counted.
+        # Steps that are sealed and not trained yet, if their version and batch are known.
         steps = range(version, self.step_next or 0) if self.version is not None else ()
         formed = sum(max(size, len(self.batches[step])) for step in steps if step in self.batches)
         return version * size + self._counts["ready"] + self._counts["batched"] + formed
@@ -461,7 +461,7 @@ class Judge:
             self._against("lost", text)
 
     def _loosen(self) -> None:
-        """What a recovery makes of the tasks is not in the log: it drops and frees some without an event."""
+        """Notes that a recovery may have dropped and freed tasks without an event."""
         self.notes.append("the server had lost writes, or tasks were freed: a recovery dropped some without an event")
         self.counts_consumed = False
         self._policies.clear()
@@ -502,7 +502,7 @@ class Judge:
         task.state, task.may_wait = state, False
 
     def _reset(self, name: str, state: State) -> None:
-        """Nobody works on it any more, and nothing of it is kept."""
+        """Takes the task from its workers, and forgets its samples."""
         self._put(name, state)
         task = self.tasks[name]
         task.step, task.is_whole = -1, True
@@ -521,7 +521,7 @@ class Judge:
         return bound is not None and self._config.on_stale != "keep" and step - version > bound
 
     def _survives(self, version: int, epoch: str) -> bool:
-        """Whether that policy is of the history that survives, as far as the log tells."""
+        """Whether a policy is of the surviving history, or the log does not say."""
         if self.version is None or version < 0:
             return True
         return version <= self.version and self._policies.get(version, epoch) == epoch

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Stats(Model, frozen=True):
-    """One consistent look at a run. Numbers of tasks, unless said otherwise.
+    """One consistent look at a run. Numbers are numbers of tasks unless said otherwise.
 
     Args:
         run: the run's name.
@@ -26,14 +26,14 @@ class Stats(Model, frozen=True):
         running: started, and neither finished nor back in waiting.
         pending: waiting to be started.
         delayed: waiting for their backoff to pass.
-        open_slots: running tasks with a slot that nobody works on.
+        open_slots: running tasks with open slots.
         ready: finished, not in a batch.
         batched: size of the unsealed batch.
         consumed: trained on.
-        dead: ended by errors; the ones still kept.
-        rejected: refused, dropped or cancelled; the ones still kept.
+        dead: ended by errors, and still kept.
+        rejected: refused, dropped or cancelled, and still kept.
         sessions: workers that have not left.
-        lapsed: of these, the ones that have been silent for longer than their lease; claims take back what they hold.
+        lapsed: workers among these that have been silent for longer than their lease; claims take their attempts back.
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
         recovering: the version that a recovery under way goes back to, or None.
         floor: the oldest version still recoverable, or None without a committed checkpoint.
@@ -41,7 +41,7 @@ class Stats(Model, frozen=True):
             nothing is kept for them.
         config: the stored configuration.
         totals: counts over the run's life, by name.
-        admission: it holds no tasks: processes start rollouts on their own and are counted (AReaL).
+        admission: the run holds no tasks: it counts processes that start rollouts by themselves (AReaL).
     """
 
     run: str

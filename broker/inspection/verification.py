@@ -1,4 +1,4 @@
-"""Replays the event log of a run against the guarantees, and compares what it comes to with what the server holds.
+"""Replays the event log of a run against the guarantees, and compares its end with the state in the server.
 
 The run may be busy meanwhile. Data to be compared are read at one moment: the newest event is asked for before
 and after them in the same round trip. The log is replayed up to exactly that event.
@@ -25,7 +25,7 @@ from broker.values.config import RunConfig
 
 #: Tasks whose records are read in one round trip.
 _PIECE: Final = 500
-#: How often a moment without a new event is looked for. One round trip nearly always is such a moment.
+#: How many round trips look for a moment without a new event. The first is nearly always enough.
 _MOST_LOOKS: Final = 200
 #: How often the log is read from its beginning because the config was changed meanwhile.
 _MOST_READS: Final = 3
@@ -36,7 +36,7 @@ _COUNTERS: Final = ("version", "step_next", "accepted", "running", "open_size")
 _TOTALS: Final = ("total_enqueued", "total_results", "total_consumed")
 _FIELDS: Final = (*_COUNTERS, *_TOTALS, "epoch", "recovering", "known_from", *RunConfig.model_fields)
 
-#: What the server may hold of a task of which the log says this: `pending` is delayed, too; `none`: no record.
+#: By a task's state in the log, its possible states in the server. `pending` includes delayed; `none`: no record.
 _MAY_BE: Final[dict[State, tuple[str, ...]]] = {
     "pending": ("pending",),
     "running": ("running",),
@@ -55,7 +55,7 @@ _STATE_OF: Final = {
 
 
 class Sender(Protocol):
-    """What the verification sends: as a transport does."""
+    """Sends calls and commands, as a transport does."""
 
     def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
         """The values of script calls, or their errors."""
@@ -72,19 +72,19 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the log of a run says of its guarantees.
+    """The result of verifying a run's log.
 
     Args:
         run: the run.
         transitions: how many were replayed.
-        from_ms: when the first of them happened, milliseconds of the server's clock; 0: there is none.
-        to_ms: when the last one happened.
+        from_ms: the time of the first transition, milliseconds of the server's clock; 0: the log has none.
+        to_ms: the time of the last transition.
         is_whole: whether the log begins with the run, and has no gap.
-        tally: what it has, in numbers.
-        tasks_compared: tasks whose records in the server were held against it.
-        breaches: what broke a guarantee, the first ones of each rule; also counters and tasks that contradict the log.
+        tally: counts of the log's events.
+        tasks_compared: tasks whose records in the server were compared with the log.
+        breaches: the first breaches of each rule; also counters and tasks that contradict the log.
         broken: how often each rule was broken.
-        doubts: what breaks a guarantee by the config as it is now, but may have been allowed by an earlier one.
+        doubts: breaches by the present config, which an earlier config may have allowed.
         unseen: what could not be seen or compared, a sentence each.
     """
 
@@ -114,9 +114,9 @@ def verify(
     Args:
         server: where the run is.
         run: its name, checked.
-        keeps_config: the config of the run was never changed, so that what came before the trainer's last opening is
-            judged by it, too.
-        progress: is told how many transitions were read so far.
+        keeps_config: the config was never changed, so that events before the trainer's last opening are judged by it
+            too.
+        progress: called with the number of transitions read so far.
 
     Raises:
         NoRun, SchemaMismatch: as every call.
@@ -137,11 +137,11 @@ def _value(outcome: Any) -> Any:
 
 
 class Replay:
-    """One reading of the log.
+    """One replay of the log.
 
     Attributes:
-        judge: what it comes to.
-        has_changed: whether the config or the history of the server was changed after it had begun.
+        judge: the judge of its events.
+        has_changed: whether the config or the history of the server was changed after the replay had begun.
     """
 
     def __init__(self, sender: Sender, run: str, *, keeps_config: bool, progress: Callable[[int], None] | None) -> None:
@@ -165,7 +165,7 @@ class Replay:
         self._audit()
 
     def verification(self) -> Verification:
-        """What was found."""
+        """The result."""
         judge = self.judge
         at = [events.place(event)[0] if event else 0 for event in (self._from, self._to)]
         return Verification(
@@ -197,7 +197,7 @@ class Replay:
                 self._progress(self._transitions)
 
     def _at_one_moment(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any] | None:
-        """The replies to commands at a moment up to which the log is replayed then; None: there was no such moment."""
+        """The replies to commands at one moment, with the log replayed up to it; None: no such moment was found."""
         newest = events.ask_newest(self._run)
         for _ in range(_MOST_LOOKS):
             before, *replies, after = self._sender.pipeline([newest, *commands, newest])
@@ -210,7 +210,7 @@ class Replay:
     # -- the server ------------------------------------------------------------------------------------------------
 
     def _audit(self) -> None:
-        """Compares the counters with the sets, whatever the log says."""
+        """Compares the counters with the sets in the server, independently of the log."""
         before, drift, after = map(_value, self._sender.execute([
             anyone.stats(self._run), anyone.audit(self._run), anyone.stats(self._run)
         ]))  # fmt: skip
@@ -252,7 +252,7 @@ class Replay:
             self._against("counters", f"the epoch is {stored['epoch']}, the log's last one {self.judge.epoch}")
 
     def _bounds(self) -> Iterator[tuple[str, int, int | None]]:
-        """For each number what the log comes to: at least, and at most (None: it does not tell)."""
+        """For each number, the least and the most by the log; None: the log does not say."""
         judge, counts = self.judge, Counter[State](task.state for task in self.judge.tasks.values())
         low, high = Counter[str](), Counter[str]()
         for task in judge.tasks.values():
@@ -341,7 +341,7 @@ class Replay:
 
 
 def _begins_a_run(event: events.Event) -> bool:
-    """Whether a run begins with it: its first trainer opens it, or a recovery makes it of a checkpoint alone."""
+    """Whether an event begins a run: its first trainer opens it, or a recovery makes it of a checkpoint alone."""
     (kind, words), *others = event.transitions
     return kind == "open" and (words.startswith("1.") or (bool(others) and others[0][0] == "recover"))
 

@@ -1,4 +1,4 @@
-"""Script calls of an admission run: processes that start rollouts on their own, counted together."""
+"""Script calls of an admission run, which counts processes that start rollouts by themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.protocol.script_call import Argument, ScriptCall
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What was counted of an owner before, under another name."""
+    """The counts of an owner under its earlier id."""
 
     accepted: int = 0
     rejected: int = 0
@@ -22,7 +22,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The run as the new owner finds it."""
+    """The run, as the new owner finds it."""
 
     version: int
     accepted: int
@@ -46,16 +46,16 @@ def open_owner(
     update: bool = False,
     now: int | None = None,
 ) -> ScriptCall[Opened]:
-    """Makes a process an owner of the run, created where it is not there.
+    """Makes a process an owner of the run; creates the run if it does not exist.
 
     Args:
         run: name of the run.
         owner: its id, never used before; a repeated call with it does nothing.
-        lease_ms: time without a report after which it counts as dead, in milliseconds.
-        token: of the run's first epoch, if it is created.
+        lease_ms: time without a report after which the owner counts as dead, in milliseconds.
+        token: of the run's first epoch, if the run is created.
         config: fields of the run's config.
-        before: what was counted of it under an earlier id.
-        lost_version: the server lost the run, which was at this version; -1: it did not.
+        before: the owner's counts under an earlier id.
+        lost_version: the version at which the server lost the run; -1: it did not.
         update: change a stored config that differs.
         now: injected clock in milliseconds.
     """
@@ -74,8 +74,8 @@ class Recovery:
 
     Args:
         number: counts the owner's announcements, from 1; 0: none was made.
-        version: where it goes on.
-        accepted_then: what the owner had had accepted when it announced it.
+        version: the version.
+        accepted_then: the owner's accepted rollouts when it made the announcement.
     """
 
     number: int = 0
@@ -85,17 +85,17 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class OwnerReport:
-    """Where an owner stands: absolute numbers, so that the newest report says all that lost ones did.
+    """An owner's report: absolute numbers, so that the newest report includes all that were lost.
 
     Args:
         number: counts its reports, from 1.
-        running: rollouts that it has started and that have not ended.
+        running: rollouts that it has started and not ended.
         enqueued: rollouts that wait in it.
         accepted: rollouts accepted since it joined.
         rejected: rollouts rejected since it joined.
         held: slots promised to it that it may still use.
-        asks: whether it wants one more.
-        version: its provider's version, -1 where it is not known.
+        asks: whether it wants one more slot.
+        version: its provider's version; -1: unknown.
         recovery: its newest announcement.
     """
 
@@ -117,7 +117,7 @@ class Standing:
     Args:
         granted: one more slot is promised to the owner.
         capacity: by AReaL's formula, may be negative; at most 0 while the run is paused or recovered.
-        spare: slots that are free and promised to nobody.
+        spare: free slots that are promised to no owner.
         accepted, running, enqueued, rejected: of all owners together.
         version: the newest that any owner reported in this history.
     """
@@ -147,12 +147,12 @@ def _args(owner: str, lease_ms: int, report: OwnerReport, now: int | None) -> tu
 
 
 def report(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: int | None = None) -> ScriptCall[Standing]:
-    """Says where an owner stands, renews its lease, and asks for a slot if the report does."""
+    """Sends an owner's report, renews its lease, and asks for a slot if the report does."""
     return ScriptCall("admission_report", (keys.state(run),), _args(owner, lease_ms, report, now), _standing)
 
 
 def leave(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: int | None = None) -> ScriptCall[bool]:
-    """Ends an owner; what it has running and enqueued is given back. False: it had ended."""
+    """Ends an owner; its running and enqueued rollouts are subtracted. False: it had ended."""
     return ScriptCall("admission_leave", (keys.state(run),), _args(owner, lease_ms, report, now), bool)
 
 

@@ -1,4 +1,4 @@
-"""Script calls that anyone may call: reading, taking back what is due, freeing what nothing needs."""
+"""Script calls for all clients: reading, taking back what is due, freeing what nothing needs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from broker.protocol.script_call import ScriptCall
 
 
 def requeue(run: str, limit: int = 100, *, now: int | None = None) -> ScriptCall[int]:
-    """Takes back what is due, at most limit of each kind; answers how many."""
+    """Takes back what is due, at most limit of each kind. Returns how many."""
     return ScriptCall("requeue", (keys.state(run),), (clock(now), limit), int)
 
 
-#: What trim answers where it stopped because the groups were large.
+#: The answer of a trim that stopped early because the groups were large.
 TRIM_AGAIN = 2
 
 
 class Trimmed(int):
-    """Answer of trim: 0: there is no more, else TRIM_AGAIN or 1; and how many dead and rejected tasks it freed."""
+    """Answer of trim: 0 when there is no more, else TRIM_AGAIN or 1; and how many dead and rejected tasks it freed."""
 
     dead: int = 0
     rejected: int = 0
@@ -35,7 +35,7 @@ def _trimmed(reply: Any) -> Trimmed:
 
 
 def trim(run: str, limit: int = 250, *, now: int | None = None) -> ScriptCall[Trimmed]:
-    """Frees at most limit of each kind of what nothing needs any more."""
+    """Frees state that nothing needs any more, at most limit of each kind."""
     return ScriptCall("trim", (keys.state(run),), (clock(now), limit), _trimmed)
 
 
@@ -60,11 +60,11 @@ def audit(run: str, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int
 
 
 def check(run: str, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
-    """Problems of at most 1000 tasks: not in the set of their state, held by nobody."""
+    """Problems of at most 1000 tasks: not in the set of their state, or running without an attempt."""
     return ScriptCall("check", (keys.state(run),), (clock(now), *tasks), texts)
 
 
-# Not frozen: these are made for each sample, and a frozen one takes three times as long.
+# Not frozen: one is made for each sample, and a frozen object takes three times as long.
 @dataclass(slots=True)
 class SampleRow:
     """One sample of a rollout, without its bytes."""
@@ -100,7 +100,7 @@ class BatchPiece:
 
 
 def rollout_row(row: list[Any]) -> RolloutRow:
-    """One row of a batch as the scripts answer it."""
+    """Reads one row of a batch."""
     samples = [
         SampleRow(int(row[i]), row[i + 1].decode(), int(row[i + 2]), int(row[i + 3]), row[i + 4].decode())
         for i in range(6, len(row), 5)
@@ -159,7 +159,7 @@ _TASK_NUMBERS = (
 
 
 def task(run: str, task_id: str, *, now: int | None = None) -> ScriptCall[TaskRow | None]:
-    """One task, or None when the run does not know it."""
+    """One task; None when the run does not know it."""
 
     def parse(reply: Any) -> TaskRow | None:
         if not reply:
@@ -185,7 +185,7 @@ def task(run: str, task_id: str, *, now: int | None = None) -> ScriptCall[TaskRo
 class SessionRow:
     """A worker process, connected until its lease has passed.
 
-    `reason` is why its last claim got less than it asked for; empty: it got that; None: it never claimed.
+    `reason` is why its last claim got less than it asked for; empty: it got all; None: it never claimed.
     """
 
     session: str
@@ -196,7 +196,7 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:
-    """A slot that somebody holds, and when the lease of its session ends."""
+    """A slot that an attempt holds, and when the lease of its session ends."""
 
     attempt_id: str
     session: str
@@ -207,12 +207,12 @@ class HeldRow:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """Totals over the sessions of a run, which the lists of `Facts` may be too short for.
+    """Totals over the sessions of a run; the lists of `Facts` are cut.
 
     Args:
-        counted: sessions looked at; where there are more, the other numbers are larger, too.
-        busy: connected ones that hold something.
-        held: slots that connected ones hold.
+        counted: sessions looked at. If the run has more, the other numbers are too small.
+        busy: connected sessions that hold attempts.
+        held: slots that connected sessions hold.
         lost: slots of sessions that have been silent for longer than their lease; claims take them back.
     """
 
@@ -224,10 +224,10 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What explain reads: sessions, held slots of the oldest running tasks, the oldest tasks, and what is next due.
+    """Answer of explain: sessions, held slots of the oldest running tasks, the oldest tasks, and what is due next.
 
-    `sessions` and `held` are the first ones only, `holding` has the totals.
-    `due` gives the run's clock in milliseconds by kind, 0 where nothing is due; deadlines are on it, too.
+    `sessions` and `held` are cut; `holding` has the totals.
+    `due` gives the time by kind, in milliseconds of the run's clock, deadlines included; 0: none is due.
     """
 
     now: int

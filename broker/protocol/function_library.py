@@ -1,11 +1,11 @@
-"""Makes one function library of all Lua scripts, whose functions are made once and called often.
+"""Makes one function library of all Lua scripts. Its Lua functions are made once, and called often.
 
-A script is one chunk that runs anew with every call. All its functions are made again each time, which costs several
-times what a small call does with its data (see docs/performance.md). In a function library they are made once, when the
-library is loaded. There each include is declared once, and one that few scripts need with each of them; what a
-call sets anew are the values of the top-level variables. Names in capitals are constants of a run (the names of its
-keys): they are set anew only when a call is for another run than the one before. Those of the includes are fields of a
-table, for Lua allows 200 local names. The Lua files themselves stay plain scripts.
+A script is one chunk that runs anew with every call. Each call makes all its functions again, which costs several
+times the work of a small call itself (see docs/performance.md). In a function library they are made once, when the
+library is loaded. Each include is declared once; an include that few scripts need is declared with each of these.
+A call sets only the top-level variables. Names in capitals are constants of a run (the names of its keys): they are
+set again only when the call before was for another run. The constants of includes are fields of a table, as Lua
+allows 200 local names. The Lua files themselves stay plain scripts.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _ASSIGNED_FUNCTION = re.compile(r"\w+ = function\(")
 _VARIABLES = re.compile(r"^local ((?:I\.)?\w+(?:, (?:I\.)?\w+)*)( *=| *(?:--.*)?$)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")
 _CONSTANT = re.compile(r"[A-Z][A-Z_]*\Z")
-#: A statement that gives constants of a run their values.
+#: A statement that sets constants of a run.
 _CONSTANTS = re.compile(r"(?:I\.)?[A-Z][A-Z_]*\b(?:, (?:I\.)?[A-Z][A-Z_]*\b)* *=")
 #: The table of the includes' constants.
 _TABLE = "I"
-#: What a script finds as globals, and a function of a library gets as arguments.
+#: Globals of a script, and arguments of a library's function.
 _ARGUMENTS = ("KEYS", "ARGV")
-#: An include that so few scripts need stands with each of them: Lua allows 200 local names, and those of all includes
-#: together would leave the largest script three.
+#: An include that at most so many scripts need is declared with each of them: Lua allows 200 local names, and those of
+#: all includes together would leave three for the largest script.
 _FEW = 3
-#: The table; the keys that the constants of the includes and of a script were set for; what begins a call.
+#: Names of the library: the table, the runs that constants were set for, and the function that begins a call.
 _LAST, _OWN_LAST = "LAST", "OWN_LAST"
 _RESERVED = frozenset({_TABLE, _LAST, _OWN_LAST, "begin"})
 
@@ -56,17 +56,17 @@ class SourceLine(NamedTuple):
 
 
 class NameClash(Exception):
-    """A nested declaration has the name of a constant, two includes declare the same, or a name is the library's."""
+    """A nested declaration has the name of a constant, two includes declare one name, or a name is the library's."""
 
 
 @dataclass(frozen=True, slots=True)
 class LuaFile:
-    """A Lua file without comments and includes: top-level functions and variables, in a script then one `return`.
+    """A Lua file without comments and includes: top-level functions and variables, and in a script one `return`.
 
     Args:
-        lines: each with where it was written.
-        needs: the includes that it may use names of, also those that they include.
-        function: what the function of a script is called by; an include has none.
+        lines: its lines.
+        needs: the includes whose names it may use, also indirectly.
+        function: the name of a script's function; empty for an include.
         flags: of a script, as on the shebang line.
     """
 
@@ -81,7 +81,7 @@ class LuaFile:
         return "\n".join(line.text for line in self.lines) + "\n"
 
     def names(self) -> list[str]:
-        """The top-level names that it declares."""
+        """The top-level names that the file declares."""
         declared = _FUNCTION.findall(self.text)
         for names, _ in _VARIABLES.findall(self.text):
             declared += names.split(", ")
@@ -90,7 +90,7 @@ class LuaFile:
 
 @dataclass(slots=True)
 class _Split:
-    """The parts of a source: declared once, set for each run, done at each call."""
+    """The parts of a file: declared once, set for each run, executed at each call."""
 
     declared: list[SourceLine]
     constants: list[SourceLine]
@@ -102,7 +102,7 @@ def as_library(includes: Mapping[str, LuaFile], scripts: Sequence[LuaFile]) -> l
 
     Args:
         includes: by name, each after those that it needs.
-        scripts: every include that they need is there.
+        scripts: all includes that they need are given.
 
     Raises:
         NameClash: a parameter or nested local has the name of a constant, two includes declare the same name, a script
@@ -157,7 +157,7 @@ def _once_a_run(last: str, constants: list[SourceLine]) -> list[SourceLine]:
 
 
 def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
-    """Takes a source apart; names of `in_table` become fields of the table."""
+    """Splits a file into its parts; names of `in_table` become fields of the table."""
     text = _prefixed(source.text, in_table)
     parts = _Split([], [], [])
     for part in _top_level(text):
@@ -171,7 +171,7 @@ def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
         else:
             if not names[1].startswith(f"{_TABLE}."):
                 parts.declared.append(lines[0]._replace(text=f"local {names[1]}"))
-            # Without a value it announces a function that is assigned later: set once, it must not be cleared.
+            # Without a value it declares a function that is assigned later, once: a call must not clear it.
             if "=" in names[2]:
                 lines[0] = lines[0]._replace(text=names[1] + names[2] + first[names.end() :])
                 into = parts.constants if _CONSTANTS.match(lines[0].text) else parts.statements
@@ -180,7 +180,7 @@ def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
 
 
 def _top_level(source: str) -> list[list[tuple[str, int]]]:
-    """The top-level statements: each begins in the first column, its inner lines and its last one do not begin one."""
+    """The top-level statements. Each begins in the first column; its inner lines and its `end` begin no other."""
     parts: list[list[tuple[str, int]]] = []
     for number, line in enumerate(source.splitlines(), 1):
         goes_on = not line or line[0] in " )}" or line.startswith("end")
@@ -217,7 +217,7 @@ def _prefixed(source: str, in_table: Collection[str]) -> str:
 
 
 def _refuse_clash(texts: list[str], i: int, in_table: Container[str]) -> None:
-    """The names that a nested `local`, `for` or `function` at position i declares must be new."""
+    """Checks that the names which a nested `local`, `for` or `function` at position i declares are new."""
     position = i + 1
     if texts[i] == "local" and texts[position] == "function":
         position += 1

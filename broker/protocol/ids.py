@@ -1,4 +1,4 @@
-"""The ids that scripts make, taken apart: attempts and sessions. Nobody else does.
+"""Reads the ids that scripts make, of attempts and sessions. No other module does.
 
 An attempt is `<task>#<slot>.<claims>.<random>`, a session `<worker>~<number>.<random>`. Names of tasks and workers hold
 neither `#` nor `~` (`broker/values/names.py`).
@@ -18,7 +18,7 @@ class AttemptId(NamedTuple):
     Attributes:
         task: the task's id.
         slot: the number of the slot in the task, from 0.
-        claims: which claim of that slot it is, from 1.
+        claims: the number of this claim of the slot, from 1.
         random: the part that the client chose.
     """
 
@@ -38,5 +38,5 @@ def attempt_id(text: str) -> AttemptId:
 
 
 def worker_of(session: str) -> str:
-    """The name of the worker that a session is of; of an empty id the empty string."""
+    """The name of a session's worker; of an empty id the empty string."""
     return session.partition("~")[0]

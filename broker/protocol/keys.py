@@ -1,4 +1,4 @@
-"""Names of the keys of a run; nobody else builds one.
+"""Names of the keys of a run; no other module makes one.
 
 All keys of a run share one hash tag, so that a run lives in one slot of Redis Cluster. The Lua side derives the same
 names from the state key
@@ -13,7 +13,7 @@ from functools import lru_cache
 #: Schema of the state in Redis; a client refuses a schema that it does not know.
 SCHEMA = 1
 
-#: Ends the name of a key that is never there: calls name it, or write nothing to it, to hear whether they may go on.
+#: Ends the name of a key that never exists. Calls name it, or write nothing to it, to be refused if they must be.
 NEVER_THERE = ":none"
 
 _STATE = re.compile(rf"^rb{SCHEMA}:\{{(?P<run>[^{{}}]+)\}}:state$")
@@ -43,7 +43,7 @@ def state(run: str) -> str:
 
 
 def result(run: str, attempt_id: str) -> str:
-    """Where the bytes of an attempt's result are."""
+    """The key of the bytes of an attempt's result."""
     return key(run, f"result:{attempt_id}")
 
 
@@ -59,6 +59,6 @@ def pattern_of_run(run: str) -> str:
 
 
 def run_of(state_key: str) -> str | None:
-    """The run whose state key this is, or None."""
+    """The run whose state key this is; None: it is another key."""
     match = _STATE.match(state_key)
     return match["run"] if match else None

@@ -14,19 +14,19 @@ from broker.protocol.trainer import CallId
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """What a recovery goes to.
+    """The target of a recovery.
 
     Args:
         version: the version.
         file_epoch: epoch of the checkpoint, empty without one.
-        listed_order: number of the newest task that the checkpoint knows, -1 where it has no list of tasks.
+        listed_order: number of the newest task that the checkpoint knows; -1: it has no list of tasks.
         in_flight: `keep` or `requeue`.
         policies: version -> epoch that made it, as the checkpoint knows.
         allow_loss: go below the floor.
         cursor: the data loader's position as JSON, None: leave the stored one.
-        blob: what travels with the workers' claims at that version, or None.
-        recoveries: what the checkpoint knows of earlier ones, `epoch:version ...`.
-        lineage: which epochs gave the checkpoint's order numbers, `token:number ...`; empty: unknown.
+        blob: what workers get with their claims at that version, or None.
+        recoveries: earlier recoveries that the checkpoint knows, `epoch:version ...`.
+        lineage: the epochs that gave the checkpoint's order numbers, `token:number ...`; empty: unknown.
     """
 
     version: int
@@ -48,7 +48,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The new epoch, the numbers of before, and how many tasks the lost steps had consumed."""
+    """The new epoch, the numbers before the recovery, and how many tasks the lost steps had consumed."""
 
     epoch: str
     version: int
@@ -67,7 +67,7 @@ def _begun(reply: Any) -> Begun:
 def begin(
     run: str, token: str, to: Begin, config: Mapping[str, str] | None, *, now: int | None = None
 ) -> ScriptCall[Begun]:
-    """Begins a recovery under a new epoch; config creates a run that is not there."""
+    """Begins a recovery under a new epoch; with config, a run that does not exist is created."""
     args: list[Argument] = [
         *(clock(now), token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),
         *(int(to.cursor is not None), to.cursor or "", int(to.blob is not None), to.blob or b""),
@@ -81,7 +81,7 @@ def begin(
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many of the tasks were dealt with, and what became of them, by name."""
+    """How many of the tasks were dealt with, and counts of what became of them, by name."""
 
     done: int
     counts: dict[str, int]
@@ -99,7 +99,7 @@ def _listed(tasks: Sequence[str], is_listed: Callable[[str], bool]) -> list[Argu
 def sweep(
     run: str, call_id: CallId, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
 ) -> ScriptCall[Swept]:
-    """Moves at most 1000 tasks to where the recovered version has them."""
+    """Moves at most 1000 tasks to their state at the recovered version."""
     args = (clock(now), *call_id.args, *_listed(tasks, is_listed))
     return ScriptCall("recover_sweep", (keys.state(run),), args, _swept)
 
@@ -107,7 +107,7 @@ def sweep(
 def preview(
     run: str, to: Begin, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
 ) -> ScriptCall[Swept]:
-    """What sweep would do, changing nothing; counts `file_cursor` where the checkpoint's cursor would be taken."""
+    """Answers as sweep, but changes nothing; counts `file_cursor` if the checkpoint's cursor would be taken."""
     head = (clock(now), to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
     more = (int(to.cursor is not None), to.lineage, len(to.policies), *to.policy_pairs)
     args = (*head, *more, *_listed(tasks, is_listed))
@@ -133,13 +133,13 @@ def end(run: str, call_id: CallId, *, now: int | None = None) -> ScriptCall[Reco
 
 
 def commit(run: str, call_id: CallId, version: int, epoch: str = "", *, now: int | None = None) -> ScriptCall[int]:
-    """A checkpoint of this version is safely written; answers the floor.
+    """Says that a checkpoint of this version is safely written. Returns the floor.
 
     Args:
         run: the run.
         call_id: who wrote it.
         version: the checkpoint's.
-        epoch: the checkpoint's, where an operator wrote it: a recovery since may have undone it.
+        epoch: the checkpoint's, if an operator wrote it: a recovery since may have undone it.
         now: the injected clock, or None.
     """
     return ScriptCall("commit", (keys.state(run),), (clock(now), *call_id.args, version, epoch), int)

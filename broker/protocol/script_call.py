@@ -32,7 +32,7 @@ class ScriptCall(Generic[T]):
     before: tuple[tuple[Argument, ...], ...] = ()
 
     def outcome(self, reply: Any) -> T | BrokerError:
-        """What it reads out of its reply; an error that it finds there is returned, not raised."""
+        """The value of the call, read from its reply, or its error, not raised."""
         try:
             return self.parse(reply)
         except BrokerError as problem:

@@ -3,7 +3,7 @@
 A script is `lua/<name>.lua`. A line `-- @include <name>` stands for `lua/include/<name>.lua`, which may include others;
 each file comes in once, where it is named first. The header of a script has a line `-- Flags: ...` with the flags of
 its `#!lua` line (`allow-oom`, `no-writes`, ..., or `none`). Servers older than Redis 7 do not know that line; they get
-one in its place that comes to the same.
+another line with the same effect.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from broker.protocol.keys import NEVER_THERE
 
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
 _FLAGS = re.compile(r"^--\s*Flags:\s*(.*?)\s*$")
-#: Where a script names commands: in a call, or for one of the two functions that call for it.
+#: The commands in a script: in a call, or as an argument of one of the two functions that make calls.
 _COMMANDS = re.compile(r"(?:call|call_in_pieces)\('([A-Z]+)'|_writes, '([A-Z]+)', '([A-Z]+)'")
 _KNOWN_FLAGS = frozenset({"allow-oom", "no-writes", "allow-stale", "no-cluster", "allow-cross-slot-keys"})
 
-#: Where a file of the source checkout or of the installed package is; the package wins.
+#: The folders of the Lua files, in the installed package or in a source checkout; the package is looked at first.
 _PACKAGE = Path(__file__).parent.parent
 _PLACES = (_PACKAGE / "lua", _PACKAGE.parent / "lua")
 
@@ -41,8 +41,8 @@ class Script:
     Attributes:
         name: the name that script calls use: `claim` for `lua/claim.lua`.
         source: the text that the server gets, without comments and blank lines but with a first line for the flags.
-        sha1: what EVALSHA calls it by, 40 hexadecimal digits.
-        flags: the flags of its header; none is the empty tuple.
+        sha1: its name for EVALSHA, 40 hexadecimal digits.
+        flags: the flags of its header; empty for `none`.
         lines: for each line of `source`, the file and line that it came from.
     """
 
@@ -53,7 +53,7 @@ class Script:
     lines: tuple[tuple[str, int], ...]
 
     def origin(self, line: int) -> str:
-        """Where line `line` (counted from 1, as in error messages of the server) was written: `claim.lua:12`."""
+        """The file and line of line `line` (counted from 1, as in the server's error messages): `claim.lua:12`."""
         if not 1 <= line <= len(self.lines):
             return f"{self.name}.lua"
         file, number = self.lines[line - 1]
@@ -64,7 +64,7 @@ def lua_directory() -> Path:
     """The directory of the Lua scripts, in an installed package or in a source checkout.
 
     Raises:
-        ScriptError: neither is there.
+        ScriptError: neither folder exists.
     """
     for place in _PLACES:
         if place.is_dir():
@@ -79,14 +79,15 @@ def names() -> list[str]:
 
 @cache
 def load(name: str, shebang: bool) -> Script:
-    """Reads a script and what it includes.
+    """Reads a script and its includes.
 
     Args:
         name: the script's name, without `.lua`.
-        shebang: begin with a `#!lua flags=...` line (Redis 7 and later, Valkey); else with a command where it writes.
+        shebang: begin with a `#!lua flags=...` line (Redis 7 and later, Valkey); else a script that writes begins
+            with a command.
 
     Raises:
-        ScriptError: a file is missing or its header is; an include is unknown or goes in circles.
+        ScriptError: a file or its header is missing; an include is unknown or includes itself.
     """
     flags, lines = _assembled(name)
     if first := _shebang(flags) if shebang else _instead_of_shebang(flags):
@@ -97,7 +98,7 @@ def load(name: str, shebang: bool) -> Script:
 
 
 def commands(name: str) -> list[str]:
-    """The commands that a script may call, sorted: what a user who calls it needs the rights for."""
+    """The commands that a script may call, sorted: its caller needs the right to all of them."""
     source = load(name, shebang=True).source.decode()
     return sorted({word for words in _COMMANDS.findall(source) for word in words if word})
 
@@ -107,12 +108,12 @@ def _shebang(flags: tuple[str, ...]) -> str:
 
 
 def _instead_of_shebang(flags: tuple[str, ...]) -> str:
-    """What servers before Redis 7 are told in the first line.
+    """The first line of a script for servers before Redis 7.
 
-    A full one refuses the first write of a script if that needs memory, and no other. So `allow-oom` becomes a first
-    write that needs no memory, on a key that is never there. Without the flag the first write needs some and writes
-    nothing.
-    One that is set to send replicas the calls of scripts, not what they wrote, refuses writes once the time was read.
+    A full server refuses the first write of a script if that write needs memory, and no later write. So `allow-oom`
+    becomes a first write that needs no memory, on a key that never exists. Without the flag the first write needs
+    memory and writes nothing. A server that replicates the calls of scripts, not their writes, refuses writes after
+    the time was read, so it is told to replicate the writes.
     """
     if "no-writes" in flags:
         return ""
@@ -126,10 +127,10 @@ class Library:
     """All scripts as one function library, for servers that have functions (Redis 7 and later, Valkey).
 
     Attributes:
-        name: of the library; it contains a hash of its source, so that clients of different releases do not disturb
-            each other.
-        source: what FUNCTION LOAD gets.
-        lines: for each line of `source`, the file and line that it came from, 0 for none.
+        name: of the library; contains a hash of its source, so that clients of different releases do not disturb each
+            other.
+        source: the argument of FUNCTION LOAD.
+        lines: for each line of `source`, the file and line that it came from; 0: no file.
     """
 
     name: str
@@ -137,11 +138,11 @@ class Library:
     lines: tuple[tuple[str, int], ...]
 
     def function(self, script: str) -> str:
-        """What FCALL calls a script by."""
+        """The name of a script's function for FCALL."""
         return f"{self.name}_{script}"
 
     def origin(self, line: int) -> str:
-        """Where line `line` (counted from 1, as in error messages of the server) was written: `claim.lua:12`."""
+        """The file and line of line `line` (counted from 1, as in the server's error messages): `claim.lua:12`."""
         if not 1 <= line <= len(self.lines) or not self.lines[line - 1][1]:
             return "the function library"
         file, number = self.lines[line - 1]
@@ -173,14 +174,14 @@ def library() -> Library:
         raise ScriptError(str(error)) from error
     origins = [("", 0), *((line.file, line.number) for line in made)]
     body = "\n".join(line.text for line in made)
-    # The hash is in the names of the functions, too: releases on one server never replace each other's.
+    # The names of the functions contain the hash too, so that releases on one server never replace each other's.
     full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
     source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
     return Library(full_name, source, tuple(origins))
 
 
 def is_library_name(name: str) -> bool:
-    """Whether a function library of this name is the broker's, of any release."""
+    """Whether a function library's name is the broker's, of any release."""
     return _LIBRARY_NAME.match(name) is not None
 
 
@@ -197,7 +198,7 @@ def _assembled(name: str) -> tuple[tuple[str, ...], list[SourceLine]]:
 
 
 def _needs(file: str) -> tuple[str, ...]:
-    """The files that a file includes, and that those include."""
+    """The files that a file includes, also indirectly."""
     lines: list[SourceLine] = []
     directory = lua_directory()
     _collect(directory, directory / file, [], set(), lines)
@@ -221,7 +222,7 @@ def _flags(path: Path) -> tuple[str, ...]:
 
 
 def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], out: list[SourceLine]) -> None:
-    """Appends the lines of a file to `out` and those of its includes in their places."""
+    """Appends the lines of a file to `out`, with the lines of its includes in their places."""
     seen.add(path)
     for lines, name, number in _parts(path, path.relative_to(directory).as_posix()):
         out += lines
@@ -239,7 +240,7 @@ def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], 
 
 @cache
 def _parts(path: Path, shown: str) -> list[tuple[list[SourceLine], str, int]]:
-    """The lines of a file up to each include, its name and line; at last those after all includes, and no name."""
+    """The lines of a file before each include, with its name and line number; last, those after all includes."""
     parts: list[tuple[list[SourceLine], str, int]] = []
     lines: list[SourceLine] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -252,6 +253,6 @@ def _parts(path: Path, shown: str) -> list[tuple[list[SourceLine], str, int]]:
 
 
 def _is_comment(line: str) -> bool:
-    """Whether a line holds only a comment that ends with it: `--[[` may go on, and is left to Lua."""
+    """Whether a line holds only a one-line comment. A comment of `--[[` may be longer, and is left to Lua."""
     text = line.lstrip()
     return text.startswith("--") and not text.startswith("--[")

@@ -1,4 +1,4 @@
-"""Reading task records as Lua writes them (`lua/include/layout.lua`), where a scan brings them anyway."""
+"""Reads task records that a scan returns, in the layout of Lua (`lua/include/layout.lua`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What checkpoints and `broker verify` need of a record. `letters`: one for each slot, as the layout has them."""
+    """The fields of a record that checkpoints and `broker verify` need. `letters`: one for each slot, by the layout."""
 
     state: str
     priority: int

@@ -1,4 +1,4 @@
-"""Script calls of the trainer, and those it shares with operators."""
+"""Script calls of the trainer; operators make some of them too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CallId:
 
     @property
     def args(self) -> tuple[Argument, ...]:
-        """The three arguments that say it."""
+        """Its three arguments of a script."""
         return (self.kind, self.id, self.call)
 
 
@@ -59,10 +59,10 @@ def open_run(
     return ScriptCall("open", (keys.state(run),), (clock(now), token, int(update), *pairs), _opened)
 
 
-# Not frozen: one is made for each task, and a frozen one takes three times as long.
+# Not frozen: one is made for each task, and a frozen object takes three times as long.
 @dataclass(slots=True)
 class NewTask:
-    """A task as enqueue sends it; payload is encoded bytes."""
+    """A task to enqueue; payload is encoded bytes."""
 
     id: str
     payload: bytes
@@ -73,7 +73,7 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedPiece:
-    """How many tasks were added, the positions of those that existed, and the state of each of these, a word."""
+    """How many tasks were added; the positions of the others, and the state of each, a word."""
 
     added: int
     existing: tuple[int, ...]
@@ -97,8 +97,8 @@ def enqueue(
     """Adds at most 1000 tasks.
 
     Args:
-        cursor: if given, it is stored in the same step.
-        again: dead and rejected ones start over as what is given now, also those that were freed.
+        cursor: the position to store in the same call, or None.
+        again: dead and rejected tasks, freed ones too, start over with the payload and samples given now.
     """
     args: list[Argument] = [clock(now), *call_id.args, int(cursor is not None), cursor or "", int(again)]
     for task in tasks:
@@ -108,14 +108,14 @@ def enqueue(
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Answer of take. `left` and `exhausted` speak of the whole run; `more`: ready tasks it did not look at.
+    """Answer of take. `left` and `exhausted` are about the whole run; `more`: there are ready tasks not looked at.
 
-    `taken` is how many it moved to the batch, also where it is answered again.
+    `taken` is how many tasks the call moved to the batch, also in a repeated answer.
 
     Args:
-        rows: where they were asked for, those of all that this very call took, or the first ones of the batch that it
-            sealed; none where the call was answered before.
-        results: the bytes of all samples of these rows in order, or none of them.
+        rows: if asked for, the rows of all tasks that the call took, or the first rows of the batch that it sealed;
+            empty in a repeated answer.
+        results: the bytes of all samples of these rows in order, or empty.
     """
 
     size: int
@@ -154,10 +154,10 @@ def take(
 
     Args:
         seal: seal the batch when it is full.
-        short: seal it also when it holds all that is left of the run.
-        rows: most rows that the answer brings when the batch is sealed; without `seal` of what it takes, which is
-            then no more than that.
-        result_bytes: most bytes of results that come with them, together.
+        short: also seal it when it holds all tasks that are left in the run.
+        rows: most rows of the answer when the batch is sealed. Without `seal`, rows of the tasks that the call takes,
+            which are at most this many.
+        result_bytes: most bytes of all results in the answer.
     """
     args = (clock(now), *call_id.args, step, n, limit, int(seal), int(short), rows, result_bytes)
     return ScriptCall("take", (keys.state(run),), args, _taken)
@@ -166,17 +166,17 @@ def take(
 def discard(
     run: str, call_id: CallId, reason: str, tasks: Sequence[str], *, now: int | None = None
 ) -> ScriptCall[list[str]]:
-    """Takes rollouts out for good; a word for each task, of the first ones at least where they are large groups."""
+    """Takes rollouts out for good. Returns a word for each task; for large groups, for the first tasks at least."""
     return ScriptCall("discard", (keys.state(run),), (clock(now), *call_id.args, reason, *tasks), words)
 
 
 def cancel(run: str, call_id: CallId, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
-    """Takes tasks out of the run; a word for each, of the first ones at least where they are large groups."""
+    """Takes tasks out of the run. Returns a word for each; for large groups, for the first tasks at least."""
     return ScriptCall("cancel", (keys.state(run),), (clock(now), *call_id.args, *tasks), words)
 
 
 def retry(run: str, call_id: CallId, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
-    """Starts dead or rejected tasks over; a word for each, of the first ones at least where they are large groups."""
+    """Starts dead or rejected tasks over. Returns a word for each; for large groups, for the first at least."""
     return ScriptCall("retry", (keys.state(run),), (clock(now), *call_id.args, *tasks), words)
 
 
@@ -203,7 +203,7 @@ def advance(
     blob: bytes | None = None,
     now: int | None = None,
 ) -> ScriptCall[Advanced]:
-    """Acknowledges the sealed batch of step = version by its digest (`-`: none)."""
+    """Acknowledges the sealed batch of step = version by its digest (`-`: no batch)."""
     args = (clock(now), *call_id.args, step, digest, int(allow_empty), int(blob is not None), blob or b"")
     return ScriptCall("advance", (keys.state(run),), args, _advanced)
 
@@ -214,7 +214,7 @@ def _mode(reply: Any) -> str:
 
 
 def pause(run: str, call_id: CallId, mode: str, *, now: int | None = None) -> ScriptCall[str]:
-    """Sets the mode: `paused`, `draining` or empty; answers the one before."""
+    """Sets the mode: `paused`, `draining` or empty. Returns the mode before."""
     return ScriptCall("pause", (keys.state(run),), (clock(now), *call_id.args, mode), _mode)
 
 
@@ -224,5 +224,5 @@ def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
 
 
 def repair(run: str, call_id: CallId, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int, int]]]:
-    """Rewrites the counters by the structures; answers what was wrong: name -> (before, after)."""
+    """Recomputes the counters. Returns name -> (before, after) of those that were wrong."""
     return ScriptCall("repair", (keys.state(run),), (clock(now), *call_id.args), _repaired)

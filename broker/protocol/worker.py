@@ -36,13 +36,13 @@ def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: int | Non
 
 
 def leave(run: str, session: str, limit: int = 200, *, now: int | None = None) -> ScriptCall[bool]:
-    """Ends a session and releases what it holds; False: it holds more than limit, call again."""
+    """Ends a session and releases its attempts. False: it holds more than limit, call again."""
     return ScriptCall("leave", (keys.state(run),), (clock(now), session, limit), bool)
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """One slot handed out."""
+    """One slot that was handed out."""
 
     attempt_id: str
     task: str
@@ -53,14 +53,14 @@ class Granted:
     payload: bytes
 
 
-# Not frozen, like the others that are made for each attempt: a frozen one takes three times as long.
+# Not frozen, like the others that are made for each attempt: a frozen object takes three times as long.
 @dataclass(slots=True)
 class Claimed:
-    """Answer of claim. `reason` is empty when as many were handed out as asked; due_in_ms is -1 when nothing is due.
+    """Answer of claim. `reason` is empty when all n were handed out; due_in_ms is -1 when nothing is due.
 
     Args:
         random: the client's part of the attempt ids.
-        tasks: as they came, four for each task: its id, payload, samples, and `slot claims tries ...`.
+        tasks: four raw values for each task: its id, payload, samples, and `slot claims tries ...`.
     """
 
     reason: str
@@ -76,7 +76,7 @@ class Claimed:
     tasks: list[Any]
 
     def slots(self) -> Iterator[tuple[str, str, int, int, int, int, bytes]]:
-        """The slots handed out, each as the fields of `Granted`: to make those takes longer."""
+        """The slots that were handed out, each as the fields of `Granted`, which is faster than making objects."""
         random, parts = self.random, iter(self.tasks)
         for raw_id, payload, raw_samples, numbers in zip(parts, parts, parts, parts, strict=True):
             task, samples = raw_id.decode(), int(raw_samples)
@@ -85,7 +85,7 @@ class Claimed:
 
     @property
     def granted(self) -> tuple[Granted, ...]:
-        """The slots handed out."""
+        """The slots that were handed out."""
         return tuple(Granted(*fields) for fields in self.slots())
 
 
@@ -134,8 +134,8 @@ def claim(
         number: of this claim within the session, from 1.
         random: the client's part of the attempt ids, letters and digits.
         policy: version and epoch of the weights that the worker has loaded; None: the run's current one.
-        limit: how many expired things the call takes back, of each kind.
-        blob_seq: number of the blob that the worker has, 0 for none.
+        limit: how many due leases, retries and time-outs the call takes back, of each kind.
+        blob_seq: number of the blob that the worker has; 0: none.
     """
     version, epoch = policy or ("", "")
     args = (clock(now), session, number, n, version, epoch, random, limit, blob_seq)
@@ -163,7 +163,7 @@ def _renewed(reply: Any) -> Renewed:
 
 
 def renew(run: str, session: str, number: int, held: Sequence[str], *, now: int | None = None) -> ScriptCall[Renewed]:
-    """The heartbeat. `number`: the last claim whose answer the worker has dealt with."""
+    """Renews the lease. `number`: the last claim whose answer the worker has dealt with."""
     return ScriptCall("renew", (keys.state(run),), (clock(now), session, number, *held), _renewed)
 
 
@@ -174,8 +174,8 @@ class Submission:
     Args:
         attempt_id: the attempt.
         accept: False is the verdict that the rollout must not be trained on.
-        body: the encoded result; the reason in words when rejecting.
-        policy: newest version and epoch used, None: that of the claim.
+        body: the encoded result; for a rejection, the reason in words.
+        policy: newest version and epoch that was used; None: those of the claim.
     """
 
     attempt_id: str
@@ -186,11 +186,10 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of an attempt, in a word.
+    """What became of an attempt.
 
-    `accepted`, `rejected`, `superseded`, `stale`, `unknown`, `noresult`, `released`, `retried` or `failed`.
-
-    `why` says how the attempt ended where it is unknown; the others who holds the slot instead, and for how many
+    `word` is `accepted`, `rejected`, `superseded`, `stale`, `unknown`, `noresult`, `released`, `retried` or `failed`.
+    `why` says how the attempt ended, for `unknown`. The other fields say who holds the slot instead, and for how many
     milliseconds.
     """
 
@@ -209,7 +208,7 @@ def answer(line: Any) -> Answer:
     return Answer(word, rest[0] if rest else "")
 
 
-#: Nearly every answer is this one; it can be told by identity.
+#: Nearly every answer is this one; callers compare by identity.
 ACCEPTED = Answer("accepted")
 _COMMON = {b"accepted": ACCEPTED}
 
@@ -218,7 +217,7 @@ def _answers(reply: Any) -> list[Answer]:
     return [_COMMON.get(line) or answer(line) for line in reply]
 
 
-#: Results up to this size travel inside the call; larger ones are SET before it (cheaper for the server from here on).
+#: Results up to this size, in bytes, are sent inside the call; larger ones are SET before it, which costs less there.
 INLINE_BYTES = 16 * 1024
 
 
