@@ -1,1 +1,1 @@
-"""The command line: `broker COMMAND ...`. One module per command in `broker.cli.commands`; none decides about tasks."""
+"""The command line: `broker COMMAND ...`. Each module of `broker.cli.commands` is one command."""

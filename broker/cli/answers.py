@@ -1,4 +1,4 @@
-"""Reports of commands that do one thing to many tasks and get a word of answer for each."""
+"""Prints the answers of commands on many tasks, which get one word for each."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MEANING = {
 
 
 def report(output: Output, answers: Mapping[str, str], *, wanted: str) -> int:
-    """Print the answers.
+    """Prints the answers.
 
     Args:
-        answers: by task, what the server said: `wanted`, the state that the task is in, or `unknown`.
-        wanted: the answer that means it was done.
+        answers: the server's answer by task: `wanted`, the task's state, or `unknown`.
+        wanted: the answer of success.
 
     Returns:
-        0 if all were done, else 1.
+        0 if all answers are `wanted`, else 1.
     """
     refused = {task: answer for task, answer in answers.items() if answer != wanted}
     if output.as_json:

@@ -1,4 +1,4 @@
-"""Failures of a command that are the user's to mend, and how errors of the broker are told to a person."""
+"""Failures of a command that its user can mend, and errors of the broker in words for a person."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from broker.errors import AuthenticationFailed
 if TYPE_CHECKING:
     from broker.errors import BrokerError
 
-#: The command did what it was asked, and there is nothing to complain about.
+#: The command did its work, and found nothing wrong.
 EXIT_OK = 0
-#: It worked and the finding is negative: drift, a refused task, a question answered with no.
+#: The command did its work, and its finding is negative: drift, a refused task, a question answered with no.
 EXIT_FINDING = 1
-#: It could not be done: wrong usage, or the environment does not allow it.
+#: The command could not do its work: wrong usage, or the environment does not allow it.
 EXIT_UNUSABLE = 2
 #: Ended by Ctrl-C, SIGTERM or a reader that went away; the shell's convention is 128 + the signal's number.
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 EXIT_BROKEN_PIPE = 141
 
-#: Errors that say no to a well-formed request, rather than that something is broken.
+#: Errors that refuse a well-formed request; nothing is broken.
 _FINDINGS = frozenset({"FENCED", "REWOUND", "EARLY", "GONE", "UNDONE", "DIGEST", "CONFIG", "RECOVERING", "EXHAUSTED"})
 
-#: What the command line can add to the error's own sentence.
+#: Advice that the command line adds to an error's sentence.
 _ADVICE = {
     "NORUN": "`broker runs` lists what is there.",
     "UNAVAILABLE": "The server is the one of --url, or of the environment variable BROKER_URL.",
@@ -48,12 +48,12 @@ class CommandFailure(Exception):
 
 
 class OutputFailure(CommandFailure):
-    """Standard output takes nothing more: a full disk, a file that is too large, or it was closed from the start."""
+    """Standard output cannot be written: a full disk, a file that is too large, or it was closed from the start."""
 
 
 @contextmanager
 def writing_output() -> Generator[None]:
-    """Raises OutputFailure where standard output takes nothing more, BrokenPipeError where its reader has gone."""
+    """Raises OutputFailure if standard output cannot be written, BrokenPipeError if its reader has gone."""
     try:
         yield
     except BrokenPipeError:
@@ -63,7 +63,7 @@ def writing_output() -> Generator[None]:
 
 
 def from_broker_error(error: BrokerError) -> CommandFailure:
-    """Turn an error of the broker into a failure of the command, with advice where there is some."""
+    """Turns an error of the broker into a failure of the command, with advice for some errors."""
     lacks_rights = isinstance(error, AuthenticationFailed) and error.lacks_rights
     advice = "" if lacks_rights else _ADVICE.get(error.code)
     text = f"{error}\n{advice}" if advice else str(error)
@@ -72,12 +72,12 @@ def from_broker_error(error: BrokerError) -> CommandFailure:
 
 @contextmanager
 def extra_needed(extra: str, what: str, modules: frozenset[str]) -> Generator[None]:
-    """Around imports of what only an extra installs.
+    """Around imports of modules that only an extra installs.
 
     Args:
         extra: its name.
-        what: what needs it, in words.
-        modules: what it installs, by import name; any other that is missing is a fault of the installation.
+        what: the user of the modules, in words.
+        modules: the modules of the extra, by import name; another missing module is a fault of the installation.
 
     Raises:
         CommandFailure: one of the modules is not installed.

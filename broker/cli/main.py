@@ -1,4 +1,4 @@
-"""Parses the command line, runs one command, and turns whatever ends it into an exit code without a traceback."""
+"""Parses the command line, runs one command, and turns any error into an exit code without a traceback."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ exit codes: 0 fine, 1 a negative finding (drift, a refused task, "no"), 2 wrong 
 class _CommandParser(argparse.ArgumentParser):
     """Takes options between positional arguments too: `broker dead RUN --json list`, `broker cancel RUN a --json b`.
 
-    The parser of all commands hands its rest to this method, and argparse's own for such lines calls it back.
+    The parser of all commands hands the rest of a line to this method; argparse's own method for such lines calls it
+    again.
     """
 
     _mixing = False
@@ -56,8 +57,8 @@ class _CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - the base class has overloads
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As the base class does, in either order."""
-        if self._mixing or "--" in (args or ()):  # what stands behind that is no option, in any order
+        """As the base class's method, with options and positional arguments in any order."""
+        if self._mixing or "--" in (args or ()):  # after `--` there are no options
             return super().parse_known_args(args, namespace)
         self._mixing = True
         try:
@@ -67,12 +68,12 @@ class _CommandParser(argparse.ArgumentParser):
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived. Not an Exception: no handler of a command may swallow it."""
+    """SIGTERM arrived. Not an Exception, so that no `except Exception` of a command swallows it."""
 
 
 def entry_point() -> NoReturn:
-    """The command `broker`: run with the arguments of the process and leave it."""
-    # Closed by whoever started us, who wants nothing printed.
+    """The command `broker`: runs with the arguments of the process, and exits."""
+    # The parent process has closed it, and wants nothing printed.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     sys.exit(main(sys.argv[1:]))
@@ -83,7 +84,7 @@ def main(argv: Sequence[str], output: Output | None = None) -> int:
 
     Args:
         argv: the arguments after the program's name.
-        output: where it prints; by default the process's streams.
+        output: the streams to print to; by default the process's.
 
     Returns:
         the exit code: 0, 1 (negative finding), 2 (usage, environment), 130 (Ctrl-C), 143 (SIGTERM), 141 (reader gone).
@@ -142,14 +143,14 @@ def _guarded(argv: Sequence[str], output: Output | None) -> int:
 
 
 def _forget_output() -> None:
-    """The interpreter flushes standard output once more when it exits; give it somewhere to go."""
+    """Replaces standard output: the interpreter flushes it once more when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: Sequence[str], output: Output | None) -> int:
     try:
         namespace = build_parser(argv).parse_args(argv)
-    except SystemExit as finished:  # argparse printed its help (0) or what is wrong (2)
+    except SystemExit as finished:  # argparse has printed its help (0) or the error (2)
         return finished.code if isinstance(finished.code, int) else EXIT_UNUSABLE
     except CommandFailure as failure:
         return _told(failure)
@@ -178,7 +179,7 @@ def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
 def _on_sigterm(handler: signal._HANDLER) -> signal._HANDLER:  # pyright: ignore[reportPrivateUsage]
     try:
         return signal.signal(signal.SIGTERM, handler)
-    except ValueError:  # not in the main thread: whoever runs us there has the signals
+    except ValueError:  # not in the main thread, which has the signals
         return None
 
 

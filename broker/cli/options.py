@@ -14,10 +14,10 @@ from broker.cli.failure import CommandFailure
 if TYPE_CHECKING:
     from broker.operator import Operator
 
-#: The environment variable that stands in for --url.
+#: The environment variable for --url.
 URL_VARIABLE = "BROKER_URL"
 
-#: How long a command tries to reach a server that does not answer. A person waits: shorter than a worker's patience.
+#: How long a command tries to reach a server that does not answer: shorter than a worker, because a person waits.
 PATIENCE_S = 3.0
 
 #: The largest number that an option takes: the largest that a server reads.
@@ -25,7 +25,7 @@ _MOST = 2**63 - 1
 
 
 def add_examples(parser: ArgumentParser, text: str) -> None:
-    """Put examples below the options of `--help`."""
+    """Puts examples below the options of `--help`."""
     parser.epilog = f"examples:\n{text.rstrip()}\n"
 
 
@@ -74,17 +74,17 @@ def positive_int(text: str) -> int:
 
 
 def file_path(text: str) -> str:
-    """An argument that names a file, for argparse: the empty path would be the current directory."""
+    """An argument that names a file, for argparse. Refuses the empty path, which would be the current directory."""
     if not text:
         raise ArgumentTypeError("the path is empty: name a file")
     return text
 
 
 def resolve_url(namespace: Namespace) -> str:
-    """The server that the user means.
+    """The URL of the server, from --url or BROKER_URL.
 
     Raises:
-        CommandFailure: neither --url nor BROKER_URL is set, or it is embedded://, which no other process could share.
+        CommandFailure: neither is set, or the URL is embedded://, which no other process could share.
     """
     url: str = namespace.url or os.environ.get(URL_VARIABLE, "")
     if not url:
@@ -102,7 +102,7 @@ def resolve_url(namespace: Namespace) -> str:
 
 @contextmanager
 def connected(namespace: Namespace) -> Generator[Operator]:
-    """The operator's client of the server that the arguments name, closed afterwards."""
+    """An `Operator` of the server that the arguments name, closed afterwards."""
     url = resolve_url(namespace)
     from broker.operator import Operator
 
@@ -112,10 +112,10 @@ def connected(namespace: Namespace) -> Generator[Operator]:
 
 @contextmanager
 def following(namespace: Namespace) -> Generator[Operator]:
-    """As `connected`, for a command that goes on until somebody ends it.
+    """As `connected`, for a command that goes on until Ctrl-C.
 
-    Where the server or the run is not there at first, that is an error, as for any command. From then on a server that
-    goes away is waited for, however long; what is logged says so, and when it is back.
+    A server or run that is missing at first is an error, as for any command. Later the command waits without limit for
+    a server that goes away, and logs when it goes and comes back.
     """
     from broker.operator import Operator
 

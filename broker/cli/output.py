@@ -1,4 +1,4 @@
-"""Where commands print: JSON for programs, tables for terminals, aligned text for pipes and where rich is missing."""
+"""Prints for commands: JSON for programs, tables for terminals, aligned text for pipes and without rich."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: headings (all empty: none), and rows of text; columns with an index in `numeric` stand to the right."""
+    """A table: headings (all empty: none) and rows of text; columns with an index in `numeric` are aligned right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -32,7 +32,7 @@ class ShowProgress(Protocol):
     """Shows how far long work is."""
 
     def __call__(self, done: int, total: int | None = None, /) -> None:
-        """What is done, and how much there is in all where that is known."""
+        """Takes the number done, and the number in all if it is known."""
 
 
 class Output:
@@ -51,7 +51,7 @@ class Output:
 
     @property
     def interactive(self) -> bool:
-        """Whether a person looks at a terminal."""
+        """Whether the output is a terminal."""
         return self._stdout.isatty()
 
     def line(self, text: str = "") -> None:
@@ -65,7 +65,7 @@ class Output:
             print(text, file=self._stdout, flush=True)
 
     def note(self, text: str) -> None:
-        """Say something beside the data: on standard error, so that a pipe holds data only."""
+        """Prints text beside the data, on standard error, so that a pipe holds data only."""
         print(text, file=self._stderr, flush=True)
 
     def json(self, value: Any) -> None:
@@ -74,7 +74,7 @@ class Output:
 
     @staticmethod
     def plain(value: Any) -> Any:
-        """A value as JSON would hold it."""
+        """A value as JSON types."""
         return to_plain(value)
 
     @contextmanager
@@ -82,10 +82,10 @@ class Output:
         """Shows how far long work is, on standard error when that is a terminal; silent elsewhere and for short work.
 
         Args:
-            what: of the numbers, in words.
+            what: the unit of the numbers, in words.
 
         Yields:
-            a function that is told what is done, and how much there is in all where that is known.
+            a function that takes the number done, and the number in all if it is known.
         """
         started, last, shown = time.monotonic(), 0.0, False
 
@@ -113,7 +113,7 @@ class Output:
             console.print(_drawn(table))
 
     def tables(self, tables: Sequence[Table]) -> None:
-        """Print several tables: below each other in a pipe; on a terminal all but the first stand side by side."""
+        """Prints several tables: below each other in a pipe; on a terminal, all but the first side by side."""
         console = self._terminal()
         if console is None:
             self.line("\n\n".join(aligned(table) for table in tables))
@@ -125,7 +125,7 @@ class Output:
         """A view that is redrawn in place on a terminal, and printed again and again elsewhere.
 
         Yields:
-            a function that shows the tables given to it instead of those before.
+            a function that shows its tables in place of those before.
         """
         console = self._terminal()
         if console is None:
@@ -141,7 +141,7 @@ class Output:
         self.line()
 
     def _terminal(self) -> Console | None:
-        # rich only where there is a terminal to draw on: in a pipe it would fold columns to 80 characters
+        # rich is for terminals only: in a pipe it would fold columns to 80 characters
         if not self.interactive:
             return None
         if self._console is None:
@@ -155,7 +155,7 @@ class Output:
 
 @contextmanager
 def _logged_above() -> Generator[None]:
-    """Within a live view, which stands in for the standard streams: what is logged is printed above it, not into it."""
+    """Within a live view, which replaces the standard streams: log lines are printed above it, not into it."""
     handlers = cast(
         "list[logging.StreamHandler[TextIO]]",
         [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler],

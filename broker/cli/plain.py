@@ -14,8 +14,8 @@ from typing import Any, cast
 def to_plain(value: Any) -> Any:
     """Reduce a value to dicts, lists, strings, numbers, booleans and None.
 
-    Models and dataclasses become objects by field; bytes become their UTF-8 text, or `{"base64": ...}` where they
-    are no text; what JSON has no word for becomes its `repr`.
+    Models and dataclasses become objects by field. Bytes become their UTF-8 text, or `{"base64": ...}` if they are no
+    text. Values without a JSON type become their `repr`.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value.value if isinstance(value, Enum) else value

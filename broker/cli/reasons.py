@@ -21,12 +21,12 @@ _BINDING = {
 
 @dataclass(frozen=True, slots=True)
 class NextClaim:
-    """Whether a worker with the newest weights would get something now.
+    """Whether a worker with the newest weights would get a task now.
 
     Attributes:
-        reason: the word that `claim` would answer, or `open` where it would hand out a task.
+        reason: the word that `claim` would answer, or `open` if it would hand out a task.
         sentence: the same for people.
-        remedies: what would change it; empty where nothing has to.
+        remedies: what would change the answer; empty if nothing needs to.
     """
 
     reason: str
@@ -53,7 +53,7 @@ def formula(stats: Stats) -> tuple[str, ...]:
 
 
 def verdict(explanation: Explanation) -> NextClaim:
-    """What a claim with the newest weights would meet, in the order in which `claim` decides."""
+    """The answer to a claim with the newest weights, decided in the order of `claim`."""
     stats = explanation.stats
     if stats.paused == "paused":
         return NextClaim("paused", "No: the run is paused.", (f"broker resume {stats.run}",))
@@ -109,7 +109,7 @@ def verdict(explanation: Explanation) -> NextClaim:
 
 
 def _swept_first(explanation: Explanation) -> str:
-    """What claims take back before they look for open slots, and hand out again; empty where nothing is due."""
+    """The slots that the next claims take back and hand out again, in words; empty if none is due."""
     lost, may_try_again = explanation.holding.lost, explanation.stats.config.max_attempts > 1
     if _is_due(explanation, "retries"):
         return "hand out a slot whose backoff has passed"
@@ -125,7 +125,7 @@ def _is_due(explanation: Explanation, name: str) -> bool:
 
 
 def batch_progress(stats: Stats) -> str:
-    """What the trainer's next batch has and lacks, in a sentence."""
+    """How full the trainer's next batch is, in a sentence."""
     if stats.admission:
         return "The run holds no tasks and no batches: its processes have them, the broker counts."
     if stats.step_next > stats.version:
@@ -142,7 +142,7 @@ def batch_progress(stats: Stats) -> str:
 
 
 def untrained(stats: Stats) -> tuple[str, ...]:
-    """What ended without being trained on, and what would bring it back, in sentences."""
+    """The tasks that ended without being trained on, and how to start them over, in sentences."""
     freed = stats.totals.get("freed_dead", 0), stats.totals.get("freed_rejected", 0)
     told: list[str] = []
     if stats.dead or stats.rejected:
@@ -159,7 +159,7 @@ def untrained(stats: Stats) -> tuple[str, ...]:
 
 
 def _admission(stats: Stats) -> NextClaim:
-    """What a process that asks to start a rollout would meet; nothing of it waits in the broker."""
+    """The answer to a process of an admission run that asks to start a rollout."""
     config, terms, following = stats.config, terms_of(stats), f"version {stats.version + 1}"
     if stats.paused == "draining":
         return NextClaim("draining", "No: the run is draining.", (f"broker resume {stats.run}",))

@@ -1,4 +1,4 @@
-"""Whether work is going on in a run, or what it stands still for: the first thing that `broker explain` says."""
+"""Whether work goes on in a run, or why it stands still: the first sentence of `broker explain`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """Whether work is going on.
+    """Whether work goes on.
 
     Attributes:
-        word: `working`; or what it stands still for: `no_worker`, `no_task`, `paused`, `draining`, `recovering`,
-            `retries`, `weights_stale`, `trainer`, or `idle` where nothing is known that keeps them from claiming.
+        word: `working`; or why the run stands still: `no_worker`, `no_task`, `paused`, `draining`, `recovering`,
+            `retries`, `weights_stale`, `trainer`, or `idle` if no reason is known.
         sentence: the same for people.
     """
 
@@ -28,7 +28,7 @@ class Situation:
 
 
 def situation(explanation: Explanation) -> Situation:
-    """What is going on, by the workers that are connected, the slots that they hold and the tasks that are left."""
+    """The situation, by the connected workers, the slots that they hold and the tasks that are left."""
     stats = explanation.stats
     if stats.admission:
         return _of_processes(stats)
@@ -57,7 +57,7 @@ def _who_works(explanation: Explanation) -> str:
 
 
 def _idle(explanation: Explanation, idle: str) -> Situation:
-    """Workers are connected, hold nothing, and nobody has stopped the run as a whole."""
+    """The situation when workers are connected and hold nothing, and the run is not paused or recovering."""
     stats = explanation.stats
     found = verdict(explanation)
     if found.reason == "open":
@@ -80,7 +80,7 @@ def _idle(explanation: Explanation, idle: str) -> Situation:
 
 
 def _of_processes(stats: Stats) -> Situation:
-    """An admission run: its processes have the work, the broker counts it."""
+    """The situation of an admission run: its processes have the work, the broker counts it."""
     connected = stats.sessions - stats.lapsed
     if not connected:
         return Situation("no_worker", "No: no process is connected.")
@@ -100,7 +100,7 @@ def _fallen_silent(explanation: Explanation) -> str:
 
 
 def _nothing_left(stats: Stats) -> str:
-    """A sentence where no task is left that a worker could do anything for; else empty."""
+    """A sentence if no task is left for workers; else empty."""
     if stats.pending or stats.delayed or stats.running:
         return ""
     if stats.ready or stats.batched or stats.step_next > stats.version:
@@ -111,7 +111,7 @@ def _nothing_left(stats: Stats) -> str:
 
 
 def _nothing_more(stats: Stats) -> str:
-    """What keeps everybody from getting more, in a sentence; else empty."""
+    """A sentence if the run hands out no more work as a whole; else empty."""
     if stats.recovering is not None:
         return f" A recovery to version {stats.recovering} has begun; until it is committed nothing more is handed out."
     if stats.paused == "paused":
@@ -122,7 +122,7 @@ def _nothing_more(stats: Stats) -> str:
 
 
 def _listed(explanation: Explanation) -> list[str | None]:
-    """What the connected workers that were looked at heard from their last claims."""
+    """A sentence if the last claims of connected workers were refused for old weights; else empty."""
     return [row.reason for row in explanation.sessions if row.deadline_ms > explanation.now_ms]
 
 

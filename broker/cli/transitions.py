@@ -1,7 +1,6 @@
 """The events of a run in words, and as named fields.
 
-An event is a kind and words. What the words are is part of the protocol; here they have names, so that a reader needs
-no manual.
+An event is a kind and words. The protocol fixes the order of the words; this module gives them names.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from urllib.parse import unquote
 
-#: The words of each kind of event, by name. The last one takes what is left over.
+#: The names of the words of each kind of event. The last name takes all words that are left.
 FIELDS: dict[str, tuple[str, ...]] = {
     "enqueue": ("task",),
     "start": ("task", "first"),

@@ -1,10 +1,10 @@
-"""What `--chaos` does to the processes, and when. Time is an argument: nothing here waits.
+"""Kills and freezes processes for `--chaos`. Time is an argument: this module never waits.
 
-Two things happen to workers, in turns. One is killed in the midst of its work. The other is frozen until its lease has
-passed and others have its work, then thawed, so that it submits late results, and killed. The trainer is killed at
+Workers are killed and frozen in turn. One is killed in the middle of its work. The other is frozen until its lease has
+passed and other workers have its work; then it is thawed, submits late results, and is killed. The trainer is killed at
 random moments, sometimes again while it recovers.
 
-Each is written as a generator, which yields for how many seconds it does nothing.
+Each of these is a generator, which yields the seconds until it goes on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from broker.demo.options import DemoOptions
 from broker.demo.processes import Child, Processes
 from broker.demo.referee import Referee
 
-#: Pause before the next deed, seconds: shortest and longest. It begins when the last replacement has joined the run: on
-#: a busy machine workers that are killed faster than they can start would never work.
+#: The shortest and longest pause before the next deed, seconds. It begins when the last replacement has joined the run:
+#: on a busy machine, workers that are killed faster than they start would never work.
 _PAUSE_S: Final = (1.0, 2.5)
 
 #: How long a replacement may take to join before chaos goes on without it, seconds.
@@ -32,35 +32,35 @@ _LOOK_S: Final = 0.25
 #: How often another worker is tried when the frozen one holds nothing that it could submit late.
 _MOST_TRIES: Final = 5
 
-#: How long a worker stays frozen beyond its lease, seconds: by then somebody else must have its work.
+#: How long a worker stays frozen beyond its lease, seconds: by then another worker must have its work.
 _BEYOND_LEASE_S: Final = 1.0
 
-#: How long a thawed worker gets to submit what is not its own any more, seconds.
+#: How long a thawed worker gets to submit late results, seconds.
 _THAWED_S: Final = 0.5
 
-#: The run is cut into parts of so many steps, but at least three, and the trainer is killed once in each. The end is
-#: left out, where a kill might come too late.
+#: The run is cut into parts of so many steps, at least three parts. The trainer is killed once in each, but not near
+#: the end of the run, where a kill might come too late.
 _STEPS_A_KILL: Final = 25
 _UP_TO: Final = 0.85
 
-#: Pause between the version at which the trainer is to be killed and its end, seconds: any moment within a step.
+#: The longest time between the version at which the trainer is to be killed and the kill, seconds: within a step.
 _MOMENT_S: Final = (0.0, 0.5)
 
-#: How often its replacement is killed on its way back, too, and how long after its start, seconds.
+#: How often the replacement is killed as it recovers, and how long after its start, seconds.
 _AGAIN: Final = 0.5
 _AGAIN_S: Final = (0.3, 1.5)
 
 
 class Chaos:
-    """Kills and freezes what the options ask for: nothing, the workers, the trainer, or all.
+    """Kills and freezes processes as the options ask: none, the workers, the trainer, or all.
 
     Args:
         options: of the demo.
         processes: of the demo.
-        referee: tells by the event log who has joined, and who holds something.
+        referee: knows from the event log which workers have joined, and which hold attempts.
 
     Attributes:
-        deeds: what was done, in words.
+        deeds: the kills and freezes so far, in words.
     """
 
     def __init__(self, options: DemoOptions, processes: Processes, referee: Referee) -> None:
@@ -71,7 +71,7 @@ class Chaos:
         self._rng = Random(options.seed)
         self._now = 0.0
         self._version = 0
-        #: When each goes on.
+        #: When each generator goes on.
         self._due: dict[Generator[float], float] = {}
         if options.chaos in ("workers", "all"):
             self._due[self._against_workers()] = 0.0
@@ -79,11 +79,11 @@ class Chaos:
             self._due[self._against_trainer()] = 0.0
 
     def act(self, now: float, version: int) -> None:
-        """Does what is due; nothing before there is a version to lose.
+        """Does the deeds that are due, but none at version 0.
 
         Args:
-            now: seconds of a clock that does not go back.
-            version: the newest one; it may go back.
+            now: seconds of a monotonic clock.
+            version: the newest version, which may go back.
         """
         self._now, self._version = now, version
         for against, due in self._due.items():
@@ -112,7 +112,7 @@ class Chaos:
             yield 0.0
 
     def _freeze(self) -> Generator[float, None, Child]:
-        """Freezes a worker that holds something, where there is one."""
+        """Freezes a worker that holds an attempt, if there is one."""
         for _ in range(_MOST_TRIES):
             worker = self._any_worker()
             worker.freeze()

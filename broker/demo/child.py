@@ -1,4 +1,4 @@
-"""The frame of the demo's child processes: arguments, signals, the end of the parent, and errors in one line."""
+"""The main function of the demo's child processes: arguments, signals, the parent's end, errors in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 
 from broker.errors import BrokerError
 
-#: How long a child gets to leave in order after it was told to, seconds.
+#: How long a child gets to end in order after it was told to, seconds.
 LEAVE_S: Final = 5.0
 
 
@@ -22,8 +22,8 @@ def enter(parser: ArgumentParser, work: Callable[[Namespace], None]) -> NoReturn
     """Parses the command line, works, and ends the process: 0, 2 for an error of the broker, 143 for SIGTERM.
 
     Args:
-        parser: of the child's own arguments; those of every child are added here.
-        work: is given all of them.
+        parser: of the child's own arguments; the arguments of every child are added here.
+        work: the child's work; takes the parsed arguments.
     """
     url = os.environ.get("BROKER_URL")
     parser.add_argument("--url", default=url, required=not url, help="the server (default: BROKER_URL)")
@@ -49,7 +49,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """The parent holds the other end of standard input, however it dies. Asks this process to end, then makes it."""
+    """Waits until the parent, which holds the other end of standard input, has ended; then ends this process."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -28,7 +28,7 @@ _BAR_WIDTH: Final = 24
 _REFRESH_HZ: Final = 8
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
-#: Deeds of chaos that the picture has room for, and versions behind.
+#: How many deeds of chaos the picture shows, and how many versions behind.
 _DEEDS_SHOWN: Final = 4
 _BEHIND_SHOWN: Final = 12
 
@@ -39,12 +39,12 @@ class View:
 
     Attributes:
         options: of the demo.
-        summary: what would be reported now.
-        stats: what the broker says.
-        totals: what the event log says.
+        summary: the summary up to now.
+        stats: the broker's numbers.
+        totals: counts of the event log.
         returns: mean return of each step so far.
         frozen: how many workers are frozen.
-        deeds: what chaos did, in words.
+        deeds: the deeds of chaos, in words.
     """
 
     options: DemoOptions
@@ -60,7 +60,7 @@ class PlainLines:
     """A line for each step and each deed of chaos.
 
     Args:
-        stream: where to.
+        stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -69,7 +69,7 @@ class PlainLines:
         self._deeds = 0
 
     def show(self, view: View) -> None:
-        """Writes what is new."""
+        """Writes the new lines."""
         summary, stats = view.summary, view.stats
         for deed in view.deeds[self._deeds :]:
             self._write(f"{summary.seconds:6.1f} s  chaos: {deed}")
@@ -80,7 +80,7 @@ class PlainLines:
                 f"  capacity {stats.capacity}  running {stats.running}  ready {stats.ready}"
                 f"  staleness {summary.max_staleness_seen}  requeued {summary.requeued}  late {summary.late_refused}"
             )
-        # Back at a checkpoint, steps are done and told again.
+        # After a recovery, steps are made and shown again.
         self._steps = len(view.returns)
 
     def _write(self, line: str) -> None:
@@ -90,7 +90,7 @@ class PlainLines:
 
 @contextmanager
 def display(*, quiet: bool) -> Generator[Callable[[View], None]]:
-    """Yields what shows a view: a picture where standard error is a terminal and `quiet` is not asked for."""
+    """Yields a function that shows a view: as a picture if standard error is a terminal, unless `quiet`."""
     if quiet or not sys.stderr.isatty():
         yield PlainLines(sys.stderr).show
     else:
@@ -133,7 +133,7 @@ def curve(values: Sequence[float], width: int, height: int, top: float) -> list[
     """A filled curve.
 
     Args:
-        values: from left to right; averaged in equal pieces where there are more than columns.
+        values: from left to right; if they are more than the columns, the mean of equal pieces is shown.
         width: columns.
         height: lines.
         top: the value that fills a column.

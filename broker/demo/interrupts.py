@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something to wait for, so that the supervisor ends at a point of its own choice."""
+"""Notes Ctrl-C and SIGTERM, so that the supervisor can wait for them and end in order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Where it is told to listen, a first signal is noted instead of ending the process; the next ends it at once.
+    """While it listens, a first signal is noted and does not end the process; the next ends it at once.
 
     Attributes:
-        number: the signal that arrived; None so far.
+        number: the signal that arrived; None: no signal so far.
     """
 
     def __init__(self) -> None:
@@ -24,12 +24,12 @@ class Interrupts:
         self._arrived = threading.Event()
 
     def wait(self, seconds: float) -> bool:
-        """Waits; True as soon as a signal has arrived."""
+        """Waits for some time; returns True as soon as a signal has arrived."""
         return self._arrived.wait(seconds)
 
     @contextmanager
     def listening(self) -> Generator[Self]:
-        """Within it signals are noted. Only for the main thread."""
+        """Listens for signals within a `with` block. For the main thread only."""
         before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         try:
             yield self
@@ -39,6 +39,6 @@ class Interrupts:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
-        for one in _SIGNALS:  # the children and the server end with this process, however it does
+        for one in _SIGNALS:  # the children and the server end with this process, however it ends
             signal.signal(one, signal.SIG_DFL)
         self._arrived.set()

@@ -4,7 +4,7 @@ Staleness enters twice. Each sample is weighed by the ratio of the policy that i
 acted, truncated as V-trace does. The clip is around the policy that is about to be trained, so that a stale sample does
 not hold the update back (decoupled PPO: Hilton et al. 2022, used by AReaL).
 
-There is no value network: what an action is held against is the mean of all episodes of the batch at the same step.
+There is no value network: the baseline of an action is the mean of all episodes of the batch at the same step.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from numpy.typing import NDArray
 from broker.demo.policy import Array, Policy, log_probabilities
 from broker.values.codec import encode
 
-#: Of rewards, by step of the environment.
+#: Discount of rewards, by step of the environment.
 DISCOUNT: Final = 0.99
 
 #: How far the ratio to the policy before the update may go from 1.
 CLIP: Final = 0.2
 
-#: Where the off-policy weights are truncated.
+#: The largest off-policy weight; larger ones are truncated.
 MAX_WEIGHT: Final = 2.0
 
 #: Passes over a batch, and parts of a pass.
 EPOCHS: Final = 4
 MINIBATCHES: Final = 4
 
-#: Steps of the environment that a pass uses, drawn at random where there are more.
+#: The most steps of the environment that a pass uses, drawn at random from more.
 MAX_SAMPLES: Final = 8000
 
 #: Weight of the entropy in the loss.
 ENTROPY_BONUS: Final = 0.005
 
-#: Of Adam (Kingma and Ba, 2015).
+#: Parameters of Adam (Kingma and Ba, 2015).
 LEARNING_RATE: Final = 0.003
 
 
 class Episode(TypedDict):
-    """What a worker submits: T steps, for each of which CartPole gives a reward of 1.
+    """An episode, as a worker submits it: T steps, each with a reward of 1 from CartPole.
 
     Attributes:
         observations: float32 (T, 4), before each action.
@@ -70,12 +70,12 @@ class Learner:
         self._count = 0
 
     def pack(self, version: int) -> bytes:
-        """The blob of a version: all that its workers and the next update depend on, a few kilobytes."""
+        """The blob of a version: the state that its workers and the next update need, a few kilobytes."""
         state = {"mean": self._mean, "square": self._square, "count": self._count}
         return encode({"version": version, "policy": self.policy.parameters, **state})
 
     def restore(self, weights: Mapping[str, Any]) -> None:
-        """Goes on from what another learner packed and `unpack` has read."""
+        """Takes the state that another learner packed and `unpack` has read."""
         self.policy.parameters[:] = weights["policy"]
         self._mean[:], self._square[:], self._count = weights["mean"], weights["square"], weights["count"]
 
@@ -117,7 +117,7 @@ class Learner:
 
 
 def _advantages(lengths: NDArray[np.int_]) -> Array:
-    """How much better than the others each action did, episode after episode, normalised.
+    """The normalised advantage of each action, episode after episode.
 
     Args:
         lengths: of the episodes.

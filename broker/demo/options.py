@@ -1,4 +1,4 @@
-"""What the demo is asked to do, and what it reports: plain values without any dependency."""
+"""The options and the summary of the demo: plain values without dependencies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Chaos = Literal["workers", "trainer", "all"]
 
 CHAOS_KINDS: Final[tuple[Chaos, ...]] = ("workers", "trainer", "all")
 
-#: Episodes that a step trains on, shared out over groups: the number that the learner is tuned for.
+#: Episodes that a step trains on, in groups: the learner is tuned for this number.
 EPISODES_PER_STEP: Final = 64
 
-#: What the trainer's checkpoints are called in their directory.
+#: The name of the trainer's checkpoints in their directory.
 CHECKPOINT: Final = "broker.json"
 
 
@@ -28,7 +28,7 @@ class DemoOptions:
         seed: of the policy's first weights, the start states, and the chaos.
         url: the server; `embedded://` starts a private one.
         run: name of the run; empty: a new one.
-        chaos: what is killed while it runs; None: nothing.
+        chaos: which processes are killed while it runs; None: none.
         json: print only the summary, as one JSON object.
     """
 
@@ -54,23 +54,23 @@ class DemoOptions:
 
     @property
     def lease_s(self) -> float:
-        """After how long without a sign of life a worker's slots go to others: soon, where workers are killed."""
+        """The lease of workers, which is short if workers are killed."""
         return 10.0 if self.chaos is None else 2.0
 
     @property
     def max_concurrent(self) -> int:
-        """Tasks that may be running at once: so many that only staleness bounds them."""
+        """Tasks that may be running at once: enough that only staleness bounds them."""
         return self.budget + self.workers
 
 
 def task_id(number: int) -> str:
-    """The id of a run's task, from 0: what stands before the data loader's position has lower numbers."""
+    """The id of a run's task, from 0; tasks before the data loader's position have lower numbers."""
     return f"start-{number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What happened, read from the event log.
+    """The summary of a run, read from its event log.
 
     Attributes:
         steps: versions made.
@@ -78,21 +78,21 @@ class Summary:
         duplicates: tasks trained on twice, and slots with two accepted results; must be 0.
         max_staleness_seen: oldest rollout that was trained on, in versions; must be at most max_staleness.
         max_staleness: the bound.
-        late_refused: results that came after their slot was given to somebody else, and were refused.
-        requeued: slots that were handed out again because their worker was killed, or their result too old.
+        late_refused: results that were refused because their slot had gone to another attempt.
+        requeued: slots that were handed out again because their worker was killed or their result was too old.
         workers_killed: SIGKILLs sent to workers.
         return_first: mean return of the first step's episodes; None when no step was finished.
         return_last: mean return over the last ten steps.
         seconds: from start to end.
         server: kind and version.
         trainer_kills: SIGKILLs sent to the trainer.
-        trained_exactly_once: whether the history that survives trained on each of its tasks once, by the event log and
-            by the checkpoints.
+        trained_exactly_once: whether the surviving history trained on each of its tasks once, by the event log and the
+            checkpoints.
         lost: tasks that were neither trained on nor are still on their way; must be 0.
-        max_capacity_seen: the most tasks that the broker ever said may be started.
+        max_capacity_seen: the largest capacity that the broker reported.
         max_capacity: the bound: (S + 1) * B.
         violations: every broken guarantee in words; empty when all held.
-        signal: which signal ended it; None: none did.
+        signal: the signal that ended the run; None: no signal did.
     """
 
     steps: int
@@ -116,7 +116,7 @@ class Summary:
     signal: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints: the violations are told on standard error, the signal by the exit code."""
+        """The object that `--json` prints. Violations are printed on standard error; the exit code shows the signal."""
         fields = asdict(self)
         del fields["violations"], fields["signal"]
         return fields

@@ -1,7 +1,7 @@
-"""The policy, a small tanh network whose output is the logit of pushing the cart to the right, and how it travels.
+"""The policy, a small tanh network whose output is the logit of pushing the cart to the right, and its blob.
 
-The weights are the blob of `Trainer.advance`, with all that the trainer needs to go on from them: so the broker's
-checkpoint holds them, too. A model of a real size is saved beside that file, and its blob says where.
+The blob of `Trainer.advance` has the weights and all other state that the trainer needs to go on. So the broker's
+checkpoint has them too. A model of a real size is saved beside that file, and the blob says where.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from broker.values.codec import decode
 
 Array = NDArray[np.float64]
 
-#: Inputs: position, velocity, angle, angular velocity; and the scales that bring them near 1.
+#: Inputs: position, velocity, angle, angular velocity; these scales bring them near 1.
 INPUTS: Final = 4
 SCALES: Final = np.array([1.0, 1.0, 5.0, 1.0])
 
 HIDDEN: Final = 32
 
-#: Where the parts of the flat vector of parameters end: w1, b1, w2; the last number is b2.
+#: The ends of the parts w1, b1, w2 in the flat vector of parameters; the last number is b2.
 _EDGES: Final = (INPUTS * HIDDEN, (INPUTS + 1) * HIDDEN, (INPUTS + 2) * HIDDEN)
 
 
@@ -35,7 +35,7 @@ class Policy:
     """P(right) = sigmoid(logit), logit = tanh((observation * SCALES) @ w1 + b1) @ w2 + b2.
 
     Args:
-        parameters: one flat vector, shared and not copied: what changes it in place changes the policy.
+        parameters: one flat vector, not copied: a change in place changes the policy.
     """
 
     def __init__(self, parameters: Array) -> None:
@@ -47,7 +47,7 @@ class Policy:
 
     @classmethod
     def initial(cls, seed: int) -> Policy:
-        """The policy of version 0, close to uniform, and the same for everybody who knows the seed."""
+        """The policy of version 0, close to uniform; the same seed gives the same policy."""
         rng = np.random.default_rng([seed, 0])
         w1 = rng.normal(size=INPUTS * HIDDEN) / np.sqrt(INPUTS)
         w2 = rng.normal(size=HIDDEN) * 0.01 / np.sqrt(HIDDEN)
@@ -79,10 +79,10 @@ def log_probabilities(logits: Array, actions: NDArray[Any]) -> Array:
 
 
 def unpack(blob: bytes | None, version: int) -> Mapping[str, Any]:
-    """What `Learner.pack` put into the blob of a version: the parameters are its `policy`.
+    """Reads the state that `Learner.pack` put into a version's blob; the parameters are its `policy`.
 
     Raises:
-        WeightsMismatch: the blob holds something else, or the weights of another version than `version`.
+        WeightsMismatch: the blob was not made by `pack`, or is of another version than `version`.
     """
     try:
         weights = decode(blob or b"")

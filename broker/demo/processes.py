@@ -1,4 +1,4 @@
-"""The demo's child processes: started, killed, frozen, replaced, and heard when they fail."""
+"""Starts, kills, freezes and replaces the demo's child processes, and reports their failures."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _SHOWN_BYTES: Final = 4_000
 
 
 class DemoFailed(Exception):
-    """The demo could not be done, or could not go on. The message says why and what to do."""
+    """The demo could not start, or could not go on. The message says why and what to do."""
 
 
 class Child(subprocess.Popen[bytes]):
     """One process that runs `python -m <module>`.
 
-    It leads a process group of its own, so that Ctrl-C reaches the supervisor only. When the supervisor dies, the group
-    becomes an orphan, and the kernel wakes a child that is frozen. It ends when its standard input is
-    closed (`--lifeline`), however the supervisor ends.
+    The child leads its own process group, so that Ctrl-C reaches the supervisor only. When the supervisor dies, the
+    group is orphaned, and the kernel wakes a frozen child. The child ends when its standard input is closed
+    (`--lifeline`), which happens however the supervisor ends.
 
     Args:
         name: for messages.
-        module: what it runs.
+        module: the Python module to run.
         arguments: of its command line.
-        url: the server; in the environment, because everybody can read a command line.
+        url: the server; passed in the environment, because all users can read a command line.
 
     Attributes:
         name: as given.
@@ -47,7 +47,7 @@ class Child(subprocess.Popen[bytes]):
         self._line = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         super().__init__(
-            # -P: nothing in the current directory can stand in for a module.
+            # -P: no file of the current directory can replace a module.
             [sys.executable, "-P", "-m", module, *arguments, "--lifeline"],
             bufsize=0,
             stdin=subprocess.PIPE,
@@ -61,12 +61,12 @@ class Child(subprocess.Popen[bytes]):
         os.set_blocking(self._output.fileno(), False)
 
     def lines(self) -> list[str]:
-        """What it printed since the last call, by lines."""
+        """The lines that it printed since the last call."""
         *lines, self._line = (self._line + (self._output.read() or b"")).split(b"\n")
         return [line.decode() for line in lines]
 
     def failure(self) -> str:
-        """How it ended, in words, with the end of what it wrote to standard error."""
+        """How it ended, in words, with the end of its standard error."""
         code = self.returncode
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         size = os.fstat(self._errors.fileno()).st_size
@@ -85,10 +85,10 @@ class Child(subprocess.Popen[bytes]):
         self.is_frozen = False
 
     def end(self, within_s: float = 0.0) -> list[str]:
-        """Waits until it is gone, kills it after `within_s` with SIGKILL, and frees what belongs to it.
+        """Waits until it has ended, kills it after `within_s` with SIGKILL, and closes its pipes.
 
         Returns:
-            What it printed since the last call of `lines`.
+            The lines that it printed since the last call of `lines`.
         """
         try:
             self.wait(within_s)
@@ -100,15 +100,15 @@ class Child(subprocess.Popen[bytes]):
 
 
 class Processes:
-    """A trainer and as many workers as asked for, whoever is killed among them.
+    """A trainer and a fixed number of workers; killed processes are replaced.
 
     Args:
-        workers: how many; they are named w1, w2 and so on, and a replacement has a new name.
+        workers: how many workers; they are named w1, w2 and so on, and a replacement has a new name.
         start: starts the process of a name, `trainer` or a worker's.
 
     Attributes:
-        trainer: who trains now.
-        workers: those that should be alive.
+        trainer: the present trainer.
+        workers: the workers that should be alive.
         trainers_killed, workers_killed: SIGKILLs sent so far.
     """
 
@@ -140,7 +140,7 @@ class Processes:
         self.trainer = self._start("trainer")
 
     def lines(self) -> list[str]:
-        """What was printed since the last call, by whoever was the trainer."""
+        """The lines that trainers printed since the last call."""
         said, self._said = self._said, []
         return said + self.trainer.lines()
 
@@ -148,7 +148,7 @@ class Processes:
         """Whether the trainer ended as it should.
 
         Raises:
-            DemoFailed: it ended otherwise, or a worker ended that nobody killed.
+            DemoFailed: the trainer failed, or a worker ended that was not killed.
         """
         is_done = self.trainer.poll() == 0
         for child in self.workers if is_done else (self.trainer, *self.workers):
@@ -157,7 +157,7 @@ class Processes:
         return is_done
 
     def end(self) -> None:
-        """Asks all of them to leave, waits for all together, and ends those by force that do not."""
+        """Asks all processes to end, waits for all together, and kills those that do not end."""
         children = [self.trainer, *self.workers]
         for child in children:
             child.thaw()
@@ -174,7 +174,7 @@ class Processes:
 
 
 def _environment(url: str) -> dict[str, str]:
-    """The environment of a child: this package importable, and one thread for linear algebra on tiny matrices."""
+    """The environment of a child: it can import this package, and uses one thread for its tiny matrices."""
     root = str(Path(broker.__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -1,4 +1,4 @@
-"""Judges the demo's run by its event log, and by what its trainer and workers left behind. Knows no process of it."""
+"""Judges the demo's run by its event log and its checkpoints. Knows none of its processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from broker.inspection.judge import Judge
 from broker.protocol.ids import worker_of
 from broker.values.config import RunConfig
 
-#: Breaches that are told.
+#: How many breaches are shown.
 _MOST_TOLD: Final = 20
 
-#: Of more tasks than ever run at once: the bound that the demo shows is the one of staleness.
+#: More tasks than ever run at once: the bound that the demo shows is that of staleness.
 _NO_BOUND: Final = 1_000_000_000
 
 
@@ -32,23 +32,23 @@ class Referee(Judge):
         self._joined: set[str] = set()
 
     def feed(self, kind: str, words: Sequence[str], event: str = "") -> None:
-        """As `Judge.feed`, and takes note of workers."""
+        """As `Judge.feed`; also notes the workers."""
         if kind == "join" and words:
             self._joined.add(worker_of(words[0]))
         super().feed(kind, words, event)
 
     def missed(self) -> None:
-        """Takes note that entries were gone before they were read: then nothing can be said about the run."""
+        """Notes that events were trimmed before they were read: then the run cannot be judged."""
         self.against("log", "entries of the event log were gone before they could be read")
 
     def stalled(self, seconds: float) -> None:
-        """Takes note that no result came and no step was made for so long although there is work."""
+        """Notes that for some seconds no result came and no step was made, although there is work."""
         ended = ", ".join(f"{count} {why}" for why, count in sorted(self.totals.ended.items()))
         text = f"no result and no step for {seconds:.0f} s (attempts that ended without a result: {ended or 'none'})"
         self.against("progress", text, guarantee="G9")
 
     def compare(self, version: int, finished: set[str]) -> None:
-        """Holds a checkpoint against the log: what it calls finished is what was trained on before its version."""
+        """Compares a checkpoint with the log: its finished tasks must be those trained on before its version."""
         trained = {name for name, task in self.tasks.items() if task.state == "consumed" and task.step < version}
         gone = self.in_state("dead", "rejected")
         for what, names in (
@@ -61,7 +61,7 @@ class Referee(Judge):
                 self.against("checkpoint", text, guarantee="G6")
 
     def held_by(self, worker: str) -> int:
-        """How many slots the sessions of a worker hold."""
+        """The number of slots that a worker's sessions hold."""
         held = (sample for task in self.tasks.values() for sample in task.held.values())
         return sum(worker_of(sample.session) == worker for sample in held)
 
@@ -76,5 +76,5 @@ class Referee(Judge):
 
     @property
     def trained_exactly_once(self) -> bool:
-        """Whether nothing in the log or in a checkpoint says otherwise."""
+        """Whether neither the log nor a checkpoint shows a breach."""
         return not self.broken.keys() & {"duplicate", "checkpoint", "lost", "policy", "log"}

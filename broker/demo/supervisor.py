@@ -1,6 +1,6 @@
-"""Runs the demo: starts the trainer and the workers, follows the run, lets chaos loose, and cleans up.
+"""Runs the demo: starts the trainer and the workers, follows the run, kills processes if asked to, and cleans up.
 
-The supervisor takes no part in the training: trainer and workers share nothing but the server, and it only looks on.
+The supervisor takes no part in the training: trainer and workers share nothing but the server.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from broker.recovery.checkpoint import Checkpoint
 from broker.recovery.find_checkpoint import exists, load_source
 from broker.values.names import check_name
 
-#: What the children run.
+#: The modules of the children.
 TRAINER: Final = "broker.demo.trainer"
 WORKER: Final = "broker.demo.worker"
 
@@ -43,7 +43,7 @@ _PATIENCE_S: Final = 5.0
 #: Pause between two looks, seconds.
 _LOOK_S: Final = 0.1
 
-#: When no result came and no step was made for this long, the run stands still, seconds.
+#: The run stands still when no result came and no step was made for this long, seconds.
 _STALL_S: Final = 90.0
 
 #: Steps whose mean return is reported as the last.
@@ -54,7 +54,7 @@ def run_demo(options: DemoOptions) -> Summary:
     """Trains with real processes, and judges the run by its event log. Called from the main thread.
 
     Returns:
-        What happened, also where Ctrl-C or SIGTERM has ended it; all children are gone.
+        The summary, also after Ctrl-C or SIGTERM; all children have ended.
 
     Raises:
         DemoFailed: a child process failed, or the run exists already.
@@ -92,7 +92,7 @@ class Supervisor:
         options: of the demo; `run` is the name to use.
         url: the server that the children connect to.
         operator: the supervisor's own connection to it.
-        checkpoints: directory for the trainer's.
+        checkpoints: directory for the trainer's checkpoints.
     """
 
     def __init__(self, options: DemoOptions, url: str, operator: Operator, checkpoints: Path) -> None:
@@ -112,7 +112,7 @@ class Supervisor:
         self._processes = Processes(options.workers, self._start)
 
     def run(self, show: Callable[[View], None], interrupts: Interrupts) -> None:
-        """Trains to the last step, or until it is interrupted. All children are gone when it returns.
+        """Trains to the last step, or until it is interrupted. All children have ended when it returns.
 
         Raises:
             DemoFailed: a child ended by itself.
@@ -133,15 +133,15 @@ class Supervisor:
                 show(View(self._options, self.summary(), stats, totals, self._returns(), frozen, chaos.deeds))
         finally:
             self._processes.end()
-        # The workers gave back what they held: that is in the log, too.
+        # The workers gave their attempts back: the log has that too.
         self._judge()
         self._hold_against_checkpoint()
 
     def summary(self) -> Summary:
-        """What the event log says so far."""
+        """The summary by the event log so far."""
         options, totals, returns = self._options, self._referee.totals, self._returns()
         lost = self._referee.in_state("lost", "dead", "rejected")
-        if self._completed:  # a run that is over has trained on all
+        if self._completed:  # a finished run has trained on all tasks
             lost |= self._referee.in_state("pending", "running", "ready", "batched", "sealed")
         violations = self._referee.violations
         if lost:
@@ -198,7 +198,7 @@ class Supervisor:
         return stats
 
     def _judge(self) -> None:
-        """Reads the event log as it comes, so that nothing is trimmed unseen."""
+        """Reads the event log often enough that no event is trimmed unread."""
         for page in self._follower.pages():
             if page.has_gap:
                 self._referee.missed()
@@ -207,7 +207,7 @@ class Supervisor:
                     self._referee.feed(kind, words.split(), event.id)
 
     def _is_stalled(self) -> bool:
-        """Whether the run stands still, which is a guarantee broken: whoever is alive gets work again."""
+        """Notes if the run stands still. That breaks a guarantee: live workers get work."""
         if time.monotonic() - self._moved < _STALL_S:
             return False
         self._referee.stalled(_STALL_S)
@@ -223,10 +223,10 @@ class Supervisor:
             self._referee.compare(made.version, fed - made.unfinished)
 
     def _returns(self) -> list[float]:
-        """Mean returns of the steps that count: those whose version was made."""
+        """Mean returns of the steps whose version was made."""
         return [self._mean_returns[step] for step in range(self._version) if step in self._mean_returns]
 
     @property
     def _version(self) -> int:
-        """The newest one of the history that survives, by the log."""
+        """The newest version of the surviving history, by the log."""
         return self._referee.version or 0

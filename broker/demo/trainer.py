@@ -1,4 +1,4 @@
-"""The demo's trainer process: feeds start states, trains on each batch, sends the new weights along with the version.
+"""The demo's trainer process: enqueues start states, trains on each batch, sends the new weights with the version.
 
 `python -m broker.demo.trainer --url redis://head:6379/0 --run demo` runs it alone; one line of JSON for each step.
 """
@@ -25,19 +25,19 @@ from broker.values.rollout import Rollout
 
 _log = logging.getLogger("broker")
 
-#: Batches of tasks that the data loader keeps ahead of what the workers may start.
+#: How many batches of tasks the data loader enqueues beyond those that workers may start.
 _AHEAD: Final = 2
 
 #: Steps from one checkpoint to the next.
 _STEPS_A_CHECKPOINT: Final = 5
 
-#: A slot may lose this many workers: chaos must not use up a task.
+#: A slot may lose this many workers, so that chaos does not make tasks dead.
 _MAX_ATTEMPTS: Final = 100
 
-#: Transitions kept: the supervisor reads them as they come, a person may look at the whole run afterwards.
+#: Transitions kept: enough that a person can look at the whole run afterwards.
 _EVENTS_KEPT: Final = 1_000_000
 
-#: Start states of one run's seed; the next seed's begin after them.
+#: Start states of one seed; those of the next seed begin after them.
 _STARTS_PER_SEED: Final = 10_000_000
 
 
@@ -60,7 +60,7 @@ class Training:
     Args:
         trainer: holds the run.
         options: of the demo.
-        checkpoint: what the checkpoints are called; None: none are made.
+        checkpoint: the name of the checkpoints; None: none are made.
     """
 
     def __init__(self, trainer: Trainer, options: DemoOptions, checkpoint: Path | None) -> None:
@@ -70,7 +70,7 @@ class Training:
         self._learner = Learner(options.seed)
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint where a trainer before this one has begun, or anew from version 0."""
+        """Goes on from the newest checkpoint if an earlier trainer made one, or begins at version 0."""
         trainer = self._trainer
         if self._checkpoint is None:
             if trainer.version > 0:
@@ -85,10 +85,10 @@ class Training:
             trainer.enqueue(self._task(int(name.rpartition("-")[2])) for name in report.missing)
 
     def step(self) -> dict[str, Any]:
-        """Waits for the batch of the current version and trains on it; `publish` makes it count.
+        """Waits for the batch of the current version and trains on it; `publish` advances.
 
         Returns:
-            What is told of the step.
+            The line to print for the step.
         """
         options, trainer = self._options, self._trainer
         began = time.monotonic()
@@ -102,7 +102,7 @@ class Training:
         return {"step": trainer.version, "episodes": len(episodes), **seen, **seconds}
 
     def publish(self) -> None:
-        """Advances to the version just trained; its weights go along."""
+        """Advances to the version just trained, with its weights as blob."""
         version = self._trainer.advance(self._learner.pack(self._trainer.version + 1))
         if self._checkpoint is not None and (version % _STEPS_A_CHECKPOINT == 0 or version == self._options.steps):
             self._trainer.checkpoint(self._checkpoint)
@@ -114,7 +114,7 @@ class Training:
             except Exhausted as error:
                 if error.fields.get("dead"):
                     _log.warning("%s", error)
-                # Tasks that ended dead or rejected are missing at the end: others take their place.
+                # Tasks that ended dead or rejected would be missing at the end: others replace them.
                 self._feed_to(self._fed + self._options.batch_size)
 
     @property
@@ -124,11 +124,11 @@ class Training:
 
     def _feed_to(self, position: int) -> None:
         if position > self._fed:
-            # In one call: the tasks and the position that they end at are stored together.
+            # One call stores the tasks and the position after them together.
             self._trainer.enqueue((self._task(number) for number in range(self._fed, position)), cursor=position)
 
     def _task(self, number: int) -> Task:
-        """A start state of CartPole, and the seed of version 0, whose weights no trainer has to send."""
+        """The payload: the seed of a start state, and that of version 0, whose weights are not sent."""
         seed = self._options.seed
         payload = {"seed": seed * _STARTS_PER_SEED + number, "policy_seed": seed}
         return Task(id=task_id(number), payload=payload, samples=self._options.samples)
@@ -143,7 +143,7 @@ def train(namespace: Namespace) -> None:
         training = Training(trainer, options, namespace.checkpoints and namespace.checkpoints / CHECKPOINT)
         training.resume()
         while trainer.version < options.steps:
-            # Told before it counts: a trainer that is killed in between does the step again and tells it again.
+            # Printed before the advance: a trainer that is killed in between makes and prints the step again.
             sys.stdout.write(json.dumps(training.step()) + "\n")
             sys.stdout.flush()
             training.publish()

@@ -1,6 +1,6 @@
 """A worker process of the demo: claims attempts, plays each with the weights of its version, submits the episodes.
 
-`python -m broker.demo.worker --url redis://head:6379/0 --run demo` runs one alone, as many as you like, on any host.
+`python -m broker.demo.worker --url redis://head:6379/0 --run demo` runs one alone, on any host.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
-# Before SIGTERM is heard and anything is held: what its handler raises while modules in C are imported can be lost.
+# Imported before the signal handler of SIGTERM is installed: an exception in the import of a module in C can be lost.
 import gymnasium
 import numpy as np
 
@@ -21,7 +21,7 @@ from broker.demo.learner import Episode
 from broker.demo.policy import Policy, WeightsMismatch, log_probabilities, unpack
 from broker.errors import NoRun
 
-#: Attempts of one claim: a round trip serves all of them, and they are played side by side.
+#: Attempts of one claim: they share a round trip, and are played side by side.
 _AT_ONCE: Final = 8
 
 #: How long a worker waits for the run to be created, seconds, and how often it looks.
@@ -69,10 +69,10 @@ def play(environments: Sequence[Any], policy: Policy, seeds: Sequence[int], rng:
 
 
 def policy_of(attempt: Attempt) -> Policy:
-    """The policy that an attempt must be played with: that of its own version, whatever has been published since.
+    """The policy of an attempt's version, even if there is a newer one.
 
     Raises:
-        WeightsMismatch: its blob holds other weights, or it has none and is not of version 0.
+        WeightsMismatch: the blob has the weights of another version, or is missing at a version other than 0.
     """
     if attempt.version == 0:
         return Policy.initial(attempt.payload["policy_seed"])
@@ -80,7 +80,7 @@ def policy_of(attempt: Attempt) -> Policy:
 
 
 def work(namespace: Namespace) -> None:
-    """Works until the process is told to end; what it holds then is released at once."""
+    """Works until the process is told to end; its attempts are then released at once."""
     environments, rng = [make_environment() for _ in range(_AT_ONCE)], np.random.default_rng()
     with _joined(namespace) as worker:
         for attempts in worker.batches(_AT_ONCE):
@@ -93,7 +93,7 @@ def work(namespace: Namespace) -> None:
                         worker.fail(attempt, error)
                     continue
                 seeds = [attempt.payload["seed"] for attempt in same]
-                # Not cut short when one is cancelled: an episode takes milliseconds, and the server refuses it then.
+                # A cancelled attempt is played to its end, which takes milliseconds; the server refuses the result.
                 worker.submit_many(zip(same, play(environments, policy, seeds, rng), strict=True))
 
 
@@ -102,7 +102,7 @@ def _version(attempt: Attempt) -> int:
 
 
 def _joined(namespace: Namespace) -> Worker:
-    """A worker of the run, once the run is there: the trainer creates it, and may be started after its workers."""
+    """Opens a worker when the run exists. The trainer creates the run, and may be started after its workers."""
     give_up = time.monotonic() + _PATIENCE_S
     while True:
         try:

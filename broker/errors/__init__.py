@@ -1,6 +1,6 @@
 """Every error that the broker raises: one base, one class for each code.
 
-An error has fields; the sentence that a person reads is made of them when it is asked for.
+An error has fields. Its sentence for people is made of the fields when `str` asks for it.
 
 Imports nothing of the broker.
 """
@@ -83,6 +83,6 @@ __all__ = [
     "WaitTimeout",
 ]
 
-# A traceback names the place that users import an error from.
+# Tracebacks show the module that users import the error from.
 for _kind in (BrokerError, *BY_CODE.values()):
     _kind.__module__ = __name__

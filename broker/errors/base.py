@@ -1,4 +1,4 @@
-"""The base of the broker's errors: a code, fields, and a sentence that is made of them when it is asked for."""
+"""The base of the broker's errors: a code, fields, and a sentence made of the fields when `str` asks for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.errors.words import count
 #: Longest text of one field within a sentence, in characters; the field itself is never cut.
 _SHOWN_CHARS: Final = 300
 
-#: Fields that the client reads and that tell a person nothing: the number of the trainer's call that was refused.
+#: Fields for the client only, not shown to people: the number of the trainer's call that was refused.
 _INTERNAL: Final = frozenset({"used_call"})
 
 
@@ -18,8 +18,8 @@ class BrokerError(Exception):
     """Base of all errors of the broker.
 
     Args:
-        code: stable code in capitals; subclasses have their own, which is the default.
-        fields: what is known about the error, by name; what the class's sentence does not mention is added to it.
+        code: stable code in capitals; each subclass has its own as default.
+        fields: facts about the error, by name. Fields that the class's sentence does not mention are added to it.
     """
 
     code: str = "ERROR"
@@ -28,7 +28,7 @@ class BrokerError(Exception):
     #: What happened, to what: the first whose placeholders are all among the fields is used. One like
     #: `{left:task is|tasks are}` is a number with its noun.
     happened: ClassVar[tuple[str, ...]] = ("{message}", "the broker reported an error")
-    #: What to do about it.
+    #: What to do.
     remedy: ClassVar[str] = ""
 
     def __init__(self, code: str | None = None, /, **fields: Any) -> None:
@@ -39,7 +39,7 @@ class BrokerError(Exception):
 
     def __str__(self) -> str:
         template, used = self._choose()
-        # A server's message may end with a full stop, and more of the sentence follows.
+        # A server's message may end with a full stop, but the sentence goes on after it.
         sentence = template.format_map({name: _Shown(self.fields[name]) for name in used}).removesuffix(".")
         hidden = used | _INTERNAL
         rest = [f"{name}={_shown(value)}" for name, value in self.fields.items() if name not in hidden]
@@ -58,7 +58,7 @@ class BrokerError(Exception):
         return _rebuild, (type(self), self.code, self.fields, getattr(self, "__notes__", None))
 
     def _advice(self) -> str:
-        """What to do, for classes where that depends on the fields."""
+        """What to do, for classes in which that depends on the fields."""
         return self.remedy
 
     def _choose(self) -> tuple[str, frozenset[str]]:

@@ -1,4 +1,4 @@
-"""Makes errors of the server's error replies."""
+"""Makes the broker's errors from the server's error replies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REPLY_FIELD: Final = re.compile(r"([A-Za-z_]\w*)=(\S*)")
 
 
 def from_reply(text: str) -> BrokerError:
-    """Make the error that an error reply of the server stands for.
+    """Makes the error of a server's error reply.
 
     Args:
         text: the reply without its leading `-`: `CODE name=value ...` from the broker's scripts, or `CODE free text`

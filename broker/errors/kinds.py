@@ -1,8 +1,7 @@
 """Every error that the broker raises: one base, one subclass per code, fields rather than prose.
 
 The server's scripts answer `CODE name=value name=value ...` (values percent-encoded); `broker.errors.from_reply` turns
-that into the matching class. The sentence that a person reads is made from the fields when it is asked for, never
-parsed by anybody.
+that into the matching class. The sentence for people is made from the fields when `str` asks for it. No code parses it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from broker.errors.base import BrokerError
 
 
 class Fenced(BrokerError):
-    """Another trainer opened the run; this one may not change it any more."""
+    """Another trainer opened the run; this trainer may not change it any more."""
 
     code = "FENCED"
     happened = (
@@ -148,7 +147,7 @@ class NoSession(BrokerError):
 
 
 class Recovering(BrokerError):
-    """The run is being recovered; until that is committed, the call is refused."""
+    """The run is being recovered; the call is refused until the recovery is committed."""
 
     code = "RECOVERING"
     happened = ("the run is being recovered to version {version}", "the run is being recovered")
@@ -156,7 +155,7 @@ class Recovering(BrokerError):
 
 
 class Gone(BrokerError):
-    """What the call needs does not exist any more: a batch, a result, or what recovery would start from."""
+    """A batch, a result or the start of a recovery that the call needs does not exist any more."""
 
     code = "GONE"
     happened = (
@@ -177,7 +176,7 @@ class Gone(BrokerError):
 
 
 class Undone(BrokerError):
-    """The checkpoint is of a future that a later recovery undid."""
+    """A later recovery undid the history that the checkpoint is of."""
 
     code = "UNDONE"
     happened = (
@@ -213,7 +212,7 @@ class BadArgument(BrokerError, ValueError):
 
 
 class NotSendable(BadArgument):
-    """An argument is of a type that cannot be sent. Nothing was."""
+    """An argument is of a type that cannot be sent. Nothing was sent."""
 
 
 class NoResult(BrokerError):
@@ -245,7 +244,7 @@ class TooBig(BrokerError):
 class HandlersLost(BrokerError):
     """All places of a worker's `run` are lost to handlers that go on although their attempts were taken back.
 
-    Its notes say where each of them is.
+    Its notes have the stack of each handler.
     """
 
     code = "LOST"
@@ -348,7 +347,7 @@ class AuthenticationFailed(BrokerError):
 
     @property
     def lacks_rights(self) -> bool:
-        """Whether the user is logged in, and may not do what was asked (`NOPERM`)."""
+        """Whether the user is logged in, but has no right to the command (`NOPERM`)."""
         return "NOPERM" in str(self.fields.get("error", ""))
 
     def _advice(self) -> str:

@@ -1,4 +1,4 @@
-"""Servers that the broker starts by itself: the embedded one, where its socket lies, where its files may be.
+"""The embedded server, which the broker starts by itself, and the places of its socket and its files.
 
 Imports `errors` and `values`.
 """

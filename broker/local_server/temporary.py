@@ -1,4 +1,4 @@
-"""Where temporary files are made, and words for where that is nowhere."""
+"""The directory for temporary files, and the error when there is none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ def temporary_directory(longest: int | None = None) -> str:
     """The directory for temporary files, as `tempfile` chooses it.
 
     Args:
-        longest: of its path, in bytes, for a socket's has to be short; where it is longer, /tmp is taken.
+        longest: the longest path, in bytes, as a socket's has to be short; instead of a longer one, /tmp is taken.
 
     Raises:
-        OSError: none can be written; the message says what to do.
+        OSError: no directory can be written; the message says what to do.
     """
     advice = "set the environment variable TMPDIR to a directory that can be written"
     try:
@@ -31,6 +31,6 @@ def temporary_directory(longest: int | None = None) -> str:
 
 
 def what_failed(error: OSError) -> str:
-    """What the system refused, and of which file where one is known."""
+    """What the system refused, and for which file if it is known."""
     refused = error.strerror or str(error)
     return f"{os.fsdecode(error.filename)}: {refused}" if isinstance(error.filename, (str, bytes)) else refused

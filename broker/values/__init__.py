@@ -1,4 +1,4 @@
-"""What users give and get, and how it is checked and stored: configuration, tasks, rollouts, the codec.
+"""The values that users give and get, and how they are checked and stored: config, tasks, rollouts, the codec.
 
 Imports only `errors`.
 """

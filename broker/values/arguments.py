@@ -1,4 +1,4 @@
-"""What callers give, checked where it comes in: users may have no type checker, and nothing may be half-done."""
+"""Checks arguments before a call does anything: users may have no type checker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN_CHARS = 60
 
 
 def whole(name: str, given: Any, low: int, high: int) -> int:
-    """A whole number of that range, ends included; of any type that is one, such as NumPy's."""
+    """A whole number of a range, ends included; of any integer type, such as NumPy's."""
     try:
         number = index(given)
     except TypeError:
@@ -28,7 +28,7 @@ def whole(name: str, given: Any, low: int, high: int) -> int:
 
 
 def seconds_of(name: str, given: Any) -> float | None:
-    """A number of seconds, of any type that is one, or None."""
+    """A number of seconds, of any number type, or None."""
     if given is None:
         return None
     try:
@@ -41,19 +41,19 @@ def seconds_of(name: str, given: Any) -> float | None:
 
 
 def bytes_of(name: str, given: Any) -> bytes:
-    """Bytes, copied from what else holds them."""
+    """Bytes; another buffer's are copied."""
     check_type(name, given, (bytes, bytearray, memoryview), "bytes, or None")
     return bytes(given)
 
 
 def check_type(name: str, given: object, kind: type[Any] | tuple[type[Any], ...], expected: str) -> None:
-    """Refuses what is not of that type."""
+    """Refuses values of another type."""
     if not isinstance(given, kind):
         raise BadArgument(argument=name, given=shown(given), expected=expected)
 
 
 def check_text(name: str, given: object) -> None:
-    """Refuses what is not text that can be sent."""
+    """Refuses values that are not text, or text that cannot be sent."""
     check_type(name, given, str, "a str")
     try:
         cast("str", given).encode()
@@ -62,12 +62,12 @@ def check_text(name: str, given: object) -> None:
 
 
 def one_or_several(name: str, given: T | Iterable[T], kind: type[T], expected: str) -> Iterable[T]:
-    """What may be given as one or as several, as several: those are checked where they are used."""
+    """Makes a list of one value or several; the caller checks the values."""
     return (given,) if isinstance(given, kind) else several(name, given, expected)
 
 
 def several(name: str, given: Iterable[T] | T, expected: str) -> Iterator[T]:
-    """An iterator over what is given; of whatever can be iterated over."""
+    """An iterator over the argument; refuses one that cannot be iterated over."""
     try:
         return iter(cast("Iterable[T]", given))
     except TypeError as error:
@@ -75,7 +75,7 @@ def several(name: str, given: Iterable[T] | T, expected: str) -> Iterator[T]:
 
 
 def path_of(name: str, given: Any) -> Path:
-    """The path of a checkpoint."""
+    """Checks the path of a checkpoint."""
     check_type(name, given, (str, os.PathLike), "a path")
     if os.fspath(given) == "":
         raise CheckpointError(path="''", problem="has no name")
@@ -83,7 +83,7 @@ def path_of(name: str, given: Any) -> Path:
 
 
 def shown(given: object) -> str:
-    """A value for messages: not the repr of just anything, which may be huge, or fail."""
+    """A value for messages, without its repr where that may be huge or fail."""
     if given is None or isinstance(given, (bool, float)) or (isinstance(given, int) and abs(given) < 2**64):
         return repr(given)
     if isinstance(given, int):

@@ -1,4 +1,4 @@
-"""How a NumPy array is described within a stored value, and found again behind it.
+"""Describes NumPy arrays within a stored value, and finds them again behind it.
 
 A description is the length of the dtype's name (u8), that name (`<i4`), and each dimension (u64, little-endian). It is
 the data of a msgpack extension type; the contents stand behind the msgpack, in the same order, each at the next
@@ -30,28 +30,28 @@ _MAX_DIMENSIONS: Final = 32
 _NUMBERS: Final = frozenset(
     {"|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8", "<c8", "<c16"}
 )
-# NumPy itself would take a step of 0, and divide by it.
+# With a step of 0 NumPy would divide by 0.
 _TIMES: Final = re.compile(r"<[Mm]8(\[([1-9][0-9]{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?")
 
 #: np.ndarray, a dtype, its size in bytes, and whether it is bool.
 _Found = tuple["Callable[..., Any]", Any, int, bool]
-#: How the descriptions of arrays of a dtype begin, and back; only the number types, so that they stay small.
+#: The beginning of a description by dtype, and the reverse; number types only, so that both tables stay small.
 _PREFIXES: Final[dict[Any, bytes]] = {}
 _DTYPES: Final[dict[bytes, _Found]] = {}
 _SHAPES: Final = tuple(struct.Struct(f"<{dimensions}Q") for dimensions in range(_MAX_DIMENSIONS + 1))
 
 
 def describe(value: Any) -> tuple[int, bytes, np.ndarray[Any, Any]] | bool | int | float | None:
-    """What to store of a value that msgpack does not know.
+    """Turns a value that msgpack does not know into one to store.
 
     Returns:
-        A NumPy bool, integer or float as Python's; another scalar, an array or a tensor as its extension type, its
-        description and its contents as a C-contiguous, little-endian array; None for anything else.
+        For a NumPy bool, integer or float, Python's. For another scalar, an array or a tensor: the extension type, the
+        description, and the contents as a C-contiguous, little-endian array. None for anything else.
 
     Raises:
-        CodecError: the dtype is not one that is stored.
+        CodecError: arrays of this dtype are not stored.
     """
-    np = sys.modules.get("numpy")  # whoever gives an array has imported it
+    np = sys.modules.get("numpy")  # a caller that gives an array has imported NumPy
     if np is None or not isinstance(value, (np.ndarray, np.generic)):
         converted = to_numpy(value)
         if converted is None or isinstance(converted, (bool, int, float)):
@@ -102,7 +102,7 @@ class ArrayReader:
         """The next array, a read-only view of the data, or the next scalar.
 
         Raises:
-            CodecError: the description is none, or promises more than there is.
+            CodecError: the description is malformed, or announces more bytes than there are.
         """
         name_end = 1 + description[0]
         make, dtype, item_bytes, is_bool = _DTYPES.get(description[:name_end]) or _read_dtype(description[:name_end])
@@ -110,7 +110,7 @@ class ArrayReader:
         if odd or not 0 <= dimensions <= (_MAX_DIMENSIONS if code == ARRAY else 0):
             raise CodecError.of_bytes("they describe an array with a wrong number of dimensions")
         shape = _SHAPES[dimensions].unpack_from(description, name_end)
-        # In Python's integers: a product that would overflow elsewhere is just large.
+        # Python's integers do not overflow.
         size = math.prod(shape) * item_bytes
         start = self.position + (self._origin - self.position) % ALIGNMENT
         self.position = start + size
@@ -121,7 +121,7 @@ class ArrayReader:
             array.flags.writeable = False
             return array
         array = make(shape, dtype, self._data, start)
-        # With other bytes than 0 and 1 in a bool array NumPy counts and compares wrongly.
+        # NumPy counts and compares wrongly when a bool array has other bytes than 0 and 1.
         if is_bool and array.view("u1").max() > 1:
             raise CodecError.of_bytes("they hold a bool array with other values than 0 and 1")
         return array if code == ARRAY else array[()]

@@ -1,4 +1,4 @@
-"""What a worker works on."""
+"""An attempt, as a worker gets it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from broker.values.policy import Policy
 
-# One lock for all attempts: it is held for two instructions, and only when something is cancelled.
+# One lock for all attempts: it is held for two instructions, and only for a cancellation.
 _cancelling: Final = Lock()
 
 
-# eq=False: comparing payloads that hold NumPy arrays has no answer; an attempt is the same one or it is not.
+# eq=False: payloads with NumPy arrays cannot be compared; an attempt equals only itself.
 @dataclass(slots=True, eq=False)
 class Attempt:
     """One claim of one slot of a task: what a worker works on.
 
     Args:
-        id: globally unique; goes back with the result.
+        id: globally unique; sent back with the result.
         run: the run's name.
         task: the task's id.
         slot: which of the task's samples this is, from 0.
         payload: the task's payload, decoded; arrays in it are read-only, take the `.copy()` of one to change it.
         version: version of `policy`.
-        policy: what to generate with.
+        policy: the policy to generate with.
         samples: how many samples the task asks for.
         tries: expiries and errors of this slot so far.
-        blob: what the trainer gave with this version (where the weights are), or None.
+        blob: the trainer's blob of this version (for example where the weights are), or None.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Attempt:
 
     @property
     def cancelled(self) -> bool:
-        """True once the result is of no use any more: stop generating. Set by the heartbeat, from its own thread."""
+        """True once the result will not be used: stop generating. The heartbeat sets it from its thread."""
         return self._cancel_reason is not None
 
     @property
@@ -54,10 +54,10 @@ class Attempt:
         return self._cancel_reason
 
     def mark_cancelled(self, reason: str) -> bool:
-        """Cancel it, from any thread. The first reason stays.
+        """Cancels the attempt, from any thread. The first reason stays.
 
         Returns:
-            True if this call cancelled it, False if it already was.
+            True if this call cancelled it; False if it was cancelled before.
         """
         with _cancelling:
             if self._cancel_reason is not None:

@@ -8,15 +8,15 @@ A stored value is one of
     C1 02 00 00, u32 n, u64 size, zstd(body)   the same, compressed
 
 with little-endian numbers; `size` is that of the body before compression. In the msgpack an array is the extension type
-1, a NumPy scalar 2; `broker.values.arrays` says what it holds. The contents follow behind the msgpack. There they
-are copied once when written, and not at all when read: decoded arrays are read-only views. Who wants to change one in
-place takes its `.copy()`.
+1, a NumPy scalar 2; `broker.values.arrays` describes their data. The contents follow behind the msgpack. They are
+copied once when written, and not at all when read: decoded arrays are read-only views. To change an array in place,
+take its `.copy()`.
 
 Tuples come back as lists, NumPy bools, integers and floats as Python's. A tensor of PyTorch or an array of JAX comes
-back as a NumPy array, detached and from whatever device it was on; one without dimensions as a number.
+back as a NumPy array, detached and copied from its device; one without dimensions comes back as a number.
 
-Whatever bytes `decode` gets, it returns a value within its limits or raises `CodecError`: lengths are added up before
-anything is allocated for them.
+For any bytes, `decode` returns a value within its limits or raises `CodecError`: it adds up lengths before it allocates
+memory for them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 #: Bodies up to this size, in bytes, are not compressed: a common rollout (5,000 tokens, 55 kB) is sent in less time.
 COMPRESS_ABOVE_BYTES: Final = 64 * 1024
-#: A packer whose buffer has grown beyond this, in bytes, is not kept for the next value.
+#: A packer is not kept for the next value if its buffer has grown beyond this, in bytes.
 _KEPT_BUFFER_BYTES: Final = 1024**2
 
 _MARK: Final = b"\xc1"
@@ -48,7 +48,7 @@ _HEADER: Final = struct.Struct("<BBHIQ")
 _LEAVES: Final[frozenset[type]] = frozenset({type(None), bool, int, float, str, bytes, bytearray, memoryview})
 _KEYS: Final[frozenset[type]] = frozenset({str, int, bytes})
 
-# msgpack has no types of its own.
+# msgpack declares no types.
 _unpackb = cast("Callable[..., Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType]
 _make_packer = cast("Callable[..., Any]", msgpack.Packer)  # pyright: ignore[reportUnknownMemberType]
 _make_extension = cast("Callable[[int, bytes], Any]", msgpack.ExtType)
@@ -60,7 +60,7 @@ _PADDING: Final = tuple(bytes(n) for n in range(arrays.ALIGNMENT))
 
 @dataclass(frozen=True, slots=True)
 class CodecLimits:
-    """What a value may be at most; the same for writing and reading, so that what is written can be read.
+    """Limits of a value, the same for writing and reading, so that every written value can be read.
 
     Args:
         max_bytes: size of the body before compression.
@@ -86,10 +86,10 @@ def encode(
             and scalars (bool, numbers, datetimes), tensors of PyTorch and arrays of JAX (of the types that NumPy has:
             not bfloat16), and lists, tuples and dicts of them; keys are str, int or bytes.
         compress_above: size of the body in bytes above which zstd is tried, if it is installed; None: never.
-        limits: refuse what `decode` with the same limits would refuse.
+        limits: the limits of `decode`; a value beyond them is refused.
 
     Raises:
-        CodecError: the value holds something else, or too much; says where.
+        CodecError: the value holds another type, or too much; says where.
     """
     if type(value) is bytes and not value.startswith(_MARK):
         return value
@@ -97,7 +97,7 @@ def encode(
         raw = value if type(value) is bytes else bytes(value)  # pyright: ignore[reportUnknownArgumentType] - of any format
         return _MARK + bytes([_RAW]) + raw if raw.startswith(_MARK) else raw
     _count_items(value, limits.max_depth, limits.max_elements)
-    # Taken, not borrowed: what runs in between (a signal handler) gets one of its own, and one that failed is not kept.
+    # Taken out, not borrowed: a signal handler in between gets another one, and one that failed is not kept.
     packer, _threads.packer = _threads.packer or _Packer(), None
     try:
         skeleton = packer.pack(value)
@@ -122,12 +122,12 @@ def decode(data: bytes, limits: CodecLimits = DEFAULT_LIMITS) -> Any:
     """Turn bytes back into the value that `encode` was given.
 
     Args:
-        data: what `encode` returned. Arrays in the value are read-only views of it (or of what it decompresses to) and
-            keep all of it in memory: copy an array to change it, or to keep it alone.
-        limits: what is refused before memory is spent on it. Plain bytes of the user's are only as large as `data`.
+        data: what `encode` returned. Arrays in the value are read-only views of these bytes, or of the decompressed
+            ones, and keep all of them in memory: copy an array to change it, or to keep it alone.
+        limits: a value beyond them is refused before memory is spent on it. Plain bytes are only as large as `data`.
 
     Raises:
-        CodecError: the bytes are not whole, or not what `encode` writes, or hold more than the limits allow, or were
+        CodecError: the bytes are cut off, or not written by `encode`, or hold more than the limits allow, or are
             compressed and zstandard is not installed.
     """
     if not data.startswith(_MARK):
@@ -137,7 +137,7 @@ def decode(data: bytes, limits: CodecLimits = DEFAULT_LIMITS) -> Any:
     except CodecError:
         raise
     except Exception as error:
-        # Hostile bytes make msgpack, NumPy and zstandard raise nearly anything.
+        # Hostile bytes make msgpack, NumPy and zstandard raise errors of many types.
         raise CodecError.of_bytes(f"they raise {type(error).__name__} {error}".rstrip()) from error
 
 
@@ -184,7 +184,7 @@ def _count_items(value: Any, depth_left: int, items_left: int) -> int:
     """
     items: Any
     if isinstance(value, dict):
-        # Types are compared in C; most lists and dicts hold nothing that needs a closer look.
+        # Types are compared in C: the items of most lists and dicts need no closer look.
         if not _KEYS.issuperset(map(type, cast("dict[Any, Any]", value))):
             _check_keys(cast("dict[Any, Any]", value))
         items = cast("dict[Any, Any]", value).values()
@@ -221,7 +221,7 @@ def _check_keys(value: dict[Any, Any]) -> None:
 
 
 def _check_depth(value: Any, depth_left: int) -> None:
-    """Refuse a value just read whose lists and dicts are nested too deep."""
+    """Refuses a value just read whose lists and dicts are nested too deep."""
     if depth_left == 0:
         raise CodecError.of_bytes("their lists and dicts are nested too deep")
     items: Any = cast("dict[Any, Any]", value).values() if type(value) is dict else value
@@ -232,7 +232,7 @@ def _check_depth(value: Any, depth_left: int) -> None:
             _check_depth(item, depth_left - 1)
 
 
-# By first byte of a msgpack token: its size where that is fixed, and below how the others tell theirs.
+# By first byte of a msgpack token: its size if that is fixed; below, where the size of the others is.
 _FIXED: Final = bytes(
     1 if b < 0x80 or b >= 0xE0 or b in {0xC0, 0xC2, 0xC3}  # small integers, nil, booleans
     else b - 0xA0 + 1 if 0xA0 <= b < 0xC0  # short strings
@@ -244,17 +244,17 @@ _SHORT: Final = frozenset({0xD9, 0xC4})
 _SIZED: Final = {0xDA: 2, 0xDB: 4, 0xC5: 2, 0xC6: 4}
 #: Extension types: the size of their data, or how many bytes of length follow, negative.
 _EXTENSIONS: Final = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16, 0xC7: -1, 0xC8: -2, 0xC9: -4}
-#: Most descriptions of arrays come as this.
+#: Most descriptions of arrays have this form.
 _SHORT_EXTENSION: Final = 0xC7
 #: Lists and dicts: how many bytes of length follow.
 _CONTAINERS: Final = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
-#: A run of numbers, at the speed of C: long lists are mostly that.
+#: A run of numbers, matched at the speed of C: long lists are mostly numbers.
 _NUMBER_RUN: Final = re.compile(
-    # What comes most often stands first, and a kind of its own: doubles, then numbers of two bytes as tokens are.
+    # The most frequent stand first: doubles, then numbers of two bytes, which tokens are.
     rb"(?:\xcb.{8}|\xcd..|[\x00-\x7f\xe0-\xff\xc0\xc2\xc3]++|[\xcc\xd0].|\xd1..|[\xca\xce\xd2].{4}|[\xcf\xd3].{8})*+",
     re.DOTALL,
 )
-#: From this length on a list is tried for such a run.
+#: From this length on, a run of numbers is looked for in a list.
 _LONG_LIST: Final = 16
 
 
@@ -301,7 +301,7 @@ def _check_lengths(data: bytes, position: int, end: int, limits: CodecLimits) ->
 
 
 def _skip_sized(data: bytes, position: int) -> int:
-    """Position after a string, bytes or an array's description."""
+    """The position after a string, bytes or an array's description."""
     byte = data[position]
     if byte in _SIZED:
         width = _SIZED[byte]
@@ -320,7 +320,7 @@ def _skip_sized(data: bytes, position: int) -> int:
 
 
 class _Packer:
-    """A msgpack packer that puts the contents of arrays aside, in the order in which it meets them."""
+    """A msgpack packer that collects the contents of arrays, in the order in which it meets them."""
 
     __slots__ = ("contents", "pack")
 
@@ -359,7 +359,7 @@ def _lay_out(skeleton: bytes, contents: list[Any]) -> tuple[list[Any], int]:
 
 
 class _Threads(threading.local):
-    """What each thread keeps for its next value."""
+    """The packer that each thread keeps for its next value."""
 
     packer: _Packer | None = None
 

@@ -1,4 +1,4 @@
-"""zstd where it pays, and where it is installed (the extra `zstd`)."""
+"""Compresses with zstd if that pays and zstandard is installed (the extra `zstd`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _LEVEL: Final = 1
 #: Compressed bytes are kept when they are fewer than this part of the original.
 _WORTH_IT: Final = 0.9
-#: Larger data is tried on a few pieces first: how many, and their size in bytes.
+#: Of larger data a few pieces are tried first: how many, and their size in bytes.
 _TRIAL_PIECES: Final = 8
 _TRIAL_PIECE_BYTES: Final = 8 * 1024
 
@@ -42,17 +42,17 @@ def decompress(data: memoryview, size: int) -> bytes:
 
     Args:
         data: one whole zstd frame that says its original's size.
-        size: that size in bytes, which the caller has found acceptable.
+        size: that size in bytes; the caller has checked it.
 
     Raises:
-        CodecError: the size is another one, or zstandard is not installed. zstandard's own errors come through.
+        CodecError: the frame says another size, or zstandard is not installed. zstandard's own errors come through.
     """
     zstd = find_zstandard()
     if zstd is None:
         raise CodecError.of_bytes(
             "they are compressed with zstd, which is not installed here: pip install 'rollout-broker[zstd]'"
         )
-    # zstandard reserves what the frame announces, whatever maximum it is given.
+    # zstandard reserves the announced size, even above the maximum that it is given.
     if zstd.get_frame_parameters(data).content_size != size:
         raise CodecError.of_bytes("their compressed part announces another size than their header")
     decompressor = _threads.decompressor
@@ -63,7 +63,7 @@ def decompress(data: memoryview, size: int) -> bytes:
 
 @functools.cache
 def find_zstandard() -> Any:
-    """The module, or None where the extra is not installed. Looked for once, when first needed."""
+    """The module, or None if the extra is not installed. It is looked for once, when first needed."""
     try:
         import zstandard
     except ImportError:
@@ -72,7 +72,7 @@ def find_zstandard() -> Any:
 
 
 class _Threads(threading.local):
-    """One of each for every thread: they must not be shared, and making one costs more than using it."""
+    """The compressor and decompressor of a thread: they must not be shared, and are slow to make."""
 
     compressor: zstandard.ZstdCompressor | None = None
     decompressor: zstandard.ZstdDecompressor | None = None

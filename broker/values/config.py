@@ -28,27 +28,27 @@ _ValueBytes = Annotated[int, Field(ge=1, le=MAX_VALUE_BYTES)]
 class RunConfig(Model, frozen=True):
     """How a run admits, retries and keeps. The first three names are AReaL's.
 
-    A run that is created stores every field. Who opens one that is there says only what it has to agree with: fields
-    that were not given are not compared, and with `update=True` they stay as they are.
+    A run that is created stores every field. For a run that exists, only the fields that were given are compared; with
+    `update=True` the others stay as they are.
 
     Args:
         consumer_batch_size: rollouts per training step, 0 to 1,000,000; B = max(1, this).
         max_staleness: S, the most steps that a rollout may be behind the step that trains it; None: no bound.
-        max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None, or not given: as many as B,
-            also when an update changes B, until the run is created or updated with a number.
+        max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None, or not given: C = B, also
+            when an update changes B, until the run is created or updated with a number.
         on_stale: what happens to a task that is too old: done again, dropped, or kept (no check).
         max_attempts: expiries and errors of one slot until it has failed for good.
         max_stale_requeues: how often a task may be done again because it was too old.
-        lease_ms: time without a sign of life after which a worker's attempts are given to others.
-        attempt_timeout_ms: hard limit on one attempt, however alive its worker is; 0: off.
+        lease_ms: time without a sign of life after which a worker's attempts go to others.
+        attempt_timeout_ms: limit on the time of one attempt, even if its worker is alive; 0: off.
         retry_backoff_ms: pause before the first retry of an error, doubled for each further one; 0: none.
-        retry_backoff_max_ms: longest such pause.
-        retention_steps: steps whose batches are kept where no checkpoint covers them.
+        retry_backoff_max_ms: longest pause before a retry.
+        retention_steps: steps whose batches are kept when no checkpoint covers them.
         keep_checkpoints: committed checkpoints that stay recoverable.
         max_payload_bytes: largest encoded payload of a task.
         max_result_bytes: largest encoded result.
         result_ttl_ms: how long the bytes of a result wait for the submit that accepts them.
-        max_finished: dead tasks kept to look at, and rejected ones as many.
+        max_finished: how many dead tasks are kept to look at, and how many rejected ones.
         events_maxlen: transitions kept in the event stream; 0: off.
 
     Raises:
@@ -97,12 +97,12 @@ class RunConfig(Model, frozen=True):
         return self.batch_size if self.max_concurrent_rollouts is None else max(1, self.max_concurrent_rollouts)
 
     def to_fields(self) -> dict[str, str]:
-        """Each field that was given as text, None as the empty string: how the run's state holds it."""
+        """Each field that was given, as the run's state stores it: text, and the empty string for None."""
         values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         return {name: "" if value is None else str(value) for name, value in values.items()}
 
     def to_document(self) -> dict[str, Any]:
-        """All fields, for a file. Where nobody gave max_concurrent_rollouts it is None there."""
+        """All fields, for a file. A max_concurrent_rollouts that was not given is None there."""
         follows = "max_concurrent_rollouts" not in self.model_fields_set
         return {**self.model_dump(), **({"max_concurrent_rollouts": None} if follows else {})}
 
@@ -120,7 +120,7 @@ class RunConfig(Model, frozen=True):
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Self:
-        """Reads the config in the state of a run. What is stored counts as given.
+        """Reads the config in the state of a run. Stored fields count as given.
 
         Args:
             fields: text by name; other names are ignored, missing ones take their default.

@@ -1,4 +1,4 @@
-"""The base of the values that are checked: strict, frozen, and with the broker's own errors."""
+"""The base of checked values: strict, frozen, with the broker's own errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.values.validation import refusal, wants_keywords
 
 
 class Model(BaseModel, frozen=True):
-    """Base of the models: strict, frozen, and errors of pydantic become the broker's own."""
+    """Base of the models: strict, frozen; pydantic's errors become the broker's own."""
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 

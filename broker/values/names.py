@@ -1,4 +1,4 @@
-"""What names of runs, tasks and workers may look like: they become parts of keys, ids and lines of the event stream."""
+"""The form of names of runs, tasks and workers, which become parts of keys, ids and events."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9._:/@+-]")
 
 
 def is_name(value: object) -> bool:
-    """Whether `value` is a name."""
+    """Whether `value` is an allowed name."""
     return isinstance(value, str) and _ALLOWED.fullmatch(value) is not None
 
 
 def check_name(kind: NameKind, value: object) -> str:
-    """Return `value` if it is a name, 1 to 200 characters of `A-Za-z0-9._:/@+-`.
+    """Returns `value` if it is an allowed name, 1 to 200 characters of `A-Za-z0-9._:/@+-`.
 
     Args:
-        kind: what it would name, for the message: run, task or worker.
-        value: the name; anything else than a `str` is refused.
+        kind: run, task or worker, for the message.
+        value: the name; values that are not `str` are refused.
 
     Raises:
         BadName: with fields kind, value (shortened) and problem.

@@ -1,4 +1,4 @@
-"""Which weights a rollout was made with."""
+"""The policy that a rollout was made with."""
 
 from __future__ import annotations
 

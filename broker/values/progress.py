@@ -1,6 +1,6 @@
-"""How a caller is told how far long work is."""
+"""The type of `progress` arguments."""
 
 from collections.abc import Callable
 
-#: Called with what is done and about how much there is in all, both in tasks.
+#: Called with the number of tasks dealt with so far, and about how many there are in all.
 Progress = Callable[[int, int], object]

@@ -1,4 +1,4 @@
-"""What a batch delivers: finished tasks with their results."""
+"""The content of a batch: finished tasks with their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Sample:
         slot: which of the task's samples this is, from 0.
         result: what the worker submitted, decoded. Arrays in it are read-only; take the `.copy()` of one to change it.
         version: the policy's version when the slot was claimed.
-        newest: the newest version used, where weights changed during generation.
+        newest: the newest version that was used; it differs when weights changed during generation.
         worker: name of the worker.
     """
 

@@ -1,4 +1,4 @@
-"""A task as the trainer gives it."""
+"""A task, as the trainer enqueues it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Task(Model, frozen=True):
 
     Args:
         id: unique within the run; 1 to 200 characters of `A-Za-z0-9._:/@+-`.
-        payload: what the worker gets: `bytes`, or anything that `broker.values.codec.encode` takes.
+        payload: for the worker: `bytes`, or any value that `broker.values.codec.encode` takes.
         samples: rollouts asked for (a GRPO group), 1 to 1024.
-        min_samples: enough of them when the others have failed for good; None becomes `samples`.
+        min_samples: how many samples are enough when the others have failed for good; None becomes `samples`.
         priority: -1000 to 1000, larger ones are started first.
 
     Raises:
         BadName: the id is not allowed.
-        BadArgument: another field is not; one line for each.
+        BadArgument: another field is not allowed; one line for each.
     """
 
     id: Annotated[str, BeforeValidator(lambda value: check_name("task", value))]
@@ -37,8 +37,8 @@ class Task(Model, frozen=True):
     if not TYPE_CHECKING:
 
         def __init__(self, *by_position: Any, **given: Any) -> None:
-            # A data set is made of these. Plainly right fields are set as `model_construct` would, at a third of the
-            # cost of validating them. All else goes the long way, which finds the words.
+            # Data sets make many tasks. Fields of exactly the right types are set as by `model_construct`, at a third
+            # of the cost of validating them. All others are validated, which makes the error's words.
             fields = {**_TASK_DEFAULTS, **given}
             samples, enough, priority = fields["samples"], fields["min_samples"], fields["priority"]
             if (

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch and arrays of JAX as the NumPy arrays that are stored of them. It imports neither library."""
+"""Turns tensors of PyTorch and arrays of JAX into NumPy arrays, to be stored. Imports neither library."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 def to_numpy(value: Any) -> np.ndarray[Any, Any] | bool | int | float | None:
-    """A tensor in the memory of the host, without what its library knows besides its numbers.
+    """The numbers of a tensor in the host's memory.
 
     Args:
         value: anything.
 
     Returns:
-        Of a tensor with dimensions the array, which may share its memory; of one without its number, as NumPy's scalars
-        are stored; None of what is no tensor.
+        For a tensor with dimensions, an array that may share its memory; without dimensions, its number, as NumPy's
+        scalars are stored. None for other values.
 
     Raises:
-        CodecError: there is no such array: a dtype that NumPy does not have, a sparse layout, no data.
+        CodecError: NumPy has no such array: an unknown dtype, a sparse layout, no data.
     """
-    # Whoever gives one has imported its library.
+    # A caller that gives a tensor has imported its library.
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
         tensor: Any = value
@@ -40,7 +40,7 @@ def _converted(tensor: Any, to_array: Any, library: str, as_float: str) -> Any:
         if tensor.ndim == 0 and "complex" not in str(tensor.dtype):
             return tensor.item()
         array = to_array()
-    except Exception as error:  # the libraries raise many kinds
+    except Exception as error:  # the libraries raise many types of errors
         kind = str(tensor.dtype)
         if "float" in kind and kind.rpartition(".")[2] not in {"float16", "float32", "float64"}:
             raise _no_such_type(kind, as_float) from error
@@ -48,7 +48,7 @@ def _converted(tensor: Any, to_array: Any, library: str, as_float: str) -> Any:
         raise CodecError.of_value(
             f"a tensor of {library} ({kind} on {tensor.device}) cannot be made a NumPy array: {told}"
         ) from error
-    # JAX brings types of its own to NumPy, which nobody else would read.
+    # JAX adds its own types to NumPy, which a reader without JAX could not read.
     if array.dtype.kind == "V":
         raise _no_such_type(str(tensor.dtype), as_float)
     return array

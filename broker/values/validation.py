@@ -1,4 +1,4 @@
-"""What a failed validation says: the broker's own errors, one line for each field, instead of pydantic's report."""
+"""Turns a failed validation into the broker's own error, one line for each field."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refusal(model: type[BaseModel], error: ValidationError) -> BadArgument | Bad
 
 
 def wants_keywords(model: type[BaseModel]) -> BadArgument:
-    """What a call says that gives fields by their position, which may change."""
+    """The error of a call that gives fields by position, which may change."""
     required = [name for name, field in model.model_fields.items() if field.is_required()]
     others = [name for name in model.model_fields if name not in required]
     first, optional = ", ".join(f"{name}=..." for name in required), f"; it may have {', '.join(others)}"

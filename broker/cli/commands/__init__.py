@@ -1,8 +1,8 @@
 """The commands, one module each.
 
 A module has `configure(parser)`, which adds its arguments, and `run(namespace, output) -> int`, which returns the exit
-code. The catalogue names them without importing them, and a command loads nothing but itself. So `broker --help` is
-instant, and an optional dependency is missed only by the command that needs it.
+code. The catalogue names the modules without importing them; only the module of the given command is imported. So
+`broker --help` is instant, and an optional dependency is missed only by the command that needs it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Command(Protocol):
-    """What a module in this package offers."""
+    """The functions of a command's module."""
 
     configure: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, Output], int]

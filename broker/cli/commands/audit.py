@@ -1,4 +1,4 @@
-"""`broker audit RUN`: do the counters agree with the structures?"""
+"""`broker audit RUN`: compares the counters with the sets that they count."""
 
 from __future__ import annotations
 

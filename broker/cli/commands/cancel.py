@@ -1,4 +1,4 @@
-"""`broker cancel RUN TASK...`: reject tasks that nobody needs any more."""
+"""`broker cancel RUN TASK...`: rejects tasks that are not needed any more."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Write the file whole or not at all, and tell the server; nothing is kept for it, and the trainer goes on."""
+    """Writes the file whole or not at all, and commits it. The run keeps nothing for it, and the trainer goes on."""
     with options.connected(namespace) as operator, output.progress("tasks looked at") as progress:
         made = operator.checkpoint(namespace.run, namespace.path, full=namespace.full, progress=progress)
     tasks = len(made.unfinished)

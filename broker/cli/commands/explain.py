@@ -1,4 +1,4 @@
-"""`broker explain RUN`: in words, whether work is going on, why workers get tasks or not, and what would change it."""
+"""`broker explain RUN`: says whether work goes on, why workers get tasks or not, and what would change that."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Say which term of the capacity formula binds, who holds the slots since when, and what would change it."""
+    """Says which term of the capacity formula binds, who holds the slots since when, and what would change that."""
     with options.connected(namespace) as operator:
         explanation = operator.explain(namespace.run)
     if output.as_json:

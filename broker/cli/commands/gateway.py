@@ -13,9 +13,9 @@ from broker.cli import options
 from broker.cli.failure import CommandFailure, extra_needed
 from broker.cli.output import Output
 
-#: The environment variable that stands in for --token, which every user of the machine can see in the process list.
+#: The environment variable for the token: every user of the machine can see --token in the process list.
 TOKEN_VARIABLE = "BROKER_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
-#: What the gateway needs and the base install lacks, by import name.
+#: Packages that the gateway needs and the base install lacks, by import name.
 _EXTRA = frozenset({"starlette", "uvicorn"})
 
 
@@ -83,7 +83,7 @@ def run(namespace: Namespace, output: Output) -> int:
         )
     url = options.resolve_url(namespace)
     with options.connected(namespace) as operator:
-        operator.stats(namespace.run)  # a run that is not there is told at once
+        operator.stats(namespace.run)  # a missing run is reported at once
     try:
         listener = serving.Listener(namespace.host, namespace.port)
     except OSError as error:
@@ -100,7 +100,7 @@ def run(namespace: Namespace, output: Output) -> int:
             caught.append(number)
             ended.set()
             for one in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(one)  # a second one ends the process at once
+                loop.remove_signal_handler(one)  # a second signal ends the process at once
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, told, number)
@@ -123,7 +123,7 @@ def run(namespace: Namespace, output: Output) -> int:
     with _handlers_kept():
         number = asyncio.run(serve())
     signal.raise_signal(number)
-    return 128 + number  # where a handler of somebody's ignores it
+    return 128 + number  # if the process was started with the signal ignored
 
 
 def _say(output: Output, namespace: Namespace, endpoint: str, *, has_token: bool) -> None:
@@ -138,7 +138,7 @@ def _say(output: Output, namespace: Namespace, endpoint: str, *, has_token: bool
 
 @contextmanager
 def _handlers_kept() -> Generator[None]:
-    """The event loop puts handlers of its own in place, and leaves the system's defaults behind."""
+    """Restores the signal handlers: the event loop replaces them, and leaves the system's defaults."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

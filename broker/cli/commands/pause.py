@@ -26,7 +26,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Pause or drain the run; what is held already may still be submitted."""
+    """Pauses or drains the run; results of held attempts may still be submitted."""
     mode = "draining" if namespace.drain else "paused"
     with options.connected(namespace) as operator:
         before = operator.pause(namespace.run, mode)

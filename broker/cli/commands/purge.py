@@ -25,7 +25,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Ask, then delete. A trainer that still runs is fenced by it."""
+    """Asks, then deletes the run. A trainer that still runs is refused from then on."""
     with options.connected(namespace) as operator:
         if not namespace.yes and not _confirmed(namespace.run, _loss(operator.stats(namespace.run)), output):
             output.note("nothing was deleted")
@@ -40,7 +40,7 @@ def run(namespace: Namespace, output: Output) -> int:
 
 
 def _loss(stats: Stats) -> str:
-    """What would be gone, in words."""
+    """The data that would be deleted, in words."""
     tasks = {"waiting": stats.pending + stats.delayed, "running": stats.running, "ready": stats.ready + stats.batched}
     lost = [count(number, f"{state} task") for state, number in tasks.items() if number]
     lost.append(f"the record of {count(stats.consumed, 'consumed task')}")

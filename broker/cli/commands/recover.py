@@ -63,7 +63,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Ask, then recover. A trainer that still runs is fenced by it, workers go on by themselves."""
+    """Asks, then recovers. A trainer that still runs is fenced; workers go on by themselves."""
     with options.connected(namespace) as operator:
         source = _found(namespace, operator, output)
         if not (namespace.dry_run or namespace.yes) and not _confirmed(namespace.run, output):
@@ -87,7 +87,7 @@ def run(namespace: Namespace, output: Output) -> int:
 
 
 def _found(namespace: Namespace, operator: Operator, output: Output) -> Checkpoint | Path | None:
-    """What is recovered from; says which file of several it is, and what another trainer's cannot tell."""
+    """Finds the source of the recovery. Says which file it is, and what another trainer's file does not say."""
     if namespace.checkpoint is None:
         return None
     from broker.recovery.foreign import ForeignCheckpoint

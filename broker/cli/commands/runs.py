@@ -1,4 +1,4 @@
-"""`broker runs`: what is on a server."""
+"""`broker runs`: lists the runs on a server."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def run(namespace: Namespace, output: Output) -> int:
         for name in sorted(operator.runs()):
             try:
                 stats = operator.stats(name)
-            except NoRun:  # purged since it was listed
+            except NoRun:  # the run was purged since it was listed
                 continue
             except BrokerError as error:
                 if error.code not in {"SCHEMA", "ERR"}:
                     raise
-                # Of another release, or no run at all: somebody else's key has the name. The others are shown.
+                # A run of another release, or another program's key with such a name. The other runs are shown.
                 output.note(f"run {name}: {error}")
                 continue
             if output.as_json:

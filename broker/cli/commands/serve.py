@@ -41,7 +41,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Serve until Ctrl-C or SIGTERM, then stop the server and leave nothing behind but the data that was asked for."""
+    """Serves until Ctrl-C or SIGTERM, then stops the server; only data of --path stays."""
     from broker.local_server.embedded import is_alive
 
     with _serving(namespace) as server:
@@ -82,12 +82,12 @@ def _serving(namespace: Namespace) -> Generator[EmbeddedServer]:
 
 @contextmanager
 def _linked(name: Path | None, socket: Path) -> Generator[None]:
-    """A second name for the server's socket, for as long as it runs."""
+    """A second path of the server's socket, for as long as it runs."""
     if name is None:
         yield
         return
     try:
-        if name.is_symlink() and not name.exists():  # left behind by a server that was killed
+        if name.is_symlink() and not name.exists():  # a socket of a server that was killed
             name.unlink()
         name.symlink_to(socket)
     except OSError as error:

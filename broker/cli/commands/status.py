@@ -94,7 +94,7 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
 
 
 def workers(stats: Stats) -> str:
-    """How many are connected, and how many were and have fallen silent."""
+    """How many workers are connected, and how many have been silent for longer than their lease."""
     connected = f"{stats.sessions - stats.lapsed:,}"
     return f"{connected}, and {stats.lapsed:,} silent for longer than their lease" if stats.lapsed else connected
 

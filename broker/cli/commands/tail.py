@@ -43,7 +43,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace, output: Output) -> int:
-    """Print events until there are enough of them, or Ctrl-C."""
+    """Prints events until `--count` of them were printed, or Ctrl-C."""
     connection = options.connected if namespace.no_follow else options.following
     with connection(namespace) as operator:
         if operator.stats(namespace.run).config.events_maxlen == 0:
@@ -61,7 +61,7 @@ def run(namespace: Namespace, output: Output) -> int:
 
 
 def _told(operator: Operator, run: str, after: str, *, goes_on: bool) -> Iterator[tuple[Event, str, str]]:
-    """Each transition with its event, up to the newest one, or on and on."""
+    """Each transition with its event, up to the newest, or without end."""
     from broker.inspection.events import Follower
 
     follower = Follower(operator.transport.command, run, after)
@@ -92,5 +92,5 @@ def _starting_point(text: str) -> str:
 
 
 def _is_half(text: str) -> bool:
-    """Whether it can be the time or the number of an event's id: a server keeps each in 64 bits."""
+    """Whether text can be the time or the number of an event's id: a server keeps each in 64 bits."""
     return text.isascii() and text.isdecimal() and len(text) <= 20 and int(text) < 2**64

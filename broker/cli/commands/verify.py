@@ -1,4 +1,4 @@
-"""`broker verify RUN`: does the event log of a run keep the guarantees, and do counters and tasks follow from it?"""
+"""`broker verify RUN`: checks a run's event log against the guarantees, and counters and tasks against the log."""
 
 from __future__ import annotations
 
