@@ -1,4 +1,4 @@
--- Makes a process an owner of an admission run; creates the run where there is none.
+-- Makes a process an owner of an admission run; creates the run where there is none. Ends the owners whose leases have run out.
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), then pairs of config field, value (those that the caller set)
@@ -51,8 +51,13 @@ return run(function()
   else
     agree(ARGV[6] == '1')
   end
+  -- Owners that died before they reported count too: if all did, nobody else would end them, and they would fill the run.
+  local owners, n = live_owners(), 0
+  end_expired(owners, id, lease)
+  for _ in pairs(owners) do n = n + 1 end
+  total(owners)
   if not redis.call('HGET', OWNERS, id) then
-    if redis.call('ZCARD', OWNER_LEASES) >= MOST_OWNERS then
+    if n >= MOST_OWNERS then
       fail('BADARG', 'argument', 'owners', 'given', MOST_OWNERS + 1, 'high', MOST_OWNERS)
     end
     set('admission', 1)
@@ -62,6 +67,7 @@ return run(function()
     event('join', id)
     forget_ended()
   end
+  wake_owners(owners)
   flush()
   return table.concat({ state.version, state.accepted, created and 1 or 0 }, ' ')
 end)

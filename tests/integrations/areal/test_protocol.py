@@ -116,6 +116,25 @@ def test_an_owner_that_is_silent_for_its_lease_is_counted_out_and_comes_back_wit
     assert desk.report("b", 5).accepted == 3
 
 
+def test_owners_that_die_before_they_report_are_ended_by_the_next_that_opens(desk: Desk) -> None:
+    """A process that crashes as it starts, again and again: 1000 owners are the most that a run has."""
+    for i in range(1003):
+        desk.open(f"crashed{i}")
+        desk.now += LEASE_MS
+    leases = desk.transport.command("ZRANGE", f"rb1:{{{desk.run}}}:owner_leases", 0, -1)
+    assert len(leases) < 5  # of each silence a part is forgiven
+
+
+def test_an_owner_that_opens_takes_back_what_a_dead_one_had(desk: Desk) -> None:
+    desk.open("a")
+    desk.report("a", 1, running=10)
+    for _ in range(4):  # of a longer silence a part is forgiven
+        desk.now += LEASE_MS
+        desk.open("b")
+    assert desk.report("b", 1, asks=True).granted
+    assert desk.transport.command("HGET", f"rb1:{{{desk.run}}}:state", "running") == b"0"
+
+
 def test_a_silence_of_all_costs_no_owner_its_lease(desk: Desk) -> None:
     for owner in "abc":
         desk.open(owner)
