@@ -13,6 +13,7 @@ local FIELDS = hot_and({ 'open_size' })
 return run(function()
   load_state(FIELDS)
   local found, answer = recomputed(), {}
+  if state.recovering ~= '' then found.open_size = num('open_size') end -- a recovery moves tasks first, its commit sets this
   for _, name in ipairs(COUNTERS) do
     answer[#answer + 1] = name
     answer[#answer + 1] = int_text(num(name))

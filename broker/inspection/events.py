@@ -1,6 +1,6 @@
 """The event log of a run: one entry for each call that changed something, read page by page.
 
-The log is a stream of the run's last `events_maxlen` transitions; docs/operations.md lists their kinds.
+The log is a stream of the last `events_maxlen` of these entries; docs/operations.md lists the kinds of transitions.
 """
 
 from __future__ import annotations

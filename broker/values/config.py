@@ -49,7 +49,7 @@ class RunConfig(Model, frozen=True):
         max_result_bytes: largest encoded result.
         result_ttl_ms: how long the bytes of a result wait for the submit that accepts them.
         max_finished: how many dead tasks are kept to look at, and how many rejected ones.
-        events_maxlen: transitions kept in the event stream; 0: off.
+        events_maxlen: entries kept in the event stream, one for each call with all its transitions; 0: off.
 
     Raises:
         BadArgument: a field is out of range, of the wrong type or unknown; one line for each.

@@ -5,7 +5,7 @@ import pytest
 from broker import Task
 from broker.errors import Gone
 from broker.operator import Operator
-from broker.protocol import anyone
+from broker.protocol import anyone, recovery
 from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
@@ -299,3 +299,18 @@ def test_explain_says_which_term_binds(lab: Lab):
     other.enqueue(tasks(3))
     lab.worker(f"{lab.run}/b").claim(1)
     assert other.explain().binding == "concurrency"
+
+
+def test_a_recovery_that_is_under_way_is_no_drift(lab: Lab):
+    """It takes tasks out of the batch that is formed, whose size its commit sets."""
+    lab.checks_state = False
+    trainer = lab.raw_trainer(consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=9)
+    trainer.enqueue("a", "b")
+    lab.raw_worker().work(1)
+    trainer.take(0, 2, seal=False)
+    assert lab.stat("open_size") == 1
+    lab.call(recovery.begin, "recoverer", recovery.Begin(0), None)
+    call_id = calls.trainer_call_id("recoverer", 1)
+    lab.call(recovery.sweep, call_id, ["a", "b"], lambda _: False)
+    drift = {name: pair for name, pair in lab.call(anyone.audit).items() if pair[0] != pair[1]}
+    assert drift == {}

@@ -41,7 +41,8 @@ def configure(parser: ArgumentParser) -> None:
         "Then it compares the counters, and each task that the log names, with the server. The run may\n"
         "be busy. It changes nothing.\n\n"
         "What it could not see it says: above all what was trimmed. A trainer keeps more of the log with\n"
-        "RunConfig(events_maxlen=1_000_000, ...) and update=True; a transition takes about 50 bytes.\n\n"
+        "RunConfig(events_maxlen=1_000_000, ...) and update=True: so many calls, of which each\n"
+        "has one or more transitions of about 50 bytes.\n\n"
         "exit codes: 0 nothing is broken, 1 something is, 2 nothing could be judged.",
     )
 
