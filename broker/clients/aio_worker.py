@@ -43,6 +43,7 @@ class Worker(AsyncClient):
         on_weights_stale: as `broker.Worker`; may be a coroutine function.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
+        wait_for_run_s: as `broker.Worker`; `open` waits.
     """
 
     def __init__(
@@ -56,10 +57,13 @@ class Worker(AsyncClient):
         on_weights_stale: StaleWeights | None = None,
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
+        wait_for_run_s: float | None = None,
     ) -> None:
         super().__init__(open_async_transport(url))
         try:
-            self._state = WorkerState(self._transport, run, name, lease_s, policy, on_weights_stale, clock)
+            self._state = WorkerState(
+                self._transport, run, name, lease_s, policy, on_weights_stale, clock, wait_for_run_s
+            )
         except BaseException:
             self._transport.give_up()
             raise

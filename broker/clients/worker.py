@@ -55,9 +55,12 @@ class Worker(BlockingClient):
             for each; a hook with a parameter `run` gets the run's name. Nothing is claimed while it is called.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
+        wait_for_run_s: how long to wait for a run that is not there (yet, or any more), in seconds. Of several runs,
+            opening waits for one, and claims wait for the others. None: a run that was never there is an error at once,
+            as its name may be misspelt; one that vanished while the worker served it is waited for without limit.
 
     Raises:
-        NoRun: a run does not exist.
+        NoRun: a run does not exist, or did not come within `wait_for_run_s`; claims may raise it too.
         ServerUnavailable: no answer.
     """
 
@@ -72,12 +75,13 @@ class Worker(BlockingClient):
         on_weights_stale: StaleWeights | None = None,
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
+        wait_for_run_s: float | None = None,
     ) -> None:
         check_plain_hook("on_weights_stale", on_weights_stale)
         transport = open_transport(url)
         super().__init__(transport)
         try:
-            self._state = WorkerState(transport.io, run, name, lease_s, policy, on_weights_stale, clock)
+            self._state = WorkerState(transport.io, run, name, lease_s, policy, on_weights_stale, clock, wait_for_run_s)
         except BaseException:
             transport.close()
             raise

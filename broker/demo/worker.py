@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from itertools import groupby
@@ -19,14 +18,12 @@ from broker import Attempt, Worker
 from broker.demo.child import enter
 from broker.demo.learner import Episode
 from broker.demo.policy import Policy, WeightsMismatch, log_probabilities, unpack
-from broker.errors import NoRun
 
 #: Attempts of one claim: they share a round trip, and are played side by side.
 _AT_ONCE: Final = 8
 
-#: How long a worker waits for the run to be created, seconds, and how often it looks.
+#: How long a worker waits for the run to be created, seconds.
 _PATIENCE_S: Final = 60.0
-_LOOK_S: Final = 0.2
 
 
 def make_environment() -> Any:
@@ -82,7 +79,7 @@ def policy_of(attempt: Attempt) -> Policy:
 def work(namespace: Namespace) -> None:
     """Works until the process is told to end; its attempts are then released at once."""
     environments, rng = [make_environment() for _ in range(_AT_ONCE)], np.random.default_rng()
-    with _joined(namespace) as worker:
+    with Worker(namespace.url, namespace.run, name=namespace.name, wait_for_run_s=_PATIENCE_S) as worker:
         for attempts in worker.batches(_AT_ONCE):
             for _, group in groupby(sorted(attempts, key=_version), key=_version):
                 same = list(group)
@@ -99,18 +96,6 @@ def work(namespace: Namespace) -> None:
 
 def _version(attempt: Attempt) -> int:
     return attempt.version
-
-
-def _joined(namespace: Namespace) -> Worker:
-    """Opens a worker when the run exists. The trainer creates the run, and may be started after its workers."""
-    give_up = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return Worker(namespace.url, namespace.run, name=namespace.name)
-        except NoRun:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(_LOOK_S)
 
 
 if __name__ == "__main__":

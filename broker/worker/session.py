@@ -23,7 +23,7 @@ from broker.values.attempt import Attempt
 from broker.values.codec import decode, encode
 from broker.values.policy import Policy
 from broker.worker.handler_outcome import sendable, words_of
-from broker.worker.repeated_warning import RepeatedWarning
+from broker.worker.missing_run import MissingRun
 
 _log = logging.getLogger("broker")
 
@@ -69,10 +69,17 @@ class Session:
         worker_name: name of the worker.
         lease_ms: lease asked for, 0: the run's.
         clock: injected time in milliseconds, or None.
+        missing: the wait for the run while it is not there.
     """
 
     def __init__(
-        self, io: BaseTransport, run: str, worker_name: str, lease_ms: int, clock: Callable[[], int] | None
+        self,
+        io: BaseTransport,
+        run: str,
+        worker_name: str,
+        lease_ms: int,
+        clock: Callable[[], int] | None,
+        missing: MissingRun,
     ) -> None:
         self._io = io
         self.run = run
@@ -87,7 +94,7 @@ class Session:
         self._blob: tuple[int, bytes | None] = (0, None)  # the number of the newest blob on the server, and its bytes
         self._claimed_policy: Policy | None = None  # the policy of the newest claim
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
-        self.missing = RepeatedWarning()  # that the run is not there
+        self.missing = missing
         self.ask_weights_at = 0.0  # by time.monotonic: when the user's hook may be asked for newer weights again
         self._lock = threading.Lock()
         #: Called after it has joined, from the thread that joined.
@@ -139,6 +146,7 @@ class Session:
         with self._lock:
             self._joined, self._number, self._settled = joined, 0, 0
             self.run_policy = _policy(self.run_policy, joined.version, joined.epoch)
+        self.missing.found()
         self.on_joined()
 
     def lost(self) -> None:

@@ -21,6 +21,7 @@ from broker.values.hooks import check_hook, check_plain_hook, takes
 from broker.values.names import check_name
 from broker.values.policy import Policy
 from broker.worker.handler_outcome import Outcome, log_failure, words_of
+from broker.worker.missing_run import MissingRun
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
 
 #: Longest wait for a marker before claiming again, seconds.
@@ -60,6 +61,8 @@ class WorkerState:
         policy: the weights it has loaded, for several runs by their names; None: always the run's current ones.
         on_weights_stale: the user's hook, or None.
         clock: injected time in milliseconds, or None.
+        wait_for_run_s: how long to wait for a run that is not there, seconds; None: not when the worker is opened,
+            but for ever for a run that vanished later.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class WorkerState:
         policy: Policies,
         on_weights_stale: StaleWeights | None,
         clock: Callable[[], int] | None,
+        wait_for_run_s: float | None = None,
     ) -> None:
         self.name = check_name("worker", default_name() if name is None else name)
         lease_s = seconds_of("lease_s", lease_s)
@@ -87,7 +91,13 @@ class WorkerState:
         check_plain_hook("clock", clock)
         check_hook("on_weights_stale", on_weights_stale)
         self._io = io
-        self.sessions = {run: Session(io, run, self.name, lease_ms, clock) for run in names}
+        self._waits_for_run = wait_for_run_s is not None
+        patience_s = seconds_of("wait_for_run_s", wait_for_run_s)
+        if patience_s is not None and patience_s < 0:
+            raise BadArgument(argument="wait_for_run_s", given=patience_s, expected="at least 0 seconds, or None")
+        self.sessions = {
+            run: Session(io, run, self.name, lease_ms, clock, MissingRun(self.name, patience_s)) for run in names
+        }
         self.policy = policy
         self._on_weights_stale = on_weights_stale
         self._hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
@@ -161,9 +171,29 @@ class WorkerState:
             ) from None
 
     async def join(self) -> None:
-        """Starts the sessions, so that a missing run is reported at once."""
-        for session in self.sessions.values():
-            await session.join()
+        """Starts the sessions, so that a missing run is reported at once.
+
+        A worker that waits for its runs waits here until one of them is there: claims go on looking for the others.
+        """
+        if not self._waits_for_run:
+            for session in self.sessions.values():
+                await session.join()
+            return
+        sessions = self.sessions.values()
+        while not self.ended:
+            for session in sessions:
+                try:
+                    await session.join()
+                except NoRun as error:
+                    session.missing.missed(error)
+            if any(session.id for session in sessions):
+                return
+            await self._pause(self._look_again_in(RUN_AGAIN_S))
+
+    def _look_again_in(self, seconds: float) -> float:
+        """How long to wait before missing runs are looked for again, seconds: not beyond the patience for one."""
+        lefts = (session.missing.left_s for session in self.sessions.values())
+        return min([seconds, *(left_s for left_s in lefts if left_s is not None)])
 
     async def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> list[Attempt]:
         """Up to n attempts, from the preferred run first, 64 in a round trip; `there` are the first of them."""
@@ -193,14 +223,13 @@ class WorkerState:
             while len(attempts) < n:
                 wanted = min(n - len(attempts), ITEMS_PER_CALL)
                 claimed = await session.claim(wanted, session.policy)
-                session.missing.over()
                 attempts += claimed
                 if len(claimed) < wanted:
                     return
         except NoRun as error:
             # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
-            session.missing.tell("waiting for the run to come back: %s", error)
             session.lost()
+            session.missing.missed(error)
 
     def _forget(self, attempts: Iterable[Attempt]) -> None:
         """Forgets attempts that are not worked on; the heartbeat gives back those that the session holds."""
@@ -249,7 +278,7 @@ class WorkerState:
         sessions = list(self.sessions.values())
         first = sessions[0]
         if not all(session.id for session in sessions):
-            left = min(left, RUN_AGAIN_S)
+            left = self._look_again_in(min(left, RUN_AGAIN_S))
         if not any(session.id for session in sessions):
             await self._pause(left)
             return None

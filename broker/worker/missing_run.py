@@ -1,0 +1,56 @@
+"""A run that a worker looks for in vain: how long the worker waits for the run, and what the log says meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from broker.errors import NoRun
+
+_log = logging.getLogger("broker")
+
+#: How often the log says that a worker waits for a run, seconds.
+TELL_EVERY_S = 60.0
+
+
+class MissingRun:
+    """The wait for one run.
+
+    Args:
+        worker: name of the worker.
+        patience_s: how long the run may be missing, seconds; None: for ever.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, worker: str, patience_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker, self._patience_s, self._clock = worker, patience_s, clock
+        self._was_there = False
+        self._since: float | None = None  # when the run was first missed
+        self._tell_at = 0.0
+
+    def missed(self, error: NoRun) -> None:
+        """The run is not there: says so once a minute. Raises the error when the patience is over."""
+        now = self._clock()
+        if self._since is None:
+            self._since = self._tell_at = now
+        waited_s = now - self._since
+        if self._patience_s is not None and waited_s >= self._patience_s:
+            raise error
+        if now < self._tell_at:
+            return
+        self._tell_at = now + TELL_EVERY_S
+        until = "to come back" if self._was_there else "to be created"
+        left = "" if self._patience_s is None else f", for {self._patience_s - waited_s:.0f} s at most"
+        _log.warning("worker %s is waiting for the run %s%s: %s", self._worker, until, left, error)
+
+    def found(self) -> None:
+        """The run is there: the next time is a new wait."""
+        self._since, self._was_there = None, True
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the patience is over; None: the run is not missed, or the worker waits for ever."""
+        if self._since is None or self._patience_s is None:
+            return None
+        return max(0.0, self._since + self._patience_s - self._clock())
