@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.connections.base import BaseTransport
+from broker.connections.repeated_warning import RepeatedWarning
 from broker.errors import BadArgument, BrokerError, Early, TooBig
 from broker.protocol import anyone, keys, trainer
 from broker.protocol.anyone import Trimmed
@@ -82,6 +83,8 @@ class TrainerState:
         self.cursor: Any = None
         self.digests: dict[int, str] = {}
         self.delivered = -1  # newest step whose batch the caller has
+        self._freeing = RepeatedWarning()  # that tasks are freed that were not trained on
+        self._freed_dead = self._freed_rejected = 0  # since that was last said
         self._asked: _Advance | None = None
         self._repeated: int | None = None  # the answer of an advance that another call has made sure of
         self._is_sure = True  # the version is known: no recovery was left in the middle
@@ -284,11 +287,15 @@ class TrainerState:
 
     def _tell_freed(self, trimmed: Trimmed | BrokerError) -> None:
         if isinstance(trimmed, Trimmed) and (trimmed.dead or trimmed.rejected):
-            _log.warning(
+            self._freed_dead += trimmed.dead
+            self._freed_rejected += trimmed.rejected
+            # A filter that refuses much frees some at each advance.
+            if self._freeing.tell(
                 "run %s: %d dead and %d rejected tasks were freed, the oldest beyond max_finished; "
                 "they were not trained on: enqueue(tasks, again=True) takes them again, nothing else does",
-                *(self.run, trimmed.dead, trimmed.rejected),
-            )
+                *(self.run, self._freed_dead, self._freed_rejected),
+            ):
+                self._freed_dead = self._freed_rejected = 0
 
     async def pause(self, mode: str) -> str:
         """Sets the mode, `paused`, `draining` or empty. Returns the mode before."""

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 
 from broker.connections import Transport, open_transport
+from broker.connections.repeated_warning import RepeatedWarning
 from broker.errors import BrokerError, NoRun
 from broker.protocol import anyone
 from broker.values.attempt import Attempt
-from broker.worker.repeated_warning import RepeatedWarning
 from broker.worker.session import Session
 
 _log = logging.getLogger("broker")

@@ -157,6 +157,21 @@ def test_dead_tasks_that_are_freed_are_told(lab: Lab, caplog: pytest.LogCaptureF
         trainer.next_batch(timeout=5)
 
 
+def test_a_filter_that_refuses_everything_is_not_told_of_at_each_step(lab: Lab, caplog: pytest.LogCaptureFixture):
+    trainer = lab.trainer(
+        consumer_batch_size=1, max_concurrent_rollouts=99, max_staleness=9, max_finished=1, retention_steps=0
+    )
+    worker = lab.worker()
+    for step in range(6):
+        trainer.enqueue(Task(id=f"t{step}"))
+        (attempt,) = worker.claim(1)
+        worker.reject(attempt, "no good")
+        trainer.advance(allow_empty=True)
+        trim_by(trainer)
+    assert trainer.stats().totals["freed_rejected"] > 2
+    assert sum("were freed" in record.getMessage() for record in caplog.records) == 1
+
+
 def trim_by(trainer: Trainer) -> None:
     while trainer._run(trainer._state.trim()):
         pass

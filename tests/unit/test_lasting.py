@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from broker.worker.repeated_warning import LONGEST_DISTANCE_S, RepeatedWarning
+from broker.connections.repeated_warning import LONGEST_DISTANCE_S, RepeatedWarning
 
 
 @pytest.fixture

@@ -22,15 +22,16 @@ class RepeatedWarning:
         self._due_at = 0.0
         self._distance_s = 0.0  # 0: the condition does not hold now
 
-    def tell(self, message: str, *args: object) -> None:
-        """The condition holds: logs a warning when one is due."""
+    def tell(self, message: str, *args: object) -> bool:
+        """The condition holds: logs a warning when one is due. Returns whether it did."""
         now = time.monotonic()
         with self._lock:
             if self._distance_s and now < self._due_at:
-                return
+                return False
             self._distance_s = min(2 * self._distance_s or FIRST_DISTANCE_S, LONGEST_DISTANCE_S)
             self._due_at = now + self._distance_s
         _log.warning(message, *args)
+        return True
 
     def over(self) -> None:
         """The condition holds no more: the next time is logged at once."""
