@@ -13,6 +13,7 @@ from broker.protocol import anyone, trainer
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.trainer import Taken
 from broker.trainer.batch_reader import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
+from broker.trainer.batch_wait import BatchWait
 from broker.trainer.exhausted import exhausted
 from broker.trainer.filtered import Accept, Gathered
 from broker.trainer.state import TrainerState
@@ -59,6 +60,7 @@ class Forming:
     def __init__(self, state: TrainerState, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
         self._state, self._step, self._n, self._short = state, step, n, short
         self._epoch = state.epoch
+        self._wait = BatchWait(state, step, n)
         self._gone = 0  # how often the unsealed batch lost rollouts while it was read
         self._gathered = None if accept is None else self._gathered_by(accept)
 
@@ -95,6 +97,7 @@ class Forming:
             if taken.exhausted and (not self._short or taken.left == 0):
                 raise await exhausted(state, left=taken.left, step=step, n=self._n)
             deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=state.run)
+            await self._wait.tell(taken.size)
             woken = await state.io.wait_marker((state.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
             if not woken:
                 await state.io.execute((anyone.requeue(state.run, now=state.now),))

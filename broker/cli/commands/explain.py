@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
-from broker.cli.reasons import batch_progress, formula, untrained, verdict
-from broker.cli.situation import situation
 from broker.errors.words import count, duration
+from broker.inspection.reasons import batch_progress, formula, untrained, verdict
+from broker.inspection.situation import situation
 from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from broker.cli.situation import situation
 from broker.inspection.explanation import Explanation, explanation_of
+from broker.inspection.situation import situation
 from broker.protocol.anyone import Facts, HeldRow, Holding, SessionRow
-from tests.unit.test_cli_reasons import make_stats
+from tests.unit.test_reasons import make_stats
 
 NOW = 1_000_000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.cli.reasons import batch_progress, verdict
 from broker.errors.words import count, duration, listing
+from broker.inspection.reasons import batch_progress, verdict
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation

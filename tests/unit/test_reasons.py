@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from broker.cli.reasons import batch_progress, formula, verdict
 from broker.inspection.capacity import Terms, terms_of
 from broker.inspection.explanation import Explanation, explanation_of
+from broker.inspection.reasons import batch_progress, formula, verdict
 from broker.inspection.stats import Stats
 from broker.protocol.anyone import Facts, Holding
 from broker.values.config import RunConfig

@@ -1,0 +1,89 @@
+"""The log of a trainer that waits for its batch: what the batch lacks, and who has it or why nobody works on it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from broker.errors import BrokerError
+from broker.errors.words import count, duration
+from broker.protocol.ids import attempt_id, worker_of
+from broker.trainer.state import TrainerState
+
+if TYPE_CHECKING:
+    from broker.inspection.explanation import Explanation
+
+_log = logging.getLogger("broker")
+
+#: After how many seconds a wait is told first; the pause before the next time is twice as long, and so on.
+FIRST_AFTER_S = 30.0
+#: The longest pause, seconds.
+LONGEST_DISTANCE_S = 600.0
+
+
+class BatchWait:
+    """One wait for a batch.
+
+    Args:
+        state: the trainer.
+        step: the step whose batch it is. While an earlier batch is being trained, nobody waits for this one.
+        n: tasks wanted.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, state: TrainerState, step: int, n: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._state, self._step, self._n, self._clock = state, step, n, clock
+        self._since: float | None = None
+        self._distance_s = FIRST_AFTER_S
+        self._tell_at = 0.0
+
+    async def tell(self, size: int) -> None:
+        """Logs what the wait is for, when that is due: INFO while work goes on, WARNING while none does.
+
+        Args:
+            size: tasks that the batch has.
+        """
+        if self._step > self._state.version:  # formed ahead
+            return
+        now = self._clock()
+        if self._since is None:
+            self._since, self._tell_at = now, now + self._distance_s
+        if now < self._tell_at:
+            return
+        self._distance_s = min(2 * self._distance_s, LONGEST_DISTANCE_S)
+        self._tell_at = now + self._distance_s
+        from broker.inspection.explanation import explain  # few trainers wait so long
+
+        state = self._state
+        try:
+            explanation = await explain(state.io, state.run, state.now)
+        except BrokerError as error:  # the wait itself meets the error again
+            _log.debug("what the batch of step %d waits for is not known: %s", self._step, error)
+            return
+        works, sentence = _reason(explanation)
+        _log.log(
+            logging.INFO if works else logging.WARNING,
+            "run %s, step %d: waiting for %d of %s for %s: %s",
+            state.run,
+            self._step,
+            self._n - size,
+            count(self._n, "task"),
+            duration(now - self._since),
+            sentence,
+        )
+
+
+def _reason(explanation: Explanation) -> tuple[bool, str]:
+    """Whether work goes on, and who has held a slot longest, or what the run stands still for."""
+    from broker.inspection.situation import situation  # as above
+
+    found = situation(explanation)
+    if found.word != "working" or not explanation.held:
+        return found.word == "working", found.sentence.removeprefix("No: ").removeprefix("Yes: ")
+    oldest = min(explanation.held, key=lambda row: row.at_ms)
+    held_for = duration((explanation.now_ms - oldest.at_ms) / 1000)
+    others = explanation.holding.held - 1
+    more = f", and {count(others, 'slot')} more" if others > 0 else ""
+    return True, f"{attempt_id(oldest.attempt_id).task} on {worker_of(oldest.session)} for {held_for}{more}"

@@ -1,0 +1,96 @@
+"""A `next_batch` that waits long says in the log what it waits for."""
+
+import asyncio
+import logging
+
+import pytest
+
+from broker import Trainer, aio
+from broker.connections.connection import run_blocking
+from broker.errors import WaitTimeout
+from broker.trainer import batch_wait, batches
+from tests.conformance.lab import Lab, tasks
+
+FLAVOURS = pytest.mark.parametrize("flavour", ["sync", "aio"])
+
+
+@pytest.fixture(autouse=True)
+def told_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Waits are told from their first look on."""
+    monkeypatch.setattr(batch_wait, "FIRST_AFTER_S", 0.0)
+    monkeypatch.setattr(batches, "LOOK_AGAIN_S", 0.01)
+    caplog.set_level(logging.INFO, "broker")
+
+
+def waits(flavour: str, lab: Lab, trainer: Trainer) -> None:
+    """A `next_batch` whose time is over before the batch is there."""
+    if flavour == "sync":
+        with pytest.raises(WaitTimeout):
+            trainer.next_batch(timeout=0.05)
+        return
+
+    async def wait() -> None:
+        async with aio.Trainer(lab.url, lab.run, clock=lab.clock) as other:
+            with pytest.raises(WaitTimeout):
+                await other.next_batch(timeout=0.05)
+
+    asyncio.run(wait())
+
+
+def told(caplog: pytest.LogCaptureFixture) -> tuple[int, str]:
+    """The level and the words of the first line about a wait."""
+    record = next(record for record in caplog.records if "waiting for" in record.getMessage())
+    return record.levelno, record.getMessage()
+
+
+@FLAVOURS
+def test_it_says_that_no_worker_is_connected(lab: Lab, flavour: str, caplog: pytest.LogCaptureFixture):
+    trainer = lab.trainer(consumer_batch_size=3)
+    trainer.enqueue(tasks(3))
+    waits(flavour, lab, trainer)
+    level, words = told(caplog)
+    assert level == logging.WARNING
+    assert f"run {lab.run}, step 0: waiting for 3 of 3 tasks for " in words
+    assert words.endswith(": no worker is connected.")
+
+
+@FLAVOURS
+def test_it_names_who_has_held_a_slot_longest(lab: Lab, flavour: str, caplog: pytest.LogCaptureFixture):
+    trainer, slow, fast = lab.trainer(consumer_batch_size=3), lab.worker(name="w4"), lab.worker(name="w5")
+    trainer.enqueue(tasks(3, "e1/"))
+    (held,) = slow.claim(1)
+    lab.pass_ms(20_000)
+    one, _ = fast.claim(2)
+    fast.submit(one, b"x")
+    lab.pass_ms(11_000)
+    waits(flavour, lab, trainer)
+    level, words = told(caplog)
+    assert level == logging.INFO
+    assert "waiting for 2 of 3 tasks for " in words
+    assert words.endswith(f": {held.task} on w4 for 31 s, and 1 slot more")
+
+
+def test_a_batch_that_is_formed_ahead_is_not_waited_for(lab: Lab, caplog: pytest.LogCaptureFixture):
+    trainer, worker = lab.trainer(max_staleness=1), lab.worker()
+    trainer.enqueue(tasks(2))
+    (attempt,) = worker.claim(1)
+    worker.submit(attempt, b"x")
+    trainer.next_batch(prefetch=True, timeout=20)
+    assert trainer._ahead is not None
+    with pytest.raises(TimeoutError):
+        trainer._ahead[1].result(0.1)
+    assert "waiting for" not in caplog.text
+
+
+def test_it_is_told_at_growing_distances(lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr(batch_wait, "FIRST_AFTER_S", 30.0)
+    trainer, now = lab.trainer(), 0.0
+    wait = batch_wait.BatchWait(trainer._state, 0, 1, lambda: now)
+    told_at: list[float] = []
+    while now <= 500:
+        caplog.clear()
+        run_blocking(wait.tell(0))
+        if "waiting for" in caplog.text:
+            told_at.append(now)
+        now += 10
+    assert told_at == [30, 90, 210, 450]
