@@ -11,7 +11,7 @@ import numpy as np
 from broker.errors import BadArgument
 from broker.values.rollout import Rollout
 
-# Not by an import statement: the code is checked also where PyTorch is not installed.
+# Not an import statement: types are checked also without PyTorch.
 try:
     torch: Any = import_module("torch")
 except ModuleNotFoundError as error:
@@ -28,13 +28,13 @@ def pad(
     """Ragged arrays as one tensor.
 
     Args:
-        arrays: N arrays or lists of shape [t, ...]; t may differ, the rest may not.
-        value: fills what is missing.
+        arrays: N arrays or lists of shape [t, ...]; t may differ, the other dimensions may not.
+        value: fills the missing items.
         length: T; None: the longest t. Longer arrays are refused.
-        side: where to fill.
+        side: the side to fill.
 
     Returns:
-        A tensor [N, T, ...] and a bool tensor [N, T], True where there is data.
+        A tensor [N, T, ...], and a bool tensor [N, T] that is True for data.
 
     Raises:
         BadArgument: an array is too long, or of another shape or kind than the first.
@@ -58,7 +58,7 @@ def pad(
 
 
 def pack(arrays: Sequence[Any]) -> tuple[Any, Any]:
-    """Ragged arrays end to end, as kernels for variable lengths take them.
+    """Ragged arrays end to end, in the form of kernels for variable lengths.
 
     Args:
         arrays: N arrays or lists of shape [t, ...].
@@ -78,17 +78,17 @@ def collate(
 ) -> dict[str, Any]:
     """Rollouts as tensors; give it to a `DataLoader` as `collate_fn`, or call it.
 
-    The N samples of all rollouts stand one below the other. Their results are dicts with the same fields.
+    The N rows are the samples of all rollouts. Their results are dicts with the same fields.
 
     Args:
-        rollouts: what a dataset's item is.
-        pad_value: fills ragged fields; by field name where it differs (0 for the others).
-        side: where to fill.
+        rollouts: an item of the dataset.
+        pad_value: fills ragged fields; or a mapping by field name (0 for fields that are not in it).
+        side: the side to fill.
 
     Returns:
-        For each field of arrays or lists of numbers a tensor [N, T, ...] and, as `<field>_mask`, which of it is data;
-        for numbers a tensor [N]; for all else a list. Beside them `task` (N ids), `group` (int64 [N]: which rollout the
-        sample belongs to), `version` and `staleness` (int64 [N]).
+        For each field of arrays or lists of numbers, a tensor [N, T, ...], and a mask, `<field>_mask`. For numbers a
+        tensor [N]; for all other fields a list. Also `task` (N ids), `group` (int64 [N]: the rollout that the sample
+        belongs to), `version` and `staleness` (int64 [N]).
 
     Raises:
         BadArgument: a result is not a dict, or has other fields than the first.
@@ -132,7 +132,7 @@ def _is_ragged(value: object) -> bool:
 
 
 def _common_type(rows: Sequence[np.ndarray[Any, Any]]) -> np.dtype[Any]:
-    """The type that holds all rows. Empty ones have no say, and int64 beside float32 does not make float64."""
+    """The common type of all rows. Empty rows do not count, and int64 with float32 does not make float64."""
     kinds = {row.dtype for row in rows if row.size}
     if not kinds:
         return rows[0].dtype if rows else np.dtype(np.int64)
@@ -140,12 +140,12 @@ def _common_type(rows: Sequence[np.ndarray[Any, Any]]) -> np.dtype[Any]:
     return np.dtype(np.float32) if common == np.float64 and common not in kinds else common
 
 
-#: What PyTorch calculates with in place of the unsigned types.
+#: PyTorch's types in place of unsigned types that it cannot calculate with.
 _SIGNED: dict[str, type[Any]] = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 
 
 def _numbers(value: Any) -> np.ndarray[Any, Any]:
-    """An array of a type that PyTorch has. Python's floats become float32, an empty list int64."""
+    """An array of one of PyTorch's types. Python's floats become float32, an empty list int64."""
     if isinstance(value, np.ndarray):
         array = cast("np.ndarray[Any, Any]", value)
         return array.astype(_SIGNED[array.dtype.name]) if array.dtype.name in _SIGNED else array

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 else:
     _IterableDataset = _torch_data.IterableDataset
 
-#: Pause between two looks whether the run has come to its end, or exists, seconds.
+#: Pause between two looks whether the run has ended, or exists, seconds.
 _LOOK_AGAIN_S = 0.5
 #: How long the mark of the end is kept, milliseconds: a day.
 _END_KEPT_MS = 86_400_000
@@ -53,25 +53,25 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
     """The batches of a run, step by step: an `IterableDataset` whose items are this rank's share of a step.
 
     Rank 0 leads: it is the run's trainer, forms the batches with `next_batch` and acknowledges them with `advance`. The
-    other ranks only read, each a contiguous share of every batch, and together all of it.
+    other ranks only read. Each reads a contiguous share of every batch; together the ranks read all of it.
 
-    A step is acknowledged when the next one is asked for, or by `advance`, where something is to travel with the new
-    version. A loop that is left early has not acknowledged its last step: it comes again.
+    A step is acknowledged when the next step is asked for, or by `advance`, which can send a blob with the new version.
+    A loop that is left early has not acknowledged its last step, which then comes again.
 
-    With loader workers, iterate through `over`: they read and decode, but cannot form or acknowledge.
+    With loader workers, iterate through `over`: these workers read and decode, but cannot form or acknowledge batches.
 
     Args:
         url: the server.
         run: name of the run.
-        config: how the run works, where rank 0 creates it; None: it exists.
+        config: how the run works, if rank 0 creates it; None: the run exists.
         rank: this rank; None: that of `torch.distributed`, or 0.
         world: number of ranks; None: that of `torch.distributed`, or 1.
         n: rollouts of a step, of all ranks together; None: the config's consumer_batch_size.
-        steps: end after so many; None: when the run is exhausted.
-        step: where a rank other than 0 begins; None: at the run's version when it begins to iterate.
-        accept: a filter, called on rank 0 once for each rollout as `Trainer.next_batch` does; what it refuses is
-            discarded and replaced.
-        short: when fewer than n tasks are left, a step of those.
+        steps: end after this many steps; None: when the run is exhausted.
+        step: the first step of a rank other than 0; None: the run's version when the rank begins to iterate.
+        accept: a filter, called on rank 0 once for each rollout, as in `Trainer.next_batch`; rollouts that it refuses
+            are discarded and replaced.
+        short: when fewer than n tasks are left, make a step of all that are left.
         timeout: how long to wait for one batch, in seconds; None: as long as it takes.
     """
 
@@ -102,13 +102,13 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
         self._config, self._n, self._accept, self._short, self._timeout = config, n, accept, short, timeout
         self._steps_left, self._step = steps, step
         self._driven = False  # whether loader workers are iterated through `over`
-        self._seen_end = ""  # the mark of an end that is over
+        self._seen_end = ""  # the mark of an earlier end
         self._trainer: Trainer | None = None
         self._opened_by = 0
 
     @property
     def trainer(self) -> Trainer:
-        """The run's trainer on rank 0, for `enqueue`, `recover` and `checkpoint`; on other ranks one that only reads.
+        """The run's trainer on rank 0, for `enqueue`, `recover` and `checkpoint`; on other ranks it only reads.
 
         Raises:
             NoRun: there is no such run, and no config to create it with (other ranks wait for rank 0 to create it).
@@ -132,10 +132,10 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
             time.sleep(_LOOK_AGAIN_S)
 
     def advance(self, blob: bytes | None = None) -> int:
-        """Acknowledges the step in hand before the next one is asked for. On other ranks than 0 nothing happens.
+        """Acknowledges the present step before the next one is asked for. Does nothing on ranks other than 0.
 
         Args:
-            blob: at most 1 MiB that travels with the workers' next claims (where the new weights are).
+            blob: at most 1 MiB that workers get with their next claims, for example where the new weights are.
 
         Returns:
             The version.
@@ -155,7 +155,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For loader workers that are not forked: all but the connections, which each process opens for itself."""
+        """For loader workers that are not forked: all state except connections, which each process opens itself."""
         return {**self.__dict__, "_trainer": None}
 
     def __iter__(self) -> Iterator[list[Rollout]]:
@@ -172,7 +172,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
             For each step the items of the loader workers, in order: micro-batches of the step.
 
         Raises:
-            BadArgument: the loader is not one that this works with.
+            BadArgument: the loader is of another dataset, or has other options than these.
         """
         options: Any = loader
         shares: int = options.num_workers
@@ -232,14 +232,14 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
                 self._step = step + 1
 
     def _begin(self) -> None:
-        """Where to go on: the leader where the run is, others where they were, at first where the run is."""
+        """The step to go on at: the leader's is the run's; another rank's is its own, and at first the run's."""
         if self.rank == 0:
             self._step = self.trainer.settle()
         elif self._step is None:
             self._step = self.trainer.stats().version
 
     def _numbered(self) -> Generator[int]:
-        """The steps, as long as there are some left to do."""
+        """The steps that are left."""
         assert self._step is not None, "begun"
         left = self._steps_left
         for done in count():
@@ -255,7 +255,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
             self._steps_left -= 1
 
     def _formed(self) -> list[Rollout] | None:
-        """The whole batch of the step, on the leader; None when the run is exhausted, which the others are told."""
+        """The whole batch of the step, on the leader. None when the run is exhausted; the other ranks are told."""
         try:
             return self.trainer.next_batch(self._n, accept=self._accept, timeout=self._timeout, short=self._short)
         except Exhausted as error:
@@ -267,7 +267,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
             return None
 
     def _read(self, reader: Trainer, step: int, share: int, shares: int) -> list[Rollout] | None:
-        """A share of a step that the leader forms; None when there will be none."""
+        """A share of a step that the leader forms; None when the run has ended before it."""
         until = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             try:
@@ -285,7 +285,7 @@ class RolloutBatches(_IterableDataset["list[Rollout]"]):
         return keys.key(self.run, "torch:end")
 
     def _end_mark(self) -> str:
-        """What the leader left when the run was exhausted: its epoch, the step that has no batch, and a random part."""
+        """The mark that the leader sets when the run is exhausted: epoch, the step without batch, and a random part."""
         with open_transport(self.url) as transport:
             mark: bytes | None = transport.command("GET", self._end_key)
         return mark.decode() if mark else ""

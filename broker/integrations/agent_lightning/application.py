@@ -41,10 +41,10 @@ def application(
     """The application of an open gateway, to be served at the root.
 
     Args:
-        gateway: what it speaks for.
-        token: what clients must send (`Authorization: Bearer TOKEN`); None: anyone who reaches it may.
+        gateway: the open gateway.
+        token: clients must send it (`Authorization: Bearer TOKEN`); None: every client that can connect is served.
         max_request_bytes: larger bodies are refused.
-        max_bytes_in_flight: bodies wait for each other where they have more bytes together; at least one is let in.
+        max_bytes_in_flight: bodies with more bytes together wait for each other; at least one body is let in.
 
     Raises:
         BadArgument: the token is empty.

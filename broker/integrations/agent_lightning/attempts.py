@@ -1,4 +1,4 @@
-"""Ids as the protocol has them, and which attempt a posted rollout is of."""
+"""The protocol's ids, and the attempt that a posted rollout is of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = r"[A-Za-z0-9._:/@+-]{1,200}"
 _ATTEMPT = re.compile(rf"({_NAME})#(\d{{1,4}})\.(\d{{1,15}})\.([A-Za-z0-9]{{1,64}})")
 _ROLLOUT = re.compile(rf"({_NAME})(?:#(\d{{1,4}}))?")
 
-#: What becomes of a rollout that nobody can say the attempt of: this is no attempt's number, so it is counted as late.
+#: The attempt number of a rollout whose attempt is unknown: no attempt has it, so the rollout counts as late.
 _NO_ATTEMPT = "0.unidentified"
 
 Basis = Literal["brought", "claimed once", "by the client", "first write", "late"]
@@ -22,7 +22,7 @@ Basis = Literal["brought", "claimed once", "by the client", "first write", "late
 
 @dataclass(frozen=True, slots=True)
 class AttemptId:
-    """An attempt id taken apart: `<task>#<slot>.<claims>.<random>`."""
+    """The parts of an attempt id: `<task>#<slot>.<claims>.<random>`."""
 
     text: str
     task: str
@@ -31,21 +31,21 @@ class AttemptId:
 
     @classmethod
     def parsed(cls, text: object) -> AttemptId | None:
-        """The attempt that a text names, or None if it is no attempt id."""
+        """The attempt that a text names; None: the text is no attempt id."""
         match = _ATTEMPT.fullmatch(text) if isinstance(text, str) else None
         return cls(match[0], match[1], int(match[2]), int(match[3])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One sample of a task. The protocol knows no groups: there each slot is a rollout of its own."""
+    """One sample of a task. The protocol has no groups: each slot is a separate rollout there."""
 
     task: str
     number: int
 
     @classmethod
     def of_rollout(cls, rollout_id: str) -> Slot | None:
-        """The slot that a rollout id names, or None if no task can have that id."""
+        """The slot that a rollout id names; None: no task can have that id."""
         match = _ROLLOUT.fullmatch(rollout_id)
         return cls(match[1], int(match[2] or 0)) if match else None
 
@@ -56,22 +56,22 @@ class Slot:
 
     @property
     def no_attempt(self) -> str:
-        """An attempt id that was never given out."""
+        """An attempt id that no claim gets."""
         return f"{self.name}.{_NO_ATTEMPT}"
 
     def rollout_id(self, samples: int) -> str:
-        """The id that a client sees: the task's, with the slot where the task has several."""
+        """The id that a client sees: the task's, with the slot if the task has several."""
         return self.task if samples == 1 else self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Which attempt a rollout is submitted for, and how that is known.
+    """The attempt that a rollout is submitted for, and how it was found.
 
     Args:
         attempt_id: the attempt.
-        basis: `first write`: nobody knows, and the attempt that holds the slot gets it, once; `late`: nobody knows, and
-            the slot has its result.
+        basis: `first write`: its attempt is unknown, and the rollout goes once to the attempt that holds the slot;
+            `late`: its attempt is unknown, and the slot has its result.
     """
 
     attempt_id: str
@@ -81,7 +81,7 @@ class Attribution:
 def brought_back(rollout: PostedRollout, slot: Slot) -> AttemptId | None:
     """The attempt id that the client brought: its own field, in `metadata`, or in the echoed task.
 
-    What is no attempt id of this slot is passed over: metadata are the user's, who may call something else so.
+    Values that are not attempt ids of this slot are ignored: metadata are the user's, and may hold others.
     """
     places: list[object] = [rollout.attempt_id, rollout.metadata.get("attempt_id")]
     if rollout.task is not None:
@@ -97,13 +97,13 @@ def attributed(slot: Slot, row: TaskRow | None, given: Mapping[str, str], client
     """The attempt of a rollout that came without its id.
 
     Args:
-        slot: what the rollout is of.
-        row: what the broker knows of the task, or None.
+        slot: the rollout's slot.
+        row: the broker's facts about the task, or None.
         given: the claims of this slot that gateways gave out: attempt id -> client.
-        client: who posts the rollout.
+        client: the client that posts the rollout.
 
     Returns:
-        The only claim there ever was; else the only one that this client was given; else the claim in force.
+        The slot's only claim; else the only claim that this client was given; else the present claim.
     """
     last = None if row is None else next((s for s in row.slots if s.slot == slot.number), None)
     if row is None or last is None:
@@ -115,7 +115,7 @@ def attributed(slot: Slot, row: TaskRow | None, given: Mapping[str, str], client
     if len(own) == 1:
         return Attribution(own[0], "by the client")
     held = row.letters[slot.number : slot.number + 1] == "H"
-    # An attempt of a worker that does not come through a gateway cannot be what is posted here.
+    # An attempt of a worker without gateway cannot be the posted one.
     if held and (last.attempt_id in given or not given):
         return Attribution(last.attempt_id, "first write")
     return Attribution(slot.no_attempt, "late")

@@ -1,8 +1,8 @@
-"""Claiming for workers that hold no session of their own, and remembering who was given what.
+"""Claims for workers without sessions, and notes which client was given which attempt.
 
-A worker that speaks HTTP sends no heartbeats. Its attempts are therefore held by sessions that nobody renews. A
-session takes claims for a short while after its first one; then it runs out, with all that was not submitted. No
-attempt depends on the gateway that gave it: if that one dies, the worker submits through another.
+A worker that speaks HTTP sends no heartbeats. Its attempts are therefore held by sessions that are not renewed. A
+session takes claims for a short while after its first claim. Then it runs out, with all attempts that were not
+submitted. No attempt depends on the gateway that gave it: if that gateway dies, the worker submits through another.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from broker.protocol.script_call import ScriptCall
 from broker.protocol.worker import Claimed, Granted, Joined
 from broker.values.config import RunConfig
 
-#: How long a claimed task may take where neither the run nor the gateway says so, milliseconds: agent-lightning's own.
+#: How long a claimed task may take if neither the run nor the gateway says so, milliseconds: agent-lightning's default.
 DEFAULT_TASK_TIMEOUT_MS = 300_000
 #: Longest lease that the broker gives, milliseconds.
 _LONGEST_LEASE_MS = 86_400_000
 #: A session takes claims for this part of its lease, and at most for this long, milliseconds.
 _WINDOW_PART, _LONGEST_WINDOW_MS = 0.1, 30_000
-#: How long it is remembered who was given an attempt: this often the task's time-out, and this long at least.
+#: How long the client of an attempt is remembered: this many times the task's time-out, and at least this long.
 _REMEMBERED_TIMEOUTS, _REMEMBERED_AT_LEAST_MS = 4, 3_600_000
-#: Beside who was given an attempt stands what was written for it first. No attempt id begins with this sign.
+#: Begins the field of the first rollout written for an attempt, beside the attempt's client. No attempt id begins so.
 _WRITTEN = "="
 
 
@@ -43,12 +43,12 @@ class Handed:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long things last, in milliseconds.
+    """Times of a gateway, in milliseconds.
 
     Args:
         task_ms: time-out of a claimed task.
         lease_ms: lease of the sessions.
-        window_ms: how long a session takes claims after the first that it was given something for.
+        window_ms: how long a session takes claims after its first claim that got an attempt.
     """
 
     task_ms: int
@@ -77,7 +77,7 @@ class Claims:
         monotonic: the clock that ends a session's window, seconds.
 
     Attributes:
-        config: the run's, as it was when the newest session started.
+        config: the run's config when the newest session started.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Claims:
         self.config = RunConfig(consumer_batch_size=1)
         self._limits = Timeouts.of(self.config, task_timeout_ms)
         self._joined: Joined | None = None
-        self._until: float | None = None  # when the session takes no more claims; None: it has handed out nothing yet
+        self._until: float | None = None  # when the session takes no more claims; None: it has no attempt yet
         self._number = 0
         # Claims of one session are numbered, and must arrive in that order.
         self._turn = asyncio.Lock()
@@ -104,7 +104,7 @@ class Claims:
         self._limits = Timeouts.of(self.config, self._task_timeout_ms)
 
     async def next(self) -> Handed | None:
-        """One attempt, or None when there is nothing to do. Raises NoRun, ServerUnavailable."""
+        """One attempt; None when there is no work. Raises NoRun, ServerUnavailable."""
         async with self._turn:
             for _ in range(2):
                 session = await self._session()
@@ -113,7 +113,7 @@ class Claims:
                     claimed: Claimed = await self.execute(
                         worker.claim(self._run, session, self._number, 1, secrets.token_hex(4))
                     )
-                except NoSession:  # it ran out, or the server lost it
+                except NoSession:  # the session ran out, or the server lost it
                     self._joined = None
                     continue
                 if not claimed.granted:
@@ -139,19 +139,19 @@ class Claims:
         await self._transport.pipeline([("HSET", name, attempt_id, client), ("PEXPIRE", name, self._remembered_ms)])
 
     async def given(self, slot: str) -> dict[str, str]:
-        """Which attempts of a slot gateways gave to whom, oldest first."""
+        """The attempts of a slot that gateways gave out, with their clients, oldest first."""
         flat: list[bytes] = await self._transport.command("HGETALL", _given_key(self._run, slot))
         parts = [part.decode() for part in flat]
         pairs = [pair for pair in zip(parts[::2], parts[1::2], strict=True) if not pair[0].startswith(_WRITTEN)]
         return dict(sorted(pairs, key=lambda pair: _claims_of(pair[0])))
 
     async def first_writer(self, slot: str, attempt_id: str, digest: str) -> bool:
-        """Whether this is the first rollout written for an attempt of a slot, whoever brought it.
+        """Whether this is the first rollout that any client has written for an attempt.
 
         Args:
             slot: `<task>#<slot>`.
             attempt_id: the attempt.
-            digest: of the rollout: the same one may be written again.
+            digest: of the rollout; the same rollout may be written again.
         """
         name, field = _given_key(self._run, slot), _WRITTEN + attempt_id
         answers = await self._transport.pipeline(

@@ -1,4 +1,4 @@
-"""What the gateway does, without HTTP: hands out tasks, takes rollouts, requeues what timed out."""
+"""The gateway without HTTP: hands out tasks, takes rollouts, requeues tasks that timed out."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _log = logging.getLogger("broker")
 
 #: How long a call tries to reach a server that does not answer, seconds: well within a client's 10 s.
 PATIENCE_S = 5.0
-#: Pause between two looks for what timed out, seconds.
+#: Pause between two looks for tasks that timed out, seconds.
 REQUEUE_EVERY_S = 0.5
-#: Tasks that one request may find unfit for JSON before it answers that there is none.
+#: How many tasks that JSON cannot hold one request skips before it answers that there is no task.
 _UNFIT_TASKS = 10
 
 
@@ -39,11 +39,11 @@ class Received:
     """What became of a posted rollout.
 
     Args:
-        stored: whether it is the one that the trainer gets.
+        stored: whether the trainer gets it.
         attempt_id: the attempt that it was submitted for.
         answer: the broker's word: `accepted`, `superseded`, `stale`, `unknown`.
-        instead: the attempt that has or had the slot instead, where that is known.
-        why: how its own attempt ended, where that is known.
+        instead: the attempt that has or had the slot instead, if known.
+        why: how the rollout's own attempt ended, if known.
     """
 
     stored: bool
@@ -54,7 +54,7 @@ class Received:
 
 
 class Gateway:
-    """One gateway of a run. It holds nothing that another one would miss.
+    """One gateway of a run. It has no state of its own: any other gateway of the run can go on.
 
     Args:
         url: the server.
@@ -63,7 +63,7 @@ class Gateway:
             5 minutes. Longer than the run's attempt_timeout_ms it has no effect.
 
     Raises:
-        BadUrl, BadName, BadArgument: an argument is not usable.
+        BadUrl, BadName, BadArgument: an argument cannot be used.
     """
 
     def __init__(self, url: str, run: str, *, task_timeout_s: float | None = None) -> None:
@@ -77,7 +77,7 @@ class Gateway:
         self._upkeep: asyncio.Task[None] | None = None
 
     async def open(self) -> Self:
-        """Connects, and begins to requeue what times out. Raises NoRun, ServerUnavailable."""
+        """Connects, and begins to requeue tasks that time out. Raises NoRun, ServerUnavailable."""
         try:
             await self._claims.refresh()
         except BaseException:
@@ -87,7 +87,7 @@ class Gateway:
         return self
 
     async def close(self) -> None:
-        """Closes the connections. What workers hold stays theirs until it times out."""
+        """Closes the connections. Workers keep their tasks until these time out."""
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
@@ -102,10 +102,10 @@ class Gateway:
         await self.close()
 
     async def next_task(self, client: str) -> Task | None:
-        """A task for a client, or None when there is nothing to do now.
+        """A task for a client; None when there is no work now.
 
         Args:
-            client: who asks: what tells clients apart that do not bring their attempt id back.
+            client: a name of the client, to tell clients apart that do not send their attempt id back.
 
         Raises:
             ServerUnavailable: no answer.
@@ -129,7 +129,7 @@ class Gateway:
         return None
 
     async def _give_up(self, grant: Granted, error: Exception) -> None:
-        """The next worker would not get it either."""
+        """Fails a task that JSON cannot hold: no other worker could get it."""
         _log.error("task %s cannot be handed out over HTTP: %s", grant.task, error)
         await self._claims.execute(
             worker.fail(self.run, grant.attempt_id, f"its payload cannot be sent as JSON: {error}", may_retry=False)
@@ -139,12 +139,12 @@ class Gateway:
         """Takes a rollout: stored if its attempt holds its slot, else counted and logged as late.
 
         Args:
-            posted: what the client sent.
-            client: who it is.
+            posted: the rollout that the client sent.
+            client: the client's name.
 
         Raises:
-            TooBig, CodecError: it cannot be stored, whoever sends it.
-            NoRun, ServerUnavailable: nobody knows what became of it.
+            TooBig, CodecError: the rollout cannot be stored.
+            NoRun, ServerUnavailable: it is unknown whether the rollout was stored.
         """
         slot = Slot.of_rollout(posted.rollout_id)
         if slot is None:
@@ -193,14 +193,14 @@ class Gateway:
         return attributed(slot, row, await self._claims.given(slot.name), client)
 
     async def _submit(self, slot: Slot, attempt_id: str, body: bytes) -> Answer:
-        # Another rollout for the same attempt is late: to the broker it would look like the first one, said again.
-        # So is the own rollout of an attempt whose slot was filled by one that nobody knew the attempt of.
+        # Another rollout for the same attempt is late; the broker would take it for a repetition of the first.
+        # So is an attempt's rollout when a rollout of unknown attempt has filled the slot.
         if attempt_id != slot.no_attempt:
             digest = hashlib.sha256(body).hexdigest()[:32]
             if not await self._claims.first_writer(slot.name, attempt_id, digest):
                 attempt_id = slot.no_attempt
         ttl_ms = self._claims.config.result_ttl_ms
-        for _ in range(3):  # large bytes travel ahead of the call, and are sent again if the server lost them
+        for _ in range(3):  # large bytes are sent ahead of the call, and again if the server lost them
             call = worker.submit(self.run, [Submission(attempt_id, True, body)], result_ttl_ms=ttl_ms)
             answers: list[Answer] = await self._claims.execute(call)
             if answers[0].word != "noresult":
@@ -208,14 +208,14 @@ class Gateway:
         raise NoResult(attempt=attempt_id)
 
     async def _holder(self, slot: Slot) -> str:
-        """The attempt that holds a slot or has filled it, or nothing."""
+        """The attempt that holds a slot or has filled it; empty if none has."""
         row: anyone.TaskRow | None = await self._claims.execute(anyone.task(self.run, slot.task))
         if row is None or row.letters[slot.number : slot.number + 1] not in {"H", "D"}:
             return ""
         return next((last.attempt_id for last in row.slots if last.slot == slot.number), "")
 
     async def _requeue_for_ever(self) -> None:
-        """Takes back what timed out although nobody asks for tasks; every gateway does."""
+        """Takes back tasks that timed out, also while no worker asks for tasks; every gateway does."""
         failing = False
         while True:
             try:
@@ -229,7 +229,7 @@ class Gateway:
 
 
 def described(payload: Any) -> TaskDescription:
-    """What a task's payload says: a description as `Server` queues it, or anything else, which is the input itself."""
+    """Reads a task's payload: a description that `Server` queued; any other value is the input itself."""
     if isinstance(payload, dict) and "input" in payload:
         try:
             return TaskDescription.model_validate(payload)
@@ -239,16 +239,16 @@ def described(payload: Any) -> TaskDescription:
 
 
 def to_json_values(value: Any) -> Any:
-    """A value as JSON can hold it: arrays become lists, tuples too.
+    """A value as JSON types: arrays and tuples become lists.
 
     Raises:
-        PydanticSerializationError, ValueError: it holds something else.
+        PydanticSerializationError, ValueError: JSON has no type for a part of the value.
     """
     return to_jsonable_python(value, fallback=_array_as_list)
 
 
 def _array_as_list(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # of NumPy, arrays and scalars
+    if hasattr(value, "tolist"):  # arrays and scalars of NumPy
         return value.tolist()
     raise ValueError(f"{type(value).__name__} is not JSON")
 

@@ -1,6 +1,6 @@
 """The messages of the protocol, with the names, types and defaults that agent-lightning 0.3 gives them.
 
-Where a client sends fields that are not here, they are ignored, as its own server ignores them.
+Other fields that a client sends are ignored, as agent-lightning's own server ignores them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Triplet(BaseModel):
     """One turn of a rollout.
 
     Args:
-        prompt: what the model was given.
-        response: what it answered.
+        prompt: the model's input.
+        response: the model's answer.
         reward: of this turn, or None.
-        metadata: anything else.
+        metadata: any other values.
     """
 
     prompt: Any
@@ -29,10 +29,10 @@ class Triplet(BaseModel):
 
 
 class Task(BaseModel):
-    """What a worker gets.
+    """A task, as a worker gets it.
 
     Args:
-        rollout_id: comes back with the rollout.
+        rollout_id: sent back with the rollout.
         input: the trainer's sample.
         mode: phase in which it is executed.
         resources_id: the resources to use; None: the latest.
@@ -40,7 +40,7 @@ class Task(BaseModel):
         last_claim_time: when it was handed out, by the broker's clock, seconds since 1970.
         num_claims: how often it was handed out, this time included.
         metadata: the trainer's, with `attempt_id` added; always an object.
-        attempt_id: which claim this is. Not in agent-lightning's own message: brought back, it fences the rollout.
+        attempt_id: the attempt. Not in agent-lightning's message. If the client sends it back, it fences the rollout.
     """
 
     rollout_id: str
@@ -55,7 +55,7 @@ class Task(BaseModel):
 
 
 class Rollout(BaseModel):
-    """What a worker reports, and a trainer gets.
+    """A rollout, as a worker reports it and a trainer gets it.
 
     Args:
         rollout_id: of the task.
@@ -80,7 +80,7 @@ class PostedRollout(Rollout):
     """A rollout as it is posted.
 
     Args:
-        attempt_id: the task's, where the client brings it back.
+        attempt_id: the task's, if the client sends it back.
     """
 
     attempt_id: str | None = None
@@ -105,7 +105,7 @@ class ResourcesUpdate(BaseModel):
 
 
 class TaskDescription(BaseModel):
-    """How `Server` queues a task: a payload of this shape says more about the task than its input.
+    """A task, as `Server` queues it: this payload has more than the task's input.
 
     Args:
         input: the trainer's sample.

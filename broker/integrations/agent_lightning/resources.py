@@ -25,7 +25,7 @@ class Resources:
     async def publish(self, update: ResourcesUpdate) -> None:
         """Makes a bundle the latest one."""
         body = update.model_dump_json().encode()
-        # Sent again after a lost connection, this does the same once more.
+        # Sending this again after a lost connection has the same effect.
         *_, old = await self._transport.pipeline(
             [
                 ("SET", self._key(update.resources_id), body),
@@ -44,7 +44,7 @@ class Resources:
         return None if newest is None else await self.by_id(newest.decode())
 
     async def by_id(self, resources_id: str) -> bytes | None:
-        """One bundle as JSON, or None if there is none of that id (any more)."""
+        """One bundle as JSON; None if no bundle has that id, or it was forgotten."""
         return await self._transport.command("GET", self._key(resources_id))
 
     def _key(self, resources_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The trainer's side of the protocol, as agent-lightning's own server has it."""
+"""The trainer's side of the protocol, with the interface of agent-lightning's own server."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from broker.integrations.http_server.serving import Listener
 from broker.values.config import RunConfig
 from broker.values.task import Task
 
-#: The run and the server that are used where nothing else is said.
+#: The default run and server.
 RUN_VARIABLE, DEFAULT_RUN = "BROKER_RUN", "agent-lightning"
 URL_VARIABLE, DEFAULT_URL = "BROKER_URL", "embedded://"
 
-#: Tasks are requeued as often as it takes, as agent-lightning does.
+#: Tasks are requeued without limit, as in agent-lightning.
 _NO_LIMIT = 1_000_000
 #: Pause between two looks for one rollout, seconds.
 _POLL_S = 0.2
@@ -36,24 +36,24 @@ _POLL_S = 0.2
 class Server:
     """In place of `agentlightning.AgentLightningServer`: the same methods, with the tasks in Redis.
 
-    It opens the run as its trainer and serves workers over HTTP; more gateways may serve the same run elsewhere. What
-    was queued or reported survives this process. Rollouts are taken in batches, one for each time that the trainer asks
-    and some are there. A batch counts as trained on when the trainer asks again; if the process died before, it is
-    delivered once more.
+    It opens the run as its trainer and serves workers over HTTP; more gateways may serve the same run elsewhere. Queued
+    tasks and reported rollouts survive this process. Each time that the trainer asks and rollouts are ready, they are
+    taken as one batch. A batch counts as trained on when the trainer asks again; if the process dies before, the batch
+    is delivered again.
 
     Args:
         host: address to listen on.
         port: port to listen on; 0: any that is free, `endpoint` has it after `start`.
-        task_timeout_seconds: how long a worker may take before its task is given to another.
-        url: the server of the run; None: the environment variable BROKER_URL, or else one of its own (`embedded://`).
+        task_timeout_seconds: how long a worker may take before its task goes to another worker.
+        url: the server of the run; None: the environment variable BROKER_URL, or else a private one (`embedded://`).
         run: name of the run; None: the environment variable BROKER_RUN, or else `agent-lightning`.
         config: how the run works; None: tasks go out in the order of queueing, all at once, and are requeued for ever.
-        token: what workers must send as bearer token; None: nothing.
+        token: workers must send it as bearer token; None: no token.
         max_request_bytes: larger rollouts are refused.
 
     Attributes:
-        host, port, endpoint: where workers reach it.
-        loop: the event loop that it runs in, None while it does not run. Its coroutines run there.
+        host, port, endpoint: the address for workers.
+        loop: the event loop of its coroutines; None while it does not run.
         startup_event: set while it runs.
     """
 
@@ -146,17 +146,17 @@ class Server:
         """Queues a task.
 
         Args:
-            sample: the task's input, of what JSON can hold (arrays become lists).
+            sample: the task's input, of JSON types (arrays become lists).
             mode: phase in which it is executed: `train`, `val` or `test`.
-            resources_id: the resources that the worker is to use; None: the latest.
-            metadata: passed on to the worker, who finds `attempt_id` beside it.
+            resources_id: the resources for the worker to use; None: the latest.
+            metadata: passed on to the worker, with `attempt_id` added.
 
         Returns:
             The id under which its rollout comes back.
 
         Raises:
             RuntimeError: the server does not run.
-            ValueError: the sample or the metadata cannot be sent as JSON, or the mode is none.
+            ValueError: the sample or the metadata cannot be sent as JSON, or the mode is unknown.
         """
         opened = self._running()
         rollout_id = f"rollout-{uuid.uuid4()}"
@@ -190,7 +190,7 @@ class Server:
         return resources_id
 
     async def get_completed_rollout(self, rollout_id: str) -> Rollout | None:
-        """Takes one rollout, or None when it has not been reported, or was taken before."""
+        """Takes one rollout; None when it has not been reported, or was taken before."""
         return await self._running().take(rollout_id)
 
     async def poll_completed_rollout(self, rollout_id: str, timeout: float | None = None) -> Rollout | None:
@@ -201,7 +201,7 @@ class Server:
             timeout: for how long, in seconds; None: as long as it takes.
 
         Returns:
-            The rollout, None after the time-out.
+            The rollout; None after the time-out.
         """
         until = None if timeout is None else time.monotonic() + timeout
         while (rollout := await self.get_completed_rollout(rollout_id)) is None:
@@ -212,7 +212,7 @@ class Server:
         return rollout
 
     async def retrieve_completed_rollouts(self) -> list[Rollout]:
-        """Takes all rollouts that were reported since they were last asked for."""
+        """Takes all rollouts that were reported since the last call."""
         return await self._running().take_all()
 
     def _running(self) -> _Open:
@@ -222,12 +222,12 @@ class Server:
 
 
 class _Open:
-    """What a running server holds."""
+    """The objects of a running server."""
 
     def __init__(self, trainer: Trainer, gateway: Gateway, listener: Listener) -> None:
         self.trainer, self.gateway, self._listener = trainer, gateway, listener
         self._completed: dict[str, Rollout] = {}
-        self._delivered = False  # whether the batch of the trainer's version was handed over
+        self._delivered = False  # whether the trainer has got the batch of its version
         self._turn = asyncio.Lock()
 
     async def take(self, rollout_id: str) -> Rollout | None:
@@ -246,7 +246,7 @@ class _Open:
             return rollouts
 
     async def _collect(self) -> None:
-        """Takes all that is ready as the batch of one step, after the step before is done."""
+        """Advances from the step before, then takes all ready rollouts as the batch of one step."""
         if self._delivered:
             await self.trainer.advance()
             self._delivered = False
@@ -257,7 +257,7 @@ class _Open:
             return
         try:
             batch = await self.trainer.next_batch(max(1, waiting), timeout=0)
-        except WaitTimeout:  # some were cancelled meanwhile; the others are there the next time
+        except WaitTimeout:  # some were cancelled meanwhile; the next call gets the others
             return
         self._delivered = True
         for task in batch:
@@ -273,12 +273,12 @@ class _Open:
 
 
 def _now() -> float:
-    """Seconds since 1970, in milliseconds as the broker counts: nothing is handed out before it was queued."""
+    """Seconds since 1970, rounded to milliseconds as the broker's clock: no task is handed out before it was queued."""
     return int(time.time() * 1000) / 1000
 
 
 def _reported(task: str, result: Any) -> Rollout:
-    """A result as a rollout; one of a worker of the broker's own, which may be anything, is found in its metadata."""
+    """A result as a rollout. A result of a broker's own worker may be any value, and is put into the metadata."""
     try:
         return Rollout.model_validate(result)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Wakes dispatchers of this process when another process freed a slot, or there is a new version."""
+"""Wakes this process's dispatchers when another process frees a slot, or there is a new version."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LOCK_S = 0.5
 
 
 class Listener:
-    """A thread that waits for markers, from the first dispatcher on.
+    """A thread that waits for markers, started with the first dispatcher.
 
     Args:
-        transport: used by this thread alongside others; waits have a connection of their own.
+        transport: other threads may use it too; waits have their own connection.
         markers: the keys to wait on.
         on_marker: called with the key of a marker.
     """
@@ -39,13 +39,13 @@ class Listener:
         self._thread = threading.Thread(target=self._work, name="broker-areal-listener", daemon=True)
 
     def attach(self, dispatcher: object) -> None:
-        """Wakes this dispatcher from now on. It is held weakly.
+        """Wakes a dispatcher from now on; keeps a weak reference to it.
 
         Args:
-            dispatcher: AReaL's `BatchTaskDispatcher`, or what has one as its `dispatcher`.
+            dispatcher: AReaL's `BatchTaskDispatcher`, or an object whose `dispatcher` is one.
 
         Raises:
-            BadArgument: it is neither.
+            BadArgument: the argument is neither.
         """
         found = dispatcher if hasattr(dispatcher, _CONDITION) else getattr(dispatcher, "dispatcher", None)
         if not isinstance(getattr(found, _CONDITION, None), threading.Condition):
@@ -68,7 +68,7 @@ class Listener:
             return any(known() is not None for known in self._dispatchers)
 
     def notify(self) -> bool:
-        """Lets the dispatchers look at the capacity again. False: one was busy for too long; try again."""
+        """Makes the dispatchers look at the capacity again. False: one was busy for too long; try again."""
         with self._lock:
             self._dispatchers = [known for known in self._dispatchers if known() is not None]
             dispatchers = [known() for known in self._dispatchers]
@@ -76,7 +76,7 @@ class Listener:
             condition = getattr(dispatcher, _CONDITION, None)
             if not isinstance(condition, threading.Condition):
                 continue
-            # Bounded: whoever holds it for long must not cost this process its lease.
+            # Bounded: a thread that holds the lock for long must not cost this process its lease.
             if not condition.acquire(timeout=_LOCK_S):
                 return False
             try:
@@ -86,12 +86,12 @@ class Listener:
         return True
 
     def stop(self) -> None:
-        """Stops it; the transport is closed afterwards, which ends a wait at the latest."""
+        """Tells the thread to stop. Closing the transport afterwards ends its wait."""
         self._stop.set()
         self._transport.interrupt()
 
     def join(self) -> None:
-        """Waits for its end."""
+        """Waits for the thread's end."""
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 

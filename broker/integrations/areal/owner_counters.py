@@ -1,4 +1,4 @@
-"""What one process counts: without I/O, and with a lock that is held for a few instructions."""
+"""The counts of one process: without I/O, and with a lock that is held for a few instructions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PROMISE_S = 1.0
 class OwnerCounters:
     """The numbers of one owner.
 
-    They are absolute: a report replaces all earlier ones, so that what could not be sent needs no queue that grows, and
-    what was sent twice counts once.
+    The numbers are absolute: a report replaces all earlier ones. So reports that could not be sent need no queue, and a
+    report that was sent twice counts once.
 
     Args:
         clock_s: a monotonic clock in seconds.
@@ -35,13 +35,13 @@ class OwnerCounters:
         self._counted = Counted()
 
     def enqueued(self) -> None:
-        """One more rollout waits."""
+        """Counts a rollout that waits."""
         with self._lock:
             self._enqueued += 1
             self._changes += 1
 
     def submitted(self) -> None:
-        """One that waited runs; it uses up the promise made to this thread, or else the oldest."""
+        """Counts a waiting rollout that starts. It uses up this thread's promise, or else the oldest one."""
         with self._lock:
             self._enqueued -= 1
             self._running += 1
@@ -52,51 +52,51 @@ class OwnerCounters:
             self._promises.pop(thread, None)
 
     def accepted(self) -> None:
-        """One that ran ended and is trained on."""
+        """Counts a running rollout that ended and will be trained on."""
         with self._lock:
             self._running -= 1
             self._accepted += 1
             self._changes += 1
 
     def rejected(self) -> None:
-        """One that ran ended and is not."""
+        """Counts a running rollout that ended and will not be trained on."""
         with self._lock:
             self._running -= 1
             self._rejected += 1
             self._changes += 1
 
     def recovered(self, version: int) -> None:
-        """Training goes on from a version."""
+        """Announces that training goes on from a version."""
         with self._lock:
             self._recovery = Recovery(self._recovery.number + 1, version, self._accepted)
             self._changes += 1
 
     @property
     def waits(self) -> bool:
-        """Whether rollouts wait here."""
+        """Whether rollouts wait in this process."""
         with self._lock:
             return self._enqueued > 0
 
     @property
     def unreported(self) -> int:
-        """How many changes no answered report holds."""
+        """How many changes are in no answered report."""
         with self._lock:
             return self._changes - self._reported
 
     @property
     def to_tell(self) -> bool:
-        """Whether the server does not know all: changes, or promises that have lapsed."""
+        """Whether there are changes, or lapsed promises, that the server does not know."""
         with self._lock:
             return self._changes > self._reported or self._held() < self._held_reported
 
     @property
     def counted(self) -> Counted:
-        """What the server has counted."""
+        """The counts in the last answered report."""
         with self._lock:
             return self._counted
 
     def lapses_in_s(self) -> float | None:
-        """When the next promise lapses, seconds from now; None: there is none."""
+        """When the next promise lapses, seconds from now; None: there is no promise."""
         with self._lock:
             return max(0.0, min(self._promises.values()) - self._clock_s()) if self._promises else None
 
@@ -104,7 +104,7 @@ class OwnerCounters:
         """The next report, and a mark to `settle` it with.
 
         Args:
-            version: the provider's, -1 where it is not known.
+            version: the provider's; -1: unknown.
             asks: whether this thread wants a slot. A promise that it has already is asked for again, not doubled.
         """
         with self._lock:
@@ -118,7 +118,7 @@ class OwnerCounters:
             return made, self._changes
 
     def settle(self, report: OwnerReport, mark: int, *, granted: bool) -> None:
-        """The report was answered; granted: one more slot is promised to this thread."""
+        """Notes that a report was answered; granted: one more slot is promised to this thread."""
         with self._lock:
             self._reported = mark
             self._counted = Counted(report.accepted, report.rejected, report.recovery.number)
@@ -132,7 +132,7 @@ class OwnerCounters:
             return self._accepted, self._enqueued, self._rejected, self._running
 
     def renamed(self) -> None:
-        """The owner has a new id: its reports begin anew."""
+        """Begins the reports anew under a new owner id."""
         with self._lock:
             self._number = 0
             self._changes += 1

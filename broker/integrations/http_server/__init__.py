@@ -1,1 +1,1 @@
-"""What the gateways share: listening, authentication, and limits on what clients send and how long they wait."""
+"""Shared by the gateways: listening, authentication, and limits on the size and time of requests."""

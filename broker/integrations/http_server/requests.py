@@ -1,4 +1,4 @@
-"""Requests within limits: authentication, size and time of bodies, time of answers, and what is said instead."""
+"""Requests within limits: authentication, size and time of bodies, time of answers, and the answers of errors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("broker")
 
-#: Largest request body, in bytes, unless said otherwise.
+#: Default of the largest request body, bytes.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
-#: Bytes of request bodies that are in memory at the same time, unless said otherwise.
+#: Default of the bytes of request bodies that are in memory at the same time.
 MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 #: How long a request is worked on, seconds: its client waits for 10.
 ANSWER_WITHIN_S = 8.0
@@ -59,7 +59,7 @@ class Bodies:
             yield await self._received(request, held)
 
     def _announced(self, request: Request) -> int:
-        """The bytes that the body has by its header; 0 where it says nothing."""
+        """The length of the body by its header, bytes; 0 if the header does not say it."""
         announced = request.headers.get("content-length", "0")
         size = int(announced[:20]) if announced.isdecimal() else 0
         if size > self._max_request_bytes:
@@ -84,7 +84,7 @@ class Bodies:
 
 
 def in_time(answer: Answer) -> Answer:
-    """The same endpoint, which says so when it takes longer than its client waits."""
+    """An endpoint that answers with an error when it takes longer than its client waits."""
 
     async def answer_in_time(request: Request) -> Response:
         try:
@@ -97,16 +97,16 @@ def in_time(answer: Answer) -> Answer:
 
 
 def client_of(request: Request) -> str:
-    """The address of who asks, or `-`."""
+    """The client's address, or `-`."""
     return request.client.host if request.client else "-"
 
 
 def invalid(error: ValidationError, *place: str | int) -> Response:
-    """What is wrong with the body, in the words of agent-lightning's servers, without the values themselves.
+    """The errors in a body, in the form of agent-lightning's servers, without the values.
 
     Args:
-        error: what pydantic says.
-        place: what the places it names are in.
+        error: pydantic's error.
+        place: the container of the places that the error names.
     """
     problems: Sequence[Any] = error.errors(include_url=False, include_context=False, include_input=False)
     detail = [{**problem, "loc": [*(place or ("body",)), *problem["loc"]]} for problem in problems[:100]]
@@ -128,10 +128,10 @@ async def _full(request: Request, error: Exception) -> Response:  # noqa: ARG001
 
 
 async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
-    return Response(status_code=400)  # nobody reads it
+    return Response(status_code=400)  # no client reads it
 
 
-#: What is answered for errors, by their kind.
+#: The answers of errors, by their type.
 EXCEPTION_HANDLERS: dict[Any, ExceptionHandler] = {
     HTTPException: _refused,
     BrokerError: _unavailable,
@@ -141,22 +141,22 @@ EXCEPTION_HANDLERS: dict[Any, ExceptionHandler] = {
 
 
 def refuse_empty_token(token: str | None) -> None:
-    """Raises BadArgument for an empty token: it would protect nothing. A variable that was not set is often so."""
+    """Raises BadArgument for an empty token, which would protect nothing: often a variable that was not set."""
     if token == "":
         raise BadArgument(argument="token", given="an empty one", expected="a secret, or None for none")
 
 
 class Authenticated:
-    """Lets through what brings the token.
+    """Lets requests with the token through.
 
-    Bearer is the way; Basic with the token as password works too: it is what stock clients send when their endpoint is
-    `http://worker:TOKEN@host:port`.
+    The token is sent as Bearer. Basic with the token as password works too: stock clients send that when their endpoint
+    is `http://worker:TOKEN@host:port`.
 
     Args:
-        app: what it protects.
+        app: the protected application.
         token: the token.
         header: another header that may bring the token, in lower case.
-        public: a path that anyone may ask for.
+        public: a path that needs no token.
     """
 
     def __init__(self, app: ASGIApp, token: str, *, header: bytes = b"", public: str = "") -> None:
@@ -180,7 +180,7 @@ class Authenticated:
 
 
 def _fingerprint(token: bytes) -> bytes:
-    # Of one length whatever was sent, so that not even the length shows in the time that comparing takes.
+    # Hashes have one length, so that the time of comparing does not even show the token's length.
     return hashlib.sha256(token).digest()
 
 

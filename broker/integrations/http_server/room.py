@@ -1,4 +1,4 @@
-"""How many bytes of request bodies are in memory at the same time."""
+"""Limits the bytes of request bodies that are in memory at the same time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class Full(Exception):
 
 
 class Held:
-    """What one request holds of the room."""
+    """The bytes of the room that one request holds."""
 
     def __init__(self, room: Room, size: int) -> None:
         self._room, self.size = room, size
 
     def grow(self, size: int) -> None:
-        """Holds at least so many bytes: of a body that did not say how long it is.
+        """Holds at least the given number of bytes, for a body whose length was not announced.
 
-        It never waits, since two requests that both hold half of the room would wait for each other.
+        It never waits: two requests that hold half of the room each would wait for each other.
 
         Raises:
-            Full: there is no room for them.
+            Full: there is no room for these bytes.
         """
         if size > self.size:
             self._room.take(size - self.size)
@@ -34,7 +34,7 @@ class Held:
 class Room:
     """A bound on bytes, given out in the order of asking.
 
-    A request asks before it reads its body. So what waits is in the sender's memory, not in this process.
+    A request asks before it reads its body. So waiting bodies are in the sender's memory, not in this process.
 
     Args:
         most: bytes that are held together; a single request needs no more.
@@ -55,11 +55,11 @@ class Room:
         """Holds room for a body.
 
         Args:
-            size: bytes that it has.
-            within_s: how long to wait for them, in seconds.
+            size: bytes of the body.
+            within_s: how long to wait for room, in seconds.
 
         Raises:
-            Full: others held them for all that time.
+            Full: other requests held the room for all that time.
         """
         await self._wait_for(size, within_s)
         held = Held(self, size)
@@ -81,7 +81,7 @@ class Room:
         except BaseException as error:
             if turn in self._waiting:
                 self._waiting.remove(turn)
-            elif turn[1].done() and not turn[1].cancelled():  # it was let in as it gave up
+            elif turn[1].done() and not turn[1].cancelled():  # the request was let in at the moment when it gave up
                 self._left += size
             self._let_in()
             if isinstance(error, TimeoutError):

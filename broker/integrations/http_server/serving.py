@@ -1,4 +1,4 @@
-"""Serving an application with uvicorn, in the foreground or beside a trainer."""
+"""Serves an application with uvicorn, in the foreground or beside a trainer."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HEADERS_WITHIN_S = 10.0
 
 
 class _Quiet(uvicorn.Server):
-    """A server that leaves the process's signals to whoever runs it."""
+    """A server that leaves the process's signals to its caller."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Captures none."""
+        """Captures no signals."""
         yield
 
 
@@ -43,7 +43,7 @@ class _Connection(H11Protocol):
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
-        """Takes what arrived."""
+        """Takes bytes that arrived."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:  # a request has begun, and its headers have not ended
             self._expect_headers()
@@ -56,7 +56,7 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _expect_headers(self) -> None:
-        if self._overdue is None:  # bytes that trickle in do not prolong it
+        if self._overdue is None:  # bytes that trickle in do not prolong the wait
             self._overdue = self.loop.call_later(HEADERS_WITHIN_S, self.transport.close)
 
     def _stop_waiting(self) -> None:
@@ -66,24 +66,24 @@ class _Connection(H11Protocol):
 
 
 class Listener:
-    """A socket that listens, and the server behind it.
+    """A socket that listens, and its server.
 
     Args:
         host: address to listen on.
         port: port; 0: any that is free.
 
     Raises:
-        OSError: it cannot listen there.
+        OSError: the address cannot be listened on.
     """
 
     def __init__(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # asyncio switches off Nagle's algorithm only where the protocol is named, which `create_server` does not do.
+        # asyncio switches off Nagle's algorithm only if the socket names its protocol, which `create_server` does not do.
         # Without that, the second half of each small answer waits 40 ms for an acknowledgement of the first.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # an address of IPv6 says nothing of IPv4
+            if family == socket.AF_INET6:  # an IPv6 address does not listen on IPv4
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             self._socket.bind((host, port))
             self._socket.listen(2048)
@@ -116,7 +116,7 @@ class Listener:
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="gateway-http")
 
     async def stop(self) -> None:
-        """Takes no more requests, lets those under way end, and closes the socket."""
+        """Takes no more requests, lets requests under way end, and closes the socket."""
         if self._server is not None:
             self._server.should_exit = True
         if self._serving is not None:
