@@ -1,4 +1,4 @@
--- Makes a process an owner of an admission run; creates the run where there is none. Ends the owners whose leases have run out.
+-- Makes a process an owner of an admission run; creates a run that does not exist. Ends the owners whose leases have run out.
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), then pairs of config field, value (those that the caller set)
@@ -21,7 +21,7 @@ local function create(token, lost_version)
   end
 end
 
--- The batch size counts in what the versions so far have consumed.
+-- The tasks consumed so far are versions times the batch size, so a changed batch size changes accepted.
 local function agree(update)
   local _, before = agree_on_config(CONFIG_START, update)
   if batch_size() ~= before then bump('accepted', num('version') * (batch_size() - before)) end
@@ -51,7 +51,7 @@ return run(function()
   else
     agree(ARGV[6] == '1')
   end
-  -- Owners that died before they reported count too: if all did, nobody else would end them, and they would fill the run.
+  -- Owners that died before their first report are ended too: if all died, no other call would end them, and they would fill the run.
   local owners, n = live_owners(), 0
   end_expired(owners, id, lease)
   for _ in pairs(owners) do n = n + 1 end

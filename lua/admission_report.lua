@@ -8,7 +8,7 @@
 -- Flags: allow-oom
 -- @include admission
 
--- A slot is promised where it is there besides all that are promised to anybody; a promise ends with the owner's own next report, or with its lease.
+-- A slot is promised if it is free and not promised to an owner. A promise ends with the owner's own next report, or with its lease.
 local function promise(owners, o, asks)
   if not asks then return 0 end
   local granted = spare(owners) >= 1 and 1 or 0
@@ -26,7 +26,7 @@ return run(function()
   if not o and not ended then fail('NOSESSION', 'session', r.owner) end
   end_expired(owners, r.owner, r.lease)
   o = o or owner_record(ended)
-  -- An older report, or a late copy of one of an owner that has ended, says nothing any more.
+  -- An older report is ignored, and so is a late copy of an ended owner's report.
   if r.number > o.number or (r.number == o.number and not ended) then
     if ended then
       zdel(ENDED_OWNERS, r.owner)

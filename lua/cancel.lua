@@ -1,4 +1,4 @@
--- Takes tasks out of the run, whoever works on them.
+-- Takes tasks out of the run, also while workers hold them.
 -- Transition: pending, delayed, running, ready or batched (not sealed) -> rejected
 -- KEYS: state
 -- ARGV: now, gate (3), tasks...

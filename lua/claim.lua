@@ -23,7 +23,7 @@ local function due_in()
   return due > 0 and math.max(0, math.min(due - now, lease_step)) or -1
 end
 
--- The same claim again: what it was given and still holds.
+-- The same claim again: answers the attempts that it was given and still holds.
 local function replay(words)
   local reason, version, epoch, random, rest = words:match('^(%S+) (%S+) (%S+) (%S+) ?(.*)$')
   local ids, places = {}, {}

@@ -1,5 +1,5 @@
--- A checkpoint of the current version is safely written. A trainer's: the floor rises to the oldest one that is kept. An operator's has no
--- weights beside it, is on a list of its own, and moves no floor.
+-- Notes that a checkpoint of the current version is safely written. A trainer's moves the floor up to the oldest checkpoint that is kept.
+-- An operator's has no weights beside it, is on another list, and moves no floor.
 -- Transition: none of a task; what is below the floor may be trimmed
 -- KEYS: state
 -- ARGV: now, gate (3), version (of the checkpoint), epoch (of an operator's checkpoint; else empty)
@@ -11,7 +11,7 @@
 -- @include target
 
 local FIELDS = gate_and({ 'checkpoints', 'operator_checkpoints', 'keep_checkpoints', 'floor', 'recoveries' })
-local MOST_OF_OPERATORS = 16 -- it is a list to look at: nothing is kept for it
+local MOST_OF_OPERATORS = 16 -- a list to look at: nothing is kept for these checkpoints
 
 -- The newest of a list of versions and one more, newest first, as text.
 local function with_newest(list, version, most)

@@ -1,5 +1,5 @@
 -- Adds tasks that do not exist in any state, nor were finished and freed, and stores the data loader's position in the same step.
--- Asked to, also those that are dead or rejected, or were when they were freed: they start over, as what is given now.
+-- With again, tasks that are dead or rejected, or were so when they were freed, start over with the payload and numbers given now.
 -- Transition: (none) -> pending; with again: dead or rejected -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: dead and rejected ones, too), then per task: id, priority, samples, min_samples, payload
@@ -12,7 +12,7 @@
 -- @include restart
 
 local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' })
--- The rest of the new records of tasks with these numbers, checked; most calls have the same for all.
+-- The end of a new record for these numbers, checked once: most calls have the same numbers for all tasks.
 local tails = {} -- `priority samples min_samples` -> text
 
 local function tail_of(at)

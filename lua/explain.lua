@@ -8,13 +8,13 @@
 -- Flags: no-writes
 -- @include records
 
--- For people who look on: when a lease ends on the run's clock if its session stays silent, whatever gap this script found.
--- A script that writes nothing does not move the lease clock on, and where all are dead nobody else may come.
+-- When a lease ends on the run's clock if its session stays silent, for people. A gap that this script found counts in full:
+-- a script that writes nothing does not move the lease clock, and if all workers are dead no other call may come.
 local function silent_from(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lag_before end
 
 local MOST_COUNTED = 10000
 
--- What the session was told when it got less than it asked for; '-': it got that, empty: it has not claimed.
+-- Why the session's last claim got less than it asked for; '-': it got all, empty: it has not claimed.
 local function last_reason(call) return call and call:match('^%d+ %d+ (%S+)') or '' end
 
 local function sessions_seen(limit)

@@ -1,4 +1,4 @@
--- Ends a session: what it holds is released without penalty.
+-- Ends a session: its attempts are released without penalty.
 -- Transition: held -> open; running -> pending or delayed where nothing else of the task is held or done
 -- KEYS: state
 -- ARGV: now, session, limit

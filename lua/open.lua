@@ -1,4 +1,4 @@
--- Makes the caller the trainer of the run; creates the run where there is none.
+-- Makes the caller the trainer of the run; creates a run that does not exist.
 -- Transition: none of a task; epoch n -> n+1, the trainer before is fenced.
 -- KEYS: state
 -- ARGV: now, token (the caller's own choice: a repeated open is recognised), update (1: change a config that differs), then pairs of config field, value (those that the caller set; none: the run must exist)

@@ -18,7 +18,7 @@ local FIELDS = hot_and({
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
 local POLICIES_START = 15
 
--- How many tasks the steps from limit on have consumed that are not part of the history any more, and were until now.
+-- How many tasks were consumed by the steps from limit on, which leave the history now.
 local function consumed_by_lost_steps(limit)
   local n, entries = 0, redis.call('HGETALL', BATCHES)
   local before = math.min(tonumber(field('recover_limit') or '') or MAX_INT, num('version'))
@@ -29,7 +29,7 @@ local function consumed_by_lost_steps(limit)
   return n
 end
 
--- Policies above the version belong to no history any more, also when a later recovery goes forward past them.
+-- Policies above the version belong to no history from now on, even if a later recovery goes forward past them.
 local function drop_policies_above(version)
   for _, v in ipairs(redis.call('HKEYS', POLICIES)) do
     if tonumber(v) > version then hdel(POLICIES, v) end
@@ -43,8 +43,8 @@ local function take_policies(version, epoch)
   set('version_epoch', made_by)
 end
 
--- A server that forgot nothing has every task up to its own cursor. One that did goes back to the checkpoint's, and from then on
--- knows nothing of the tasks between an older checkpoint and this one, nor of what the steps between them consumed.
+-- A server that forgot nothing has every task up to its own cursor. A server that forgot writes goes back to the checkpoint's cursor. From
+-- then on it does not know the tasks between an older checkpoint and this one, nor which of them the steps between have consumed.
 local function go_by(to, listed_order)
   if to.file_cursor then set('cursor', ARGV[9]) end
   if to.older or to.version < num('known_version') then forget_finished() end
@@ -53,7 +53,7 @@ local function go_by(to, listed_order)
     set('known_from', math.max(to.file_cursor and 0 or num('known_from'), listed_order))
     set('known_version', to.version)
   end
-  if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end -- perhaps others finished rows
+  if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end -- another history may have finished other tasks
   set('recover_listed', listed_order)
   set('recover_lineage', to.by_cursor and ARGV[14] or '')
   set('recover_order', to.common)

@@ -16,7 +16,7 @@ local FIELDS = gate_and({
   'open_size',
 })
 
--- Batches of steps that the surviving history has not consumed, and the one that was open: their tasks are elsewhere now.
+-- Batches of steps that the surviving history has not consumed, and the unsealed batch: the sweep has moved their tasks.
 local function drop_batches(limit)
   unlink(key('batch:' .. int_text(num('recover_open'))))
   for _, step in ipairs(redis.call('HKEYS', BATCHES)) do

@@ -16,7 +16,7 @@ local persisted, accepted = {}, 0
 
 local function result_key(attempt) return RESULT .. attempt end
 
--- The bytes of a repeated submit stand for the accepted ones, or are left over where those were freed already.
+-- The bytes of a repeated submit are those of the accepted result, or are left over if that was freed already.
 local function keep_or_free(t, attempt)
   local from = num('bytes_from')
   local step = tonumber(t.step)
@@ -28,7 +28,7 @@ local function keep_or_free(t, attempt)
   end
 end
 
--- The attempt does not hold its slot: its own answer again, or why it is late. It leaves no bytes, unless they are its accepted ones.
+-- The attempt does not hold its slot: repeats its own answer, or says why it is late. Deletes its bytes, unless they are of its accepted result.
 local function refuse(attempt, verdict, by_set)
   local t, k, s, _, same = holder(attempt)
   if same and letter(t, k) == 'D' and verdict == 'a' then
@@ -43,7 +43,7 @@ local function refuse(attempt, verdict, by_set)
   return answer
 end
 
--- The newest policy used, where it is newer than that of the claim.
+-- The newest policy that was used, if it is newer than that of the claim.
 local function use_newer(t, k, s, version, epoch)
   if version ~= s.newest and tonumber(version) > tonumber(s.newest) then
     s.newest, s.newest_epoch = version, epoch

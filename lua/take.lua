@@ -12,7 +12,7 @@
 
 local FIELDS = gate_and({ 'open_size', 'recheck' })
 
--- A batch that was sealed before: its answer again.
+-- A batch that was sealed before: repeats its answer.
 local function sealed_already(step)
   local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
   if not size then fail('GONE', 'step', int_text(step)) end
@@ -41,7 +41,7 @@ local function recheck_open_batch(step)
   flush()
 end
 
--- Writes what it did, to be counted. Returns whether ready tasks are left that it did not look at, and what it took.
+-- Moves ready tasks to the batch. Returns whether ready tasks are left that it did not look at, and the tasks that it took.
 -- told: as many at most, with as many slots as their rows may have; 0: any number.
 local function fill(step, n, limit, told)
   local ids, taken = redis.call('ZRANGE', READY, 0, limit), {}
@@ -76,7 +76,7 @@ local function fill(step, n, limit, told)
   return #ids > looked, taken
 end
 
--- What a batch is called: a hash of its step, its tasks and their first claims, by which a client knows its order. (fakeredis has no sha1hex.)
+-- The digest of a batch: a hash of its step, its tasks and their first claims, from which a client knows its order. (fakeredis has no sha1hex.)
 local function digest_of(text)
   if redis.sha1hex then return redis.sha1hex(text) end
   local hash = 5381
@@ -119,7 +119,7 @@ return gated(FIELDS, function()
     digest, members = seal_batch(step, size)
     told = first_ids(members, most)
   end
-  -- What the trainer waits for: a full batch, or with short all that is left, where something is.
+  -- The trainer waits for a full batch, or with short for all tasks that are left, if any.
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
   local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken }

@@ -1,5 +1,5 @@
 -- @include admission_owners
--- What an owner's report does: its numbers, the version, a recovery, and at most one more slot promised to it.
+-- Applies an owner's report: its numbers, the version, a recovery, and at most one more slot promised to it.
 
 local ADMISSION_FIELDS = hot_and({ 'admission', 'admission_at', 'admission_recoveries', 'epoch', 'total_rejected' })
 local KIND = { 'field', 'kind', 'stored', 'tasks', 'given', 'admission' }
@@ -32,8 +32,8 @@ local function report_args(from)
   return r
 end
 
--- Ends the owners whose lease has run out. While nobody called, because the server or the network was away, no owner could renew:
--- most of such a silence is given back, else the first one to return would take the slots of all the others.
+-- Ends the owners whose lease has run out. In a silence of all owners, because the server or the network was away, none could renew.
+-- Leases lose only a part of that silence: else the first owner to return would take the slots of all the others.
 local function end_expired(owners, caller, lease)
   local silence = now - num('admission_at')
   local forgiven = num('admission_at') > 0 and silence > lease / 2 and silence - math.floor(lease / 3) or 0
@@ -53,7 +53,7 @@ end
 
 local function history() return state.epoch .. '/' .. int_text(num('admission_recoveries')) end
 
--- An owner that still reports what it reported before somebody else's recovery has not heard of it: its version would open the capacity of a lost future.
+-- An owner that still reports its numbers from before another owner's recovery does not know of it: its version would open the capacity of a lost future.
 local function take_version(o, given)
   if given < 0 or (given > num('version') and given == o.version and o.history ~= history()) then return end
   o.version, o.history = given, history()
@@ -63,7 +63,7 @@ local function take_version(o, given)
   event('advance', int_text(given) .. ' ' .. state.epoch)
 end
 
--- accepted = version * B, running untouched; what was accepted after the announcement is on top of it.
+-- accepted = version * B, plus the rollouts accepted after the announcement; running stays.
 local function take_recovery(o, r)
   if r.recovery <= o.recovery then return end
   o.recovery = r.recovery
@@ -88,12 +88,12 @@ local function total(owners)
   set('admission_enqueued', sum_of(owners, 'enqueued'))
 end
 
--- Slots that nobody has and nobody was promised.
+-- Slots that are free and promised to no owner.
 local function spare(owners)
   return blocked() and 0 or capacity() - sum_of(owners, 'reserved')
 end
 
--- Wakes as many owners as there are spare slots: those first that have rollouts to start, then who waits longest.
+-- Wakes one owner for each spare slot: first those that have rollouts to start, then those that have waited longest.
 local function wake_owners(owners)
   local waiting, room = {}, spare(owners)
   for id, o in pairs(owners) do

@@ -53,7 +53,7 @@ end
 
 local function wake_key(id) return key('wake:owner:' .. id) end
 
--- An owner's running and enqueued rollouts are nobody's any more.
+-- Subtracts an owner's running and enqueued rollouts.
 local function end_owner(owners, id, why)
   local o = owners[id]
   owners[id] = nil

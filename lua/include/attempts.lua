@@ -91,7 +91,7 @@ local function holder(id)
   return t, k, s, same and letter(t, k) == 'H', same
 end
 
--- Why an attempt does not hold its slot (any more): how it ended, or by whom it was superseded.
+-- Why an attempt does not hold its slot: how it ended, or which attempt superseded it.
 local function ended_why(id)
   local t, k, s, _, same = holder(id)
   if not t then return 'unknown' end

@@ -1,7 +1,7 @@
 -- @include records
--- How much of what it is given a call deals with: groups may be large.
+-- How many of the given tasks a call deals with: groups may be large.
 
--- How many of the tasks, which are read: as many as have so many slots together, one at least.
+-- How many of the tasks, which must be in the cache, have at most this number of slots together; at least one task.
 local function within_slots(ids, most)
   load_tasks(ids)
   local looked = 0

@@ -2,7 +2,7 @@
 -- @include lineage
 -- How a run and an epoch begin.
 
--- Longer than a listpack entry: the state stays a hash table, so that reading its fields does not walk over all of them.
+-- Longer than a listpack entry, so that the state is a hash table: reading a field of a listpack walks over the others.
 local ABOUT = 'state of a run of rollout-broker; change it through the commands and the client only, never by hand'
 
 -- Argument i and the one behind it: a field of the config, and its value.
@@ -14,7 +14,7 @@ local function config_arg(i)
   return name, ARGV[i + 1]
 end
 
--- Whether C is B because nobody gave another. A run of a release that did not write down who gave it tells by the number.
+-- Whether C is B because no C was given. A run of a release that did not store this tells it by C = B.
 local function concurrency_follows()
   return field('concurrency_given') ~= '1' and tonumber(state.max_concurrent_rollouts) == batch_size()
 end
@@ -29,8 +29,8 @@ local function create_config(first)
   if state.max_concurrent_rollouts then set('concurrency_given', 1) else follow_batch_size() end
 end
 
--- Compares what is given with what is stored; with update changes that. What is not given stays as it is, but that C
--- follows B where nobody gave it. Returns whether something differed, and the batch size before.
+-- Compares the given fields with the stored ones; with update changes the stored ones. Fields that are not given stay, but C follows B if it
+-- was never given. Returns whether a field differed, and the batch size before.
 local function agree_on_config(first, update)
   local before, follows, differs = batch_size(), concurrency_follows(), false
   for i = first, #ARGV, 2 do

@@ -1,6 +1,6 @@
--- What a config field is where a run does not hold it: one that an older release created, before there was such a field.
--- A new run stores all of them, so that another default in a later release changes no run that is there.
--- consumer_batch_size always is there; max_concurrent_rollouts is the batch size where nobody gave it (include/state.lua).
+-- The values of config fields that a run does not hold, because an older release created it, before there was the field.
+-- A new run stores all fields, so that another default in a later release changes no run.
+-- consumer_batch_size is always stored; max_concurrent_rollouts is the batch size if it was never given (include/state.lua).
 
 local DEFAULTS = {
   max_staleness = '0', on_stale = 'requeue', max_attempts = '3', max_stale_requeues = '10', lease_ms = '60000',

@@ -1,5 +1,5 @@
 -- @include tasks
--- How tasks end: dead, rejected, ready; and what follows when a slot ended.
+-- How tasks end: dead, rejected, ready; and the checks after a slot has ended.
 
 -- Any state -> dead ('X') or rejected ('J'), for good unless retried.
 local function finish_task(t, final, reason, attempts_why)

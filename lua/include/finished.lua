@@ -3,7 +3,7 @@
 -- Kept as numbers in small sets, about 10 bytes an id: the first bits of its hash name the set, the next 52 are the member,
 -- which is negative where the task ended dead or rejected: that one was never trained on, and may be asked for again.
 
--- fakeredis has no sha1hex; a weaker hash does for tests.
+-- fakeredis has no sha1hex; a weaker hash is enough for tests.
 local function hash_hex(text)
   if redis.sha1hex then return redis.sha1hex(text) end
   local a, b = 5381, 52711
@@ -14,7 +14,7 @@ local function hash_hex(text)
   return string.format('%08x%08x', a, b)
 end
 
--- The set of an id, its member there where it was trained on, and where not.
+-- The set of an id, its member if it was trained on, and its member if it was not.
 local function finished_place(id)
   local hash = hash_hex(id)
   local member = int_text(tonumber(hash:sub(4, 16), 16))
@@ -28,7 +28,7 @@ local function add_finished(id, trained)
   bump('finished_ids', 1)
 end
 
--- What became of a task that was freed, a word; nil where it was not, or nothing is known of it any more.
+-- What became of a task that was freed, a word; nil: it was not freed, or it is forgotten.
 local function freed_word(id)
   if num('finished_ids') == 0 then return nil end
   local set_key, member, untrained = finished_place(id)
@@ -36,14 +36,14 @@ local function freed_word(id)
   return redis.call('SISMEMBER', set_key, untrained) == 1 and 'freed_untrained' or nil
 end
 
--- Below the floor nothing is known of what was finished.
+-- Forgets which tasks were finished.
 local function forget_finished()
   if num('finished_ids') == 0 then return end
   for i = 0, 4095 do unlink(key(string.format('finished:%03x', i))) end
   set('finished_ids', 0)
 end
 
--- A recovery calls for the task again, or the trainer for one that was not trained on.
+-- Forgets that a task was finished: a recovery wants it again, or the trainer one that was not trained on.
 local function drop_finished(id)
   if num('finished_ids') == 0 then return end
   local set_key, member, untrained = finished_place(id)

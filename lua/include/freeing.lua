@@ -2,9 +2,9 @@
 -- Forgetting tasks, a bounded number of slots a call: groups may be large.
 
 local slots_left = 1000
-local stopped = false -- whether something was left for the next call because of that
+local stopped = false -- whether tasks were left for the next call because of the bound
 
--- How many of the tasks, which are read, may be freed by this call: those whose slots are within what is left.
+-- How many of the tasks, which must be in the cache, this call may free: those whose slots are within the rest of the bound.
 local function within_bounds(ids)
   load_tasks(ids)
   for i = 1, #ids do

@@ -7,7 +7,7 @@
 local REQUESTS, REQUEST_ORDER = key('requests'), key('request_order')
 local FIRST_ARG = 5 -- the script's own arguments start here
 
--- The fields that a script behind the gate reads: the hot ones, the gate's, and its own.
+-- The fields that a script behind the gate reads: those of nearly every script, the gate's, and its own.
 local function gate_and(more)
   local names = { 'epoch', 'call', 'answer' }
   for i = 1, #more do names[i + 3] = more[i] end
@@ -59,7 +59,7 @@ local function reply(answer)
 end
 
 -- A script behind the gate: body decides and returns the answer, a string; it does not write before it can no longer fail.
--- What body may return besides, a list, goes with the answer the first time only: a repeated call is told the string alone.
+-- body may also return a list, which goes with the answer the first time only: a repeated call gets the string alone.
 local function gated(fields, body)
   return run(function()
     load_state(fields)

@@ -1,10 +1,10 @@
 -- @include attempts
--- Handing out slots, and the answer that tells the worker of them.
+-- Hands out slots, and makes the answer for the worker.
 
 local granted, granted_slots = {}, {} -- the tasks in the order they were handed out, and `slot claims tries ...` of each
 local granted_count = 0
 
--- The claim as everything that is handed out repeats it: texts made once. policy: version and epoch.
+-- The parts of a claim that every slot record repeats: texts made once. policy: version and epoch.
 local function new_claim(session, random, version, epoch, given)
   local version_text = int_text(version)
   local policy = version_text .. ',' .. epoch
@@ -25,7 +25,7 @@ local function hold(t, k, claim)
   local attempt = name .. '.' .. claims .. claim.id_tail
   zput(claim.book, attempt, claim.version)
   if claim.timeout > 0 then
-    if not field('timeouts') then set('timeouts', 1) end -- from now on, whatever the config becomes, attempts may have a deadline
+    if not field('timeouts') then set('timeouts', 1) end -- from now on attempts may have a deadline, even if the config changes
     zput(DEADLINES, attempt, lease_end(claim.timeout))
     due_at(now + claim.timeout)
   end

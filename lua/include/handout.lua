@@ -1,7 +1,7 @@
 -- @include grant
--- What a claim hands out: open slots first, then new tasks within capacity.
+-- Chooses the work that a claim hands out: open slots first, then new tasks within capacity.
 
-local still_open, still_pending = nil, nil -- whether something of the kind is left after the claim; nil: not known
+local still_open, still_pending = nil, nil -- whether open slots, and pending tasks, are left after the claim; nil: not known
 local started, used_up = 0, 0 -- tasks that this claim takes out of `pending`, and out of `open`
 
 -- How many tasks to read for this many slots: one more than needed when tasks are as large as the last one enqueued.
@@ -62,7 +62,7 @@ local function claim_open(n, limit, claim)
   end
 end
 
--- As many tasks as there is capacity for, none where the policy is too old.
+-- Starts tasks within capacity; none if the policy is too old.
 local function claim_pending(n, claim)
   local room, offset, first = capacity(), 0, num('first_seq')
   if too_old(claim.version) then room = 0 end
@@ -109,7 +109,7 @@ local function hand_out(n, limit, claim)
   if state.paused == 'paused' then return 'paused' end
   if state.recovering ~= '' then return 'recovering' end
   if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then
-    arm_for_open_slot() -- the marker that woke this worker is another one's
+    arm_for_open_slot() -- the marker that woke this worker is for another one
     return 'weights_stale'
   end
   claim_open(n, limit, claim)

@@ -39,7 +39,7 @@ end
 
 local function decode_task(id, record)
   local t = blank('tasks')
-  t.id, t.slot = id, false -- the slot is decoded when somebody asks for it
+  t.id, t.slot = id, false -- the slot is decoded when it is asked for
   t.state, t.fixed, t.samples, t.errors, t.first, t.oldest, t.newest, t.again, t.step, t.letters, t.slot_text =
     record:match(TASK_PATTERN)
   t.samples = tonumber(t.samples)

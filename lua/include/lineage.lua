@@ -1,11 +1,11 @@
 -- @include state
--- Which epochs gave the order numbers. A failover forgets numbers, and whoever goes on gives them again to other tasks: a checkpoint and
--- the server mean the same task by a number only up to the last one that an epoch gave in the histories of both.
+-- Which epochs gave the order numbers. A failover forgets numbers, and the trainer that goes on gives them again to other tasks. So a
+-- number means the same task in a checkpoint and on the server only up to the last number that an epoch gave in both histories.
 -- The field `lineage` is `token:number ...`, newest first: an epoch's token, and the newest number when it began.
 
 local MOST_MARKS = 100
 
--- The numbers above `from` are the epoch's of this token; those before, as `older` says. An epoch that gave none leaves no mark.
+-- The numbers above `from` are of this token's epoch; `older` describes those before. An epoch that gave no number leaves no mark.
 local function mark_epoch(token, from, older)
   local marks = { token .. ':' .. int_text(from) }
   for mark, at in older:gmatch('(%w+:(%d+))') do
@@ -14,7 +14,7 @@ local function mark_epoch(token, from, older)
   set('lineage', table.concat(marks, ' '))
 end
 
--- Up to which number a checkpoint, which knows them up to listed_order (-1: it has no list), and the server mean the same tasks.
+-- The last number that means the same task in a checkpoint and on the server. The checkpoint knows numbers up to listed_order (-1: it has no list).
 local function common_order(listed_order, lineage)
   local last_here, last = {}, num('order_seq') -- token -> the last number that it gave
   if lineage == '' or listed_order < 0 then return math.min(listed_order, last) end
@@ -29,7 +29,7 @@ local function common_order(listed_order, lineage)
   return 0
 end
 
--- What a recovery goes by (listed_order -1: by a version alone, without a list):
+-- The facts that a recovery decides by (listed_order -1: a version alone, without a list):
 --   common     up to this number the list decides
 --   lost       the server came back without some of the checkpoint's numbers: tasks with later ones are that history's too, or are not
 --   by_cursor  the list decides of these as well: the data loader goes back to the checkpoint's cursor, and brings again what is behind it

@@ -63,7 +63,7 @@ local function slot_changed(t, k, s)
   end
 end
 
--- The slot's record becomes this text; nobody asks the cache for it before they are done.
+-- Sets the slot's record to this text; the script does not read it from the cache again.
 local function replace_slot(t, k, text)
   if k > 0 then
     hput(SLOTS, slot_name(t, k), text)
@@ -104,7 +104,7 @@ local function drop_slot(t, k)
   dirty_slots[name], slots[name] = nil, false
 end
 
--- Nothing is kept of the task but its place in sets.
+-- Deletes everything of the task except its place in sets.
 local function drop_records(t)
   for k = 1, t.samples - 1 do drop_slot(t, k) end
   hdel(TASKS, t.id)

@@ -57,7 +57,7 @@ local function count(name, n) counts[name] = (counts[name] or 0) + n end
 
 local function letters_of(t, c) return select(2, t.letters:gsub(c, '')) end
 
--- Counts what the fate means: causes of going back to pending, attempts and results kept or not, and what is running or ready afterwards.
+-- Counts a fate: causes of going back to pending, attempts and results kept or not, and tasks running or ready afterwards.
 local function tally(t, fate, cause)
   local held, done = letters_of(t, 'H'), letters_of(t, 'D')
   if cause then count(cause, 1) end

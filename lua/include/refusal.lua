@@ -1,5 +1,5 @@
 -- @include attempts
--- What an attempt is told that does not hold its slot, and who holds it instead.
+-- The answer to an attempt that does not hold its slot, and the attempt that holds it instead.
 
 local function refusal(attempt)
   local why = ended_why(attempt)

@@ -1,7 +1,7 @@
 -- @include tasks
 -- Starting a finished task over, with all its slots open and nothing counted against them.
 
--- samples, fixed: where they are others than before.
+-- samples, fixed: given if they differ from those before.
 local function restart_task(t, samples, fixed)
   load_slots_of(t)
   for k = 0, t.samples - 1 do

@@ -1,5 +1,5 @@
 -- @include bounds
--- Rollouts as answers tell of them.
+-- The rows of rollouts in answers.
 
 -- Appends per done sample: slot, attempt, version, newest, session; and its result's key to `results`.
 local function add_samples(t, row, results)
@@ -19,7 +19,7 @@ end
 local MOST_SLOTS = 1000
 
 -- Per task a list: id, priority, oldest, newest, first, payload, then its samples; and the keys of all their results.
--- Of as many tasks as have so many slots, one at least: groups may be large.
+-- Only for the first tasks that have at most this number of slots together, at least one task: groups may be large.
 local function rows_of(ids)
   local names, rows, results = {}, {}, {}
   ids = { unpack(ids, 1, within_slots(ids, MOST_SLOTS)) }

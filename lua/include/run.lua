@@ -17,7 +17,7 @@ local DEAD, REJECTED, BATCHES, POLICIES = key('dead'), key('rejected'), key('bat
 local EVENTS, WAKE, WAKE_READY = key('events'), key('wake'), key('wake:ready')
 local SESSION, RESULT, REVOKED = key('session:'), key('result:'), key('revoked:') -- beginnings of names
 
--- `%d` is the faster, where a C long has 64 bits.
+-- `%d` is faster, if a C long has 64 bits.
 local INT_FORMAT = string.format('%d', 1099511627776) == '1099511627776' and '%d' or '%.0f'
 
 -- Integers as text, exact up to 2^53 (tostring would give an exponent from 1e14 on).
@@ -54,13 +54,13 @@ local function fail(code, ...)
   error({ coded = table.concat(text, ' ') })
 end
 
--- An argument that is not there is a refusal, not a fault.
+-- A missing argument is refused; it is not a fault.
 local MISSING = { __index = function(_, i)
   fail('BADARG', 'argument', i, 'given', 'nothing')
 end }
 setmetatable(ARGV, MISSING)
 
--- Argument i as an integer from low to high, in plain digits: what is stored as given must be readable again.
+-- Argument i as an integer from low to high, in plain digits, as it may be stored as given and read again.
 local function int_arg(i, name, low, high)
   local n = #ARGV[i] <= 17 and ARGV[i]:find('^%-?%d+$') and tonumber(ARGV[i])
   if not n or n < low or n > high then

@@ -9,7 +9,7 @@ local lag_before = 0 -- how far it was before this script
 local lease_step = math.huge -- how far the lease clock advances at most between two scripts
 local oldest_good = nil -- the oldest version that is not too old, once it is asked for; -math.huge: no bound
 
--- What nearly every script needs.
+-- The hot fields, which nearly every script needs.
 local HOT = {
   'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
   'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
@@ -44,7 +44,7 @@ local function set(name, value)
   oldest_good = nil
 end
 
--- Often called: the number is not turned into text, the HSET does that.
+-- Often called: the number is not turned into text here, as HSET does that.
 local function bump(name, n)
   local value = state[name]
   value = (type(value) == 'number' and value or num(name)) + n
@@ -111,7 +111,7 @@ local function first_due()
 end
 
 -- Reads the fields given, the hot ones at least; refuses a missing run and an unknown schema, and sets the clock.
--- A field that is not there has its default, else false: nobody asks the server for it again.
+-- A field that is not stored has its default, else false, so that it is not read again.
 local function load_state(names, may_be_missing)
   names = names or HOT
   local got = redis.call('HMGET', STATE, unpack(names))
@@ -123,7 +123,7 @@ local function load_state(names, may_be_missing)
     state.max_concurrent_rollouts = int_text(batch_size())
   end
   set_clock()
-  if state.due ~= state.due_by_us then set('due', first_due()) end -- by an earlier release, which overlooks our leases
+  if state.due ~= state.due_by_us then set('due', first_due()) end -- set by an earlier release, which does not know the leases of this one
 end
 
 -- S as a number, or nil for "no bound".

@@ -1,16 +1,16 @@
 -- @include state
--- Whether a run may go to a version, and which recoveries it has behind it.
+-- Whether a run may go to a version, and the recoveries before.
 
 local function number_of(epoch) return tonumber(epoch:match('^%d+')) or 0 end
 
--- Refuses a version whose tasks were freed already, and a checkpoint of a future that a later recovery undid: it would bring back what is lost for good.
+-- Refuses a version whose tasks were freed already, and a checkpoint of a history that a later recovery undid.
 local function refuse_target(version, file_epoch, allow_loss, has_list)
   for by, to in (field('recoveries') or ''):gmatch('(%d+):(%d+)') do
     if file_epoch ~= '' and tonumber(by) > number_of(file_epoch) and version > tonumber(to) then
       fail('UNDONE', 'version', int_text(version), 'epoch', file_epoch, 'by', by, 'to', to)
     end
   end
-  -- What the steps consumed that a failover made the server forget, it cannot bring back: a checkpoint's list and cursor can.
+  -- The server cannot bring back tasks of steps that a failover made it forget: a checkpoint's list and cursor can.
   local floor = math.max(num('floor'), has_list and 0 or num('known_version'))
   if version < floor and not allow_loss then
     fail('GONE', 'version', int_text(version), 'floor', int_text(floor), 'steps', int_text(floor - version))

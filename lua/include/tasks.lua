@@ -30,11 +30,11 @@ local function leave_state(t)
   end
 end
 
--- How an attempt ends that is taken from its worker.
+-- Ends attempts that are taken from their workers.
 local TAKEN_BACK = { expired = true, stale = true, revoked = true, cancelled = true }
 
--- A held slot loses its attempt: the session and the deadline forget it, the slot remembers why. Whoever worked on it
--- is told at once where it did not end it itself.
+-- A held slot loses its attempt: the session and the deadline forget it, the slot remembers why. A worker that did
+-- not end the attempt itself is told at once.
 local function end_hold(t, k, s, why)
   local attempt = attempt_id(t, k, s)
   zdel(SESSION .. s.session, attempt)
@@ -47,7 +47,7 @@ end
 
 local cleared_slots = 0 -- of the tasks whose slots this call cleared
 
--- Whether a call cleared as many slots as one may, of which each costs: what is left has to wait for the next.
+-- Whether a call has cleared the most slots that it may: the tasks that are left wait for the next call.
 local function cleared_enough() return cleared_slots >= 1000 end
 
 local new_retries = {} -- slots that wait since this call -> until when: their set does not know it yet
@@ -95,7 +95,7 @@ local function wait_again(t, due)
   changed(t)
 end
 
--- running, ready or unsealed batch -> pending or delayed: nobody works on it, nothing of it is kept.
+-- running, ready or unsealed batch -> pending or delayed: its attempts are revoked, its results dropped.
 local function requeue_task(t, why)
   local attempts_why = why == 'stale' and 'stale' or 'revoked'
   local due = clear_slots(t, attempts_why, attempts_why)

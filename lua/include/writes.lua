@@ -3,7 +3,7 @@
 -- Nothing is written before flush(), so a script that fails while it decides has written nothing.
 
 local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- of sets and hashes: key -> what is written, in order
--- As the command takes them: score and member, or field and value; false in place of score or value: delete.
+-- In the order of the command: score and member, or field and value; false as score or value: delete.
 local function write(writes, name, first, second, deletes)
   local log = writes[name]
   if not log then
@@ -31,10 +31,10 @@ local function event(kind, text)
   end
 end
 
--- What a log with deletes comes to, for the last word about a member counts. value_at: 1 or 2, where the score or value stands.
+-- The net effect of a log with deletes: the last entry of a member counts. value_at: 1 or 2, the place of the score or value.
 local function last_words(log, value_at)
   local adds, removes, n, last, member_at = {}, {}, 0, {}, 3 - value_at
-  if log.deletes * 2 == log.n then -- nothing is added, and it does not matter what is deleted twice
+  if log.deletes * 2 == log.n then -- nothing is added, and a member may be deleted twice
     for i = member_at, log.n, 2 do
       n = n + 1
       removes[n] = log[i]

@@ -78,7 +78,7 @@ class Listener:
 
     def __init__(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # asyncio switches off Nagle's algorithm only if the socket names its protocol, which `create_server` does not do.
+        # asyncio switches off Nagle's algorithm only if the socket names its protocol; `create_server` names none.
         # Without that, the second half of each small answer waits 40 ms for an acknowledgement of the first.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
