@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -19,7 +18,6 @@ from broker.errors import (
     ServerUnavailable,
     TooBig,
 )
-from broker.values.attempt import Attempt
 from broker.values.hooks import is_async
 from broker.worker.signals import told_to_end
 
@@ -34,8 +32,6 @@ During = Literal["handler", "encoding", "sending", "block"]
 _CLOSABLE: Final = (
     inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 )
-
-_log = logging.getLogger("broker")
 
 _PLAIN = "a function of an attempt (async def handlers are for broker.aio.Worker)"
 _ASYNC = "an async def function of an attempt (plain functions are for broker.Worker)"
@@ -154,15 +150,3 @@ def sendable(text: str) -> str:
     told = f"... ({len(text)} characters)"
     kept = text[:REASON_BYTES].encode(errors="backslashreplace")[: REASON_BYTES - len(told)]
     return kept.decode(errors="ignore") + told
-
-
-def log_failure(attempt: Attempt, error: BaseException, reason: str) -> None:
-    """Logs that an attempt failed; with the traceback, unless the error is one of the broker's.
-
-    Args:
-        attempt: what was worked on.
-        error: what the handler raised, or why its result cannot be sent.
-        reason: the same in words.
-    """
-    trace = None if isinstance(error, BrokerError) else error
-    _log.warning("attempt %s failed: %s", attempt.id, reason, exc_info=trace)

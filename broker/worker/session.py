@@ -22,6 +22,7 @@ from broker.values.arguments import check_type
 from broker.values.attempt import Attempt
 from broker.values.codec import decode, encode
 from broker.values.policy import Policy
+from broker.worker.activity import Activity
 from broker.worker.handler_outcome import sendable, words_of
 from broker.worker.missing_run import MissingRun
 
@@ -29,6 +30,8 @@ _log = logging.getLogger("broker")
 
 #: Attempts of one submit or claim call.
 ITEMS_PER_CALL = 64
+#: Answers to results and verdicts that count.
+_COUNTS = frozenset({"accepted", "rejected"})
 #: Bytes of results above which a submit call has fewer of them.
 BYTES_PER_CALL = 8 * 1024 * 1024
 
@@ -70,6 +73,7 @@ class Session:
         lease_ms: lease asked for, 0: the run's.
         clock: injected time in milliseconds, or None.
         missing: the wait for the run while it is not there.
+        activity: told what the worker does.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Session:
         lease_ms: int,
         clock: Callable[[], int] | None,
         missing: MissingRun,
+        activity: Activity,
     ) -> None:
         self._io = io
         self.run = run
@@ -94,7 +99,7 @@ class Session:
         self._blob: tuple[int, bytes | None] = (0, None)  # the number of the newest blob on the server, and its bytes
         self._claimed_policy: Policy | None = None  # the policy of the newest claim
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
-        self.missing = missing
+        self.missing, self._activity = missing, activity
         self.ask_weights_at = 0.0  # by time.monotonic: when the user's hook may be asked for newer weights again
         self._lock = threading.Lock()
         #: Called after it has joined, from the thread that joined.
@@ -147,6 +152,7 @@ class Session:
             self._joined, self._number, self._settled = joined, 0, 0
             self.run_policy = _policy(self.run_policy, joined.version, joined.epoch)
         self.missing.found()
+        self._activity.started(self.run)
         self.on_joined()
 
     def lost(self) -> None:
@@ -244,6 +250,7 @@ class Session:
             for attempt in attempts:
                 self._held[attempt.id] = attempt
             self._settled = self._number
+        self._activity.claimed(self.run, len(attempts))
         return attempts
 
     def _attempts(self, claimed: Claimed, policy: Policy) -> list[Attempt]:
@@ -286,6 +293,7 @@ class Session:
             return []
         if isinstance(answer, BrokerError):
             return []
+        self._activity.look()
         self.run_policy = _policy(self.run_policy, answer.run_version, answer.run_epoch)
         cancelled: list[Attempt] = []
         with self._lock:
@@ -328,6 +336,7 @@ class Session:
                 raise answers
             if answers.count(ACCEPTED) == len(answers) or all(answer.word != "noresult" for answer in answers):
                 self.forget([item.attempt_id for item in items])
+                self._activity.done(sum(answer.word in _COUNTS for answer in answers))
                 return [submitted(answer) for answer in answers], others
         raise NoResult(attempt=items[0].attempt_id)
 
@@ -342,6 +351,7 @@ class Session:
         call = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
         answer = await self._io.call(call)
         self.forget([attempt.id])
+        self._activity.failed()
         self._due_at = 0.0  # the retry may be due earlier than the last claim said: a wait must ask again first
         return submitted(answer)
 

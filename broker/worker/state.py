@@ -20,7 +20,8 @@ from broker.values.attempt import Attempt
 from broker.values.hooks import check_hook, check_plain_hook, takes
 from broker.values.names import check_name
 from broker.values.policy import Policy
-from broker.worker.handler_outcome import Outcome, log_failure, words_of
+from broker.worker.activity import Activity
+from broker.worker.handler_outcome import Outcome, words_of
 from broker.worker.missing_run import MissingRun
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
 
@@ -95,8 +96,10 @@ class WorkerState:
         patience_s = seconds_of("wait_for_run_s", wait_for_run_s)
         if patience_s is not None and patience_s < 0:
             raise BadArgument(argument="wait_for_run_s", given=patience_s, expected="at least 0 seconds, or None")
+        self._activity = Activity(self.name)
         self.sessions = {
-            run: Session(io, run, self.name, lease_ms, clock, MissingRun(self.name, patience_s)) for run in names
+            run: Session(io, run, self.name, lease_ms, clock, MissingRun(self.name, patience_s), self._activity)
+            for run in names
         }
         self.policy = policy
         self._on_weights_stale = on_weights_stale
@@ -450,7 +453,7 @@ class WorkerState:
             if outcome.how == "rejected":
                 await session.submit([session.rejection(attempt, outcome.reason)])
             elif outcome.how == "failed":
-                log_failure(attempt, error, outcome.reason)
+                self._activity.tell_failure(attempt, error, outcome.reason)
                 await session.fail(attempt, outcome.reason, retry=outcome.retry)
             elif not self.stopping:
                 _log.warning("attempt %s is given back: %s", attempt.id, words_of(error, str))

@@ -1,0 +1,99 @@
+"""The log of a worker's work at a human rate: its start, its first claim, and what it did in each minute."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from broker.errors import BrokerError
+from broker.errors.words import count, duration
+from broker.values.attempt import Attempt
+
+_log = logging.getLogger("broker")
+
+#: How often the log says what was done, and shows the traceback of a kind of failure, seconds.
+TELL_EVERY_S = 60.0
+#: Kinds of failures that are remembered; when there are more, all of them are forgotten.
+_MOST_KINDS = 100
+
+
+class Activity:
+    """What one worker does. Threads may share it.
+
+    Args:
+        worker: name of the worker.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, worker: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker, self._clock = worker, clock
+        self._lock = threading.Lock()
+        self._since: float | None = None  # when the first attempt was claimed, and later when the last line was logged
+        self._done = self._failed = 0  # since then
+        self._shown: dict[str, float] = {}  # kinds of failures, and when the traceback of each is due again
+
+    def started(self, run: str) -> None:
+        """A session with a run has begun."""
+        _log.info("worker %s serves run %s", self._worker, run)
+
+    def claimed(self, run: str, attempts: int) -> None:
+        """A claim was answered."""
+        with self._lock:
+            is_first = self._since is None and attempts > 0
+            if is_first:
+                self._since = self._clock()
+        if is_first:
+            _log.info("worker %s has its first work: %s of run %s", self._worker, count(attempts, "attempt"), run)
+        self.look()
+
+    def done(self, results: int) -> None:
+        """Results were accepted, or verdicts recorded."""
+        with self._lock:
+            self._done += results
+        self.look()
+
+    def failed(self) -> None:
+        """A failure was reported."""
+        with self._lock:
+            self._failed += 1
+        self.look()
+
+    def look(self) -> None:
+        """Logs what was done, when a minute is over."""
+        now = self._clock()
+        with self._lock:
+            if self._since is None or (seconds := now - self._since) < TELL_EVERY_S:
+                return
+            done, failed = self._done, self._failed
+            self._since, self._done, self._failed = now, 0, 0
+        _log.info(
+            "worker %s: %d done, %d failed in %s, %.1f done a minute",
+            self._worker,
+            done,
+            failed,
+            duration(seconds),
+            done * 60 / seconds,
+        )
+
+    def tell_failure(self, attempt: Attempt, error: BaseException, reason: str) -> None:
+        """Logs that an attempt failed, in one line; with the traceback once per kind of error and minute.
+
+        Args:
+            attempt: what was worked on.
+            error: what the handler raised, or why its result cannot be sent. A BrokerError says all in its sentence.
+            reason: the same in words.
+        """
+        trace = None if isinstance(error, BrokerError) or not self._shows(type(error)) else error
+        _log.warning("attempt %s failed: %s", attempt.id, reason.replace("\n", "\\n"), exc_info=trace)
+
+    def _shows(self, kind: type[BaseException]) -> bool:
+        now, name = self._clock(), f"{kind.__module__}.{kind.__qualname__}"
+        with self._lock:
+            if now < self._shown.get(name, now):
+                return False
+            if len(self._shown) >= _MOST_KINDS:
+                self._shown.clear()
+            self._shown[name] = now + TELL_EVERY_S
+        return True
