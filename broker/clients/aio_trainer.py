@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.clients.base import AsyncClient
-from broker.connections import open_async_transport
+from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, open_async_transport
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
@@ -43,6 +43,8 @@ class Trainer(AsyncClient):
         update: change the stored config in the fields that `config` was given; all others stay as they are.
         attach: only read.
         clock: injected time in milliseconds, for tests.
+        timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
+        retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Trainer(AsyncClient):
         update: bool = False,
         attach: bool = False,
         clock: Callable[[], int] | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
-        super().__init__(open_async_transport(url))
+        super().__init__(open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s))
         try:
             self._state = TrainerState(self._transport, run, config, update=update, clock=clock)
         except BaseException:

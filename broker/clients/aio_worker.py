@@ -14,7 +14,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.clients.base import AsyncClient
-from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_async_transport, open_transport
+from broker.connections import (
+    DEFAULT_RETRY_FOR_S,
+    DEFAULT_TIMEOUT_S,
+    END_WITHIN_S,
+    HEARTBEAT_ENDS_WITHIN_S,
+    open_async_transport,
+    open_transport,
+)
 from broker.errors import BadArgument, BrokerError
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
@@ -44,6 +51,8 @@ class Worker(AsyncClient):
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
         wait_for_run_s: as `broker.Worker`; `open` waits.
+        timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
+        retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
     """
 
     def __init__(
@@ -58,8 +67,10 @@ class Worker(AsyncClient):
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
         wait_for_run_s: float | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
-        super().__init__(open_async_transport(url))
+        super().__init__(open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s))
         try:
             self._state = WorkerState(
                 self._transport, run, name, lease_s, policy, on_weights_stale, clock, wait_for_run_s
@@ -68,6 +79,7 @@ class Worker(AsyncClient):
             self._transport.give_up()
             raise
         self._url, self._beats = url, heartbeat
+        self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
         self._submitting: asyncio.Task[Submitted] | None = None  # the result that claims the next attempt
@@ -83,7 +95,9 @@ class Worker(AsyncClient):
         self._loop = asyncio.get_running_loop()
         try:
             await self._run(self._state.join())
-            self._thread_transport = await asyncio.to_thread(open_transport, self._url)
+            self._thread_transport = await asyncio.to_thread(
+                open_transport, self._url, timeout_s=self._timeout_s, retry_for_s=self._retry_for_s
+            )
             self._heartbeat = Heartbeat(
                 self._thread_transport, self._url, self._state.sessions.values(), self._cancel_from_thread
             )

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker.clients.base import BlockingClient
-from broker.connections import DEFAULT_RETRY_FOR_S, open_transport
+from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, open_transport
 from broker.connections.endpoint import Endpoint
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
 from broker.inspection import events, verification
@@ -76,10 +76,13 @@ class Operator(BlockingClient):
     Args:
         url: the server.
         retry_for_s: how long to try to reach the server, in seconds.
+        timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
     """
 
-    def __init__(self, url: str, *, retry_for_s: float = DEFAULT_RETRY_FOR_S) -> None:
-        self.transport = open_transport(url, retry_for_s=retry_for_s)
+    def __init__(
+        self, url: str, *, retry_for_s: float = DEFAULT_RETRY_FOR_S, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> None:
+        self.transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
         super().__init__(self.transport)
 
     def runs(self) -> list[str]:

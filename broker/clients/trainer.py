@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from broker.clients.background import in_background
 from broker.clients.base import BlockingClient
-from broker.connections import END_WITHIN_S, open_transport
+from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, END_WITHIN_S, open_transport
 from broker.connections.sync import FORKED
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
@@ -48,6 +48,8 @@ class Trainer(BlockingClient):
         update: change the stored fields that differ, instead of refusing; all others stay as they are.
         attach: only read (ranks of a data-parallel trainer): no fence, and no call that changes the run.
         clock: injected time in milliseconds, for tests.
+        timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
+        retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
 
     Raises:
         NoRun: there is no such run, and no config to create it with.
@@ -64,8 +66,10 @@ class Trainer(BlockingClient):
         update: bool = False,
         attach: bool = False,
         clock: Callable[[], int] | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
-        transport = open_transport(url)
+        transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
         super().__init__(transport)
         self._attached = attach
         self._ahead: tuple[int, Future[list[Rollout]]] | None = None

@@ -14,7 +14,13 @@ from typing import Any, Self
 
 from broker.clients.background import stack_of
 from broker.clients.base import BlockingClient
-from broker.connections import END_WITHIN_S, HEARTBEAT_ENDS_WITHIN_S, open_transport
+from broker.connections import (
+    DEFAULT_RETRY_FOR_S,
+    DEFAULT_TIMEOUT_S,
+    END_WITHIN_S,
+    HEARTBEAT_ENDS_WITHIN_S,
+    open_transport,
+)
 from broker.errors import BadArgument, BrokerError
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
@@ -58,6 +64,8 @@ class Worker(BlockingClient):
         wait_for_run_s: how long to wait for a run that is not there (yet, or any more), in seconds. Of several runs,
             opening waits for one, and claims wait for the others. None: a run that was never there is an error at once,
             as its name may be misspelt; one that vanished while the worker served it is waited for without limit.
+        timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
+        retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
 
     Raises:
         NoRun: a run does not exist, or did not come within `wait_for_run_s`; claims may raise it too.
@@ -76,9 +84,11 @@ class Worker(BlockingClient):
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
         wait_for_run_s: float | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
         check_plain_hook("on_weights_stale", on_weights_stale)
-        transport = open_transport(url)
+        transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
         super().__init__(transport)
         try:
             self._state = WorkerState(transport.io, run, name, lease_s, policy, on_weights_stale, clock, wait_for_run_s)
