@@ -22,6 +22,7 @@ from broker.protocol import anyone, worker
 from broker.protocol.worker import Answer, Granted, Submission
 from broker.values.codec import decode, encode
 from broker.values.names import check_name
+from broker.worker.handler_outcome import words_of
 from broker.worker.state import default_name
 
 _log = logging.getLogger("broker")
@@ -143,7 +144,7 @@ class Gateway:
             client: the client's name.
 
         Raises:
-            TooBig, CodecError: the rollout cannot be stored.
+            TooBig, CodecError: the rollout cannot be stored; its attempt has failed.
             NoRun, ServerUnavailable: it is unknown whether the rollout was stored.
         """
         slot = Slot.of_rollout(posted.rollout_id)
@@ -152,9 +153,12 @@ class Gateway:
                 "late: rollout %.200r of client %s is of no task of run %s", posted.rollout_id, client, self.run
             )
             return Received(stored=False, attempt_id="", answer="unknown")
-        body = self._encoded(posted)
         attribution = await self._attribution(posted, slot, client)
-        answer = await self._submit(slot, attribution.attempt_id, body)
+        try:
+            answer = await self._submit(slot, attribution.attempt_id, self._encoded(posted))
+        except (TooBig, CodecError) as error:
+            await self._fail(slot, attribution, error)
+            raise
         if answer.word == "accepted":
             return Received(stored=True, attempt_id=attribution.attempt_id, answer=answer.word)
         instead = answer.by_attempt or await self._holder(slot)
@@ -173,6 +177,16 @@ class Gateway:
             answer=answer.word,
             instead=instead,
             why=answer.why,
+        )
+
+    async def _fail(self, slot: Slot, attribution: Attribution, error: TooBig | CodecError) -> None:
+        """Fails the attempt of a rollout that cannot be stored: nobody posts another rollout for it."""
+        if attribution.attempt_id == slot.no_attempt:
+            return
+        # The attempt may be another client's, whose rollout may fit: that one is tried again.
+        may_retry = attribution.basis == "first write"
+        await self._claims.execute(
+            worker.fail(self.run, attribution.attempt_id, f"its rollout: {words_of(error)}", may_retry=may_retry)
         )
 
     def _encoded(self, posted: PostedRollout) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from broker import RunConfig, Task, Trainer, Worker
-from broker.cli.output import Output, Progress
+from broker.cli.output import Output, ShowProgress
 from broker.connections import open_transport
 from broker.protocol import keys
 from tests.child import Ended
@@ -33,7 +33,7 @@ def test_commands_that_may_take_long_tell_how_far_they_are(
     told: dict[str, int] = {}
 
     @contextmanager
-    def progress(_output: Output, what: str) -> Generator[Progress]:
+    def progress(_output: Output, what: str) -> Generator[ShowProgress]:
         yield lambda done, _total=None: told.update({what: done})
 
     monkeypatch.setattr(Output, "progress", progress)

@@ -19,14 +19,17 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
-from broker import RunConfig, Trainer
+from broker import RunConfig, Task, Trainer
+from broker.connections import open_transport
 from broker.integrations.agent_lightning import application
 from broker.integrations.agent_lightning.gateway import Gateway
 from broker.integrations.http_server import requests
 from broker.integrations.http_server import serving as serving_module
 from broker.local_server.embedded import EmbeddedServer
-from tests.integrations.agent_lightning.test_protocol import RUN, played, serving
-from tests.integrations.agent_lightning.wire import Reply, aget, apost, request
+from broker.operator import Operator
+from broker.protocol.worker import release
+from tests.integrations.agent_lightning.test_protocol import RUN, gateway_of, played, serving
+from tests.integrations.agent_lightning.wire import Reply, aget, apost, atask, request
 
 TOKEN = "correct horse"
 
@@ -131,6 +134,57 @@ def test_a_rollout_above_the_limit_of_the_run_is_refused(url: str) -> None:
             rollout_id = await server.queue_task("q")
             answer = await apost(server.endpoint, {"rollout_id": rollout_id, "logs": ["x" * 2000]})
             assert (answer.status, "1000" in answer.json["detail"]) == (413, True)
+
+
+@pytest.mark.parametrize("brings", [True, False], ids=["brought", "claimed once"])
+@pytest.mark.parametrize(
+    ("unfit", "status", "reason"),
+    [({"logs": ["x" * 2000]}, 413, "TooBig"), ({"metadata": {"a": 10**30}}, 422, "CodecError")],
+    ids=["too large", "not to be encoded"],
+)
+def test_a_rollout_that_cannot_be_stored_ends_its_attempt_at_once_and_for_good(
+    url: str, unfit: dict[str, Any], status: int, reason: str, brings: bool
+) -> None:
+    config = RunConfig(consumer_batch_size=1, max_concurrent_rollouts=1, max_result_bytes=1000)
+    with Trainer(url, RUN, config) as trainer, Operator(url) as operator:
+        trainer.enqueue([Task(id="unfit"), Task(id="next")])
+
+        @played
+        async def _scenario() -> None:
+            async with gateway_of(url, task_timeout_s=3600) as endpoint:
+                task = await atask(endpoint)
+                own = {"attempt_id": task["attempt_id"]} if brings else {}
+                answer = await apost(endpoint, {"rollout_id": "unfit", **unfit, **own})
+                assert answer.status == status
+                assert (await atask(endpoint))["rollout_id"] == "next"
+
+        row = operator.task(RUN, "unfit")
+        assert row is not None
+        assert (row.state, reason in row.reason) == ("dead", True)
+
+
+def test_a_rollout_that_cannot_be_stored_ends_no_other_attempt_for_good(url: str) -> None:
+    config = RunConfig(consumer_batch_size=1, max_result_bytes=1000, retry_backoff_ms=0)
+    unfit: dict[str, Any] = {"rollout_id": "t", "logs": ["x" * 2000]}
+    with Trainer(url, RUN, config) as trainer, Operator(url) as operator:
+        trainer.enqueue(Task(id="t"))
+
+        @played
+        async def _scenario() -> None:
+            async with gateway_of(url) as endpoint:
+                first = await atask(endpoint)
+                with open_transport(url) as transport:
+                    transport.execute([release(RUN, [first["attempt_id"]])])
+                assert (await atask(endpoint))["num_claims"] == 2
+                assert (await apost(endpoint, {**unfit, "attempt_id": first["attempt_id"]})).status == 413
+                row = operator.task(RUN, "t")
+                assert row is not None
+                assert (row.state, row.slots[0].tries) == ("running", 0)
+                assert (await apost(endpoint, unfit)).status == 413  # of one of two that nobody can tell apart
+                assert (await atask(endpoint))["num_claims"] == 3
+                row = operator.task(RUN, "t")
+                assert row is not None
+                assert row.slots[0].tries == 1
 
 
 @contextmanager
