@@ -14,7 +14,18 @@ from broker.connections.calls import commands_of, outcomes_of
 from broker.connections.connection import Connection, RedisCommand, login
 from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import ErrorReply, lacks_function, redirection, refuses_functions
-from broker.connections.failures import MOVED, NOT_READY, OTHER_MODE, Failure, of_connecting, of_reply, passes, refusal
+from broker.connections.failures import (
+    MOVED,
+    NOT_READY,
+    OTHER_MODE,
+    SILENT,
+    Failure,
+    of_connecting,
+    of_reply,
+    passes,
+    refusal,
+    speaks_plainly,
+)
 from broker.connections.partial_reads import PartialReads
 from broker.connections.pool import Limiter, Server, on_new
 from broker.connections.retrying import Patience, pause_s, silence_s
@@ -36,6 +47,8 @@ _MOST_TURNS = 5
 TURN_S = 0.1
 #: How long a sentinel, or a node that is asked for the table of slots, may be silent, seconds: there are others.
 _ASK_S = 2.0
+#: How long a server that was silent in a TLS handshake may take to answer without TLS, seconds.
+_PLAIN_S = 0.5
 
 
 class Turn(Protocol):
@@ -309,8 +322,26 @@ class BaseTransport(ABC):
         try:
             with socket_path(endpoint.path) as path:
                 return await self._connected(endpoint, path, address, timeout_s)
+        except Failure as failure:
+            if failure.kind is SILENT and address.tls is not None and await self._speaks_plainly(endpoint, address):
+                raise speaks_plainly() from failure
+            raise
         except OSError as error:  # the directory of the socket does not exist
             raise of_connecting(error, is_unix=True, is_tls=False, timeout_s=timeout_s) from error
+
+    async def _speaks_plainly(self, endpoint: Endpoint, address: Address) -> bool:
+        """Whether a server answers without TLS: such a server reads a TLS handshake as a command, and is silent."""
+        try:
+            connection = await self._connected(endpoint, "", replace(address, tls=None), _PLAIN_S)
+        except Failure:
+            return False
+        try:
+            await connection.exchange([("PING",)])
+        except Failure:
+            return False
+        finally:
+            connection.abort()
+        return True
 
     def _refuse_when_closed(self) -> None:
         if self._closing.is_set():

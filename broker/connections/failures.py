@@ -70,7 +70,11 @@ RIGHTS = Kind("`NOPERM`, inside a script too", False, AuthenticationFailed)
 CERTIFICATE = Kind(
     "a certificate that does not verify, or the server refuses ours or misses it", False, CertificateRefused
 )
-NO_TLS = Kind("an answer that is not TLS, or no protocol or cipher in common", False, UnsupportedServer)
+NO_TLS = Kind(
+    "an answer that is not TLS, silence of a server that answers without TLS, no protocol or cipher in common",
+    False,
+    UnsupportedServer,
+)
 NOT_REDIS = Kind("an answer that no Redis gives, on a new connection", False, UnsupportedServer)
 OTHER_MODE = Kind(
     "a URL of another kind: Sentinel or Cluster for a server that is neither, a plain one for a sentinel or a node",
@@ -205,6 +209,11 @@ def _of_tls(error: ssl.SSLError) -> Failure:
     if any(part in reason for part in _NO_COMMON_TLS):
         return Failure(NO_TLS, f"no TLS there: {words}")
     return Failure(CLOSED, f"TLS: {words}")
+
+
+def speaks_plainly() -> Failure:
+    """The server is silent in the TLS handshake, and answers without TLS."""
+    return Failure(NO_TLS, "no TLS there: the server answers without it; begin the URL with `redis`, not `rediss`")
 
 
 def closed(size: int) -> Failure:

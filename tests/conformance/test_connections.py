@@ -488,12 +488,24 @@ def test_what_speaks_http_is_no_redis(connect: Connect):
         http.shutdown()
 
 
-def test_a_server_without_tls_is_silent_and_the_error_says_what_that_may_mean(
-    real_server: ServerUnderTest, connect: Connect
-):
-    client = connect(real_server.url.replace("redis://", "rediss://"), timeout_s=0.3, retry_for_s=0.1)
-    with pytest.raises(ServerUnavailable, match=r"does it speak TLS\?"):
+@pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster"])
+def test_a_server_without_tls_is_silent_and_told_at_once(real_server: ServerUnderTest, connect: Connect, scheme: str):
+    client = connect(real_server.url.replace("redis", scheme, 1), timeout_s=0.3, retry_for_s=30.0)
+    with pytest.raises(UnsupportedServer, match=r"no TLS there.*answers without it") as caught:
         client.execute([bump()])
+    assert "rediss" in str(caught.value)
+
+
+def test_a_server_that_is_silent_in_the_tls_handshake_may_be_frozen(
+    real_server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
+):
+    client = connect(real_server.url.replace("redis", "rediss", 1), timeout_s=0.3, retry_for_s=30.0)
+    real_server.freeze()
+    call = InThread(lambda: client.execute([bump()]))
+    wait_until(lambda: "does it speak TLS?" in caplog.text, "the client says that it tries again")
+    real_server.thaw()
+    with pytest.raises(UnsupportedServer, match="no TLS there"):
+        call.result()
 
 
 @pytest.mark.parametrize(
