@@ -229,7 +229,7 @@ def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTe
     assert took < 20, f"it took {took:.1f} s: {ended.err}"
     assert "Traceback" not in ended.err
     if ended.code == 0 or (ended.code == 143 and name != "trainer"):
-        assert "given to others only when its lease runs out" in ended.err
+        assert "go to others only when their lease runs out" in ended.err
 
 
 @pytest.mark.parametrize("name", ["run", "loop", "aio"])
