@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from broker.clients.base import AsyncClient
 from broker.connections import (
@@ -33,6 +33,7 @@ from broker.worker.submitter import Submitter
 from broker.worker.task_runner import Handler, TaskRunner
 
 _log = logging.getLogger("broker")
+T = TypeVar("T")
 
 
 class Worker(AsyncClient):
@@ -82,7 +83,7 @@ class Worker(AsyncClient):
         self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
-        self._submitting: asyncio.Task[Submitted] | None = None  # the result that claims the next attempt
+        self._reports = set[asyncio.Task[Any]]()  # calls about attempts that end also where their callers are cancelled
         self._submitters = {run: Submitter(self._transport, session) for run, session in self._state.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._handlers: TaskRunner | None = None
@@ -181,20 +182,35 @@ class Worker(AsyncClient):
         A cancelled call still submits its result.
         """
         if self._may_claim():
-            await self._claiming.acquire()  # no other task has the lock, so this does not wait
-            call = self._run(self._state.submit(attempt, result, policy, claims=True))
-            self._submitting = asyncio.create_task(call)
-            self._submitting.add_done_callback(lambda _: self._claiming.release())
-            return await asyncio.shield(self._submitting)
+            return await self._report(self._state.submit(attempt, result, policy, claims=True), claims=True)
         submission = self._state.session_of(attempt).submission(attempt, result, policy)
         return await self._submitters[attempt.run].submit(submission)
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
-        """Submits many results, 64 in a round trip; an answer for each, in order."""
-        if not self._may_claim():
-            return await self._run(self._state.submit_many(results))
-        async with self._claiming:
-            return await self._run(self._state.submit_many(results, claims=True))
+        """Submits many results, 64 in a round trip; an answer for each, in order.
+
+        A cancelled call still submits its results.
+        """
+        claims = self._may_claim()
+        return await self._report(self._state.submit_many(results, claims=claims), claims=claims)
+
+    async def _report(self, call: Coroutine[Any, Any, T], *, claims: bool = False) -> T:
+        """Makes a call about attempts, which ends also where its caller is cancelled.
+
+        Otherwise nobody would work on the attempts, and the heartbeat would keep them.
+
+        Args:
+            call: the call.
+            claims: whether it may claim the next batch: it has the turn to claim, which is free now.
+        """
+        if claims:
+            await self._claiming.acquire()  # no other task has the lock, so this does not wait
+        report = asyncio.create_task(self._run(call))
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+        if claims:
+            report.add_done_callback(lambda _: self._claiming.release())
+        return await asyncio.shield(report)
 
     def _may_claim(self) -> bool:
         """Whether results may claim the next batch: no task claims or is about to wait for work."""
@@ -202,15 +218,15 @@ class Worker(AsyncClient):
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""
-        return await self._run(self._state.reject(attempt, reason))
+        return await self._report(self._state.reject(attempt, reason))
 
     async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return await self._run(self._state.release(attempts))
+        return await self._report(self._state.release(attempts))
 
     async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
         """Reports that the attempt could not be finished."""
-        return await self._run(self._state.session_of(attempt).fail(attempt, error, retry=retry))
+        return await self._report(self._state.session_of(attempt).fail(attempt, error, retry=retry))
 
     async def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself)."""
@@ -339,6 +355,9 @@ class Worker(AsyncClient):
         if self._heartbeat is not None:
             await asyncio.to_thread(self._heartbeat.stop, HEARTBEAT_ENDS_WITHIN_S)
         await self._end_handlers()
+        senders = [submitter.sender for submitter in self._submitters.values() if submitter.sender is not None]
+        if reports := [*self._reports, *senders]:
+            await self._finish(asyncio.wait(reports))
         for attempt in self._state.held:
             attempt.mark_cancelled("stopped")
         await self._finish(self._run(self._state.leave()))

@@ -19,20 +19,23 @@ class Submitter:
     Args:
         transport: sends the calls.
         session: the session of the attempts.
+
+    Attributes:
+        sender: the task that sends, while there are results to send.
     """
 
     def __init__(self, transport: AsyncTransport, session: Session) -> None:
         self._transport, self._session = transport, session
         self._waiting: deque[_Waiting] = deque()
-        self._sender: asyncio.Task[None] | None = None
+        self.sender: asyncio.Task[None] | None = None
 
     async def submit(self, submission: Submission) -> Submitted:
         """Submits one result and waits for its answer. A cancelled call may still submit its result."""
         self._transport.refuse_forked()
         answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((submission, answer))
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send())
+        if self.sender is None:
+            self.sender = asyncio.create_task(self._send())
         return await answer
 
     async def _send(self) -> None:
@@ -40,7 +43,7 @@ class Submitter:
             while piece := self._next_piece():
                 await self._submit(piece)
         finally:
-            self._sender = None
+            self.sender = None
 
     async def _submit(self, piece: list[_Waiting]) -> None:
         try:

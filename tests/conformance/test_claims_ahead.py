@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -304,16 +304,28 @@ def test_scripts_that_are_flushed_while_a_worker_waits_are_loaded_again(
     assert [attempt.task for attempt in waiting.result()] == ["t"]
 
 
-def test_a_result_whose_caller_was_cancelled_is_submitted_and_its_attempt_held_no_more(lab: Lab, trainer: Trainer):
+@pytest.mark.parametrize("call", ["submit", "submit_many", "reject", "fail", "release"])
+def test_what_a_cancelled_caller_reports_arrives_and_its_attempt_is_held_no_more(lab: Lab, trainer: Trainer, call: str):
     """In the loop over attempts as outside of it: else the heartbeat would keep for nobody what may never be sent."""
     trainer.enqueue(tasks(2))
 
-    async def submit_and_cancel(worker: aio.Worker, attempt: Attempt) -> None:
-        submitting = asyncio.create_task(worker.submit(attempt, b"x"))
+    def reported(worker: aio.Worker, attempt: Attempt) -> Coroutine[Any, Any, object]:
+        match call:
+            case "submit":
+                return worker.submit(attempt, b"x")
+            case "submit_many":
+                return worker.submit_many([(attempt, b"x")])
+            case "fail":
+                return worker.fail(attempt, "an error", retry=False)
+            case _:
+                return getattr(worker, call)(attempt)
+
+    async def report_and_cancel(worker: aio.Worker, attempt: Attempt) -> None:
+        reporting = asyncio.create_task(reported(worker, attempt))
         await asyncio.sleep(0)
-        submitting.cancel()
+        reporting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await submitting
+            await reporting
         async with asyncio.timeout(20):
             while attempt in worker.held:
                 await asyncio.sleep(0.01)
@@ -321,11 +333,37 @@ def test_a_result_whose_caller_was_cancelled_is_submitted_and_its_attempt_held_n
     async def main() -> None:
         async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
             (attempt,) = await worker.claim()
-            await submit_and_cancel(worker, attempt)
+            await report_and_cancel(worker, attempt)
             async for other in worker:
-                await submit_and_cancel(worker, other)
+                await report_and_cancel(worker, other)
                 break
             assert not worker._claiming.locked()
 
     asyncio.run(main())
-    assert trainer.stats().ready == 2
+    stats = trainer.stats()
+    assert {"reject": stats.rejected, "fail": stats.dead, "release": stats.pending}.get(call, stats.ready) == 2
+
+
+@pytest.mark.parametrize("call", ["submit", "submit_many"])
+def test_a_worker_that_is_closed_sends_first_what_cancelled_callers_submitted(
+    lab: Lab, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    trainer.enqueue(tasks(1))
+    submit = Session.submit
+
+    async def slowly(self: Session, *args: Any) -> Any:
+        await asyncio.sleep(0.3)  # a worker that did not wait for this would have left by then
+        return await submit(self, *args)
+
+    monkeypatch.setattr(Session, "submit", slowly)
+
+    async def main() -> None:
+        async with aio.Worker(lab.url, lab.run, heartbeat=False) as worker:
+            (attempt,) = await worker.claim()
+            reported = worker.submit(attempt, b"x") if call == "submit" else worker.submit_many([(attempt, b"x")])
+            reporting = asyncio.create_task(reported)
+            await asyncio.sleep(0)
+            reporting.cancel()
+
+    asyncio.run(main())
+    assert trainer.stats().ready == 1
