@@ -68,7 +68,9 @@ class Dispatcher:
 
 def generate(url: str, run: str, rank: int) -> None:
     engine = Engine()
-    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=run, owner=f"rank{rank}") as manager:
+    # Here the trainer takes what comes first, whoever made it. Ranks that train on their own rollouts give their share.
+    name = f"rank{rank}"
+    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=run, owner=name, share=0) as manager:
         dispatcher = Dispatcher(manager, lambda: manager.get_stats().accepted >= STEPS * BATCH)
         manager.attach(dispatcher)
         dispatcher.run()
@@ -79,7 +81,7 @@ def generate(url: str, run: str, rank: int) -> None:
 def main(url: str) -> None:
     engine = Engine()
     run = f"examples/areal-{os.getpid()}"  # a new one each time
-    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=run, owner="trainer") as manager:
+    with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=run, owner="trainer", share=0) as manager:
         spawn = multiprocessing.get_context("spawn")
         processes = [spawn.Process(target=generate, args=(url, run, rank)) for rank in range(3)]
         for process in processes:

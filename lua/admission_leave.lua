@@ -14,13 +14,16 @@ return run(function()
   local owners = live_owners()
   local o = owners[r.owner]
   if not o then return 0 end
-  end_expired(owners, r.owner, r.lease)
+  load_shares(owners)
   if r.number >= o.number then
     take_numbers(o, r)
-    take_recovery(o, r)
+    take_life(owners, o, r)
+    take_recovery(owners, o, r)
     take_version(o, r.version)
   end
+  end_expired(owners, r.owner, r.lease)
   end_owner(owners, r.owner, 'left')
+  assign_shares(owners)
   total(owners)
   wake_owners(owners)
   flush()

@@ -1,7 +1,7 @@
 -- Makes a process an owner of an admission run; creates a run that does not exist. Ends the owners whose leases have run out.
 -- Transition: none of a task
 -- KEYS: state
--- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), then pairs of config field, value (those that the caller set)
+-- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), share (rollouts of a batch that it trains; 0: none of its own; -1: as many as the others), then pairs of config field, value (those that the caller set)
 -- Returns: `version accepted created`
 -- Errors: SCHEMA, CONFIG (field, stored, given; field `kind`: it is a run of tasks), BADARG
 -- Bound: the config fields, the owners, 100 ended owners
@@ -9,7 +9,7 @@
 -- @include creation
 -- @include admission
 
-local CONFIG_START = 10
+local CONFIG_START = 11
 local KEPT_ENDED = 1000
 
 local function create(token, lost_version)
@@ -33,6 +33,7 @@ local function forget_ended()
   for i = 1, #old do
     zdel(ENDED_OWNERS, old[i])
     hdel(OWNERS, old[i])
+    hdel(SHARES, old[i])
   end
 end
 
@@ -43,6 +44,7 @@ return run(function()
   load_state(ADMISSION_FIELDS, true)
   local owner = { number = 0, running = 0, enqueued = 0, reserved = 0, version = -1, waiting = 0 }
   for i, name in ipairs({ 'accepted', 'rejected', 'recovery' }) do owner[name] = int_arg(6 + i, name, 0, MAX_INT) end
+  local share = int_arg(10, 'share', -1, MAX_INT)
   local created = not state.schema
   if created then
     create(ARGV[4], lost_version)
@@ -53,7 +55,9 @@ return run(function()
   end
   -- Owners that died before their first report are ended too: if all died, no other call would end them, and they would fill the run.
   local owners, n = live_owners(), 0
+  load_shares(owners)
   end_expired(owners, id, lease)
+  assign_shares(owners)
   for _ in pairs(owners) do n = n + 1 end
   total(owners)
   if not redis.call('HGET', OWNERS, id) then
@@ -61,8 +65,16 @@ return run(function()
       fail('BADARG', 'argument', 'owners', 'given', MOST_OWNERS + 1, 'high', MOST_OWNERS)
     end
     set('admission', 1)
-    owner.history = state.epoch .. '/' .. int_text(num('admission_recoveries'))
+    owner.history = history()
     put_owner(id, owner)
+    bump('admission_joins', 1)
+    if created or owner.accepted + owner.rejected + owner.recovery > 0 then
+      set('admission_life', num('admission_joins'))
+    end
+    put_share(id, {
+      given = share, share = 0, base = -owner.accepted, joined = num('admission_joins'), unused = 0, since = 0,
+      based = owner.history, announced = '-',
+    })
     zput(OWNER_LEASES, id, now + lease)
     event('join', id)
     forget_ended()

@@ -2,16 +2,17 @@
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: now, owner, lease_ms, number (of the report), running, enqueued (now), accepted, rejected (since it joined), held (slots promised to it and not used or given up), asks (1: for one more), version (its provider's; -1: not known), recovery (number of its newest announcement; 0: none), recovered_to, accepted_then (accepted when it announced that)
--- Returns: granted (1: one more slot is promised to it), capacity (AReaL's formula), spare (slots promised to nobody), accepted, running, enqueued, rejected, version
+-- Returns: granted (1: one more slot is promised to it), capacity (AReaL's formula), spare (slots that it may take and that are promised to nobody), accepted, running, enqueued, rejected, version, share (what it has of the batch), owners (how many live)
 -- Errors: NORUN, SCHEMA, CONFIG (field `kind`), NOSESSION (the owner is not known, or was forgotten), BADARG
 -- Bound: the owners
 -- Flags: allow-oom
 -- @include admission
 
--- A slot is promised if it is free and not promised to an owner. A promise ends with the owner's own next report, or with its lease.
+-- A slot is promised if it is free, not promised to an owner and not needed by another one. A promise ends with the
+-- owner's own next report, or with its lease.
 local function promise(owners, o, asks)
   if not asks then return 0 end
-  local granted = spare(owners) >= 1 and 1 or 0
+  local granted = room(owners, o) >= 1 and 1 or 0
   o.reserved = o.reserved + granted
   o.waiting = granted == 1 and 0 or now
   return granted
@@ -24,28 +25,36 @@ return run(function()
   local o = owners[r.owner]
   local ended = not o and redis.call('HGET', OWNERS, r.owner)
   if not o and not ended then fail('NOSESSION', 'session', r.owner) end
-  end_expired(owners, r.owner, r.lease)
+  load_shares(owners)
   o = o or owner_record(ended)
   -- An older report is ignored, and so is a late copy of an ended owner's report.
-  if r.number > o.number or (r.number == o.number and not ended) then
+  local is_news = r.number > o.number or (r.number == o.number and not ended)
+  if is_news then
     if ended then
       zdel(ENDED_OWNERS, r.owner)
       event('join', r.owner)
+      revive_share(r.owner, o)
     end
     owners[r.owner] = o
     zput(OWNER_LEASES, r.owner, now + r.lease)
     take_numbers(o, r)
-    take_recovery(o, r)
+    take_life(owners, o, r)
+    take_recovery(owners, o, r)
     take_version(o, r.version)
-    total(owners)
+  end
+  end_expired(owners, r.owner, r.lease) -- after the version: what was trained of a dead owner's is not lost
+  assign_shares(owners)
+  total(owners)
+  if is_news then
     granted = promise(owners, o, r.asks)
     put_owner(r.owner, o)
   end
-  total(owners)
   wake_owners(owners)
-  local shown = blocked() and math.min(capacity(), 0) or capacity()
-  local answer = { granted, shown, spare(owners), num('accepted'), num('running'), num('admission_enqueued'),
-    num('total_rejected'), num('version') }
+  local shown, live = blocked() and math.min(capacity(), 0) or capacity(), 0
+  for _ in pairs(owners) do live = live + 1 end
+  local spare = owners[r.owner] and room(owners, o) or 0
+  local answer = { granted, shown, spare, num('accepted'), num('running'), num('admission_enqueued'),
+    num('total_rejected'), num('version'), o.share or 0, live }
   for i = 1, #answer do answer[i] = int_text(answer[i]) end
   flush()
   return answer

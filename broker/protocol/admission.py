@@ -42,6 +42,7 @@ def open_owner(
     config: Mapping[str, str],
     before: Counted,
     *,
+    share: int | None = None,
     lost_version: int = -1,
     update: bool = False,
     now: int | None = None,
@@ -55,6 +56,7 @@ def open_owner(
         token: of the run's first epoch, if the run is created.
         config: fields of the run's config.
         before: the owner's counts under an earlier id.
+        share: rollouts of each batch that the owner trains, 0 for none of its own; None: an equal part of what is left.
         lost_version: the version at which the server lost the run; -1: it did not.
         update: change a stored config that differs.
         now: injected clock in milliseconds.
@@ -62,7 +64,7 @@ def open_owner(
     pairs = [part for item in config.items() for part in item]
     args: list[Argument] = [
         *(clock(now), owner, lease_ms, token, lost_version, int(update)),
-        *(before.accepted, before.rejected, before.recovery),
+        *(before.accepted, before.rejected, before.recovery, -1 if share is None else share),
         *pairs,
     ]
     return ScriptCall("admission_open", (keys.state(run),), tuple(args), _opened)
@@ -117,9 +119,11 @@ class Standing:
     Args:
         granted: one more slot is promised to the owner.
         capacity: by AReaL's formula, may be negative; at most 0 while the run is paused or recovered.
-        spare: free slots that are promised to no owner.
+        spare: slots that the owner may take: promised to nobody, and needed by no other owner for the step at hand.
         accepted, running, enqueued, rejected: of all owners together.
         version: the newest that any owner reported in this history.
+        share: how many rollouts of each batch are kept for this owner.
+        owners: how many live.
     """
 
     granted: bool
@@ -130,6 +134,8 @@ class Standing:
     enqueued: int
     rejected: int
     version: int
+    share: int = 0
+    owners: int = 1
 
 
 def _standing(reply: Any) -> Standing:

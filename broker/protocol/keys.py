@@ -29,7 +29,7 @@ def key(run: str, name: str) -> str:
             `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`,
             `rejected`, `reasons`, `wake`,
             `wake:ready`, `revoked:<session>`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
-            of an admission run `owners`, `owner_leases`, `ended_owners`, `wake:owner:<id>`;
+            of an admission run `owners`, `owner_leases`, `owner_shares`, `ended_owners`, `wake:owner:<id>`;
             of the gateway, not in Lua, `gateway:given:<slot>`, `gateway:resources`,
             `gateway:resources:<id>`; of the PyTorch adapter `torch:end`.
     """

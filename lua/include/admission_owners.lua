@@ -51,16 +51,9 @@ local function admission_running()
   return is_admission() and sum_of(live_owners(), 'running') or 0
 end
 
-local function wake_key(id) return key('wake:owner:' .. id) end
+-- Which recoveries the run has seen: what was reported before the newest says nothing about now.
+local function history() return state.epoch .. '/' .. int_text(num('admission_recoveries')) end
 
--- Subtracts an owner's running and enqueued rollouts.
-local function end_owner(owners, id, why)
-  local o = owners[id]
-  owners[id] = nil
-  o.running, o.enqueued, o.reserved, o.waiting = 0, 0, 0, 0
-  put_owner(id, o)
-  zdel(OWNER_LEASES, id)
-  zput(ENDED_OWNERS, id, now)
-  unlink(wake_key(id))
-  event('leave', id .. ' ' .. why)
-end
+local function blocked() return state.paused ~= '' or state.recovering ~= '' end
+
+local function wake_key(id) return key('wake:owner:' .. id) end

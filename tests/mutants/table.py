@@ -20,6 +20,53 @@ EVERYWHERE = {"bytes_freed_at_once", "constants_of_a_script_of_the_first_run"}
 
 #: By file of lua/, then by name.
 FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "include/admission_shares.lua": {
+        "nobody_looks_at_what_others_need": (
+            " - (total_need(owners) - need(o))", "", "a_fast_rank_leaves_a_share", "every_grant_is_that_of_the_rule",
+        ),
+        "needs_are_kept_of_the_concurrency_too": (
+            "return math.min(by_concurrency - promised, left)",
+            "return math.min(by_concurrency - promised - (total_need(owners) - need(o)), left)",
+            "concurrency_below_the_batch",
+        ),
+        "nothing_is_kept_for_the_absent": (
+            "return any_given and total + absent or total", "return total", "a_rank_that_has_not_joined_yet",
+        ),
+        "what_a_late_rank_runs_counts_for_this_step": (
+            "math.min(o.share, o.share * (num('version') + 1) - account(o) - o.running - o.reserved))",
+            "math.min(o.share, o.share * (num('version') + 1) - account(o)) - o.running - o.reserved)",
+            "whose_reports_are_late",
+        ),
+        "what_a_dead_rank_accepted_stays": (
+            "bump('accepted', -o.unused)", "", "given_back_to_its_successor",
+        ),
+        "what_anybody_accepted_dies_with_it": (
+            "o.unused = o.given > 0 and", "o.unused =", "did_not_say_its_share_stays",
+        ),
+        "a_rank_that_slept_comes_back_empty": ("bump('accepted', o.unused)", "", "only_slept_has_what_it_had"),
+        "shares_by_who_comes_first": (
+            "math.ceil(left / (#others - i + 1))", "left", "a_fast_rank_leaves_a_share",
+        ),
+    },
+    "include/admission.lua": {
+        "a_second_announcement_erases": (
+            "if is_heard and o.announced ~= history() then", "if false then", "second_rank_erases_nothing",
+        ),
+        "every_later_announcement_is_the_same": (
+            "if is_heard and o.announced ~= history() then", "if is_heard or o.announced == history() then",
+            "second_rank_erases_nothing",
+        ),
+        "a_new_life_keeps_the_counts": (
+            "if r.version >= 0 then begin_life(owners, highest) end", "", "starts_over_at_once", "starts_over_later",
+        ),
+        "a_new_life_that_recovered_keeps_the_counts": (
+            "if #recovered > 0 then", "if false then", "goes_on_from_there",
+        ),
+        "one_training_is_taken_for_two": (
+            "if life < num('admission_joins') then set('admission_life', num('admission_joins')) end", "",
+            "is_of_the_same_training",
+        ),
+    },
     "advance.lua": {
         "any_digest": ("if digest ~= sealed then", "if false then", "names_the_batch", WALK),
         "no_wake_on_advance": ("arm_workers()", "", "marker_is_armed"),

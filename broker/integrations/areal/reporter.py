@@ -42,6 +42,7 @@ class Reporter:
         run: name of the run.
         name: the owner's name; its id has a random part besides.
         config: fields of the run's config.
+        share: rollouts of each batch that this process trains; None: as many as others that say nothing.
         lease_ms: time without a report after which the owner counts as dead, in milliseconds.
         counters: what it has counted.
         version: asks the provider.
@@ -56,6 +57,7 @@ class Reporter:
         run: str,
         name: str,
         config: Mapping[str, str],
+        share: int | None,
         lease_ms: int,
         counters: OwnerCounters,
         version: Callable[[], int],
@@ -63,6 +65,7 @@ class Reporter:
         clock: Callable[[], int] | None,
     ) -> None:
         self._run, self._name, self._config, self._lease_ms = run, name, config, lease_ms
+        self._share = share
         self._counters, self._version, self._on_news, self._clock = counters, version, on_news, clock
         self._url = url
         # Not patient: what cannot be sent now is sent by the thread, and a question for capacity must not hang. But a
@@ -84,7 +87,7 @@ class Reporter:
         self.owner = self._new_id()
         call = admission.open_owner(
             self._run, self.owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
-            update=update, now=self._now,
+            share=self._share, update=update, now=self._now,
         )  # fmt: skip
         with open_transport(self._url) as patient:
             (opened,) = patient.execute([call])
@@ -192,7 +195,7 @@ class Reporter:
         owner = self._new_id()
         call = admission.open_owner(
             self._run, owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
-            lost_version=lost_version, now=self._now,
+            share=self._share, lost_version=lost_version, now=self._now,
         )  # fmt: skip
         opened = self._execute(call)
         if isinstance(opened, BrokerError):

@@ -19,7 +19,7 @@ from broker.integrations.areal.listener import Listener
 from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.integrations.areal.reporter import Reporter
 from broker.protocol import keys
-from broker.protocol.admission import wake_key
+from broker.protocol.admission import Standing, wake_key
 from broker.values.config import RunConfig
 from broker.values.hooks import check_plain_hook
 from broker.values.names import MAX_NAME_CHARS, check_name
@@ -61,6 +61,9 @@ class StalenessManager:
         max_staleness: steps that a rollout may be behind the one that trains it.
         url: the server.
         run: name of the run; all processes that count together give the same.
+        share: rollouts of each batch that this process trains, where processes step together: what it needs for the
+            step at hand is kept for it. 0: it takes only what no other needs. None: the batch is split among the
+            processes that say nothing.
         owner: name of this process, shown to people; None: host and process id.
         lease_s: time without a sign of life after which what this process has running and enqueued is given back,
             in seconds.
@@ -82,6 +85,7 @@ class StalenessManager:
         *,
         url: str,
         run: str,
+        share: int | None = None,
         owner: str | None = None,
         lease_s: float = DEFAULT_LEASE_S,
         update: bool = False,
@@ -90,6 +94,8 @@ class StalenessManager:
         check_plain_hook("clock", clock)
         if not 0.001 <= lease_s <= 86_400:
             raise BadArgument(argument="lease_s", given=lease_s, expected="0.001 to 86400 seconds")
+        if share is not None and not 0 <= share <= max(1, consumer_batch_size):
+            raise BadArgument(argument="share", given=share, expected="None, or 0 to consumer_batch_size")
         self.version_provider = version_provider
         self._max_concurrent_rollouts = max_concurrent_rollouts
         self._consumer_batch_size = consumer_batch_size
@@ -103,12 +109,13 @@ class StalenessManager:
         )
         self._counters = OwnerCounters()
         self._reporter = Reporter(
-            url, self.run, self.owner, config.to_fields(), int(lease_s * 1000), self._counters, self._version,
+            url, self.run, self.owner, config.to_fields(), share, int(lease_s * 1000), self._counters, self._version,
             self._wake, clock,
         )  # fmt: skip
         self._listener = Listener(self._reporter.transport, self._markers, self._on_marker)
         self._closing = threading.Lock()
-        self._closed = self._warned = False
+        self._share = share
+        self._closed = self._warned = self._told_of_share = False
         self._pid = os.getpid()
         try:
             self._reporter.open(update=update)
@@ -160,6 +167,7 @@ class StalenessManager:
         if standing is None:
             return min(0, self._reporter.last.capacity)
         self._warn_of_lag(version, standing.version)
+        self._warn_of_share(standing)
         return standing.capacity if standing.granted or not asks else min(0, standing.capacity)
 
     def on_version_recovered(self, version: int) -> None:
@@ -276,6 +284,24 @@ class StalenessManager:
                 run_version,
                 version,
             )
+
+    def _warn_of_share(self, standing: Standing) -> None:
+        """Once for each time that it begins to be so: others share the bound, or have what this process was given."""
+        if self._share is None:
+            unsaid, problem = standing.owners > 1, "a share that nobody said"
+            remedy = (
+                "if they train each step together, give each its part of a batch as share; if not, as training and "
+                "evaluation do not, give each a run of its own"
+            )
+        else:
+            unsaid, problem = standing.share < self._share, f"of the {self._share} that it was given"
+            remedy = "the rest is its own when the lease of a process before it ends; else the shares are too large"
+        if unsaid and not self._told_of_share:
+            _log.warning(
+                "%d processes share the bound of run %s, and %d of %d rollouts of a step are kept for this one, %s: %s",
+                standing.owners, self.run, standing.share, max(1, self._consumer_batch_size), problem, remedy,
+            )  # fmt: skip
+        self._told_of_share = unsaid
 
 
 def _default_owner() -> str:

@@ -1,0 +1,269 @@
+"""Owners of an admission run that train each step together: what one needs no other takes. Against the reference rule."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from broker import RunConfig
+from broker.protocol import admission
+from broker.protocol.admission import Counted, OwnerReport, Recovery, Standing
+from tests.conformance.lab import Lab
+from tests.properties.shares import Bound, Part, room, shares
+
+LEASE_MS = 900
+
+
+@dataclass
+class Rank:
+    """One owner: what it counted itself."""
+
+    lab: Lab
+    name: str
+    share: int | None = None
+    version: int = 0
+    number: int = 0
+    running: int = 0
+    accepted: int = 0
+    held: int = 0
+    recovery: Recovery = field(default_factory=Recovery)
+
+    def join(self, batch: int, staleness: int = 0, concurrency: int = 99) -> Rank:
+        config = RunConfig(
+            consumer_batch_size=batch, max_staleness=staleness, max_concurrent_rollouts=concurrency
+        ).to_fields()
+        opening = admission.open_owner(
+            self.lab.run, self.name, LEASE_MS, "a" * 8, config, Counted(), share=self.share, now=self.lab.now
+        )
+        self.lab.do(opening)
+        return self
+
+    def report(self, *, asks: bool = False) -> Standing:
+        self.number += 1
+        report = OwnerReport(
+            self.number, self.running, 0, self.accepted, 0, self.held, asks, self.version, self.recovery
+        )  # fmt: skip
+        return self.lab.do(admission.report(self.lab.run, self.name, LEASE_MS, report, now=self.lab.now))
+
+    def starts(self) -> bool:
+        """Asks for a slot and uses it."""
+        granted = self.report(asks=True).granted
+        self.running += granted
+        return granted
+
+    def starts_all(self) -> int:
+        """How many it may start one after the other."""
+        for n in range(100):
+            if not self.starts():
+                return n
+        raise AssertionError("there is no bound")
+
+    def accepts(self, n: int) -> None:
+        self.running, self.accepted = self.running - n, self.accepted + n
+        self.report()
+
+    def recovers(self, version: int) -> Standing:
+        self.version = version
+        self.recovery = Recovery(self.recovery.number + 1, version, self.accepted)
+        return self.report()
+
+    def leave(self) -> None:
+        self.number += 1
+        report = OwnerReport(self.number, 0, 0, self.accepted, 0, 0, False, self.version, self.recovery)  # fmt: skip
+        self.lab.do(admission.leave(self.lab.run, self.name, LEASE_MS, report, now=self.lab.now))
+
+
+def let_lease_end(lab: Lab, *others: Rank) -> None:
+    """The owners that do not report here are counted out."""
+    for _ in range(5):
+        lab.pass_ms(LEASE_MS // 3)
+        for other in others:
+            other.report()
+
+
+@pytest.mark.parametrize(("given", "expected"), [((None, None), (5, 3)), ((6, 2), (6, 2)), ((2, 6), (2, 6))])
+def test_a_fast_rank_leaves_a_share_to_the_slow_one(lab: Lab, given: tuple[int | None, ...], expected: Any) -> None:
+    """S = 0, so that a step has exactly one batch."""
+    batch = sum(expected)
+    fast, slow = (Rank(lab, name, share).join(batch) for name, share in zip("ab", given, strict=True))
+    mine = expected if given[0] else (4, 4)
+    assert fast.starts_all() == mine[0]
+    assert slow.starts_all() == mine[1]
+
+
+def test_a_share_is_kept_for_a_rank_that_has_not_joined_yet(lab: Lab) -> None:
+    early = Rank(lab, "a", 1).join(2)
+    assert early.starts_all() == 1
+    assert Rank(lab, "b", 1).join(2).starts_all() == 1
+
+
+def test_what_nobody_needs_is_for_the_fast_one(lab: Lab) -> None:
+    fast, slow = Rank(lab, "a", 1).join(2, 2), Rank(lab, "b", 1).join(2, 2)
+    assert fast.starts_all() == 5
+    assert slow.starts_all() == 1
+
+
+def test_concurrency_below_the_batch_starves_no_need(lab: Lab) -> None:
+    one, other = Rank(lab, "a", 2).join(4, 0, 1), Rank(lab, "b", 2).join(4, 0, 1)
+    for _ in range(2):
+        for rank in (one, other):
+            assert rank.starts()
+            rank.accepts(1)
+    assert not one.starts()
+
+
+def test_a_rank_whose_reports_are_late_keeps_its_share(lab: Lab) -> None:
+    """What it runs by its last report was trained with the step before."""
+    fast, late = Rank(lab, "a", 1).join(2), Rank(lab, "b", 1).join(2)
+    for rank in (fast, late):
+        assert rank.starts()
+    late.report()
+    fast.accepts(1)
+    fast.version = 1
+    assert fast.starts_all() == 1
+    late.version = 1
+    late.accepts(1)
+    assert late.starts_all() == 1
+
+
+def test_what_a_dead_rank_had_is_given_back_to_its_successor(lab: Lab) -> None:
+    lives, dies = Rank(lab, "a", 1).join(2), Rank(lab, "b", 1).join(2)
+    lives.report()
+    assert dies.starts()
+    dies.accepts(1)
+    successor = Rank(lab, "c", 1).join(2)
+    assert not successor.starts(), "the dead one's lease lives"
+    let_lease_end(lab, lives, successor)
+    assert successor.starts_all() == 1
+    assert lives.starts_all() == 1
+
+
+def test_a_rank_that_only_slept_has_what_it_had(lab: Lab) -> None:
+    lives, sleeps = Rank(lab, "a", 1).join(2), Rank(lab, "b", 1).join(2)
+    lives.report()
+    assert sleeps.starts()
+    sleeps.accepts(1)
+    let_lease_end(lab, lives)
+    assert lives.report().accepted == 0
+    assert sleeps.report().accepted == 1
+    assert not sleeps.starts()
+    assert lives.starts_all() == 1
+
+
+def test_what_was_accepted_of_an_owner_that_did_not_say_its_share_stays(lab: Lab) -> None:
+    lives, leaves = Rank(lab, "a").join(2, 2), Rank(lab, "b").join(2, 2)
+    lives.report()
+    assert leaves.starts()
+    leaves.accepts(1)
+    leaves.leave()
+    assert lives.report().accepted == 1
+    assert lives.report().share == 2
+
+
+def test_an_owner_without_needs_takes_what_is_left(lab: Lab) -> None:
+    trains, helps = Rank(lab, "a", 2).join(2, 1), Rank(lab, "b", 0).join(2, 1)
+    assert helps.starts_all() == 2
+    assert trains.starts_all() == 2
+
+
+def test_the_announcement_of_a_second_rank_erases_nothing_of_the_first(lab: Lab) -> None:
+    first, second = Rank(lab, "a", 2).join(4, 2), Rank(lab, "b", 2).join(4, 2)
+    for rank in (first, second):
+        rank.report()
+    first.recovers(268)
+    first.running = 3
+    first.accepts(3)
+    assert second.recovers(268).accepted == 268 * 4 + 3
+    second.running = 1
+    second.accepts(1)
+    assert first.recovers(268).accepted == 268 * 4, "the same rank again: another recovery"
+
+
+def test_a_training_that_starts_over_at_once_has_its_capacity_when_the_lease_of_the_dead_one_ends(lab: Lab) -> None:
+    dead = Rank(lab, "a").join(16)
+    for version in range(1, 3):
+        assert dead.starts_all() == 16
+        dead.accepts(16)
+        dead.version = version
+    new = Rank(lab, "b").join(16)
+    new.report()
+    let_lease_end(lab, new)
+    standing = new.report()
+    assert (standing.version, standing.accepted, standing.capacity) == (0, 0, 16)
+    assert new.starts_all() == 16
+
+
+def test_a_training_that_starts_over_later_has_its_capacity_at_once(lab: Lab) -> None:
+    dead = Rank(lab, "a").join(16)
+    assert dead.starts_all() == 16
+    dead.accepts(16)
+    dead.leave()
+    assert Rank(lab, "b").join(16).starts_all() == 16
+
+
+def test_a_training_that_recovers_while_the_lease_of_the_dead_one_lives_goes_on_from_there(lab: Lab) -> None:
+    """Both announce the same version; what the dead one accepted since is gone with it."""
+    dead = Rank(lab, "a").join(4)
+    dead.recovers(268)
+    assert dead.starts_all() == 4
+    dead.accepts(4)
+    dead.version = 269
+    assert dead.starts_all() == 4
+    dead.accepts(3)
+    new = Rank(lab, "b").join(4)
+    new.report()
+    new.recovers(268)
+    let_lease_end(lab, new)
+    standing = new.report()
+    assert (standing.version, standing.accepted, standing.capacity) == (268, 268 * 4, 4)
+
+
+def test_an_owner_that_reports_beside_a_newer_one_is_of_the_same_training(lab: Lab) -> None:
+    one = Rank(lab, "a").join(4)
+    one.running = 2
+    one.accepts(2)
+    other = Rank(lab, "b").join(4)
+    one.report()
+    let_lease_end(lab, other)
+    assert other.report().accepted == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_grant_is_that_of_the_rule(lab: Lab, seed: int) -> None:
+    """Three ranks at random: the server grants what the reference rule grants, to the slot."""
+    chooser = random.Random(seed)
+    batch, staleness, concurrency = chooser.randint(3, 6), chooser.randint(0, 2), chooser.choice([2, 5, 99])
+    given = [chooser.choice([-1, 0, 1, 2]) for _ in range(3)]
+    split = shares(batch, given)
+    ranks = [
+        Rank(lab, f"r{i}", None if said < 0 else said).join(batch, staleness, concurrency)
+        for i, said in enumerate(given)
+    ]
+    version, grants = 0, 0
+    for rank in ranks:
+        rank.report()
+    for _ in range(150):
+        rank = chooser.choice(ranks)
+        if rank.running and chooser.random() < 0.5:
+            rank.accepts(1)
+        elif chooser.random() < 0.1 and sum(r.accepted for r in ranks) >= batch * (version + 1):
+            version += 1
+            for each in ranks:
+                each.version = version
+                each.report()
+        else:
+            ahead = sum(r.accepted for r in ranks) - version * batch
+            parts = [
+                Part(said, split[i], ranks[i].accepted - version * split[i], ranks[i].running)
+                for i, said in enumerate(given)
+            ]
+            allowed = room(Bound(batch, staleness, concurrency), parts, ranks.index(rank), ahead)
+            standing = rank.report(asks=True)
+            assert (standing.granted, standing.share) == (allowed > 0, split[ranks.index(rank)])
+            rank.running += standing.granted
+            grants += standing.granted
+            rank.report()
+    assert grants > 0
