@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 
 import pytest
 
@@ -200,12 +201,18 @@ def own(server: ServerUnderTest) -> Generator[ServerUnderTest]:
         yield one
 
 
-def begin(own: ServerUnderTest, run: str) -> None:
+@contextmanager
+def looking(own: ServerUnderTest, run: str) -> Generator[Lab]:
     with Lab(own, run) as lab:
         lab.go_live()
-        lab.trainer(consumer_batch_size=9, lease_ms=3_600_000).enqueue(tasks(9))
+        yield lab
         lab.close_clients()
         lab.checks_state = False
+
+
+def begin(own: ServerUnderTest, run: str, n: int = 9) -> None:
+    with looking(own, run) as lab:
+        lab.trainer(consumer_batch_size=9, lease_ms=3_600_000).enqueue(tasks(n))
 
 
 AWAY = ["run", "loop", "waiting claim", "aio", "trainer"]
@@ -214,9 +221,12 @@ AWAY = ["run", "loop", "waiting claim", "aio", "trainer"]
 @pytest.mark.parametrize("how", ["frozen", "gone"])
 @pytest.mark.parametrize("name", AWAY)
 def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTest, run: str, name: str, how: str):
-    begin(own, run)
+    begin(own, run, 0 if name == "waiting claim" else 9)
     with script(name, own.url, run) as one:
         one.expect("working")
+        if name == "waiting claim":
+            with looking(own, run) as lab:
+                wait_until(lambda: waits(lab), "it waits for work")
         own.freeze() if how == "frozen" else own.kill()
         try:
             began = time.monotonic()
