@@ -66,7 +66,7 @@ def with_clocks(source: str) -> str:
     """The library's text with clocks, and with a function that tells the times and begins anew."""
     first, body = source.split("\n", 1)
     for name in FUNCTIONS:
-        head = re.compile(rf"^(local function {name}|{name} = function)(\(.*?^end$)", re.MULTILINE | re.DOTALL)
+        head = re.compile(rf"^(?:local function {name}|{name} = function)\(.*?^end$", re.MULTILINE | re.DOTALL)
         body, found = head.subn(partial(_with_clock, name), body)
         assert found, f"the library has no function {name}"
     body = body.replace("redis.call(", "clocked_call(")
@@ -77,9 +77,9 @@ def with_clocks(source: str) -> str:
 
 
 def _with_clock(name: str, match: re.Match[str]) -> str:
-    local = "local " if match[1].startswith("local") else ""
-    given = f"local function {name}_itself{match[2]}"
-    return f"{given}\n{local}{name} = function(...) return clocked('{name}', {name}_itself, ...) end"
+    """The function, which from then on is one that measures it. No name is added: Lua has room for few."""
+    measured = f"function(...) return clocked('{name}', itself, ...) end"
+    return f"{match[0]}\ndo local itself = {name}; {name} = {measured} end"
 
 
 @contextmanager
