@@ -122,7 +122,7 @@ def _nothing_more(stats: Stats) -> str:
 
 
 def _listed(explanation: Explanation) -> list[str | None]:
-    """A sentence if the last claims of connected workers were refused for old weights; else empty."""
+    """Why the last claim of each listed worker whose lease runs got less than it asked for."""
     return [row.reason for row in explanation.sessions if row.deadline_ms > explanation.now_ms]
 
 
@@ -131,6 +131,7 @@ def _told_stale(explanation: Explanation) -> int:
 
 
 def _with_stale_weights(explanation: Explanation) -> str:
+    """A sentence if the last claims of connected workers were refused for old weights; else empty."""
     told, looked_at = _told_stale(explanation), len(_listed(explanation))
     if not told:
         return ""

@@ -21,8 +21,6 @@ from broker.protocol.script_call import ScriptCall
 from broker.protocol.task_record import TaskRecord, task_record
 from broker.values.config import RunConfig
 
-#: Is told how many transitions were read so far.
-
 #: Tasks whose records are read in one round trip.
 _PIECE: Final = 500
 #: How many round trips look for a moment without a new event. The first is nearly always enough.
@@ -112,7 +110,7 @@ def verify(
     """Replays the log of a run up to now; changes nothing.
 
     Args:
-        server: where the run is.
+        sender: sends the calls.
         run: its name, checked.
         keeps_config: the config was never changed, so that events before the trainer's last opening are judged by it
             too.

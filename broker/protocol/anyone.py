@@ -60,7 +60,7 @@ def audit(run: str, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int
 
 
 def check(run: str, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
-    """Problems of at most 1000 tasks: not in the set of their state, or running without an attempt."""
+    """Problems of at most 1000 tasks: not in the set of their state, or with a slot that no session or timer knows."""
     return ScriptCall("check", (keys.state(run),), (clock(now), *tasks), texts)
 
 

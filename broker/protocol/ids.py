@@ -1,4 +1,4 @@
-"""Reads the ids that scripts make, of attempts and sessions. No other module does.
+"""Reads the ids that scripts make, of attempts and sessions.
 
 An attempt is `<task>#<slot>.<claims>.<random>`, a session `<worker>~<number>.<random>`. Names of tasks and workers hold
 neither `#` nor `~` (`broker/values/names.py`).

@@ -1,4 +1,4 @@
-"""Tasks that ended without being trained on, dead or rejected, in the words of answers and errors."""
+"""Makes the error Exhausted: how many tasks are left, and why the others ended untrained."""
 
 from __future__ import annotations
 
