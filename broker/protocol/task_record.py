@@ -1,4 +1,4 @@
-"""Reads task records that a scan returns, in the layout of Lua (`lua/include/layout.lua`)."""
+"""Reads task records that a scan returns, in the layout of Lua (`lua/include/record_layout.lua`)."""
 
 from __future__ import annotations
 

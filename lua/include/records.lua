@@ -1,5 +1,5 @@
 -- @include writes
--- @include layout
+-- @include record_layout
 -- The task and slot records that a script has read, and the writing of those that it changed.
 
 local tasks, slots, dirty_tasks, dirty_slots = {}, {}, {}, {} -- the slots after the first, by name

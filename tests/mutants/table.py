@@ -367,7 +367,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "claims_go_on_during_a_recovery": ("if state.recovering ~= '' then return 'recovering' end", "", WALK),
     },
-    "include/layout.lua": {
+    "include/record_layout.lua": {
         "slots_of_records_of_earlier_calls": ("t.id, t.slot = id, false", "t.id = id", "nothing_of_another_one"),
         "renew_looks_at_the_newest": (
             "string.rep(',[^,]*', 6) .. ',([^,]*)'",

@@ -1,4 +1,4 @@
-"""Reads the stored state of a run into a view. The layout of records is at the top of `lua/include/layout.lua`."""
+"""Reads the stored state of a run into a view. The layout of records is at the top of `lua/include/record_layout.lua`."""
 
 from __future__ import annotations
 
