@@ -6,7 +6,7 @@
 -- Errors: NORUN, SCHEMA
 -- Bound: the tasks given, at most 1000, and their slots
 -- Flags: no-writes
--- @include records
+-- @include record_cache
 
 local SETS = { P = PENDING, D = DELAYED, R = RUNNING, Y = READY, X = DEAD, J = REJECTED }
 

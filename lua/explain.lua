@@ -6,7 +6,7 @@
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit sessions, limit tasks and their slots; the totals, one ZCARD for each session, are those of the first 10000
 -- Flags: no-writes
--- @include records
+-- @include record_cache
 
 -- When a lease ends on the run's clock if its session stays silent, for people. A gap that this script found counts in full:
 -- a script that writes nothing does not move the lease clock, and if all workers are dead no other call may come.

@@ -6,7 +6,7 @@
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: constant
 -- Flags: allow-oom
--- @include records
+-- @include record_cache
 
 local FIELDS = hot_and({ 'lease_ms', 'session_seq', 'max_result_bytes', 'result_ttl_ms' })
 

@@ -1,4 +1,4 @@
--- @include records
+-- @include record_cache
 -- How many of the given tasks a call deals with: groups may be large.
 
 -- How many of the tasks, which must be in the cache, have at most this number of slots together; at least one task.

@@ -1,4 +1,4 @@
--- @include records
+-- @include record_cache
 -- @include lineage
 -- How a run and an epoch begin.
 

@@ -1,4 +1,4 @@
--- @include records
+-- @include record_cache
 -- The ids of finished tasks whose records were freed: a data loader that brings them again must be told that they were here.
 -- Kept as numbers in small sets, about 10 bytes an id: the first bits of its hash name the set, the next 52 are the member,
 -- which is negative where the task ended dead or rejected: that one was never trained on, and may be asked for again.

@@ -1,4 +1,4 @@
--- @include records
+-- @include record_cache
 -- What a recovery to version r does with one task, decided and done apart, so that a preview can decide alone.
 -- The state's version and next step are r from the beginning of the recovery on.
 

@@ -1,4 +1,4 @@
--- @include records
+-- @include record_cache
 -- Transitions of whole tasks. Each takes a task record in the cache and only changes memory; flush() writes.
 
 -- Takes the task out of the set of its state and of the counter that counts it.

@@ -67,7 +67,7 @@ local function drop_writes()
   disarm_markers()
 end
 
-local save_records -- set by records.lua: writes changed tasks and slots, before what is deleted
+local save_records -- set by record_cache.lua: writes changed tasks and slots, before what is deleted
 
 local function flush()
   if save_records then save_records() end

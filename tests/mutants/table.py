@@ -387,7 +387,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "only_forgotten_steps_count": ("(to.lost or limit < version)", "(limit < version)", WALK),
     },
-    "include/records.lua": {
+    "include/record_cache.lua": {
         "a_slot_is_written_as_it_was_read": ("t.slot_text = nil -- made anew", "-- made anew", WALK),
     },
     "include/recovery.lua": {
