@@ -1,4 +1,4 @@
--- @include bounds
+-- @include slot_bound
 -- Who may change the run, and the stored answers that make a repeated call harmless.
 -- ARGV[2] `t`: the trainer; ARGV[3] its epoch token, ARGV[4] the number of the call.
 -- ARGV[2] `o`: an operator, without the fence; ARGV[3] a request id, ARGV[4] is not used. The last 64 answers are kept.

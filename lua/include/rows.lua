@@ -1,4 +1,4 @@
--- @include bounds
+-- @include slot_bound
 -- The rows of rollouts in answers.
 
 -- Appends per done sample: slot, attempt, version, newest, session; and its result's key to `results`.
