@@ -11,7 +11,6 @@ from .calls import (
     Answer,
     Call,
     Cancel,
-    Config,
     Discard,
     Enqueue,
     Gated,
@@ -26,6 +25,7 @@ from .calls import (
     error,
 )
 from .chooser import Chooser, chance, pick, some
+from .config import Config
 from .world import TrainerClient, World
 
 Action = Callable[[World, Chooser], None]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .config import Config
+
 #: A policy: (version, epoch that made it).
 Policy = tuple[int, str]
 
@@ -22,34 +24,6 @@ Bytes = Literal["inline", "set", "missing"]
 def error(code: str) -> Answer:
     """The answer of a call that was refused with `code`."""
     return {"error": code}
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """The numbers of a run that the protocol depends on (times in ms)."""
-
-    consumer_batch_size: int = 2
-    max_staleness: int | None = 0
-    max_concurrent_rollouts: int = 4
-    on_stale: Literal["requeue", "drop", "keep"] = "requeue"
-    max_attempts: int = 3
-    max_stale_requeues: int = 10
-    attempt_timeout_ms: int = 0
-    retry_backoff_ms: int = 1_000
-    retry_backoff_max_ms: int = 60_000
-    retention_steps: int = 100
-    max_finished: int = 10_000
-    keep_checkpoints: int = 2
-
-    @property
-    def batch(self) -> int:
-        """B of docs/protocol.md, Notation."""
-        return max(1, self.consumer_batch_size)
-
-    @property
-    def concurrent(self) -> int:
-        """C of docs/protocol.md, Notation."""
-        return max(1, self.max_concurrent_rollouts)
 
 
 @dataclass(frozen=True, slots=True)

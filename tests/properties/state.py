@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .calls import Answer, Config, Policy
+from .calls import Answer, Policy
+from .config import Config
 
 TaskState = Literal["pending", "delayed", "running", "ready", "batched", "dead", "rejected"]
 #: Open, waiting for its backoff, held, done, failed for good.

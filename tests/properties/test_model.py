@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .calls import Advance, Claim, Config, Enqueue, Join, NewTask, Open, Submit, SubmitItem, Take
+from .calls import Advance, Claim, Enqueue, Join, NewTask, Open, Submit, SubmitItem, Take
+from .config import Config
 from .model import Model
 from .walk import walk
 from .world import ModelDriver

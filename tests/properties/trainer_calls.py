@@ -11,7 +11,6 @@ from .calls import (
     Answer,
     Cancel,
     Commit,
-    Config,
     Discard,
     Enqueue,
     NewTask,
@@ -25,6 +24,7 @@ from .calls import (
     Take,
     error,
 )
+from .config import Config
 from .recovery_calls import take_epoch
 from .state import Batch, Run, Slot, Task
 from .transitions import finish, reset_stale, restart

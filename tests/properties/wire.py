@@ -16,7 +16,6 @@ from .calls import (
     Cancel,
     Claim,
     Commit,
-    Config,
     Discard,
     Enqueue,
     Fail,
@@ -39,6 +38,7 @@ from .calls import (
     Take,
     Trim,
 )
+from .config import Config
 from .worker_calls import WorkerCall
 
 #: Results that a call SETs before it are told apart by this size, so that short ones can take either way.
