@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .aside import Waits
 from .calls import (
     Advance,
     Answer,
@@ -26,6 +25,7 @@ from .calls import (
 )
 from .chooser import Chooser, chance, pick, some
 from .config import Config
+from .timers_and_markers import Waits
 from .world import TrainerClient, World
 
 Action = Callable[[World, Chooser], None]

@@ -6,12 +6,12 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from .aside import Waits, look_aside
 from .calls import Advance, Answer, Call, Checkpoint, NewTask, Open, RecoverBegin, Submit, Trim
 from .forgetting import drop_old_policies, follow_freed, follow_trim
 from .ghost import Ghost, Violation
 from .model import Model
 from .state import Run
+from .timers_and_markers import Waits, look_aside
 from .view import View, claim_results, differences, view_of
 
 
