@@ -1,10 +1,10 @@
--- An owner of an admission run ends: its last report counts, and what it has running and enqueued is given back.
+-- Ends an owner of an admission run: its last report counts, then its running and enqueued rollouts no longer do.
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: as of admission_report
 -- Returns: 1, or 0 when the owner had ended already
 -- Errors: NORUN, SCHEMA, CONFIG (field `kind`), BADARG
--- Bound: the owners
+-- Bound: the number of owners
 -- Flags: allow-oom
 -- @include admission
 

@@ -1,10 +1,10 @@
 -- Makes a process an owner of an admission run; creates a run that does not exist. Ends the owners whose leases have run out.
 -- Transition: none of a task
 -- KEYS: state
--- ARGV: now, owner (the caller's own choice, never used again: a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (the caller knew the run and the server lost it: go on from this version; -1: no), update (1: change a config that differs), accepted, rejected, recovery (of its reports that were counted before, under another name), share (rollouts of a batch that it trains; 0: none of its own; -1: as many as the others), then pairs of config field, value (those that the caller set)
+-- ARGV: now, owner (the caller chooses it and never uses it again: so a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (if the run is created: the version from which it goes on, because the caller knew the run and the server lost it; -1: 0), update (1: change a config that differs), accepted, rejected, recovery (those of the process's reports that the run counted before, under another owner id), share (rollouts of a batch that it trains; 0: none of its own; -1: as many as the others), then pairs of config field, value (those that the caller set)
 -- Returns: `version accepted created`
--- Errors: SCHEMA, CONFIG (field, stored, given; field `kind`: it is a run of tasks), BADARG
--- Bound: the config fields, the owners, 100 ended owners
+-- Errors: SCHEMA, CONFIG (field, stored, given; field `kind`: the run is a run of tasks), BADARG
+-- Bound: the number of config fields and owners; 100 ended owners
 -- Flags: none
 -- @include creation
 -- @include admission
@@ -21,7 +21,7 @@ local function create(token, lost_version)
   end
 end
 
--- The tasks consumed so far are versions times the batch size, so a changed batch size changes accepted.
+-- `accepted` counts version * B for the steps trained so far, so a changed batch size changes it.
 local function agree(update)
   local _, before = agree_on_config(CONFIG_START, update)
   if batch_size() ~= before then bump('accepted', num('version') * (batch_size() - before)) end
@@ -53,7 +53,7 @@ return run(function()
   else
     agree(ARGV[6] == '1')
   end
-  -- Owners that died before their first report are ended too: if all died, no other call would end them, and they would fill the run.
+  -- Ends expired owners here too. If all owners died, no report would end them, and repeated restarts would fill the run with owners.
   local owners, n = live_owners(), 0
   load_shares(owners)
   end_expired(owners, id, lease)

@@ -1,15 +1,15 @@
--- An owner of an admission run says where it stands, which renews its lease, and may ask for a slot: the next rollout that it starts.
+-- An owner of an admission run reports where it stands, which renews its lease. It may ask for a slot, for the next rollout that it starts.
 -- Transition: none of a task
 -- KEYS: state
--- ARGV: now, owner, lease_ms, number (of the report), running, enqueued (now), accepted, rejected (since it joined), held (slots promised to it and not used or given up), asks (1: for one more), version (its provider's; -1: not known), recovery (number of its newest announcement; 0: none), recovered_to, accepted_then (accepted when it announced that)
--- Returns: granted (1: one more slot is promised to it), capacity (AReaL's formula), spare (slots that it may take and that are promised to nobody), accepted, running, enqueued, rejected, version, share (what it has of the batch), owners (how many live)
--- Errors: NORUN, SCHEMA, CONFIG (field `kind`), NOSESSION (the owner is not known, or was forgotten), BADARG
--- Bound: the owners
+-- ARGV: now, owner, lease_ms, number (of the report), running, enqueued (now), accepted, rejected (since it joined), held (slots promised to it and not used or given up), asks (1: for one more slot), version (its provider's; -1: not known), recovery (number of its newest announcement; 0: none), recovered_to, accepted_then (accepted when it announced that)
+-- Returns: granted (1: one more slot is promised to it), capacity (AReaL's formula), spare (slots that it may take and that are promised to no owner), accepted, running, enqueued, rejected, version, share (the owner's share of the batch), owners (how many have not ended)
+-- Errors: NORUN, SCHEMA, CONFIG (field `kind`), NOSESSION (the run does not know the owner, or has forgotten it), BADARG
+-- Bound: the number of owners
 -- Flags: allow-oom
 -- @include admission
 
--- A slot is promised if it is free, not promised to an owner and not needed by another one. A promise ends with the
--- owner's own next report, or with its lease.
+-- Promises a slot to the owner if one is free, promised to no owner and not needed by another owner. A promise ends with the
+-- owner's next report, which says how many it still holds, or with its lease.
 local function promise(owners, o, asks)
   if not asks then return 0 end
   local granted = room(owners, o) >= 1 and 1 or 0
@@ -42,7 +42,7 @@ return run(function()
     take_recovery(owners, o, r)
     take_version(o, r.version)
   end
-  end_expired(owners, r.owner, r.lease) -- after the version: what was trained of a dead owner's is not lost
+  end_expired(owners, r.owner, r.lease) -- after take_version: a dead owner's rollouts that this version trained are not lost
   assign_shares(owners)
   total(owners)
   if is_news then

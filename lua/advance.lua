@@ -1,4 +1,4 @@
--- Acknowledges the batch of step = version: the policy trained on it is the next version.
+-- Acknowledges that the batch of step = version was trained: the resulting policy is the next version.
 -- Transition: batched -> consumed, for the whole batch, by version + 1 alone
 -- KEYS: state
 -- ARGV: now, gate (3), step, digest (of the sealed batch; `-`: none), allow_empty (1), has_blob (1), blob

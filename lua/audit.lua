@@ -1,4 +1,4 @@
--- Recomputes the counters from the structures; changes nothing.
+-- Recomputes the counters from the sets of tasks; changes nothing.
 -- Transition: none
 -- KEYS: state
 -- ARGV: now
@@ -13,7 +13,7 @@ local FIELDS = hot_and({ 'open_size' })
 return run(function()
   load_state(FIELDS)
   local found, answer = recomputed(), {}
-  if state.recovering ~= '' then found.open_size = num('open_size') end -- a recovery moves tasks first, its commit sets this
+  if state.recovering ~= '' then found.open_size = num('open_size') end -- a recovery's sweep moves the tasks, and its commit sets the counter later
   for _, name in ipairs(COUNTERS) do
     answer[#answer + 1] = name
     answer[#answer + 1] = int_text(num(name))

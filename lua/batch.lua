@@ -1,10 +1,10 @@
--- A piece of a batch, without the results' bytes: any rank may read it once it is sealed.
+-- Reads a piece of a batch, without the bytes of its results. Any rank may read a sealed batch.
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, step, offset, count
--- Returns: size, sealed (1 or 0), digest (`-`: open), then per task a list: id, priority, oldest, newest, first, payload, then per sample: slot, attempt, version, newest, session
+-- Returns: size, sealed (1 or 0), digest (`-`: not sealed), then per task a list: id, priority, oldest, newest, first, payload, then per sample: slot, attempt, version, newest, session
 -- Errors: NORUN, SCHEMA, EARLY (step, step_next), GONE (step), BADARG
--- Bound: count tasks, at most 1000, and of them as many as have 1000 slots (one at least): ask again from there
+-- Bound: count tasks, at most 1000; of these the first that have at most 1000 slots together, one at least (the caller asks again for the rest)
 -- Flags: no-writes
 -- @include rows
 

@@ -2,9 +2,9 @@
 -- Transition: pending, delayed, running, ready or batched (not sealed) -> rejected
 -- KEYS: state
 -- ARGV: now, gate (3), tasks...
--- Returns: a word a task, of the first ones at least: `cancelled`, or the state it is in, or `unknown`
+-- Returns: a word for each task that the bound allows: `cancelled`, or the state it is in, or `unknown`
 -- Errors: gate's, RECOVERING, BADARG
--- Bound: the tasks given, at most 1000, of them as many as have 1024 slots, one at least
+-- Bound: the first of the tasks given (at most 1000) that have at most 1024 slots together, one at least
 -- Flags: allow-oom
 -- @include gate
 -- @include endings

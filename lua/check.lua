@@ -1,8 +1,8 @@
--- Checks that each task stands in exactly the set of its state, and its held slots in their sessions.
+-- Checks that each task is in exactly the set of its state, and each of its held slots in its session's set.
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, tasks...
--- Returns: a line a problem
+-- Returns: a line for each problem
 -- Errors: NORUN, SCHEMA
 -- Bound: the tasks given, at most 1000, and their slots
 -- Flags: no-writes

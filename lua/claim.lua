@@ -1,10 +1,10 @@
--- Hands out work: open slots of running tasks first, then new tasks within capacity. Takes back what is due before.
--- Transition: pending -> running; an open slot -> held; what is due as by requeue; too old: running -> pending, delayed or rejected
+-- Hands out work: open slots of running tasks first, then new tasks within capacity. Before that, takes back what is due, as requeue does.
+-- Transition: pending -> running; an open slot -> held; those of requeue; too old: running -> pending, delayed or rejected
 -- KEYS: state
--- ARGV: now, session, number (of this claim), n, version, epoch (the policy the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_seq (of the blob that it has; 0: none)
--- Returns: reason (empty: as many as asked), due_in_ms (-1: nothing is due), version, epoch (of the attempts), run_version, run_epoch, blob_seq, blob (empty: none, or the one it has), now, then per task: id, payload, samples, `slot claims tries ...`
+-- ARGV: now, session, number (of this claim), n, version, epoch (the policy that the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_seq (the number of the blob that the worker has; 0: none)
+-- Returns: reason (why it handed out fewer than n; empty: it handed out n), due_in_ms (when to claim again; -1: no timer is set), version, epoch (of the attempts), run_version, run_epoch, blob_seq, blob (empty: there is none, or the worker has it), now, then per task: id, payload, samples, `slot claims tries ...`
 -- Errors: NORUN, SCHEMA, NOSESSION, OLDREQUEST (number, last), BADARG
--- Bound: n slots and limit of each kind that is taken back or reset; of groups that end with what is due as many as have 1000 slots, of those too old another 1000 (and the rest of one task each)
+-- Bound: n slots, and limit of each kind that is taken back or reset; it stops taking back when the tasks that end or go back have 1000 slots together, and resetting likewise (finishing the last task each time)
 -- Flags: none
 -- @include sweep
 -- @include handout
@@ -17,13 +17,13 @@ local function answer_head(reason, due_in, version_text, epoch)
   return { reason, due_in, version_text, epoch, state.version, state.version_epoch, seq, blob, now }
 end
 
--- When to claim again, in milliseconds: when something may be due, or when the lease clock stands still if nobody calls until then.
+-- In how many milliseconds to claim again: when a timer may be due, or when the lease clock would stand still if no call came; -1: no timer is set.
 local function due_in()
   local due = num('due')
   return due > 0 and math.max(0, math.min(due - now, lease_step)) or -1
 end
 
--- The same claim again: answers the attempts that it was given and still holds.
+-- Answers a repeated claim: with those of its attempts that the session still holds.
 local function replay(words)
   local reason, version, epoch, random, rest = words:match('^(%S+) (%S+) (%S+) (%S+) ?(.*)$')
   local ids, places = {}, {}

@@ -1,19 +1,19 @@
--- Notes that a checkpoint of the current version is safely written. A trainer's moves the floor up to the oldest checkpoint that is kept.
--- An operator's has no weights beside it, is on another list, and moves no floor.
--- Transition: none of a task; what is below the floor may be trimmed
+-- Notes that a checkpoint is safely written. A trainer's checkpoint moves the floor up to the oldest checkpoint that is kept.
+-- An operator's checkpoint has no weights beside it: it is on a list of its own, and moves no floor.
+-- Transition: none of a task; tasks below the floor may be trimmed
 -- KEYS: state
 -- ARGV: now, gate (3), version (of the checkpoint), epoch (of an operator's checkpoint; else empty)
 -- Returns: the floor
--- Errors: gate's, RECOVERING, EARLY (version of the future), UNDONE, GONE (an operator's), BADARG
+-- Errors: gate's, RECOVERING, EARLY (the version is above the run's), UNDONE, GONE (an operator's), BADARG
 -- Bound: constant
 -- Flags: allow-oom
 -- @include gate
 -- @include target
 
 local FIELDS = gate_and({ 'checkpoints', 'operator_checkpoints', 'keep_checkpoints', 'floor', 'recoveries' })
-local MOST_OF_OPERATORS = 16 -- a list to look at: nothing is kept for these checkpoints
+local MOST_OF_OPERATORS = 16 -- the list is for people: the run keeps no tasks for these checkpoints
 
--- The newest of a list of versions and one more, newest first, as text.
+-- Adds a version to a list of versions. Returns the newest `most` of them as text, newest first, and the oldest of these.
 local function with_newest(list, version, most)
   local versions = { version }
   for v in (list or ''):gmatch('%d+') do

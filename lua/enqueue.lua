@@ -1,18 +1,18 @@
--- Adds tasks that do not exist in any state, nor were finished and freed, and stores the data loader's position in the same step.
+-- Adds the tasks that the run does not have in any state and has not freed, and stores the data loader's position in the same step.
 -- With again, tasks that are dead or rejected, or were so when they were freed, start over with the payload and numbers given now.
 -- Transition: (none) -> pending; with again: dead or rejected -> pending
 -- KEYS: state
--- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: dead and rejected ones, too), then per task: id, priority, samples, min_samples, payload
--- Returns: `added position state ...`: how many are pending now that were not, then of each other one its position (from 0) and the state that it is in (`freed`: trained on and freed, `freed_untrained`: dead or rejected and freed)
+-- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: also start dead and rejected tasks over), then per task: id, priority, samples, min_samples, payload
+-- Returns: `added position state ...`: how many tasks became pending, then of each other task its position in the call (from 0) and its state (`freed`: trained on and freed, `freed_untrained`: dead or rejected and freed)
 -- Errors: gate's, RECOVERING, BADARG, TOOBIG (task, bytes, limit)
--- Bound: the tasks given, at most 1000, and the slots of those that start over
+-- Bound: the tasks given, at most 1000, and the slots of the tasks that start over
 -- Flags: none
 -- @include gate
 -- @include finished
 -- @include restart
 
 local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' })
--- The end of a new record for these numbers, checked once: most calls have the same numbers for all tasks.
+-- The rest of a new record, behind its order. It is checked and made once for equal numbers, and most calls have the same for all tasks.
 local tails = {} -- `priority samples min_samples` -> text
 
 local function tail_of(at)
@@ -28,7 +28,7 @@ end
 -- States of tasks that ended and were not trained on.
 local UNTRAINED = { dead = true, rejected = true, freed_untrained = true }
 
--- As a retry, with the payload and numbers that are given now, from argument `at` on.
+-- Starts a dead or rejected task over as a retry does, with the payload and numbers in the arguments from `at` on.
 local function start_over(t, at, order)
   local _, _, _, born = fixed_parts(t)
   local samples = tonumber(ARGV[at + 2])

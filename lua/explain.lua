@@ -1,20 +1,20 @@
--- Who holds the slots and what is due: the facts behind `broker explain`.
+-- Says who holds the slots and which timers are due: the facts behind `broker explain`.
 -- Transition: none
 -- KEYS: state
--- ARGV: now, limit (of sessions and of running tasks looked at)
--- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session), next due (delayed, retries, time-outs, sessions; 0: none), oldest pending task, oldest ready task (or empty), totals (sessions counted, of them with a lease and holding something, slots held with a lease, slots held without)
+-- ARGV: now, limit (how many sessions and how many running tasks to look at)
+-- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim that got less than it asked for), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session), next due (delayed, retries, time-outs, sessions; 0: none), first pending task, oldest ready task (or empty), totals (sessions counted, of these the ones with a live lease that hold a slot, slots held under live leases, slots held under leases that have passed)
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit sessions, limit tasks and their slots; the totals, one ZCARD for each session, are those of the first 10000
+-- Bound: limit sessions, limit tasks and their slots; the totals take one ZCARD for each session, of the first 10000 sessions
 -- Flags: no-writes
 -- @include record_cache
 
--- When a lease ends on the run's clock if its session stays silent, for people. A gap that this script found counts in full:
--- a script that writes nothing does not move the lease clock, and if all workers are dead no other call may come.
+-- When a lease ends on the run's clock if its session stays silent, to show to people. A gap before this script counts in full. A script
+-- that writes nothing does not move the lease clock, and if all workers are dead, no call that writes may come.
 local function silent_from(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lag_before end
 
 local MOST_COUNTED = 10000
 
--- Why the session's last claim got less than it asked for; '-': it got all, empty: it has not claimed.
+-- Why the session's last claim got less than it asked for; '-': it got all; empty: the session has not claimed.
 local function last_reason(call) return call and call:match('^%d+ %d+ (%S+)') or '' end
 
 local function sessions_seen(limit)

@@ -1,8 +1,8 @@
--- The worker could not finish the attempt: an error of the environment or the code, never a verdict on the rollout.
+-- Ends an attempt that the worker could not finish, because of an error of the environment or the code. This is no verdict on the rollout.
 -- Transition: held -> waiting for its backoff, or failed for good; running -> pending, delayed, dead or ready
 -- KEYS: state
 -- ARGV: now, attempt, message (at most 2000 bytes), retry (1: may be tried again)
--- Returns: `retried`, `failed`, or as submit's refusals
+-- Returns: `retried`, `failed`, or one of submit's refusals
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: one attempt and the slots of its task
 -- Flags: allow-oom

@@ -1,7 +1,7 @@
--- Starts a session: one connected worker process with a lease. Its number is the server's, so an id is never used again.
+-- Starts a session: one connected worker process with a lease. The server numbers the sessions, so no id is used twice.
 -- Transition: none of a task
 -- KEYS: state
--- ARGV: now, worker, nonce, lease_ms (0: the run's)
+-- ARGV: now, worker, nonce, lease_ms (0: the run's default)
 -- Returns: session, lease_ms, version, version_epoch, now, max_result_bytes, result_ttl_ms
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: constant

@@ -1,8 +1,8 @@
 -- Ends a session: its attempts are released without penalty.
--- Transition: held -> open; running -> pending or delayed where nothing else of the task is held or done
+-- Transition: held -> open; running -> pending or delayed if no other slot of the task is held or done
 -- KEYS: state
 -- ARGV: now, session, limit
--- Returns: 1 when the session is gone, 0 when it holds more than limit attempts: call again
+-- Returns: 1 if the session is gone; 0 if it held more than limit attempts: the caller calls again
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit attempts
 -- Flags: allow-oom

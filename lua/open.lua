@@ -1,7 +1,7 @@
 -- Makes the caller the trainer of the run; creates a run that does not exist.
--- Transition: none of a task; epoch n -> n+1, the trainer before is fenced.
+-- Transition: none of a task; epoch n -> n+1, and the previous trainer is fenced.
 -- KEYS: state
--- ARGV: now, token (the caller's own choice: a repeated open is recognised), update (1: change a config that differs), then pairs of config field, value (those that the caller set; none: the run must exist)
+-- ARGV: now, token (the caller chooses it: so a repeated open is recognised), update (1: change a config that differs), then pairs of config field, value (those that the caller set; none: the run must exist)
 -- Returns: `epoch version step_next created`
 -- Errors: NORUN, SCHEMA, CONFIG (field, stored, given), FENCED (the token of an earlier epoch), BADARG
 -- Bound: the config fields
@@ -12,7 +12,7 @@ local FIELDS = hot_and({ 'epoch', 'tokens', 'order_seq', 'lineage' })
 
 local CONFIG_START = 4
 
--- The counters follow a changed batch size.
+-- Compares or changes the config. `accepted` follows a changed batch size.
 local function change_config(update)
   local differs, before = agree_on_config(CONFIG_START, update)
   if not differs then return end

@@ -1,4 +1,4 @@
--- Stops or restarts the handing out of work; submissions go on in any case.
+-- Stops or resumes the handing out of work. Workers may submit in every mode.
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: now, gate (3), mode (`paused`: no claims; `draining`: open slots of running tasks only; empty: resume)

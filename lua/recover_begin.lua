@@ -1,10 +1,10 @@
--- Begins a recovery: the run goes back (or on) to a version, under a new epoch. Claims, take, enqueue, advance and discard stop until recover_commit.
--- Transition: none of a task; the sweep that follows moves them
+-- Begins a recovery: the run goes back (or forward) to a version, under a new epoch. Until recover_commit no claim gets work, and take, enqueue, advance, discard, cancel, retry and commit are refused.
+-- Transition: none of a task; recover_sweep moves the tasks
 -- KEYS: state
--- ARGV: now, token (the caller's own choice), version, file_epoch (of the checkpoint; empty: none), listed_order (newest task that the checkpoint knows; -1: it has no list), in_flight (`keep` or `requeue`), allow_loss (1), has_cursor (1), cursor, has_blob (1), blob, count of policies, recoveries (that the checkpoint knows, `epoch:version ...`), lineage (of the checkpoint's order numbers, `token:number ...`; empty: it has none), then pairs version, epoch, then pairs of config field, value (to create a run that is not there)
+-- ARGV: now, token (the caller chooses it), version, file_epoch (of the checkpoint; empty: none), listed_order (number of the newest task that the checkpoint knows; -1: it has no list), in_flight (`keep` or `requeue`), allow_loss (1), has_cursor (1), cursor, has_blob (1), blob, count of policies, recoveries (that the checkpoint knows, `epoch:version ...`), lineage (of the checkpoint's order numbers, `token:number ...`; empty: it has none), then pairs version, epoch, then pairs of config field, value (to create the run if it is not there)
 -- Returns: epoch, version before, step_next before, accepted before, running before, capacity before, consumed tasks of lost steps
 -- Errors: NORUN, SCHEMA, FENCED, GONE (version, floor), UNDONE (version, epoch, by, to), BADARG
--- Bound: the batches that are kept, the policies and config given
+-- Bound: the number of batches that are kept, of policies, and of config fields given
 -- Flags: allow-oom
 -- @include creation
 -- @include target
@@ -18,7 +18,7 @@ local FIELDS = hot_and({
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
 local POLICIES_START = 15
 
--- How many tasks were consumed by the steps from limit on, which leave the history now.
+-- Counts the tasks that the steps from `limit` on consumed. These steps are lost with this recovery.
 local function consumed_by_lost_steps(limit)
   local n, entries = 0, redis.call('HGETALL', BATCHES)
   local before = math.min(tonumber(field('recover_limit') or '') or MAX_INT, num('version'))
@@ -29,7 +29,7 @@ local function consumed_by_lost_steps(limit)
   return n
 end
 
--- Policies above the version belong to no history from now on, even if a later recovery goes forward past them.
+-- Deletes the policies above the version: they belong to no surviving history, even if a later recovery goes forward past them.
 local function drop_policies_above(version)
   for _, v in ipairs(redis.call('HKEYS', POLICIES)) do
     if tonumber(v) > version then hdel(POLICIES, v) end
@@ -43,8 +43,10 @@ local function take_policies(version, epoch)
   set('version_epoch', made_by)
 end
 
--- A server that forgot nothing has every task up to its own cursor. A server that forgot writes goes back to the checkpoint's cursor. From
--- then on it does not know the tasks between an older checkpoint and this one, nor which of them the steps between have consumed.
+-- Chooses the cursor, and notes what the server does not know. A server that forgot no writes has every task up to its own cursor, and
+-- keeps it. A server that forgot writes takes the checkpoint's cursor, and is known from this checkpoint: known_from is the checkpoint's
+-- order, known_version its version. The server does not know the tasks between an older checkpoint and this one, nor which of those tasks
+-- the steps between the two checkpoints consumed.
 local function go_by(to, listed_order)
   if to.file_cursor then set('cursor', ARGV[9]) end
   if to.older or to.version < num('known_version') then forget_finished() end
@@ -53,7 +55,7 @@ local function go_by(to, listed_order)
     set('known_from', math.max(to.file_cursor and 0 or num('known_from'), listed_order))
     set('known_version', to.version)
   end
-  if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end -- another history may have finished other tasks
+  if to.forgot and to.file_cursor and num('order_seq') > to.common then forget_finished() end -- the server's history may have finished tasks that the loader brings again
   set('recover_listed', listed_order)
   set('recover_lineage', to.by_cursor and ARGV[14] or '')
   set('recover_order', to.common)

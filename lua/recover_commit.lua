@@ -1,10 +1,10 @@
--- Ends a recovery, after every task was swept: the counters by (I1) and (I2), and the run goes on.
+-- Ends a recovery, after every task was swept: recomputes the counters by (I1) and (I2), and lets the run go on.
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: now, gate (3)
 -- Returns: `accepted running capacity`
 -- Errors: gate's, EARLY (no recovery is under way)
--- Bound: the batches that are kept
+-- Bound: the number of batches that are kept
 -- Flags: allow-oom
 -- @include gate
 -- @include counters
@@ -16,7 +16,7 @@ local FIELDS = gate_and({
   'open_size',
 })
 
--- Batches of steps that the surviving history has not consumed, and the unsealed batch: the sweep has moved their tasks.
+-- Deletes the batches of steps that the surviving history has not consumed, and the unsealed batch. The sweep has moved their tasks.
 local function drop_batches(limit)
   unlink(key('batch:' .. int_text(num('recover_open'))))
   for _, step in ipairs(redis.call('HKEYS', BATCHES)) do
@@ -31,8 +31,8 @@ return gated(FIELDS, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
   local version, limit = num('version'), num('recover_limit')
   drop_batches(limit)
-  -- No number of the checkpoint's is given again. Where what it did not know is gone, its numbers are its history's from now on;
-  -- not before: a recovery that is begun again must still tell them apart.
+  -- No number of the checkpoint is given again. If the sweep dropped the tasks that the checkpoint does not know, the server's lineage is the
+  -- checkpoint's from now on. It is not before, because a recovery that is begun again must still tell the two histories apart.
   set('order_seq', math.max(num('order_seq'), num('known_from')))
   if (state.recover_lineage or '') ~= '' then
     mark_epoch(state.epoch:match('%w+$'), num('known_from'), state.recover_lineage)

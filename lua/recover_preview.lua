@@ -1,10 +1,10 @@
--- What a recovery would do with the tasks given; changes nothing.
+-- Says what a recovery would do with the tasks given; changes nothing.
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, version, listed_order (-1: no list), in_flight, file_epoch, allow_loss (1), has_cursor (1), lineage, count of policies, then pairs version, epoch, then per task: listed (1), task
--- Returns: `done name count ...` as recover_sweep, with `file_cursor 1` where the data loader goes back to the checkpoint's cursor
+-- Returns: `done name count ...` as recover_sweep, with `file_cursor 1` if the data loader would go back to the checkpoint's cursor
 -- Errors: NORUN, SCHEMA, GONE, UNDONE, BADARG
--- Bound: the tasks given (there may be none), at most 1000, until 64 slots were looked at
+-- Bound: the tasks given (there may be none), at most 1000; it stops after the task that makes 64 slots
 -- Flags: no-writes
 -- @include recovery
 -- @include target

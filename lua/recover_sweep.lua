@@ -1,10 +1,10 @@
--- A piece of a recovery: decides what becomes of each task that it is given, and does it. May be repeated.
--- Transition: running -> pending or delayed; ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; whatever the checkpoint calls finished, or does not know -> forgotten
+-- Does a piece of a recovery: decides what becomes of each task given, and changes the task. The call may be repeated.
+-- Transition: running -> pending or delayed; ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; tasks that the checkpoint calls finished, or does not know -> forgotten
 -- KEYS: state
--- ARGV: now, gate (3), then per task: listed (1: the checkpoint says it is unfinished), task
--- Returns: `done name count ...`: how many of the tasks were dealt with (call again with the rest), and what became of them
+-- ARGV: now, gate (3), then per task: listed (1: the checkpoint lists it as unfinished), task
+-- Returns: `done name count ...`: how many of the tasks were dealt with (the caller calls again with the rest), and counts of what became of them
 -- Errors: gate's, EARLY (no recovery is under way), BADARG
--- Bound: the tasks given, at most 1000, until 64 slots were looked at
+-- Bound: the tasks given, at most 1000; it stops after the task that makes 64 slots
 -- Flags: allow-oom
 -- @include gate
 -- @include attempts
@@ -26,7 +26,7 @@ local function release_held(t)
   end
 end
 
--- Forgets a task altogether, with its results.
+-- Deletes a task with its results.
 local function forget_task(t)
   load_slots_of(t)
   clear_slots(t, 'revoked')
@@ -42,7 +42,7 @@ local function back_to_ready(t)
   event('ready', t.id)
 end
 
--- What a lost attempt, released since, left behind in the task's range of versions.
+-- Recomputes the task's range of versions from its held and done samples: an attempt by a lost policy, released since, may have widened it.
 local function mend_versions(t)
   if tonumber(t.newest) <= num('recovering') or not t.letters:find('[HD]') then return end
   local oldest, newest = math.huge, -1
@@ -57,7 +57,8 @@ local function mend_versions(t)
   changed(t)
 end
 
--- The end of this task is known from the checkpoint alone: an older one cannot have it undone.
+-- Remembers that a task is finished. The server knows this only from the checkpoint, so from now on the server is known from that checkpoint:
+-- a recovery by an older checkpoint has to bring the task again.
 local function remember_finished(id)
   add_finished(id, true)
   set('known_from', math.max(num('known_from'), num('recover_listed')))
@@ -73,7 +74,7 @@ local function act(t, fate, id)
   elseif fate == 'release' then
     release_held(t)
   elseif fate == 'finished' or fate == 'dropped' then
-    if fate == 'finished' then remember_finished(t.id) end -- a dropped one may be brought again
+    if fate == 'finished' then remember_finished(t.id) end -- the data loader may bring a dropped task again
     forget_task(t)
   elseif fate == 'pending' then
     if t.state == 'X' or t.state == 'J' then restart_task(t) else requeue_task(t, 'recovery') end

@@ -1,8 +1,8 @@
--- Gives attempts back without penalty (shutdown, a wrong worker for the task).
--- Transition: held -> open; running -> pending or delayed where nothing else of the task is held or done
+-- Gives attempts back without penalty, for example when a worker stops or is the wrong one for the task.
+-- Transition: held -> open; running -> pending or delayed if no other slot of the task is held or done
 -- KEYS: state
 -- ARGV: now, attempts...
--- Returns: a line an attempt: `released`, or as submit's refusals
+-- Returns: a line for each attempt: `released`, or one of submit's refusals
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: the attempts given, at most 1000
 -- Flags: allow-oom

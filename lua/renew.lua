@@ -1,14 +1,14 @@
--- The heartbeat: extends the lease and says which attempts to give up now, and why.
--- Transition: too old: running -> pending, delayed or rejected; held but not known to the worker: released
+-- The heartbeat: extends the session's lease, and says which attempts the worker has to give up, and why.
+-- Transition: too old: running -> pending, delayed or rejected; held, but the worker does not know the attempt: released
 -- KEYS: state
--- ARGV: now, session, number (of the last claim whose answer the worker has or gave up), attempts held...
--- Returns: now, deadline, run_version, run_epoch, paused (empty: no), then attempt, why for each to give up
+-- ARGV: now, session, number (of the last claim whose answer the worker has, or no longer waits for), attempts held...
+-- Returns: now, deadline, run_version, run_epoch, paused (empty: no), then attempt, why for each attempt to give up
 -- Errors: NORUN, SCHEMA, NOSESSION, BADARG
--- Bound: the attempts given, and 1000 that the worker does not know
+-- Bound: the attempts given, and about 1000 that the worker does not know
 -- Flags: allow-oom
 -- @include attempts
 
--- What the session's set says of each attempt (a score: it holds its slot), and the records of their tasks as they are stored.
+-- Returns the scores of the attempts in the session's set (no score: the attempt does not hold its slot), and the stored records of their tasks.
 local function look_up(session, ids)
   local names = {}
   for i = 1, #ids do
@@ -24,7 +24,7 @@ local function look_up(session, ids)
   return scores, hmget(TASKS, names)
 end
 
--- Attempts of claims whose answer was lost for good: nobody works on them.
+-- Releases attempts of claims whose answers were lost for good: no worker works on them.
 local function release_unknown(session, ids)
   local held, known, unknown = redis.call('ZRANGE', SESSION .. session, 0, #ids + 999), {}, {}
   for i = 1, #ids do known[ids[i]] = true end
@@ -44,7 +44,7 @@ return run(function()
   local call = redis.call('HGET', CALLS, session)
   if not call then fail('NOSESSION', 'session', session) end
   local last, lease = call:match('^(%d+) (%d+)')
-  local ids, over, holding = {}, {}, 0 -- over: all but those that go on as they are
+  local ids, over, holding = {}, {}, 0 -- over: the attempts that the session lost, or whose task is too old
   for i = 4, #ARGV do ids[i - 3] = ARGV[i] end
   local scores, records = look_up(session, ids)
   zput(SESSIONS, session, lease_end(lease))

@@ -1,4 +1,4 @@
--- Rewrites the counters by what the structures hold.
+-- Sets the counters to the values that the sets of tasks give.
 -- Transition: none of a task
 -- KEYS: state
 -- ARGV: now, gate (3)

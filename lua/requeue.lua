@@ -1,10 +1,10 @@
--- Takes back what is due, without claiming: leases that ran out, time-outs, retries.
+-- Takes back what is due, without a claim: attempts of leases that ran out, attempts past their time-out, retries.
 -- Transition: held -> open or failed for good; running -> pending, delayed, dead or ready; delayed -> pending
 -- KEYS: state
 -- ARGV: now, limit
--- Returns: how many things it took back
+-- Returns: how many retries, attempts and sessions it took back
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit of each kind, and of large groups that end with it as many as have 1000 slots (the rest of one more)
+-- Bound: limit of each kind; it stops when the tasks that end or go back have 1000 slots together (it finishes the last of these tasks)
 -- Flags: allow-oom
 -- @include sweep
 

@@ -1,10 +1,10 @@
--- Starts dead or rejected tasks over, as if they were enqueued now: at the end of the order, all slots open, nothing counted against them.
+-- Starts dead or rejected tasks over, as if they were enqueued now: at the end of the order, with all slots open, and no tries, errors or stale requeues.
 -- Transition: dead or rejected -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), tasks...
--- Returns: a word a task, of the first ones at least: `retried`, or the state it is in, or `freed`, `freed_untrained` (dead or rejected, and freed), or `unknown`
+-- Returns: a word for each task that the bound allows: `retried`, or the state it is in, or `freed`, `freed_untrained` (dead or rejected, and freed), or `unknown`
 -- Errors: gate's, RECOVERING, BADARG
--- Bound: the tasks given, at most 1000, of them as many as have 1024 slots, one at least
+-- Bound: the first of the tasks given (at most 1000) that have at most 1024 slots together, one at least
 -- Flags: none
 -- @include gate
 -- @include restart

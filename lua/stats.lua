@@ -1,8 +1,8 @@
--- The numbers of a run.
+-- Reads the numbers of a run.
 -- Transition: none
 -- KEYS: state
 -- ARGV: now
--- Returns: pairs of name, value: the whole state hash but its blob and stored answer, with the defaults of config fields that it does not hold, `now`, `capacity`, and the size of every set, `n_lapsed`: the sessions that are silent for longer than a lease
+-- Returns: pairs of name, value: the whole state hash except its blob, tokens, description and stored answer; the defaults of config fields that it does not store; `now`, `capacity`, the size of each set, and `n_lapsed`: the sessions that have been silent for longer than their lease
 -- Errors: NORUN, SCHEMA
 -- Bound: constant
 -- Flags: no-writes
@@ -10,7 +10,7 @@
 
 local HIDDEN = { answer = true, blob = true, tokens = true, about = true }
 
--- How many of a set of leases have been silent for longer than they last: as silent_from.
+-- How many sessions of a set of leases have been silent for longer than their lease, by the rule of silent_from in explain.lua.
 local function count_silent(name)
   return redis.call('ZCOUNT', name, '-inf', int_text(now))
     + redis.call('ZCOUNT', name, LEASE_ZERO, int_text(LEASE_ZERO + now - lag_before))

@@ -1,8 +1,8 @@
--- Results and verdicts of attempts. Accepted only from the attempt that holds its slot, by equality of the attempt id.
--- Transition: held -> done or failed; the last slot: running -> ready, dead or rejected; nothing held or done any more, or too old: running -> pending, delayed or rejected
+-- Takes results and verdicts of attempts. Only the attempt that holds its slot may submit, by equality of the attempt id.
+-- Transition: held -> done or failed; the last slot: running -> ready, dead or rejected; no slot held or done any more, or too old: running -> pending, delayed or rejected
 -- KEYS: state
--- ARGV: now, then per item: attempt, verdict (`a` accept, `r` reject), version, epoch (newest policy used; empty: that of the claim), bytes (`i` inline, `s` SET before the call), body (the inline bytes; the reason of a reject)
--- Returns: a line an item: `accepted`, `rejected`, `superseded attempt session age_ms`, `stale`, `unknown why`, `noresult`
+-- ARGV: now, then per item: attempt, verdict (`a` accept, `r` reject), version, epoch (the newest policy used; empty: that of the claim), bytes (`i`: inline, `s`: the client stored them with SET before the call), body (the inline bytes; the reason of a reject)
+-- Returns: a line for each item: `accepted`, `rejected`, `superseded attempt session age_ms`, `stale`, `unknown why`, `noresult`
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: the items given, at most 256
 -- Flags: allow-oom
@@ -16,7 +16,7 @@ local persisted, accepted = {}, 0
 
 local function result_key(attempt) return RESULT .. attempt end
 
--- The bytes of a repeated submit are those of the accepted result, or are left over if that was freed already.
+-- Keeps the bytes of a repeated submit, which are those of the accepted result. If that result was freed already, deletes them.
 local function keep_or_free(t, attempt)
   local from = num('bytes_from')
   local step = tonumber(t.step)
@@ -28,7 +28,8 @@ local function keep_or_free(t, attempt)
   end
 end
 
--- The attempt does not hold its slot: repeats its own answer, or says why it is late. Deletes its bytes, unless they are of its accepted result.
+-- Answers an attempt that does not hold its slot: repeats its own answer, or says why it is late. Deletes its bytes, unless they are those
+-- of its accepted result.
 local function refuse(attempt, verdict, by_set)
   local t, k, s, _, same = holder(attempt)
   if same and letter(t, k) == 'D' and verdict == 'a' then
@@ -43,7 +44,7 @@ local function refuse(attempt, verdict, by_set)
   return answer
 end
 
--- The newest policy that was used, if it is newer than that of the claim.
+-- Notes the newest policy that the worker used, if it is newer than the claim's.
 local function use_newer(t, k, s, version, epoch)
   if version ~= s.newest and tonumber(version) > tonumber(s.newest) then
     s.newest, s.newest_epoch = version, epoch
@@ -68,7 +69,7 @@ local function accept(t, k, s, attempt, at)
   return 'accepted'
 end
 
--- The item in the arguments from `at` on.
+-- Submits the item in the arguments from `at` on, and returns its line of the answer.
 local function submit(at)
   local attempt, verdict, version, epoch = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local by_set = ARGV[at + 4] == 's'

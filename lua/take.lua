@@ -1,10 +1,10 @@
--- Fills the next batch from the oldest ready rollouts; seals it when it is full.
+-- Fills the next batch from the oldest ready rollouts, and seals the batch when it is full.
 -- Transition: ready -> batched; too old: ready -> pending or rejected
 -- KEYS: state
--- ARGV: now, gate (3), step, n (rollouts wanted), limit (ready tasks looked at; 0: only seal), seal (1: seal when full), short (1: seal also what is left of the run), rows (most rows in the answer, of the batch that it sealed, or without `seal` of what it took, which is then no more than that; 0: none), bytes (most bytes of results with them)
--- Returns: `size sealed exhausted left more digest taken` (how many this call took); with rows a list: that, the rows as batch's, then the results of their samples in order (none: more than `bytes`)
+-- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
+-- Returns: `size sealed exhausted left more digest taken` (how many this call took); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
--- Bound: limit tasks, of those that are too old as many as have 1000 slots (one more task at most); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
+-- Bound: limit tasks; it stops resetting tasks that are too old when these have 1000 slots together (it finishes the last one); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
 -- @include gate
 -- @include endings
@@ -12,7 +12,7 @@
 
 local FIELDS = gate_and({ 'open_size', 'recheck' })
 
--- A batch that was sealed before: repeats its answer.
+-- Answers a take of a batch that was sealed before: its size and digest.
 local function sealed_already(step)
   local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
   if not size then fail('GONE', 'step', int_text(step)) end
@@ -29,7 +29,7 @@ local function check_wanted(step, n)
   if n > bound then fail('TOOMANY', 'n', int_text(n), 'bound', int_text(bound), 'step', int_text(step)) end
 end
 
--- After a change of config the unsealed batch may hold rollouts that are too old now.
+-- After a change of config, resets the rollouts of the unsealed batch that are too old now.
 local function recheck_open_batch(step)
   if field('recheck') ~= '1' then return end
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1)
@@ -41,8 +41,8 @@ local function recheck_open_batch(step)
   flush()
 end
 
--- Moves ready tasks to the batch. Returns whether ready tasks are left that it did not look at, and the tasks that it took.
--- told: as many at most, with as many slots as their rows may have; 0: any number.
+-- Moves ready tasks to the batch. Returns whether there are ready tasks that it did not look at, and the ids of the tasks that it took.
+-- told: the most tasks to look at, because the answer has a row for each; together they have at most MOST_SLOTS slots. 0: no rows, no such bound.
 local function fill(step, n, limit, told)
   local ids, taken = redis.call('ZRANGE', READY, 0, limit), {}
   local looked = math.min(limit, #ids)
@@ -76,7 +76,7 @@ local function fill(step, n, limit, told)
   return #ids > looked, taken
 end
 
--- The digest of a batch: a hash of its step, its tasks and their first claims, from which a client knows its order. (fakeredis has no sha1hex.)
+-- The digest of a batch: a hash of its step, its tasks and the numbers of their first claims, in order. (fakeredis has no sha1hex.)
 local function digest_of(text)
   if redis.sha1hex then return redis.sha1hex(text) end
   local hash = 5381
@@ -119,7 +119,7 @@ return gated(FIELDS, function()
     digest, members = seal_batch(step, size)
     told = first_ids(members, most)
   end
-  -- The trainer waits for a full batch, or with short for all tasks that are left, if any.
+  -- `want`: how many more rollouts the trainer waits for: until the batch is full or, with `short`, holds all tasks that are left.
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
   local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken }

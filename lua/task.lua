@@ -1,8 +1,8 @@
--- All that is known of one task, for people.
+-- Reads all that the run knows of one task, to show to people.
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, task
--- Returns: nothing when unknown, else state word, priority, order, samples, min_samples, errors, oldest, newest, stale requeues, requeues, step, letters, reason, payload bytes, then per claimed slot a list: slot, attempt, tries, version, session, at, why
+-- Returns: an empty list if the task is unknown, else state word, priority, order, samples, min_samples, errors, oldest, newest, stale requeues, requeues, step, letters, reason, payload bytes, then per claimed slot a list: slot, attempt, tries, version, session, at, why
 -- Errors: NORUN, SCHEMA
 -- Bound: the slots of one task
 -- Flags: no-writes

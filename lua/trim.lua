@@ -1,17 +1,17 @@
--- Frees what nothing needs any more: bytes of batches two steps back, tasks below the floor, old policies, the oldest dead and rejected tasks.
+-- Frees what no reader and no recovery needs: results of batches two steps back, tasks of steps below the floor, old policies, the oldest dead and rejected tasks.
 -- Transition: consumed, dead, rejected -> forgotten
 -- KEYS: state
 -- ARGV: now, limit
--- Returns: `more dead rejected`: 0 when nothing is left to free, 1: perhaps, 2: it stopped because of the slots; and how many dead and rejected tasks it freed
+-- Returns: `more dead rejected`: more is 0 if nothing is left to free, 1 if more may be left, 2 if it stopped because of the slots; then how many dead and rejected tasks it freed
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit tasks of each kind, and of them as many as have 1000 slots (one more task at most); the batches that are kept, where steps had none
+-- Bound: limit tasks of each kind, until the tasks of the call have 1000 slots together (it finishes the last of these tasks); the number of batches that are kept, if a step had none
 -- Flags: allow-oom
 -- @include freeing
 
 local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
-local ended = { dead = 0, rejected = 0 } -- of those, how many
+local ended = { dead = 0, rejected = 0 } -- how many of each this call freed
 
--- The first step from `from` on whose batch is kept, or `bound`: steps without one are passed over at once.
+-- Returns the first step from `from` on that has a batch, or `bound` if there is none below it. Steps without a batch are skipped at once.
 local function next_kept(from, bound)
   if from >= bound or redis.call('HEXISTS', BATCHES, int_text(from)) == 1 then return from end
   local step = bound
@@ -22,7 +22,7 @@ local function next_kept(from, bound)
   return step
 end
 
--- The results of a batch live until the advance after its own: slow ranks still read.
+-- Frees the results of a batch after the advance that follows its own: until then slow ranks may still read them.
 local function free_bytes(limit)
   local step = next_kept(num('bytes_from'), num('version') - 1)
   set('bytes_from', math.max(num('bytes_from'), step))
@@ -46,7 +46,7 @@ local function free_bytes(limit)
   return true
 end
 
--- Where no checkpoint was committed, the floor follows the version at a distance of retention_steps.
+-- Frees the tasks of batches below the floor. If no checkpoint is committed, the floor follows the version at a distance of retention_steps.
 local function free_tasks(limit)
   if state.checkpoints == '' then
     local floor = num('version') - num('retention_steps')
@@ -70,8 +70,8 @@ local function free_tasks(limit)
   return true
 end
 
--- What ended at a step from the floor on is kept beyond the bound: a recovery may bring it back. What is freed is told: it
--- was never trained on, and only the trainer can bring it again.
+-- Frees the oldest dead or rejected tasks above max_finished. A task that ended at a step from the floor on stays, because a recovery may
+-- start it over. An event names each freed task: nobody trained on it, and only the trainer can enqueue it again.
 local function free_finished(word, name, limit)
   local excess = math.min(limit, redis.call('ZCARD', name) - num('max_finished'))
   local ids = excess > 0 and redis.call('ZRANGE', name, 0, excess - 1) or {}
@@ -89,7 +89,7 @@ local function free_finished(word, name, limit)
   return #ids > 0
 end
 
--- A policy older than this could not be used after a recovery to the floor either.
+-- Frees policies that are too old to be used, even after a recovery to the floor.
 local function free_policies(limit)
   local s = max_staleness()
   if not s or state.on_stale == 'keep' then return false end

@@ -1,5 +1,5 @@
 -- @include admission_shares
--- Applies an owner's report: its numbers, the version, a recovery, and at most one more slot promised to it.
+-- Applies an owner's report to an admission run: its numbers, its version, its recovery. Wakes owners that wait for a slot.
 
 local ADMISSION_FIELDS = hot_and({
   'admission', 'admission_at', 'admission_recoveries', 'admission_recovered_to', 'admission_joins', 'admission_life',
@@ -12,7 +12,7 @@ local function load_admission()
   if not is_admission() then fail('CONFIG', unpack(KIND)) end
 end
 
--- The report in the arguments from `from` on.
+-- Reads the report that begins at argument `from`.
 local function report_args(from)
   local r, at = { owner = ARGV[from] }, from
   local function next_int(name, low, high)
@@ -35,8 +35,9 @@ local function report_args(from)
   return r
 end
 
--- Ends the owners whose lease has run out. In a silence of all owners, because the server or the network was away, none could renew.
--- Leases lose only a part of that silence: else the first owner to return would take the slots of all the others.
+-- Ends the owners whose leases have run out. If no owner called for longer than half of the caller's lease, the server or the network
+-- was absent, and no owner could renew. Then each lease loses a third of the caller's lease, not the whole silence.
+-- Else the first owner to return would take the slots of all the others.
 local function end_expired(owners, caller, lease)
   local silence = now - num('admission_at')
   local forgiven = num('admission_at') > 0 and silence > lease / 2 and silence - math.floor(lease / 3) or 0
@@ -54,7 +55,8 @@ local function end_expired(owners, caller, lease)
   set('admission_at', now)
 end
 
--- An owner that still reports its numbers from before another owner's recovery does not know of it: its version would open the capacity of a lost future.
+-- An owner may report the same version as before, above the run's, after another owner's recovery lowered the run's version.
+-- That owner does not know of the recovery yet. The run ignores its version, which would open the capacity of a lost future.
 local function take_version(o, given)
   if given < 0 or (given > num('version') and given == o.version and o.history ~= history()) then return end
   o.version, o.history = given, history()
@@ -64,7 +66,7 @@ local function take_version(o, given)
   event('advance', int_text(given) .. ' ' .. state.epoch)
 end
 
--- From here on everybody has trained as far as the version, and what is not in `accepted` never was.
+-- Begins a new history: every owner counts as having trained up to `version`, and the run's count of accepted rollouts is `accepted`.
 local function begin_history(owners, version, accepted)
   bump('admission_recoveries', 1)
   set('version', version)
@@ -75,7 +77,7 @@ local function begin_history(owners, version, accepted)
   event('recovered', state.version .. ' ' .. state.epoch)
 end
 
--- What an owner accepted after it announced a recovery is on top of what the recovery says.
+-- Adds to an owner's account the rollouts that it accepted after it announced its recovery.
 local function count_since(id, o)
   o.base, o.announced = o.base + o.accepted - o.since, history()
   put_share(id, o)
@@ -88,8 +90,8 @@ local function others_announced(owners, o)
   return false
 end
 
--- accepted = version * B, running untouched. The ranks of a training all announce its recovery: after the first each
--- says it of itself alone.
+-- A recovery sets `accepted` to version * B plus what its owner accepted since it announced it; `running` stays. All ranks of
+-- a training announce its recovery. The first announcement changes the run; each later one changes that owner's account alone.
 local function take_recovery(owners, o, r)
   if r.recovery <= o.recovery then return end
   o.recovery, o.since = r.recovery, r.accepted_then
@@ -106,9 +108,10 @@ local function take_recovery(owners, o, r)
   count_since(r.owner, o)
 end
 
--- A training that was started again under the same name, maybe while leases of the one before lived. Nobody of that one
--- has reported since. It goes on from the version that the new owners recovered to, or that they are at; from 0 it
--- starts over, and what only the dead had is gone.
+-- Begins a new life of the run: a training was started again under the same name, perhaps before the earlier leases had passed.
+-- No owner of the earlier training has reported since. If new owners announced a recovery, the run goes on from the version
+-- that they recovered to, or from the highest version that they report. If none did and all are at version 0, the run starts
+-- over, and counts no rollouts of the ended owners. Else nothing changes.
 local function begin_life(owners, highest)
   set('admission_life', num('admission_joins'))
   local recovered, accepted = {}, 0
@@ -132,8 +135,8 @@ local function begin_life(owners, highest)
   end
 end
 
--- Whoever reports beside owners that joined later is of one training with them. Where all that joined earlier have
--- ended, those that joined later are another.
+-- An owner that reports after other owners joined is of one training with them. If all owners that joined before have
+-- ended, those that joined later are another training.
 local function take_life(owners, o, r)
   local life, highest = num('admission_life'), r.version
   if o.joined <= life then
@@ -159,8 +162,8 @@ local function total(owners)
   set('admission_enqueued', sum_of(owners, 'enqueued'))
 end
 
--- Wakes one owner for each slot that is promised to nobody, of those that may take one: first those that have rollouts
--- to start, then those that have waited longest.
+-- Wakes one waiting owner for each slot that is promised to nobody, if the owner may take one. Owners that have rollouts
+-- to start come first, then those that have waited longest.
 local function wake_owners(owners)
   local waiting, free = {}, capacity() - sum_of(owners, 'reserved')
   for id, o in pairs(owners) do

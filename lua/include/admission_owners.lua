@@ -1,9 +1,10 @@
 -- @include writes
--- The owners of an admission run: processes that start rollouts on their own and are counted here, each under a lease.
--- One record for each owner, of words: absolute numbers, so that the same report twice, or a report after others were lost, comes out right.
+-- The owners of an admission run: processes that start rollouts on their own. The run counts these rollouts; each owner has a lease.
+-- Each owner has one record of words. Its numbers are absolute: a repeated report changes nothing, and the next report makes up for a lost one.
 --   number: of its newest report; running, enqueued: now; accepted, rejected: since it joined; reserved: slots promised to it;
---   recovery: number of the newest recovery that it announced; version: the newest that it reported, in which history; waiting: since when (0: no)
--- The records of ended owners stay for a while, at 0 running and enqueued: one that was only asleep comes back without counting anything twice.
+--   recovery: number of the newest recovery that it announced; version: the newest that it reported; waiting: since when it waits for a slot (0: it does not);
+--   history: in which it reported `version`
+-- The records of the last ended owners stay, with 0 running and enqueued: an owner that was only suspended returns and counts nothing twice.
 
 local OWNERS, OWNER_LEASES, ENDED_OWNERS = key('owners'), key('owner_leases'), key('ended_owners')
 local MOST_OWNERS = 1000
@@ -29,7 +30,7 @@ local function put_owner(id, o)
   hput(OWNERS, id, table.concat(words, ' '))
 end
 
--- The owners whose leases were not found to have run out: id -> record, with its `deadline`.
+-- The owners that no script has ended: id -> record, with its `deadline`.
 local function live_owners()
   local leases, ids, owners = redis.call('ZRANGE', OWNER_LEASES, 0, MOST_OWNERS - 1, 'WITHSCORES'), {}, {}
   for i = 1, #leases, 2 do ids[#ids + 1] = leases[i] end
@@ -46,12 +47,12 @@ local function sum_of(owners, name)
   return n
 end
 
--- What audit, repair and recover_commit add to the running tasks: 0 in a run of tasks.
+-- The running rollouts that the owners report; 0 in a run of tasks. audit, repair and recover_commit add them to the running tasks.
 local function admission_running()
   return is_admission() and sum_of(live_owners(), 'running') or 0
 end
 
--- Which recoveries the run has seen: what was reported before the newest says nothing about now.
+-- Names the run's history: its epoch, and the number of recoveries so far. A report of an earlier history says nothing about this one.
 local function history() return state.epoch .. '/' .. int_text(num('admission_recoveries')) end
 
 local function blocked() return state.paused ~= '' or state.recovering ~= '' end

@@ -1,11 +1,11 @@
 -- @include admission_owners
--- The part of a batch that each owner of an admission run trains, and what it still needs for the step at hand.
--- One record for each owner, of words, apart from the owners' own: releases before this one leave it as it is.
---   given: what the owner said (-1: nothing, 0: it needs nothing of its own); share: what it has of the batch now;
---   base: its account is base + accepted, and share * version of that was trained; joined: counts the owners of the run;
---   unused: of an owner that has ended, what it had accepted and no step had trained;
---   since: what it had accepted when it announced the recovery that it announced last;
---   based: the history in which base holds; announced: the one whose recovery the owner itself announced.
+-- The share of a batch that each owner of an admission run trains, and the rollouts that the owner still needs for this step.
+-- Each owner has one record of words, apart from its record in `owners`: earlier releases leave this record as it is.
+--   given: the share that the owner asked for (-1: none was named, 0: it needs no share); share: the share that it has now;
+--   base: `base + accepted` is the owner's account, of which `share * version` rollouts were trained; joined: its number in the order of joining;
+--   unused: of an ended owner, the rollouts that it had accepted and no step had trained;
+--   since: how many rollouts it had accepted when it announced its newest recovery;
+--   based: the history in which `base` holds; announced: the history that began with a recovery which this owner announced.
 
 local SHARES = key('owner_shares')
 local SHARE_FIELDS = { 'given', 'share', 'base', 'joined', 'unused', 'since' }
@@ -17,7 +17,7 @@ local function put_share(id, o)
   hput(SHARES, id, table.concat(words, ' '))
 end
 
--- Adds an owner's share to its record; false: an earlier release counted it, which had none.
+-- Adds an owner's share record to its record. Returns a false value if an earlier release, which has no shares, made the owner.
 local function read_share(o, text)
   local words = {}
   for word in (text or ''):gmatch('%S+') do words[#words + 1] = word end
@@ -28,15 +28,15 @@ end
 
 local function account(o) return o.base + o.accepted end
 
--- A recovery that no owner announced, an operator's, says that everybody has trained as far as the run.
+-- After a recovery that this owner did not announce, the owner counts as having trained its share of every step of the run.
 local function rebase(id, o)
   if o.based == history() then return end
   o.base, o.based, o.unused = o.share * num('version') - o.accepted, history(), 0
   put_share(id, o)
 end
 
--- Shares that were given come first, by who joined first: one that does not fit waits for the lease of a dead owner.
--- The others split what is left. Whoever inherits a share has trained as far as the run with it.
+-- Owners that asked for a share get theirs first, in the order of joining, as far as the batch reaches: the rest waits until
+-- a dead owner's lease has passed. The other owners split what is left. A share that an owner inherits counts as trained as far as the run.
 local function assign_shares(owners)
   local given, others, left = {}, {}, batch_size()
   for id, o in pairs(owners) do
@@ -60,7 +60,7 @@ local function assign_shares(owners)
   for i = 1, #others do assign(others[i], math.ceil(left / (#others - i + 1))) end
 end
 
--- Owners of an earlier release have what nobody has trained yet in equal parts.
+-- Owners of an earlier release have no accounts: they get equal parts of the accepted rollouts that no step has trained yet.
 local function load_shares(owners)
   local ids, unknown = {}, {}
   for id in pairs(owners) do ids[#ids + 1] = id end
@@ -72,14 +72,14 @@ local function load_shares(owners)
   for _, o in ipairs(unknown) do o.base = math.floor(untrained / #unknown) - o.accepted end
 end
 
--- What the owner lacks for the step at hand: its whole share where its reports are late and it is behind the run, for
--- what runs by those reports may be trained already.
+-- How many rollouts the owner lacks for this step. It is at most the share: the reports of an owner that is behind the run are
+-- late, and its running rollouts may be trained already.
 local function need(o)
   return math.max(0, math.min(o.share, o.share * (num('version') + 1) - account(o) - o.running - o.reserved))
 end
 
--- What all owners need together. Where shares were given, what they leave of the batch is the part of owners that have
--- not joined yet, or that died.
+-- How many rollouts all owners need together. If an owner asked for a share, the rest of the batch that no share covers is
+-- needed too: by owners that have not joined yet, or that died.
 local function total_need(owners)
   local total, absent, any_given = 0, batch_size(), false
   for _, o in pairs(owners) do
@@ -88,7 +88,7 @@ local function total_need(owners)
   return any_given and total + absent or total
 end
 
--- How many rollouts the owner may start now: nobody takes what another needs for the step at hand.
+-- How many rollouts the owner may start now: no owner takes a slot that another owner needs for this step.
 local function room(owners, o)
   if blocked() then return 0 end
   local promised, by_concurrency, by_staleness = sum_of(owners, 'reserved'), capacity_terms()
@@ -96,8 +96,8 @@ local function room(owners, o)
   return math.min(by_concurrency - promised, left)
 end
 
--- What a rank had accepted for steps that were not trained dies with it. Of an owner that did not say what it trains it
--- stays: somebody else may have it.
+-- If the owner asked for a share, the rollouts that it accepted and no step trained are lost with the process: they leave
+-- `accepted`. The rollouts of an owner without a share of its own stay counted, because another process may have them.
 local function end_share(id, o)
   o.unused = o.given > 0 and math.max(0, account(o) - o.share * num('version')) or 0
   bump('accepted', -o.unused)
@@ -105,7 +105,7 @@ local function end_share(id, o)
   put_share(id, o)
 end
 
--- An owner that ended and is there again has what it had.
+-- An ended owner that reports again gets its account back.
 local function revive_share(id, o)
   read_share(o, redis.call('HGET', SHARES, id))
   rebase(id, o)
@@ -113,7 +113,7 @@ local function revive_share(id, o)
   o.unused = 0
 end
 
--- An owner's running and enqueued rollouts are nobody's any more.
+-- Ends an owner: its running and enqueued rollouts, and the slots promised to it, no longer count.
 local function end_owner(owners, id, why)
   local o = owners[id]
   owners[id] = nil

@@ -7,7 +7,7 @@ local function fail_slot_for_good(t, k, with_error)
   if with_error then t.errors = small_text(t.errors + 1) end
 end
 
--- An expiry or an error costs one of max_attempts. Returns whether the slot may try again.
+-- An expiry or an error uses up one of the slot's max_attempts tries. Returns whether the slot may be tried again.
 local function spend_try(t, k, s)
   local tries = s.tries + 1
   s.tries = small_text(tries)
@@ -16,7 +16,7 @@ local function spend_try(t, k, s)
   return false
 end
 
--- The lease or the hard deadline of the attempt passed.
+-- Ends an attempt whose lease or time-out has passed.
 local function expire_attempt(t, k, s)
   end_hold(t, k, s, 'expired')
   if spend_try(t, k, s) then set_letter(t, k, 'O') end
@@ -48,7 +48,7 @@ local function fail_attempt(t, k, s, message, may_retry)
   return answer
 end
 
--- The worker's verdict: this rollout must not be trained on. Final for the slot, and no error.
+-- Ends an attempt with the worker's verdict that its rollout must not be trained on. The slot fails for good, without an error.
 local function reject_attempt(t, k, s, reason)
   end_hold(t, k, s, 'rejected')
   fail_slot_for_good(t, k, false)
@@ -80,8 +80,8 @@ local function load_attempts(ids)
   load_slots(names)
 end
 
--- The task, slot number and slot record of an attempt id, whether that attempt holds the slot, and whether it was the last to do so.
--- By equality of the ids, never by order.
+-- Returns the task, slot number and slot record of an attempt id, whether that attempt holds the slot, and whether it is the slot's last one.
+-- Both are decided by equality of the ids, never by their order.
 local function holder(id)
   local task, number = id:match(PLACE_PATTERN)
   local t, k = tasks[task], tonumber(number)
@@ -91,7 +91,7 @@ local function holder(id)
   return t, k, s, same and letter(t, k) == 'H', same
 end
 
--- Why an attempt does not hold its slot: how it ended, or which attempt superseded it.
+-- Says why an attempt does not hold its slot: how it ended, `superseded` by a newer attempt, or `unknown`.
 local function ended_why(id)
   local t, k, s, _, same = holder(id)
   if not t then return 'unknown' end

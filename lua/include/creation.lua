@@ -2,10 +2,11 @@
 -- @include lineage
 -- How a run and an epoch begin.
 
--- Longer than a listpack entry, so that the state is a hash table: reading a field of a listpack walks over the others.
+-- This text is longer than an entry of a listpack may be, so the server keeps the state as a hash table. In a listpack, reading one
+-- field walks over the others.
 local ABOUT = 'state of a run of rollout-broker; change it through the commands and the client only, never by hand'
 
--- Argument i and the one behind it: a field of the config, and its value.
+-- Returns arguments i and i + 1: the name of a config field, which is checked, and its value.
 local function config_arg(i)
   local name = ARGV[i]
   if not DEFAULTS[name] and name ~= 'consumer_batch_size' and name ~= 'max_concurrent_rollouts' then
@@ -14,14 +15,14 @@ local function config_arg(i)
   return name, ARGV[i + 1]
 end
 
--- Whether C is B because no C was given. A run of a release that did not store this tells it by C = B.
+-- Whether C follows B because nobody gave a C. Earlier releases did not store whether C was given; then C follows B if they are equal.
 local function concurrency_follows()
   return field('concurrency_given') ~= '1' and tonumber(state.max_concurrent_rollouts) == batch_size()
 end
 
 local function follow_batch_size() set('max_concurrent_rollouts', int_text(batch_size())) end
 
--- All fields are stored: those given, in the pairs of arguments from first on, and the defaults of the others.
+-- Stores every config field: those given, in pairs of arguments from `first` on, and the defaults of the others.
 local function create_config(first)
   for name, value in pairs(DEFAULTS) do set(name, value) end
   for i = first, #ARGV, 2 do set(config_arg(i)) end
@@ -29,8 +30,8 @@ local function create_config(first)
   if state.max_concurrent_rollouts then set('concurrency_given', 1) else follow_batch_size() end
 end
 
--- Compares the given fields with the stored ones; with update changes the stored ones. Fields that are not given stay, but C follows B if it
--- was never given. Returns whether a field differed, and the batch size before.
+-- Compares the given fields with the stored ones. Without `update` a difference is refused (CONFIG); with it, the stored field changes.
+-- Fields that are not given stay; only C follows B if nobody ever gave C. Returns whether a field differed, and the batch size before.
 local function agree_on_config(first, update)
   local before, follows, differs = batch_size(), concurrency_follows(), false
   for i = first, #ARGV, 2 do
@@ -50,7 +51,7 @@ local function agree_on_config(first, update)
   return differs, before
 end
 
--- The config is the pairs of arguments from first_config on.
+-- Creates the run with the config in the pairs of arguments from `first_config` on.
 local function create_run(epoch, first_config)
   create_config(first_config)
   set('schema', 1)
@@ -74,14 +75,14 @@ local function check_token(token)
   if not token:find('^%w+$') or #token < 8 or #token > 64 then fail('BADARG', 'argument', 'token', 'given', token) end
 end
 
--- A call that arrives late must not fence the one that came after it: tokens that had the run before are known.
+-- Refuses a token that had the run before: an old `open` or `recover_begin` that arrives late must not fence the epoch that came after it.
 local function refuse_old_token(token)
   if (' ' .. state.tokens .. ' '):find(' ' .. token .. ' ', 1, true) then
     fail('FENCED', 'epoch', state.epoch, 'token', token)
   end
 end
 
--- From here on the trainer before is fenced. The last 100 tokens are remembered.
+-- Begins an epoch: the previous trainer is fenced from here on. The run remembers the last 100 tokens.
 local function take_over(epoch)
   set('epoch', epoch)
   set('call', 0)

@@ -1,5 +1,5 @@
--- The values of config fields that a run does not hold, because an older release created it, before there was the field.
--- A new run stores all fields, so that another default in a later release changes no run.
+-- The values of config fields that a run does not store, because a release created it that did not have the field.
+-- A new run stores all fields, so a different default in a later release changes no existing run.
 -- consumer_batch_size is always stored; max_concurrent_rollouts is the batch size if it was never given (include/state.lua).
 
 local DEFAULTS = {

@@ -1,7 +1,7 @@
 -- @include tasks
 -- How tasks end: dead, rejected, ready; and the checks after a slot has ended.
 
--- Any state -> dead ('X') or rejected ('J'), for good unless retried.
+-- Moves a task from any state to dead ('X') or rejected ('J'). The task stays there unless it is retried or a recovery starts it over.
 local function finish_task(t, final, reason, attempts_why)
   clear_slots(t, attempts_why)
   leave_state(t)
@@ -18,7 +18,7 @@ local function finish_task(t, final, reason, attempts_why)
   event(kind, t.id .. ' ' .. escape(reason))
 end
 
--- A task met with a sample that is too old: the whole task is reset, as on_stale says.
+-- Resets a whole task that has a sample that is too old: back to waiting, or rejected, as on_stale says.
 local function stale_task(t)
   bump('total_stale', 1)
   local stales, requeues = again_parts(t)
@@ -43,7 +43,7 @@ local function ready_task(t)
   event('ready', t.id)
 end
 
--- After a slot of a running task ended (protocol, end_check).
+-- Decides what becomes of a running task after one of its slots ended (protocol, end_check).
 local function end_check(t, why, reason)
   local letters = t.letters
   if not letters:find('[^D]') then return ready_task(t) end

@@ -1,9 +1,9 @@
 -- @include record_cache
--- The ids of finished tasks whose records were freed: a data loader that brings them again must be told that they were here.
--- Kept as numbers in small sets, about 10 bytes an id: the first bits of its hash name the set, the next 52 are the member,
--- which is negative where the task ended dead or rejected: that one was never trained on, and may be asked for again.
+-- The ids of finished tasks whose records were freed. A data loader may enqueue such a task again, and is told that the run had it.
+-- The ids are numbers in small sets, about 10 bytes an id. The first 12 bits of an id's hash name the set; the next 52 bits are the member.
+-- The member is negative if the task ended dead or rejected: nobody trained on that task, and an enqueue with `again` may ask for it.
 
--- fakeredis has no sha1hex; a weaker hash is enough for tests.
+-- fakeredis, a server for tests, has no sha1hex; a weaker hash is enough there.
 local function hash_hex(text)
   if redis.sha1hex then return redis.sha1hex(text) end
   local a, b = 5381, 52711
@@ -21,14 +21,14 @@ local function finished_place(id)
   return key('finished:' .. hash:sub(1, 3)), member, '-' .. member
 end
 
--- trained: a batch consumed it.
+-- trained: whether a batch consumed the task.
 local function add_finished(id, trained)
   local set_key, member, untrained = finished_place(id)
   redis.call('SADD', set_key, trained and member or untrained)
   bump('finished_ids', 1)
 end
 
--- What became of a task that was freed, a word; nil: it was not freed, or it is forgotten.
+-- Returns what became of a freed task: `freed` (trained on) or `freed_untrained`; nil if it was not freed, or its id is forgotten.
 local function freed_word(id)
   if num('finished_ids') == 0 then return nil end
   local set_key, member, untrained = finished_place(id)
@@ -43,7 +43,7 @@ local function forget_finished()
   set('finished_ids', 0)
 end
 
--- Forgets that a task was finished: a recovery wants it again, or the trainer one that was not trained on.
+-- Forgets that a task was finished: a recovery lists it as unfinished, or an enqueue with `again` asks for it.
 local function drop_finished(id)
   if num('finished_ids') == 0 then return end
   local set_key, member, untrained = finished_place(id)

@@ -1,10 +1,10 @@
 -- @include finished
--- Forgetting tasks, a bounded number of slots a call: groups may be large.
+-- Forgets finished tasks. A call forgets a bounded number of slots, because a task may have 1024.
 
 local slots_left = 1000
 local stopped = false -- whether tasks were left for the next call because of the bound
 
--- How many of the tasks, which must be in the cache, this call may free: those whose slots are within the rest of the bound.
+-- Reads the tasks into the cache. Returns how many of them, from the first on, this call may free: those that begin within the rest of its slots.
 local function within_bounds(ids)
   load_tasks(ids)
   for i = 1, #ids do

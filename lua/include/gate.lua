@@ -1,20 +1,20 @@
 -- @include slot_bound
--- Who may change the run, and the stored answers that make a repeated call harmless.
--- ARGV[2] `t`: the trainer; ARGV[3] its epoch token, ARGV[4] the number of the call.
--- ARGV[2] `o`: an operator, without the fence; ARGV[3] a request id, ARGV[4] is not used. The last 64 answers are kept.
--- A refusal behind the gate is an answer like any other and uses up its number: else a late copy of a refused call could run in place of the next one.
+-- Checks who may change the run, and stores answers, so that a repeated call has no second effect.
+-- ARGV[2] `t`: the caller is the trainer; ARGV[3] is its epoch token, ARGV[4] the number of the call.
+-- ARGV[2] `o`: the caller is an operator, whom no epoch fences; ARGV[3] is a request id, ARGV[4] is not used. The last 64 answers are kept.
+-- A call that is refused after these checks uses up its number too. Else a late copy of the refused call could run in place of the next call.
 
 local REQUESTS, REQUEST_ORDER = key('requests'), key('request_order')
 local FIRST_ARG = 5 -- the script's own arguments start here
 
--- The fields that a script behind the gate reads: those of nearly every script, the gate's, and its own.
+-- The state fields that a gated script reads: the hot ones, the gate's, and its own.
 local function gate_and(more)
   local names = { 'epoch', 'call', 'answer' }
   for i = 1, #more do names[i + 3] = more[i] end
   return hot_and(names)
 end
 
--- Checks the caller. Returns the stored answer when this call was executed before.
+-- Checks the caller. Returns the stored answer if this call was executed before, else nil.
 local function gate()
   local caller, id = ARGV[2], ARGV[3]
   if caller == 'o' then
@@ -58,8 +58,8 @@ local function reply(answer)
   return answer
 end
 
--- A script behind the gate: body decides and returns the answer, a string; it does not write before it can no longer fail.
--- body may also return a list, which goes with the answer the first time only: a repeated call gets the string alone.
+-- Runs a script behind the gate. `body` decides and returns the answer, a string; it writes only when it can no longer fail.
+-- `body` may also return a list, which goes with the answer the first time only: a repeated call gets the string alone.
 local function gated(fields, body)
   return run(function()
     load_state(fields)
@@ -91,14 +91,15 @@ local function state_word(t)
   return ({ P = 'pending', D = 'delayed', R = 'running', Y = 'ready', X = 'dead', J = 'rejected' })[t.state]
 end
 
--- Whether the task may still be taken out of the run: not in a sealed batch, not finished.
+-- Whether the task may still be taken out of the run: it is not dead or rejected, and not in a sealed batch.
 local function is_unsealed(t)
   return t.state ~= 'X' and t.state ~= 'J' and (t.state ~= 'B' or tonumber(t.step) >= num('step_next'))
 end
 
 local MOST_SLOTS_OF_CALL = 1024
 
--- The task ids from argument `from` on, read into the cache: of as many tasks as have so many slots, one at least.
+-- Reads the tasks that the arguments from `from` on name into the cache. Returns their ids: the first ones that have at most
+-- MOST_SLOTS_OF_CALL slots together, one at least.
 local function task_args(from)
   local ids = {}
   for i = from, #ARGV do ids[#ids + 1] = ARGV[i] end

@@ -1,10 +1,10 @@
 -- @include attempts
--- Hands out slots, and makes the answer for the worker.
+-- Hands out slots to a session, and makes the answer for its worker.
 
 local granted, granted_slots = {}, {} -- the tasks in the order they were handed out, and `slot claims tries ...` of each
 local granted_count = 0
 
--- The parts of a claim that every slot record repeats: texts made once. policy: version and epoch.
+-- The parts of a claim that every slot record and attempt id repeats, as texts that are made once.
 local function new_claim(session, random, version, epoch, given)
   local version_text = int_text(version)
   local policy = version_text .. ',' .. epoch
@@ -25,7 +25,7 @@ local function hold(t, k, claim)
   local attempt = name .. '.' .. claims .. claim.id_tail
   zput(claim.book, attempt, claim.version)
   if claim.timeout > 0 then
-    if not field('timeouts') then set('timeouts', 1) end -- from now on attempts may have a deadline, even if the config changes
+    if not field('timeouts') then set('timeouts', 1) end -- attempts may have a deadline from now on, even if the config changes
     zput(DEADLINES, attempt, lease_end(claim.timeout))
     due_at(now + claim.timeout)
   end
@@ -55,14 +55,14 @@ local function grant(t, n, claim)
   return at ~= nil
 end
 
--- More of the open slots of a running task. Returns whether some are left.
+-- Hands out up to n more open slots of a running task. Returns whether open slots are left.
 local function grant_open(t, n, claim)
   if grant(t, n, claim) then return true end
   zdel(OPEN, t.id)
   return false
 end
 
--- pending -> running: the task pays for itself here, once, however many slots it has. first: its number as text.
+-- pending -> running: the task takes up capacity here, once, however many slots it has. first: the number of its first claim, as text.
 -- Returns whether open slots are left.
 local function start(t, n, claim, first)
   zdel(PENDING, t.id)
@@ -74,7 +74,7 @@ local function start(t, n, claim, first)
   return true
 end
 
--- The answer's tail: per task its id, payload, samples, and `slot claims tries` of each slot granted.
+-- Appends to the answer, per task: its id, payload, samples, and `slot claims tries` of each slot that was handed out.
 local function add_granted(answer)
   local ids, at = {}, #answer
   for i = 1, #granted do ids[i] = granted[i].id end

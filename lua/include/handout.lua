@@ -4,7 +4,7 @@
 local still_open, still_pending = nil, nil -- whether open slots, and pending tasks, are left after the claim; nil: not known
 local started, used_up = 0, 0 -- tasks that this claim takes out of `pending`, and out of `open`
 
--- How many tasks to read for this many slots: one more than needed when tasks are as large as the last one enqueued.
+-- How many tasks to read for this many slots: one more than needed if each task has as many slots as the first task of the last enqueue.
 local function page_size(slots_wanted)
   return math.ceil(slots_wanted / math.max(1, num('samples_hint'))) + 1
 end
@@ -22,7 +22,7 @@ local function load_slots_for(page)
   if #names > 0 then load_slots(names) end
 end
 
--- The tasks of name from offset on, with the slots that may be handed out, at most `wanted`; and how many there are.
+-- Reads at most `wanted` tasks of the set `name` from `offset` on, with their open slots. Returns them, and how many ids there were (up to `size`).
 local function read_page(name, offset, size, wanted)
   local ids, page = redis.call('ZRANGE', name, offset, offset + size - 1), {}
   local there = #ids
@@ -33,7 +33,8 @@ local function read_page(name, offset, size, wanted)
   return page, there
 end
 
--- Open slots, in the order of their tasks; tasks met that are too old are reset, at most limit of them or 1000 slots.
+-- Hands out open slots, in the order of their tasks. Resets the tasks among them that are too old: at most `limit` tasks, and until
+-- 1000 slots were reset.
 local function claim_open(n, limit, claim)
   local offset, resets = 0, 0
   while granted_count < n and resets < limit and not cleared_enough() do
@@ -62,7 +63,7 @@ local function claim_open(n, limit, claim)
   end
 end
 
--- Starts tasks within capacity; none if the policy is too old.
+-- Starts pending tasks within capacity; none if the claim's policy is too old.
 local function claim_pending(n, claim)
   local room, offset, first = capacity(), 0, num('first_seq')
   if too_old(claim.version) then room = 0 end
@@ -95,7 +96,7 @@ local function why_less()
   return 'at_capacity'
 end
 
--- One wake-up passes from worker to worker: a claim that leaves work that could be claimed arms the marker again.
+-- Arms the workers' marker again if the claim leaves work that another worker could claim: so one wake-up passes from worker to worker.
 local function pass_on(got_all)
   if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
   if still_open then arm_for_open_slot() end
@@ -109,7 +110,7 @@ local function hand_out(n, limit, claim)
   if state.paused == 'paused' then return 'paused' end
   if state.recovering ~= '' then return 'recovering' end
   if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then
-    arm_for_open_slot() -- the marker that woke this worker is for another one
+    arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
     return 'weights_stale'
   end
   claim_open(n, limit, claim)

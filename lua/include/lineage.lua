@@ -1,11 +1,11 @@
 -- @include state
--- Which epochs gave the order numbers. A failover forgets numbers, and the trainer that goes on gives them again to other tasks. So a
--- number means the same task in a checkpoint and on the server only up to the last number that an epoch gave in both histories.
--- The field `lineage` is `token:number ...`, newest first: an epoch's token, and the newest number when it began.
+-- Which epoch gave which order numbers. A failover may lose numbers, and the trainer that goes on gives them again, to other tasks. So a
+-- number means the same task in a checkpoint and on the server only up to the last number that one epoch gave in both histories.
+-- The field `lineage` is `token:number ...`, newest epoch first: the epoch's token, and the newest number when that epoch began.
 
 local MOST_MARKS = 100
 
--- The numbers above `from` are of this token's epoch; `older` describes those before. An epoch that gave no number leaves no mark.
+-- Notes that the epoch of this token gives the numbers above `from`; `older` is the lineage of the numbers before. An epoch that gave no number loses its mark.
 local function mark_epoch(token, from, older)
   local marks = { token .. ':' .. int_text(from) }
   for mark, at in older:gmatch('(%w+:(%d+))') do
@@ -14,7 +14,7 @@ local function mark_epoch(token, from, older)
   set('lineage', table.concat(marks, ' '))
 end
 
--- The last number that means the same task in a checkpoint and on the server. The checkpoint knows numbers up to listed_order (-1: it has no list).
+-- Returns the last number that means the same task in a checkpoint and on the server. listed_order: the checkpoint's newest number (-1: it has no list).
 local function common_order(listed_order, lineage)
   local last_here, last = {}, num('order_seq') -- token -> the last number that it gave
   if lineage == '' or listed_order < 0 then return math.min(listed_order, last) end
@@ -29,13 +29,14 @@ local function common_order(listed_order, lineage)
   return 0
 end
 
--- The facts that a recovery decides by (listed_order -1: a version alone, without a list):
---   common     up to this number the list decides
---   lost       the server came back without some of the checkpoint's numbers: tasks with later ones are that history's too, or are not
---   by_cursor  the list decides of these as well: the data loader goes back to the checkpoint's cursor, and brings again what is behind it
---   forgot     steps or numbers are missing
---   older      they were when the server came back by a newer checkpoint
---   file_cursor  the checkpoint's cursor counts, not the server's
+-- The facts by which a recovery decides. listed_order is -1 for a recovery to a version alone, without a checkpoint's list.
+--   common       tasks with numbers up to this one are the same in the checkpoint and on the server: the list decides about them
+--   lost         the server has lost numbers of the checkpoint's history: a task above `common` may be in that history too, or not
+--   by_cursor    `lost`, and the checkpoint has a cursor: a task above `common` that the list does not name is dropped. The data loader
+--                goes back to the checkpoint's cursor and enqueues again the tasks behind it
+--   forgot       the server lacks numbers or steps of the checkpoint's history
+--   older        the checkpoint is older than the one that the server is known from (known_from, see recover_begin.lua)
+--   file_cursor  the run takes the checkpoint's cursor instead of the server's
 local function plan_of(version, limit, listed_order, lineage, has_cursor)
   local to = { version = version, limit = limit, common = common_order(listed_order, lineage) }
   to.lost = to.common < listed_order

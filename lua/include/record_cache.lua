@@ -1,10 +1,10 @@
 -- @include writes
 -- @include record_layout
--- The task and slot records that a script has read, and the writing of those that it changed.
+-- The cache of the task and slot records that a script has read. save_records writes the records that the script changed.
 
-local tasks, slots, dirty_tasks, dirty_slots = {}, {}, {}, {} -- the slots after the first, by name
+local tasks, slots, dirty_tasks, dirty_slots = {}, {}, {}, {} -- slots: those after a task's first, by `task#slot`
 
--- Reads the records of ids that are not in the cache yet; tasks[id] is then a record or false.
+-- Reads the records of those ids that are not in the cache yet. After that, tasks[id] is a record, or false if there is none.
 local function load_tasks(ids)
   local missing, n = {}, 0
   for i = 1, #ids do
@@ -45,7 +45,7 @@ local function load_slots_of(t)
   load_slots(names)
 end
 
--- The record of slot k, false or nil before its first claim. The first one is there with its task, others must have been read.
+-- Returns the record of slot k, false or nil before its first claim. Slot 0 is part of its task; other slots must have been read.
 local function slot_of(t, k)
   if k > 0 then return slots[slot_name(t, k)] end
   if not t.slot and t.slot_text ~= '' then t.slot = decode_slot(t.slot_text) end
@@ -63,7 +63,7 @@ local function slot_changed(t, k, s)
   end
 end
 
--- Sets the slot's record to this text; the script does not read it from the cache again.
+-- Sets the slot's record to this text. The cache keeps the old record of a slot after the first, so the script must not read it again.
 local function replace_slot(t, k, text)
   if k > 0 then
     hput(SLOTS, slot_name(t, k), text)
@@ -97,14 +97,14 @@ save_records = function()
   dirty_tasks, dirty_slots = {}, {}
 end
 
--- Forgets slot k, which is not the first.
+-- Deletes the record of slot k, which is not the task's first.
 local function drop_slot(t, k)
   local name = slot_name(t, k)
   hdel(SLOTS, name)
   dirty_slots[name], slots[name] = nil, false
 end
 
--- Deletes everything of the task except its place in sets.
+-- Deletes the records and the payload of the task. Its entries in sets, its reason and its results stay.
 local function drop_records(t)
   for k = 1, t.samples - 1 do drop_slot(t, k) end
   hdel(TASKS, t.id)

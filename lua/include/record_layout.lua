@@ -3,17 +3,17 @@
 --
 -- TASKS    <task> -> state,priority,order,samples,min_samples,errors,first,oldest,newest,stales,requeues,step,letters;slot
 --   state: P pending, D delayed, R running, Y ready, B batched (consumed once its step < version), X dead, J rejected
---   order: number of the task in the order of enqueue, of a retried one `order/born`, its new number and its first one;
---   first: number of its first claim since it last was waiting (0: none)
---   oldest, newest: versions of its samples (-1: none); step: its batch, or the next step when it was rejected (-1: none)
---   letters: one a slot, O open, W waiting for its backoff, H held, D done, F failed for good; empty: all open
---   slot: the record of its first slot, empty before its first claim; those of the others, which most tasks do not have, stand in
+--   order: the task's number in the order of enqueue; of a retried task `order/born`, its new number and its first one;
+--   first: number of its first claim since it last waited in `pending` or `delayed` (0: none)
+--   oldest, newest: versions of its samples (-1: none); step: of its batch, or step_next when it ended dead or rejected (-1: none)
+--   letters: one for each slot: O open, W waiting for its backoff, H held, D done, F failed for good; empty: all slots are open
+--   slot: the record of the first slot, empty before its first claim. The records of the other slots, which most tasks do not have, are in SLOTS
 -- SLOTS    <task>#<slot> -> claims,tries,random,version,epoch,session,at,why,newest,newest_epoch   (from its first claim on)
---   claims numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: held or done)
+--   claims: numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: held or done)
 -- PAYLOADS <task> -> bytes;  REASONS <task> -> why it is dead or rejected
 --
--- In the cache all fields are texts as they are stored, but `samples`: to turn a number into text costs as much as a command.
--- `fixed` is `priority,order,samples,min_samples`, `again` is `stales,requeues`: few ask for their parts.
+-- In the cache all fields except `samples` are texts as they are stored, because turning a number into text costs as much as a command.
+-- `fixed` is `priority,order,samples,min_samples`, and `again` is `stales,requeues`: few scripts need their parts.
 
 local WORD = '([^,]*)'
 local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4)
@@ -21,7 +21,7 @@ local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WO
 local OLDEST_PATTERN = '^%a' .. string.rep(',[^,]*', 6) .. ',([^,]*)'
 local SLOT_PATTERN = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$'
 
--- Tables of earlier calls, used again: to make one costs more than to fill it.
+-- Tables of earlier calls, which are used again: making a table costs more than filling one.
 local SPARE = { tasks = {}, slots = {} }
 local MOST_SPARE = 256
 local used = { tasks = 0, slots = 0 }
@@ -47,10 +47,10 @@ local function decode_task(id, record)
   return t
 end
 
--- The oldest version in a stored record.
+-- The field `oldest` of a stored task record.
 local function oldest_in(record) return record:match(OLDEST_PATTERN) end
 
--- priority, order, min_samples and the order that it was enqueued with, numbers.
+-- Returns priority, order, min_samples and born, the order that the task was enqueued with, as numbers.
 local function fixed_parts(t)
   local priority, order, born, min = t.fixed:match('^([^,]*),(%d+)/?(%d*),[^,]*,([^,]*)')
   return tonumber(priority), tonumber(order), tonumber(min), tonumber(born ~= '' and born or order)
@@ -65,7 +65,7 @@ local function set_order(t, order)
   t.fixed = t.fixed:gsub('^([^,]*),[^,]*', '%1,' .. int_text(order) .. '/' .. int_text(born))
 end
 
--- How often it was reset as too old, and how often it went back altogether, numbers.
+-- Returns how often the task was reset as too old, and how often it went back to waiting altogether, as numbers.
 local function again_parts(t)
   local stales, requeues = t.again:match('^([^,]*),(.*)$')
   return tonumber(stales), tonumber(requeues)
@@ -92,7 +92,7 @@ local function encode_task(t)
     .. t.again .. ',' .. t.step .. ',' .. letters .. (slot ~= '' and ';' or '') .. slot
 end
 
--- Place in the order, for `pending` and `open`: larger priority first, then order of enqueue; exact in a double.
+-- The task's score in `pending` and `open`: larger priority first, then order of enqueue. The score is exact in a double.
 local function place_of(priority, order) return -priority * 4398046511104 + order end
 local function place(t)
   local priority, order = fixed_parts(t)

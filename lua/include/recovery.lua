@@ -1,8 +1,8 @@
 -- @include record_cache
--- What a recovery to version r does with one task, decided and done apart, so that a preview can decide alone.
--- The state's version and next step are r from the beginning of the recovery on.
+-- Decides what a recovery to version r does with a task. The caller of `walk` carries the decision out: recover_sweep changes the task,
+-- recover_preview does nothing. The state's `version` and `step_next` are r from the beginning of the recovery on.
 
--- Whether all done (and held) samples are by surviving policies, and the results of the done ones are there.
+-- Whether all held and done samples are by surviving policies, and the results of the done ones are there. If not, also says which is missing.
 local function samples_good(t)
   local results = {}
   for k = 0, t.samples - 1 do
@@ -18,18 +18,19 @@ local function samples_good(t)
   return true
 end
 
--- What becomes of t: a word, and the cause where it starts over. listed: the checkpoint says it is unfinished (nil: there is no list).
---   consumed (by a step below limit, which survives); keep; ready (out of a batch of a lost step); pending; release (its held slots);
---   finished (the checkpoint says so, the server forgot); dropped (of a history that the checkpoint does not know)
--- to: see plan_of, and requeue_in_flight.
+-- Returns what becomes of task t, a word, and the cause if the task starts over or its held slots are released.
+--   consumed (by a step below `limit`, which survives); keep; ready (leaves the batch of a lost step); pending; release (its held slots);
+--   finished (the checkpoint says that it is, and the server forgot); dropped (of a history that the checkpoint does not know)
+-- to: the facts of plan_of, and requeue_in_flight. listed: whether the checkpoint lists the task as unfinished (nil: there is no list).
 local function recovered_fate(t, to, listed)
   local _, order, _, born = fixed_parts(t)
-  local forgot = to.limit < to.version -- the server has not consumed all that the checkpoint's history has
-  if forgot then order = born end -- a retry of what that history may have consumed makes no new task of it
+  local forgot = to.limit < to.version -- the server lost steps of the checkpoint's history
+  -- The checkpoint's history may have consumed a task that was retried on this server. So the number of its enqueue decides, not of its retry.
+  if forgot then order = born end
   local foreign = to.lost and born > to.common -- enqueued after the histories parted, perhaps in both
   if foreign and to.by_cursor and not listed then return 'dropped' end
-  local known = order <= to.common -- existed when the checkpoint was made, in both histories
-  local parted = listed ~= nil and forgot and born > to.common -- no step that survives can have consumed it
+  local known = order <= to.common -- the task existed in both histories when the checkpoint was made
+  local parted = listed ~= nil and forgot and born > to.common -- no surviving step can have consumed the task
   local step = tonumber(t.step)
   if t.state == 'B' and step < to.limit and not parted and not (known and listed) then return 'consumed' end
   if t.state == 'X' or t.state == 'J' then
@@ -39,7 +40,9 @@ local function recovered_fate(t, to, listed)
     if again then return 'pending', t.state == 'X' and 'dead' or 'discarded' end
     return 'keep'
   end
-  -- Retried, and its number is the checkpoint's: by an operator, on a server that went back. No surviving step consumed it.
+  -- order ~= born here: an operator retried the task after a failover, on a server that lost no step. The retry's number is one that the
+  -- checkpoint knows too. The server knows all surviving steps, and none consumed the task: it stays unfinished. (On a server that lost
+  -- steps, order is born by the line above.)
   if known and not listed and order == born then return 'finished' end
   if t.state == 'P' or t.state == 'D' then return 'keep' end
   load_slots_of(t)
@@ -57,7 +60,7 @@ local function count(name, n) counts[name] = (counts[name] or 0) + n end
 
 local function letters_of(t, c) return select(2, t.letters:gsub(c, '')) end
 
--- Counts a fate: causes of going back to pending, attempts and results kept or not, and tasks running or ready afterwards.
+-- Counts a task's fate: its cause, its attempts and results that are kept or not, and whether it is running or ready afterwards.
 local function tally(t, fate, cause)
   local held, done = letters_of(t, 'H'), letters_of(t, 'D')
   if cause then count(cause, 1) end
@@ -71,8 +74,9 @@ local function tally(t, fate, cause)
   if t.state == 'R' and (fate == 'keep' or (fate == 'release' and done > 0)) then count('running', 1) end
 end
 
--- Decides for each task that the arguments from `first` on name (listed, task, listed, task ...), counts, and lets `apply` do it.
--- Returns the answer: how many of them it came to, then the counts.
+-- Decides for each task that the arguments from `first` on name (listed, task, listed, task ...), counts the fates, and calls
+-- apply(task, fate). For a listed task that the server does not have, it calls apply(nil, 'missing', id).
+-- Returns the answer: how many of the tasks it dealt with, then the counts.
 local function walk(first, to, apply)
   local ids, looked, answer = {}, 0, { 0 }
   for i = first + 1, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end

@@ -1,5 +1,5 @@
 -- @include attempts
--- The answer to an attempt that does not hold its slot, and the attempt that holds it instead.
+-- The answer to an attempt that does not hold its slot; after it the reason alone, and the slot's newest attempt (`-` if that did not supersede it).
 
 local function refusal(attempt)
   local why = ended_why(attempt)

@@ -1,7 +1,7 @@
 -- @include tasks
--- Starting a finished task over, with all its slots open and nothing counted against them.
+-- Starts a dead or rejected task over: all its slots are open, and its tries, errors and stale requeues are 0.
 
--- samples, fixed: given if they differ from those before.
+-- samples, fixed: the task's new values; nil if they stay.
 local function restart_task(t, samples, fixed)
   load_slots_of(t)
   for k = 0, t.samples - 1 do

@@ -1,7 +1,7 @@
 -- @include slot_bound
--- The rows of rollouts in answers.
+-- The rows that describe rollouts in answers.
 
--- Appends per done sample: slot, attempt, version, newest, session; and its result's key to `results`.
+-- Appends to `row`, per done sample: slot, attempt, version, newest, session. Appends the keys of the results to `results`.
 local function add_samples(t, row, results)
   local n = #row
   for k = 0, t.samples - 1 do
@@ -18,8 +18,8 @@ end
 
 local MOST_SLOTS = 1000
 
--- Per task a list: id, priority, oldest, newest, first, payload, then its samples; and the keys of all their results.
--- Only for the first tasks that have at most this number of slots together, at least one task: groups may be large.
+-- Returns a row per task (id, priority, oldest, newest, first, payload, then its samples), and the keys of all their results.
+-- Only the first tasks that have at most MOST_SLOTS slots together get rows, at least one task: a task may have 1024 slots.
 local function rows_of(ids)
   local names, rows, results = {}, {}, {}
   ids = { unpack(ids, 1, within_slots(ids, MOST_SLOTS)) }
@@ -45,7 +45,7 @@ local function first_ids(members, most)
   return ids
 end
 
--- The rows of these tasks, and the results of all their samples where these are small.
+-- Returns the rows of these tasks, and the results of all their samples: no results if there are more than MOST_RESULTS, or more than `bytes` bytes.
 local function contents(ids, bytes)
   local rows, results = rows_of(ids)
   local sum = 0

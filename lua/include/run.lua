@@ -12,12 +12,12 @@ local STATE, TASKS, SLOTS, PAYLOADS, REASONS =
 local PENDING, DELAYED, OPEN, RUNNING, READY =
   key('pending'), key('delayed'), key('open'), key('running'), key('ready')
 local RETRIES, SESSIONS, CALLS, DEADLINES = key('retries'), key('sessions'), key('calls'), key('deadlines')
-local LEASES = key('leases') -- of each session that has not ended: how long its lease is
+local LEASES = key('leases') -- the length of the lease of each session that has not ended
 local DEAD, REJECTED, BATCHES, POLICIES = key('dead'), key('rejected'), key('batches'), key('policies')
 local EVENTS, WAKE, WAKE_READY = key('events'), key('wake'), key('wake:ready')
-local SESSION, RESULT, REVOKED = key('session:'), key('result:'), key('revoked:') -- beginnings of names
+local SESSION, RESULT, REVOKED = key('session:'), key('result:'), key('revoked:') -- prefixes of keys
 
--- `%d` is faster, if a C long has 64 bits.
+-- `%d` is faster than `%.0f`, but exact only if a C long has 64 bits.
 local INT_FORMAT = string.format('%d', 1099511627776) == '1099511627776' and '%d' or '%.0f'
 
 -- Integers as text, exact up to 2^53 (tostring would give an exponent from 1e14 on).
@@ -26,7 +26,7 @@ local function int_text(n)
   return string.format(INT_FORMAT, n)
 end
 
-local SMALL = {} -- texts of small numbers: to print one costs as much as a command
+local SMALL = {} -- the texts of small numbers: formatting one costs as much as a command
 
 local function small_text(n)
   local text = SMALL[n]
@@ -43,24 +43,24 @@ local function escape(value)
   end))
 end
 
--- Ends the script with the error reply `CODE name=value ...`. Only before the first write.
+-- Ends the script with the error reply `CODE name=value ...`. Must not be called after the script's first write.
 local function fail(code, ...)
   local text, pairs_given = { code }, { ... }
   for i = 1, #pairs_given, 2 do
     text[#text + 1] = pairs_given[i] .. '=' .. escape(pairs_given[i + 1])
   end
-  -- Never the bare code: servers put `ERR ` in front of an error of one word.
+  -- Servers put `ERR ` in front of an error of one word, so the code is never alone.
   if #text == 1 then text[2] = 'run=' .. escape(PREFIX:match('{(.*)}')) end
   error({ coded = table.concat(text, ' ') })
 end
 
--- A missing argument is refused; it is not a fault.
+-- Reading a missing argument ends the script with BADARG, instead of a Lua error.
 local MISSING = { __index = function(_, i)
   fail('BADARG', 'argument', i, 'given', 'nothing')
 end }
 setmetatable(ARGV, MISSING)
 
--- Argument i as an integer from low to high, in plain digits, as it may be stored as given and read again.
+-- Returns argument i as an integer from low to high. Only plain digits are allowed, because scripts may store the text as it was given.
 local function int_arg(i, name, low, high)
   local n = #ARGV[i] <= 17 and ARGV[i]:find('^%-?%d+$') and tonumber(ARGV[i])
   if not n or n < low or n > high then
@@ -71,7 +71,7 @@ end
 
 local MAX_INT = 9007199254740991
 
--- Calls command with its leading words and a long list of arguments, in pieces that unpack can take.
+-- Calls `command name ...` with a long list of arguments, in pieces that unpack can take. stride: a piece holds whole groups of this many.
 local function call_in_pieces(command, name, list, stride)
   if #list <= 1000 then return redis.call(command, name, unpack(list)) end
   local piece = 1000 - 1000 % (stride or 1)

@@ -1,7 +1,7 @@
 -- @include record_cache
--- How many of the given tasks a call deals with: groups may be large.
+-- How many of the given tasks a call deals with. A call is bounded by slots, because a task may have 1024.
 
--- How many of the tasks, which must be in the cache, have at most this number of slots together; at least one task.
+-- Reads the tasks into the cache. Returns how many of them, from the first on, have at most `most` slots together; at least one task.
 local function within_slots(ids, most)
   load_tasks(ids)
   local looked = 0

@@ -1,13 +1,13 @@
 -- @include run
 -- @include defaults
--- The run's state hash: read once in one HMGET, changed in memory, written in one HSET by flush().
+-- The run's state hash. load_state reads its fields in one HMGET, scripts change them in memory, and flush() writes them in one HSET.
 
 local state, state_changed = {}, {}
 local now = 0 -- the run's clock
-local lease_lag = 0 -- how far the lease clock is behind it
-local lag_before = 0 -- how far it was before this script
-local lease_step = math.huge -- how far the lease clock advances at most between two scripts
-local oldest_good = nil -- the oldest version that is not too old, once it is asked for; -math.huge: no bound
+local lease_lag = 0 -- by how many ms the lease clock is behind the run's clock
+local lag_before = 0 -- the lease_lag before this script
+local lease_step = math.huge -- by how many ms the lease clock may advance between two scripts
+local oldest_good = nil -- the oldest version that is not too old; nil: not computed yet; -math.huge: no bound
 
 -- The hot fields, which nearly every script needs.
 local HOT = {
@@ -16,7 +16,7 @@ local HOT = {
   'lease_lag', 'shortest_lease', 'due_by_us',
 }
 
--- The hot fields and others, for load_state.
+-- The names of the hot fields and of more, for load_state.
 local function hot_and(more)
   local names = {}
   for i = 1, #HOT do names[i] = HOT[i] end
@@ -44,7 +44,7 @@ local function set(name, value)
   oldest_good = nil
 end
 
--- Often called: the number is not turned into text here, as HSET does that.
+-- bump is called often, so it leaves the number a number: HSET turns it into text.
 local function bump(name, n)
   local value = state[name]
   value = (type(value) == 'number' and value or num(name)) + n
@@ -55,11 +55,13 @@ local function batch_size()
   return math.max(1, tonumber(state.consumer_batch_size))
 end
 
--- The run's clock is the server's time and an offset, and never goes back: where the server's clock steps back (as in a failover
--- to one that is behind) the offset grows by the step, once, and time goes on from where it stood.
--- Between two scripts the lease clock advances as far, but by a third of the shortest lease at most. Who is alive renews as often;
--- while the server is frozen or away, or its clock steps forward, nobody can, and leases lose that third, not the whole gap.
--- A clock injected as ARGV[1] is taken as it is, for leases too.
+-- Sets the run's clock and the lease clock.
+-- The run's clock is the server's time plus an offset, and never goes back. When the server's clock steps back (for example in a failover
+-- to a server whose clock is behind), the offset grows by that step, once, and time goes on from where it stood.
+-- Between two scripts the lease clock advances with the run's clock, but by at most a third of the shortest lease. A live worker renews
+-- three times within its lease. While the server is frozen or absent, or when its clock steps forward, no worker can renew. Then
+-- each lease loses that third, not the whole gap.
+-- If ARGV[1] gives the time, that is the run's clock (unless a later time was seen), and the lease clock has no such bound.
 local function set_clock()
   local before = num('clock')
   lease_lag = num('lease_lag')
@@ -80,17 +82,17 @@ local function set_clock()
   if now > before then set('clock', now) end
 end
 
--- Deadlines of leases and attempts are stored on the lease clock, from LEASE_ZERO on. Smaller ones are of a release
--- that had only the run's clock; while it shares the run it takes those of this one for far away, and ends none of them.
+-- Deadlines of sessions and attempts are stored as LEASE_ZERO plus the lease clock. A smaller deadline was stored by a release that had
+-- only the run's clock. While such a release shares the run, it takes the deadlines of this release to be far away, and ends none of them.
 local LEASE_ZERO = 70368744177664
 
--- The deadline of a lease of so many milliseconds that begins now.
+-- The deadline of a lease of `ms` milliseconds that begins now.
 local function lease_end(ms) return LEASE_ZERO + now - lease_lag + ms end
 
--- A stored deadline on the run's clock, if there is no gap until then.
+-- When a stored deadline passes, on the run's clock, if the lease clock does not fall further behind until then.
 local function run_time(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lease_lag end
 
--- When the first of a set's timers is due, on the run's clock (by run_time or silent_from); nil: there is none.
+-- When the first timer of the set `name` is due, on the run's clock; nil: the set is empty. on_clock: run_time or silent_from.
 local function earliest(name, on_clock)
   local first
   for _, low in ipairs({ '-inf', LEASE_ZERO }) do
@@ -110,8 +112,8 @@ local function first_due()
   return first
 end
 
--- Reads the fields given, the hot ones at least; refuses a missing run and an unknown schema, and sets the clock.
--- A field that is not stored has its default, else false, so that it is not read again.
+-- Reads the fields `names`, which include the hot ones, and sets the clock. Refuses an unknown schema, and a missing run unless it may be missing.
+-- A field that is not stored gets its default, or false, so that `field` does not read it again.
 local function load_state(names, may_be_missing)
   names = names or HOT
   local got = redis.call('HMGET', STATE, unpack(names))
@@ -123,15 +125,15 @@ local function load_state(names, may_be_missing)
     state.max_concurrent_rollouts = int_text(batch_size())
   end
   set_clock()
-  if state.due ~= state.due_by_us then set('due', first_due()) end -- set by an earlier release, which does not know the leases of this one
+  if state.due ~= state.due_by_us then set('due', first_due()) end -- an earlier release stored `due`, and does not know the leases of this release
 end
 
--- S as a number, or nil for "no bound".
+-- Returns S, or nil if staleness has no bound.
 local function max_staleness()
   return tonumber(state.max_staleness or '')
 end
 
--- The terms of AReaL's capacity formula (protocol, "Notation"): concurrency, staleness (nil: no bound).
+-- Returns the two terms of AReaL's capacity formula (protocol, "Capacity"): by concurrency, and by staleness (nil: no bound).
 local function capacity_terms()
   local running, s = tonumber(state.running), max_staleness()
   local by_concurrency = math.max(1, tonumber(state.max_concurrent_rollouts)) - running
@@ -144,7 +146,7 @@ local function capacity()
   return by_staleness and math.min(by_concurrency, by_staleness) or by_concurrency
 end
 
--- Versions are numbers or their texts.
+-- Whether a version, a number or its text, is too old for the next step.
 local function too_old(version)
   if not oldest_good then
     local s = state.on_stale ~= 'keep' and max_staleness()
@@ -153,8 +155,8 @@ local function too_old(version)
   return tonumber(version) < oldest_good
 end
 
-local given_policies = {} -- version -> epoch, what a checkpoint knows beyond the server (only a recovery sets it)
-local known_policies = {} -- `version epoch` -> whether it survives: the samples of a call share few
+local given_policies = {} -- version -> epoch, as the checkpoint of a recovery says; empty in other scripts
+local known_policies = {} -- `version epoch` -> whether it survives; the samples of one call share few policies
 
 local function is_surviving(version, epoch)
   if version > num('version') then return false end
@@ -162,7 +164,7 @@ local function is_surviving(version, epoch)
   return (given_policies[version] or redis.call('HGET', POLICIES, int_text(version))) == epoch
 end
 
--- A policy survives when its version was made by that very epoch. Versions above the run's are of a future that a recovery undid.
+-- Whether a policy survives: the run's history has its version, made by the same epoch. Versions above the run's are of a future that a recovery undid.
 local function surviving(version, epoch)
   if version == state.version then return epoch == state.version_epoch end
   local policy = version .. ' ' .. epoch
@@ -170,8 +172,8 @@ local function surviving(version, epoch)
   return known_policies[policy]
 end
 
--- Remembers that something is due at `at` on the run's clock: a lower bound (the lease clock only falls behind), so that claims
--- look at the timers only when one may have run out.
+-- Remembers that a timer is due at `at`, on the run's clock. `due` is a lower bound, because the lease clock can only fall further behind.
+-- Claims look at the timers only once `due` has passed.
 local function due_at(at)
   local due = num('due')
   if due == 0 or at < due then set('due', at) end

@@ -1,12 +1,12 @@
 -- @include attempts
--- Takes back what is due: retries, attempt time-outs, sessions past their lease. At most `limit` of each a call,
--- and of large groups that end with it as many as have 1000 slots (the rest of one more).
+-- Takes back what is due: retries, attempts past their time-out, sessions past their lease. A call takes back at most `limit` of each.
+-- It also stops when the tasks that ended or went back with it have 1000 slots together (it finishes the last of these tasks).
 
 local function due_members(name, limit)
   return redis.call('ZRANGEBYSCORE', name, '-inf', now, 'LIMIT', 0, limit)
 end
 
--- Members of a set of leases: the earlier release's by the run's clock, then by the lease clock.
+-- The due members of a set of deadlines: first those that an earlier release stored on the run's clock, then those on the lease clock.
 local function due_leases(name, limit)
   local ids = due_members(name, limit)
   if #ids == limit then return ids end
@@ -48,7 +48,7 @@ local function promote_slots(names)
   return #names
 end
 
--- Attempts of the set of that name, in their order. Returns how many held their slot, and how many it looked at.
+-- Expires the given attempts of the set `name`, in their order. Returns how many held their slot, and how many it dealt with.
 local function expire_all(name, attempts)
   load_attempts(attempts)
   local n = 0
@@ -71,7 +71,7 @@ local function forget_session(id, why)
   event('leave', id .. ' ' .. why)
 end
 
--- Sessions in the order of their deadlines; one that was not looked at as a whole stays due for the next sweep.
+-- Expires sessions, in the order of their deadlines. A session of which attempts are left stays due for the next sweep.
 local function expire_sessions(limit)
   local n, ids = 0, due_leases(SESSIONS, limit)
   for i = 1, #ids do
@@ -100,6 +100,6 @@ local function sweep(limit)
   n = n + expire_sessions(limit)
   flush()
   set('due', first_due())
-  cleared_slots = 0 -- a claim goes on, with a share of its own
+  cleared_slots = 0 -- a claim goes on after the sweep, with its own bound of slots
   return n
 end

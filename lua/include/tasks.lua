@@ -1,5 +1,5 @@
 -- @include record_cache
--- Transitions of whole tasks. Each takes a task record in the cache and only changes memory; flush() writes.
+-- Transitions of whole tasks. Each function changes a task record in the cache; flush() writes it.
 
 -- Takes the task out of the set of its state and of the counter that counts it.
 local function leave_state(t)
@@ -16,7 +16,7 @@ local function leave_state(t)
     zdel(READY, t.id)
     bump('accepted', -1)
     arm_workers()
-  elseif t.state == 'B' then -- of the unsealed batch: the callers never touch a sealed one
+  elseif t.state == 'B' then -- of the unsealed batch, or in a recovery: else callers never move a task out of a sealed batch
     zdel(key('batch:' .. t.step), t.id)
     bump('open_size', -1)
     bump('accepted', -1)
@@ -30,11 +30,11 @@ local function leave_state(t)
   end
 end
 
--- Ends attempts that are taken from their workers.
+-- The ends by which an attempt is taken from its worker.
 local TAKEN_BACK = { expired = true, stale = true, revoked = true, cancelled = true }
 
--- A held slot loses its attempt: the session and the deadline forget it, the slot remembers why. A worker that did
--- not end the attempt itself is told at once.
+-- Ends the attempt that holds slot k: its session and the deadlines lose the attempt, and the slot remembers why it ended. A worker
+-- that did not end the attempt itself is told at once.
 local function end_hold(t, k, s, why)
   local attempt = attempt_id(t, k, s)
   zdel(SESSION .. s.session, attempt)
@@ -45,16 +45,16 @@ local function end_hold(t, k, s, why)
   event('ended', attempt .. ' ' .. why)
 end
 
-local cleared_slots = 0 -- of the tasks whose slots this call cleared
+local cleared_slots = 0 -- how many slots the tasks have that this call cleared
 
--- Whether a call has cleared the most slots that it may: the tasks that are left wait for the next call.
+-- Whether a call has cleared as many slots as it may. The next call deals with the tasks that are left.
 local function cleared_enough() return cleared_slots >= 1000 end
 
-local new_retries = {} -- slots that wait since this call -> until when: their set does not know it yet
+local new_retries = {} -- slot -> until when it waits, of slots whose retry this call scheduled: RETRIES does not hold them yet
 
--- Ends what is left in the slots: live attempts are revoked (and told why), results dropped, retries unscheduled.
--- Done slots are told done_why where they open again; in a finished task they stay done, so that a repeated submit hears the same.
--- Returns the latest due time of a slot that waited for its backoff, or nil.
+-- Clears the slots of a task: live attempts end with `why`, results are deleted, retries are unscheduled.
+-- done_why: how the attempts of done slots ended, if these slots open again. Without done_why they stay done, as in a dead or rejected
+-- task: a repeated submit gets the same answer. Returns the latest due time of a slot that waited for its backoff, or nil.
 local function clear_slots(t, why, done_why)
   if not t.letters:find('[HDW]') then return nil end
   cleared_slots = cleared_slots + t.samples
@@ -95,7 +95,7 @@ local function wait_again(t, due)
   changed(t)
 end
 
--- running, ready or unsealed batch -> pending or delayed: its attempts are revoked, its results dropped.
+-- running, ready or batched -> pending or delayed: the task's attempts are revoked, its results deleted.
 local function requeue_task(t, why)
   local attempts_why = why == 'stale' and 'stale' or 'revoked'
   local due = clear_slots(t, attempts_why, attempts_why)

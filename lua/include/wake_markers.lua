@@ -1,18 +1,21 @@
 -- @include state
 -- The markers that wake clients that wait on the server: workers, the trainer, sessions that lose an attempt.
--- A script notes whom its writes concern; flush() arms their markers at the end.
+-- A script notes whom its writes concern; flush() arms the markers at the end.
 
--- Whom to wake at the end. sessions: those that lose an attempt that they did not end themselves.
+-- Whose markers flush() arms. sessions: those that lose an attempt without having ended it themselves.
 local arm = { workers = false, trainer = false, slot_opened = false, task_ended = false, sessions = {} }
 
--- The workers' marker is armed only where a claim could get something: an open slot, or a task and capacity. Paths that raise either say so.
+-- For scripts that add pending tasks or raise capacity. The workers' marker is armed only if a claim could get work: an open slot, or a
+-- pending task within capacity.
 local function arm_workers() arm.workers = true end
--- The trainer's: when enough rollouts are ready, or a task ended otherwise (fewer may be left than the trainer waits for).
+-- The trainer's marker is armed if it waits and enough rollouts are ready. It is also armed if a task ended dead or rejected: then fewer tasks
+-- may be left than the trainer waits for.
 local function arm_trainer(ended) arm.trainer, arm.task_ended = true, arm.task_ended or ended end
 local function arm_for_open_slot() arm.workers, arm.slot_opened = true, true end
--- For rare calls of operators and trainers: the owners of an admission run listen too, although it has no tasks.
+-- Arms the workers' marker whether or not there is work, unless the run is paused: for pause, resume, repair and the end of a recovery.
+-- The owners of an admission run wait on this marker too, and such a run has no tasks.
 local function arm_anyway() arm_for_open_slot() end
--- A session's own marker: its heartbeat waits on it and renews at once, to be told which attempts to give up.
+-- Arms a session's own marker. The heartbeat waits on the marker and renews at once: the answer says which attempts to give up.
 local function arm_session(id) arm.sessions[id] = true end
 
 local function arm_markers()
@@ -27,7 +30,7 @@ local function arm_markers()
   end
   for id in pairs(arm.sessions) do
     redis.call('ZADD', REVOKED .. id, 0, '1')
-    -- Long enough for a heartbeat to connect again; it then renews in any case.
+    -- The marker outlives a heartbeat's reconnection; after that the heartbeat renews in any case.
     redis.call('PEXPIRE', REVOKED .. id, 60000)
   end
 end

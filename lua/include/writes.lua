@@ -1,9 +1,10 @@
 -- @include wake_markers
--- Collects what a script decided and writes it in few variadic commands: a fixed number of calls for a batch, not for a task.
+-- Collects the writes that a script decided on. flush() sends them in few variadic commands: their number does not grow with each task.
 -- Nothing is written before flush(), so a script that fails while it decides has written nothing.
 
-local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- of sets and hashes: key -> what is written, in order
--- In the order of the command: score and member, or field and value; false as score or value: delete.
+local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- zset_writes, hash_writes: key -> log of its writes
+-- A log holds pairs, each in the order that its command takes: score and member of a set, field and value of a hash. A pair deletes if its
+-- score or value is false. `n` is the length of the log, `deletes` the number of such pairs.
 local function write(writes, name, first, second, deletes)
   local log = writes[name]
   if not log then
@@ -23,7 +24,7 @@ local function unlink(name)
   unlinks[#unlinks + 1] = name
 end
 
--- One transition for the event stream; all of a call share one entry.
+-- Notes a transition for the event stream. All transitions of a call share one entry.
 local function event(kind, text)
   if state.events_maxlen ~= '0' then
     local n = #events
@@ -31,10 +32,11 @@ local function event(kind, text)
   end
 end
 
--- The net effect of a log with deletes: the last entry of a member counts. value_at: 1 or 2, the place of the score or value.
+-- Returns the additions and the deletions of a log that has deletions: the last pair of each member counts. value_at: the place of the score (1)
+-- or value (2) in a pair.
 local function last_words(log, value_at)
   local adds, removes, n, last, member_at = {}, {}, 0, {}, 3 - value_at
-  if log.deletes * 2 == log.n then -- nothing is added, and a member may be deleted twice
+  if log.deletes * 2 == log.n then -- all pairs delete; deleting a member twice does no harm
     for i = member_at, log.n, 2 do
       n = n + 1
       removes[n] = log[i]
@@ -67,7 +69,7 @@ local function drop_writes()
   disarm_markers()
 end
 
-local save_records -- set by record_cache.lua: writes changed tasks and slots, before what is deleted
+local save_records -- set by record_cache.lua: writes the changed tasks and slots; flush() deletes records after that
 
 local function flush()
   if save_records then save_records() end

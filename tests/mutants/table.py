@@ -363,7 +363,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "claim, int_text(first + started)) then still_open = still_open end", WALK,
         ),
         "a_stale_worker_keeps_the_wake_up": (
-            "arm_for_open_slot() -- the marker that woke this worker is for another one", "", WALK,
+            "arm_for_open_slot() -- the marker that woke this worker is for one with newer weights", "", WALK,
         ),
         "claims_go_on_during_a_recovery": ("if state.recovering ~= '' then return 'recovering' end", "", WALK),
     },
