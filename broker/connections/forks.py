@@ -1,6 +1,7 @@
-"""Tells transports in a forked child that their connections are the parent's."""
+"""Tells objects in a forked child that connections and locks are the parent's."""
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -23,3 +24,19 @@ def _tell() -> None:
 
 
 os.register_at_fork(after_in_child=_tell)
+
+
+class Locked:
+    """An object that several threads use, with a lock of its own in each process.
+
+    Another thread of the parent may hold the lock while a process forks. The child does not have that thread, so it
+    would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        told.add(self)
+
+    def after_fork(self) -> None:
+        """As `Forked.after_fork`: makes the lock anew."""
+        self._lock = threading.Lock()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
+
+from broker.connections.forks import Locked
 
 _log = logging.getLogger("broker")
 
@@ -14,11 +15,11 @@ FIRST_DISTANCE_S = 10.0
 LONGEST_DISTANCE_S = 600.0
 
 
-class RepeatedWarning:
+class RepeatedWarning(Locked):
     """One condition. Threads may share it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._due_at = 0.0
         self._distance_s = 0.0  # 0: the condition does not hold now
 

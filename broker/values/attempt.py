@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from broker.values.policy import Policy
 
-# One lock for all attempts: it is held for two instructions, and only for a cancellation.
-_cancelling: Final = Lock()
+# One lock for all attempts: it is held for two instructions, and only for a cancellation. A fork takes the lock first,
+# so that no child begins with a lock that a thread of its parent holds.
+_cancelling: Final = RLock()
+os.register_at_fork(before=_cancelling.acquire, after_in_parent=_cancelling.release, after_in_child=_cancelling.release)
 
 
 # eq=False: payloads with NumPy arrays cannot be compared; an attempt equals only itself.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
+from broker.connections.forks import Locked
 from broker.errors import BrokerError
 from broker.errors.words import count, duration
 from broker.values.attempt import Attempt
@@ -19,7 +19,7 @@ TELL_EVERY_S = 60.0
 _MOST_KINDS = 100
 
 
-class Activity:
+class Activity(Locked):
     """What one worker does. Threads may share it.
 
     Args:
@@ -28,8 +28,8 @@ class Activity:
     """
 
     def __init__(self, worker: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._worker, self._clock = worker, clock
-        self._lock = threading.Lock()
         self._since: float | None = None  # when the first attempt was claimed, and later when the last line was logged
         self._done = self._failed = 0  # since then
         self._shown: dict[str, float] = {}  # kinds of failures, and when the traceback of each is due again

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker.connections.forks import Locked
 from broker.errors import HandlersLost
 from broker.values.attempt import Attempt
 from broker.worker.state import WorkerState
@@ -28,7 +28,7 @@ class _Place:
     taken_back_at: float | None = None  # by the monotonic clock, as far as `look` has seen
 
 
-class Permits:
+class Permits(Locked):
     """Limits how many handlers work at a time. A handler is lost if it goes on after its attempt was taken back.
 
     The place of a lost handler is free for another attempt. When as many handlers are lost as there are places,
@@ -43,8 +43,8 @@ class Permits:
     """
 
     def __init__(self, state: WorkerState, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._state, self._concurrency, self._clock = state, concurrency, clock
-        self._lock = threading.Lock()
         self._working: dict[str, _Place] = {}
         self._lost: dict[str, _Place] = {}
         self._told = False  # warns that all places are lost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.connections.base import BaseTransport
+from broker.connections.forks import Locked
 from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
 from broker.protocol import keys, worker
 from broker.protocol.ids import worker_of
@@ -61,7 +61,7 @@ class Submitted:
         return self.answer == "accepted"
 
 
-class Session:
+class Session(Locked):
     """One run as a worker sees it.
 
     The worker and its heartbeat share it: one lock guards everything that both use.
@@ -86,6 +86,7 @@ class Session:
         missing: MissingRun,
         activity: Activity,
     ) -> None:
+        super().__init__()
         self._io = io
         self.run = run
         self.reason = ""
@@ -101,7 +102,6 @@ class Session:
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
         self.missing, self._activity = missing, activity
         self.ask_weights_at = 0.0  # by time.monotonic: when the user's hook may be asked for newer weights again
-        self._lock = threading.Lock()
         #: Called after it has joined, from the thread that joined.
         self.on_joined: Callable[[], None] = lambda: None
         #: Attempts of the last claim whose payloads cannot be read, and why.

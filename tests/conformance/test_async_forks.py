@@ -150,6 +150,27 @@ def test_a_forked_child_waits_for_no_lock_of_its_parents(lab: Lab):
     )
 
 
+def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_holds(lab: Lab):
+    _in_a_process(
+        lab,
+        """
+        from tests.held_locks import all_locks_held
+        with all_locks_held() as held:
+            if not (child := os.fork()):
+                with a_child():
+                    assert held > 3, held
+                    all_are_refused(trainer, worker, attempt)
+                    assert worker.held == [attempt]
+                    worker.stop()
+                    worker.drain()
+                    await trainer.close()
+                    await worker.close()
+            ended(child)
+        assert (await worker.submit(attempt, b"x")).accepted
+        """,
+    )
+
+
 def test_a_forked_child_that_ends_leaves_its_parents_connections_alone(lab: Lab):
     """It ends as a program does, and collects all that it has a copy of: both processes watch the same sockets."""
     _in_a_process(

@@ -391,6 +391,48 @@ def test_a_forked_child_that_goes_on_with_its_parents_loop_takes_nothing_from_it
     )
 
 
+def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_holds(lab: Lab):
+    """Each lock is held for a moment, and a fork may come in that moment: in the child nobody would release it."""
+    _works_on_eight_tasks(
+        lab,
+        """
+        from broker.worker.permits import Permits
+        from tests.held_locks import all_locks_held
+        first, *more = worker.claim(8)
+        permits = Permits(worker._state, 1)  # a handler of `run` may be what forks
+        permits.take(first)
+        with all_locks_held() as held:
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                assert held > 5, held
+                assert trainer.stats().running == 8
+                assert len(worker.held) == 8
+                assert worker.submit(first, b"x").accepted
+                permits.give(first)
+                assert all(a.accepted for a in worker.submit_many([(each, b"x") for each in more[:2]]))
+                assert worker.reject(more[2]).answer == "rejected"
+                assert worker.fail(more[3], "it failed").answer == "retried"
+                assert worker.release(more[4])[0].answer == "released"
+                assert more[5].mark_cancelled("for a test")
+                for call in (worker.claim, lambda: worker.run(print), worker.renew, lambda: trainer.enqueue([])):
+                    try:
+                        call()
+                    except BadArgument as error:
+                        assert "was opened before a fork" in str(error)
+                    else:
+                        os._exit(3)
+                worker.stop()
+                worker.close()
+                trainer.close()
+                os._exit(7)
+        assert os.waitpid(child, 0)[1] == 7 << 8
+        assert len(worker.held) == 8
+        assert trainer.stats().ready == 3
+""",
+    )
+
+
 def _works_on_eight_tasks(lab: Lab, block: str) -> None:
     """Runs a block of Python in a process of its own, with a trainer and a worker that may fork."""
     if lab.url.startswith("fakeredis"):

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from broker.connections import Transport
+from broker.connections.forks import Locked
 from broker.errors import BadArgument, BrokerError
 
 _log = logging.getLogger("broker")
@@ -20,7 +21,7 @@ _WAIT_S = 5.0
 _LOCK_S = 0.5
 
 
-class Listener:
+class Listener(Locked):
     """A thread that waits for markers, started with the first dispatcher.
 
     Args:
@@ -32,9 +33,9 @@ class Listener:
     def __init__(
         self, transport: Transport, markers: Callable[[], Sequence[str]], on_marker: Callable[[str], None]
     ) -> None:
+        super().__init__()
         self._transport, self._markers, self._on_marker = transport, markers, on_marker
         self._dispatchers: list[weakref.ref[object]] = []
-        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="broker-areal-listener", daemon=True)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from broker.connections.forks import Locked
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 
 #: How long a slot stays promised to a thread that asked and started nothing, seconds. Between asking and starting a
@@ -13,7 +14,7 @@ from broker.protocol.admission import Counted, OwnerReport, Recovery
 PROMISE_S = 1.0
 
 
-class OwnerCounters:
+class OwnerCounters(Locked):
     """The numbers of one owner.
 
     The numbers are absolute: a report replaces all earlier ones. So reports that could not be sent need no queue, and a
@@ -24,8 +25,8 @@ class OwnerCounters:
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._clock_s = clock_s
-        self._lock = threading.Lock()
         self._running = self._enqueued = self._accepted = self._rejected = 0
         self._recovery = Recovery()
         self._promises: dict[int, float] = {}  # thread -> when its promise lapses

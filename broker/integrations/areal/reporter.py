@@ -99,8 +99,15 @@ class Reporter:
 
     def poke(self, *, look: bool = False, news: bool = False) -> None:
         """There is something to tell; look: to hear; news: to pass on."""
+        if self.transport.is_forked:  # the thread is the parent's; one of its threads may hold the lock in the event
+            return
         self._look, self._news = self._look or look, self._news or news
         self._poke.set()
+
+    def refuse_forked(self) -> None:
+        """Raises BadArgument in a forked child."""
+        if self.transport.is_forked:
+            raise BadArgument(problem=_FORKED)
 
     @property
     def last(self) -> Standing:
@@ -121,8 +128,7 @@ class Reporter:
         Raises:
             BadArgument: in a forked child, which would tell under the parent's name and numbers.
         """
-        if self.transport.is_forked:
-            raise BadArgument(problem=_FORKED)
+        self.refuse_forked()
         mine = threading.current_thread() is self._thread
         with self._turn:
             if self._stop.is_set() or (self._down_since is not None and not mine):

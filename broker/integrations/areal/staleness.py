@@ -224,8 +224,9 @@ class StalenessManager:
                 `RolloutController`).
 
         Raises:
-            BadArgument: it is neither.
+            BadArgument: it is neither, or this is a forked child.
         """
+        self._reporter.refuse_forked()
         self._listener.attach(dispatcher)
 
     def flush(self) -> bool:
@@ -239,8 +240,10 @@ class StalenessManager:
 
     def close(self) -> None:
         """Ends the threads and gives back what this process has running and enqueued. May be called twice."""
+        if self._pid != os.getpid():  # looked at first: a thread of the parent may hold the lock
+            return
         with self._closing:
-            if self._closed or self._pid != os.getpid():
+            if self._closed:
                 return
             self._closed = True
         atexit.unregister(self.close)

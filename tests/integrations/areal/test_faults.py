@@ -13,6 +13,7 @@ import pytest
 
 from broker.errors import BadArgument
 from broker.integrations.areal import RolloutStat, StalenessManager
+from tests.held_locks import all_locks_held
 from tests.integrations.areal.conftest import Provider
 from tests.integrations.areal.waiting_dispatcher import Dispatcher
 from tests.lossy_proxy import LossyProxy
@@ -121,6 +122,27 @@ def test_a_forked_child_may_not_ask_under_its_parents_name(server: ServerUnderTe
         assert manager.flush()
         assert manager.get_stats() == RolloutStat(0, 0, 0, 0)
         assert manager.get_capacity() == before
+
+
+def test_a_forked_child_waits_for_no_lock_that_a_thread_of_its_parent_holds(server: ServerUnderTest) -> None:
+    """Hooks never block, and a refusal comes at once."""
+    with manager_on(server.url) as manager, all_locks_held() as held:
+        if not (child := os.fork()):
+            signal.alarm(20)
+            status = 1
+            try:
+                assert held > 5
+                live(manager, 2)
+                manager.on_version_recovered(3)
+                assert manager.unreported == 9
+                for ask in (manager.get_capacity, manager.get_stats, manager.flush, lambda: manager.attach(manager)):
+                    with pytest.raises(BadArgument, match="was made before a fork"):
+                        ask()
+                manager.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_lost_replies_count_nothing_twice(server: ServerUnderTest) -> None:
