@@ -149,7 +149,7 @@ class Trainer(BlockingClient):
         Args:
             n: rollouts wanted; None: the config's consumer_batch_size.
             accept: a filter, called once for each rollout; rollouts that it refuses are discarded and replaced. Its
-                verdicts are remembered as long as this trainer forms the batch, also when a wait times out or fails.
+                answers are remembered as long as this trainer forms the batch, also when a wait times out or fails.
                 They are forgotten with the samples that they are about, by a recovery, and when another filter is
                 given, which judges all rollouts again. Another filter is one with other code or other values in it: a
                 lambda made anew for each call is the same filter while the values that it uses are the same. A batch

@@ -52,7 +52,7 @@ def formula(stats: Stats) -> tuple[str, ...]:
     )
 
 
-def verdict(explanation: Explanation) -> NextClaim:
+def next_claim(explanation: Explanation) -> NextClaim:
     """The answer to a claim with the newest weights, decided in the order of `claim`."""
     stats = explanation.stats
     if stats.paused == "paused":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors.words import count, duration, listing
-from broker.inspection.reasons import batch_progress, verdict
+from broker.inspection.reasons import batch_progress, next_claim
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
@@ -45,7 +45,7 @@ def situation(explanation: Explanation) -> Situation:
     if nothing := _nothing_left(stats):
         return Situation("no_task", f"No: {idle}.{nothing}")
     if stats.recovering is not None or stats.paused == "paused":
-        return Situation(verdict(explanation).reason, f"No: {idle}.{_nothing_more(stats)}")
+        return Situation(next_claim(explanation).reason, f"No: {idle}.{_nothing_more(stats)}")
     return _idle(explanation, idle)
 
 
@@ -59,7 +59,7 @@ def _who_works(explanation: Explanation) -> str:
 def _idle(explanation: Explanation, idle: str) -> Situation:
     """The situation when workers are connected and hold nothing, and the run is not paused or recovering."""
     stats = explanation.stats
-    found = verdict(explanation)
+    found = next_claim(explanation)
     if found.reason == "open":
         told = _told_stale(explanation)
         if told and told == len(_listed(explanation)):

@@ -10,6 +10,7 @@ from typing import Any
 from broker.protocol import keys
 from broker.protocol.parsing import clock, text, texts
 from broker.protocol.script_call import Argument, ScriptCall
+from broker.values.verdict import LETTERS, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +174,13 @@ class Submission:
 
     Args:
         attempt_id: the attempt.
-        accept: False is the verdict that the rollout must not be trained on.
-        body: the encoded result; for a rejection, the reason in words.
+        verdict: on the rollout.
+        body: the encoded result; for `reject`, the reason in words.
         policy: newest version and epoch that was used; None: those of the claim.
     """
 
     attempt_id: str
-    accept: bool
+    verdict: Verdict
     body: bytes
     policy: tuple[int, str] | None = None
 
@@ -233,12 +234,12 @@ def submit(
     args: list[Argument] = [clock(now)]
     before: list[tuple[Argument, ...]] = []
     for item in items:
-        body, verdict, how = item.body, "a" if item.accept else "r", "i"
-        if item.accept and len(body) > inline_bytes:
+        body, how = item.body, "i"
+        if item.verdict == "accept" and len(body) > inline_bytes:
             before.append(("SET", keys.result(run, item.attempt_id), body, "NX", "PX", result_ttl_ms))
             body, how = b"", "s"
         version, epoch = item.policy or ("", "")
-        args += (item.attempt_id, verdict, version, epoch, how, body)
+        args += (item.attempt_id, LETTERS[item.verdict], version, epoch, how, body)
     return ScriptCall("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
 
 

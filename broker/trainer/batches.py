@@ -155,7 +155,7 @@ class Forming:
         else:
             gathered.is_whole = await self._look_at_all(gathered, taken.size)
         for look in gathered.new():
-            look.verdict = bool(await state.io.ask("accept", gathered.accept, look.rollout))
+            look.accepted = bool(await state.io.ask("accept", gathered.accept, look.rollout))
         refused = gathered.refused()
         if refused:
             is_whole, gathered.is_whole = gathered.is_whole, False

@@ -25,12 +25,12 @@ class Look:
     Args:
         row: what the server says of the rollout, without the payload.
         rollout: the same, decoded.
-        verdict: the filter's; None before the filter was asked.
+        accepted: what the filter answered; None before it was asked.
     """
 
     row: RolloutRow
     rollout: Rollout
-    verdict: bool | None = None
+    accepted: bool | None = None
 
 
 class Gathered:
@@ -40,7 +40,7 @@ class Gathered:
     rollouts here are those of the unsealed batch, and no others. Their order is the server's.
 
     Args:
-        accept: the filter whose verdicts these are.
+        accept: the filter whose answers these are.
     """
 
     def __init__(self, accept: Accept) -> None:
@@ -70,11 +70,11 @@ class Gathered:
 
     def new(self) -> list[Look]:
         """The rollouts that the filter has not judged, oldest first."""
-        return sorted((look for look in self.looks.values() if look.verdict is None), key=lambda look: look.row.first)
+        return sorted((look for look in self.looks.values() if look.accepted is None), key=lambda look: look.row.first)
 
     def refused(self) -> list[str]:
         """The tasks that the filter refused."""
-        return [task for task, look in self.looks.items() if look.verdict is False]
+        return [task for task, look in self.looks.items() if look.accepted is False]
 
     def in_order(self, step: int, digest: str) -> list[Rollout] | None:
         """The rollouts in the order of the batch with this digest; None when these are not the rollouts of that batch.
@@ -88,7 +88,7 @@ class Gathered:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two filters must give the same verdicts: one object, or the same code with the same values in it."""
+    """Whether two filters must give the same answers: one object, or the same code with the same values in it."""
     if one is other:
         return True
     if type(one) is not type(other):

@@ -310,11 +310,11 @@ class Session(Locked):
         joined = self._joined
         if joined is not None and len(body) > joined.max_result_bytes:
             raise TooBig(what="result", subject=attempt.id, size=len(body), limit=joined.max_result_bytes)
-        return Submission(attempt.id, True, body, used)
+        return Submission(attempt.id, "accept", body, used)
 
     def rejection(self, attempt: Attempt, reason: str) -> Submission:
         """The verdict that a rollout must not be trained on; a reason of more than 2000 bytes is cut."""
-        return Submission(attempt.id, False, _words("reason", reason).encode())
+        return Submission(attempt.id, "reject", _words("reason", reason).encode())
 
     async def submit(
         self, items: Sequence[Submission], then: tuple[ScriptCall[Any], ...] = ()

@@ -17,6 +17,7 @@ from broker.protocol import anyone, keys, trainer, worker
 from broker.protocol.anyone import TaskRow
 from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import NewTask
+from broker.values.verdict import Verdict
 from tests.conformance.history import History, Transition
 from tests.conformance.state_checks import leftovers
 from tests.servers import ServerUnderTest
@@ -278,10 +279,10 @@ class RawWorker:
         assert len(claimed.granted) == 1, claimed
         return claimed.granted[0].attempt_id
 
-    def submit(self, attempt: str, body: bytes = b"x", *, accept: bool = True, **options: Any) -> worker.Answer:
+    def submit(self, attempt: str, body: bytes = b"x", *, verdict: Verdict = "accept", **options: Any) -> worker.Answer:
         """One result or verdict."""
         policy = options.pop("policy", None)
-        (answer,) = self.lab.call(worker.submit, [worker.Submission(attempt, accept, body, policy)], **options)
+        (answer,) = self.lab.call(worker.submit, [worker.Submission(attempt, verdict, body, policy)], **options)
         return answer
 
     def release(self, *attempts: str) -> list[worker.Answer]:

@@ -202,7 +202,7 @@ def test_a_full_server_takes_every_way_out(own_lab: Lab):
     assert leaving.leave()
     assert worker.fail(failed).word == "retried"
     assert worker.submit(done).word == "accepted"
-    assert worker.submit(rejected, accept=False).word == "rejected"
+    assert worker.submit(rejected, verdict="reject").word == "rejected"
     trainer.send(calls.pause, "paused")
     trainer.send(calls.pause, "")
     assert trainer.send(calls.cancel, ["t7"]) == ["cancelled"]

@@ -35,7 +35,7 @@ def reach(lab: Lab, run: str, config: RunConfig, version: int, finished: int, ru
         (claimed,) = lab.transport.execute([worker_calls.claim(run, session, i + 1, 1, "r", now=lab.now)])
         assert len(claimed.granted) == 1, "the state is not within reach"
         if i < finished:
-            submission = worker_calls.Submission(claimed.granted[0].attempt_id, True, b"x")
+            submission = worker_calls.Submission(claimed.granted[0].attempt_id, "accept", b"x")
             lab.transport.execute([worker_calls.submit(run, [submission], now=lab.now)])
 
 

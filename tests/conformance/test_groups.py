@@ -136,7 +136,9 @@ def test_large_groups_that_end_with_what_is_due_end_in_pieces(lab: Lab, by: str)
     assert len(held) == 2000
     done = [one for one in held if "#7." not in one]
     for first in range(0, len(done), 200):
-        lab.call(worker_calls.submit, [worker_calls.Submission(one, True, b"x") for one in done[first : first + 200]])
+        lab.call(
+            worker_calls.submit, [worker_calls.Submission(one, "accept", b"x") for one in done[first : first + 200]]
+        )
     assert sorted(lab.states().values()) == ["running"] * 5
 
     lab.pass_ms(1_001)

@@ -74,7 +74,7 @@ def test_g3_an_attempt_is_recognised_by_equality_of_its_whole_id(lab: Lab, field
     }[field]
 
     assert worker.submit(forged).word == "unknown"
-    assert worker.submit(forged, accept=False).word == "unknown"
+    assert worker.submit(forged, verdict="reject").word == "unknown"
     assert [answer.word for answer in worker.release(forged)] == ["unknown"]
     assert worker.fail(forged).word == "unknown"
     assert lab.row("t").letters == "H"
@@ -343,11 +343,11 @@ def test_submits_of_one_call_are_answered_one_by_one(lab: Lab):
     worker.release(b)
     big = b"y" * 20_000
     items = [
-        worker_calls.Submission(a, True, b"first"),
-        worker_calls.Submission(b, True, big),
-        worker_calls.Submission(c, False, b"bad"),
-        worker_calls.Submission(a, True, b"again"),
-        worker_calls.Submission("nobody#0.1.x", True, b"x"),
+        worker_calls.Submission(a, "accept", b"first"),
+        worker_calls.Submission(b, "accept", big),
+        worker_calls.Submission(c, "reject", b"bad"),
+        worker_calls.Submission(a, "accept", b"again"),
+        worker_calls.Submission("nobody#0.1.x", "accept", b"x"),
     ]
     words = [answer.word for answer in lab.call(worker_calls.submit, items)]
     assert words == ["accepted", "unknown", "rejected", "accepted", "unknown"]

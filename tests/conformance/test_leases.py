@@ -173,7 +173,7 @@ def test_renew_says_why_each_attempt_is_to_be_given_up(lab: Lab):
     worker.fail(claimed["failed"])
     worker.release(claimed["taken"])
     other.claim(2, random="r3")
-    worker.submit(pair[0], accept=False)
+    worker.submit(pair[0], verdict="reject")
 
     told = worker.renew(*claimed.values(), *pair, "nobody#0.1.x").abandon
 

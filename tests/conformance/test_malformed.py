@@ -46,7 +46,7 @@ class Subject:
         worker_.work(1)
         self.held = worker_.take_one()
         worker_.fail(worker_.take_one(), may_retry=False)
-        worker_.submit(worker_.take_one(), accept=False)
+        worker_.submit(worker_.take_one(), verdict="reject")
         worker_.fail(worker_.take_one())
         self.number = worker_.number
         self.snapshot = self._saved()
@@ -98,7 +98,7 @@ class Subject:
                 return worker.renew(run, self.session, self.number, [self.held], now=now)
             case "submit":
                 policy = (0, self.trainer.opened.epoch)
-                items = [Submission(self.held, True, b"x", policy), Submission("pending#0.1.a", False, b"x")]
+                items = [Submission(self.held, "accept", b"x", policy), Submission("pending#0.1.a", "reject", b"x")]
                 return worker.submit(run, items, now=now)
             case "release":
                 return worker.release(run, [self.held, "pending#0.1.a"], now=now)
@@ -139,7 +139,7 @@ class Subject:
             case _:
                 raise AssertionError(f"no call of {script} here")
 
-    def verdict(self, script: str, args: tuple[Any, ...], before: dict[str, Any]) -> str:
+    def wrong_with(self, script: str, args: tuple[Any, ...], before: dict[str, Any]) -> str:
         """What is wrong with how the script takes these arguments, or nothing."""
         raw: ScriptCall[Any] = ScriptCall(script, (self.lab.key("state"),), args, lambda reply: reply)
         (answer,) = self.lab.transport.execute([raw])
@@ -209,7 +209,7 @@ def test_hostile_values_in_every_place(subject: Subject, script: str):
     for place in range(len(good)):
         for value in HOSTILE:
             args = (*good[:place], value, *good[place + 1 :])
-            if wrong := subject.verdict(script, args, before):
+            if wrong := subject.wrong_with(script, args, before):
                 problems.append(f"argument {place + 1} = {value!r:.40}: {wrong}")
     assert not problems, "\n".join(problems[:40])
 
@@ -220,7 +220,7 @@ def test_too_few_arguments(subject: Subject, script: str):
     before = subject.lab.dump()
     problems: list[str] = []
     for count in range(len(good)):
-        if wrong := subject.verdict(script, good[:count], before):
+        if wrong := subject.wrong_with(script, good[:count], before):
             problems.append(f"{count} of {len(good)} arguments: {wrong}")
     assert not problems, "\n".join(problems[:40])
 
@@ -230,7 +230,7 @@ def test_too_many_items(subject: Subject, script: str):
     """A table far over the bound of a call: refused before it costs anything."""
     good = subject.call(script).args
     before = subject.lab.dump()
-    wrong = subject.verdict(script, (*good, *["x"] * 7_000), before)
+    wrong = subject.wrong_with(script, (*good, *["x"] * 7_000), before)
     assert not wrong
 
 

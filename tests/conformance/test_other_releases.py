@@ -158,7 +158,7 @@ def _the_old_session_goes_on(old: Lab) -> None:
     held = ["t11#0.1.r1", "group#2.1.r2"]
     renewed = old.call(worker.renew, session.decode(), 7, held)
     assert renewed.abandon == {}
-    (answer,) = old.call(worker.submit, [worker.Submission(held[0], True, b"late")])
+    (answer,) = old.call(worker.submit, [worker.Submission(held[0], "accept", b"late")])
     assert answer.word == "accepted"
     assert [one.word for one in old.call(worker.release, held[1:])] == ["released"]
     assert old.call(worker.leave, session.decode())

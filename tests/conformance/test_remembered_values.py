@@ -108,7 +108,7 @@ def test_each_policy_in_a_call_is_judged_by_itself(lab: Lab, wrong: str, good_fi
 
     answers = lab.call(
         worker_calls.submit,
-        [Submission(attempt, True, b"x", policy) for attempt, policy in zip(attempts, policies, strict=True)],
+        [Submission(attempt, "accept", b"x", policy) for attempt, policy in zip(attempts, policies, strict=True)],
     )
 
     assert [answer.word for answer in answers] == (["accepted", "stale"] if good_first else ["stale", "accepted"])

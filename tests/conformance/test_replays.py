@@ -244,7 +244,7 @@ def test_an_ending_again_has_no_second_effect(lab: Lab, how: str):
             case "fail":
                 return worker.fail(attempt).word
             case _:
-                return worker.submit(attempt, accept=False).word
+                return worker.submit(attempt, verdict="reject").word
 
     words = [end(), end(), end()]
 

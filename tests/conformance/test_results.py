@@ -26,7 +26,7 @@ def test_large_results_are_set_before_the_call(lab: Lab):
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("t")
     attempt = worker.take_one()
-    script_call = worker_calls.submit(lab.run, [Submission(attempt, True, LARGE)], result_ttl_ms=5_000, now=lab.now)
+    script_call = worker_calls.submit(lab.run, [Submission(attempt, "accept", LARGE)], result_ttl_ms=5_000, now=lab.now)
     ((command, key, body, *options),) = script_call.before
     assert (command, key, body, options) == ("SET", lab.key(f"result:{attempt}"), LARGE, ["NX", "PX", 5_000])
     lab.command(*script_call.before[0])
@@ -43,7 +43,7 @@ def test_accept_without_bytes_changes_nothing_and_asks_for_them(lab: Lab):
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("t")
     attempt = worker.take_one()
-    script_call = worker_calls.submit(lab.run, [Submission(attempt, True, LARGE)], now=lab.now)
+    script_call = worker_calls.submit(lab.run, [Submission(attempt, "accept", LARGE)], now=lab.now)
     script_call.before = ()
     before = lab.dump()
     assert [answer.word for answer in lab.do(script_call)] == ["noresult"]

@@ -267,7 +267,7 @@ def test_large_groups_that_are_too_old_are_reset_in_pieces(lab: Lab, met_by: str
     for first in range(0, 2000, 200):
         if met_by == "take":
             lab.call(
-                worker_calls.submit, [worker_calls.Submission(one, True, b"x") for one in held[first : first + 200]]
+                worker_calls.submit, [worker_calls.Submission(one, "accept", b"x") for one in held[first : first + 200]]
             )
         else:
             worker.release(*(one for one in held[first : first + 200] if "#0." not in one))

@@ -181,7 +181,7 @@ def test_every_ending_is_in_the_event_log(lab: Lab):
     ids = {}
     for one in worker.claim(2).granted:
         ids[one.slot] = one.attempt_id
-    worker.submit(ids[0], accept=False)
+    worker.submit(ids[0], verdict="reject")
     short.take_one() if short.claim(0 + 1, random="q").granted == () else None
     lab.pass_ms(500)
     lab.call(anyone.requeue)

@@ -95,7 +95,7 @@ def by_a_verdict(lab: Lab) -> Callable[[], Any]:
     scene = Scene(lab)
     (attempt,) = scene.hold("t")
     scene.trainer.enqueue("other")
-    return lambda: scene.worker.submit(attempt, accept=False)
+    return lambda: scene.worker.submit(attempt, verdict="reject")
 
 
 def by_submit_that_ends_a_task(lab: Lab) -> Callable[[], Any]:

@@ -170,7 +170,7 @@ class Wire:
 
     def _submit_one(self, item: SubmitItem, now: int) -> ScriptCall[Any]:
         body = item.data if item.verdict == "accept" else item.reason.encode()
-        sent = worker.Submission(item.attempt, item.verdict == "accept", body, item.policy)
+        sent = worker.Submission(item.attempt, item.verdict, body, item.policy)
         size = ALWAYS_INLINE if item.how == "inline" else NEVER_INLINE
         return worker.submit(self._run, [sent], inline_bytes=size, now=now)
 

@@ -146,7 +146,7 @@ def _work(lab: Lab, worker: RawWorker) -> None:
         claimed = lab.call(worker_calls.claim, worker.session, worker.number, 64, f"r{worker.number}x")
         if not claimed.granted:
             return
-        lab.call(worker_calls.submit, [Submission(one.attempt_id, accept=True, body=b"x") for one in claimed.granted])
+        lab.call(worker_calls.submit, [Submission(one.attempt_id, "accept", body=b"x") for one in claimed.granted])
 
 
 class _Watch:

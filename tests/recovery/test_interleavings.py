@@ -326,7 +326,7 @@ def test_a_late_duplicate_of_a_submit_does_not_lend_bytes_to_a_recovery(lab: Lab
     trainer, worker = lab.raw_trainer(max_staleness=3), lab.raw_worker()
     trainer.enqueue("a", "b", "c", "d", "e")
     attempt = worker.take_one()
-    item = worker_calls.Submission(attempt, accept=True, body=b"x" * 100_000)
+    item = worker_calls.Submission(attempt, "accept", body=b"x" * 100_000)
     lab.call(worker_calls.submit, [item], result_ttl_ms=60_000)
     for step in range(4):
         raw_step(trainer, step)

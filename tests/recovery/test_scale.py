@@ -20,6 +20,7 @@ from broker.protocol.trainer import NewTask
 from broker.protocol.worker import Submission
 from broker.recovery.checkpoint import read_checkpoint
 from broker.recovery.recover import RecoveryReport
+from broker.values.verdict import Verdict
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
 from tests.servers import ServerUnderTest, real_kinds
 
@@ -85,8 +86,8 @@ class Filler:
         assert len(claimed) == slots
         return claimed
 
-    def submit(self, attempts: list[str], *, accept: bool = True) -> None:
-        items = [Submission(attempt, accept, b"x") for attempt in attempts]
+    def submit(self, attempts: list[str], *, verdict: Verdict = "accept") -> None:
+        items = [Submission(attempt, verdict, b"x") for attempt in attempts]
         self._send(
             [worker.submit(self.lab.run, items[at : at + 250], now=self.lab.now) for at in range(0, len(items), 250)]
         )
@@ -128,7 +129,7 @@ def _fill(lab: Lab, path: Path) -> None:
     filler.train(4_000)
     filler.fail(filler.claim(1_500), may_retry=True)
     filler.fail(filler.claim(500), may_retry=False)
-    filler.submit(filler.claim(1_000), accept=False)
+    filler.submit(filler.claim(1_000), verdict="reject")
     groups = filler.claim(40_000)
     filler.submit(groups[::2])
     filler.claim(10_000)

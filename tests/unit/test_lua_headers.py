@@ -41,7 +41,9 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "leave": [worker.leave(RUN, "s", 5, now=5)],
     "claim": [worker.claim(RUN, "s", 1, 1, "r"), worker.claim(RUN, "s", 1, 1, "r", policy=(1, "1.x"), now=5)],
     "renew": [worker.renew(RUN, "s", 1, []), worker.renew(RUN, "s", 1, ["a", "b"], now=5)],
-    "submit": [worker.submit(RUN, [Submission("a", True, b"x"), Submission("b", False, b"x", (1, "1.x"))], now=5)],
+    "submit": [
+        worker.submit(RUN, [Submission("a", "accept", b"x"), Submission("b", "reject", b"x", (1, "1.x"))], now=5)
+    ],
     "release": [worker.release(RUN, ["a", "b"], now=5)],
     "fail": [worker.fail(RUN, "a", "boom", may_retry=True, now=5)],
     "requeue": [anyone.requeue(RUN, 5, now=5)],

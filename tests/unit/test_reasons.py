@@ -4,7 +4,7 @@ import pytest
 
 from broker.inspection.capacity import Terms, terms_of
 from broker.inspection.explanation import Explanation, explanation_of
-from broker.inspection.reasons import batch_progress, formula, verdict
+from broker.inspection.reasons import batch_progress, formula, next_claim
 from broker.inspection.stats import Stats
 from broker.protocol.anyone import Facts, Holding
 from broker.values.config import RunConfig
@@ -57,7 +57,7 @@ def test_the_formula_names_the_term_that_a_claim_would(binding: str, words: str,
     assert terms_of(stats).binding == binding
     assert words in formula(stats)[-1]
     reasons = {"none": "open", "concurrency": "max_concurrent", "staleness": "at_capacity"}
-    assert verdict(explained(stats)).reason == reasons[binding]
+    assert next_claim(explained(stats)).reason == reasons[binding]
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,15 @@ def test_the_formula_names_the_term_that_a_claim_would(binding: str, words: str,
         ("open", {"pending": 9}),
     ],
 )
-def test_the_verdict_names_what_a_claim_would_meet(reason: str, changes: dict[str, Any]) -> None:
-    answer = verdict(explained(make_stats(**changes)))
+def test_the_answer_names_what_a_claim_would_meet(reason: str, changes: dict[str, Any]) -> None:
+    answer = next_claim(explained(make_stats(**changes)))
     assert answer.reason == reason
     assert answer.sentence.startswith("Yes" if reason == "open" else "No")
     assert bool(answer.remedies) == (reason != "open")
 
 
 def test_at_capacity_says_what_the_next_version_opens() -> None:
-    answer = verdict(explained(make_stats(pending=9, running=4, ready=8)))
+    answer = next_claim(explained(make_stats(pending=9, running=4, ready=8)))
     assert answer.sentence == "No: what may be started before version 6 has been started."
     assert answer.remedies[0] == (
         "The trainer advances to version 6: opens 4. The batch of step 5 can be taken: it needs 4, and 8 are ready."
@@ -125,26 +125,28 @@ def test_what_a_claim_sweeps_first_needs_no_capacity(
     reason: str, changes: dict[str, Any], words: str, due: dict[str, int]
 ) -> None:
     stats = make_stats(lapsed=1, sessions=1, **changes)
-    answer = verdict(explained(stats, **due))
+    answer = next_claim(explained(stats, **due))
     assert answer.reason == "open"
     assert answer.sentence.startswith("Yes: the next claims")
     assert words in answer.sentence
     later = {name: 1001 for name in due if name != "lost"}
-    assert verdict(explained(stats, **later)).reason == reason
+    assert next_claim(explained(stats, **later)).reason == reason
 
 
 def test_what_silent_workers_held_is_not_handed_out_where_it_cannot_be_used() -> None:
     overtaken = make_stats(staleness=0, step_next=6, accepted=24, running=1, pending=9)
-    assert verdict(explained(overtaken, lost=2)).reason == "at_capacity"
+    assert next_claim(explained(overtaken, lost=2)).reason == "at_capacity"
     once = make_stats(running=4, pending=9, concurrency=4)
     once = once.model_copy(update={"config": once.config.model_copy(update={"max_attempts": 1})})
-    assert verdict(explained(once, lost=2)).reason == "max_concurrent"
+    assert next_claim(explained(once, lost=2)).reason == "max_concurrent"
 
 
 def test_a_task_whose_backoff_has_passed_is_started_where_there_is_capacity() -> None:
-    assert verdict(explained(make_stats(delayed=1), delayed=1000)).reason == "open"
-    assert verdict(explained(make_stats(delayed=1), delayed=1001)).reason == "empty"
-    assert verdict(explained(make_stats(delayed=1, running=4, concurrency=4), delayed=1000)).reason == "max_concurrent"
+    assert next_claim(explained(make_stats(delayed=1), delayed=1000)).reason == "open"
+    assert next_claim(explained(make_stats(delayed=1), delayed=1001)).reason == "empty"
+    assert (
+        next_claim(explained(make_stats(delayed=1, running=4, concurrency=4), delayed=1000)).reason == "max_concurrent"
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_a_task_whose_backoff_has_passed_is_started_where_there_is_capacity() ->
 )
 def test_an_admission_run_needs_no_tasks(reason: str, words: str, changes: dict[str, Any]) -> None:
     stats = make_stats(admission=True, **changes)
-    answer = verdict(explained(stats))
+    answer = next_claim(explained(stats))
     assert answer.reason == reason
     assert words in answer.sentence
     assert bool(answer.remedies) == (reason != "open")

@@ -9,7 +9,7 @@ from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
 from broker.errors.words import count, duration
-from broker.inspection.reasons import batch_progress, formula, untrained, verdict
+from broker.inspection.reasons import batch_progress, formula, next_claim, untrained
 from broker.inspection.situation import situation
 from broker.protocol.ids import worker_of
 
@@ -37,7 +37,7 @@ def run(namespace: Namespace, output: Output) -> int:
     with options.connected(namespace) as operator:
         explanation = operator.explain(namespace.run)
     if output.as_json:
-        work, answer = situation(explanation), verdict(explanation)
+        work, answer = situation(explanation), next_claim(explanation)
         words = {"reason": answer.reason, "sentence": answer.sentence, "remedies": answer.remedies}
         words["untrained"] = untrained(explanation.stats)
         output.json(
@@ -49,7 +49,7 @@ def run(namespace: Namespace, output: Output) -> int:
 
 
 def _tell(explanation: Explanation, output: Output) -> None:
-    stats, answer = explanation.stats, verdict(explanation)
+    stats, answer = explanation.stats, next_claim(explanation)
     output.line(f"run {stats.run}: version {stats.version}, next step {stats.step_next}, epoch {stats.epoch}")
     if stats.admission:
         output.line("It is an admission run: AReaL's processes start rollouts on their own, and are counted together.")

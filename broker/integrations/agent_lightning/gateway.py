@@ -215,7 +215,7 @@ class Gateway:
                 attempt_id = slot.no_attempt
         ttl_ms = self._claims.config.result_ttl_ms
         for _ in range(3):  # large bytes are sent ahead of the call, and again if the server lost them
-            call = worker.submit(self.run, [Submission(attempt_id, True, body)], result_ttl_ms=ttl_ms)
+            call = worker.submit(self.run, [Submission(attempt_id, "accept", body)], result_ttl_ms=ttl_ms)
             answers: list[Answer] = await self._claims.execute(call)
             if answers[0].word != "noresult":
                 return answers[0]

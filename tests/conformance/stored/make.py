@@ -69,7 +69,7 @@ def _tasks_in_every_state(lab: Lab, folder: Path) -> None:
     dead, retried, rejected, *held = (granted.attempt_id for granted in hands.claim(5).granted)
     hands.fail(dead, may_retry=False)
     hands.fail(retried)
-    hands.submit(rejected, b"no reward", accept=False)
+    hands.submit(rejected, b"no reward", verdict="reject")
     assert len(held) == 2
     lab.pass_ms(10)
     one.enqueue([Task(id="group", payload=b"g", samples=3, min_samples=2, priority=5)], cursor={"row": 25})
