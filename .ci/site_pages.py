@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mkdocs.structure.files import File, Files
 
-from broker.cli.commands import CATALOGUE
+from broker.cli.catalogue import CATALOGUE
 from broker.cli.main import build_parser
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from broker import errors
-from broker.cli.commands import CATALOGUE
+from broker.cli.catalogue import CATALOGUE
 from broker.local_server.embedded import EmbeddedServer
 from broker.values.config import RunConfig
 from tests.child import ROOT, Child, finished

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from broker.cli.commands import CATALOGUE, Entry
+from broker.cli.catalogue import CATALOGUE, Entry
 from broker.cli.failure import (
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,

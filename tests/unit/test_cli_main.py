@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from broker.cli import commands, main, options
-from broker.cli.commands import CATALOGUE
+from broker.cli import catalogue, main, options
+from broker.cli.catalogue import CATALOGUE
 from broker.cli.failure import CommandFailure, from_broker_error
 from broker.cli.output import Output
 from broker.errors import AuthenticationFailed, Fenced, NoRun, ServerUnavailable
@@ -31,10 +31,10 @@ def replace_command(monkeypatch: pytest.MonkeyPatch, action: Any) -> None:
     def run(namespace: Namespace, output: Output) -> int:
         return action(namespace, output)
 
-    def load(_entry: commands.Entry) -> SimpleNamespace:
+    def load(_entry: catalogue.Entry) -> SimpleNamespace:
         return SimpleNamespace(configure=options.add_json, run=run)
 
-    monkeypatch.setattr(commands.Entry, "load", load)
+    monkeypatch.setattr(catalogue.Entry, "load", load)
 
 
 def raising(error: BaseException) -> Any:
@@ -195,10 +195,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
         "import sys\n"
         "from types import SimpleNamespace\n"
-        "from broker.cli import commands, main, options\n"
+        "from broker.cli import catalogue, main, options\n"
         "def run(namespace, output):\n"
         "    while True: output.line('x' * 1000)\n"
-        "commands.Entry.load = lambda entry: SimpleNamespace(configure=options.add_json, run=run)\n"
+        "catalogue.Entry.load = lambda entry: SimpleNamespace(configure=options.add_json, run=run)\n"
         "sys.argv = ['broker', 'runs']\n"
         "main.entry_point()\n"
     )
@@ -212,11 +212,11 @@ def test_output_that_nobody_takes_is_told_in_a_line(action: str) -> None:
     code = (
         "import sys\n"
         "from types import SimpleNamespace\n"
-        "from broker.cli import commands, main, options\n"
+        "from broker.cli import catalogue, main, options\n"
         "def run(namespace, output):\n"
         f"    {action}\n"
         "    return 0\n"
-        "commands.Entry.load = lambda entry: SimpleNamespace(configure=options.add_json, run=run)\n"
+        "catalogue.Entry.load = lambda entry: SimpleNamespace(configure=options.add_json, run=run)\n"
         "sys.argv = ['broker', 'runs']\n"
         "main.entry_point()\n"
     )
