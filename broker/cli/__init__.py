@@ -1,1 +1,1 @@
-"""The command line: `broker COMMAND ...`. Each module of `broker.cli.commands` is one command, `catalogue` lists them."""
+"""The command line: `broker COMMAND ...`. Each module of `broker.cli.commands` is a command; `catalogue` lists them."""
