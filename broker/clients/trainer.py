@@ -148,12 +148,12 @@ class Trainer(BlockingClient):
 
         Args:
             n: rollouts wanted; None: the config's consumer_batch_size.
-            accept: a filter, called once for each rollout; rollouts that it refuses are discarded and replaced. Its
-                answers are remembered as long as this trainer forms the batch, also when a wait times out or fails.
-                They are forgotten with the samples that they are about, by a recovery, and when another filter is
-                given, which judges all rollouts again. Another filter is one with other code or other values in it: a
-                lambda made anew for each call is the same filter while the values that it uses are the same. A batch
-                that was sealed before, by this trainer or the one before it, is not judged again.
+            accept: a filter, called once for each rollout. Rollouts that it refuses are discarded and replaced. The
+                client keeps the answers while this trainer forms the batch, also after a wait that timed out or
+                failed. It forgets the answer about a rollout whose samples are gone, and all answers in a recovery. If
+                another filter is given, that filter judges all rollouts again. Two filters are the same if they have
+                the same code and use the same values: a lambda that each call makes anew may be the same filter. A
+                batch that was sealed before, by this trainer or its predecessor, is not judged again.
             prefetch: form and read the next batch in the background, with the same n and accept. Another call before
                 `advance` returns that next batch.
             timeout: how long to wait, in seconds; None: as long as it takes.

@@ -152,7 +152,8 @@ class BaseTransport(ABC):
                 try:
                     answers = await self._run(endpoint, [calls[i] for i in indexes], until)
                 except Failure as failure:
-                    # A failure that says where to go must not hide one after which servers are asked again.
+                    # `stays`: the failure names the right server. Such a failure must not replace one after which the
+                    # client has to ask where the servers are.
                     failed = failure if failed is None or not failure.stays else failed
                     continue
                 for i, answer in zip(indexes, answers, strict=True):

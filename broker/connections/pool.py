@@ -20,7 +20,7 @@ class Pool:
     """Connections to one server; each carries one exchange at a time.
 
     Args:
-        opened: opens a connection, by a moment on the monotonic clock.
+        opened: opens a connection. Its argument is the moment, on the monotonic clock, until which this may take.
         greet: asks the server what it is, on a new connection.
         limiter: limits the exchanges under way; None: no limit.
         timeout_s: how long the server may be silent after a connection was opened, seconds.

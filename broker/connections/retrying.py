@@ -32,7 +32,8 @@ class Patience:
     Args:
         url: the address, for messages.
         retry_for_s: for how long after the first try another may begin, seconds; infinity: always.
-        silent_s: how long a try waits for a silent server, seconds; a long transfer that broke counts for this much.
+        silent_s: how long a try waits for a silent server, seconds. If the first try broke in the middle of a long
+            transfer, that try counts as this long at most, because the server was not silent.
         pause: waits for some seconds.
         failed: called with each failure before the next try.
     """

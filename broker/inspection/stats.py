@@ -36,7 +36,8 @@ class Stats(Model, frozen=True):
         lapsed: workers among these that have been silent for longer than their lease; claims take their attempts back.
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
         recovering: the version that a recovery under way goes back to, or None.
-        floor: the oldest version still recoverable, or None without a committed checkpoint.
+        floor: the oldest version to which a recovery may go; 0 in a new run. A trainer's committed checkpoints raise
+            the floor; without any, it follows the version at a distance of retention_steps. None is never stored.
         operator_checkpoints: versions of the newest checkpoints of operators that are still recoverable, newest first;
             nothing is kept for them.
         config: the stored configuration.

@@ -13,7 +13,9 @@ from functools import lru_cache
 #: Schema of the state in Redis; a client refuses a schema that it does not know.
 SCHEMA = 1
 
-#: Ends the name of a key that never exists. Calls name it, or write nothing to it, to be refused if they must be.
+#: Ends the name of a key that never exists. In a cluster, each script call also names this key, so that a node which
+#: lacks some of a run's keys refuses the whole call. On servers before Redis 7, a script begins with a write to this
+#: key that changes nothing, which decides whether a full server runs the script.
 NEVER_THERE = ":none"
 
 _STATE = re.compile(rf"^rb{SCHEMA}:\{{(?P<run>[^{{}}]+)\}}:state$")

@@ -155,8 +155,8 @@ def take(
     Args:
         seal: seal the batch when it is full.
         short: also seal it when it holds all tasks that are left in the run.
-        rows: most rows of the answer when the batch is sealed. Without `seal`, rows of the tasks that the call takes,
-            which are at most this many.
+        rows: how many rows the answer may have. With `seal`, the answer has rows if the call seals the batch. Without
+            `seal`, the answer has a row for each task that the call takes, so the call takes at most this many.
         result_bytes: most bytes of all results in the answer.
     """
     args = (clock(now), *call_id.args, step, n, limit, int(seal), int(short), rows, result_bytes)

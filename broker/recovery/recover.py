@@ -116,7 +116,8 @@ async def checkpoint(
             path=str(path), problem="could not be written: this is the name of one checkpoint, give the path before it"
         )
     await state.io.blocking(lambda: refuse_all_but_files(path))
-    # Before `collect` makes sure that this trainer leads: so a successor has a larger number, or a later epoch.
+    # The number is chosen before `collect` checks that this trainer still holds the run. So the file of a successor has
+    # a larger number, or a later epoch.
     number: int = await state.io.blocking(lambda: next_number(path))
 
     def place(version: int, epoch: str) -> Member:

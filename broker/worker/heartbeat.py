@@ -21,11 +21,13 @@ RENEWALS_PER_LEASE = 3
 #: Within this time, in seconds, a worker learns that the server took an attempt back. A worker that renews less often
 #: waits between renewals for the marker that says so.
 TOLD_WITHIN_S = 2.0
-#: How long the waiting connection may be silent after its time, or while connecting, seconds: then a renewal is due.
+#: For how many seconds the server may be silent beyond the waiting time, or while the heartbeat connects. Then the
+#: waiting connection has failed, and the heartbeat renews, because a marker may be lost with the connection.
 _SILENT_S = 3.0
-#: After how many seconds it renews once more when a claim was under way as the marker came.
+#: If a claim was under way when the marker came, the heartbeat renews once more after this many seconds.
 _ONCE_MORE_S = 1.0
-#: How long it waits for the hash slots of a cluster in turn, when its sessions are in several, seconds together.
+#: If the sessions are in several hash slots of a cluster, the heartbeat waits on the slots in turn: this many seconds
+#: for one round over all of them.
 _ROUND_S = 1.5
 
 

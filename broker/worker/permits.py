@@ -32,8 +32,9 @@ class Permits(Locked):
     """Limits how many handlers work at a time. A handler is lost if it goes on after its attempt was taken back.
 
     The place of a lost handler is free for another attempt. When as many handlers are lost as there are places,
-    nothing is claimed, and the worker waits for a lost handler to end. It gives up when all of them have hung for
-    certain: the attempt's own time was over (`attempt_timeout_ms`), or the handler goes on for a whole lease.
+    nothing is claimed, and the worker waits for a lost handler to end. The worker gives up when all of them have
+    certainly hung. A handler has certainly hung if its attempt passed the time-out (`attempt_timeout_ms`), or if the
+    handler went on for a whole lease after its attempt was taken back.
     Several threads may use one object.
 
     Args:

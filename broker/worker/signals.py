@@ -27,7 +27,7 @@ class TerminationAsExit:
 
     def __init__(self) -> None:
         self._installed: list[signal.Signals] = []
-        self._code = 0  # that SIGTERM asked to end with
+        self._code = 0  # the exit code that SIGTERM asked for; 0: no SIGTERM came
         self._held_off = self._insisted_on = self._came_meanwhile = False
 
     def install(self) -> None:
@@ -59,7 +59,7 @@ class TerminationAsExit:
             self.insist()
 
     def hold_off(self, *, insisted_on: bool = False) -> None:
-        """Holds SIGTERM off until `remove`: the work that it would break off is the ending that it asks for.
+        """Holds SIGTERM off until `remove`. For code that ends the worker already, which the signal would break off.
 
         Args:
             insisted_on: a second SIGTERM since this was installed still raises.
@@ -81,7 +81,7 @@ class TerminationAsExit:
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    #: What raises it here.
+    #: The code here that raises for a signal; `told_to_end` looks for it in tracebacks.
     RAISING = (_exit.__code__, _interrupt.__code__, insist.__code__)
 
 

@@ -107,11 +107,11 @@ class WorkerState:
         self.draining = False
         self.stopping = False
         self._batch_size = 0  # attempts of a batch while batches are iterated over, else 0
-        self._batch: list[Attempt] = []  # the one that was handed out last
-        self._ahead: list[Attempt] = []  # the one after it, claimed with the results of that one
-        self._ahead_for: Policy | None = None  # the weights that it was claimed for
-        self._is_told = False  # whether that claim brought nothing for these weights
-        self._woken_by: str | None = None  # the marker that it took and has not acted on yet
+        self._batch: list[Attempt] = []  # the batch that was handed out last
+        self._ahead: list[Attempt] = []  # the next batch, claimed by the call that submitted the last results
+        self._ahead_for: Policy | None = None  # the policy that was loaded when `_ahead` was claimed
+        self._is_told = False  # whether that claim found no work for `_ahead_for`
+        self._woken_by: str | None = None  # the marker that this worker took and has not acted on yet
 
     @property
     def ended(self) -> bool:
