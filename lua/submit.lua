@@ -7,6 +7,7 @@
 -- Bound: the items given, at most 256
 -- Flags: allow-oom
 -- @include refusal
+-- @include result_bytes
 
 local FIELDS = hot_and({ 'timeouts', 'total_results' })
 
@@ -14,15 +15,10 @@ local ITEM = 6
 local stored, n_stored = {}, 0 -- key, bytes of the inline results to store
 local persisted, accepted = {}, 0
 
-local function result_key(attempt) return RESULT .. attempt end
-
 -- Keeps the bytes of a repeated submit, which are those of the accepted result. If that result was freed already, deletes them.
 local function keep_or_free(t, attempt)
-  local from = num('bytes_from')
-  local step = tonumber(t.step)
-  local freed = t.state == 'B' and (step < from or (step == from and num('bytes_at') > 0))
-  if t.state == 'X' or t.state == 'J' or freed then
-    unlink(result_key(attempt))
+  if t.state == 'X' or t.state == 'J' or (t.state == 'B' and RESULT_BYTES.freed(t)) then
+    RESULT_BYTES.free(attempt)
   else
     persisted[#persisted + 1] = attempt
   end
@@ -36,7 +32,7 @@ local function refuse(attempt, verdict, by_set)
     if by_set then keep_or_free(t, attempt) end
     return 'accepted'
   end
-  if by_set and not (same and letter(t, k) == 'D') then unlink(result_key(attempt)) end
+  if by_set and not (same and letter(t, k) == 'D') then RESULT_BYTES.free(attempt) end
   if same and s.why == 'rejected' and verdict == 'r' then return 'rejected' end
   bump('total_late', 1)
   local answer, why, by = refusal(attempt)
@@ -60,7 +56,7 @@ local function accept(t, k, s, attempt, at)
   if ARGV[at + 4] == 's' then
     persisted[#persisted + 1] = attempt
   else
-    stored[n_stored + 1], stored[n_stored + 2] = result_key(attempt), ARGV[at + 5]
+    stored[n_stored + 1], stored[n_stored + 2] = RESULT_BYTES.key(attempt), ARGV[at + 5]
     n_stored = n_stored + 2
   end
   accepted = accepted + 1
@@ -82,16 +78,16 @@ local function submit(at)
   elseif too_old(t.oldest) then
     stale_task(t)
   elseif verdict == 'r' then
-    if by_set then unlink(result_key(attempt)) end
+    if by_set then RESULT_BYTES.free(attempt) end
     reject_attempt(t, k, s, ARGV[at + 5] ~= '' and ARGV[at + 5] or 'rejected')
     return 'rejected'
-  elseif by_set and redis.call('EXISTS', result_key(attempt)) == 0 then
+  elseif by_set and redis.call('EXISTS', RESULT_BYTES.key(attempt)) == 0 then
     return 'noresult'
   else
     use_newer(t, k, s, version, epoch)
     return accept(t, k, s, attempt, at)
   end
-  if by_set then unlink(result_key(attempt)) end
+  if by_set then RESULT_BYTES.free(attempt) end
   return 'stale'
 end
 
@@ -114,7 +110,7 @@ return run(function()
   for i = 1, n do answer[i] = submit(2 + (i - 1) * ITEM) end
   if accepted > 0 then bump('total_results', accepted) end
   for from = 1, n_stored, 1000 do redis.call('MSET', unpack(stored, from, math.min(from + 999, n_stored))) end
-  for i = 1, #persisted do redis.call('PERSIST', result_key(persisted[i])) end
+  for i = 1, #persisted do redis.call('PERSIST', RESULT_BYTES.key(persisted[i])) end
   flush()
   return answer
 end)

@@ -7,6 +7,7 @@
 -- Bound: limit tasks of each kind, until the tasks of the call have 1000 slots together (it finishes the last of these tasks); the number of batches that are kept, if a step had none
 -- Flags: allow-oom
 -- @include freeing
+-- @include result_bytes
 
 local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
 local ended = { dead = 0, rejected = 0 } -- how many of each this call freed
@@ -33,9 +34,7 @@ local function free_bytes(limit)
   for i = 1, n do
     local t = tasks[ids[i]]
     load_slots_of(t)
-    for k = 0, t.samples - 1 do
-      if letter(t, k) == 'D' then unlink(RESULT .. attempt_id(t, k, slot_of(t, k))) end
-    end
+    for _, result in ipairs(RESULT_BYTES.keys_of(t)) do unlink(result) end
   end
   if n == #ids and n < limit then
     set('bytes_from', step + 1)

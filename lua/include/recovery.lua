@@ -1,19 +1,18 @@
--- @include record_cache
+-- @include result_bytes
 -- Decides what a recovery to version r does with a task. The caller of `walk` carries the decision out: recover_sweep changes the task,
 -- recover_preview does nothing. The state's `version` and `step_next` are r from the beginning of the recovery on.
 
 -- Whether all held and done samples are by surviving policies, and the results of the done ones are there. If not, also says which is missing.
 local function samples_good(t)
-  local results = {}
   for k = 0, t.samples - 1 do
     local c, s = letter(t, k), slot_of(t, k)
     if c == 'H' or c == 'D' then
       if not surviving(s.version, s.epoch) or not surviving(s.newest, s.newest_epoch) then
         return false, 'lost_policy'
       end
-      if c == 'D' then results[#results + 1] = RESULT .. attempt_id(t, k, s) end
     end
   end
+  local results = RESULT_BYTES.keys_of(t)
   if #results > 0 and redis.call('EXISTS', unpack(results)) < #results then return false, 'bytes_gone' end
   return true
 end

@@ -1,4 +1,5 @@
 -- @include slot_bound
+-- @include result_bytes
 -- The rows that describe rollouts in answers.
 
 -- Appends to `row`, per done sample: slot, attempt, version, newest, session. Appends the keys of the results to `results`.
@@ -10,7 +11,7 @@ local function add_samples(t, row, results)
       local attempt = attempt_id(t, k, s)
       row[n + 1], row[n + 2], row[n + 3], row[n + 4], row[n + 5] = k, attempt, s.version, s.newest, s.session
       n = n + 5
-      results[#results + 1] = RESULT .. attempt
+      results[#results + 1] = RESULT_BYTES.key(attempt)
     end
   end
   return row

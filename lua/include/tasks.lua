@@ -1,4 +1,4 @@
--- @include record_cache
+-- @include result_bytes
 -- Transitions of whole tasks. Each function changes a task record in the cache; flush() writes it.
 
 -- Takes the task out of the set of its state and of the counter that counts it.
@@ -65,7 +65,7 @@ local function clear_slots(t, why, done_why)
     if c == 'H' then
       end_hold(t, k, s, why)
     elseif c == 'D' then
-      unlink(RESULT .. attempt_id(t, k, s))
+      RESULT_BYTES.free(attempt_id(t, k, s))
       if done_why then
         s.why = done_why
         slot_changed(t, k, s)

@@ -422,13 +422,19 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "enqueue_again_keeps_the_old_samples": ("if samples then t.samples, t.fixed = samples, fixed end", "", WALK),
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
     },
+    "include/result_bytes.lua": {
+        "trim_leaves_the_last_result": ("for k = 0, t.samples - 1 do", "for k = 0, t.samples - 2 do", WALK),
+        "a_repeat_keeps_bytes_that_trim_freed": (
+            "return step < from or (step == from and num('bytes_at') > 0)", "return false", WALK,
+        ),
+    },
     "include/rows.lua": {
         "rows_backwards": (
             "ids[i] = members[2 * i - 1]", "ids[i] = members[#members - 2 * i + 1]", "order_of_the_batch",
         ),
         "results_backwards": (
-            "results[#results + 1] = RESULT .. attempt",
-            "table.insert(results, 1, RESULT .. attempt)", "order_of_the_batch",
+            "results[#results + 1] = RESULT_BYTES.key(attempt)",
+            "table.insert(results, 1, RESULT_BYTES.key(attempt))", "order_of_the_batch",
         ),
         "more_rows_than_asked": ("math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
         "results_above_the_limit": ("if sum > bytes then return { rows, {} } end", "", "all_or_not_at_all"),
@@ -544,7 +550,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "discard_keeps_accepted": (
             "zdel(READY, t.id)\n    bump('accepted', -1)", "zdel(READY, t.id)", "discard_takes", WALK,
         ),
-        "dropped_bytes_kept": ("unlink(RESULT .. attempt_id(t, k, s))", "", "starts_over"),
+        "dropped_bytes_kept": ("RESULT_BYTES.free(attempt_id(t, k, s))", "", "starts_over"),
         "no_wake_on_requeue": (
             "zput(PENDING, t.id, place(t))\n    arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
         ),
@@ -560,7 +566,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "zdel(RETRIES, name)\n    end\n  end\n  return due", "end\n  end\n  return due", WALK,
         ),
         "bytes_of_dropped_results_stay": (
-            "unlink(RESULT .. attempt_id(t, k, s))\n      if done_why", "if done_why", WALK,
+            "RESULT_BYTES.free(attempt_id(t, k, s))\n      if done_why", "if done_why", WALK,
         ),
         "what_is_taken_back_is_told_to_nobody": ("if TAKEN_BACK[why] then arm_session(s.session) end", "", WALK),
         "what_is_given_up_is_told_to_whoever_gave_it_up": ("if TAKEN_BACK[why] then arm", "if true then arm", WALK),
@@ -723,11 +729,11 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "then t.newest = s.newest end", "then t.newest = t.newest end", "told_by_the_newest",
         ),
         "time_outs_not_read": ("{ 'timeouts', 'total_results' }", "{ 'total_results' }", "switched_off"),
-        "accept_without_bytes": ("redis.call('EXISTS', result_key(attempt)) == 0", "false", "without_bytes"),
+        "accept_without_bytes": ("redis.call('EXISTS', RESULT_BYTES.key(attempt)) == 0", "false", "without_bytes"),
         "refused_bytes_kept": (
             "if by_set and not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
         ),
-        "ttl_not_cleared": ("redis.call('PERSIST', result_key(persisted[i]))", "", "set_before_the_call", WALK),
+        "ttl_not_cleared": ("redis.call('PERSIST', RESULT_BYTES.key(persisted[i]))", "", "set_before_the_call", WALK),
         "submit_denied_when_full": ("-- Flags: allow-oom", "-- Flags: none", "full_server_refuses"),
         "every_policy_survives": ("if not surviving(version, epoch) then", "if false then", WALK),
         "a_repeated_submit_is_refused": (
@@ -737,10 +743,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "zdel(SESSION .. s.session, attempt)\n  if state.timeouts", "if state.timeouts", WALK,
         ),
         "a_result_needs_no_bytes": (
-            "elseif by_set and redis.call('EXISTS', result_key(attempt)) == 0 then", "elseif false then", WALK,
+            "elseif by_set and redis.call('EXISTS', RESULT_BYTES.key(attempt)) == 0 then", "elseif false then", WALK,
         ),
         "a_refused_result_leaves_its_bytes": (
-            "if by_set and not (same and letter(t, k) == 'D') then unlink", "if false then unlink", WALK,
+            "if by_set and not (same and letter(t, k) == 'D') then RESULT_BYTES", "if false then RESULT_BYTES", WALK,
         ),
     },
     "take.lua": {
