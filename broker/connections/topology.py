@@ -60,7 +60,10 @@ class Topology:
 
 
 class SentinelPrimary(Topology):
-    """All keys are on the primary that the sentinels name."""
+    """All keys are on the primary that the sentinels name.
+
+    Threads may share it: what it knows is replaced, not changed.
+    """
 
     def __init__(self, address: Address) -> None:
         self._service = address.service
@@ -69,22 +72,23 @@ class SentinelPrimary(Topology):
 
     async def locate(self, key: str | None, ask: SendCommands, until: float) -> Endpoint:
         """As `Topology.locate`."""
-        if self._primary is not None:
-            return self._primary
+        primary, sentinels = self._primary, self._sentinels
+        if primary is not None:
+            return primary
         failures: list[tuple[Endpoint, Failure]] = []
-        for sentinel in list(self._sentinels):
+        for sentinel in sentinels:
             try:
                 reply = await ask(sentinel, ("SENTINEL", "get-master-addr-by-name", self._service), until)
-                self._primary = self._named(reply)
+                primary = self._named(reply)
             except Failure as failure:
                 failures.append((sentinel, _of_sentinel(failure)))
                 if time.monotonic() > until:
                     break
                 continue
             # The next question goes first to the sentinel that answered.
-            self._sentinels.remove(sentinel)
-            self._sentinels.insert(0, sentinel)
-            return self._primary
+            self._sentinels = [sentinel, *(other for other in sentinels if other is not sentinel)]
+            self._primary = primary
+            return primary
         raise nobody(f"no sentinel names a primary for {self._service!r}", failures)
 
     def _named(self, reply: Any) -> Endpoint:
@@ -105,12 +109,12 @@ class SentinelPrimary(Topology):
         """As `Topology.forget`."""
         if self._primary is not None:
             # The sentinel that named the primary may be wrong: the others are asked before it.
-            self._sentinels.append(self._sentinels.pop(0))
+            self._sentinels = _first_last(self._sentinels)
         self._primary = None
 
 
 class ClusterNodes(Topology):
-    """The keys of a hash slot are on the node that owns it."""
+    """The keys of a hash slot are on the node that owns it. Threads may share it."""
 
     has_slots = True
 
@@ -125,40 +129,42 @@ class ClusterNodes(Topology):
         """As `Topology.locate`."""
         if self._stale:
             await self._discover(ask, until)
+        owners = self._owners
         if key is None:
-            return next(iter(self._owners.values()))
+            return next(iter(owners.values()))
         slot = key_slot(key.encode())
-        if slot not in self._owners:
+        owner = owners.get(slot)
+        if owner is None:
             self._stale = True
             raise Failure(NO_SLOTS, f"no node of the cluster serves hash slot {slot}")
-        return self._owners[slot]
+        return owner
 
     async def primaries(self, ask: SendCommands, until: float) -> list[Endpoint | None]:
         """As `Topology.primaries`."""
         if self._stale:
             await self._discover(ask, until)
-        return list(dict.fromkeys(self._owners.values()))
+        return list(dict.fromkeys(tuple(self._owners.values())))  # another thread may add a slot meanwhile
 
     async def _discover(self, ask: SendCommands, until: float) -> None:
         """Reads the table of slots from the first node that has one."""
         failures: list[tuple[Endpoint, Failure]] = []
-        for node in list(self._known):
+        for node in self._known:
             try:
-                self._owners = _table(node, await ask(node, ("CLUSTER", "SLOTS"), until))
+                owners = _table(node, await ask(node, ("CLUSTER", "SLOTS"), until))
             except Failure as failure:
                 failures.append((node, failure))
                 if time.monotonic() > until:
                     break
                 continue
-            self._stale = False
-            self._known = list(dict.fromkeys([node, *self._owners.values(), *self._seeds]))
+            self._owners, self._stale = owners, False
+            self._known = list(dict.fromkeys([node, *owners.values(), *self._seeds]))
             return
         raise nobody("no node of the cluster has a table of slots", failures)
 
     def forget(self) -> None:
         """As `Topology.forget`."""
         # The node that answered last may be the one that is gone.
-        self._known.append(self._known.pop(0))
+        self._known = _first_last(self._known)
         self._stale = True
 
     def moved(self, to: Redirection, told_by: Endpoint) -> Endpoint | None:
@@ -167,6 +173,11 @@ class ClusterNodes(Topology):
         if not to.asking:
             self._owners[to.slot] = owner
         return owner
+
+
+def _first_last(places: list[Endpoint]) -> list[Endpoint]:
+    """The same places, the first of them last."""
+    return [*places[1:], *places[:1]]
 
 
 def _of_sentinel(failure: Failure) -> Failure:
