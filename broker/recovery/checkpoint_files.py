@@ -34,6 +34,10 @@ _MEMBER = re.compile(
 #: What may follow the name of a member: the tasks file's ending, or that of a temporary file of a killed writer.
 _TASKS = re.compile(r"\.[0-9a-f]{8}\.tasks")
 _TEMPORARY = re.compile(r"\..*\.tmp")
+#: How the name of a link ends that is not in its place yet.
+_LINK = ".link.tmp"
+#: How often a writer puts its link in its place again, because an earlier writer was just in time to replace it.
+_MOST_TURNS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,31 +199,83 @@ def _place(own: Member, found: list[Member], history: History) -> int:
 
 
 def point_to(path: Path, mine: Member) -> None:
-    """Makes the user's path a link to a committed file, if possible. An operator's file never replaces a trainer's."""
+    """Makes the user's path a link to a committed file, if possible; a link to a later file stays.
+
+    A writer that was frozen in here, and goes on after a later one is done, changes nothing. Its new link has to exist
+    before it looks where the path leads. The later writer deletes that link after the path leads to its own file, and
+    looks once more. So the earlier one has nothing to put there, unless it looks after the later one, and sees it.
+    """
+    link = path.parent / f".{mine.path.name}.{secrets.token_hex(4)}{_LINK}"
     try:
-        current = belongs(path, str(path.readlink())) if path.is_symlink() else None
-        if current is not None and (current.number > mine.number or (mine.by_operator and not current.by_operator)):
-            return
-        if not path.is_symlink() and path.exists():
-            if mine.by_operator:
-                return
-            _adopt(path)
-        link = path.parent / f".{path.name[:100]}.{secrets.token_hex(4)}.tmp"
-        link.symlink_to(mine.path.name)
-        try:
-            link.replace(path)
-        finally:
+        for _ in range(_MOST_TURNS):
+            link.symlink_to(mine.path.name)
+            if _may_point(path, mine):
+                with suppress(FileNotFoundError):  # a later writer has deleted it: this one looks again
+                    _put_in_place(link, path)
+            else:
+                link.unlink(missing_ok=True)
+            before = _target(path)
+            for name, other in _new_links(path):
+                if _rank(other) < _rank(mine):
+                    (path.parent / name).unlink(missing_ok=True)
+            if _target(path) == before and not _may_point(path, mine):
+                break
+    except (OSError, CheckpointError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else error
+        _log.debug("%s could not be made a link to %s: %s", path, mine.path.name, reason)
+    finally:
+        with suppress(OSError):
             link.unlink(missing_ok=True)
-    except OSError as error:
-        _log.debug("%s could not be made a link to %s: %s", path, mine.path.name, reason_of(error))
+
+
+def _may_point(path: Path, mine: Member) -> bool:
+    """Whether the path is to lead to a file: it leads nowhere, or to an earlier file. A plain file gets a name."""
+    if (target := _target(path)) is not None:
+        current = belongs(path, target)
+        return current is None or _rank(current) < _rank(mine) or not path.exists()
+    if path.exists():
+        if mine.by_operator:
+            return False
+        _adopt(path)
+    return True
+
+
+def _target(path: Path) -> str | None:
+    """What a link leads to; None: there is no link."""
+    return str(path.readlink()) if path.is_symlink() else None
+
+
+def _rank(member: Member) -> tuple[bool, int, int]:
+    """The order of what the path may lead to. An operator's file never replaces a trainer's."""
+    return not member.by_operator, member.number, member.epoch_number
+
+
+def _put_in_place(link: Path, path: Path) -> None:
+    link.replace(path)
+
+
+def _new_links(path: Path) -> list[tuple[str, Member]]:
+    """The links of a family that are not in their place yet: their names, and the files that they lead to."""
+    found: list[tuple[str, Member]] = []
+    for name in _beside(path, f".{path.name}."):
+        match = _MEMBER.match(name, len(path.name) + 1)
+        if match is not None and name.endswith(_LINK):
+            found.append((name, _member(path.parent / name[1 : match.end()], match)))
+    return found
 
 
 def _adopt(path: Path) -> None:
-    """Renames a plain file to a member, as it may still be needed."""
+    """Gives a plain file the name of a member, as it may still be needed. Raises OSError."""
     with suppress(CheckpointError):  # no recovery can use a file that is not whole
         own = plain(path)
         if own is not None and not any(_is_same(own, member) for member in members(path)):
-            path.rename(named(path, own.number, own.epoch, own.version, by_operator=own.by_operator).path)
+            member = named(path, own.number, own.epoch, own.version, by_operator=own.by_operator).path
+            try:
+                member.hardlink_to(path)
+            except FileExistsError:  # another writer has done it meanwhile: a rename could rename its link
+                pass
+            except OSError:  # a file system without hard links
+                path.rename(member)
 
 
 def tidy(path: Path, mine: Member, floor: int) -> None:

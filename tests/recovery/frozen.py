@@ -17,7 +17,7 @@ from unittest import mock
 
 from broker import Trainer
 from broker.errors import BrokerError
-from broker.recovery import checkpoint
+from broker.recovery import checkpoint, checkpoint_files
 from broker.recovery import recover as recovery
 from broker.recovery import tasks_file as checkpoint_tasks
 
@@ -29,6 +29,7 @@ POINTS = (
     "before the rename",
     "before the commit",
     "before the link",
+    "before the link is in its place",
     "before the deletion",
 )
 
@@ -66,6 +67,8 @@ def freeze_at(point: str, meanwhile: Callable[[], None]) -> Generator[None]:
         patches.append(_before(recovery.recovery, "commit", stop))
     elif point == "before the link":
         patches.append(_before(recovery, "point_to", stop))
+    elif point == "before the link is in its place":
+        patches.append(_before(checkpoint_files, "_put_in_place", stop))
     else:
         patches.append(_before(recovery, "tidy", stop))
     for patch in patches:
