@@ -73,6 +73,7 @@ class Child:
         words: what follows `python`: `"-c", code`, `"-m", module`, or the path of a script, then its arguments.
         cwd: its directory; the repository's unless told otherwise, so that `-m` and `-c` find `tests` and `broker`.
         env: variables beside those of the tests.
+        python: the interpreter; the tests' own unless told otherwise.
 
     Attributes:
         process: the process.
@@ -80,10 +81,16 @@ class Child:
         err: those of standard error.
     """
 
-    def __init__(self, *words: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *words: str | Path,
+        cwd: Path = ROOT,
+        env: dict[str, str] | None = None,
+        python: str | Path = sys.executable,
+    ) -> None:
         self._shown = " ".join(map(str, words))[-200:]
         self.process = subprocess.Popen(
-            [sys.executable, *map(str, words)],
+            [str(python), *map(str, words)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -191,10 +198,14 @@ class Child:
 
 
 def finished(
-    *words: str | Path, within_s: float = PATIENCE_S, cwd: Path = ROOT, env: dict[str, str] | None = None
+    *words: str | Path,
+    within_s: float = PATIENCE_S,
+    cwd: Path = ROOT,
+    env: dict[str, str] | None = None,
+    python: str | Path = sys.executable,
 ) -> Ended:
     """Runs a Python program to its end; see `Child`."""
-    with Child(*words, cwd=cwd, env=env) as child:
+    with Child(*words, cwd=cwd, env=env, python=python) as child:
         return child.end(within_s)
 
 

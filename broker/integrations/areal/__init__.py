@@ -1,8 +1,9 @@
 """AReaL's rollouts, counted in Redis by all processes of a run together.
 
-`StalenessManager` stands in for AReaL's class of that name; see docs/integrations/areal.md.
+`install` puts `StalenessManager` in the place of AReaL's class of that name; see docs/integrations/areal.md.
 """
 
+from broker.integrations.areal.installation import Installation, install
 from broker.integrations.areal.staleness import RolloutStat, StalenessManager, VersionProvider
 
-__all__ = ["RolloutStat", "StalenessManager", "VersionProvider"]
+__all__ = ["Installation", "RolloutStat", "StalenessManager", "VersionProvider", "install"]

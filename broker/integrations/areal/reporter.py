@@ -156,12 +156,14 @@ class Reporter:
         self._poke.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
+        if not self.owner:
+            return self.transport.close()
         with self._turn:
             report, _ = self._counters.report(self._told_version, asks=False)
             left = self._execute(admission.leave(self._run, self.owner, self._lease_ms, report, now=self._now))
             if isinstance(left, BrokerError) and not isinstance(left, NoRun):
                 _log.warning("what %s was running is given back only when its lease runs out: %s", self.owner, left)
-        self.transport.close()
+        return self.transport.close()
 
     # -- one report ------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ class StalenessManager:
         lease_s: time without a sign of life after which what this process has running and enqueued is given back,
             in seconds.
         update: change the three numbers of a run that is stored with others, instead of raising ConfigMismatch.
+        join_now: False: `join` does it later, for a process of which it is not known yet whether it starts rollouts.
         clock: injected time in milliseconds, for tests.
 
     Raises:
@@ -89,6 +90,7 @@ class StalenessManager:
         owner: str | None = None,
         lease_s: float = DEFAULT_LEASE_S,
         update: bool = False,
+        join_now: bool = True,
         clock: Callable[[], int] | None = None,
     ) -> None:
         check_plain_hook("clock", clock)
@@ -113,16 +115,16 @@ class StalenessManager:
             self._wake, clock,
         )  # fmt: skip
         self._listener = Listener(self._reporter.transport, self._markers, self._on_marker)
-        self._closing = threading.Lock()
-        self._share = share
-        self._closed = self._warned = self._told_of_share = False
+        self._joining, self._closing = threading.Lock(), threading.Lock()
+        self._share, self._update = share, update
+        self._joined = self._closed = self._warned = self._told_of_share = False
         self._pid = os.getpid()
-        try:
-            self._reporter.open(update=update)
-        except BaseException:
-            self._reporter.transport.close()
-            raise
-        atexit.register(self.close)
+        if join_now:
+            try:
+                self.join()
+            except BaseException:
+                self._reporter.transport.close()
+                raise
 
     # -- AReaL's surface -------------------------------------------------------------------------------------------
 
@@ -142,8 +144,8 @@ class StalenessManager:
         return self._max_staleness
 
     def get_pending_limit(self) -> int:
-        """How many rollouts may wait in this process: (max_staleness + 1) * consumer_batch_size."""
-        return (self._max_staleness + 1) * self._consumer_batch_size
+        """How many rollouts may wait in this process: (max_staleness + 1) * consumer_batch_size, or of its share."""
+        return (self._max_staleness + 1) * (self._share or self._consumer_batch_size)
 
     def get_capacity(self) -> int:
         """How many rollouts may be started, one round trip.
@@ -160,6 +162,8 @@ class StalenessManager:
             The capacity, negative where more runs than may; 0 or less while the server does not answer, and while the
             run is paused or recovered.
         """
+        if not self._joined:  # nothing waits here; who has something to start joins first
+            return min(max(1, self._max_concurrent_rollouts), self.get_pending_limit())
         version = self._version()
         # A dispatcher that has nothing to start would only keep a slot from others.
         asks = self._counters.waits or not self._listener.attached
@@ -210,11 +214,39 @@ class StalenessManager:
         """
         if _on_event_loop():
             self._reporter.poke(look=True)
-        else:
+        elif self._joined:
             self._reporter.tell(self._version())
         return RolloutStat(*self._reporter.numbers())
 
     # -- beyond it -------------------------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Becomes one of the run's processes, if it is none yet: done by the constructor, unless join_now is False.
+
+        What was counted and announced before counts. Until then the share of this process is kept for it as for any
+        that has not joined, and it may start nothing.
+
+        Raises:
+            ConfigMismatch: the run is stored with other numbers, or is a run of tasks.
+            ServerUnavailable: no answer.
+        """
+        with self._joining:
+            if self._joined or self._closed:
+                return
+            self._reporter.open(update=self._update)
+            self._joined = True
+        self._reporter.transport.interrupt()  # the listener may wait under no name yet
+        atexit.register(self.close)
+
+    @property
+    def joined(self) -> bool:
+        """Whether this process is one of the run's."""
+        return self._joined
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
     def attach(self, dispatcher: object) -> None:
         """Wakes a dispatcher when another process frees capacity, or there is a new version.
@@ -231,7 +263,7 @@ class StalenessManager:
 
     def flush(self) -> bool:
         """Reports what the hooks counted and waits for the answer; False: the server does not answer."""
-        return self._reporter.tell(self._version()) is not None
+        return self._joined and self._reporter.tell(self._version()) is not None
 
     @property
     def unreported(self) -> int:
