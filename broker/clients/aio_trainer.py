@@ -70,9 +70,11 @@ class Trainer(AsyncClient):
 
     async def open(self) -> Self:
         """Connects and becomes the run's trainer. Raises NoRun, ConfigMismatch, ServerUnavailable."""
+        self._is_open = True
         try:
             await self._run(self._state.refresh() if self._attached else self._state.open())
         except BaseException:
+            self._is_open = False
             await self._transport.close()
             raise
         return self
@@ -299,7 +301,7 @@ class Trainer(AsyncClient):
         return await self._run(audit(self._state.io, self.run, self._state.now))
 
     def _must_lead(self, what: str) -> None:
-        self._transport.refuse_forked()
+        self._must_be_open()
         if self._attached:
             raise BadArgument(
                 argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"

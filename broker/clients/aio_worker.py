@@ -84,7 +84,7 @@ class Worker(AsyncClient):
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
         self._reports = set[asyncio.Task[Any]]()  # calls about attempts that end also where their callers are cancelled
-        self._submitters = {run: Submitter(self._transport, session) for run, session in self._state.sessions.items()}
+        self._submitters = {run: Submitter(session) for run, session in self._state.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._handlers: TaskRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,8 +92,11 @@ class Worker(AsyncClient):
         self._closed = False
 
     async def open(self) -> Self:
-        """Connects and starts the sessions. Raises NoRun, ServerUnavailable."""
-        self._loop = asyncio.get_running_loop()
+        """Connects and starts the sessions; an open worker stays as it is. Raises NoRun, ServerUnavailable."""
+        self._transport.refuse_forked()
+        if self._is_open and not self._closed:
+            return self
+        self._loop, self._is_open = asyncio.get_running_loop(), True
         try:
             await self._run(self._state.join())
             self._thread_transport = await asyncio.to_thread(
@@ -106,6 +109,7 @@ class Worker(AsyncClient):
                 self._heartbeat.start()
         except BaseException:  # also when cancelled: only this worker can end the sessions that have joined
             await self.close()
+            self._is_open = False
             raise
         return self
 
@@ -147,7 +151,7 @@ class Worker(AsyncClient):
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
         """The turn to claim. It may be held until there is work, so results do not wait for it."""
-        self._transport.refuse_forked()
+        self._must_be_open()
         self._looking += 1
         try:
             async with self._claiming:
@@ -181,6 +185,7 @@ class Worker(AsyncClient):
 
         A cancelled call still submits its result.
         """
+        self._must_be_open()
         if self._may_claim():
             return await self._report(self._state.submit(attempt, result, policy, claims=True), claims=True)
         submission = self._state.session_of(attempt).submission(attempt, result, policy)
@@ -230,8 +235,8 @@ class Worker(AsyncClient):
 
     async def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself)."""
-        assert self._heartbeat is not None, "opened"
-        self._transport.refuse_forked()
+        self._must_be_open()
+        assert self._heartbeat is not None, "open"
         await asyncio.to_thread(self._heartbeat.beat)
 
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
@@ -256,7 +261,7 @@ class Worker(AsyncClient):
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_async_handler(handler)
-        self._transport.refuse_forked()
+        self._must_be_open()
         handlers = self._handlers = TaskRunner(self._state, self._claiming, handler, concurrency)
         try:
             with self._stopped_by_signals():
@@ -288,8 +293,7 @@ class Worker(AsyncClient):
         The user's signal handlers stay. asyncio's handler of Ctrl-C cancels the coroutine that `asyncio.run` runs.
         Where that coroutine awaits the worker, the worker is stopped instead, which shows no traceback.
         """
-        assert self._loop is not None, "opened"
-        loop, undone = self._loop, list[Callable[[], object]]()
+        loop, undone = asyncio.get_running_loop(), list[Callable[[], object]]()
         interrupt = signal.getsignal(signal.SIGINT)
         main_task = getattr(interrupt, "keywords", {}).get("main_task")
         taken_over = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
@@ -360,7 +364,8 @@ class Worker(AsyncClient):
             await self._finish(asyncio.wait(reports))
         for attempt in self._state.held:
             attempt.mark_cancelled("stopped")
-        await self._finish(self._run(self._state.leave()))
+        if self._is_open:
+            await self._finish(self._run(self._state.leave()))
         self._closed = True
         await self._transport.close()
         if self._heartbeat is not None:

@@ -14,6 +14,8 @@ from broker.worker.signals import shorten
 
 T = TypeVar("T")
 
+_NOT_OPEN = "this client is not open: use it with `async with`, or await its `open` before any other call"
+
 
 class BlockingClient:
     """A client that blocks.
@@ -63,11 +65,18 @@ class AsyncClient:
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
+        self._is_open = False  # `open` was called, and has not failed
+
+    def _must_be_open(self) -> None:
+        """Raises BadArgument in a forked child, and before `open`."""
+        self._transport.refuse_forked()
+        if not self._is_open:
+            raise BadArgument(problem=_NOT_OPEN)
 
     async def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Makes a call. Raises BadArgument in a forked child."""
+        """Makes a call. Raises BadArgument in a forked child, and before `open`."""
         try:
-            self._transport.refuse_forked()
+            self._must_be_open()
         except BadArgument:
             call.close()
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from broker.connections import AsyncTransport
 from broker.errors import TooBig
 from broker.protocol.worker import Submission
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted
@@ -17,21 +16,19 @@ class Submitter:
     """Submits for one session. One call is under way at a time; results that come meanwhile go with the next one.
 
     Args:
-        transport: sends the calls.
         session: the session of the attempts.
 
     Attributes:
         sender: the task that sends, while there are results to send.
     """
 
-    def __init__(self, transport: AsyncTransport, session: Session) -> None:
-        self._transport, self._session = transport, session
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._waiting: deque[_Waiting] = deque()
         self.sender: asyncio.Task[None] | None = None
 
     async def submit(self, submission: Submission) -> Submitted:
         """Submits one result and waits for its answer. A cancelled call may still submit its result."""
-        self._transport.refuse_forked()
         answer: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((submission, answer))
         if self.sender is None:

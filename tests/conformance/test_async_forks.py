@@ -7,59 +7,16 @@ import pytest
 from tests.child import finished
 from tests.conformance.lab import Lab
 
-#: What parent and child share: all public calls of both clients, by name, so that none is forgotten.
+#: What parent and child share.
 _PREPARE = """
-import asyncio, gc, inspect, os, signal, sys, traceback
+import asyncio, gc, os, signal, sys, traceback
 from contextlib import contextmanager
 from broker import BadArgument, RunConfig, Task
 from broker.aio import Trainer, Worker
-
-def calls_of(trainer, worker, attempt):
-    return {
-        trainer: {
-            "open": lambda: trainer.open(),
-            "enqueue": lambda: trainer.enqueue([Task(id="child")]),
-            "next_batch": lambda: trainer.next_batch(1, timeout=0.1),
-            "read_batch": lambda: trainer.read_batch(0, timeout=0.1),
-            "discard": lambda: trainer.discard(["t0"]),
-            "advance": lambda: trainer.advance(allow_empty=True),
-            "cancel": lambda: trainer.cancel(["t0"]),
-            "retry": lambda: trainer.retry(["t0"]),
-            "checkpoint": lambda: trainer.checkpoint("/nowhere/broker.json"),
-            "recover": lambda: trainer.recover(version=0),
-            "settle": trainer.settle,
-            "pause": trainer.pause,
-            "drain": trainer.drain,
-            "resume": trainer.resume,
-            "requeue": trainer.requeue,
-            "stats": trainer.stats,
-            "capacity": trainer.capacity,
-            "explain": trainer.explain,
-            "audit": trainer.audit,
-        },
-        worker: {
-            "open": lambda: worker.open(),
-            "claim": worker.claim,
-            "batches": lambda: anext(worker.batches(1)),
-            "__aiter__": lambda: anext(aiter(worker)),
-            "submit": lambda: worker.submit(attempt, b"x"),
-            "submit_many": lambda: worker.submit_many([(attempt, b"x")]),
-            "reject": lambda: worker.reject(attempt),
-            "release": lambda: worker.release(attempt),
-            "fail": lambda: worker.fail(attempt, "no"),
-            "renew": worker.renew,
-            "run": lambda: worker.run(lambda attempt: asyncio.sleep(0)),
-        },
-    }
+from tests.conformance.async_calls import calls_of
 
 def all_are_refused(trainer, worker, attempt):
     for client, calls in calls_of(trainer, worker, attempt).items():
-        public = {
-            name for name, member in inspect.getmembers(type(client))
-            if inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
-            if not name.startswith("_") or name == "__aiter__"
-        }
-        assert public - set(calls) == {"close"}, public ^ set(calls)
         for name, call in calls.items():
             async def made():
                 return await asyncio.wait_for(call(), 5)
