@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 import signal
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from types import TracebackType
@@ -25,6 +23,7 @@ from broker.connections import (
 from broker.errors import BadArgument, BrokerError
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
+from broker.worker.ending import Ending
 from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat
 from broker.worker.session import Submitted
@@ -88,7 +87,7 @@ class Worker(AsyncClient):
         self._heartbeat: Heartbeat | None = None
         self._handlers: TaskRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
+        self._ending = Ending()
         self._closed = False
 
     async def open(self) -> Self:
@@ -276,15 +275,13 @@ class Worker(AsyncClient):
 
     async def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
         """Awaits a call that ends the work, for a limited time: the process may be killed soon after."""
-        now = time.monotonic()
-        if now > self._end_by + END_WITHIN_S:
-            self._end_by = now + END_WITHIN_S
         try:
-            async with asyncio.timeout(max(0.0, self._end_by - now)):
+            async with asyncio.timeout(self._ending.begin()):
                 await ending
-        except (BrokerError, TimeoutError) as error:
-            problem = f"ending waits for at most {END_WITHIN_S:g} s" if isinstance(error, TimeoutError) else error
-            _log.warning("the attempts of this worker go to others only when their lease runs out: %s", problem)
+        except TimeoutError:
+            self._ending.failed(f"ending waits for at most {END_WITHIN_S:g} s")
+        except BrokerError as error:
+            self._ending.failed(error)
 
     @contextmanager
     def _stopped_by_signals(self) -> Generator[None]:

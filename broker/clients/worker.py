@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import threading
-import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
@@ -17,7 +15,6 @@ from broker.clients.base import BlockingClient
 from broker.connections import (
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TIMEOUT_S,
-    END_WITHIN_S,
     HEARTBEAT_ENDS_WITHIN_S,
     open_transport,
 )
@@ -25,6 +22,7 @@ from broker.errors import BadArgument, BrokerError
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
+from broker.worker.ending import Ending
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat
 from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
@@ -100,7 +98,7 @@ class Worker(BlockingClient):
         self._closed = False
         self._refused: BadArgument | None = None  # the handler is one for asyncio
         self._permits: Permits | None = None  # of the present or last `run`
-        self._end_by = -math.inf  # when the newest ending is over, by the monotonic clock
+        self._ending = Ending()
         self._heartbeat = Heartbeat(self._transport, url, self._state.sessions.values(), _say_cancelled)
         try:
             self._run(self._state.join())
@@ -364,13 +362,10 @@ class Worker(BlockingClient):
 
     def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
         """Makes a call that ends the work, for a limited time: the process may be killed soon after."""
-        now = time.monotonic()
-        if now > self._end_by + END_WITHIN_S:
-            self._end_by = now + END_WITHIN_S
         try:
-            self._run_within(ending, max(0.0, self._end_by - now))
+            self._run_within(ending, self._ending.begin())
         except BrokerError as error:
-            _log.warning("the attempts of this worker go to others only when their lease runs out: %s", error)
+            self._ending.failed(error)
 
     def drain(self) -> None:
         """Claims nothing more; finishes the attempts that it has. Any thread may call it."""

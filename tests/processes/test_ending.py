@@ -239,7 +239,23 @@ def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTe
     assert took < 20, f"it took {took:.1f} s: {ended.err}"
     assert "Traceback" not in ended.err
     if ended.code == 0 or (ended.code == 143 and name != "trainer"):
-        assert "go to others only when their lease runs out" in ended.err
+        assert ended.err.count("go to others only when their lease runs out") == 1, ended.err
+
+
+@pytest.mark.parametrize("name", ["run", "aio"])
+def test_what_is_left_to_the_leases_is_said_once(own: ServerUnderTest, run: str, name: str):
+    """Ctrl-C ends `run`, which cannot give the attempts back; nor can `close` after it."""
+    begin(own, run)
+    with script(name, own.url, run) as one:
+        one.expect("working")
+        own.freeze()
+        try:
+            one.send(signal.SIGINT)
+            ended = one.end()
+        finally:
+            own.thaw()
+    assert ended.code == 0, ended.err
+    assert ended.err.count("go to others only when their lease runs out") == 1, ended.err
 
 
 @pytest.mark.parametrize("name", ["run", "loop", "aio"])
