@@ -10,6 +10,8 @@ from broker.connections.forks import Locked
 from broker.errors import BrokerError
 from broker.errors.words import count, duration
 from broker.values.attempt import Attempt
+from broker.worker.raised import is_a
+from broker.worker.signals import told_to_end
 
 _log = logging.getLogger("broker")
 
@@ -85,8 +87,14 @@ class Activity(Locked):
             error: what the handler raised, or why its result cannot be sent. A BrokerError says all in its sentence.
             reason: the same in words.
         """
-        trace = None if isinstance(error, BrokerError) or not self._shows(type(error)) else error
-        _log.warning("attempt %s failed: %s", attempt.id, reason.replace("\n", "\\n"), exc_info=trace)
+        said = reason.replace("\n", "\\n")
+        try:
+            trace = None if is_a(error, BrokerError) or not self._shows(type(error)) else error
+            _log.warning("attempt %s failed: %s", attempt.id, said, exc_info=trace)
+        except BaseException as problem:  # the exception's class, and what shows tracebacks, may raise anything
+            if told_to_end(problem):
+                raise
+            _log.warning("attempt %s failed: %s (its traceback cannot be shown)", attempt.id, said)
 
     def _shows(self, kind: type[BaseException]) -> bool:
         now, name = self._clock(), f"{kind.__module__}.{kind.__qualname__}"

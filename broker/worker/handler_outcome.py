@@ -19,6 +19,7 @@ from broker.errors import (
     TooBig,
 )
 from broker.values.hooks import is_async
+from broker.worker.raised import is_a, name_of, trace_of
 from broker.worker.signals import told_to_end
 
 #: Longest reason that goes with a failure or a verdict, bytes of UTF-8.
@@ -99,31 +100,31 @@ def judged(error: BaseException, during: During) -> Outcome:
         error: the exception.
         during: where it comes from.
     """
-    if isinstance(error, Reject):
+    if is_a(error, Reject):
         return Outcome("rejected", words_of(error, str))
-    outside = isinstance(error, (ServerUnavailable, ReadOnlyServer))
+    outside = is_a(error, ServerUnavailable, ReadOnlyServer)
     if during == "block":
         outside = outside or _ended_from_outside(error)
     if (outside and during != "handler") or told_to_end(error):
         return Outcome("released")
-    lasting = isinstance(error, (CodecError, TooBig, NotSendable))
+    lasting = is_a(error, CodecError, TooBig, NotSendable)
     if during == "encoding":
-        lasting = not isinstance(error, MemoryError)
+        lasting = not is_a(error, MemoryError)
     return Outcome("failed", words_of(error), retry=not lasting)
 
 
 def _ended_from_outside(error: BaseException) -> bool:
     """Whether a block was ended by the code that awaits or iterates over it, not by the code in it."""
-    if isinstance(error, asyncio.CancelledError):
+    if is_a(error, asyncio.CancelledError):
         try:
             task = asyncio.current_task()
         except RuntimeError:  # no loop runs here, so nothing can cancel it
             return False
         return task is not None and task.cancelling() > 0
-    trace = error.__traceback__
+    trace = trace_of(error)
     while trace is not None and trace.tb_frame.f_code.co_flags & _CLOSABLE:
         trace = trace.tb_next
-    return isinstance(error, GeneratorExit) and trace is None
+    return is_a(error, GeneratorExit) and trace is None
 
 
 def words_of(error: BaseException, shown: Callable[[BaseException], str] = repr) -> str:
@@ -133,14 +134,14 @@ def words_of(error: BaseException, shown: Callable[[BaseException], str] = repr)
         error: the exception, whose `__repr__` and `__str__` are the user's and may do anything.
         shown: `repr` (of one of the broker's its sentence) or `str`.
     """
-    if isinstance(error, BrokerError) and shown is repr:
-        return sendable(f"{type(error).__name__}: {error}")
     try:
+        if is_a(error, BrokerError) and shown is repr:
+            return sendable(f"{name_of(error)}: {error}")
         return sendable(shown(error))
     except BaseException as problem:
         if told_to_end(problem):
             raise
-        return sendable(f"{type.__dict__['__name__'].__get__(type(error))} (its text cannot be shown)")
+        return sendable(f"{name_of(error)} (its text cannot be shown)")
 
 
 def sendable(text: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from types import CodeType, FrameType, TracebackType
 from typing import Any, cast
+
+from broker.worker.raised import chain_of, is_a, trace_of
 
 #: The signals that ask a process to end. Other signal handlers may raise (an alarm's), but do not end the process.
 _ENDING = tuple(
@@ -96,10 +98,10 @@ def told_to_end(error: BaseException) -> bool:
     own = frozenset(_codes_of_handlers())
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     in_main = threading.current_thread() is threading.main_thread()
-    for one in _chain(error):
-        if default and in_main and isinstance(one, KeyboardInterrupt):  # raised in C, where no frame shows it
+    for one in chain_of(error):
+        if default and in_main and is_a(one, KeyboardInterrupt):  # raised in C, where no frame shows it
             return True
-        trace = one.__traceback__
+        trace = trace_of(one)
         while trace is not None:
             if trace.tb_frame.f_code in own:
                 return True
@@ -140,17 +142,3 @@ def _codes_of_handlers() -> Iterator[CodeType]:
         code = getattr(getattr(handler, "__func__", handler), "__code__", None)
         if isinstance(code, CodeType):
             yield code
-
-
-def _chain(error: BaseException) -> Generator[BaseException]:
-    """An exception, its causes and contexts, and the exceptions that it groups."""
-    left, seen = [error], set[int]()
-    while left:
-        one = left.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        left += [other for other in (one.__cause__, one.__context__) if other is not None]
-        if isinstance(one, BaseExceptionGroup):
-            left += cast("BaseExceptionGroup[BaseException]", one).exceptions

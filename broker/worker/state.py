@@ -447,13 +447,13 @@ class WorkerState:
             outcome: what the exception means, from `judged`.
         """
         session = self.session_of(attempt)
+        is_failure = outcome.how == "failed" and not attempt.cancelled
         try:
             if attempt.cancelled:
                 return
             if outcome.how == "rejected":
                 await session.submit([session.rejection(attempt, outcome.reason)])
             elif outcome.how == "failed":
-                self._activity.tell_failure(attempt, error, outcome.reason)
                 await session.fail(attempt, outcome.reason, retry=outcome.retry)
             elif not self.stopping:
                 _log.warning("attempt %s is given back: %s", attempt.id, words_of(error, str))
@@ -462,6 +462,8 @@ class WorkerState:
                 _log.warning("attempt %s could not be reported: %s", attempt.id, unreported)
         finally:
             session.forget([attempt.id])
+            if is_failure:  # last: what the user's logging makes of the exception may take long, or raise
+                self._activity.tell_failure(attempt, error, outcome.reason)
 
     def worked_on(self, elsewhere: Container[str]) -> Attempt | None:
         """The attempt that fails when an exception ends a `with` block of the worker: the oldest that was handed out.

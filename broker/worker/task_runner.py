@@ -15,7 +15,9 @@ from broker.errors import BrokerError, TooBig
 from broker.protocol.worker import Submission
 from broker.values.attempt import Attempt
 from broker.worker.handler_outcome import During, Outcome, judged, not_awaitable
+from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.permits import LOOK_EVERY_S, Permits
+from broker.worker.raised import is_a
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
 from broker.worker.state import WorkerState
 
@@ -89,6 +91,8 @@ class TaskRunner:
         A call that was broken off may be made again.
         """
         self._ended = True
+        if (found := exit_of_loop()) is not None:
+            await self._fail_for(*found)
         finished = {attempt.id for attempt, _ in self._results} | self._reporting
         given_back = [attempt for attempt in self._state.held if attempt.id not in finished]
         for attempt in given_back:
@@ -195,6 +199,7 @@ class TaskRunner:
         if self._failure is not None:
             return  # `end` gives it back
         during: During = "handler"
+        WORKED_ON.set(attempt.id)
         try:
             outcome: object = self._handler(attempt)
             if not inspect.isawaitable(outcome):
@@ -216,20 +221,31 @@ class TaskRunner:
                 return
             await self._end(attempt, error, outcome)
             # Raised from this task, it would end the event loop, and `run` without its clean-up.
-            if isinstance(error, (SystemExit, KeyboardInterrupt)) and self._failure is None:
+            if is_a(error, SystemExit, KeyboardInterrupt) and self._failure is None:
                 self._failure = error
 
     def _comes_from_outside(self, attempt: Attempt, error: BaseException) -> bool:
         """Whether an exception ended a handler from outside: a cancellation, or the end of the event loop."""
-        if isinstance(error, asyncio.CancelledError):
+        if is_a(error, asyncio.CancelledError):
             ends = self._ended or (self._working is not None and self._working.cancelling() > 0)
             return ends or attempt.cancelled
-        if isinstance(error, GeneratorExit):
+        if is_a(error, GeneratorExit):
             try:
                 return asyncio.current_task() is not self._tasks.get(attempt.id)
             except RuntimeError:  # the event loop has ended
                 return True
         return False
+
+    async def _fail_for(self, error: BaseException, attempt_id: str) -> None:
+        """Fails the attempt whose handler had begun what ended the event loop, unless it has a result or a signal did.
+
+        Given back, it would end one worker after the other.
+        """
+        attempt = next((one for one in self._state.held if one.id == attempt_id), None)
+        outcome = judged(error, "handler")
+        has_ended = attempt_id in self._reporting or any(one.id == attempt_id for one, _ in self._results)
+        if attempt is not None and not has_ended and outcome.how == "failed":
+            await self._end(attempt, error, outcome)
 
     async def _end(self, attempt: Attempt, error: BaseException, outcome: Outcome) -> None:
         """Reports an attempt that an exception ended."""

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Generator
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -64,6 +66,35 @@ class OddDict(dict[str, int]):
     values = items = keys = __iter__  # pyright: ignore[reportAssignmentType]
 
 
+class Causeless(Exception):
+    """Its cause cannot be asked for."""
+
+    @property
+    def __cause__(self) -> NoReturn:  # pyright: ignore[reportIncompatibleVariableOverride]
+        raise SystemExit("no")
+
+
+class Classless(Exception):
+    """Not even its class can be asked for."""
+
+    def __getattribute__(self, _name: str) -> NoReturn:
+        raise SystemExit("no")
+
+
+class _Nameless(type):
+    def __getattribute__(cls, _name: str) -> NoReturn:
+        raise SystemExit("no")
+
+
+def nameless() -> Exception:
+    """Nor can the name of its class. Pytest would ask a class of the module for it."""
+
+    class Nameless(Exception, metaclass=_Nameless):
+        pass
+
+    return Nameless()
+
+
 #: Long enough on a busy machine, seconds.
 PATIENCE_S = 30.0
 
@@ -81,6 +112,9 @@ RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
     "surrogates": (lambda: ValueError("\udc80" * 3000), "\\udc80"),
     "wide": (lambda: ValueError("\N{PILE OF POO}" * 3000), "\N{PILE OF POO}"),
     "unavailable": (lambda: ServerUnavailable(url="of its own", seconds=1, error="e"), "of its own"),
+    "causeless": (Causeless, "Causeless()"),
+    "classless": (Classless, "Classless()"),
+    "nameless": (nameless, "Nameless()"),
     "group": (lambda: BaseExceptionGroup("two", [SystemExit(1), ValueError("v")]), "SystemExit(1)"),
 }
 
@@ -211,6 +245,86 @@ def test_an_asyncio_handler_that_something_else_cancels_has_failed(lab: Lab):
     lab.go_live()
     asyncio.run(main())
     assert "CancelledError" in reasons(lab)["t0"]
+
+
+class Clumsy(logging.Handler):
+    """A logging handler that fails."""
+
+    def emit(self, record: logging.LogRecord) -> NoReturn:
+        raise Panic(record.msg)
+
+
+@pytest.mark.parametrize("loop", ["threads", "asyncio"])
+def test_an_attempt_whose_failure_cannot_be_logged_has_failed(lab: Lab, loop: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000).enqueue(tasks(1))
+    calls: list[str] = []
+
+    def handle(attempt: Attempt) -> NoReturn:
+        calls.append(attempt.id)
+        raise ValueError("bad")
+
+    logger, handler = logging.getLogger("broker"), Clumsy(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        assert work(lab, loop, handle, dead=1) == []
+    finally:
+        logger.removeHandler(handler)
+    assert len(calls) == 2
+    assert reasons(lab) == {"t0": "ValueError('bad')"}
+
+
+async def _exits() -> None:
+    await asyncio.sleep(0)
+    raise SystemExit("bad weights")
+
+
+async def _in_a_task() -> None:
+    await asyncio.create_task(_exits())
+
+
+async def _in_a_task_of_a_task() -> None:
+    await asyncio.create_task(_in_a_task())
+
+
+async def _gathered() -> None:
+    await asyncio.gather(_exits(), asyncio.sleep(PATIENCE_S))
+
+
+async def _in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_exits())
+        group.create_task(asyncio.sleep(PATIENCE_S))
+
+
+async def _in_a_callback() -> None:
+    asyncio.get_running_loop().call_soon(sys.exit, "bad weights")
+    await asyncio.sleep(PATIENCE_S)
+
+
+@pytest.mark.parametrize("bad", [_in_a_task, _in_a_task_of_a_task, _gathered, _in_a_group, _in_a_callback])
+def test_an_exit_of_what_an_asyncio_handler_began_is_a_failure_of_its_attempt(
+    lab: Lab, bad: Callable[[], Awaitable[None]]
+):
+    """The exit ends the event loop. Given back, the task would end one supervised worker after the other."""
+    lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000, max_concurrent_rollouts=3).enqueue(tasks(3))
+    lab.go_live()
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S), aio.Worker(lab.url, lab.run) as worker:
+
+            async def handle(attempt: Attempt) -> None:
+                if attempt.task == "t0":
+                    await bad()
+                await asyncio.sleep(PATIENCE_S)
+
+            await worker.run(handle, concurrency=3)
+
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="bad weights"):
+            asyncio.run(main())
+    assert reasons(lab) == {"t0": "SystemExit('bad weights')"}
+    assert [slot.tries for name in ("t1", "t2") for slot in lab.row(name).slots if slot.tries] == []
 
 
 @pytest.mark.parametrize("how", ["run is cancelled", "the loop ends"])
