@@ -33,7 +33,8 @@ def key(run: str, name: str) -> str:
             `wake:ready`, `revoked:<session>`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
             of an admission run `owners`, `owner_leases`, `owner_shares`, `ended_owners`, `wake:owner:<id>`;
             of the gateway, not in Lua, `gateway:given:<slot>`, `gateway:resources`,
-            `gateway:resources:<id>`; of the PyTorch adapter `torch:end`.
+            `gateway:resources:<id>`, and what `agent_lightning_1/storage.py` lists;
+            of the PyTorch adapter `torch:end`.
     """
     return f"rb{SCHEMA}:{{{run}}}:{name}"
 

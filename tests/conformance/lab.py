@@ -320,6 +320,8 @@ def _read(name: bytes, kind: bytes) -> tuple[str | bytes | int, ...]:
             return ("SMEMBERS", name)
         case b"stream":
             return ("XRANGE", name, "-", "+")
+        case b"list":
+            return ("LRANGE", name, 0, -1)
         case _:
             return ("GET", name)
 

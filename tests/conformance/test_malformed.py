@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.errors import BrokerError
-from broker.protocol import admission, anyone, recovery, scripts, trainer, worker
+from broker.protocol import admission, anyone, gateway, recovery, scripts, trainer, worker
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
@@ -130,6 +130,8 @@ class Subject:
                 return recovery.end(run, call_id, now=now)
             case "commit":
                 return recovery.commit(run, call_id, 0, now=now)
+            case "note_ends":
+                return gateway.note_ends(run, ["held", "ready"], now=now)
             case "admission_open":
                 return admission.open_owner(run, "o", 5, TOKEN, {"lease_ms": "1"}, Counted(), now=now)
             case "admission_report":

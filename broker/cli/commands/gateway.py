@@ -6,24 +6,34 @@ import asyncio
 import os
 import signal
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from broker.cli import options
 from broker.cli.failure import CommandFailure, extra_needed
 from broker.cli.output import Output
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 #: The environment variable for the token: every user of the machine can see --token in the process list.
 TOKEN_VARIABLE = "BROKER_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
 #: Packages that the gateway needs and the base install lacks, by import name.
 _EXTRA = frozenset({"starlette", "uvicorn"})
+#: The protocols: agent-lightning's up to 0.3, and that of 1.x.
+LEGACY, REST = "agent-lightning", "agent-lightning-1"
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     options.add_run(parser)
     parser.add_argument(
-        "--protocol", required=True, choices=["agent-lightning"], help="what the workers speak: agent-lightning's HTTP"
+        "--protocol",
+        required=True,
+        choices=[LEGACY, REST],
+        help=f"what the clients speak: {LEGACY}: agent-lightning up to 0.3; {REST}: agent-lightning 1.x",
     )
     parser.add_argument("--port", required=True, type=_port, metavar="P", help="port to listen on; 0: any that is free")
     parser.add_argument(
@@ -32,7 +42,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--token",
         metavar="T",
-        help=f"workers must send it as bearer token (default: the environment variable {TOKEN_VARIABLE}, or none)",
+        help=f"clients must send it as bearer token (default: the environment variable {TOKEN_VARIABLE}, or none)",
     )
     parser.add_argument(
         "--max-request-bytes",
@@ -52,7 +62,8 @@ def configure(parser: ArgumentParser) -> None:
         "--task-timeout",
         type=options.positive_seconds,
         metavar="S",
-        help="seconds that a worker may take for a task (default: the run's attempt_timeout_ms, or else 300)",
+        help=f"with {LEGACY}: seconds that a worker may take for a task (default: the run's attempt_timeout_ms, or"
+        " else 300)",
     )
     options.add_url(parser)
     options.add_json(parser)
@@ -60,15 +71,18 @@ def configure(parser: ArgumentParser) -> None:
         parser,
         "  broker gateway math-7b --protocol agent-lightning --port 9997\n"
         f"  export {TOKEN_VARIABLE}=$(cat token)\n"
-        "  broker gateway math-7b --protocol agent-lightning --host 0.0.0.0 --port 9997\n\n"
-        "It holds no state: run several, restart them at any time. docs/integrations/agent-lightning.md has the rest.",
+        "  broker gateway math-7b --protocol agent-lightning --host 0.0.0.0 --port 9997\n"
+        "  broker gateway math-7b --protocol agent-lightning-1 --port 8080\n\n"
+        "It holds no state: run several, restart them at any time. docs/integrations/agent-lightning.md has the rest,\n"
+        "and docs/integrations/agent-lightning-1.md for agent-lightning 1.x, whose run is created if it is not there.",
     )
 
 
 def run(namespace: Namespace, output: Output) -> int:
     """Serve until Ctrl-C or SIGTERM, then let the requests under way end."""
     with extra_needed("gateway", "the gateway", _EXTRA):
-        from broker.integrations.agent_lightning import application
+        for name in sorted(_EXTRA):
+            import_module(name)
         from broker.integrations.http_server import serving
     token: str | None = os.environ.get(TOKEN_VARIABLE) if namespace.token is None else namespace.token
     if token == "":
@@ -81,17 +95,20 @@ def run(namespace: Namespace, output: Output) -> int:
         raise CommandFailure(
             "the address to listen on is empty: give --host 0.0.0.0 for all, or leave it out for this machine"
         )
+    if namespace.protocol == REST and namespace.task_timeout is not None:
+        raise CommandFailure(
+            f"--task-timeout is for --protocol {LEGACY}: with {REST} the run's attempt_timeout_ms counts"
+        )
     url = options.resolve_url(namespace)
-    with options.connected(namespace) as operator:
-        operator.stats(namespace.run)  # a missing run is reported at once
+    if namespace.protocol == LEGACY:
+        with options.connected(namespace) as operator:
+            operator.stats(namespace.run)  # a missing run is reported at once
     try:
         listener = serving.Listener(namespace.host, namespace.port)
     except OSError as error:
         raise CommandFailure(f"cannot listen on {namespace.host} port {namespace.port}: {error.strerror}") from error
 
     async def serve() -> int:
-        from broker.integrations.agent_lightning.gateway import Gateway
-
         ended = asyncio.Event()
         caught: list[int] = []
         loop = asyncio.get_running_loop()
@@ -105,13 +122,7 @@ def run(namespace: Namespace, output: Output) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, told, number)
         try:
-            async with Gateway(url, namespace.run, task_timeout_s=namespace.task_timeout) as gateway:
-                app = application.application(
-                    gateway,
-                    token=token,
-                    max_request_bytes=namespace.max_request_bytes,
-                    max_bytes_in_flight=namespace.max_bytes_in_flight,
-                )
+            async with _application(namespace, url, token) as app:
                 await listener.start(app)
                 _say(output, namespace, listener.endpoint, has_token=token is not None)
                 await ended.wait()
@@ -126,12 +137,34 @@ def run(namespace: Namespace, output: Output) -> int:
     return 128 + number  # if the process was started with the signal ignored
 
 
+@asynccontextmanager
+async def _application(namespace: Namespace, url: str, token: str | None) -> AsyncGenerator[ASGIApp]:
+    """The application of an open gateway."""
+    limits = {
+        "max_request_bytes": namespace.max_request_bytes,
+        "max_bytes_in_flight": namespace.max_bytes_in_flight,
+    }
+    if namespace.protocol == LEGACY:
+        from broker.integrations.agent_lightning import application
+        from broker.integrations.agent_lightning.gateway import Gateway
+
+        async with Gateway(url, namespace.run, task_timeout_s=namespace.task_timeout) as gateway:
+            yield application.application(gateway, token=token, **limits)
+    else:
+        from broker.integrations.agent_lightning_1 import application as rest
+        from broker.integrations.agent_lightning_1.gateway import Gateway as RestGateway
+
+        async with RestGateway(url, namespace.run) as opened:
+            yield rest.application(opened, token=token, **limits)
+
+
 def _say(output: Output, namespace: Namespace, endpoint: str, *, has_token: bool) -> None:
     if output.as_json:
         output.json({"endpoint": endpoint, "run": namespace.run, "protocol": namespace.protocol, "pid": os.getpid()})
         return
     output.line(endpoint)
-    output.note(f"serving run {namespace.run} to agent-lightning workers; Ctrl-C stops it")
+    clients = "agent-lightning workers" if namespace.protocol == LEGACY else "agent-lightning 1.x"
+    output.note(f"serving run {namespace.run} to {clients}; Ctrl-C stops it")
     if not has_token and namespace.host not in {"127.0.0.1", "::1", "localhost"}:
         output.note(f"without --token, whoever reaches {endpoint} may take tasks and report rollouts")
 

@@ -1,0 +1,209 @@
+"""The API over HTTP, as an ASGI application: routes and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from broker.errors import CodecError, TooBig
+from broker.integrations.agent_lightning_1.gateway import Gateway
+from broker.integrations.agent_lightning_1.messages import (
+    FINAL,
+    EventCreate,
+    EventsQuery,
+    ListQuery,
+    RolloutCreate,
+    RolloutPatch,
+    TerminalQuery,
+)
+from broker.integrations.agent_lightning_1.rollouts import Refused
+from broker.integrations.agent_lightning_1.shares import Who, who
+from broker.integrations.http_server.requests import (
+    EXCEPTION_HANDLERS,
+    MAX_BYTES_IN_FLIGHT,
+    MAX_REQUEST_BYTES,
+    Answer,
+    Authenticated,
+    Bodies,
+    client_of,
+    in_time,
+    invalid,
+    refuse_empty_token,
+)
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+M = TypeVar("M")
+
+#: The header that may bring the token, beside Authorization.
+TOKEN_HEADER = b"x-api-key"
+#: The path that needs no token.
+HEALTH = "/healthz"
+
+_CREATED: TypeAdapter[list[RolloutCreate]] = TypeAdapter(list[RolloutCreate])
+_PATCH, _EVENT = TypeAdapter(RolloutPatch), TypeAdapter(EventCreate)
+
+
+def application(
+    gateway: Gateway,
+    *,
+    token: str | None = None,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT,
+) -> ASGIApp:
+    """The application of an open gateway, to be served at the root.
+
+    Args:
+        gateway: the open gateway.
+        token: clients must send it (`Authorization: Bearer TOKEN`, or `x-api-key`); None: no token.
+        max_request_bytes: larger bodies are refused.
+        max_bytes_in_flight: bodies with more bytes together wait for each other; at least one body is let in.
+
+    Raises:
+        BadArgument: the token is empty.
+    """
+    refuse_empty_token(token)
+    endpoints = _Endpoints(gateway, Bodies(max_request_bytes, max_bytes_in_flight))
+    routes = endpoints.routes()
+    app: ASGIApp = Starlette(
+        routes=[
+            Route(HEALTH, endpoints.health, methods=["GET"]),
+            *routes,
+            Mount("/controller/{controller}", routes=routes),
+        ],
+        exception_handlers={**EXCEPTION_HANDLERS, Refused: _refused, TooBig: _too_big, CodecError: _invalid_value},
+    )
+    return app if token is None else Authenticated(app, token, header=TOKEN_HEADER, public=HEALTH)
+
+
+class _Endpoints:
+    def __init__(self, gateway: Gateway, bodies: Bodies) -> None:
+        self._gateway, self._bodies = gateway, bodies
+
+    def routes(self) -> list[Route]:
+        """All routes that may follow a controller's name."""
+        rollouts = "/api/rollouts"
+        return [
+            Route(rollouts, self._with_body(_CREATED, self._create), methods=["POST"]),
+            Route(rollouts, in_time(self.listed), methods=["GET"]),
+            Route(f"{rollouts}/terminal", in_time(self.terminal), methods=["GET"]),
+            Route(f"{rollouts}/{{rollout_id}}", in_time(self.rollout), methods=["GET"]),
+            Route(f"{rollouts}/{{rollout_id}}", self._with_body(_PATCH, self._patch), methods=["PATCH"]),
+            Route(f"{rollouts}/{{rollout_id}}", in_time(self.delete), methods=["DELETE"]),
+            Route(
+                f"{rollouts}/{{rollout_id}}/attempt/{{attempt_id}}/events",
+                self._with_body(_EVENT, self._event),
+                methods=["POST"],
+            ),
+            Route(f"{rollouts}/{{rollout_id}}/events", in_time(self.events), methods=["GET"]),
+            Route("/api/gateway", in_time(self.about), methods=["GET"]),
+        ]
+
+    def _with_body(self, model: TypeAdapter[M], answer: Callable[[Request, M], Awaitable[Response]]) -> Answer:
+        """An endpoint whose requests have a body of this form."""
+
+        async def answered(request: Request) -> Response:
+            async with self._bodies.read(request) as body:
+                try:
+                    value = model.validate_json(bytes(body))
+                except ValidationError as error:
+                    return invalid(error)
+                body.clear()
+                return await in_time(lambda request: answer(request, value))(request)
+
+        return answered
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def about(self, request: Request) -> Response:
+        return JSONResponse({"run": self._gateway.run, "refused": await self._gateway.storage.refused()})
+
+    async def _create(self, request: Request, wanted: list[RolloutCreate]) -> Response:
+        return _json_list(await self._gateway.rollouts.create(wanted), status=201)
+
+    async def listed(self, request: Request) -> Response:
+        try:
+            query = ListQuery(
+                state_in=request.query_params.getlist("state_in"),  # pyright: ignore[reportArgumentType] - judged here
+                limit=request.query_params.get("limit", 500),  # pyright: ignore[reportArgumentType]
+            )
+        except ValidationError as error:
+            return invalid(error, "query")
+        states, rows = frozenset(query.state_in), list[bytes]()
+        if states - FINAL:
+            rows = await self._gateway.controllers.listed(_asking(request), states - FINAL, query.limit)
+        if states & FINAL and len(rows) < query.limit:
+            rows += await self._gateway.rollouts.of_final_states(states & FINAL, query.limit - len(rows))
+        return _json_list(rows)
+
+    async def terminal(self, request: Request) -> Response:
+        try:
+            query = TerminalQuery.model_validate(dict(request.query_params))
+        except ValidationError as error:
+            return invalid(error, "query")
+        await self._gateway.note_deaths()
+        page = await self._gateway.rollouts.ended(query.after, query.limit)
+        items = [
+            {"rollout_id": rollout, "state": state, "data_id": record.data_id, "is_train": record.is_train}
+            for rollout, state, record in page.items
+        ]
+        return JSONResponse({"items": items, "next_after": page.next_after, "total_terminal": page.total})
+
+    async def rollout(self, request: Request) -> Response:
+        return _json(await self._gateway.rollouts.get(request.path_params["rollout_id"]))
+
+    async def _patch(self, request: Request, change: RolloutPatch) -> Response:
+        rollout: str = request.path_params["rollout_id"]
+        return _json(await self._gateway.changes.patch(_asking(request), rollout, change.status))
+
+    async def delete(self, request: Request) -> Response:
+        await self._gateway.rollouts.delete(request.path_params["rollout_id"])
+        return Response(status_code=204)
+
+    async def _event(self, request: Request, event: EventCreate) -> Response:
+        path = request.path_params
+        return _json(await self._gateway.events.add(path["rollout_id"], path["attempt_id"], event))
+
+    async def events(self, request: Request) -> Response:
+        try:
+            query = EventsQuery.model_validate(dict(request.query_params))
+        except ValidationError as error:
+            return invalid(error, "query")
+        return _json(await self._gateway.events.of(request.path_params["rollout_id"], query))
+
+
+def _asking(request: Request) -> Who:
+    name = request.path_params.get("controller")
+    found = who(name, client_of(request))
+    if found is None:
+        raise Refused(404, f"A controller's name has letters, digits and ._:@+-, not {str(name)[:200]!r}.")
+    return found
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _json_list(rows: list[bytes], *, status: int = 200) -> Response:
+    return Response(b"[" + b",".join(rows) + b"]", status_code=status, media_type="application/json")
+
+
+async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    assert isinstance(error, Refused), "registered for it"
+    return JSONResponse({"detail": error.detail}, status_code=error.status)
+
+
+async def _too_big(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return JSONResponse({"detail": str(error)}, status_code=413)
+
+
+async def _invalid_value(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return JSONResponse({"detail": str(error)}, status_code=422)

@@ -1,0 +1,130 @@
+"""The gateway without HTTP: the run, its rollouts and events, and what has to be done now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from types import TracebackType
+from typing import Self
+
+from broker.connections import open_async_transport
+from broker.errors import BrokerError, ConfigMismatch, NoRun
+from broker.integrations.agent_lightning_1.changes import Changes
+from broker.integrations.agent_lightning_1.controllers import Controllers
+from broker.integrations.agent_lightning_1.events import Events
+from broker.integrations.agent_lightning_1.rollouts import Rollouts
+from broker.integrations.agent_lightning_1.storage import Storage
+from broker.protocol import anyone, trainer
+from broker.values.config import RunConfig
+from broker.values.names import check_name
+
+_log = logging.getLogger("broker")
+
+#: How long a call tries to reach a server that does not answer, seconds: well within a client's time-out.
+PATIENCE_S = 5.0
+#: Pause between two looks for leases and attempts that ran out, seconds.
+REQUEUE_EVERY_S = 0.5
+#: Freeing, and the search for ends that nobody noted, happen once in so many of these looks.
+_TIDY_EVERY = 20
+#: The config of a run that the gateway creates. An attempt may take five minutes longer than agent-lightning's default.
+RUN_CONFIG = RunConfig(
+    consumer_batch_size=1,
+    max_staleness=None,
+    max_concurrent_rollouts=1_000_000_000,
+    attempt_timeout_ms=3_900_000,
+    max_attempts=3,
+)
+
+
+class Gateway:
+    """One gateway of a run. It has no state of its own: any other gateway of the run can go on.
+
+    Args:
+        url: the server.
+        run: name of the run; it is created if it is not there.
+        config: of a run that is created; None: `RUN_CONFIG`.
+
+    Raises:
+        BadUrl, BadName: an argument cannot be used.
+    """
+
+    def __init__(self, url: str, run: str, *, config: RunConfig | None = None) -> None:
+        self.run = check_name("run", run)
+        self._config = config or RUN_CONFIG
+        self._transport = open_async_transport(url, timeout_s=PATIENCE_S, retry_for_s=PATIENCE_S)
+        self.storage = Storage(self._transport, self.run)
+        self.controllers = Controllers(self.storage)
+        self.rollouts = Rollouts(self.storage)
+        self.changes = Changes(self.storage, self.controllers)
+        self.events = Events(self.storage)
+        self._died_at = 0  # of the last death that was noted, ms of the run's clock
+        self._upkeep: asyncio.Task[None] | None = None
+
+    async def open(self) -> Self:
+        """Connects, creates the run if it is not there, and begins its upkeep. Raises ServerUnavailable."""
+        try:
+            await self._ensure_run()
+        except BaseException:
+            await self._transport.close()
+            raise
+        self._upkeep = asyncio.create_task(self._keep_up(), name=f"gateway-{self.run}")
+        return self
+
+    async def _ensure_run(self) -> None:
+        try:
+            await self.storage.call(anyone.stats(self.run))
+        except NoRun:
+            # Of several gateways that start at once one creates it, and the others find it.
+            with contextlib.suppress(ConfigMismatch):
+                await self.storage.call(
+                    trainer.open_run(self.run, secrets.token_hex(8), self._config.to_fields(), update=False)
+                )
+
+    async def close(self) -> None:
+        """Closes the connections. Controllers keep what they have until its lease runs out."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def note_deaths(self) -> None:
+        """Notes the rollouts that the broker ended itself: their last attempt's lease or time ran out."""
+        while True:
+            died, last = await self.storage.died_since(self._died_at)
+            await self.storage.note_ends(died)
+            if last == self._died_at or not died:
+                return
+            self._died_at = last
+
+    async def _keep_up(self) -> None:
+        """Takes back what ran out, also while no controller asks; every gateway does."""
+        looks, failing = 0, False
+        while True:
+            try:
+                await self.storage.call(anyone.requeue(self.run))
+                if looks % _TIDY_EVERY == 0:
+                    await self._tidy()
+                looks += 1
+                failing = False
+            except BrokerError as error:
+                if not failing:
+                    _log.warning("attempts that ran out are not requeued for now: %s", error)
+                failing = True
+            await asyncio.sleep(REQUEUE_EVERY_S)
+
+    async def _tidy(self) -> None:
+        await self.note_deaths()
+        await self.storage.note_ends(await self.storage.unnoted_results())
+        await self.storage.call(anyone.trim(self.run))
+        await self.storage.forget_signs()
+        self.controllers.forget_silent()

@@ -1,0 +1,307 @@
+"""What gateways keep in the run's namespace beside the broker's own state, and the commands for it.
+
+| key | holds |
+| --- | --- |
+| `gateway:rollouts` | hash, rollout -> `Record`; a rollout without one does not exist for the API |
+| `gateway:held:<controller>` | hash, attempt -> `Held`: what the controller was given |
+| `gateway:ends`, `gateway:ended` | list of the rollouts that ended, in that order, and the hash that keeps each once |
+| `gateway:events:<rollout>:<attempt>` | list of the events of one attempt |
+| `gateway:attempts:<rollout>` | sorted set of the attempts with events, by the time of the first one |
+| `gateway:heard` | sorted set of attempts, by their last sign of life |
+| `gateway:refused` | hash, what was refused because its attempt is over or another's -> how often |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from broker.connections import AsyncTransport
+from broker.errors import BrokerError
+from broker.integrations.agent_lightning_1.messages import Record
+from broker.protocol import anyone, gateway, keys
+from broker.protocol.script_call import Argument, ScriptCall
+
+#: Signs of life older than this are forgotten, seconds.
+_HEARD_FOR_S = 86_400.0
+#: Ids of ended tasks in one look.
+_PIECE = 500
+
+
+@dataclass(slots=True)
+class Held:
+    """An attempt that a controller was given.
+
+    Args:
+        session: the broker's session that holds it.
+        started: whether the controller said that it runs.
+        by_k8s: a Kubernetes controller may run it.
+        shown_at: when it was shown last while it was not started, seconds since 1970.
+    """
+
+    session: str
+    started: bool
+    by_k8s: bool
+    shown_at: float
+
+    def stored(self) -> str:
+        """As text."""
+        return json.dumps((self.session, self.started, self.by_k8s, self.shown_at))
+
+    @classmethod
+    def read(cls, text: bytes) -> Held:
+        """Of a stored text."""
+        return cls(*cast("list[Any]", json.loads(text)))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that is known of one rollout.
+
+    Args:
+        row: the broker's facts; None: it does not know the task.
+        record: the gateways' record; None: the rollout does not exist for the API.
+        payload: the task's payload as it is stored, or None.
+        attempts: the names of the attempts with events, oldest first.
+    """
+
+    row: anyone.TaskRow | None
+    record: Record | None
+    payload: bytes | None
+    attempts: tuple[str, ...]
+
+
+class Storage:
+    """The keys of one run.
+
+    Args:
+        transport: the server.
+        run: name of the run.
+    """
+
+    def __init__(self, transport: AsyncTransport, run: str) -> None:
+        self._transport, self.run = transport, run
+        self._rollouts, self._payloads = self._key("rollouts"), keys.key(run, "payloads")
+        self._ends, self._ended, self._heard = self._key("ends"), self._key("ended"), self._key("heard")
+        self._refused = self._key("refused")
+
+    def _key(self, name: str) -> str:
+        return keys.key(self.run, f"gateway:{name}")
+
+    def _held(self, controller: str) -> str:
+        return self._key(f"held:{controller}")
+
+    def _events(self, rollout: str, attempt: str) -> str:
+        return self._key(f"events:{rollout}:{attempt}")
+
+    async def execute(self, *calls: ScriptCall[Any]) -> list[Any]:
+        """Script calls in one exchange; their errors are among the answers."""
+        return await self._transport.execute(calls)
+
+    async def call(self, call: ScriptCall[Any]) -> Any:
+        """One script call; raises its error."""
+        value = (await self._transport.execute([call]))[0]
+        if isinstance(value, BrokerError):
+            raise value
+        return value
+
+    async def record(self, rollout: str) -> Record | None:
+        """The record of one rollout."""
+        text: bytes | None = await self._transport.command("HGET", self._rollouts, rollout)
+        return None if text is None else Record.read(text)
+
+    async def known(self, rollout: str) -> Known:
+        """All that is known of one rollout, without its events."""
+        (record, payload, attempts), row = await asyncio.gather(
+            self._transport.pipeline(
+                [
+                    ("HGET", self._rollouts, rollout),
+                    ("HGET", self._payloads, rollout),
+                    ("ZRANGE", self._key(f"attempts:{rollout}"), 0, -1),
+                ]
+            ),
+            self.call(anyone.task(self.run, rollout)),
+        )
+        names = tuple(name.decode() for name in attempts)
+        return Known(row, None if record is None else Record.read(record), payload, names)
+
+    async def for_change(
+        self, rollout: str, *, with_row: bool
+    ) -> tuple[anyone.TaskRow | None, Record | None, bytes | None]:
+        """What a change of a rollout needs: the broker's facts if asked for, the record, and the payload."""
+        reading = self._transport.pipeline([("HGET", self._rollouts, rollout), ("HGET", self._payloads, rollout)])
+        if with_row:
+            (record, payload), row = await asyncio.gather(reading, self.call(anyone.task(self.run, rollout)))
+        else:
+            (record, payload), row = await reading, None
+        return row, None if record is None else Record.read(record), payload
+
+    async def row(self, rollout: str) -> anyone.TaskRow | None:
+        """The broker's facts about a rollout."""
+        return await self.call(anyone.task(self.run, rollout))
+
+    async def row_and_record(self, rollout: str) -> tuple[anyone.TaskRow | None, Record | None]:
+        """The broker's facts about a rollout, and its record."""
+        row, record, _ = await self.for_change(rollout, with_row=True)
+        return row, record
+
+    async def records(self, rollouts: Sequence[str]) -> list[Record | None]:
+        """The records of some rollouts."""
+        if not rollouts:
+            return []
+        texts: list[bytes | None] = await self._transport.command("HMGET", self._rollouts, *rollouts)
+        return [None if text is None else Record.read(text) for text in texts]
+
+    async def records_and_payloads(
+        self, rollouts: Sequence[str], before: Iterable[tuple[Argument, ...]] = ()
+    ) -> tuple[list[Record | None], list[bytes | None]]:
+        """The records and payloads of some rollouts, read in one exchange with other commands ahead of it."""
+        commands = [*before]
+        if rollouts:
+            commands += [("HMGET", self._rollouts, *rollouts), ("HMGET", self._payloads, *rollouts)]
+        if not commands:
+            return [], []
+        answers = await self._transport.pipeline(commands)
+        if not rollouts:
+            return [], []
+        texts, payloads = cast("tuple[list[bytes | None], list[bytes | None]]", answers[-2:])
+        return [None if text is None else Record.read(text) for text in texts], payloads
+
+    async def create_records(self, records: Mapping[str, Record]) -> None:
+        """Makes rollouts exist for the API that did not."""
+        await self._transport.pipeline(
+            [("HSETNX", self._rollouts, rollout, record.stored()) for rollout, record in records.items()]
+        )
+
+    def saving(self, records: Mapping[str, Record]) -> list[tuple[Argument, ...]]:
+        """The commands that write records."""
+        parts = [part for rollout, record in records.items() for part in (rollout, record.stored())]
+        return [("HSET", self._rollouts, *parts)] if parts else []
+
+    async def held(self, controller: str) -> dict[str, Held]:
+        """What a controller was given, and has not ended."""
+        flat: list[bytes] = await self._transport.command("HGETALL", self._held(controller))
+        return {flat[i].decode(): Held.read(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+    def giving(self, controller: str, given: Mapping[str, Held]) -> list[tuple[Argument, ...]]:
+        """The commands that note what a controller has."""
+        parts = [part for attempt, held in given.items() for part in (attempt, held.stored())]
+        return [("HSET", self._held(controller), *parts)] if parts else []
+
+    def taking(self, controller: str, attempts: Collection[str]) -> list[tuple[Argument, ...]]:
+        """The commands that forget what a controller had."""
+        return [("HDEL", self._held(controller), *attempts)] if attempts else []
+
+    async def started(self, rollout: str, record: Record, session: str) -> None:
+        """Notes that a controller runs an attempt, which a session holds."""
+        held = Held(session, started=True, by_k8s=False, shown_at=0.0)
+        await self._transport.pipeline(
+            [
+                *self.saving({rollout: record}),
+                *self.giving(record.by, {record.attempt: held}),
+                self._hearing(record.attempt),
+            ]
+        )
+
+    async def save_all(self, records: Mapping[str, Record]) -> None:
+        """Writes records."""
+        await self._transport.pipeline(self.saving(records))
+
+    async def ended(self, rollout: str, record: Record, *, final: bool) -> None:
+        """Notes that an attempt is over; `final`: its rollout, too."""
+        before = [*self.saving({rollout: record}), *self.taking(record.by, [record.attempt] if record.attempt else [])]
+        if final:
+            await self.call(gateway.note_ends(self.run, [rollout], before=tuple(before)))
+        else:
+            await self._transport.pipeline(before)
+
+    async def delete(self, rollout: str) -> None:
+        """Forgets a rollout and its events."""
+        attempts = self._key(f"attempts:{rollout}")
+        answers = await self._transport.pipeline(
+            [
+                ("ZRANGE", attempts, 0, -1),
+                ("HDEL", self._rollouts, rollout),
+                ("HDEL", self._ended, rollout),
+            ]
+        )
+        lists = [self._events(rollout, name.decode()) for name in answers[0]]
+        await self._transport.command("UNLINK", attempts, *lists)
+
+    async def page_of_ends(self, after: int, limit: int) -> tuple[list[str], int]:
+        """Some rollouts in the order in which they ended, and how many have ended altogether."""
+        names, total = await self._transport.pipeline(
+            [("LRANGE", self._ends, after, after + limit - 1), ("LLEN", self._ends)]
+        )
+        return [name.decode() for name in names], int(total)
+
+    async def died_since(self, since: int) -> tuple[list[str], int]:
+        """The tasks that died at a time (ms of the run's clock) or later, and the time of the last of them."""
+        flat: list[bytes] = await self._transport.command(
+            *("ZRANGEBYSCORE", keys.key(self.run, "dead"), since, "+inf", "WITHSCORES", "LIMIT", 0, _PIECE)
+        )
+        names = [name.decode() for name in flat[::2]]
+        return names, int(float(flat[-1])) if flat else since
+
+    async def note_ends(self, rollouts: Sequence[str]) -> None:
+        """Notes of rollouts that they ended, of those that exist for the API."""
+        existing = await self.records(rollouts)
+        there = [rollout for rollout, record in zip(rollouts, existing, strict=True) if record is not None]
+        if there:
+            await self.call(gateway.note_ends(self.run, there))
+
+    async def unnoted_results(self) -> list[str]:
+        """Tasks with an accepted result that nobody noted as ended: their gateway died in between."""
+        names: list[bytes] = await self._transport.command("ZRANGE", keys.key(self.run, "ready"), 0, -1)
+        unnoted: list[str] = []
+        for at in range(0, len(names), _PIECE):
+            piece = names[at : at + _PIECE]
+            noted: list[bytes | None] = await self._transport.command("HMGET", self._ended, *piece)
+            unnoted += [name.decode() for name, mark in zip(piece, noted, strict=True) if mark is None]
+        return unnoted
+
+    async def append_event(self, rollout: str, attempt: str, event: bytes, heard: str, timestamp: float) -> None:
+        """Adds an event; `heard` is the attempt's id in the broker, or empty."""
+        await self._transport.pipeline(
+            [
+                ("RPUSH", self._events(rollout, attempt), event),
+                ("ZADD", self._key(f"attempts:{rollout}"), "NX", repr(timestamp), attempt),
+                *([self._hearing(heard)] if heard else []),
+            ]
+        )
+
+    async def events(self, rollout: str, attempt: str) -> list[bytes]:
+        """The events of an attempt, in the order of their arrival."""
+        return await self._transport.command("LRANGE", self._events(rollout, attempt), 0, -1)
+
+    async def replace_event(self, rollout: str, attempt: str, at: int, event: bytes) -> None:
+        """Writes another event in the place of one."""
+        await self._transport.command("LSET", self._events(rollout, attempt), at, event)
+
+    def _hearing(self, attempt: str) -> tuple[Argument, ...]:
+        return ("ZADD", self._heard, repr(time.time()), attempt)
+
+    async def silent_for_s(self, attempt: str) -> float:
+        """For how long an attempt has given no sign of life, seconds; of one never heard it counts from this call."""
+        now = time.time()
+        _, at = await self._transport.pipeline(
+            [("ZADD", self._heard, "NX", repr(now), attempt), ("ZSCORE", self._heard, attempt)]
+        )
+        return now - float(at)
+
+    async def forget_signs(self) -> None:
+        """Forgets old signs of life."""
+        await self._transport.command("ZREMRANGEBYSCORE", self._heard, "-inf", repr(time.time() - _HEARD_FOR_S))
+
+    async def refuse(self, kind: str) -> None:
+        """Counts something that was refused because its attempt is over or another controller's."""
+        await self._transport.command("HINCRBY", self._refused, kind, 1)
+
+    async def refused(self) -> dict[str, int]:
+        """How much was refused, by kind."""
+        flat: list[bytes] = await self._transport.command("HGETALL", self._refused)
+        return {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}

@@ -1,0 +1,269 @@
+"""Several controllers and gateways: each attempt is one controller's, and what comes late is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
+
+from broker import RunConfig
+from broker.integrations.agent_lightning_1 import controllers, shares
+from broker.integrations.agent_lightning_1.shares import Who, who
+from broker.operator import Operator
+from tests.integrations.agent_lightning_1.serving import QUICK, RUN, Client, gateway
+from tests.waiting import wait_until
+
+LOCAL = {"local": {"agent_class": "a:B"}}
+K8S = {"k8s": {"job_template": "x"}}
+
+
+@pytest.fixture
+def client(url: str) -> Generator[Client]:
+    with gateway(url, RunConfig(**{**QUICK.model_dump(), "lease_ms": 60_000})) as client:
+        yield client
+
+
+def test_controllers_see_their_own_alone(client: Client) -> None:
+    client.create(*(f"r{i}" for i in range(6)))
+    a, b = client.named("a"), client.named("b")
+    assert a.ids(limit=2) == ["r0", "r1"]
+    assert b.ids(limit=2) == ["r2", "r3"]
+    a.patch("r0", "running")
+    assert (a.ids("running"), b.ids("running")) == (["r0"], [])
+    assert client.named("c").ids() == ["r4", "r5"]
+
+
+def test_a_foreign_change_is_refused_and_counted(client: Client) -> None:
+    client.create("r1")
+    a, b = client.named("a"), client.named("b")
+    a.ids()
+    assert b.patch("r1", "running").status == 409
+    a.patch("r1", "running")
+    for state in ("failed", "succeeded"):
+        assert "controller a was given it, not b" in b.patch("r1", state).json["detail"]
+    assert a.patch("r1", "succeeded").status == 200
+    assert client.refused == {"patches": 3}
+
+
+def test_a_late_attempt_is_refused_and_its_successor_goes_on(url: str) -> None:
+    """The first controller loses its lease, as when its host sleeps. It comes back, and so does its agent."""
+    with gateway(url, QUICK) as client:
+        client.create("r1")
+        a, b = client.named("a"), client.named("b")
+        assert a.ids() == ["r1"]
+        a.patch("r1", "running", last_attempt_id="0")
+        assert a.post_event("r1", value=1.0).status == 200
+        (name,) = wait_until(lambda: b.ids("queuing"), "it goes out again")
+        assert name.startswith("r1--2-")
+        b.patch(name, "running", last_attempt_id="0")
+        assert b.post_event(name, value=2.0).json["attempt_id"] == name.removeprefix("r1--")
+        assert a.ids() == []
+        assert a.post_event("r1", value=9.0).status == 409
+        assert a.patch("r1", "succeeded", last_attempt_id="0").status == 409
+        assert a.patch("r1", "failed", error_message="local subprocess timed out").status == 409
+        assert b.patch(name, "succeeded", last_attempt_id="0").status == 200
+        assert client.status("r1")["state"] == "succeeded"
+        assert [event["data"] for event in client.events("r1")] == [{"value": 2.0}]
+        assert [event["data"] for event in client.events(name)] == [{"value": 2.0}]
+        assert client.get("/api/rollouts/r1").json["attempts"] == ["0", name.removeprefix("r1--")]
+        assert client.refused == {"patches": 2, "events": 1}
+
+
+def test_an_attempt_may_be_named_in_full(client: Client) -> None:
+    """As a controller does that knows the attempt: the list names it, also the first one."""
+    client.create("r1")
+    (attempt,) = [rollout["attempt_id"] for rollout in client.listed()]
+    for wrong in ("1-wrong", "2-abc", "nonsense"):
+        assert client.patch("r1", "running", last_attempt_id=wrong).status == 409, wrong
+        assert client.post_event("r1", attempt=wrong).status == 409, wrong
+    assert client.patch("r1--2-abc", "running").status == 409
+    assert client.patch("r1", "running", last_attempt_id=attempt).status == 200
+    assert client.post_event("r1", attempt=attempt, value=1.0).json["attempt_id"] == "0"
+    assert client.patch("r1", "succeeded", last_attempt_id=attempt).json["status"]["last_attempt_id"] == attempt
+    assert len(client.events("r1")) == 1
+    # The trainer's hooks add to what has ended.
+    assert client.post_event("r1", attempt=attempt, value=0.5).status == 200
+    assert client.post_event("r1", attempt="0", value=0.5).status == 200
+    assert client.refused == {"patches": 4, "events": 3}
+
+
+def test_a_controller_that_lost_a_process_may_say_so(client: Client) -> None:
+    """It was killed and started again under its name: what it had goes out again at once."""
+    client.create("r1")
+    a = client.named("a")
+    a.ids()
+    a.patch("r1", "running")
+    assert a.ids() == ["r1"]
+    assert a.patch("r1", "failed", error_message="local subprocess is not running").status == 200
+    (again,) = wait_until(lambda: a.ids("queuing"), "it goes out again")
+    a.run(again)
+    assert client.status("r1")["state"] == "succeeded"
+
+
+def test_of_controllers_with_one_address_none_ends_what_another_runs(client: Client) -> None:
+    """Without names they are one to the gateway: each is shown what the others run, and has no process for it."""
+    client.create("r1")
+    assert client.ids() == ["r1"]
+    assert client.ids() == [], "it was shown to the one that starts it"
+    client.patch("r1", "running")
+    assert client.ids() == ["r1"]
+    for _ in range(3):
+        refused = client.patch("r1", "failed", error_message="local subprocess is not running")
+        assert refused.status == 409
+        assert "/controller/NAME" in refused.json["detail"]
+    client.post_event("r1", value=1.0)
+    assert client.patch("r1", "succeeded").status == 200
+
+
+def test_what_nobody_runs_fails_after_a_lease_without_a_sign_of_life(url: str) -> None:
+    with gateway(url, RunConfig(**{**QUICK.model_dump(), "lease_ms": 1500})) as client:
+        client.create("r1")
+        client.ids()
+        client.patch("r1", "running")
+        assert client.patch("r1", "failed", error_message="local subprocess is not running").status == 409
+
+        def failed() -> bool:
+            client.ids()  # keeps the lease
+            return client.patch("r1", "failed", error_message="local subprocess is not running").status == 200
+
+        wait_until(failed, "it has been silent for a lease")
+        assert wait_until(lambda: client.ids("queuing"), "it goes out again")[0].startswith("r1--2-")
+
+
+def test_a_controller_with_a_full_pool_keeps_few_in_hand(client: Client) -> None:
+    client.create(*(f"r{i}" for i in range(20)), config=LOCAL)
+    a, b = client.named("a"), client.named("b")
+    shown = a.ids()
+    assert len(shown) == 20, "what its pool takes is not known yet"
+    for name in shown[:3]:
+        a.patch(name, "running")
+    assert len(a.ids("queuing")) == 3, "as many as it started"
+    assert len(a.ids("queuing")) == 1, "it started none"
+    assert len(b.ids("queuing")) == 16
+    assert len(b.ids("queuing")) == 1
+    a.patch("r0", "succeeded")
+    (next_one,) = a.ids("queuing")
+    a.patch(next_one, "running")
+    assert len(a.ids("queuing")) == 2, "its pool has room again, perhaps for more"
+    for name in a.ids("running"):
+        a.patch(name, "succeeded")
+    assert len(a.ids("queuing")) == 1
+    a.patch(a.ids("queuing")[0], "running")
+    assert len(a.ids("queuing")) == 2
+
+
+def test_a_controller_that_had_nothing_to_do_gets_as_much_as_its_pool_takes(client: Client) -> None:
+    client.create(*(f"r{i}" for i in range(10)), config=LOCAL)
+    a = client.named("a")
+
+    def look(pool: int) -> int:
+        """One look at the list, as the stock controller takes it: all that it ran has ended, it starts what it can."""
+        shown = a.listed()
+        for rollout in shown:
+            if rollout["status"]["state"] == "running":
+                a.patch(rollout["rollout_id"], "succeeded")
+        waiting = [rollout["rollout_id"] for rollout in shown if rollout["status"]["state"] == "queuing"]
+        for name in waiting[:pool]:
+            a.patch(name, "running")
+        return len(shown)
+
+    while look(4):
+        pass
+    assert client.get("/api/rollouts/terminal").json["total_terminal"] == 10
+    client.create(*(f"s{i}" for i in range(10)), config=LOCAL)
+    assert look(4) == 4
+
+
+def test_kubernetes_keeps_all_that_it_was_shown(client: Client) -> None:
+    """Its controller says that a rollout runs when the Job is there, at its next look or later."""
+    client.create(*(f"r{i}" for i in range(5)), config=K8S)
+    a = client.named("a")
+    for _ in range(3):
+        assert len(a.ids("queuing")) == 5
+    assert client.named("b").ids() == []
+
+
+def test_controllers_with_one_address_are_shown_again_what_none_started(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "SETTLED_S", 0.3)
+    client.create(*(f"r{i}" for i in range(4)), config=LOCAL)
+    assert len(client.ids()) == 4
+    client.patch("r0", "running")
+    assert client.ids() == ["r0"]
+    wait_until(lambda: client.ids("queuing") == ["r1"], "one is shown again, the others are given back")
+    assert len(client.named("b").ids()) == 2
+
+
+def test_any_gateway_goes_on_with_what_another_gave_out(url: str) -> None:
+    with gateway(url, QUICK) as other:
+        with gateway(url, QUICK) as one:
+            one.create("r1", "r2")
+            a = one.named("a")
+            a.ids()
+            a.patch("r1", "running", last_attempt_id="0")
+            a.post_event("r1", value=1.0)
+        # That gateway is gone. Its controller asks the other one, for longer than a lease.
+        a = other.named("a")
+        seen: list[str] = []
+        wait_until(lambda: seen.append(" ".join(a.ids())) or len(seen) == 100, "more than a lease has passed")
+        assert set(seen) == {"r1 r2"}
+        a.patch("r1", "succeeded", last_attempt_id="0")
+        a.run("r2")
+        assert [event["data"] for event in other.events("r1")] == [{"value": 1.0}]
+        assert other.get("/api/rollouts/terminal").json["total_terminal"] == 2
+
+
+def test_claims_whose_answer_a_gateway_lost_are_given_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It died between the claim and the note of it. What the controller has there already keeps its session alive."""
+
+    async def lost(*_: object) -> None:
+        raise RuntimeError("the gateway died here")
+
+    with gateway(url, RunConfig(**{**QUICK.model_dump(), "lease_ms": 60_000})) as one:
+        one.create("r1")
+        a = one.named("a")
+        a.ids()
+        a.patch("r1", "running")
+        one.create("r2")
+        with monkeypatch.context() as patched:
+            patched.setattr(controllers.Controllers, "_shown", lost)
+            assert a.get("/api/rollouts", state_in="queuing").status == 500
+    with gateway(url) as other:
+        a = other.named("a")
+        assert a.ids("running") == ["r1"]
+        (again,) = wait_until(lambda: a.ids("queuing"), "it goes out again")
+        assert again.startswith("r2--2-")
+
+
+def test_a_session_that_the_server_lost_begins_anew(url: str, client: Client) -> None:
+    client.create("r1", "r2")
+    a = client.named("a")
+    assert a.ids(limit=1) == ["r1"]
+    with Operator(url) as operator:
+        operator.transport.command("DEL", f"rb1:{{{RUN}}}:calls")
+    wait_until(lambda: a.ids(limit=1) == ["r2"], "it has what the new session got")
+
+
+def test_deleting_revokes_what_a_controller_has(client: Client) -> None:
+    client.create("r1")
+    client.ids()
+    client.patch("r1", "running")
+    client.request("DELETE", "/api/rollouts/r1")
+    assert client.ids() == []
+    assert client.post_event("r1").status == 404
+
+
+def test_names_of_controllers() -> None:
+    assert who("gpu-7", "10.0.0.1") == Who("gpu-7", by_address=False)
+    assert who(None, "10.0.0.1") == Who("controller@10.0.0.1", by_address=True)
+    assert who(None, "fe80::1%eth0") == Who("controller@fe80::1-eth0", by_address=True)
+    assert who("controller@10.0.0.1", "") is None
+    assert who("a b", "") is None
+
+
+def test_a_name_that_no_controller_can_have_is_not_found(client: Client) -> None:
+    assert client.get("/controller/a%20b/api/rollouts", state_in="queuing").status == 404
