@@ -60,13 +60,14 @@ class Worker(BlockingClient):
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
         wait_for_run_s: how long to wait for a run that is not there (yet, or any more), in seconds. Of several runs,
-            opening waits for one, and claims wait for the others. None: a run that was never there is an error at once,
-            as its name may be misspelt; one that vanished while the worker served it is waited for without limit.
+            opening waits for one, and claims look for the others; after that time the worker goes on without those
+            that are not there, as long as one is. None: a run that was never there is an error at once, as its name
+            may be misspelt; one that vanished while the worker served it is waited for without limit.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
 
     Raises:
-        NoRun: a run does not exist, or did not come within `wait_for_run_s`; claims may raise it too.
+        NoRun: a run does not exist, or none came within `wait_for_run_s`; claims may raise it too.
         ServerUnavailable: no answer.
     """
 

@@ -28,15 +28,32 @@ class MissingRun:
         self._was_there = False
         self._since: float | None = None  # when the run was first missed
         self._tell_at = 0.0
+        self._told_of_end = False
 
-    def missed(self, error: NoRun) -> None:
-        """The run is not there: says so once a minute. Raises the error when the patience is over."""
+    def missed(self, error: NoRun, *, has_others: bool = False) -> None:
+        """The run is not there: says so once a minute, and once more when the patience is over.
+
+        Args:
+            error: says that it is not there.
+            has_others: whether the worker has another run that is there, or may still come. If it has none, the error
+                is raised when the patience is over.
+        """
         now = self._clock()
         if self._since is None:
             self._since = self._tell_at = now
+            self._told_of_end = False
         waited_s = now - self._since
-        if self._patience_s is not None and waited_s >= self._patience_s:
-            raise error
+        if self.is_over:
+            if not has_others:
+                raise error
+            if not self._told_of_end:
+                self._told_of_end = True
+                _log.warning(
+                    "worker %s goes on with its other runs, and serves this one if it comes after all: %s",
+                    self._worker,
+                    error,
+                )
+            return
         if now < self._tell_at:
             return
         self._tell_at = now + TELL_EVERY_S
@@ -49,8 +66,14 @@ class MissingRun:
         self._since, self._was_there = None, True
 
     @property
+    def is_over(self) -> bool:
+        """Whether the run is missed, and the patience is over."""
+        since, patience_s = self._since, self._patience_s
+        return since is not None and patience_s is not None and self._clock() - since >= patience_s
+
+    @property
     def left_s(self) -> float | None:
-        """Seconds until the patience is over; None: the run is not missed, or the worker waits for ever."""
-        if self._since is None or self._patience_s is None:
+        """Seconds until the patience is over; None: the run is not missed, it is over, or the worker waits for ever."""
+        if self._since is None or self._patience_s is None or self.is_over:
             return None
         return max(0.0, self._since + self._patience_s - self._clock())

@@ -188,10 +188,15 @@ class WorkerState:
                 try:
                     await session.join()
                 except NoRun as error:
-                    session.missing.missed(error)
+                    self._missed(session, error)
             if any(session.id for session in sessions):
                 return
             await self._pause(self._look_again_in(RUN_AGAIN_S))
+
+    def _missed(self, session: Session, error: NoRun) -> None:
+        """A run is not there. Raises the error if no other one is there, and each was waited for long enough."""
+        others = [other for other in self.sessions.values() if other is not session]
+        session.missing.missed(error, has_others=any(not other.missing.is_over for other in others))
 
     def _look_again_in(self, seconds: float) -> float:
         """How long to wait before missing runs are looked for again, seconds: not beyond the patience for one."""
@@ -232,7 +237,7 @@ class WorkerState:
         except NoRun as error:
             # A server that lost everything is refilled by the trainer's recovery; the worker waits for it.
             session.lost()
-            session.missing.missed(error)
+            self._missed(session, error)
 
     def _forget(self, attempts: Iterable[Attempt]) -> None:
         """Forgets attempts that are not worked on; the heartbeat gives back those that the session holds."""

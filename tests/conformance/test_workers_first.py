@@ -94,6 +94,62 @@ def test_a_run_that_is_created_later_is_served_then(server: ServerUnderTest, mis
 
 
 @FLAVOURS
+@pytest.mark.parametrize("wait_for_run_s", [0, 0.05])
+@pytest.mark.parametrize("preferred", [True, False], ids=["preferred", "second"])
+def test_a_run_that_does_not_come_in_time_takes_nothing_from_one_that_is_there(
+    server: ServerUnderTest,
+    missing: str,
+    flavour: str,
+    wait_for_run_s: float,
+    preferred: bool,
+    caplog: pytest.LogCaptureFixture,
+):
+    there = f"{missing}2"
+    create(server.url, there)
+    runs = [missing, there] if preferred else [there, missing]
+
+    def claimed(claims: int) -> list[list[str]]:
+        """What each of some claims brings; the missing run is created before the last one."""
+        if flavour == "sync":
+            with Worker(server.url, runs, wait_for_run_s=wait_for_run_s) as worker:
+                brought = [worker.claim(1, timeout=0.1) for _ in range(claims)]
+                create(server.url, missing)
+                return [[attempt.task for attempt in batch] for batch in [*brought, worker.claim(1, timeout=20)]]
+
+        async def awaited() -> list[list[str]]:
+            async with aio.Worker(server.url, runs, wait_for_run_s=wait_for_run_s) as worker:
+                brought = [await worker.claim(1, timeout=0.1) for _ in range(claims)]
+                await asyncio.to_thread(create, server.url, missing)
+                return [[attempt.task for attempt in batch] for batch in [*brought, await worker.claim(1, timeout=20)]]
+
+        return asyncio.run(awaited())
+
+    assert claimed(4) == [[f"{there}0"], [], [], [], [f"{missing}0"]]
+    assert caplog.text.count("goes on with its other runs, and serves this one if it comes after all") == 1
+    assert f"no run {missing} " in caplog.text
+
+
+@FLAVOURS
+def test_where_no_run_comes_in_time_it_is_an_error(server: ServerUnderTest, missing: str, flavour: str):
+    with pytest.raises(NoRun):
+        claims_one(flavour, server.url, [missing, f"{missing}2"], 0.05, nothing)
+
+
+@FLAVOURS
+def test_a_worker_whose_last_run_vanishes_waits_for_it_once_more(server: ServerUnderTest, missing: str, flavour: str):
+    """Then no run is there, and each has been waited for."""
+    there = f"{missing}2"
+    create(server.url, there)
+
+    def vanish() -> None:
+        with Operator(server.url) as operator:
+            operator.purge(there)
+
+    with pytest.raises(NoRun):
+        claims_one(flavour, server.url, [missing, there], 0.05, vanish)
+
+
+@FLAVOURS
 @pytest.mark.parametrize(("wait_for_run_s", "ends"), [(0.05, True), (None, False), (LONG_S, False)])
 def test_a_run_that_vanished_is_waited_for(
     server: ServerUnderTest,
@@ -143,6 +199,9 @@ def test_a_wait_is_told_once_a_minute_until_the_patience_is_over(caplog: pytest.
     for _ in range(2):  # whoever asks again hears it again
         with pytest.raises(NoRun):
             run.missed(error)
+    for _ in range(2):  # another run has work
+        run.missed(error, has_others=True)
+    assert (told(), caplog.text.count("goes on with its other runs"), run.left_s) == (2, 1, None)
     run.found()
     assert run.left_s is None
     run.missed(error)
