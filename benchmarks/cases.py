@@ -1,4 +1,4 @@
-"""What is measured: cases, each of one contender in one scenario."""
+"""Cases: what one contender does in one scenario, and the values measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 class NotRunError(Exception):
-    """A case cannot be run here; says why."""
+    """A case cannot be run here; the message says why."""
 
 
 @dataclass(slots=True)
@@ -16,12 +16,12 @@ class Case:
 
     Args:
         scenario: short name of the scenario.
-        name: what is done.
+        name: the work that is measured.
         who: `ours`, `limit`, or the name of a peer.
-        run: does it once, on an empty server, and returns the measured values. The end of a value's name is its
+        run: does the work once, on an empty server, and returns the measured values. The end of a value's name is its
             unit: `per_s`, `s`, `ms`, `us`, `bytes`, `mb_per_s`, `x` (a ratio), `count`.
-        repeat: most repetitions, for what takes long; None: as many as asked for.
-        clean: empty the server before.
+        repeat: most repetitions, for a case that takes long; None: one in each round.
+        clean: empty the server before each repetition.
     """
 
     scenario: str
@@ -42,8 +42,8 @@ class Repetition:
     """One repetition of a case.
 
     Args:
-        round: number of the round it belongs to.
-        values: what was measured.
+        round: number of the round.
+        values: the measured values, by metric.
         ref_per_s: reference pairs a second, mean of the samples before and after.
         ref_drift: the larger of the two samples over the smaller.
     """

@@ -17,7 +17,7 @@ from benchmarks import peers, report, scenarios
 from benchmarks.lab import Lab
 from benchmarks.rounds import run_rounds
 
-#: Rounds, unless told otherwise.
+#: How many rounds, if `--repeat` is not given.
 REPEAT = 3
 
 
@@ -46,7 +46,7 @@ def _rounds(text: str) -> int:
 
 
 def _unusable(given: argparse.Namespace) -> str:
-    """What would only be noticed when all has been measured, or by a traceback; empty if there is nothing."""
+    """A fault of the options that would else show after the measurement, or as a traceback; empty if there is none."""
     if given.server and which(given.server) is None:
         return f"--server: {given.server} is not a program that can be run"
     try:
@@ -67,7 +67,7 @@ def _unusable(given: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs it; returns the exit code."""
+    """Runs the benchmark; returns the exit code."""
     given = parser().parse_args(argv)
     if problem := _unusable(given):
         print(problem, file=sys.stderr)

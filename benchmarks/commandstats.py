@@ -1,4 +1,4 @@
-"""What the server spent on a piece of work, from INFO commandstats."""
+"""The server's time and calls for a piece of work, from INFO commandstats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from benchmarks.resp import RawClient, info
 
 _SCRIPTS = ("evalsha", "eval", "fcall")
-#: What the measurement itself sends.
+#: Commands that the measurement itself sends.
 _OWN = {"config|resetstat", "info", "select", "client|setinfo", "client|setname", "hello", "script|load", "ping"}
 
 
@@ -18,14 +18,14 @@ class Spent:
     """Calls and microseconds by command.
 
     Args:
-        calls: command -> (calls, microseconds); those that scripts call are counted in the scripts' time too.
+        calls: command -> (calls, microseconds); the scripts' time includes the commands that scripts call.
     """
 
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def micros(self) -> int:
-        """All commands that clients sent: scripts with what they call, and others."""
+        """Microseconds of all script calls, with the commands inside; without script calls, of all commands."""
         inside = self.scripts
         return inside or sum(us for _, us in self.calls.values())
 
@@ -46,7 +46,7 @@ class Spent:
 
 @contextmanager
 def spent(client: RawClient) -> Iterator[Spent]:
-    """Counts what the server does while the block runs."""
+    """Counts the server's calls and time while the block runs."""
     result = Spent()
     client.call("CONFIG", "RESETSTAT")
     yield result

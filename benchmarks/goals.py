@@ -1,4 +1,4 @@
-"""What is to be reached, and whether a run did: multiples of the reference, of a limit, or plain bounds."""
+"""The goals, and whether a run reached them: multiples of the reference, multiples of a limit, or plain bounds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Goal:
     """One bound.
 
     Args:
-        text: what it is, in words.
+        text: the goal in words.
         of: the measured value.
-        bound: what it is held against.
+        bound: the value to reach.
         at_least: whether more is better.
-        to: a value of the same round that it is divided by; None: see unit.
-        unit: `x ref` divides by the reference; anything else is the value's own.
+        to: a value of the same round by which the measured value is divided; None: see unit.
+        unit: `x ref`: the value is divided by the reference; any other: the unit of the value.
     """
 
     text: str
@@ -162,12 +162,12 @@ GOALS: tuple[Goal, ...] = (
 )
 
 
-#: Ours in one process with all guarantees and events, single tasks: what is held against peers.
+#: The broker's cases that are compared with peers: one process, all guarantees and events, single tasks.
 _IN_ONE_PROCESS = ("loop", "asyncio, 32 in flight", "batches of 64")
 
 
 def judged(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """The goals whose values this run has, each with what was measured and whether it was reached."""
+    """The goals whose values this run has, each with the measured value and whether it was reached."""
     by_place = {(o.case.scenario, o.case.who, o.case.name): o for o in outcomes}
     found: list[dict[str, Any]] = []
     for goal in GOALS:
@@ -190,7 +190,7 @@ def _measured(goal: Goal, by_place: dict[tuple[str, str, str], Outcome]) -> list
     other = by_place.get(goal.to[:3])
     if other is None:
         return []
-    # Of the same round, so that both met the same minute of the machine.
+    # Values of the same round, which both come from the same minute of the machine.
     theirs = {r.round: r.values[goal.to[3]] for r in other.repetitions if goal.to[3] in r.values}
     return [
         r.values[goal.of[3]] / theirs[r.round]
@@ -201,18 +201,18 @@ def _measured(goal: Goal, by_place: dict[tuple[str, str, str], Outcome]) -> list
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Ours beside the best peer of the run, each in its best way, as rates or times of the same run.
+    """A comparison of the broker with the best peer of the run, each in its best way, by rates or times.
 
-    Not as multiples of ref: how fast two processes play ping-pong says little about rates that the server's processor
-    or the peer's own code bounds.
+    Multiples of ref do not serve here: how fast two processes exchange messages says little about rates that the
+    server's processor or the peer's own code bounds.
 
     Args:
-        text: what it is, in words.
-        scenario: where.
-        metric: what is compared; rates are to be larger, times smaller.
-        is_ours: which of our cases count.
-        theirs: the peers' case; None: the only one.
-        bound: how many times the best peer's.
+        text: the comparison in words.
+        scenario: the scenario of the cases.
+        metric: the value compared; rates are to be larger, times smaller.
+        is_ours: whether a case of the broker counts, by its name.
+        theirs: the name of the peers' case; None: their only case.
+        bound: the goal, as a multiple of the best peer's value.
     """
 
     text: str

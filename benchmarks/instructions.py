@@ -1,4 +1,4 @@
-"""Instructions that a process executes, counted by `perf stat` where the machine lets it."""
+"""Instructions that a process executes, counted by `perf stat` if the machine allows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVENT = "instructions:u"
 
 @contextmanager
 def counted(pid: int | None) -> Iterator[list[int]]:
-    """Counts while the block runs; the list has the count afterwards, or stays empty where perf does not work."""
+    """Counts while the block runs. After that the list has the count, or is empty if perf does not work."""
     result: list[int] = []
     if pid is None or not _works():
         yield result
@@ -24,7 +24,7 @@ def counted(pid: int | None) -> Iterator[list[int]]:
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "perf.csv"
         process = subprocess.Popen(_command(pid, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.1)  # perf says nothing when it has attached
+        time.sleep(0.1)  # perf does not say when it has attached
         yield result
         process.send_signal(2)
         process.wait(10)

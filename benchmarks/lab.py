@@ -1,4 +1,4 @@
-"""The private server of a run, the reference, and how large things are."""
+"""The private server of a run, the reference, and sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFERENCE_PAIRS = 600
 
 
 class Lab:
-    """Where the cases run.
+    """The private server on which the cases run, and how large the cases are.
 
     Args:
         server: path of a Redis or Valkey server, "" for the embedded Valkey.
@@ -36,11 +36,11 @@ class Lab:
         self._names = 0
 
     def size(self, full: int, quick: int) -> int:
-        """How many, in a full run or a quick one."""
+        """Returns `full` in a full run, `quick` in a quick one."""
         return quick if self.quick else full
 
     def run_name(self) -> str:
-        """A name that no run of this benchmark has had."""
+        """Returns a new name of a run."""
         self._names += 1
         return f"bench-{self._names}"
 
@@ -62,8 +62,10 @@ class Lab:
         return float(cpu["used_cpu_sys"]) + float(cpu["used_cpu_user"])
 
     def memory_bytes(self) -> int:
-        """What the server has allocated, without the buffers of its clients, which come and go: it looks at them once a
-        second, and keeps one as large as the last value that a client sent.
+        """The bytes that the server has allocated, without the buffers of its clients.
+
+        A client's buffer may stay as large as the last value that the client sent, and the server shrinks buffers only
+        once a second.
         """
         time.sleep(0.1 if self.quick else 1.2)
         memory = info(self.control, "memory")
@@ -71,7 +73,7 @@ class Lab:
 
     @contextmanager
     def another_server(self, **settings: str) -> Iterator[str]:
-        """A second private server of the same kind with other settings, for as long as the block runs; its URL."""
+        """Runs a second private server of the same kind, with other settings, while the block runs; gives its URL."""
         server = EmbeddedServer(
             port=0, binary=self.binary, settings={k.replace("_", "-"): v for k, v in settings.items()}
         )
@@ -81,7 +83,7 @@ class Lab:
             server.stop()
 
     def about(self) -> dict[str, object]:
-        """What the numbers were measured on."""
+        """The server and the machine that the numbers were measured on."""
         told = info(self.control, "server")
         return {
             "server": f"{'valkey' if 'valkey_version' in told else 'redis'} "

@@ -15,7 +15,7 @@ BATCH = 64
 
 
 def config(tasks: int, **fields: Any) -> RunConfig:
-    """A run in which so many tasks may be in flight; all guarantees and events on."""
+    """The config of a run in which this many tasks may be in flight, with all guarantees and events on."""
     return RunConfig(consumer_batch_size=tasks, max_concurrent_rollouts=tasks, max_staleness=1, **fields)
 
 
@@ -25,7 +25,7 @@ def tasks(count: int, *, first: int = 0, samples: int = 1, payload: bytes = PAYL
 
 
 def filled(url: str, run: str, count: int, *, samples: int = 1, **fields: Any) -> Trainer:
-    """A trainer whose run has so many tasks waiting."""
+    """Returns a trainer whose run has `count` tasks waiting."""
     trainer = Trainer(url, run, config(count, **fields))
     trainer.enqueue(tasks(count, samples=samples))
     return trainer
@@ -41,7 +41,7 @@ def loop_one_at_a_time(worker: Worker, count: int) -> None:
 
 
 def loop_batched(worker: Worker, batch: int = BATCH, timeout: float = 0.0) -> int:
-    """Claims and submits in batches until nothing is left; how many."""
+    """Claims and submits in batches until no work is left. Returns how many attempts."""
     if not hasattr(worker, "submit_many"):
         raise NotRunError("the client has no submit_many")
     done = 0
@@ -65,7 +65,7 @@ def loop_over_batches(worker: Worker, count: int, batch: int = BATCH) -> int:
 
 
 async def run_concurrently(url: str, run: str, count: int, concurrency: int) -> None:
-    """So many no-ops through `aio.Worker.run`."""
+    """Does `count` no-ops through `aio.Worker.run`."""
     async with aio.Worker(url, run) as worker:
         left = count
 

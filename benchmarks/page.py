@@ -1,7 +1,7 @@
 """Writes the numbers of one or several runs into a page: `python -m benchmarks.page docs/performance.md RUN.json ...`.
 
-Only what stands between two marks is replaced: `measured` are all numbers, `numbers` the few of a README. Of a case
-that several runs have, the last one's counts.
+Only the text between two marks is replaced: `measured` stands for all numbers, `numbers` for the few of a README. If
+several runs have a case, the last run's values count.
 """
 
 # ruff: noqa: T201 - printing is its purpose
@@ -21,7 +21,7 @@ from benchmarks.report import SHOWN_UNITS, number
 #: The marks of a section in a page.
 BEGIN, END = "<!-- {} -->", "<!-- /{} -->"
 
-#: Scenario -> its title, what it shows as rows (metrics), and whether as multiples of ref.
+#: Scenario -> its title.
 _TITLES = {
     "enqueue": "Enqueue",
     "cycle": "Full cycle: claim, no-op, accepted result",
@@ -40,7 +40,7 @@ _BUDGET = ("round_trips_count", "script_calls_count", "commands_count", "sent_by
 
 
 def measured(runs: Sequence[dict[str, Any]]) -> str:
-    """The section as Markdown."""
+    """All numbers, as Markdown."""
     cases = _cases(runs)
     goals = {goal["goal"]: goal for run in runs for goal in run["goals"]}
     parts = [_about(runs), "### Goals", _goals(list(goals.values()))]

@@ -1,4 +1,4 @@
-"""PNG plots of a run, from its document; nothing in them is written by hand."""
+"""PNG plots of a run, made from the run's document alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: What each scenario's plot shows: metric -> (its axis, whether as multiples of ref, logarithmic).
+#: The plots of each scenario: metric -> (text of its axis, whether as multiples of ref, whether logarithmic).
 _SHOWN: dict[str, dict[str, tuple[str, bool, bool]]] = {
     "enqueue": {"rate_per_s": ("tasks, x ref", True, True)},
     "cycle": {"rate_per_s": ("full cycles, x ref", True, True)},
@@ -26,7 +26,7 @@ _OURS, _LIMIT, _PEER = "#1b6ca8", "#9a9a9a", "#d98c3f"
 
 
 def write_plots(told: dict[str, Any], directory: Path) -> list[Path]:
-    """A file for each scenario that the document has; their paths."""
+    """Writes a file for each scenario that the document has. Returns their paths."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""What other clients feel while something large goes on, and the slowest script."""
+"""How long other clients wait during a large piece of work, and the slowest script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAUSE_S = 0.001
 
 @contextmanager
 def felt(url: str) -> Iterator[dict[str, float]]:
-    """Another client PINGs all the while; afterwards the dict has its `ping_p50_ms`, `ping_p99_ms`, `ping_max_ms`."""
+    """Another client PINGs while the block runs. Then the dict has `ping_p50_ms`, `ping_p99_ms`, `ping_max_ms`."""
     found: dict[str, float] = {}
     child, pipe = beside(_probe, url)
     pipe.recv()
@@ -47,7 +47,7 @@ def _probe(pipe: Connection, url: str) -> None:
 
 @contextmanager
 def slowest_script(client: RawClient) -> Iterator[dict[str, float]]:
-    """SLOWLOG while the block runs; the dict then has the slowest script's time, and how many took above 10 ms."""
+    """Watches SLOWLOG while the block runs. Then the dict has the slowest time, and how many took over 10 ms."""
     found: dict[str, float] = {}
     client.call("CONFIG", "SET", "slowlog-log-slower-than", 500, "slowlog-max-len", 100000)
     client.call("SLOWLOG", "RESET")

@@ -16,13 +16,13 @@ _context = multiprocessing.get_context("spawn")
 
 
 def throughput(processes: int, prepare: Callable[..., Callable[[], int]], *args: Any) -> float:
-    """Items a second of so many processes together, from the common start to the last one's end.
+    """Returns the items a second of several processes together, from the first start to the last end.
 
     Args:
-        processes: how many.
-        prepare: called in each process with args: opens connections and returns the work; the work returns how many
-            items it did.
-        args: of `prepare`; picklable.
+        processes: how many processes.
+        prepare: called in each process with args. It opens connections and returns the work, a function; the work
+            returns how many items it did.
+        args: arguments of `prepare`; picklable.
     """
     barrier = _context.Barrier(processes)
     pipes: list[Connection] = []
@@ -46,7 +46,7 @@ def throughput(processes: int, prepare: Callable[..., Callable[[], int]], *args:
 
 
 def beside(work: Callable[..., None], *args: Any) -> tuple[Any, Connection]:
-    """A process that runs `work(connection, *args)` beside this one, and this end of the connection."""
+    """Starts a process that runs `work(connection, *args)`. Returns the process, and this end of the connection."""
     ours, theirs = _context.Pipe()
     child = _context.Process(target=work, args=(theirs, *args), daemon=True)
     child.start()
@@ -55,7 +55,7 @@ def beside(work: Callable[..., None], *args: Any) -> tuple[Any, Connection]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had so far. (Linux's getrusage would tell the parent's before its exec.)"""
+    """The peak memory of this process so far. (On Linux, getrusage also counts the parent's memory before the exec.)"""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
@@ -65,7 +65,7 @@ def _answer(pipe: Connection) -> tuple[float, float, int]:
         raise TimeoutError(f"a worker process did not finish in {PATIENCE_S:g} s")
     answer = pipe.recv()
     if isinstance(answer, str):
-        raise RuntimeError(answer)  # noqa: TRY004 - the text of what a process raised
+        raise RuntimeError(answer)  # noqa: TRY004 - the text of the process's error
     return answer
 
 
@@ -76,6 +76,6 @@ def _work(pipe: Connection, barrier: Barrier, prepare: Callable[..., Callable[[]
         started = time.monotonic()
         count = work()
         pipe.send((started, time.monotonic(), count))
-    except BaseException as error:  # noqa: BLE001 - told to the parent, which raises it
+    except BaseException as error:  # noqa: BLE001 - sent to the parent, which raises it
         barrier.abort()
         pipe.send(f"{type(error).__name__}: {error}")

@@ -24,7 +24,7 @@ SHOWN_UNITS = {
 
 
 def number(value: float) -> str:
-    """Three digits that matter, thousands grouped."""
+    """A number with about three significant digits and grouped thousands."""
     size = abs(value)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{digits}f}"
@@ -37,7 +37,7 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A line for each metric of each case: value and multiple of ref, as median (min-max); then what was not run."""
+    """A line for each metric of each case: value and multiple of ref, as median (min-max); then the cases not run."""
     rows = [("case", "metric", "value", "x ref")]
     not_run: list[str] = []
     for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""A raw connection: a socket and hiredis, nothing else. The reference and the limits are measured through it."""
+"""A raw connection: a socket and hiredis. The reference and the limits are measured through it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RawClient:
         self._socket.sendall(data)
 
     def receive(self, count: int) -> list[Any]:
-        """Reads so many replies; raises the first error among them after all were read."""
+        """Reads `count` replies. Raises the first error among them after all were read."""
         replies: list[Any] = []
         reader, buffer = self._reader, self._buffer
         while len(replies) < count:
@@ -52,12 +52,12 @@ class RawClient:
         return replies
 
     def call(self, *words: Word) -> Any:
-        """One command, one round trip."""
+        """Sends one command, in one round trip."""
         self._socket.sendall(hiredis.pack_command(words))
         return self.receive(1)[0]
 
     def pipeline(self, commands: Sequence[Sequence[Word]]) -> list[Any]:
-        """Several commands in one round trip."""
+        """Sends several commands in one round trip."""
         self._socket.sendall(b"".join(hiredis.pack_command(tuple(words)) for words in commands))
         return self.receive(len(commands))
 

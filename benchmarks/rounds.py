@@ -1,4 +1,4 @@
-"""Runs cases interleaved: every round runs each case once, so that a slow minute of the machine meets all of them."""
+"""Runs cases interleaved: every round runs each case once, so that a slow minute of the machine affects all cases."""
 
 # ruff: noqa: T201 - printing is its purpose
 
@@ -13,7 +13,7 @@ from benchmarks.lab import Lab
 
 
 def run_rounds(lab: Lab, cases: Sequence[Case], repeat: int) -> list[Outcome]:
-    """All repetitions of all cases, the reference sampled before and after each."""
+    """Runs all repetitions of all cases, and samples the reference before and after each."""
     outcomes = [Outcome(case) for case in cases]
     for number in range(repeat):
         for outcome in outcomes:
@@ -34,7 +34,7 @@ def _once(lab: Lab, outcome: Outcome, number: int) -> None:
         values = case.run()
     except NotRunError as reason:
         outcome.not_run = str(reason)
-    except Exception as error:  # noqa: BLE001 - one contender that fails must not end the others
+    except Exception as error:  # noqa: BLE001 - a contender that fails must not end the others
         outcome.not_run = f"failed: {type(error).__name__}: {error}"
     else:
         after = lab.reference()

@@ -1,4 +1,4 @@
-"""The few numbers of a README: what a user feels first, beside the limit or the best peer of the same runs."""
+"""The few numbers of a README: those that users notice first, beside the limit or the best peer of the same runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OURS = "ours"
 
 
 class _Row(NamedTuple):
-    """What is told of one of our cases, beside the best peer's case or the limit's."""
+    """A row: one case of the broker, beside the best peer's case or a limit's."""
 
     text: str
     scenario: str
@@ -49,7 +49,7 @@ _ROWS = (
 
 
 def rows(cases: Cases) -> list[tuple[str, str, str]]:
-    """What, ours, and what it stands beside, as text; only what was measured."""
+    """The rows that were measured: text, the broker's value, the value beside it."""
     found: list[tuple[str, str, str]] = []
     for row in _ROWS:
         ours = _median(cases.get((row.scenario, _OURS, row.name)), row.metric)

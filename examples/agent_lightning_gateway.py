@@ -1,8 +1,8 @@
 """A trainer of agent-lightning's kind and three workers: `python examples/agent_lightning_gateway.py [URL]`.
 
 The trainer queues questions and collects rollouts, as it would with `agentlightning.AgentLightningServer`. The workers
-speak plain HTTP, as they may in any language. One of them dies with every fourth task that it takes; the broker gives
-those to others, and each comes back once.
+speak plain HTTP, as workers in any language may. One of them abandons every fourth task that it takes. The broker gives
+these tasks to other workers, and each rollout comes back once.
 
 Needs the extras `embedded` and `gateway`; with a URL, `embedded` is not needed.
 """
@@ -21,7 +21,7 @@ TASKS = 20
 
 
 def call(url: str, posted: dict[str, Any] | None = None) -> Any:
-    """One request: GET, or POST with a body."""
+    """Sends one request: GET, or POST with a body."""
     body = None if posted is None else json.dumps(posted).encode()
     with urllib.request.urlopen(url, body, timeout=10) as answer:  # noqa: S310 - the trainer's own endpoint
         return json.load(answer)
@@ -37,10 +37,10 @@ def work(endpoint: str, stop: threading.Event, *, clumsy: bool) -> None:
             continue
         task, taken = answer["task"], taken + 1
         if clumsy and taken % 4 == 0:
-            continue  # dies with it
+            continue  # abandons the task, as a worker that dies
         left, _, right = task["input"]["question"].partition(" + ")
         reward = float(int(left) + int(right) == task["input"]["answer"])
-        # With the attempt_id a rollout that comes too late is recognised for certain.
+        # By the attempt_id the server certainly recognises a rollout that comes too late.
         call(
             f"{endpoint}/rollout",
             {"rollout_id": task["rollout_id"], "attempt_id": task["attempt_id"], "final_reward": reward},

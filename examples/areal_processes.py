@@ -1,7 +1,7 @@
 """Three processes that share one bound on rollouts, on a private server: `python examples/areal_processes.py [URL]`.
 
-Each does what AReaL's dispatcher does: it asks for capacity, starts a rollout, and says how it ended. In a real job the
-processes are AReaL's, on hosts of their own, and a `BatchTaskDispatcher` does it; see docs/integrations/areal.md.
+Each process works as AReaL's dispatcher does: it asks for capacity, starts a rollout, and reports how that ended. In a
+real job the processes are AReaL's, on hosts of their own, with a `BatchTaskDispatcher`; see docs/integrations/areal.md.
 
 Needs the extra `embedded`; with a URL, none.
 """
@@ -31,7 +31,7 @@ class Engine:
 
 
 class Dispatcher:
-    """Starts rollouts while there is capacity, and waits for it as AReaL's does: for ever, on a condition."""
+    """Starts rollouts while there is capacity, and waits for capacity as AReaL's does: for ever, on a condition."""
 
     def __init__(self, manager: StalenessManager, enough: Callable[[], bool]) -> None:
         self._manager, self._enough = manager, enough
@@ -49,7 +49,7 @@ class Dispatcher:
             self.threads[-1].start()
 
     def _has_capacity(self) -> bool:
-        """Waits for capacity; false where enough was accepted meanwhile."""
+        """Waits for capacity. Returns False if enough rollouts were accepted meanwhile."""
         while self._manager.get_capacity() <= 0:
             if self._enough():
                 return False
@@ -68,7 +68,7 @@ class Dispatcher:
 
 def generate(url: str, run: str, rank: int) -> None:
     engine = Engine()
-    # Here the trainer takes what comes first, whoever made it. Ranks that train on their own rollouts give their share.
+    # Here the trainer trains on the first rollouts of any process. Ranks that train on their own rollouts give a share.
     name = f"rank{rank}"
     with StalenessManager(engine, CONCURRENT, BATCH, STALENESS, url=url, run=run, owner=name, share=0) as manager:
         dispatcher = Dispatcher(manager, lambda: manager.get_stats().accepted >= STEPS * BATCH)

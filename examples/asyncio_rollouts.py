@@ -1,7 +1,7 @@
-"""The same in asyncio: `python examples/asyncio_rollouts.py [URL]`.
+"""A trainer and a worker in asyncio: `python examples/asyncio_rollouts.py [URL]`.
 
-Rollouts that mostly wait, for a model server or an environment, run by the dozen in one event loop. One of the tasks is
-slow and gets cancelled: its handler is told by `asyncio.CancelledError`, as every coroutine is.
+Many rollouts run in one event loop, because they mostly wait for a model server or an environment. One of the tasks is
+slow and is cancelled: its handler gets `asyncio.CancelledError`, as any cancelled coroutine.
 
 Needs the extra `embedded`; with a URL, none.
 """
@@ -18,7 +18,7 @@ BATCH = 8
 
 
 async def generate(attempt: Attempt) -> list[int]:
-    """Ask the model that is not there."""
+    """Stands for a call of a model server."""
     try:
         await asyncio.sleep(60.0 if attempt.payload["slow"] else random.uniform(0.0, 0.05))
     except asyncio.CancelledError:
@@ -37,7 +37,7 @@ async def train(trainer: Trainer) -> None:
         print(f"step {trainer.version}: {', '.join(rollout.task for rollout in batch)}")
         await trainer.advance()
         if trainer.version == 2:
-            await trainer.cancel(["prompt/3"])  # the worker learns it from its next heartbeat
+            await trainer.cancel(["prompt/3"])  # the worker learns this with its next heartbeat
 
 
 async def main(url: str) -> None:

@@ -1,7 +1,7 @@
 """A trainer and three worker threads, on a private server: `python examples/threads.py [URL]`.
 
-The tasks are sums, the "policy" is how often it gets them right, which grows with each version. In a real run the
-workers are other processes on other hosts, and give the same URL.
+The tasks are sums. The "policy" is the chance of a right answer, which grows with each version. In a real run the
+workers are other processes on other hosts, with the same URL.
 
 Needs the extra `embedded`; with a URL, none.
 """
@@ -21,7 +21,7 @@ def generate(attempt: Attempt) -> dict[str, float]:
     """One rollout with the weights of `attempt.version`."""
     left, _, right = str(attempt.payload).partition("+")
     if not right:
-        raise Reject("not a sum")  # never train on this; any other exception means: try again, here or elsewhere
+        raise Reject("not a sum")  # a verdict: never train on this. After any other exception the task is tried again
     skill = (attempt.version + 1) / (STEPS + 1)
     answer = int(left) + int(right) + (0 if random.random() < skill else 1)
     return {"answer": answer, "reward": float(answer == int(left) + int(right))}

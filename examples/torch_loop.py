@@ -1,12 +1,12 @@
 """REINFORCE on a toy in a PyTorch loop, with two worker threads: `python examples/torch_loop.py [URL]`.
 
-The policy is one number, the chance of an action that pays 1. Its weights travel to the workers with each new version.
-In a real run the workers are other processes on other hosts, and the weights too large to travel so.
+The policy is one number, which gives the chance of an action that pays 1. Its weight goes to the workers with each new
+version. In a real run the workers are other processes on other hosts, and the weights are too large for this way.
 
 Needs the extras `embedded` and `torch`; with a URL, `embedded` is not needed.
 """
 
-# Checked less strictly than the rest: not every type of PyTorch is declared, and it need not be installed.
+# Checked less strictly than other files: PyTorch does not declare all its types, and need not be installed.
 # pyright: basic, reportMissingImports=false
 
 import sys

@@ -1,4 +1,4 @@
-"""The physical limit: the least that a queue with leases and results can do, without any guarantee of ours."""
+"""The physical limit: the least work of a queue with leases and results, without the broker's guarantees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import hiredis
 
 from benchmarks.resp import RawClient
 
-#: What a task carries and what a no-op returns, everywhere in the benchmark where sizes do not matter.
+#: The payload of a task and the result of a no-op, wherever sizes do not matter.
 PAYLOAD = b"p" * 64
 RESULT = b"r" * 64
 
@@ -38,18 +38,18 @@ class Bare:
         return self.client.call("SCRIPT", "LOAD", source(name)).decode()
 
     def seed(self, count: int) -> None:
-        """Tasks for `claim_call`."""
+        """Makes tasks for `claim_call`."""
         for first in range(0, count, 1000):
             piece = min(1000, count - first)
             self.client.call("EVALSHA", self.sha["seed"], 1, PENDING, TASK, first, piece, PAYLOAD)
 
     def seed_many(self, count: int) -> None:
-        """Tasks for `claim_many_call`."""
+        """Makes tasks for `claim_many_call`."""
         for first in range(0, count, 1000):
             self.client.call(*self.enqueue_call(first, min(1000, count - first)))
 
     def enqueue_call(self, first: int, count: int) -> tuple[Any, ...]:
-        """The call that enqueues so many tasks."""
+        """The call that enqueues `count` tasks, numbered from `first`."""
         tasks = [word for i in range(first, first + count) for word in (str(i), PAYLOAD)]
         return ("EVALSHA", self.sha["enqueue"], 3, STATE, PENDING, PAYLOADS, *tasks)
 
@@ -58,7 +58,7 @@ class Bare:
         return ("EVALSHA", self.sha["claim"], 3, STATE, PENDING, LEASES, TASK, n)
 
     def submit_call(self, claimed: list[Any], body: bytes = RESULT) -> tuple[Any, ...]:
-        """The call that submits what a claim answered."""
+        """The call that submits results for the answer of a claim."""
         return ("EVALSHA", self.sha["submit"], 3, STATE, LEASES, READY, TASK, *_items(claimed, body))
 
     def claim_many_call(self, n: int) -> tuple[Any, ...]:
@@ -73,7 +73,7 @@ class Bare:
         )  # fmt: skip
 
     def clear(self) -> None:
-        """Removes what the bare scripts made."""
+        """Deletes the keys of the bare scripts."""
         cursor: Any = b"0"
         while True:
             cursor, found = self.client.call("SCAN", cursor, "MATCH", "bare:*", "COUNT", 2000)
@@ -91,9 +91,9 @@ def _items(claimed: list[Any], body: bytes) -> list[Any]:
 
 
 def pairs_one_at_a_time(bare: Bare, count: int) -> float:
-    """Seconds for so many claim + submit pairs over the raw socket, each call a round trip of its own.
+    """Returns the seconds for `count` claim + submit pairs over the raw socket, each call in a round trip of its own.
 
-    The tasks are there already. This is `ref`.
+    The tasks exist already. `ref` is made of this.
     """
     client = bare.client
     claim = hiredis.pack_command(bare.claim_call())

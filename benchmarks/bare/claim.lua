@@ -1,5 +1,5 @@
--- The least that a claim can do: pop a task, number the attempt, note who has it until when, return the payload.
--- KEYS: state, pending, leases. ARGV: task prefix, n. Six commands a task.
+-- The least that a claim can do: pop a task, number the attempt, note the lease, return the payload.
+-- KEYS: state, pending, leases. ARGV: task prefix, n. Five commands for each task, and one for the time.
 local answer = {}
 local time = redis.call('TIME')
 for _ = 1, tonumber(ARGV[2]) do

@@ -1,4 +1,4 @@
--- As claim.lua, with a number of commands that does not depend on n: shared hashes.
+-- Like claim.lua, but with shared hashes: the number of commands does not depend on n.
 -- KEYS: state, pending, leases, payloads, attempts. ARGV: n.
 local popped = redis.call('ZPOPMIN', KEYS[2], ARGV[1])
 if #popped == 0 then return {} end

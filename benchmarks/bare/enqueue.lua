@@ -1,4 +1,4 @@
--- The least that an enqueue can do, in two commands however many tasks.
+-- The least that an enqueue can do: three commands for any number of tasks.
 -- KEYS: state, pending, payloads. ARGV: per task: id, payload.
 local places, order = {}, redis.call('HINCRBY', KEYS[1], 'order', #ARGV / 2)
 for i = 1, #ARGV, 2 do

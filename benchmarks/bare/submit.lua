@@ -1,5 +1,5 @@
 -- The least that a submit can do: compare the attempt, store the result, end the lease, count.
--- KEYS: state, leases, ready. ARGV: task prefix, then per task: id, attempt, result. Six commands a task.
+-- KEYS: state, leases, ready. ARGV: task prefix, then per task: id, attempt, result. Six commands for each task.
 local answer = {}
 for i = 2, #ARGV, 3 do
   local task = ARGV[1] .. ARGV[i]

@@ -1,4 +1,4 @@
--- As submit.lua, with a number of commands that does not depend on the number of items: shared hashes.
+-- Like submit.lua, but with shared hashes: the number of commands does not depend on the number of items.
 -- KEYS: state, leases, ready, attempts. ARGV: prefix of results, then per task: id, attempt, result.
 local ids, results, ready, answer = {}, {}, {}, {}
 for i = 2, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end

@@ -1,4 +1,4 @@
-"""Other queues, each in an environment of its own that is made on demand."""
+"""Other queues, each in a virtual environment of its own that is made on demand."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NAMES = (
     "huey", "dramatiq", "rq", "celery", "arq", "saq", "taskiq", "streaq", "docket", "bullmq_node", "bullmq_python",
 )  # fmt: skip
 
-#: How long installing, and one measurement, may take, seconds.
+#: How many seconds an installation, and one measurement, may take.
 INSTALL_S, MEASURE_S = 300.0, 110.0
-#: Pause before each task in the latency scenario, as for ours, seconds.
+#: Pause before each task in the latency scenario, in seconds, as for the broker.
 IDLE_S = 0.01
 _HERE = Path(__file__).parent
 
@@ -62,7 +62,7 @@ def _latency(lab: Lab, name: str, count: int) -> dict[str, float]:
 
 
 def prepare(lab: Lab) -> dict[str, str]:
-    """Makes the environments of all peers; what each has installed, or why it cannot be."""
+    """Makes the environments of all peers. Returns for each what is installed, or why it is not."""
     told: dict[str, str] = {}
     for name in lab.peers:
         try:
@@ -78,7 +78,7 @@ def needs(name: str) -> list[str]:
 
 
 def _constant(name: str, constant: str) -> Any:
-    """A constant of a peer's module, which cannot be imported here: the peer is not installed here."""
+    """A constant of a peer's module, read from its text, because the peer is not installed in this environment."""
     for node in ast.parse((_HERE / f"{name}_peer.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == constant for t in node.targets):
             return ast.literal_eval(node.value)
@@ -90,7 +90,7 @@ def _directory(lab: Lab, name: str) -> Path:
 
 
 def _installed(lab: Lab, name: str) -> str:
-    """Makes the environment if it is not there; the versions in it."""
+    """Makes the peer's environment if there is none. Returns the versions in it."""
     directory = _directory(lab, name)
     note = directory / "installed.txt"
     if not note.exists():
@@ -127,7 +127,7 @@ def _run(command: list[str], cwd: Path) -> str:
 
 
 def _ask(lab: Lab, name: str, do: str, **given: Any) -> dict[str, Any]:
-    """Lets the runner do one thing in the peer's environment."""
+    """Runs `runner.py` once in the peer's environment, and returns its answer."""
     _installed(lab, name)
     directory = _directory(lab, name)
     command = [str(directory / "bin" / "python"), str(_HERE / "runner.py"), f"{name}_peer", do]

@@ -1,4 +1,4 @@
-"""arq: a polling worker (once a millisecond, instead of twice a second as it comes), 32 jobs in flight."""
+"""arq: a polling worker (once a millisecond, instead of arq's default of twice a second), 32 jobs in flight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def noop(_: Any, number: int) -> str:
 
 
 class WorkerSettings:
-    """What the `arq` command reads."""
+    """The settings that the `arq` command reads."""
 
     functions: ClassVar[list[Any]] = [noop]
     redis_settings = RedisSettings.from_dsn(url())
@@ -32,15 +32,15 @@ def workers(processes: int) -> list[list[str]]:
 
 
 async def start() -> Any:
-    """Its pool of connections."""
+    """The pool of connections of arq."""
     return await create_pool(WorkerSettings.redis_settings)
 
 
 async def send(pool: Any, number: int) -> Any:
-    """The job; arq has no call for many."""
+    """Enqueues a job; arq has no call for many."""
     return await pool.enqueue_job("noop", number)
 
 
 async def ask(pool: Any, number: int) -> Any:
-    """Results are polled for; once a millisecond."""
+    """Waits for the result; arq polls, here once a millisecond."""
     return await (await send(pool, number)).result(timeout=30, poll_delay=0.001)

@@ -21,7 +21,7 @@ def workers(processes: int) -> list[list[str]]:
 
 
 def sent(count: int, n: int) -> float:
-    """By `addBulk`; one at a time where n is 1."""
+    """Sends by `addBulk`; one at a time if n is 1."""
     words = [*_PROGRAM, "enqueue", url(), str(count), str(n)]
     return float(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -39,7 +39,7 @@ def _line(child: subprocess.Popen[str]) -> str:
 
 
 def ask(number: int) -> tuple[float, float]:
-    """A Node process that waits with QueueEvents; it says when it began and ended."""
+    """A Node process waits with QueueEvents, and prints when it began and ended."""
     child = _asking()
     assert child.stdin is not None
     child.stdin.write(f"{number}\n")

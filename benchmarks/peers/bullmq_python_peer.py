@@ -23,22 +23,22 @@ async def _work() -> None:
 
 
 def workers(processes: int) -> list[list[str]]:
-    """This file, run."""
+    """This file as a program."""
     return [[sys.executable, "-m", "bullmq_python_peer"]] * processes
 
 
 async def start() -> Any:
-    """Its queue."""
+    """BullMQ's queue."""
     return Queue("bench", {"connection": url()})
 
 
 async def send(queue: Any, number: int) -> None:
-    """By `add`."""
+    """Enqueues by `add`."""
     await queue.add("noop", {"number": number})
 
 
 async def send_many(queue: Any, numbers: range) -> None:
-    """By `addBulk`."""
+    """Enqueues by `addBulk`."""
     await queue.addBulk([{"name": "noop", "data": {"number": number}} for number in numbers])
 
 

@@ -27,10 +27,10 @@ def workers(processes: int) -> list[list[str]]:
 
 
 def send(number: int) -> Any:
-    """One at a time: a group sends its members one by one too."""
+    """Sends one task: a celery group also sends its members one by one."""
     return noop.delay(number)
 
 
 def ask(number: int) -> None:
-    """The backend subscribes to the result."""
+    """Waits for the result, to which the backend subscribes."""
     send(number).get(timeout=30)

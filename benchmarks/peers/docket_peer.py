@@ -34,10 +34,10 @@ async def start() -> Any:
 
 
 async def send(docket: Any, number: int) -> Any:
-    """Each `add` makes a key of its own; one shared by all would be one task. It has no call for many."""
+    """Enqueues a task. Each `add` makes a new key, because one key would be one task. docket has no call for many."""
     return await docket.add(noop)(number)
 
 
 async def ask(docket: Any, number: int) -> None:
-    """It is told by a subscription."""
+    """Waits for the result by a subscription."""
     await (await send(docket, number)).get_result()

@@ -1,4 +1,4 @@
-"""dramatiq: Redis broker and Redis result backend; 8 threads a process, as it comes."""
+"""dramatiq: Redis broker and Redis result backend; 8 threads a process, its default."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def workers(processes: int) -> list[list[str]]:
 
 
 def send(number: int) -> Any:
-    """One at a time: it has no other way."""
+    """Sends one task: dramatiq has no call for many."""
     return noop.send(number)
 
 
 def ask(number: int) -> None:
-    """The result backend blocks."""
+    """Waits for the result: the result backend blocks."""
     send(number).get_result(block=True, timeout=30_000)

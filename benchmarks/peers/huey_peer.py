@@ -26,10 +26,10 @@ def workers(processes: int) -> list[list[str]]:
 
 
 def send(number: int) -> Any:
-    """One at a time: it has no other way."""
+    """Sends one task: huey has no call for many."""
     return noop(number)
 
 
 def ask(number: int) -> None:
-    """Results are polled for; as often as once a millisecond."""
+    """Waits for the result; huey polls, here at least once a millisecond."""
     send(number).get(blocking=True, timeout=30, max_delay=0.001)

@@ -27,15 +27,15 @@ def workers(processes: int) -> list[list[str]]:
 
 
 def send(number: int) -> Any:
-    """By `enqueue`."""
+    """Enqueues by `enqueue`."""
     return queue.enqueue("rq_peer.noop", number)
 
 
 def send_many(numbers: range) -> None:
-    """By `enqueue_many`."""
+    """Enqueues by `enqueue_many`."""
     queue.enqueue_many([Queue.prepare_data("rq_peer.noop", (number,)) for number in numbers])
 
 
 def ask(number: int) -> None:
-    """The newest result blocks."""
+    """Waits for the result: `latest_result` blocks."""
     send(number).latest_result(timeout=30)

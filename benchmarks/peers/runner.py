@@ -1,4 +1,4 @@
-"""Runs in a peer's own environment, with nothing but the standard library and the peer: `runner.py PEER DO JSON`.
+"""Runs in a peer's own environment, which has only the standard library and the peer: `runner.py PEER DO JSON`.
 
 A peer is a module beside this file with
 
@@ -10,11 +10,11 @@ A peer is a module beside this file with
     ask(number)          optional: enqueues one task and waits for its result; may return when it began and ended
     start()              only if the peer uses asyncio: connects
 
-A peer of asyncio has coroutine functions, and each gets first what `start` returned. Without `send_many`, such a peer
-has several calls in flight instead. A peer that sends from another process has `sent(count, n)` instead of `send` and
-`send_many`: it returns the seconds that they took.
+A peer of asyncio has coroutine functions, whose first argument is the value that `start` returned. Without `send_many`,
+such a peer has several calls in flight instead. A peer that sends from another process has `sent(count, n)` instead of
+`send` and `send_many`: it returns the seconds that the calls took.
 
-Times are those that tasks note in a shared file: CLOCK_MONOTONIC is one clock for all processes.
+Tasks note their times in a shared file: CLOCK_MONOTONIC is one clock for all processes.
 """
 
 # ruff: noqa: T201 - printing is its purpose
@@ -40,7 +40,7 @@ from typing import Any
 RESULT = "r" * 64
 #: The environment variable that names the file of times.
 STAMPS = "BENCHMARK_STAMPS"
-#: How long workers may take for everything, seconds.
+#: How many seconds the workers may take for all tasks.
 PATIENCE_S = 60.0
 _DOUBLE = struct.Struct("d")
 _map: mmap.mmap | None = None
@@ -56,12 +56,12 @@ def mark(number: int) -> None:
 
 
 def url() -> str:
-    """The server, for what a peer builds when it is imported."""
+    """The URL of the server; peers need it when they are imported."""
     return os.environ["BENCHMARK_URL"]
 
 
 def script(name: str) -> str:
-    """Path of a program of this environment."""
+    """The path of a program in this environment."""
     return str(Path(sys.executable).parent / name)
 
 
@@ -88,7 +88,7 @@ def _running(peer: Any, count: int, processes: int) -> Iterator[Path]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Its whole process group, which is its own: peers fork."""
+    """Ends the whole process group of a child, because peers fork."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(child.pid, sign)
@@ -106,7 +106,7 @@ def _times(stamps: Path) -> list[float]:
 
 
 class NotOfferedError(Exception):
-    """The peer has no call for what was asked for; says so."""
+    """The peer has no call for the work asked for; the message says so."""
 
 
 def _is_asyncio(peer: Any) -> bool:
@@ -119,7 +119,7 @@ def _as_function(peer: Any, loop: asyncio.AbstractEventLoop) -> Callable[[int], 
 
 
 def _sent(peer: Any, count: int, n: int) -> float:
-    """Seconds for tasks 0 to count - 1, n in one call or in flight."""
+    """Sends tasks 0 to count - 1, n in one call or in flight. Returns the seconds that this took."""
     if hasattr(peer, "sent"):
         return peer.sent(count, n)
     pieces = [range(first, min(count, first + n)) for first in range(0, count, n)]
@@ -182,7 +182,7 @@ def latency(peer: Any, count: int, idle_s: float) -> dict[str, list[float]]:
             begun = time.monotonic()
             own = ask(number)
             ended = time.monotonic()
-            if isinstance(own, tuple):  # its own clock, where asking goes through another process
+            if isinstance(own, tuple):  # times of another process, which asked
                 begun, ended = own
             if ended > until:
                 raise TimeoutError(f"{number} of {count} tasks in {PATIENCE_S:g} s")
@@ -193,7 +193,7 @@ def latency(peer: Any, count: int, idle_s: float) -> dict[str, list[float]]:
 
 
 def main(name: str, do: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for."""
+    """Does what `do` names with this peer, and returns the values."""
     os.environ["BENCHMARK_URL"] = given.pop("url")
     peer = importlib.import_module(name)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from runner import RESULT, mark, script, url
 from saq import Queue
 
-# It imports typing_extensions without asking for it.
+# saq imports typing_extensions, but does not require it.
 PACKAGES = ["saq[redis,hiredis]", "typing_extensions"]
 
 
@@ -26,17 +26,17 @@ def workers(processes: int) -> list[list[str]]:
 
 
 async def start() -> Any:
-    """Its queue, connected."""
+    """The queue of saq, connected."""
     queue = Queue.from_url(url())
     await queue.connect()
     return queue
 
 
 async def send(queue: Any, number: int) -> None:
-    """By `enqueue`; it has no call for many."""
+    """Enqueues by `enqueue`; saq has no call for many."""
     await queue.enqueue("noop", number=number)
 
 
 async def ask(queue: Any, number: int) -> None:
-    """`apply` polls; once a millisecond."""
+    """`apply` polls for the result: here once a millisecond."""
     await queue.apply("noop", poll_interval=0.001, number=number)

@@ -27,15 +27,15 @@ def workers(processes: int) -> list[list[str]]:
 
 
 async def send(_: Any, number: int) -> Any:
-    """By `enqueue`."""
+    """Enqueues by `enqueue`."""
     return await noop.enqueue(number)
 
 
 async def send_many(_: Any, numbers: range) -> None:
-    """By `enqueue_many`."""
+    """Enqueues by `enqueue_many`."""
     await worker.enqueue_many([noop.enqueue(number) for number in numbers])
 
 
 async def ask(_: Any, number: int) -> None:
-    """Its `result` waits."""
+    """Waits for the result: `result` blocks."""
     await (await noop.enqueue(number)).result(30)

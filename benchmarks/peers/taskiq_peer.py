@@ -27,10 +27,10 @@ def workers(processes: int) -> list[list[str]]:
 
 
 async def send(_: Any, number: int) -> Any:
-    """By `kiq`; it has no call for many."""
+    """Enqueues by `kiq`; taskiq has no call for many."""
     return await noop.kiq(number)
 
 
 async def ask(_: Any, number: int) -> None:
-    """Results are polled for; once a millisecond."""
+    """Waits for the result; taskiq polls, here once a millisecond."""
     await (await noop.kiq(number)).wait_result(check_interval=0.001, timeout=30)

@@ -8,7 +8,7 @@ from benchmarks import peers
 from benchmarks.cases import Case
 from benchmarks.lab import Lab
 
-#: In the order in which they run; the number is that of the list in the README.
+#: All scenarios, in the order in which they run.
 NAMES = (
     "enqueue", "cycle", "latency", "results", "backlog", "heartbeats", "trainer", "server", "anatomy", "budget",
     "recovery", "codec", "imports",

@@ -1,7 +1,7 @@
 """Where the time of a script goes: its commands, and the Lua of the functions around them.
 
-The library is loaded with a clock around some functions and around each command, under its own name, so that clients
-call it as they always do. A function's time is its own: without the commands and the other functions inside.
+The library is loaded under its own name, with a clock around some functions and around each command. So clients call it
+as usual. A function's time does not include the commands and the other clocked functions inside it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from benchmarks.lab import Lab
 from broker import Attempt, Worker
 from broker.protocol import scripts
 
-#: What has a clock; other functions count as parts of those that call them. What a script does itself is `callback`.
+#: The functions with a clock; other functions count as parts of their callers. The body of a script is `callback`.
 FUNCTIONS = (
     "load_state", "gated", "load_tasks", "load_attempts", "hand_out", "start", "submit", "save_records",
     "write_records", "write_logs", "arm_markers", "flush", "add_granted",
 )  # fmt: skip
 
-#: Time by name, without that of what is called inside and has a clock too; microseconds, as os.clock tells them.
+#: Counts time by name, without the time of clocked calls inside. os.clock measures it.
 _CLOCK = """
 local SPENT, CALLS, INSIDE = {}, {}, 0
 local function clocked(name, f, ...)
@@ -63,7 +63,7 @@ def cases(lab: Lab) -> list[Case]:
 
 
 def with_clocks(source: str) -> str:
-    """The library's text with clocks, and with a function that tells the times and begins anew."""
+    """The library's text with clocks, and with a function that returns the times and resets them."""
     first, body = source.split("\n", 1)
     for name in FUNCTIONS:
         head = re.compile(rf"^(?:local function {name}|{name} = function)\(.*?^end$", re.MULTILINE | re.DOTALL)
@@ -77,14 +77,14 @@ def with_clocks(source: str) -> str:
 
 
 def _with_clock(name: str, match: re.Match[str]) -> str:
-    """The function, which from then on is one that measures it. No name is added: Lua has room for few."""
+    """The function's text, with a replacement that measures it. No local name is added, because Lua allows few."""
     measured = f"function(...) return clocked('{name}', itself, ...) end"
     return f"{match[0]}\ndo local itself = {name}; {name} = {measured} end"
 
 
 @contextmanager
 def _clocked(lab: Lab) -> Iterator[Callable[[], dict[str, tuple[int, float]]]]:
-    """While the block runs the server has the library with clocks; gives what tells the times: name -> calls, us."""
+    """The server has the library with clocks while the block runs. Gives a function: it returns name -> (calls, us)."""
     library = scripts.library()
     lab.control.call("FUNCTION", "LOAD", "REPLACE", with_clocks(library.source.decode()))
 
@@ -117,7 +117,7 @@ def _measure(lab: Lab, call: str, batch: int) -> dict[str, float]:
             worker.submit_many([(attempt, RESULT) for attempt in attempts])
         times = spent()
     calls, took = times.pop("nothing")
-    clock = took / calls  # what looking at it costs
+    clock = took / calls  # what one look at the clock costs
     values = {name: max(0.0, took - calls * clock) / count for name, (calls, took) in times.items()}
     values = dict(sorted(values.items(), key=lambda pair: -pair[1]))
     commands = sum(us for name, us in values.items() if name.isupper())

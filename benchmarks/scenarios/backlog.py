@@ -1,8 +1,8 @@
-"""Many tasks waiting: what an operation costs then, beside a small run on the same server; and memory.
+"""Many tasks waiting: the cost of an operation, beside a small run on the same server; and memory.
 
-The server's hash tables grow in steps: where one has become too small, each call that touches it moves a part of it to
-one twice as large, until all is there (at 1 M tasks that is so from 917,505 to some 1,048,000 in Valkey 9). Enqueue is
-measured while they grow and, like the others, after they have grown.
+The server's hash tables grow in steps. When a table has become too small, each call that touches the table moves a part
+of it to a table twice as large. (With 1 M tasks, Valkey 9 does so from 917,505 to about 1,048,000 tasks.) All calls are
+measured while the tables grow, and after they have grown.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Side:
         self.worker.submit_many([(attempt, ours.RESULT) for attempt in self.held])
 
     def settle(self, lab: Lab) -> None:
-        """Lets the server finish what it moves: each read of a table moves a part."""
+        """Lets the server finish moving its tables: each read of a table moves a part."""
         names = [f"t{i}" for i in range(self._next)]
         for first in range(0, len(names), 1000):
             some = names[first : first + 1000]
@@ -100,14 +100,14 @@ def _alternate(
                     call(n)
                 used.setdefault((call.__name__, index), []).append(counted.micros)
     for name in ("enqueue", "claim", "submit"):
-        # The median of single calls: what the machine's other programs disturb stands outside.
+        # The median of single calls, which disturbances by other programs hardly change.
         mine, theirs = (sorted(used[name, index])[rounds // 2] for index in (0, 1))
         values[f"{name}{suffix}_us"] = mine / n
         values[f"{name}{suffix}_to_1k_x"] = mine / theirs
 
 
 def _memory_per_held(lab: Lab, side: _Side) -> float:
-    """Of running attempts, beyond what the task took while it waited."""
+    """Memory for each running attempt, beyond the memory of its waiting task."""
     count = min(side.size // 2, 20_000)
     before = lab.memory_bytes()
     held = 0

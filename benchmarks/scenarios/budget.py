@@ -1,4 +1,4 @@
-"""What each operation of the public API sends: round trips, script calls, commands inside them, bytes."""
+"""The budget of each operation of the public API: round trips, script calls, commands inside them, bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cases(lab: Lab) -> list[Case]:
 
 
 Work = Callable[[], object]
-#: Prepares and returns what is measured.
+#: Prepares, and returns the work to measure.
 Prepare = Callable[[Trainer, Worker], Work]
 
 
@@ -55,7 +55,7 @@ def _after(work: Work, _: object) -> Work:
 def _loop(_: Trainer, worker: Worker) -> Work:
     attempts = iter(worker)
     attempt = next(attempts)
-    # The iteration must be under way, else submitting claims nothing: `attempts` lives as long as the work.
+    # A submit claims only during an iteration, so `attempts` has to live as long as the work.
     return lambda: (worker.submit(attempt, RESULT), attempts)
 
 
@@ -75,7 +75,7 @@ def _advance(trainer: Trainer, worker: Worker) -> Work:
 
 
 def _measure(lab: Lab, name: str) -> dict[str, float]:
-    # Twice: the first run dials connections and loads scripts.
+    # Measured twice: the first run opens connections and loads scripts.
     for _ in range(2):
         run = lab.run_name()
         with ours.filled(lab.url, run, 64) as trainer, Worker(lab.url, run, heartbeat=False) as worker:

@@ -1,4 +1,4 @@
-"""Encode and decode one rollout: 512 + 4,096 tokens, log-probabilities, masks, versions."""
+"""Encoding and decoding of one rollout: 512 + 4,096 tokens, log-probabilities, masks, versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Decode = Callable[[bytes], Any]
 
 
 def cases(lab: Lab) -> list[Case]:
-    """Ours, the plain bytes of the arrays with and without a header, and what others use."""
+    """The broker's codec, the plain bytes of the arrays with and without a header, and other formats."""
     arrays = rollout()
     lists = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in arrays.items()}
     case = partial(partial, _measure, lab)
@@ -55,7 +55,7 @@ def rollout() -> dict[str, Any]:
 
 
 def raw_bytes(value: dict[str, Any]) -> int:
-    """What the arrays themselves take."""
+    """The bytes of the arrays alone."""
     return sum(each.nbytes for each in value.values() if isinstance(each, np.ndarray))
 
 
@@ -92,7 +92,7 @@ def memcpy_encode(value: dict[str, Any]) -> bytes:
 
 
 def memcpy_decode(data: bytes) -> Any:
-    """One copy of them."""
+    """One copy of these bytes."""
     return bytearray(data)
 
 

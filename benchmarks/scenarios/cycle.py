@@ -1,4 +1,4 @@
-"""Full cycle: claim -> no-op -> accepted result, stored. One process in its ways, and several processes."""
+"""Full cycle: claim -> no-op -> accepted and stored result. One process in several ways, and several processes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def cases(lab: Lab) -> list[Case]:
 
 
 def _timed(lab: Lab, count: int, work: Callable[[], object]) -> dict[str, float]:
-    """The rate, and what an item costs in CPU on both sides, which other programs on the machine disturb less."""
+    """The rate, and an item's CPU time in client and server, which other programs on the machine disturb less."""
     client, server, started = time.process_time(), lab.server_cpu_s(), time.perf_counter()
     work()
     seconds = time.perf_counter() - started
@@ -104,7 +104,7 @@ def _batched(lab: Lab, url: str, samples: int = 1, **fields: int) -> dict[str, f
 def _batched_aof(lab: Lab) -> dict[str, float]:
     with lab.another_server(appendonly="yes", appendfsync="everysec") as url:
         values = _batched(lab, url)
-    del values["server_cpu_us"]  # was the other server's
+    del values["server_cpu_us"]  # measured the wrong server
     return values
 
 
@@ -114,7 +114,7 @@ def _all(count: int, done: int) -> None:
 
 def _processes(lab: Lab, processes: int, *, batched: bool) -> dict[str, float]:
     count, run = (lab.size(12800, 2560) if batched else lab.size(4000, 600)), lab.run_name()
-    # One task more for each process than all do together: nobody waits for one that another holds ahead.
+    # One more task for each process than they do: no process waits for a task that another one has claimed ahead.
     with ours.filled(lab.url, run, count + processes):
         prepare = _prepare_batches if batched else _prepare_loop
         return {"rate_per_s": throughput(processes, prepare, lab.url, run, count // processes)}
@@ -136,7 +136,7 @@ def _prepare_loop(url: str, run: str, count: int) -> Callable[[], int]:
 
 
 def _fused_pairs(lab: Lab) -> dict[str, float]:
-    """Bare submit and the next bare claim in one round trip: what the loop could reach at most."""
+    """Bare submit and the next bare claim in one round trip: the limit of the loop."""
     count, client, bare = lab.size(2000, 300), lab.control, lab.bare
     bare.seed(count)
     claim = hiredis.pack_command(bare.claim_call())

@@ -13,7 +13,7 @@ from broker import Trainer
 
 
 def cases(lab: Lab) -> list[Case]:
-    """Ours and the bare minimum; peers have a module of their own."""
+    """The broker and the limit; peers have a module of their own."""
     one, many = lab.size(1500, 200), lab.size(12800, 640)
 
     def ours_one() -> dict[str, float]:

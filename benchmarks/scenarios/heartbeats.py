@@ -1,8 +1,8 @@
-"""10,000 sessions that hold 100,000 attempts: what renewing their leases takes of one core.
+"""10,000 sessions that hold 100,000 attempts: the share of one core that renewing their leases takes.
 
-10,000 clients would measure this machine rather than the server, so the calls are sent through one connection, as the
-clients' heartbeats would send them. What they do between two renewals is wait for the marker of their session: that is
-measured with a connection for each, since connections are what it costs. One process has them all.
+10,000 clients would load this machine more than the server. So one connection sends the calls that the clients'
+heartbeats would send. Between two renewals each heartbeat waits for the marker of its session. That is measured with a
+connection for each session, since the connections are its cost. One process has all of them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from broker.protocol.script_call import ScriptCall
 from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
 ATTEMPTS_PER_SESSION = 10
-#: Calls of one round trip: few, since others wait for all of them.
+#: Calls of one round trip: few, since other clients wait until the server has executed all of them.
 PIPELINED = 5
 #: Files of this process that are not connections of waiting sessions, with a margin.
 OTHER_FILES = 300
-#: Attempts that are cancelled one after the other, to see how soon their session is told.
+#: How many attempts are cancelled, one after the other, to measure how soon their sessions are told.
 CANCELLED = 100
 
 
@@ -85,9 +85,9 @@ def _ours(lab: Lab, sessions: int) -> dict[str, float]:
 
 
 def _waiting(lab: Lab, sessions: int, interval_s: float) -> dict[str, float]:
-    """Sessions that wait for their markers, each on its connection, and how soon one is told of a cancel.
+    """Sessions that each wait for their marker on a connection, and how soon a session is told of a cancel.
 
-    Where this process may not open so many files, fewer wait, and the server's time is scaled to all of them.
+    If this process may not open enough files, fewer sessions wait, and the server's time is scaled to all sessions.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -143,7 +143,7 @@ class Crowd:
             self._poll.register(made.fileno(), select.EPOLLIN)
 
     def wait_each(self, interval_s: float) -> None:
-        """All wait from now on; their first times end evenly within one interval, as those of workers do."""
+        """Lets all connections wait. Their first waits end evenly within one interval, as those of workers do."""
         self._interval_s = interval_s
         for at in range(len(self._markers)):
             self._wait(at, interval_s * (at + 1) / len(self._markers))
@@ -153,7 +153,7 @@ class Crowd:
         self._sockets[at].sendall(b"".join(packed([wait])))
 
     def _go_on(self) -> list[int]:
-        """Those that had an answer, each of which waits again."""
+        """Returns the connections that had an answer; each of them waits again."""
         answered = [self._number[file] for file, _ in self._poll.poll(0.01)]
         for at in answered:
             self._sockets[at].recv(4096)
@@ -161,14 +161,14 @@ class Crowd:
         return answered
 
     def server_share(self, seconds: float) -> float:
-        """Goes on for so long. Returns the part of a core that the server took."""
+        """Goes on for this many seconds. Returns the part of a core that the server took."""
         before, began = self._cpu_s(), time.perf_counter()
         while time.perf_counter() - began < seconds:
             self._go_on()
         return (self._cpu_s() - before) / (time.perf_counter() - began)
 
     def await_marker(self, at: int) -> None:
-        """Goes on until one of them had an answer."""
+        """Goes on until connection `at` had an answer."""
         while at not in self._go_on():
             pass
 

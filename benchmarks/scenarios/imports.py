@@ -25,10 +25,10 @@ _TIMES = 5
 
 
 def cases(lab: Lab) -> list[Case]:
-    """Ours, what it stands on, and nothing at all."""
+    """The broker, the packages that it needs, and an empty program."""
     return [
         Case("imports", "import broker", "ours", partial(_measure, lab, "import broker"), clean=False),
-        # `import broker` alone loads next to nothing: its names are imported when they are asked for.
+        # `import broker` alone loads almost nothing: a name is imported when it is first used.
         Case(
             "imports", "both clients", "ours",
             partial(_measure, lab, "from broker import RunConfig, Task, Trainer, Worker"), clean=False,

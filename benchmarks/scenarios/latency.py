@@ -1,7 +1,7 @@
 """Latency of an idle worker: enqueue -> start, and enqueue -> the result in the hands of the waiting trainer.
 
-A worker process waits; the trainer enqueues one task, waits for the result, pauses so that the worker waits again. The
-worker's clock is the same one (CLOCK_MONOTONIC), and the time it started is the result.
+A worker process waits. The trainer enqueues one task, waits for the result, and pauses so that the worker waits again.
+Trainer and worker have the same clock (CLOCK_MONOTONIC). The result is the time at which the worker started.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CLOCK = struct.Struct("d")
 
 
 def cases(lab: Lab) -> list[Case]:
-    """Ours (sync, asyncio) and the bare minimum: wake-up, one script, raw and through redis-py."""
+    """The broker (threads, asyncio) and the limit: a wake-up and one script, raw and through redis-py."""
     return [
         Case("latency", "loop", "ours", partial(_ours, lab, _work_sync)),
         Case("latency", "asyncio", "ours", partial(_ours, lab, _work_async)),
@@ -49,12 +49,12 @@ def summary(starts: list[float], results: list[float]) -> dict[str, float]:
 
 
 def now() -> bytes:
-    """The clock, as a result."""
+    """The time now, as a result."""
     return _CLOCK.pack(time.monotonic())
 
 
 def when(stamp: bytes) -> float:
-    """What `now` packed."""
+    """The time that `now` packed."""
     return _CLOCK.unpack(stamp)[0]
 
 
@@ -100,8 +100,9 @@ def _work_async(pipe: Connection, url: str, run: str) -> None:
 
 
 def _bare(lab: Lab, work: Callable[..., None]) -> dict[str, float]:
-    """Enqueue is one pipeline (task, place, marker); the worker blocks on the marker and claims; the trainer blocks on
-    a list of results.
+    """The limit: enqueue is one pipeline (task, place, marker).
+
+    The worker blocks on the marker and claims; the trainer blocks on a list of results.
     """
     count = lab.size(200, 30)
     child, pipe = beside(work, lab.url)

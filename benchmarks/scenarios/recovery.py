@@ -1,4 +1,4 @@
-"""Checkpoint, audit and recovery of 1 M tasks, and what others feel meanwhile."""
+"""Checkpoint, audit and recovery of 1 M tasks, and how long other clients wait meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEP = 512
 
 
 def cases(lab: Lab) -> list[Case]:
-    """Ours; no peer has any of it."""
+    """The broker; no peer has these operations."""
     count = lab.size(1_000_000, 5_000)
     return [Case("recovery", f"{count:,} tasks", "ours", partial(_ours, lab, count), repeat=1)]
 
@@ -33,7 +33,7 @@ def _ours(lab: Lab, count: int) -> dict[str, float]:
         with Worker(lab.url, run) as worker:
             _step(trainer, worker)
             _observed(lab, values, "checkpoint", lambda: trainer.checkpoint(path))
-            _step(trainer, worker)  # the future that is lost
+            _step(trainer, worker)  # the step that the recovery undoes
             _observed(lab, values, "audit", lambda: _sound(trainer))
             _observed(lab, values, "recover", lambda: trainer.recover(path))
             _sound(trainer)

@@ -15,14 +15,14 @@ from benchmarks.probes import felt
 from broker import Worker
 
 KIB, MIB = 1024, 1024 * 1024
-#: Bytes that are written while others are watched.
+#: How many bytes are written while other clients are watched.
 WRITTEN = 256 * MIB
-#: Size of a result -> how many in a repetition (in a quick one a quarter).
+#: Size of a result -> how many in a repetition (in a quick run a quarter).
 SIZES = {16 * KIB: 1000, 256 * KIB: 160, MIB: 48, 16 * MIB: 6}
 
 
 def cases(lab: Lab) -> list[Case]:
-    """Each size: ours, SET + GET raw and through redis-py; then the stall that others feel."""
+    """Each size: the broker, and SET + GET, raw and through redis-py; then how long other clients wait."""
     found: list[Case] = []
     for size, full in SIZES.items():
         count, name = lab.size(full, max(2, full // 4)), label(size)
@@ -93,7 +93,7 @@ def _set_and_get(
 
 
 def _raw(lab: Lab, size: int, count: int) -> dict[str, float]:
-    """The head of the command and the bytes are sent one after the other, so that the bytes are not copied."""
+    """Sends the head of the command and the bytes one after the other, so that the bytes are not copied."""
     client = lab.control
 
     def store(name: str, body: bytes) -> None:
@@ -113,7 +113,7 @@ def _redis_py(lab: Lab, size: int, count: int) -> dict[str, float]:
 
 
 def _nothing() -> dict[str, float]:
-    """What the machine does to the one who watches, without any work."""
+    """No work: shows how much the machine alone disturbs the watching client."""
     time.sleep(0.3)
     return {}
 

@@ -1,4 +1,4 @@
-"""The server's time for a full cycle, by script, and what each feature costs: commandstats, perf where it works."""
+"""The server's time for a full cycle, by script, and the cost of each feature: commandstats, and perf if it works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker import Attempt, Trainer, Worker
 
 
 def cases(lab: Lab) -> list[Case]:
-    """One at a time and batched; then with each feature taken away or added."""
+    """One at a time and batched; then without or with each feature."""
     found: list[Case] = []
     for batch, name in ((1, "one at a time"), (ours.BATCH, "batches of 64")):
         found += [
@@ -74,7 +74,7 @@ def _bare(lab: Lab, batch: int, *, many: bool) -> dict[str, float]:
 
     import redis
 
-    # Through redis-py, so that the server is about as idle between two calls as it is with our client.
+    # Through redis-py, so that the server is about as idle between two calls as with the broker's client.
     with redis.Redis.from_url(lab.url) as client:
 
         def claim() -> None:

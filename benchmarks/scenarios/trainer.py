@@ -19,12 +19,12 @@ from broker import Trainer, Worker
 SIZE = 256 * 1024
 #: Keys of one MGET of the limit.
 PIECE = 64
-#: Ranks among which the batch is read for the time to the first rollouts.
+#: How many ranks share the batch when the time to the first rollouts is measured.
 WORLD = 16
 
 
 def cases(lab: Lab) -> list[Case]:
-    """Ours; pipelined MGET of the same bytes, raw and through redis-py; small calls."""
+    """The broker; pipelined MGET of the same bytes, raw and through redis-py; small calls."""
     count = lab.size(1024, 64)
     return [
         Case("trainer", "next_batch", "ours", partial(_next_batch, lab, count)),
@@ -35,7 +35,7 @@ def cases(lab: Lab) -> list[Case]:
 
 
 def _apart(work: Any, *args: Any) -> dict[str, float]:
-    """Runs in a process of its own, whose memory is its own."""
+    """Runs the work in a process of its own, so that its memory can be measured."""
     child, pipe = beside(work, *args)
     values = pipe.recv()
     child.join()
@@ -117,7 +117,7 @@ def _mget_redis_py(pipe: Connection, url: str, count: int) -> None:
 
 
 def _small_calls(lab: Lab) -> dict[str, float]:
-    """Small batches of 16, one after the other."""
+    """Batches of 16, one after the other."""
     steps, run = lab.size(60, 10), lab.run_name()
     config = ours.config(16)
     advances, capacities, batches = list[float](), list[float](), list[float]()
