@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-_ATTEMPT: Final = re.compile(r"([^#\s]+)#(\d+)\.(\d+)\.(\w+)")
+from broker.values.names import NAME
+
+_ATTEMPT: Final = re.compile(rf"({NAME})#([0-9]{{1,4}})\.([0-9]{{1,16}})\.([A-Za-z0-9]{{1,64}})")
 
 
 class AttemptId(NamedTuple):
@@ -30,9 +32,17 @@ class AttemptId(NamedTuple):
 
 def attempt_id(text: str) -> AttemptId:
     """The parts of an attempt's id. Raises ValueError for anything else."""
+    parts = attempt_id_or_none(text)
+    if parts is None:
+        raise ValueError(f"not an attempt's id: {text[:300]}")
+    return parts
+
+
+def attempt_id_or_none(text: str) -> AttemptId | None:
+    """The parts of an attempt's id; None for anything else. For texts that strangers send."""
     match = _ATTEMPT.fullmatch(text)
     if match is None:
-        raise ValueError(f"not an attempt's id: {text[:300]}")
+        return None
     task, slot, claims, random = match.groups()
     return AttemptId(task, int(slot), int(claims), random)
 

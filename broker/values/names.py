@@ -13,7 +13,9 @@ MAX_NAME_CHARS: Final = 200
 
 NameKind = Literal["run", "task", "worker"]
 
-_ALLOWED: Final = re.compile(rf"[A-Za-z0-9._:/@+-]{{1,{MAX_NAME_CHARS}}}")
+#: A regular expression of an allowed name, to be part of others.
+NAME: Final = rf"[A-Za-z0-9._:/@+-]{{1,{MAX_NAME_CHARS}}}"
+_ALLOWED: Final = re.compile(NAME)
 _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9._:/@+-]")
 
 

@@ -1,4 +1,4 @@
-"""The protocol's ids, and the attempt that a posted rollout is of."""
+"""The slot and the attempt that a posted rollout is of."""
 
 from __future__ import annotations
 
@@ -9,31 +9,15 @@ from typing import Literal
 
 from broker.integrations.agent_lightning.messages import PostedRollout
 from broker.protocol.anyone import TaskRow
+from broker.protocol.ids import attempt_id, attempt_id_or_none
+from broker.values.names import NAME
 
-_NAME = r"[A-Za-z0-9._:/@+-]{1,200}"
-_ATTEMPT = re.compile(rf"({_NAME})#(\d{{1,4}})\.(\d{{1,15}})\.([A-Za-z0-9]{{1,64}})")
-_ROLLOUT = re.compile(rf"({_NAME})(?:#(\d{{1,4}}))?")
+_ROLLOUT = re.compile(rf"({NAME})(?:#([0-9]{{1,4}}))?")
 
 #: The attempt number of a rollout whose attempt is unknown: no attempt has it, so the rollout counts as late.
 _NO_ATTEMPT = "0.unidentified"
 
 Basis = Literal["brought", "claimed once", "by the client", "first write", "late"]
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptId:
-    """The parts of an attempt id: `<task>#<slot>.<claims>.<random>`."""
-
-    text: str
-    task: str
-    slot: int
-    claims: int
-
-    @classmethod
-    def parsed(cls, text: object) -> AttemptId | None:
-        """The attempt that a text names; None: the text is no attempt id."""
-        match = _ATTEMPT.fullmatch(text) if isinstance(text, str) else None
-        return cls(match[0], match[1], int(match[2]), int(match[3])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +62,7 @@ class Attribution:
     basis: Basis
 
 
-def brought_back(rollout: PostedRollout, slot: Slot) -> AttemptId | None:
+def brought_back(rollout: PostedRollout, slot: Slot) -> str | None:
     """The attempt id that the client brought: its own field, in `metadata`, or in the echoed task.
 
     Values that are not attempt ids of this slot are ignored: metadata are the user's, and may hold others.
@@ -87,9 +71,11 @@ def brought_back(rollout: PostedRollout, slot: Slot) -> AttemptId | None:
     if rollout.task is not None:
         places += [rollout.task.attempt_id, rollout.task.metadata.get("attempt_id")]
     for place in places:
-        attempt = AttemptId.parsed(place)
+        if not isinstance(place, str):
+            continue
+        attempt = attempt_id_or_none(place)
         if attempt is not None and (attempt.task, attempt.slot) == (slot.task, slot.number):
-            return attempt
+            return place
     return None
 
 
@@ -108,10 +94,9 @@ def attributed(slot: Slot, row: TaskRow | None, given: Mapping[str, str], client
     last = None if row is None else next((s for s in row.slots if s.slot == slot.number), None)
     if row is None or last is None:
         return Attribution(slot.no_attempt, "late")
-    newest = AttemptId.parsed(last.attempt_id)
-    if newest is not None and newest.claims == 1:
+    if attempt_id(last.attempt_id).claims == 1:
         return Attribution(last.attempt_id, "claimed once")
-    own = [attempt_id for attempt_id, receiver in given.items() if receiver == client]
+    own = [attempt for attempt, receiver in given.items() if receiver == client]
     if len(own) == 1:
         return Attribution(own[0], "by the client")
     held = row.letters[slot.number : slot.number + 1] == "H"

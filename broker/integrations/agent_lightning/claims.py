@@ -17,6 +17,7 @@ from typing import Any
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError, NoSession
 from broker.protocol import anyone, keys, worker
+from broker.protocol.ids import attempt_id
 from broker.protocol.script_call import ScriptCall
 from broker.protocol.worker import Claimed, Granted, Joined
 from broker.values.config import RunConfig
@@ -143,7 +144,7 @@ class Claims:
         flat: list[bytes] = await self._transport.command("HGETALL", _given_key(self._run, slot))
         parts = [part.decode() for part in flat]
         pairs = [pair for pair in zip(parts[::2], parts[1::2], strict=True) if not pair[0].startswith(_WRITTEN)]
-        return dict(sorted(pairs, key=lambda pair: _claims_of(pair[0])))
+        return dict(sorted(pairs, key=lambda pair: attempt_id(pair[0]).claims))
 
     async def first_writer(self, slot: str, attempt_id: str, digest: str) -> bool:
         """Whether this is the first rollout that any client has written for an attempt.
@@ -173,8 +174,3 @@ class Claims:
 
 def _given_key(run: str, slot: str) -> str:
     return keys.key(run, f"gateway:given:{slot}")
-
-
-def _claims_of(attempt_id: str) -> int:
-    # The part before the random one; the attempt ids are the gateways' own notes.
-    return int(attempt_id.rsplit(".", 2)[1])

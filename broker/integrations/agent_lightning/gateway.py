@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from broker.connections import open_async_transport
 from broker.errors import BadArgument, BrokerError, CodecError, NoResult, NoRun, TooBig
-from broker.integrations.agent_lightning.attempts import AttemptId, Attribution, Slot, attributed, brought_back
+from broker.integrations.agent_lightning.attempts import Attribution, Slot, attributed, brought_back
 from broker.integrations.agent_lightning.claims import Claims, Handed
 from broker.integrations.agent_lightning.messages import PostedRollout, Rollout, Task, TaskDescription
 from broker.integrations.agent_lightning.resources import Resources
@@ -200,7 +200,7 @@ class Gateway:
     async def _attribution(self, posted: PostedRollout, slot: Slot, client: str) -> Attribution:
         brought = brought_back(posted, slot)
         if brought is not None:
-            return Attribution(brought.text, "brought")
+            return Attribution(brought, "brought")
         row = await self._claims.execute(anyone.task(self.run, slot.task))
         if row is not None and slot.rollout_id(row.samples) != posted.rollout_id:
             row = None
@@ -270,7 +270,6 @@ def _array_as_list(value: Any) -> Any:
 def _message(handed: Handed) -> Task:
     grant = handed.grant
     description = described(to_json_values(decode(grant.payload)))
-    attempt = AttemptId.parsed(grant.attempt_id)
     return Task(
         rollout_id=Slot(grant.task, grant.slot).rollout_id(grant.samples),
         input=description.input,
@@ -278,7 +277,7 @@ def _message(handed: Handed) -> Task:
         resources_id=description.resources_id,
         create_time=description.create_time,
         last_claim_time=handed.at_ms / 1000,
-        num_claims=None if attempt is None else attempt.claims,
+        num_claims=grant.claims,
         metadata={**(description.metadata or {}), "attempt_id": grant.attempt_id},
         attempt_id=grant.attempt_id,
     )
