@@ -73,6 +73,22 @@ def positive_int(text: str) -> int:
     return number
 
 
+def port(text: str) -> int:
+    """An argument that is a port, for argparse."""
+    return _port(text, 1)
+
+
+def port_or_any(text: str) -> int:
+    """As `port`; 0 stands for any that is free."""
+    return _port(text, 0)
+
+
+def _port(text: str, lowest: int) -> int:
+    if not text.isdecimal() or not lowest <= int(text[:6]) <= 65_535:
+        raise ArgumentTypeError(f"{text!r} is not a port, {lowest} to 65535")
+    return int(text)
+
+
 def file_path(text: str) -> str:
     """An argument that names a file, for argparse. Refuses the empty path, which would be the current directory."""
     if not text:

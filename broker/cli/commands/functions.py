@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from broker.cli import options
-from broker.cli.failure import EXIT_FINDING, CommandFailure
+from broker.cli.confirmation import confirmed
+from broker.cli.failure import EXIT_FINDING
 from broker.cli.output import Output, Table
 from broker.errors.words import count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from broker.operator import FunctionLibrary
 
 _COLUMNS = ("library", "server", "bytes", "of")
@@ -38,9 +36,12 @@ def run(namespace: Namespace, output: Output) -> int:
         found = operator.libraries()
         old = [library for library in found if not library.of_this_release]
         deletes = namespace.delete_old and bool(old)
-        if deletes and not namespace.yes and not _confirmed(old, output):
-            output.note("nothing was deleted")
-            return EXIT_FINDING
+        if deletes and not namespace.yes:
+            what = count(len(old), "library of another release", "libraries of other releases")
+            effect = f"This deletes {what}. Who still uses one loads it again with the next call."
+            if not confirmed(output, effect, word="yes", word_is="yes"):
+                output.note("nothing was deleted")
+                return EXIT_FINDING
         deleted = operator.delete_old_libraries() if deletes else []
     if output.as_json:
         for library in found:
@@ -71,13 +72,3 @@ def run(namespace: Namespace, output: Output) -> int:
 
 def _owner(library: FunctionLibrary) -> str:
     return "this release" if library.of_this_release else "another release"
-
-
-def _confirmed(old: Sequence[FunctionLibrary], output: Output) -> bool:
-    what = count(len(old), "library of another release", "libraries of other releases")
-    if not sys.stdin.isatty():
-        raise CommandFailure(f"this would delete {what} and there is nobody to ask: give --yes")
-    output.note(f"This deletes {what}. Who still uses one loads it again with the next call.")
-    sys.stderr.write("Type yes to go on: ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip() == "yes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
@@ -35,7 +35,9 @@ def configure(parser: ArgumentParser) -> None:
         choices=[LEGACY, REST],
         help=f"what the clients speak: {LEGACY}: agent-lightning up to 0.3; {REST}: agent-lightning 1.x",
     )
-    parser.add_argument("--port", required=True, type=_port, metavar="P", help="port to listen on; 0: any that is free")
+    parser.add_argument(
+        "--port", required=True, type=options.port_or_any, metavar="P", help="port to listen on; 0: any that is free"
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)"
     )
@@ -178,9 +180,3 @@ def _handlers_kept() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text[:6]) <= 65_535:
-        raise ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-    return int(text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from broker.cli import options
-from broker.cli.failure import EXIT_FINDING, CommandFailure
+from broker.cli.confirmation import confirmed
+from broker.cli.failure import EXIT_FINDING
 from broker.cli.output import Output
 from broker.errors.words import count, listing
 
@@ -27,9 +27,11 @@ def configure(parser: ArgumentParser) -> None:
 def run(namespace: Namespace, output: Output) -> int:
     """Asks, then deletes the run. A trainer that still runs is refused from then on."""
     with options.connected(namespace) as operator:
-        if not namespace.yes and not _confirmed(namespace.run, _loss(operator.stats(namespace.run)), output):
-            output.note("nothing was deleted")
-            return EXIT_FINDING
+        if not namespace.yes:
+            effect = f"This deletes run {namespace.run} for good. {_loss(operator.stats(namespace.run))}"
+            if not confirmed(output, effect, word=namespace.run, word_is="the run's name"):
+                output.note("nothing was deleted")
+                return EXIT_FINDING
         with output.progress("keys deleted") as progress:
             keys = operator.purge(namespace.run, progress)
     if output.as_json:
@@ -47,12 +49,3 @@ def _loss(stats: Stats) -> str:
     connected = stats.sessions - stats.lapsed
     alive = f" {count(connected, 'worker is', 'workers are')} connected." if connected else ""
     return f"It is at version {stats.version} and holds {listing(lost)}.{alive}"
-
-
-def _confirmed(run_name: str, loss: str, output: Output) -> bool:
-    if not sys.stdin.isatty():
-        raise CommandFailure(f"purge deletes run {run_name} for good and there is nobody to ask: give --yes")
-    output.note(f"This deletes run {run_name} for good. {loss}")
-    sys.stderr.write("Type the run's name to go on: ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip() == run_name

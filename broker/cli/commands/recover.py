@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker.cli import options
-from broker.cli.failure import EXIT_FINDING, CommandFailure
+from broker.cli.confirmation import confirmed
+from broker.cli.failure import EXIT_FINDING
 from broker.cli.output import Output, Table
 from broker.errors.words import count
 
@@ -66,9 +66,11 @@ def run(namespace: Namespace, output: Output) -> int:
     """Asks, then recovers. A trainer that still runs is fenced; workers go on by themselves."""
     with options.connected(namespace) as operator:
         source = _found(namespace, operator, output)
-        if not (namespace.dry_run or namespace.yes) and not _confirmed(namespace.run, output):
-            output.note("nothing was changed")
-            return EXIT_FINDING
+        if not (namespace.dry_run or namespace.yes):
+            effect = f"This changes run {namespace.run} and fences its trainer. --dry-run shows what would happen."
+            if not confirmed(output, effect, word=namespace.run, word_is="the run's name"):
+                output.note("nothing was changed")
+                return EXIT_FINDING
         with output.progress("tasks looked at") as progress:
             report = operator.recover(
                 namespace.run,
@@ -101,17 +103,6 @@ def _found(namespace: Namespace, operator: Operator, output: Output) -> Checkpoi
     by = "an operator: its trainer saved no weights beside it" if found.by_operator else "the run's trainer"
     output.note(f"{found.path}: version {found.version}, epoch {found.epoch}, written by {by}.")
     return found
-
-
-def _confirmed(run_name: str, output: Output) -> bool:
-    if not sys.stdin.isatty():
-        raise CommandFailure(
-            f"recover changes run {run_name} and fences its trainer, and nobody can be asked: give --yes or --dry-run"
-        )
-    output.note(f"This changes run {run_name} and fences its trainer. (--dry-run shows what would happen.)")
-    sys.stderr.write("Type the run's name to go on: ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip() == run_name
 
 
 def _tell(report: RecoveryReport, output: Output, *, dry_run: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,7 @@ _LOOK_S = 0.5
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "--port", type=_port, metavar="PORT", help="listen on this port of 127.0.0.1 (default: any that is free)"
+        "--port", type=options.port, metavar="PORT", help="listen on this port of 127.0.0.1 (default: any that is free)"
     )
     parser.add_argument(
         "--unix", type=_path, metavar="SOCKET", help="listen on this Unix socket; without --port on nothing else"
@@ -100,9 +100,3 @@ def _linked(name: Path | None, socket: Path) -> Generator[None]:
 
 def _path(text: str) -> Path:
     return Path(options.file_path(text))
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
-        raise ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
-    return int(text)
