@@ -26,6 +26,7 @@ from broker.values.policy import Policy
 from broker.worker.ending import Ending
 from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat
+from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.session import Submitted
 from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
 from broker.worker.submitter import Submitter
@@ -145,7 +146,10 @@ class Worker(AsyncClient):
         """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
         n = number_wanted(n)
         async with self._turn():
-            return await self._run(self._state.claim(n, timeout))
+            attempts = await self._run(self._state.claim(n, timeout))
+        if attempts:
+            WORKED_ON.set(attempts[0].id)
+        return attempts
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
@@ -173,6 +177,7 @@ class Worker(AsyncClient):
                     batch = await self._run(self._state.next_batch(n))
                 if not batch:
                     return
+                WORKED_ON.set(batch[0].id)
                 yield batch
         finally:
             ahead = self._state.end_batches()
@@ -377,6 +382,9 @@ class Worker(AsyncClient):
         try:
             if error is not None and not (self._closed or self._transport.is_forked):
                 attempt = self._state.worked_on(() if self._handlers is None else self._handlers.attempts)
+                if (found := exit_of_loop()) is not None:  # of a task or callback that the block began
+                    error, attempt_id = found
+                    attempt = next((one for one in self._state.held if one.id == attempt_id), None)
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the other attempts are given back in any case
                     await self._finish(self._run(self._state.fail_attempt(attempt, error, ending)))

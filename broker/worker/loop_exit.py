@@ -1,4 +1,4 @@
-"""Finds the handler whose own task or callback ended the event loop.
+"""Finds the attempt for which somebody began the task or callback that ended the event loop.
 
 SystemExit and KeyboardInterrupt of any task or callback leave the event loop at once; the handler that began the
 task hears nothing of it. `asyncio.run` then cancels all tasks, the worker's too.
@@ -12,7 +12,7 @@ from contextvars import Context, ContextVar
 from types import CodeType, TracebackType
 from typing import Any
 
-#: The id of the attempt that a handler works on. The tasks and callbacks that it begins have a copy.
+#: The id of the attempt that a handler or a task works on. The tasks and callbacks that it begins have a copy.
 WORKED_ON: ContextVar[str] = ContextVar("broker_worked_on")
 
 _CALLING: Any = asyncio.Handle
@@ -23,7 +23,7 @@ _ENDS: CodeType = asyncio.Runner.__exit__.__code__
 
 
 def exit_of_loop() -> tuple[BaseException, str] | None:
-    """The exception that ended the event loop, and the attempt whose handler had begun what raised it.
+    """The exception that ended the event loop, and the attempt for which was begun what raised it.
 
     Returns:
         None where the loop was not ended, or by something else. Event loops that are not asyncio's own do not say.

@@ -327,6 +327,50 @@ def test_an_exit_of_what_an_asyncio_handler_began_is_a_failure_of_its_attempt(
     assert [slot.tries for name in ("t1", "t2") for slot in lab.row(name).slots if slot.tries] == []
 
 
+@pytest.mark.parametrize("way", ["iteration", "claim"])
+@pytest.mark.parametrize("bad", [_in_a_task, _gathered, _in_a_callback])
+def test_an_exit_of_what_a_block_began_is_a_failure_of_what_it_worked_on(
+    lab: Lab, way: str, bad: Callable[[], Awaitable[None]]
+):
+    lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000).enqueue(tasks(1))
+    lab.go_live()
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S), aio.Worker(lab.url, lab.run) as worker:
+            if way == "claim":
+                await worker.claim(1, timeout=None)
+                await bad()
+            async for _ in worker:
+                await bad()
+
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="bad weights"):
+            asyncio.run(main())
+    assert reasons(lab) == {"t0": "SystemExit('bad weights')"}
+
+
+def test_an_exit_that_is_no_attempts_gives_back_what_a_block_worked_on(lab: Lab):
+    lab.trainer(max_attempts=1, lease_ms=3_600_000).enqueue(tasks(1))
+    lab.go_live()
+
+    async def watch() -> None:
+        await working.wait()
+        sys.exit("enough")
+
+    async def main() -> None:
+        watching = asyncio.create_task(watch())
+        async with aio.Worker(lab.url, lab.run) as worker:
+            async for _ in worker:
+                working.set()
+                await watching
+
+    working = asyncio.Event()
+    with pytest.raises(SystemExit, match="enough"):
+        asyncio.run(main())
+    assert lab.stat("n_dead") == 0
+    assert [slot.tries for slot in lab.row("t0").slots] == [0]
+
+
 @pytest.mark.parametrize("how", ["run is cancelled", "the loop ends"])
 def test_handlers_that_end_with_their_loop_are_released(lab: Lab, how: str):
     trainer = lab.trainer(max_attempts=1, lease_ms=3_600_000)
