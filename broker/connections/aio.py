@@ -184,6 +184,8 @@ class AsyncConnection:
             async with asyncio.timeout(patience_s) as silence:
                 for chunk in in_chunks(chunks):
                     writer.write(chunk)
+                    if self._path and writer.is_closing():
+                        self._read_last_words(writer)
                     if len(chunk) > _QUEUED_BYTES:
                         # Returns when the server has taken nearly everything: a large value is never queued as a whole.
                         await self._drained(stream, writer)
@@ -210,6 +212,18 @@ class AsyncConnection:
             said: bytes = bytes(getattr(stream, "_buffer", b""))
             self._reader.read(said, len(said), [])
             raise
+
+    def _read_last_words(self, writer: asyncio.StreamWriter) -> None:
+        """Raises Failure if a server that had closed a Unix socket before this write has said why.
+
+        Such a write fails at once, and asyncio closes the socket without reading what is there, in the next turn of its
+        loop.
+        """
+        opened = writer.get_extra_info("socket")
+        with suppress(OSError), socket.socket(fileno=os.dup(opened.fileno())) as copy:
+            copy.setblocking(False)
+            if said := copy.recv(READ_BYTES):
+                self._reader.read(said, len(said), [])
 
     def be_patient(self, timeout_s: float) -> None:
         """As `Connection.be_patient`."""

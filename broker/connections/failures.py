@@ -100,7 +100,7 @@ _REPLIES = (
     | dict.fromkeys(("DENIED", "NOAUTH", "WRONGPASS"), LOGIN)
     | {"NOPERM": RIGHTS}
 )
-_NAMED_COMMAND = re.compile(r"the '[^']+' command|access (a|at least one of the) key")
+_NAMED_COMMAND = re.compile(r"the '[^']+' command|access (a|one of the|at least one of the) key")
 
 #: Parts of OpenSSL's reasons: the server refuses our certificate, or there is no protocol in common.
 _OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote
 from broker.connections.endpoint import Endpoint
 from broker.connections.tls import TLS_OPTIONS, Tls
 from broker.errors import BadUrl
+from broker.local_server.socket_paths import path_in_url
 from broker.values.arguments import check_type
 
 Mode = Literal["single", "sentinel", "cluster", "embedded", "fakeredis"]
@@ -101,7 +102,7 @@ def _unix(url: str, scheme: str, rest: str, options: dict[str, str]) -> Address:
     _refuse_others(url, options, frozenset({"db"}))
     db = _database(url, options.get("db", "0"))
     path = unquote(place)
-    shown = f"{scheme}://{f'{user}@' if user else ''}{path}{f'?db={db}' if db else ''}"
+    shown = f"{scheme}://{f'{user}@' if user else ''}{path_in_url(path)}{f'?db={db}' if db else ''}"
     return Address("single", shown, (Endpoint("", 0, path),), db, user, password)
 
 

@@ -60,5 +60,19 @@ def explanation_of(stats: Stats, facts: Facts) -> Explanation:
     terms = terms_of(stats)
     return Explanation(
         stats, terms.concurrency, terms.staleness, terms.binding, facts.now, facts.sessions, facts.held, facts.due,
-        facts.oldest_pending, facts.oldest_ready, facts.holding
+        facts.oldest_pending, facts.oldest_ready, _holding_at_least(stats, facts)
     )  # fmt: skip
+
+
+def _holding_at_least(stats: Stats, facts: Facts) -> Holding:
+    """The totals. Where not all sessions were counted, they include what the listed slots show of the others."""
+    found = facts.holding
+    if found.counted >= stats.sessions:
+        return found
+    connected = [row.session for row in facts.held if row.deadline_ms > facts.now]
+    return Holding(
+        found.counted,
+        max(found.busy, len(set(connected))),
+        max(found.held, len(connected)),
+        max(found.lost, len(facts.held) - len(connected)),
+    )

@@ -40,6 +40,8 @@ def situation(explanation: Explanation) -> Situation:
     idle = (
         f"{count(connected, 'worker is', 'workers are')} connected and {'holds' if connected == 1 else 'hold'} nothing"
     )
+    if holding.counted < stats.sessions:
+        idle = f"{idle}, as far as {holding.counted:,} of {stats.sessions:,} were looked at"
     if holding.lost:
         idle = f"{idle}.{_fallen_silent(explanation)}".removesuffix(".")
     if nothing := _nothing_left(stats):

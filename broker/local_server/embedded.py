@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from broker.errors import ServerNotStarted, ServerUnavailable, UnsupportedServer
-from broker.local_server.socket_paths import LONGEST_SOCKET_PATH, socket_path
+from broker.local_server.socket_paths import LONGEST_SOCKET_PATH, path_in_url, socket_path
 from broker.local_server.temporary import temporary_directory, what_failed
 
 log = logging.getLogger("broker")
@@ -113,7 +113,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """The URL for clients."""
-        return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{self.socket}"
+        return f"redis://127.0.0.1:{self.port}" if self.port else f"unix://{path_in_url(str(self.socket))}"
 
     def release(self) -> None:
         """Says that a user is done; the server stops after its last user. Does nothing in a forked child."""

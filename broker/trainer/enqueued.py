@@ -12,7 +12,7 @@ from typing import Self, cast
 from broker.errors import BadArgument, BrokerError
 from broker.values.task import Task
 
-#: How many iterators that were left in the middle a trainer remembers: the newest.
+#: How many iterators that were left in the middle this process remembers: the newest.
 _MOST_LEFT = 16
 
 
@@ -42,7 +42,8 @@ class Enqueued:
 class LeftIterators:
     """Iterators that an enqueue left in the middle: it took tasks from them that it did not send.
 
-    A second enqueue of the same iterator would miss these tasks, and would store the cursor that is behind them.
+    A second enqueue of the same iterator would miss these tasks, and would store the cursor that is behind them. It may
+    be another trainer's, which was opened after the error.
     """
 
     def __init__(self) -> None:
@@ -64,12 +65,15 @@ class LeftIterators:
         return any(each() is tasks for each in self._left)
 
 
+#: Those of all trainers of this process.
+_LEFT = LeftIterators()
+
+
 class Arrival:
     """One enqueue: counts what became of its tasks, and notes an iterator that it leaves in the middle.
 
     Args:
         given: the tasks, as the caller gave them.
-        left: the iterators that must not be given again.
         cursor: the data loader's position after the tasks, encoded, or None.
         again: start dead and rejected tasks over.
 
@@ -77,13 +81,13 @@ class Arrival:
         BadArgument: the tasks come from an iterator that was left in the middle.
     """
 
-    def __init__(self, given: object, left: LeftIterators, cursor: str | None, *, again: bool) -> None:
-        if given in left:
+    def __init__(self, given: object, cursor: str | None, *, again: bool) -> None:
+        if given in _LEFT:
             raise BadArgument(
                 problem="these tasks come from an iterator that an enqueue before left in the middle; tasks are missing"
                 " in it: make a new one from the first task on (tasks that were added before are left alone)"
             )
-        self._given, self._left = given, left
+        self._given = given
         self.cursor, self.again = cursor, again
         self._added = 0
         self._existing: list[str] = []
@@ -112,7 +116,7 @@ class Arrival:
         if isinstance(given, Task):
             return
         if isinstance(given, (Iterator, AsyncIterator)):
-            self._left.add(cast("object", given))
+            _LEFT.add(cast("object", given))
         if isinstance(error, BrokerError):
             error.fields.setdefault("added", self._added)
         error.add_note(

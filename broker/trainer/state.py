@@ -16,7 +16,7 @@ from broker.protocol import anyone, keys, trainer
 from broker.protocol.anyone import Trimmed
 from broker.protocol.trainer import NewTask, Opened
 from broker.trainer.batch_reader import ResultSizes
-from broker.trainer.enqueued import Arrival, Enqueued, LeftIterators
+from broker.trainer.enqueued import Arrival, Enqueued
 from broker.trainer.filtered import Gathered
 from broker.trainer.numbered_calls import NumberedCalls
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
@@ -89,7 +89,6 @@ class TrainerState:
         self._repeated: int | None = None  # the answer of an advance that another call has made sure of
         self._is_sure = True  # the version is known: no recovery was left in the middle
         self.result_sizes = ResultSizes()
-        self._left = LeftIterators()
         self.gathered: dict[int, Gathered] = {}  # by step, for batches that are formed with a filter
 
     @property
@@ -163,7 +162,7 @@ class TrainerState:
 
     def arrival(self, given: object, cursor: Any, *, again: bool) -> Arrival:
         """Begins an enqueue; refuses an iterator that an earlier enqueue left in the middle."""
-        return Arrival(given, self._left, None if cursor is None else _cursor_text(cursor), again=bool(again))
+        return Arrival(given, None if cursor is None else _cursor_text(cursor), again=bool(again))
 
     async def add(self, arrival: Arrival, tasks: Iterable[Task], *, is_last: bool) -> None:
         """Adds tasks of an enqueue in pieces; with the last of them the cursor is stored."""

@@ -302,6 +302,17 @@ def test_an_iterator_that_was_left_in_the_middle_is_refused(lab: Lab, make: Any)
     assert (answer.added, len(answer.existing), trainer.cursor) == (200 - added, added, 200)
 
 
+def test_another_trainer_refuses_it_too(lab: Lab):
+    """A caller that closes its trainer after the error opens another one, and has the iterator still."""
+    source = rows(150)
+    with pytest.raises(TooBig):
+        lab.trainer(max_payload_bytes=1000).enqueue(source, cursor=200)
+    trainer = lab.trainer(reopen=True)
+    with pytest.raises(BadArgument, match="left in the middle"):
+        trainer.enqueue(source, cursor=200)
+    assert trainer.cursor is None
+
+
 def test_an_iterator_whose_own_error_ended_it_is_refused(lab: Lab):
     def broken() -> Iterator[Task]:
         yield Task(id="a")

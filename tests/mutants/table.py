@@ -671,6 +671,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if c == 'D' or oldest == math.huge then oldest = math.min(oldest, tonumber(s.version)) end",
             "held_sample_that_is_older", WALK,
         ),
+        "the_newest_is_that_of_the_claim": (
+            "newest = math.max(newest, tonumber(s.newest))", "newest = math.max(newest, tonumber(s.version))",
+            "newest_that_was_used",
+        ),
         "dropped_rows_are_finished": (
             "if fate == 'finished' then remember_finished(t.id) end",
             "remember_finished(t.id)", "not_taken_for_those_of_the_checkpoint",

@@ -250,3 +250,23 @@ def test_a_held_sample_that_is_older_than_a_done_one_still_decides_of_the_age_of
         lab.call(trainer_calls.advance, next(call_ids), version, "-", allow_empty=True)
     assert high.submit(old).word == "stale"
     assert lab.row("group").state == "pending"
+
+
+def test_the_newest_version_of_what_is_left_is_the_newest_that_was_used(lab: Lab):
+    """The weights were loaded anew while the sample was made: it was claimed at version 0, and used version 1, too."""
+    trainer = lab.raw_trainer(consumer_batch_size=1, max_staleness=3, max_concurrent_rollouts=9)
+    worker = lab.raw_worker()
+    trainer.enqueue("group", samples=2)
+    attempt = worker.take_one()
+    trainer.advance(0)
+    assert worker.submit(attempt, policy=(1, trainer.opened.epoch)).word == "accepted"
+    trainer.advance(1)
+    worker.release(worker.take_one())  # version 2, which is lost
+    assert (lab.row("group").oldest, lab.row("group").newest) == (0, 2)
+
+    lab.call(recovery.begin, TOKEN, Begin(1), None)
+    call_ids = (trainer_call_id(TOKEN, number) for number in range(1, 9))
+    lab.call(recovery.sweep, next(call_ids), ["group"], lambda _: False)
+    lab.call(recovery.end, next(call_ids))
+
+    assert (lab.row("group").letters, lab.row("group").oldest, lab.row("group").newest) == ("DO", 0, 1)

@@ -93,3 +93,16 @@ def test_an_admission_run_speaks_of_processes(word: str, words: str, given: dict
 def test_totals_of_more_sessions_than_were_counted_say_so() -> None:
     found = situation(make(workers=3, uncounted=19_997, running=2, held=2))
     assert "at least 2 of 20,000 connected workers hold at least 2 slots" in found.sentence
+
+
+def test_slots_of_sessions_that_were_not_counted_are_held_where_the_list_shows_them() -> None:
+    rows = tuple(HeldRow(f"t{at}#0.1.x", f"w{at % 2}~x", 5, NOW, NOW + end) for at, end in enumerate((9, 9, 9, -1)))
+    facts = Facts(NOW, (), rows, {}, "", "", Holding(10_000, 0, 0, 0))
+    found = explanation_of(make_stats(sessions=10_500, running=4), facts)
+    assert found.holding == Holding(10_000, 2, 3, 1)
+    assert "Yes: at least 2 of 10,500 connected workers hold at least 3 slots." in situation(found).sentence
+
+
+def test_where_not_all_sessions_were_counted_nobody_says_that_all_hold_nothing() -> None:
+    found = situation(make(workers=3, uncounted=9_997, pending=9))
+    assert "hold nothing, as far as 3 of 10,000 were looked at, though tasks may be handed out." in found.sentence

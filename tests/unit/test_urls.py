@@ -18,6 +18,12 @@ from broker.local_server.socket_paths import socket_path
         ("redis://", Endpoint("localhost", 6379), 0, "redis://localhost:6379"),
         ("REDIS://head/", Endpoint("head", 6379), 0, "redis://head:6379"),
         ("redis://[::1]:7000", Endpoint("::1", 7000), 0, "redis://[::1]:7000"),
+        (
+            "unix:///run/p%2540%3F%23.sock",
+            Endpoint("", 0, "/run/p%40?#.sock"),
+            0,
+            "unix:///run/p%2540%3F%23.sock",
+        ),
         ("unix:///run/a@b/c@d.sock", Endpoint("", 0, "/run/a@b/c@d.sock"), 0, "unix:///run/a@b/c@d.sock"),
         (
             "unix:///run/my%20redis.sock?db=1",

@@ -43,9 +43,12 @@ def configure(parser: ArgumentParser) -> None:
 def run(namespace: Namespace, output: Output) -> int:
     """Serves until Ctrl-C or SIGTERM, then stops the server; only data of --path stays."""
     from broker.local_server.embedded import is_alive
+    from broker.local_server.socket_paths import path_in_url
 
     with _serving(namespace) as server:
-        url = f"unix://{namespace.unix.absolute()}" if namespace.unix and namespace.port is None else server.url
+        url = server.url
+        if namespace.unix is not None and namespace.port is None:
+            url = f"unix://{path_in_url(str(namespace.unix.absolute()))}"
         if output.as_json:
             output.json({"url": url, "socket": server.socket, "pid": server.pid, "path": namespace.path})
         else:

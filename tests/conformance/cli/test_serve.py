@@ -39,12 +39,15 @@ def test_serve_prints_its_url_and_leaves_nothing_behind(number: int, code: int) 
 
 
 @pytest.mark.processes
-def test_serve_on_a_unix_socket(tmp_path: Path) -> None:
-    name = tmp_path / "broker.sock"
+@pytest.mark.parametrize(
+    ("file", "in_url"), [("broker.sock", "broker.sock"), ("a?b#c%40@.sock", "a%3Fb%23c%2540@.sock")]
+)
+def test_serve_on_a_unix_socket(tmp_path: Path, file: str, in_url: str) -> None:
+    name = tmp_path / file
     name.symlink_to(tmp_path / "left-behind-by-a-killed-server")
     with started("serve", "--unix", str(name)) as process:
         url = process.read_line()
-        assert url == f"unix://{name}"
+        assert url == f"unix://{tmp_path}/{in_url}"
         uses(url)
         process.send(signal.SIGTERM)
         assert process.end().code == 143
