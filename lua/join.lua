@@ -3,15 +3,16 @@
 -- KEYS: state
 -- ARGV: now, worker, nonce, lease_ms (0: the run's default)
 -- Returns: session, lease_ms, version, version_epoch, now, max_result_bytes, result_ttl_ms
--- Errors: NORUN, SCHEMA, BADARG
+-- Errors: NORUN, SCHEMA, CONFIG (field `kind`: an admission run has no tasks), BADARG
 -- Bound: constant
 -- Flags: allow-oom
 -- @include record_cache
 
-local FIELDS = hot_and({ 'lease_ms', 'session_seq', 'max_result_bytes', 'result_ttl_ms' })
+local FIELDS = hot_and({ 'lease_ms', 'session_seq', 'max_result_bytes', 'result_ttl_ms', 'admission' })
 
 return run(function()
   load_state(FIELDS)
+  if field('admission') == '1' then fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks') end
   local worker, nonce = ARGV[2], ARGV[3]
   if #worker < 1 or #worker > 200 or not worker:find('^[%w%._:/@+-]+$') then
     fail('BADARG', 'argument', 'worker', 'given', worker)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from broker import RunConfig
+from broker import RunConfig, Worker, aio
+from broker.errors import ConfigMismatch
 from broker.protocol import admission
 from broker.protocol.admission import Counted, OwnerReport, Recovery, Standing
 from tests.conformance.lab import Lab
@@ -92,6 +94,18 @@ def test_a_fast_rank_leaves_a_share_to_the_slow_one(lab: Lab, given: tuple[int |
     mine = expected if given[0] else (4, 4)
     assert fast.starts_all() == mine[0]
     assert slow.starts_all() == mine[1]
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_a_worker_is_told_that_an_admission_run_has_no_tasks(lab: Lab, flavour: str) -> None:
+    """It would wait for ever."""
+    Rank(lab, "a").join(2)
+    lab.go_live()
+    with pytest.raises(ConfigMismatch, match="is stored with kind=admission, but kind=tasks was given"):
+        if flavour == "sync":
+            Worker(lab.url, lab.run)
+        else:
+            asyncio.run(aio.Worker(lab.url, lab.run).open())
 
 
 def test_a_share_is_kept_for_a_rank_that_has_not_joined_yet(lab: Lab) -> None:

@@ -611,6 +611,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "join.lua": {
+        "a_worker_serves_an_admission_run": (
+            "if field('admission') == '1' then", "if false then", "told_that_an_admission_run_has_no_tasks",
+        ),
         "session_numbers_are_used_again": ("bump('session_seq', 1)", "set('session_seq', 1)", WALK),
         "nobody_looks_at_a_lease": ("due_at(now + lease)", "", WALK),
     },

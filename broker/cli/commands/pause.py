@@ -36,8 +36,8 @@ def run(namespace: Namespace, output: Output) -> int:
         output.line(f"run {namespace.run} was {mode} already")
     else:
         effect = (
-            "groups that are started are finished, no new ones begin" if namespace.drain else "no task is handed out"
+            "groups that are started are finished, no new ones begin" if namespace.drain else "nothing new is started"
         )
-        output.line(f"run {namespace.run} is {mode}: {effect}; held attempts may still submit.")
+        output.line(f"run {namespace.run} is {mode}: {effect}; what is under way may still be submitted.")
         output.line(f"Undo it with: broker resume {namespace.run}")
     return 0

@@ -24,8 +24,6 @@ def run(namespace: Namespace, output: Output) -> int:
         output.json({"run": namespace.run, "claims": "open", "before": before})
     else:
         output.line(
-            f"run {namespace.run} hands out tasks again (was {before})"
-            if before
-            else f"run {namespace.run} was not paused"
+            f"run {namespace.run} starts work again (was {before})" if before else f"run {namespace.run} was not paused"
         )
     return 0

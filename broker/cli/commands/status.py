@@ -58,11 +58,11 @@ def run(namespace: Namespace, output: Output) -> int:
 
 
 def tables(stats: Stats) -> list[Table]:
-    """The counters as tables: the run, its tasks by state, and what happened so far."""
+    """The counters as tables: the run, its tasks by state or what it counts, and what happened so far."""
     happened = [(name.replace("_", " "), f"{number:,}") for name, number in sorted(stats.totals.items()) if number]
     shown = [
         Table(("", ""), _run_rows(stats), title=f"run {stats.run}"),
-        Table(("tasks", "now"), _task_rows(stats), numeric=frozenset({1})),
+        Table(("rollouts" if stats.admission else "tasks", "now"), _now_rows(stats), numeric=frozenset({1})),
     ]
     if happened:
         shown.append(Table(("since the start", "times"), happened, numeric=frozenset({1})))
@@ -80,7 +80,7 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
             "capacity",
             f"{stats.capacity} (batch {config.batch_size}, {bound}, max_concurrent_rollouts {config.concurrency})",
         ),
-        ("workers", workers(stats)),
+        ("processes" if stats.admission else "workers", workers(stats)),
     ]
     if stats.paused:
         rows.append(("claims", stats.paused))
@@ -99,8 +99,16 @@ def workers(stats: Stats) -> str:
     return f"{connected}, and {stats.lapsed:,} silent for longer than their lease" if stats.lapsed else connected
 
 
-def _task_rows(stats: Stats) -> list[tuple[str, str]]:
-    numbers = {
+def _now_rows(stats: Stats) -> list[tuple[str, str]]:
+    """The tasks by state; of an admission run, which holds none, what is counted."""
+    numbers = {"running": stats.running, "accepted (counter)": stats.accepted}
+    if not stats.admission:
+        numbers = _by_state(stats)
+    return [(name, f"{number:,}") for name, number in numbers.items()]
+
+
+def _by_state(stats: Stats) -> dict[str, int]:
+    return {
         "pending": stats.pending,
         "delayed": stats.delayed,
         "running": stats.running,
@@ -112,4 +120,3 @@ def _task_rows(stats: Stats) -> list[tuple[str, str]]:
         "rejected": stats.rejected,
         "accepted (counter)": stats.accepted,
     }
-    return [(name, f"{number:,}") for name, number in numbers.items()]

@@ -46,7 +46,13 @@ def run(namespace: Namespace, output: Output) -> int:
     """Prints events until `--count` of them were printed, or Ctrl-C."""
     connection = options.connected if namespace.no_follow else options.following
     with connection(namespace) as operator:
-        if operator.stats(namespace.run).config.events_maxlen == 0:
+        stats = operator.stats(namespace.run)
+        if stats.admission:
+            raise CommandFailure(
+                f"run {namespace.run} is an admission run: it holds no tasks, and its events tell of none.\n"
+                "`broker status --watch` shows its counters as they change."
+            )
+        if stats.config.events_maxlen == 0:
             raise CommandFailure(
                 f"run {namespace.run} keeps no events: its events_maxlen is 0.\n"
                 "A trainer changes that with RunConfig(events_maxlen=10_000, ...) and update=True."

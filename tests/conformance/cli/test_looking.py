@@ -16,7 +16,7 @@ from broker.connections import open_transport
 from broker.errors import BrokerError
 from broker.protocol import admission, keys
 from broker.protocol import worker as worker_calls
-from broker.protocol.admission import Counted
+from broker.protocol.admission import Counted, OwnerReport, Recovery
 from tests.child import Ended
 from tests.conformance.cli.commands import RUN, started
 from tests.waiting import wait_until
@@ -284,12 +284,36 @@ def test_verify_of_a_run_without_events_says_how_to_get_some(broker: Any, url: s
         assert "events_maxlen" in result.err
 
 
-def test_verify_of_an_admission_run_says_that_it_has_no_tasks(broker: Any, url: str) -> None:
+@pytest.fixture
+def admission_run(url: str) -> str:
+    """The name of a run with one process that has one rollout running."""
     with open_transport(url) as transport:
         config = RunConfig(consumer_batch_size=1).to_fields()
         opening = admission.open_owner("areal", "owner", 60_000, "0123456789", config, Counted(0, 0))
-        (opened,) = transport.execute([opening])
-        assert not isinstance(opened, BrokerError)
-    result = broker("verify", "areal")
+        report = OwnerReport(1, 1, 0, 2, 0, 0, False, 0, Recovery())
+        for answer in transport.execute([opening, admission.report("areal", "owner", 60_000, report)]):
+            assert not isinstance(answer, BrokerError)
+    return "areal"
+
+
+@pytest.mark.parametrize("command", ["verify", "tail"])
+def test_what_reads_events_says_that_an_admission_run_has_none_of_tasks(
+    broker: Any, admission_run: str, command: str
+) -> None:
+    result = broker(command, admission_run)
     assert (result.code, result.out) == (2, "")
-    assert "admission run" in result.err
+    assert "is an admission run: it holds no tasks, and its events tell of none" in result.err
+
+
+def test_status_of_an_admission_run_shows_what_is_counted(broker: Any, admission_run: str) -> None:
+    told = broker("status", admission_run).out
+    rows = {line.rpartition(" ")[0].strip(): line.rpartition(" ")[2] for line in told.splitlines()}
+    assert (rows["processes"], rows["running"], rows["accepted (counter)"]) == ("1", "1", "2")
+    assert not {"workers", "pending", "ready", "consumed"} & set(rows)
+
+
+def test_pausing_an_admission_run_speaks_of_no_task(broker: Any, admission_run: str) -> None:
+    told = broker("pause", admission_run).out + broker("explain", admission_run).out
+    told += broker("resume", admission_run).out
+    assert "nothing new is started" in told
+    assert "task" not in told.replace("holds no tasks", "")
