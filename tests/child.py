@@ -1,7 +1,7 @@
-"""Python programs that a test starts as processes: the test hears what they say, tells them things, and ends them.
+"""Python programs that a test starts as processes: the test reads their output, writes to their input, and ends them.
 
-Every wait has a deadline. A process that ends early, or says another word than the test expects, fails the test at
-once, with all that the process has written.
+Every wait has a deadline. If a process ends early, or prints another line than the test expects, the test fails at once
+and shows all that the process has written.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pytest
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
-#: How long a process may take to say its next word or to end, seconds: a busy machine is several times slower.
+#: How many seconds a process may take to print its next line or to end: a busy machine is several times slower.
 PATIENCE_S = 60.0
-#: How long the output of a process that has ended may stay open, seconds: what the process started may hold it.
+#: How many seconds the output of an ended process may stay open: processes that it started may hold it.
 _LAST_WORDS_S = 5.0
 
 
@@ -38,12 +38,12 @@ class Ended:
 
     @property
     def json_lines(self) -> list[Any]:
-        """What it wrote to standard output, where each line is JSON."""
+        """The lines of standard output, decoded from JSON."""
         return [json.loads(line) for line in self.out.splitlines()]
 
     @property
     def json(self) -> Any:
-        """The only line."""
+        """The only line, decoded from JSON."""
         (value,) = self.json_lines
         return value
 
@@ -70,15 +70,15 @@ class Child:
     """A Python process, with default signals (`tests/signals.py`); it is killed at the end of a `with` block.
 
     Args:
-        words: what follows `python`: `"-c", code`, `"-m", module`, or the path of a script, then its arguments.
-        cwd: its directory; the repository's unless told otherwise, so that `-m` and `-c` find `tests` and `broker`.
+        words: the words after `python`: `"-c", code`, `"-m", module`, or the path of a script, then its arguments.
+        cwd: its directory; by default the repository, so that `-m` and `-c` find `tests` and `broker`.
         env: variables beside those of the tests.
-        python: the interpreter; the tests' own unless told otherwise.
+        python: the interpreter; by default the tests' own.
 
     Attributes:
         process: the process.
-        out: the lines that it has written to standard output, each with its end.
-        err: those of standard error.
+        out: the lines that it has written to standard output, each with its line end.
+        err: the lines of standard error.
     """
 
     def __init__(
@@ -114,18 +114,18 @@ class Child:
     # -- what it says ----------------------------------------------------------------------------------------------
 
     def read_line(self) -> str:
-        """Its next line on standard output, without the line's end."""
+        """Waits for the next line of standard output; returns it without the line end."""
         self.wait_until(lambda: len(self.out) > self._n_read, "it says something more")
         self._n_read += 1
         return self.out[self._n_read - 1].rstrip("\n")
 
     def expect(self, line: str) -> None:
-        """Its next line has to be this one."""
+        """Fails the test if the next line is another one."""
         if (said := self.read_line()) != line:
             self.fail(f"it said {said!r} instead of {line!r}")
 
     def wait_until(self, condition: Callable[[], T], what: str, within_s: float = PATIENCE_S) -> T:
-        """Waits for a true answer, which is returned; the process may end meanwhile only if that makes it true."""
+        """Waits until `condition` is true, and returns its value. Fails the test if the process ends before that."""
         deadline = time.monotonic() + within_s
         while True:
             has_said_all = self.has_ended() and all(reader.has_ended(_LAST_WORDS_S) for reader in self._readers)
@@ -164,7 +164,7 @@ class Child:
     # -- its end ---------------------------------------------------------------------------------------------------
 
     def has_ended(self, within_s: float = 0.0) -> bool:
-        """Whether it ends within so many seconds."""
+        """Whether it ends within this many seconds."""
         try:
             self.process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -172,7 +172,7 @@ class Child:
         return True
 
     def end(self, within_s: float = PATIENCE_S) -> Ended:
-        """Ends its standard input, and waits for its end and for all that it wrote."""
+        """Ends its standard input, waits for its end, and returns its output."""
         self.close_input()
         if not self.has_ended(within_s):
             self.fail(f"it has not ended within {within_s:g} s")
@@ -217,6 +217,6 @@ def read_by_head(*words: str) -> Ended:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process has stopped, by SIGSTOP: all its threads."""
+    """Whether all threads of a process are stopped by SIGSTOP."""
     states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
     return set(states) == {"T"}

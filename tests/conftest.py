@@ -1,4 +1,4 @@
-"""Servers for the tests, a lab on each of them, and the guard against what tests leave behind."""
+"""Servers for the tests, a lab on each of them, and a guard against threads, processes and sockets that tests leave."""
 
 import gc
 import secrets
@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 install_from_environment()
 give_defaults_to_children()
 
-#: How long threads, processes and connections may take to end after a test, seconds.
+#: How many seconds threads, processes and connections may take to end after a test.
 _ENDING_S = 5.0
 
 
@@ -38,7 +38,7 @@ def _sockets() -> set[str]:
     for fd in Path("/proc/self/fd").iterdir():
         try:
             target = str(fd.readlink())
-        except OSError:  # that of the listing itself
+        except OSError:  # the descriptor of the listing itself
             continue
         if target.startswith("socket:"):
             found.add(target)
@@ -51,9 +51,9 @@ def _threads() -> set[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind(request: pytest.FixtureRequest) -> Generator[None]:
-    """Fails a test after which more threads, child processes or sockets are there than before.
+    """Fails a test that leaves threads, child processes or sockets behind.
 
-    A connection to a server is a socket of this process, so none can stay open unnoticed. Keys are the lab's to check.
+    A connection to a server is a socket of this process, so none can stay open unnoticed. The lab checks keys.
     """
     before = _threads(), _children(), _sockets()
     yield
@@ -78,7 +78,7 @@ def _servers() -> Generator[dict[ServerKind, ServerUnderTest]]:
 
 @pytest.fixture(params=server_kinds(), ids=str)
 def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnderTest]) -> ServerUnderTest:
-    """A server of each kind that this machine has. Do not stop it: others use it after this test."""
+    """A server of each kind that this machine has. Do not stop it: later tests use it."""
     return _servers[request.param]
 
 
@@ -90,7 +90,7 @@ def run() -> str:
 
 @pytest.fixture
 def lab(server: ServerUnderTest, run: str) -> Generator[Lab]:
-    """A run's worth of trainers and workers on a simulated clock; what they leave in the server is checked at the end."""
+    """A lab for one run: trainers and workers on a simulated clock. At the end the lab checks the server's state."""
     with Lab(server, run) as made:
         yield made
         made.close_clients()

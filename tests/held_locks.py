@@ -1,4 +1,4 @@
-"""Holds the locks of all the broker's objects in a thread, as threads of a parent may while it forks."""
+"""A thread holds the locks of all the broker's objects, as threads of a parent may during a fork."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-#: How long a lock may be in use, seconds; then all are released and taken anew.
+#: If a lock is in use for this many seconds, the thread releases all locks and takes them anew.
 _IN_USE_S = 0.2
 _KINDS: tuple[type, ...] = (type(threading.Lock()), type(threading.RLock()))
 

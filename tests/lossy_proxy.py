@@ -1,4 +1,4 @@
-"""A proxy that loses replies, delays them or refuses connections, and a server that answers what a test tells it to."""
+"""A proxy that loses replies, delays them or refuses connections, and a server whose answers a test chooses."""
 
 import select
 import socket
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-#: What calls a script: a function, or the script itself on a server without functions.
+#: The commands that call a script: as a function, or by its hash on a server without functions.
 SCRIPT_CALLS = (b"FCALL", b"EVALSHA")
 #: No test moves more than this in one piece, bytes.
 _PIECE_BYTES = 1 << 20
@@ -58,7 +58,7 @@ class _Listener:
         end.close()
 
     def cut_all(self) -> None:
-        """Breaks the connections that there are."""
+        """Breaks all open connections."""
         for end in list(self._sockets):
             self._cut(end)
 
@@ -82,11 +82,11 @@ class LossyProxy(_Listener):
 
     Attributes:
         requests: how many pieces with one of `watched` in them came from clients.
-        watched: the bytes of which any makes a request count; replies are lost for these only.
-        lose_replies: so many replies to come are lost: the request is executed, then the connection breaks.
-        lose_requests: so many requests to come never arrive: the connection breaks before.
-        swallow_replies: so many replies to come are lost while the connection stays open.
-        delay_s: each reply to a watched request is that late.
+        watched: a request is watched if it contains any of these bytes; only replies to watched requests are lost.
+        lose_replies: how many of the next replies are lost: the request is executed, then the connection breaks.
+        lose_requests: how many of the next requests are lost: the connection breaks before they arrive.
+        swallow_replies: how many of the next replies are lost while the connection stays open.
+        delay_s: how many seconds each reply to a watched request is late.
         refusing: whether connections are closed as soon as they are made.
     """
 
@@ -115,7 +115,7 @@ class LossyProxy(_Listener):
                         if not (request := client.recv(_PIECE_BYTES)):
                             return
                         has_word = any(word in request for word in self.watched)
-                        # A request may come in pieces, of which one has the word.
+                        # A request may come in pieces, and only one piece has the word.
                         is_watched, is_answered = has_word or (is_watched and not is_answered), False
                         self.requests += has_word
                         if has_word and self.lose_requests:
@@ -130,7 +130,7 @@ class LossyProxy(_Listener):
                 self._sockets.discard(server)
 
     def _answer(self, server: socket.socket, client: socket.socket, is_watched: bool) -> bool:
-        """Passes on the reply to one request, and what follows it; False when the connection is to break."""
+        """Passes on the reply to one request. Returns False if the connection has to break."""
         reply = server.recv(_PIECE_BYTES)
         if not reply:
             return False

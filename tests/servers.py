@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 
 @dataclass(frozen=True, slots=True)
 class ServerKind:
-    """One server software: `valkey-9.1.2`, `redis-7.0.15` or `fakeredis`; `binary` is "" where nothing is started."""
+    """One server software: `valkey-9.1.2`, `redis-7.0.15` or `fakeredis`; `binary` is "" for fakeredis."""
 
     name: str
     version: tuple[int, ...] = ()
@@ -64,12 +64,12 @@ def server_kinds() -> tuple[ServerKind, ...]:
 
 
 def real_kinds() -> tuple[ServerKind, ...]:
-    """Those that are processes."""
+    """All kinds that are processes."""
     return tuple(kind for kind in server_kinds() if kind.is_real)
 
 
 def redis_kinds() -> tuple[ServerKind, ...]:
-    """Those of Redis, which have sentinel mode and cluster mode."""
+    """All kinds of Redis, which have sentinel mode and cluster mode."""
     return tuple(kind for kind in real_kinds() if kind.name == "redis")
 
 
@@ -99,12 +99,12 @@ class ServerUnderTest:
     """A server that a test may kill, freeze and start again at the same address.
 
     Args:
-        kind: which software.
-        durable: keep the data in a directory (append-only file), so that it survives `kill` and `restart`: all that was
-            answered, which `appendfsync everysec` does not promise while the disk is busy.
+        kind: the server software.
+        durable: keep the data in a directory (append-only file, `appendfsync always`), so that every answered write
+            survives `kill` and `restart`. `everysec` does not promise that while the disk is busy.
         settings: lines of redis.conf, by name.
-        port: where it listens; 0: anywhere.
-        replica_of: the port of the primary that it follows as soon as it runs; 0: none.
+        port: where it listens; 0: any free port.
+        replica_of: the port of the primary that it follows from its start; 0: none.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class ServerUnderTest:
 
     @property
     def url(self) -> str:
-        """Over TCP, the same before and after a restart."""
+        """The URL over TCP, which stays the same after a restart."""
         return f"redis://127.0.0.1:{self.port}" if self.kind.is_real else f"fakeredis://{self._fake_name}"
 
     @property
     def unix_url(self) -> str:
-        """Over the Unix socket, another one after a restart."""
+        """The URL over the Unix socket, which changes with a restart."""
         return f"unix://{self.process.socket}" if self.kind.is_real else self.url
 
     @property
@@ -147,7 +147,7 @@ class ServerUnderTest:
         return self.process.pid
 
     def start(self) -> None:
-        """Starts it, at the port it had before."""
+        """Starts the server, at its previous port."""
         if self.kind.is_real:
             settings = {"appendfsync": "always", **self.settings} if self._data else self.settings
             self._process = EmbeddedServer(self._data, self.port, settings, self.kind.binary)
@@ -156,33 +156,33 @@ class ServerUnderTest:
                 self.command("REPLICAOF", "127.0.0.1", self._replica_of)
 
     def stop(self) -> None:
-        """Ends it in good order."""
+        """Ends the server properly."""
         if self._process is not None:
             self.thaw()
             self._process.stop()
             self._process = None
 
     def kill(self) -> None:
-        """Ends it as a crash does."""
+        """Kills the server, like a crash."""
         os.kill(self.pid, signal.SIGKILL)
         self.process.stop()
         self._process = None
 
     def restart(self) -> None:
-        """Kills it and starts it again: with its data if it is durable, else empty."""
+        """Kills the server and starts it again: with its data if it is durable, else empty."""
         self.kill()
         self.start()
 
     def freeze(self) -> None:
-        """Lets it answer nothing, with its connections open."""
+        """Stops the server's process: it answers nothing, and its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Lets it go on."""
+        """Lets the frozen server go on."""
         os.kill(self.pid, signal.SIGCONT)
 
     def command(self, *args: str | bytes | int) -> Any:
-        """One command, on a connection of its own."""
+        """Sends one command, on a connection of its own."""
         url = self.url
         if password := self.settings.get("requirepass"):
             url = url.replace("redis://", f"redis://:{password}@")
@@ -190,7 +190,7 @@ class ServerUnderTest:
             return transport.command(*args)
 
     def close(self) -> None:
-        """Ends it and removes all it had."""
+        """Ends the server and removes its data."""
         self.stop()
         forget_server(self._fake_name)
         if self._data:
@@ -207,9 +207,9 @@ class ServerUnderTest:
 def cluster(
     kind: ServerKind, primaries: int = 3, replicas: int = 0, more: dict[str, str] | None = None
 ) -> Generator[list[ServerUnderTest]]:
-    """A cluster whose primaries share the hash slots evenly; replicas, of the first primary, stand behind them.
+    """A cluster whose primaries share the hash slots evenly; all replicas are of the first primary.
 
-    `more` are lines of redis.conf, by name.
+    `more` are lines of redis.conf, by name. The primaries come first in the list.
     """
     members: list[ServerUnderTest] = []
     try:
@@ -234,16 +234,17 @@ def cluster(
 
 
 def begin_move(slot: int, old: ServerUnderTest, new: ServerUnderTest) -> None:
-    """From here on the old node of a cluster's slot gives its keys to the new one, and answers ASK for those gone."""
+    """Begins to move a slot of a cluster: from now on the old node answers ASK for keys that it no longer has."""
     new.command("CLUSTER", "SETSLOT", slot, "IMPORTING", old.command("CLUSTER", "MYID"))
     old.command("CLUSTER", "SETSLOT", slot, "MIGRATING", new.command("CLUSTER", "MYID"))
 
 
 def end_move(slot: int, old: ServerUnderTest, new: ServerUnderTest, members: list[ServerUnderTest]) -> None:
-    """The slot is the new node's, all nodes know it, and the old one, which has none of its keys, answers MOVED.
+    """Ends the move of a slot: the new node has it, all nodes know that, and the old node answers MOVED.
 
-    The importing node first: it takes an epoch above all that it knows. All nodes must have agreed before: a ping of an
-    epoch it does not know would take the slot back from it, and each of two nodes would send clients to the other.
+    The importing node is told first: it takes an epoch above all epochs that it knows. All nodes must have agreed
+    before. Else a ping with an epoch that the new node does not know would take the slot back, and each of two nodes
+    would send clients to the other.
     """
     for node in (new, old):
         node.command("CLUSTER", "SETSLOT", slot, "NODE", new.command("CLUSTER", "MYID"))
@@ -251,12 +252,12 @@ def end_move(slot: int, old: ServerUnderTest, new: ServerUnderTest, members: lis
 
 
 def wait_until_agreed(members: list[ServerUnderTest]) -> None:
-    """Until all nodes of a cluster tell the same epochs and slots of all primaries."""
+    """Waits until all nodes of a cluster name the same epochs and slots of all primaries."""
     wait_until(lambda: len({_primaries_known(member) for member in members}) == 1, "the cluster's nodes agree", 30)
 
 
 def _primaries_known(member: ServerUnderTest) -> frozenset[tuple[str, ...]]:
-    """Name, epoch and slots of each primary, as this node has them; without the slots on their way."""
+    """Name, epoch and slots of each primary, as this node knows them, without slots that are being moved."""
     lines: bytes = member.command("CLUSTER", "NODES")
     nodes = [line.split() for line in lines.decode().splitlines()]
     return frozenset(
@@ -276,7 +277,7 @@ def _is_formed(member: ServerUnderTest, nodes: int) -> bool:
 
 
 def _free_cluster_port() -> int:
-    """One whose bus, which before Redis 7 can only be 10000 above it, is free too."""
+    """A free port whose bus port is free too; before Redis 7 the bus port is always 10000 higher."""
     while True:
         port = free_port()
         with suppress(OSError, OverflowError), socket.socket() as probe:

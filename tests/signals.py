@@ -1,20 +1,19 @@
-"""The signals of the processes that tests start, whatever the shell gave to the tests themselves."""
+"""Default signals for the processes that tests start, whatever signals the shell ignores for the tests."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-#: Python ignores them itself, and `subprocess` gives them back to children.
+#: Signals that Python ignores itself; `subprocess` restores them for children.
 _OF_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
 def give_defaults_to_children() -> None:
-    """Every program that this process starts from now on has default signals, none of them blocked.
+    """Gives default signals, none of them blocked, to every program that this process starts from now on.
 
-    A script ignores SIGINT in what it starts in the background, and `nohup` SIGHUP; what a process ignores or blocks,
-    its children do, too. A signal that is handled is ignored as well by a handler that does nothing, but has its
-    default in the program that a child executes.
+    A shell ignores SIGINT for background processes, and `nohup` ignores SIGHUP. Children inherit ignored and blocked
+    signals, but not handlers. So a handler that does nothing takes the place of each ignored signal.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - _OF_PYTHON:
@@ -23,4 +22,4 @@ def give_defaults_to_children() -> None:
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    """Python's own handler of the signal runs this between two instructions."""
+    """Ignores a signal."""

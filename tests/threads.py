@@ -8,12 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-#: How long a call in another thread may take, seconds: a busy machine is several times slower.
+#: How many seconds a call in another thread may take: a busy machine is several times slower.
 PATIENCE_S = 60.0
 
 
 class InThread:
-    """A call in another thread; `result` waits for it and raises what it raised."""
+    """A call in another thread; `result` waits for the call, and raises the call's exception."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
@@ -30,11 +30,11 @@ class InThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether the call has not come back yet."""
+        """Whether the call has not returned yet."""
         return self._thread.is_alive()
 
     def result(self, timeout_s: float = PATIENCE_S) -> Any:
-        """What the call returned."""
+        """Waits for the call, and returns its value."""
         self._thread.join(timeout_s)
         assert not self.is_running, f"no answer after {timeout_s:g} s"
         if self._error is not None:
@@ -43,7 +43,7 @@ class InThread:
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:
-    """What the calls return that are made at the same time, each in a thread of its own."""
+    """Makes calls at the same time, each in a thread of its own, and returns their values."""
     begun = [InThread(call) for call in calls]
     return [call.result() for call in begun]
 
@@ -56,7 +56,7 @@ class LoopThread:
         self._running = InThread(self.loop.run_forever)
 
     def do(self, call: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine that runs there."""
+        """Runs a coroutine in the loop, and returns its result."""
         return asyncio.run_coroutine_threadsafe(call, self.loop).result(PATIENCE_S)
 
     def close(self) -> None:

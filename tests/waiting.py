@@ -16,9 +16,9 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -
     """Calls `condition` until its answer is true, and returns that answer.
 
     Args:
-        condition: what to wait for; its exceptions come through.
+        condition: called again and again; its exceptions are not caught.
         what: names the condition in the error.
-        timeout_s: for how long, seconds.
+        timeout_s: how long to wait, seconds.
 
     Raises:
         AssertionError: it did not come true in time.

@@ -1,4 +1,4 @@
-"""All public calls of both asyncio clients, for tests of what each of them refuses."""
+"""All public calls of both asyncio clients, for tests that each call is refused."""
 
 import asyncio
 import inspect
@@ -12,7 +12,7 @@ Calls = dict[str, Callable[[], Awaitable[Any]]]
 
 
 def calls_of(trainer: Trainer, worker: Worker, attempt: Attempt) -> dict[Trainer | Worker, Calls]:
-    """Each call of either client but `close`, by its name; fails when one is forgotten here."""
+    """Each call of both clients except `close`, by its name. Fails if a call is missing here."""
     calls: dict[Trainer | Worker, Calls] = {
         trainer: {
             "open": trainer.open,

@@ -1,4 +1,4 @@
-"""Both clients behind one synchronous face, so that each test is written once and run with both; calls without an answer."""
+"""Both clients with one synchronous interface, so that each test runs with both; and calls without an answer."""
 
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
@@ -79,12 +79,12 @@ def make_client(flavour: str, url: str, timeout_s: float = 5.0, retry_for_s: flo
 
 
 def blocking(call: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-    """A call of a blocking transport's `io`, finished."""
+    """A synchronous function of a coroutine function of a blocking transport's `io`."""
     return lambda *given: run_blocking(call(*given))
 
 
 def coroutine(call: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """What stands in for such a call."""
+    """A coroutine function of a synchronous function."""
 
     async def answer(*given: Any) -> Any:
         return call(*given)
@@ -97,7 +97,7 @@ Unanswered = Literal["executed", "not sent", "only the call", "interrupted", "no
 
 @contextmanager
 def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
-    """A call of the trainer that ends without an answer: executed or not, whole or without what follows its own."""
+    """The trainer's call in the block ends without an answer. The server executes it whole, in part or not at all."""
     io = trainer._transport.io
     execute = blocking(io.execute)
     error = (

@@ -1,4 +1,4 @@
-"""The event log of a run under test, judged: what was promised must hold at every transition, whatever counters say."""
+"""Judges the event log of a run under test: the guarantees must hold at every transition, whatever the counters say."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Transition = tuple[str, list[str]]
 
 
 class History:
-    """Replays transitions in order, with what tests ask of them.
+    """Replays transitions in order, and answers questions of tests.
 
     Args:
-        config: the run's, constant over the history.
+        config: the run's config, which did not change.
         transitions: the log from its beginning.
     """
 
@@ -28,7 +28,7 @@ class History:
 
     @property
     def problems(self) -> list[str]:
-        """What breaks a guarantee."""
+        """The breaches of guarantees."""
         return [f"{breach.guarantee}: {breach.text}" for breach in self.judge.breaches]
 
     @property
@@ -47,7 +47,7 @@ class History:
 
     @property
     def most_running(self) -> int:
-        """Most tasks that were running at any time."""
+        """The largest number of tasks that were running at one time."""
         return self.judge.totals.most_running
 
     @property

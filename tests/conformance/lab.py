@@ -1,4 +1,4 @@
-"""A run under test: clients on a simulated clock, raw calls beneath them, and what must be true of the server at the end."""
+"""A run under test: clients on a simulated clock, raw script calls, and checks of the server's state at the end."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.conformance.history import History, Transition
 from tests.conformance.state_checks import leftovers
 from tests.servers import ServerUnderTest
 
-#: What the simulated clock shows at first, milliseconds.
+#: The first time of the simulated clock, milliseconds.
 START_MS = 1_000_000
 
 
 class Lab:
-    """One run on one server. Clients that it makes are closed by it.
+    """One run on one server. The lab closes the clients that it makes.
 
     Attributes:
-        checks_state: whether `check` looks at the run's keys; a test that breaks them on purpose says no.
-        keeps_config: whether the config of its runs never changes, so that `check` judges the whole event log by it.
+        checks_state: whether `check` looks at the run's keys; False in tests that break them on purpose.
+        keeps_config: whether the config of the runs never changes, so that `check` judges the whole event log by it.
     """
 
     def __init__(self, server: ServerUnderTest, run: str) -> None:
@@ -53,7 +53,7 @@ class Lab:
         return int(time.time() * 1000) if self.is_live else self._now
 
     def go_live(self) -> None:
-        """From here on the clock is the real one, as for clients without a simulated one."""
+        """Changes to the real clock, which clients have outside of tests."""
         self.is_live = True
 
     def clock(self) -> int:
@@ -66,13 +66,13 @@ class Lab:
         self._now += ms
 
     def config(self, **fields: Any) -> RunConfig:
-        """A config with batches of one where nothing else is said."""
+        """A config; its batches have one task unless `fields` say otherwise."""
         return RunConfig(**{"consumer_batch_size": 1, **fields})
 
     def trainer(
         self, *, run: str = "", attach: bool = False, update: bool = False, reopen: bool = False, **fields: Any
     ) -> Trainer:
-        """A trainer of the run; with `reopen` or `attach` without a config."""
+        """Makes a trainer of the run; with `reopen` or `attach`, without a config."""
         config = None if attach or reopen else self.config(**fields)
         self.runs.add(run or self.run)
         made = Trainer(self.url, run or self.run, config, attach=attach, update=update, clock=self.clock)
@@ -80,7 +80,7 @@ class Lab:
         return made
 
     def worker(self, *runs: str, **options: Any) -> Worker:
-        """A worker of the run, or of several, whose leases are renewed only by `renew`."""
+        """Makes a worker of the run, or of several runs; only `renew` renews its leases."""
         made = Worker(
             self.url, list(runs) or self.run, clock=self.clock, **{"heartbeat": False, "name": "w", **options}
         )
@@ -88,28 +88,28 @@ class Lab:
         return made
 
     def raw_trainer(self, *, token: str = "", **fields: Any) -> RawTrainer:
-        """A trainer that says itself which number each call has."""
+        """Makes a trainer whose calls have numbers that the test chooses."""
         return RawTrainer(self, token or secrets.token_hex(8), self.config(**fields))
 
     def raw_worker(self, name: str = "w", lease_ms: int = 0) -> RawWorker:
-        """A worker that says itself which number each claim has."""
+        """Makes a worker whose claims have numbers that the test chooses."""
         return RawWorker(self, name, lease_ms)
 
     # -- raw calls ---------------------------------------------------------------------------------------------------
 
     def do(self, script_call: ScriptCall[Any]) -> Any:
-        """The value of one script call; raises its error."""
+        """Sends one script call and returns its value; raises its error."""
         (value,) = self.transport.execute([script_call])
         if isinstance(value, BrokerError):
             raise value
         return value
 
     def call(self, make: Callable[..., ScriptCall[Any]], *args: Any, **options: Any) -> Any:
-        """One script call of this run, now."""
+        """Sends one script call of this run, at the lab's time."""
         return self.do(make(self.run, *args, now=self.now, **options))
 
     def command(self, *args: str | bytes | int) -> Any:
-        """One plain command."""
+        """Sends one plain command."""
         return self.transport.command(*args)
 
     def key(self, name: str) -> str:
@@ -119,7 +119,7 @@ class Lab:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def row(self, task: str) -> TaskRow:
-        """All that is known of a task, which exists."""
+        """All that the run knows of a task, which must exist."""
         row = self.call(anyone.task, task)
         assert row is not None, f"{task} is unknown"
         return row
@@ -130,7 +130,7 @@ class Lab:
         return {name: self.row(name).state for name in names}
 
     def stat(self, name: str) -> int:
-        """One number of the run's state."""
+        """One number of the run's stats."""
         return int(self.call(anyone.stats)[name])
 
     def attempts_of(self, task: str) -> list[str]:
@@ -147,7 +147,7 @@ class Lab:
         return self.command("EXISTS", self.key(name)) == 1
 
     def unmark(self, name: str = "wake") -> None:
-        """Takes the marker, as a client does that it wakes."""
+        """Takes the marker, as a woken client does."""
         self.command("DEL", self.key(name))
 
     def dump(self, run: str = "") -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Lab:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Fails when counters, sets, records, result keys or the event log of a run contradict each other."""
+        """Fails if counters, sets, records, result keys or the event log of a run contradict each other."""
         for run in sorted(self.runs):
             state = self.dump(run).get("state")
             if not self.checks_state or state is None or state.get(b"schema") != b"1":
@@ -207,7 +207,7 @@ class Lab:
                     operator.purge(run)
 
     def close_clients(self) -> None:
-        """Closes the trainers and workers; what workers hold is given back."""
+        """Closes the trainers and workers; workers give their attempts back."""
         while self._clients:
             self._clients.pop().close()
 
@@ -226,7 +226,7 @@ class Lab:
 
 
 class RawTrainer:
-    """Sends calls of the trainer's channel with numbers that the test chooses."""
+    """Sends a trainer's numbered calls, with numbers that the test chooses."""
 
     def __init__(self, lab: Lab, token: str, config: RunConfig) -> None:
         self.lab, self.token, self.config = lab, token, config
@@ -234,11 +234,11 @@ class RawTrainer:
         self.opened: trainer.Opened = self.open()
 
     def open(self, *, update: bool = False) -> trainer.Opened:
-        """Becomes the run's trainer, or repeats that."""
+        """Opens the run, or repeats that call."""
         return self.lab.call(trainer.open_run, self.token, self.config.to_fields(), update=update)
 
     def send(self, make: Callable[..., ScriptCall[Any]], *args: Any, number: int | None = None, **options: Any) -> Any:
-        """The next call; with `number` that one."""
+        """Sends the next call; with `number`, the call of that number."""
         if number is None:
             self.number += 1
         call_id = trainer.trainer_call_id(self.token, self.number if number is None else number)
@@ -254,7 +254,7 @@ class RawTrainer:
         return self.send(trainer.take, step, n, limit=limit, seal=seal, short=short)
 
     def advance(self, step: int, digest: str = "-", *, allow_empty: bool = False) -> trainer.Advanced:
-        """Acknowledges a batch; without a digest an empty one."""
+        """Acknowledges a batch; without a digest, an empty step."""
         return self.send(trainer.advance, step, digest, allow_empty=allow_empty or digest == "-")
 
 
@@ -267,20 +267,20 @@ class RawWorker:
         self.number = 0
 
     def claim(self, n: int = 1, *, number: int | None = None, random: str = "r1", **options: Any) -> worker.Claimed:
-        """The next claim; with `number` that one."""
+        """Sends the next claim; with `number`, the claim of that number."""
         if number is None:
             self.number += 1
         wanted = self.number if number is None else number
         return self.lab.call(worker.claim, self.session, wanted, n, random, **options)
 
     def take_one(self) -> str:
-        """Claims one attempt, which there must be; its id."""
+        """Claims one attempt, which must be there. Returns its id."""
         claimed = self.claim(1, random=f"r{secrets.token_hex(3)}")
         assert len(claimed.granted) == 1, claimed
         return claimed.granted[0].attempt_id
 
     def submit(self, attempt: str, body: bytes = b"x", *, verdict: Verdict = "accept", **options: Any) -> worker.Answer:
-        """One result or verdict."""
+        """Submits one result or verdict."""
         policy = options.pop("policy", None)
         (answer,) = self.lab.call(worker.submit, [worker.Submission(attempt, verdict, body, policy)], **options)
         return answer
@@ -294,7 +294,7 @@ class RawWorker:
         return self.lab.call(worker.fail, attempt, "boom", may_retry=may_retry)
 
     def renew(self, *held: str, number: int | None = None) -> worker.Renewed:
-        """The heartbeat."""
+        """Sends a heartbeat."""
         return self.lab.call(worker.renew, self.session, self.number if number is None else number, held)
 
     def leave(self) -> bool:
@@ -302,7 +302,7 @@ class RawWorker:
         return self.lab.call(worker.leave, self.session)
 
     def work(self, n: int = 1) -> list[str]:
-        """Claims up to n and submits all; the tasks worked on."""
+        """Claims up to n attempts and submits all. Returns their tasks."""
         granted = self.claim(n, random=f"r{secrets.token_hex(3)}").granted
         for one in granted:
             assert self.submit(one.attempt_id).word == "accepted"
@@ -327,12 +327,12 @@ def _read(name: bytes, kind: bytes) -> tuple[str | bytes | int, ...]:
 
 
 def tasks(count: int, prefix: str = "t", **fields: Any) -> list[Task]:
-    """So many tasks, `t0`, `t1`..."""
+    """Makes `count` tasks: `t0`, `t1`..."""
     return [Task(id=f"{prefix}{i}", **fields) for i in range(count)]
 
 
 def run_one(one: Worker, result: Any = b"x") -> str:
-    """Claims one attempt and submits a result; the task."""
+    """Claims one attempt and submits a result. Returns the task."""
     (attempt,) = one.claim(1)
     assert one.submit(attempt, result).answer == "accepted"
     return attempt.task

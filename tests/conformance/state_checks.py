@@ -1,4 +1,4 @@
-"""Looks for what a run keeps although nothing refers to it any more."""
+"""Finds data of a run to which nothing refers any more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SETS = {"pending": "P", "delayed": "D", "running": "R", "open": "R", "ready": "
 
 
 def leftovers(dump: dict[str, Any]) -> list[str]:
-    """What of a run's keys nothing refers to, a line each.
+    """Returns a line for each piece of data in a run's keys to which nothing refers, and for each contradiction.
 
     Args:
         dump: name of the key -> its value, as `Lab.dump` reads them.
@@ -99,7 +99,7 @@ def _of_sessions(dump: dict[str, Any], tasks: dict[str, list[str]], slots: dict[
 def _of_results(
     dump: dict[str, Any], tasks: dict[str, list[str]], slots: dict[str, list[str]], version: int
 ) -> list[str]:
-    """The bytes of done slots, until the advance after their own; nothing else."""
+    """Only the bytes of done slots may be there, until the advance after their own."""
     wanted: set[str] = set()
     for name, slot in slots.items():
         task_id, _, k = name.rpartition("#")

@@ -2,7 +2,7 @@
 
     BROKER_TEST_MUTANT=no_fence pytest tests/conformance
 
-runs the tests with that one fault. `pytest -m mutants` runs, for each fault, what has to find it.
+runs the tests with that one fault. `pytest -m mutants` runs, for each fault, the tests that have to find it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FOLDERS = ("tests/conformance", "tests/processes", "tests/recovery")
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One fault: `old` becomes `new` in a file of lua/, and each of `found_by` has to notice; see `table.py`."""
+    """One fault: `old` becomes `new` in a file of lua/, and each of `found_by` has to fail; see `table.py`."""
 
     name: str
     file: str
@@ -49,7 +49,7 @@ class Mutant:
 
     @contextmanager
     def installed(self) -> Generator[None]:
-        """This process loads the scripts with the fault, if it loads them within the block for the first time."""
+        """Scripts that this process loads for the first time within the block have the fault."""
         with ExitStack() as stack:
             if self.file == LIBRARY:
                 stack.enter_context(mock.patch.object(scripts, "as_library", self._as_library))
@@ -97,11 +97,11 @@ def _tests() -> dict[Path, list[str]]:
     return {path: re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8").lower()) for path in files}
 
 
-#: Lasts as long as the process.
+#: Open until the process ends.
 _of_this_process = ExitStack()
 
 
 def install_from_environment() -> None:
-    """Lets this process load the scripts with the fault that BROKER_TEST_MUTANT names, if it names one."""
+    """Puts the fault that BROKER_TEST_MUTANT names, if any, into the scripts of this process."""
     if name := os.environ.get(VARIABLE):
         _of_this_process.enter_context(MUTANTS[name].installed())

@@ -1,21 +1,21 @@
-"""The faults that the tests have to find: each is a change of the Lua, and names what has to notice it.
+"""The faults that the tests have to find: each is a change of the Lua, with the tests that have to fail.
 
-A fault's row is the text that stands in the file, the text that takes its place, and what finds the fault: words of
-the names of directed tests, as pytest's `-k` takes them, and `WALK`, the random walk over the protocol. Where several
-find it, each of them has to. When a file is rewritten and a fault's text is gone, `tests/unit/test_faults_apply.py`
-says so: give the fault the new text.
+A fault's row has the text in the file, the text that replaces it, and the tests that find the fault. These are words of
+the names of directed tests, as pytest's `-k` takes them, and `WALK`, the random walk over the protocol. If a row names
+several, each of them has to fail. When a file is rewritten and a fault's text is gone, `tests/unit/test_faults_apply.py`
+fails: give the fault the new text.
 """
 
 from __future__ import annotations
 
-#: Finds a fault by comparing every answer and the whole state with the reference model (`tests/properties/walk.py`).
+#: The walk compares every answer and the whole state with the reference model (`tests/properties/walk.py`).
 WALK = "the walk"
 #: In place of a file's name: every file that has the text.
 EVERY = "every file"
 #: In place of a file's name: the function library that the scripts become (`broker/protocol/function_library.py`).
 LIBRARY = "the function library"
 
-#: Faults whose text stands more than once in the file; it changes everywhere.
+#: Faults whose text is in the file more than once; it is replaced everywhere.
 EVERYWHERE = {"bytes_freed_at_once", "constants_of_a_script_of_the_first_run"}
 
 #: By file of lua/, then by name.

@@ -1,8 +1,8 @@
 """Workers and trainers as processes of their own, for tests that kill, freeze and stop them.
 
-`python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: says on standard output, a JSON line each, what it does; reads
+`python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: prints a JSON line for each thing that it does; reads
 nothing. Kinds: `hold` (claims and keeps), `loop`, `run`, `aio` (the three worker loops, which never finish their work), `work`
-(does all there is), `train` (takes a batch and sits on it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken),
+(works until it is stopped), `train` (takes a batch and keeps it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken),
 `interrupted` and `interrupted_trainer` (a signal breaks off their calls anywhere), `deaf` (loses what SIGTERM raises, at first).
 """
 
@@ -27,7 +27,7 @@ from tests.mutants.mutant import install_from_environment
 
 
 class Actor(Child):
-    """Such a process, from the test's side."""
+    """An actor's process, as the test sees it."""
 
     def __init__(self, kind: str, url: str, run: str, **options: Any) -> None:
         words = [f"{name}={value}" for name, value in options.items()]
@@ -35,15 +35,15 @@ class Actor(Child):
 
     @property
     def said(self) -> list[dict[str, Any]]:
-        """All that it said."""
+        """All lines that it printed, decoded."""
         return [json.loads(line) for line in self.out]
 
     def wait_for(self, what: str, count: int = 1) -> list[dict[str, Any]]:
-        """Waits until it has said something so often; all that it said of that kind."""
+        """Waits until it has printed `count` lines of a kind. Returns all its lines of that kind."""
         return self.wait_until(lambda: self.heard(what, count), f"it says {what!r}, {count} times")
 
     def heard(self, what: str, count: int = 1) -> list[dict[str, Any]]:
-        """What it said of a kind, if that is often enough."""
+        """Its lines of a kind, if there are at least `count`."""
         found = [line for line in self.said if line["is"] == what]
         return found if len(found) >= count else []
 
@@ -113,7 +113,7 @@ def aio_run(url: str, run: str, concurrency: str = "2") -> None:
 
 
 def work(url: str, run: str, lease_s: str = "") -> None:
-    """Does what there is, until it is stopped."""
+    """Works until it is stopped."""
     with Worker(url, run, lease_s=float(lease_s) if lease_s else None) as worker:
         say("ready")
         for attempt in worker:
@@ -140,11 +140,11 @@ def storm(url: str, run: str, seed: str) -> None:
 
 
 class Interrupted(BaseException):
-    """What a signal's handler raises."""
+    """Raised by the signal handler of this file."""
 
 
 def broken_off(work: Callable[[], None], after_s: float) -> bool:
-    """Calls it; whether a signal broke it off."""
+    """Calls `work`. Returns whether a signal broke the call off."""
 
     def interrupt(*_: object) -> None:
         raise Interrupted
@@ -152,21 +152,21 @@ def broken_off(work: Callable[[], None], after_s: float) -> bool:
     try:
         try:
             signal.signal(signal.SIGALRM, interrupt)
-            # Again and again: what a handler raises in the middle of a destructor is lost.
+            # The timer repeats, because an exception that the handler raises in a destructor is lost.
             signal.setitimer(signal.ITIMER_REAL, after_s, 0.1)
             work()
             signal.signal(signal.SIGALRM, signal.SIG_IGN)
         except Interrupted:
             signal.signal(signal.SIGALRM, signal.SIG_IGN)
             return True
-    except Interrupted:  # on a slow machine, the next one in the middle of dealing with the first
+    except Interrupted:  # on a slow machine the timer fires again while the first exception is handled
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         return True
     return False
 
 
 def interrupted(url: str, run: str, times: str) -> None:
-    """Workers, one after the other, that claim and release until a signal breaks it off."""
+    """Workers, one after the other, that claim and release until a signal breaks them off."""
     chance = random.Random(int(times))
     for _ in range(int(times)):
         with Worker(url, run) as worker:
@@ -181,7 +181,7 @@ def interrupted(url: str, run: str, times: str) -> None:
 
 
 def interrupted_trainer(url: str, run: str, seed: str) -> None:
-    """Trains on all there is, broken off by a signal all the time."""
+    """Trains on all tasks, while signals break its calls off again and again."""
     chance, trained, times = random.Random(int(seed)), dict[int, list[str]](), 0
     with Trainer(url, run) as trainer:
 
@@ -192,14 +192,14 @@ def interrupted_trainer(url: str, run: str, seed: str) -> None:
                     trained[trainer.version] = [rollout.task for rollout in batch]
                     trainer.advance()
 
-        # Ever later, or a slow machine would never get to the end.
+        # Each signal comes later than the one before. Else a slow machine would never finish.
         while broken_off(train_on_all, chance.uniform(0.0002, 0.005) * (1 + times / 50)):
             times += 1
     say("trained", steps=list(trained.values()), times=times)
 
 
 def deaf(url: str, run: str, way: str) -> None:
-    """Is told to end where nothing hears what the handler raises, then claims."""
+    """Gets SIGTERM in a destructor, where the exception of the signal handler is lost, and then claims."""
 
     class Deaf:
         def __del__(self) -> None:

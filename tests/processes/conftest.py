@@ -8,7 +8,7 @@ from tests.servers import ServerKind, ServerUnderTest, real_kinds
 
 @pytest.fixture(params=real_kinds(), ids=str)
 def server(request: pytest.FixtureRequest, _servers: dict[ServerKind, ServerUnderTest]) -> ServerUnderTest:
-    """Processes share no fakeredis."""
+    """A server that is a process: several processes cannot share a fakeredis."""
     return _servers[request.param]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.servers import ServerKind, ServerUnderTest, real_kinds
 from tests.waiting import wait_until
 
-#: Where Debian's package `libfaketime` has it.
+#: The library of Debian's package `libfaketime`.
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 _WRAPPER = """#!/bin/sh
 [ "$1" = --version ] || export LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={file} FAKETIME_NO_CACHE=1
@@ -22,20 +22,20 @@ exec {binary} "$@"
 
 
 def steppable() -> ServerKind | None:
-    """A server that can be run under libfaketime: Valkey's. Redis with jemalloc does not start under it."""
+    """A kind of server that runs under libfaketime: Valkey. Redis with jemalloc does not start under libfaketime."""
     found = [kind for kind in real_kinds() if kind.name == "valkey"]
     return found[0] if found and _LIBRARIES else None
 
 
 class SteppedServer(ServerUnderTest):
-    """A server and the step of its clock."""
+    """A server whose clock a test can step."""
 
     def __init__(self, kind: ServerKind, file: Path) -> None:
         self._file, self._step_s = file, 0
         super().__init__(kind)
 
     def step(self, seconds: int) -> None:
-        """Its clock jumps forward, or back, and goes on from there. When this returns, the server shows it."""
+        """Steps the server's clock forward or back. On return the server shows the new time."""
         self._step_s += seconds
         fresh = self._file.with_suffix(".new")
         fresh.write_text(f"{self._step_s:+d}\n")
@@ -45,7 +45,7 @@ class SteppedServer(ServerUnderTest):
 
 @contextmanager
 def stepped_server(kind: ServerKind) -> Generator[SteppedServer]:
-    """Runs a server of that kind whose clock shows the true time at first."""
+    """Runs a server of that kind. Its clock shows the true time at first."""
     with tempfile.TemporaryDirectory(prefix="broker-test-") as folder:
         file, binary = Path(folder, "step"), Path(folder, "server")
         file.write_text("+0\n")

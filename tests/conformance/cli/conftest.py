@@ -30,7 +30,7 @@ def url(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def trainer(url: str) -> Generator[Trainer]:
-    """A run with five tasks t0 to t4 of two samples, two of them in a batch, two may be running at once."""
+    """A run with five tasks t0 to t4 of two samples each; a batch has two tasks, and two may be running at once."""
     config = RunConfig(consumer_batch_size=2, max_staleness=1, max_concurrent_rollouts=2)
     with Trainer(url, run=RUN, config=config) as trainer:
         trainer.enqueue(Task(id=f"t{i}", payload=i, samples=2) for i in range(5))

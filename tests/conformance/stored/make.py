@@ -1,10 +1,10 @@
-"""Writes down what this release leaves in a server, for later releases to open: `test_other_releases` does.
+"""Saves the state that this release leaves in a server. `test_other_releases` opens that state with later releases.
 
     python -m tests.conformance.stored.make NAME
 
 makes tests/conformance/stored/NAME with `runs.json` (each key of two runs: type, contents, milliseconds to live),
-`checkpoint` with its tasks file, and `library.lua.gz`, this release's scripts. Do it once, with the code of a release,
-and add NAME to the test. A key is plain data and not a DUMP, which only servers of the same version read.
+`checkpoint` with its tasks file, and `library.lua.gz`, this release's scripts. Run it once, with the code of a release,
+and add NAME to the test. The keys are saved as plain data, because only servers of the same version read a DUMP.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 #: The runs: of tasks in every state, and of AReaL's processes.
 TASKS, ADMISSION = "stored", "stored-admission"
 OWNER, LEASE_MS = "owner-1", 60_000
-#: What the trainer of the first run gave, and the owner of the second.
+#: The config of the first run's trainer, and that of the second run's owner.
 CONFIG: dict[str, Any] = {
     "consumer_batch_size": 2,
     "max_staleness": 4,
@@ -50,7 +50,7 @@ def make(folder: Path) -> None:
 
 
 def _tasks_in_every_state(lab: Lab, folder: Path) -> None:
-    """Version 2: its batch is sealed, the next one open; a checkpoint of version 1."""
+    """Leaves a run at version 2, whose batch is sealed and the next one not, and a checkpoint of version 1."""
     one = lab.trainer(**CONFIG)
     hands = lab.raw_worker("w1")
     one.enqueue([Task(id=f"t{i:02}", payload={"n": i}) for i in range(24)], cursor={"row": 24})
@@ -64,7 +64,7 @@ def _tasks_in_every_state(lab: Lab, folder: Path) -> None:
     one.next_batch(2, timeout=1)  # sealed
     hands.work(1)
     with suppress(BrokerError):
-        one.next_batch(2, prefetch=True, timeout=0.05)  # one of two: the batch stays open
+        one.next_batch(2, prefetch=True, timeout=0.05)  # one of two: the batch stays unsealed
     hands.work(1)
     dead, retried, rejected, *held = (granted.attempt_id for granted in hands.claim(5).granted)
     hands.fail(dead, may_retry=False)
@@ -91,7 +91,7 @@ def _admission(lab: Lab) -> None:
 
 
 def read_run(lab: Lab, run: str) -> dict[str, Any]:
-    """Every key of a run: type, contents, milliseconds to live (-1: for ever); bytes as text of as many characters."""
+    """Every key of a run: type, contents, milliseconds to live (-1: for ever); each byte is one character of text."""
     prefix = keys.key(run, "")
     found: dict[str, Any] = {}
     for name in sorted(lab.command("KEYS", keys.pattern_of_run(run))):
