@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Undone,
         UnsupportedServer,
         WaitTimeout,
+        WorkerFault,
     )
     from broker.inspection.audit import Audit
     from broker.inspection.explanation import Explanation
@@ -99,6 +100,7 @@ __all__ = [
     "UnsupportedServer",
     "WaitTimeout",
     "Worker",
+    "WorkerFault",
     "__version__",
 ]
 

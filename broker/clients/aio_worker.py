@@ -21,6 +21,7 @@ from broker.connections import (
     open_transport,
 )
 from broker.errors import BadArgument, BrokerError
+from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
 from broker.worker.ending import Ending
@@ -233,9 +234,11 @@ class Worker(AsyncClient):
         """Gives attempts back without penalty."""
         return await self._report(self._state.release(attempts))
 
-    async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
-        """Reports that the attempt could not be finished."""
-        return await self._report(self._state.session_of(attempt).fail(attempt, error, retry=retry))
+    async def fail(
+        self, attempt: Attempt, error: str | BaseException, kind: FailureKind = "task", *, retry: bool = True
+    ) -> Submitted:
+        """As `broker.Worker.fail`: reports that the attempt could not be finished."""
+        return await self._report(self._state.session_of(attempt).fail(attempt, error, kind, retry=retry))
 
     async def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself)."""
@@ -251,9 +254,10 @@ class Worker(AsyncClient):
         coroutine that `asyncio.run` runs awaits this call. Stopping cancels all handlers and gives attempts back.
 
         Args:
-            handler: coroutine function, or anything that returns an awaitable. It raises Reject to reject the rollout.
-                Any other exception, `CancelledError` included, is a failure that is retried. A result that cannot be
-                encoded or is too large is a failure that is not retried.
+            handler: coroutine function, or anything that returns an awaitable. It raises Reject to reject the rollout,
+                or WorkerFault where this worker cannot do its work, so that another one tries. Any other exception,
+                `CancelledError` included, is a failure that is retried. A result that cannot be encoded or is too large
+                is a failure that is not retried.
             concurrency: attempts at the same time.
 
         Raises:

@@ -19,6 +19,7 @@ from broker.connections import (
     open_transport,
 )
 from broker.errors import BadArgument, BrokerError
+from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
@@ -135,7 +136,8 @@ class Worker(BlockingClient):
     def claim_reason(self) -> str:
         """Why the last claim gave less than asked.
 
-        `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `draining`, or "".
+        `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `faulted` (what waits is
+        what this worker has just failed at), `draining`, or "".
         """
         return self._state.reason
 
@@ -243,12 +245,23 @@ class Worker(BlockingClient):
         """Gives attempts back without penalty."""
         return self._run(self._state.release(attempts))
 
-    def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool = True) -> Submitted:
+    def fail(
+        self, attempt: Attempt, error: str | BaseException, kind: FailureKind = "task", *, retry: bool = True
+    ) -> Submitted:
         """Reports that the attempt could not be finished.
 
-        With retry the slot is tried again after a pause, up to `max_attempts` times. A reason is cut after 2000 bytes.
+        Args:
+            attempt: what could not be finished.
+            error: why. Words are cut after 2000 bytes; of an exception's traceback the last 4000 bytes are kept.
+            kind: `task`: the slot is tried again after a pause, up to `max_attempts` times. `worker`: the fault is this
+                worker's. Another worker tries the slot, which costs no attempt. Faults of three different sessions at
+                one slot count as one failure of the task. A `WorkerFault` is always the worker's.
+            retry: False: the slot has failed for good; not with `worker`.
+
+        Raises:
+            BadArgument: kind is another word, or retry is False for a worker's fault.
         """
-        return self._run(self._state.session_of(attempt).fail(attempt, error, retry=retry))
+        return self._run(self._state.session_of(attempt).fail(attempt, error, kind, retry=retry))
 
     def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself). A forked child may not call it."""
@@ -261,9 +274,9 @@ class Worker(BlockingClient):
         A handler that goes on for a second after its attempt was taken back is lost; its place goes to another attempt.
 
         Args:
-            handler: returns the result, or raises Reject to reject the rollout. Any other exception, `SystemExit`
-                included, is a failure that is retried. A result that cannot be encoded or is too large is a failure
-                that is not retried.
+            handler: returns the result, or raises Reject to reject the rollout, or WorkerFault where this worker cannot
+                do its work, so that another one tries. Any other exception, `SystemExit` included, is a failure that is
+                retried. A result that cannot be encoded or is too large is a failure that is not retried.
             concurrency: attempts at the same time.
 
         Raises:

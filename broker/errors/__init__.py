@@ -42,6 +42,7 @@ from broker.errors.kinds import (
     Undone,
     UnsupportedServer,
     WaitTimeout,
+    WorkerFault,
 )
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "Undone",
     "UnsupportedServer",
     "WaitTimeout",
+    "WorkerFault",
 ]
 
 # Tracebacks show the module that users import the error from.

@@ -131,6 +131,29 @@ class SlotRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureRow:
+    """The last failed attempt of a task: whose fault it was (`task` or `worker`), when, and the error in words.
+
+    `trace` is the traceback, or its end; empty where the worker sent none.
+    """
+
+    attempt_id: str
+    kind: str
+    at_ms: int
+    message: str
+    trace: str
+
+
+def _failure(stored: bytes) -> FailureRow | None:
+    if not stored:
+        return None
+    head, _, words = stored.partition(b"\n")
+    attempt_id, kind, at, size = text(head).split()
+    message, trace = words[: int(size)], words[int(size) :]
+    return FailureRow(attempt_id, kind, int(at), message.decode(errors="replace"), trace.decode(errors="replace"))
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRow:
     """All that is known of a task."""
 
@@ -150,6 +173,7 @@ class TaskRow:
     reason: str
     payload_bytes: int
     slots: tuple[SlotRow, ...]
+    last_failure: FailureRow | None = None
 
 
 _TASK_NUMBERS = (
@@ -165,7 +189,7 @@ def task(run: str, task_id: str, *, now: int | None = None) -> ScriptCall[TaskRo
         if not reply:
             return None
         slots = tuple(
-            SlotRow(int(s[0]), text(s[1]), int(s[2]), int(s[3]), text(s[4]), int(s[5]), text(s[6])) for s in reply[14:]
+            SlotRow(int(s[0]), text(s[1]), int(s[2]), int(s[3]), text(s[4]), int(s[5]), text(s[6])) for s in reply[15:]
         )
         numbers = dict(zip(_TASK_NUMBERS, map(int, reply[1:11]), strict=True))
         return TaskRow(
@@ -174,6 +198,7 @@ def task(run: str, task_id: str, *, now: int | None = None) -> ScriptCall[TaskRo
             letters=text(reply[11]),
             reason=text(reply[12]),
             payload_bytes=int(reply[13]),
+            last_failure=_failure(reply[14]),
             slots=slots,
             **numbers,
         )

@@ -5,7 +5,8 @@ times the work of a small call itself (see docs/performance.md). In a function l
 library is loaded. Each include is declared once; an include that few scripts need is declared with each of these.
 A call sets only the top-level variables. Names in capitals are constants of a run (the names of its keys): they are
 set again only when the call before was for another run. The constants of includes are fields of a table, as Lua
-allows 200 local names. The Lua files themselves stay plain scripts.
+allows 200 local names; so are the functions of an include with a table for them, whose name is a capitalised word.
+The Lua files themselves stay plain scripts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
-_ASSIGNED_FUNCTION = re.compile(r"\w+ = function\(")
+_ASSIGNED_FUNCTION = re.compile(r"(?:[A-Z][a-z]\w*\.)?\w+ = function\(")
+#: A table of functions, which are made once with it. Its other fields are set at each call.
+_TABLE_OF_FUNCTIONS = re.compile(r"local [A-Z][a-z]\w* = \{\}\s*$")
 _VARIABLES = re.compile(r"^local ((?:I\.)?\w+(?:, (?:I\.)?\w+)*)( *=| *(?:--.*)?$)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")
 _CONSTANT = re.compile(r"[A-Z][A-Z_]*\Z")
@@ -164,7 +167,7 @@ def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
         lines = [source.lines[number - 1]._replace(text=line) for line, number in part if line]
         first = lines[0].text
         names = _VARIABLES.match(first)
-        if _FUNCTION.match(first) or _ASSIGNED_FUNCTION.match(first):
+        if _FUNCTION.match(first) or _ASSIGNED_FUNCTION.match(first) or _TABLE_OF_FUNCTIONS.match(first):
             parts.declared += lines
         elif names is None:
             parts.statements += lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from broker.protocol import keys
 from broker.protocol.parsing import clock, text, texts
@@ -248,7 +248,23 @@ def release(run: str, attempts: Sequence[str], *, now: int | None = None) -> Scr
     return ScriptCall("release", (keys.state(run),), (clock(now), *attempts), _answers)
 
 
-def fail(run: str, attempt_id: str, message: str, *, may_retry: bool, now: int | None = None) -> ScriptCall[Answer]:
-    """Reports an error of the attempt; message is cut to 2000 bytes."""
-    cut = message.encode()[:2000]
-    return ScriptCall("fail", (keys.state(run),), (clock(now), attempt_id, cut, int(may_retry)), answer)
+#: Longest traceback that goes with a failure, bytes.
+TRACE_BYTES = 4000
+#: Whose fault a failure is.
+FailureKind = Literal["task", "worker"]
+
+
+def fail(
+    run: str,
+    attempt_id: str,
+    message: str,
+    *,
+    may_retry: bool,
+    kind: FailureKind = "task",
+    trace: str = "",
+    now: int | None = None,
+) -> ScriptCall[Answer]:
+    """Reports an error of the attempt; message is cut to 2000 bytes, trace to its last 4000 (`TRACE_BYTES`)."""
+    cut, last = message.encode()[:2000], trace.encode(errors="backslashreplace")[-TRACE_BYTES:]
+    args = (clock(now), attempt_id, cut, int(may_retry), kind, last)
+    return ScriptCall("fail", (keys.state(run),), args, answer)

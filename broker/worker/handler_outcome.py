@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -17,7 +18,9 @@ from broker.errors import (
     Reject,
     ServerUnavailable,
     TooBig,
+    WorkerFault,
 )
+from broker.protocol.worker import TRACE_BYTES, FailureKind
 from broker.values.hooks import is_async
 from broker.worker.raised import is_a, name_of, trace_of
 from broker.worker.signals import told_to_end
@@ -82,11 +85,13 @@ class Outcome:
         how: `rejected`: a verdict; `failed`: counted; `released`: without penalty.
         reason: in words that can be sent.
         retry: whether a failure may be tried again.
+        kind: whose fault a failure is.
     """
 
     how: Literal["rejected", "failed", "released"]
     reason: str = ""
     retry: bool = True
+    kind: FailureKind = "task"
 
 
 def judged(error: BaseException, during: During) -> Outcome:
@@ -94,7 +99,8 @@ def judged(error: BaseException, during: During) -> Outcome:
 
     Any exception of a handler is a counted failure, `sys.exit` included: a task that ends its workers would
     otherwise be handed out for ever. An exception of a signal, or of a server that cannot be reached, is no fault of
-    the task. A result that cannot be encoded, or that the server refuses, is not tried again.
+    the task; a WorkerFault is the worker's. A result that cannot be encoded, or that the server refuses, is not tried
+    again.
 
     Args:
         error: the exception.
@@ -107,6 +113,8 @@ def judged(error: BaseException, during: During) -> Outcome:
         outside = outside or _ended_from_outside(error)
     if (outside and during != "handler") or told_to_end(error):
         return Outcome("released")
+    if is_a(error, WorkerFault):
+        return Outcome("failed", words_of(error), kind="worker")
     lasting = is_a(error, CodecError, TooBig, NotSendable)
     if during == "encoding":
         lasting = not is_a(error, MemoryError)
@@ -142,6 +150,20 @@ def words_of(error: BaseException, shown: Callable[[BaseException], str] = repr)
         if told_to_end(problem):
             raise
         return sendable(f"{name_of(error)} (its text cannot be shown)")
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an exception as text to send, of a long one the end; empty where it was not raised."""
+    if trace_of(error) is None:
+        return ""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException as problem:  # the texts of its exceptions are the user's and may do anything
+        if told_to_end(problem):
+            raise
+        return ""
+    whole = text.encode(errors="backslashreplace")
+    return text if len(whole) <= TRACE_BYTES else "...\n" + whole[4 - TRACE_BYTES :].decode(errors="ignore")
 
 
 def sendable(text: str) -> str:

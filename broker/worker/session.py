@@ -9,22 +9,23 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from broker.connections.base import BaseTransport
 from broker.connections.forks import Locked
-from broker.errors import BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig
+from broker.errors import BadArgument, BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig, WorkerFault
 from broker.protocol import keys, worker
 from broker.protocol.ids import worker_of
 from broker.protocol.script_call import ScriptCall
-from broker.protocol.worker import ACCEPTED, Answer, Claimed, Joined, Renewed, Submission
-from broker.values.arguments import check_type
+from broker.protocol.worker import ACCEPTED, Answer, Claimed, FailureKind, Joined, Renewed, Submission
+from broker.values.arguments import check_type, shown
 from broker.values.attempt import Attempt
 from broker.values.codec import decode, encode
 from broker.values.policy import Policy
 from broker.worker.activity import Activity
-from broker.worker.handler_outcome import sendable, words_of
+from broker.worker.handler_outcome import sendable, traceback_of, words_of
 from broker.worker.missing_run import MissingRun
+from broker.worker.raised import is_a
 
 _log = logging.getLogger("broker")
 
@@ -346,9 +347,14 @@ class Session(Locked):
         self.forget(attempts)
         return [submitted(answer) for answer in answers]
 
-    async def fail(self, attempt: Attempt, error: str | BaseException, *, retry: bool) -> Submitted:
-        """Reports an error of the attempt."""
-        call = worker.fail(self.run, attempt.id, _words("error", error), may_retry=retry, now=self.now)
+    async def fail(
+        self, attempt: Attempt, error: str | BaseException, kind: FailureKind, *, retry: bool, trace: str = ""
+    ) -> Submitted:
+        """Reports an error of the attempt, with the traceback of one that was raised."""
+        words, kind = _words("error", error), _kind(kind, error, retry=retry)
+        if isinstance(error, BaseException):
+            trace = traceback_of(error)
+        call = worker.fail(self.run, attempt.id, words, may_retry=retry, kind=kind, trace=trace, now=self.now)
         answer = await self._io.call(call)
         self.forget([attempt.id])
         self._activity.failed()
@@ -410,6 +416,18 @@ def check_policy(name: str, policy: object) -> None:
     """Refuses a value that names no weights."""
     if policy is not None:
         check_type(name, policy, Policy, "a broker.Policy, or None for the current one")
+
+
+def _kind(given: FailureKind, error: str | BaseException, *, retry: bool) -> FailureKind:
+    """Checks whose fault a failure is; a WorkerFault is the worker's in any case."""
+    if given not in get_args(FailureKind):
+        raise BadArgument(argument="kind", given=shown(given), expected="'task' or 'worker'")
+    kind = "worker" if isinstance(error, BaseException) and is_a(error, WorkerFault) else given
+    if kind == "worker" and not retry:
+        raise BadArgument(
+            argument="retry", given="False", expected="True for a worker's fault: another worker may do it"
+        )
+    return kind
 
 
 def _words(name: str, given: str | BaseException) -> str:

@@ -21,13 +21,15 @@ from broker.values.hooks import check_hook, check_plain_hook, takes
 from broker.values.names import check_name
 from broker.values.policy import Policy
 from broker.worker.activity import Activity
-from broker.worker.handler_outcome import Outcome, words_of
+from broker.worker.handler_outcome import Outcome, traceback_of, words_of
 from broker.worker.missing_run import MissingRun
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
 
 #: Longest wait for a marker before claiming again, seconds.
 CLAIM_AGAIN_S = 5.0
-#: How long a worker with stale weights waits before it asks again, seconds.
+#: Reasons of a claim that left work for other workers: this one has stale weights, or has just failed at it.
+FOR_OTHERS = frozenset({"weights_stale", "faulted"})
+#: How long a worker waits before it asks again after such a claim, or asks the hook for weights again, seconds.
 WEIGHTS_AGAIN_S = 0.2
 #: How long a worker waits before it looks again for a run that has vanished, seconds.
 RUN_AGAIN_S = 1.0
@@ -292,12 +294,13 @@ class WorkerState:
             return None
         if await self._load_weights():
             return None
-        if all(session.reason == "weights_stale" for session in sessions):
+        # Their own claims armed the markers again: these are for other workers.
+        waking = [session for session in sessions if session.reason not in FOR_OTHERS]
+        if not waking:
             await self._pause(min(left, WEIGHTS_AGAIN_S))
             return None
         dues = [due for session in sessions if (due := session.due_in_s) is not None]
-        waking = [session for session in sessions if session.reason != "weights_stale"]
-        if len(waking) < len(sessions):  # this worker's own claim armed the marker again: it is for another worker
+        if len(waking) < len(sessions):
             dues.append(WEIGHTS_AGAIN_S)
         seconds = max(0.001, min([left, *dues]))
         if len(sessions) > 1 or first.policy is not None or not first.can_claim_waking:
@@ -459,7 +462,8 @@ class WorkerState:
             if outcome.how == "rejected":
                 await session.submit([session.rejection(attempt, outcome.reason)])
             elif outcome.how == "failed":
-                await session.fail(attempt, outcome.reason, retry=outcome.retry)
+                trace = traceback_of(error)
+                await session.fail(attempt, outcome.reason, outcome.kind, retry=outcome.retry, trace=trace)
             elif not self.stopping:
                 _log.warning("attempt %s is given back: %s", attempt.id, words_of(error, str))
         except BrokerError as unreported:

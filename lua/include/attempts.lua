@@ -24,11 +24,14 @@ local function expire_attempt(t, k, s)
   end_check(t, 'expired')
 end
 
--- The worker reports an error. Returns 'retried' or 'failed'.
-local function fail_attempt(t, k, s, message, may_retry)
-  end_hold(t, k, s, 'failed')
-  local answer = 'failed'
-  if not may_retry then
+-- The worker reports an error, of the task or its own. Returns 'retried' or 'failed'.
+local function fail_attempt(t, k, s, message, may_retry, by_worker)
+  local answer, why = 'failed', by_worker and 'fault' or 'failed'
+  end_hold(t, k, s, why)
+  if by_worker and not Failures.add(t, k, s.session, retry_at) then
+    answer = 'retried'
+    set_letter(t, k, 'O')
+  elseif not (may_retry or by_worker) then
     fail_slot_for_good(t, k, true)
   elseif spend_try(t, k, s) then
     answer = 'retried'
@@ -43,8 +46,8 @@ local function fail_attempt(t, k, s, message, may_retry)
       set_letter(t, k, 'O')
     end
   end
-  bump('total_failed', 1)
-  end_check(t, 'failed', message)
+  bump(by_worker and 'total_faults' or 'total_failed', 1)
+  end_check(t, why, message)
   return answer
 end
 

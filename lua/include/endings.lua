@@ -5,6 +5,7 @@
 local function finish_task(t, final, reason, attempts_why)
   clear_slots(t, attempts_why)
   leave_state(t)
+  Failures.forget(t, false)
   t.letters = t.letters:gsub('[HW]', 'O')
   t.state, t.step, t.oldest, t.newest = final, state.step_next, '-1', '-1'
   changed(t)
@@ -34,6 +35,7 @@ end
 local function ready_task(t)
   zdel(RUNNING, t.id)
   zput(READY, t.id, t.first)
+  Failures.forget(t, true)
   t.state = 'Y'
   changed(t)
   bump('running', -1)

@@ -5,11 +5,13 @@ local granted, granted_slots = {}, {} -- the tasks in the order they were handed
 local granted_count = 0
 
 -- The parts of a claim that every slot record and attempt id repeats, as texts that are made once.
+-- passed: how many tasks the claim passed over, because its session has just failed at their open slots.
 local function new_claim(session, random, version, epoch, given)
   local version_text = int_text(version)
   local policy = version_text .. ',' .. epoch
   return {
-    version = version, version_text = version_text, epoch = epoch, given = given, attempts = {},
+    session = session, passed = 0, attempts = {},
+    version = version, version_text = version_text, epoch = epoch, given = given,
     id_tail = '.' .. random, book = SESSION .. session, timeout = num('attempt_timeout_ms'), random = random,
     record_tail = ',' .. random .. ',' .. policy .. ',' .. session .. ',' .. int_text(now) .. ',,' .. policy,
     event_tail = ' ' .. version_text .. ' ' .. epoch .. ' ' .. session,
@@ -34,15 +36,19 @@ local function hold(t, k, claim)
   return slot .. ' ' .. claims .. ' ' .. tries
 end
 
--- Hands out up to n open slots of t, in the order of their numbers. Returns whether some are left.
+-- Hands out up to n open slots of t that the session has not just failed at, in the order of their numbers. Returns whether some are left.
 local function grant(t, n, claim)
-  local letters, words, count = t.letters, nil, 0
+  local letters, words, count, barred = t.letters, nil, 0, false
   local at = letters:find('O', 1, true)
   while at and count < n do
-    local word = hold(t, at - 1, claim)
-    words = words and words .. ' ' .. word or word
-    letters = t.samples == 1 and 'H' or letters:sub(1, at - 1) .. 'H' .. letters:sub(at + 1)
-    count = count + 1
+    if state.faulted and Failures.bars(t, at - 1, claim.session) then
+      barred = true
+    else
+      local word = hold(t, at - 1, claim)
+      words = words and words .. ' ' .. word or word
+      letters = t.samples == 1 and 'H' or letters:sub(1, at - 1) .. 'H' .. letters:sub(at + 1)
+      count = count + 1
+    end
     at = letters:find('O', at + 1, true)
   end
   t.letters = letters
@@ -52,7 +58,7 @@ local function grant(t, n, claim)
   local n_granted = #granted + 1
   granted[n_granted], granted_slots[n_granted] = t, words
   granted_count = granted_count + count
-  return at ~= nil
+  return barred or at ~= nil
 end
 
 -- Hands out up to n more open slots of a running task. Returns whether open slots are left.

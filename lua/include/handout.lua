@@ -28,6 +28,7 @@ local function read_page(name, offset, size, wanted)
   local there = #ids
   for i = wanted + 1, there do ids[i] = nil end
   load_tasks(ids)
+  if state.faulted then Failures.load(ids) end
   for i = 1, #ids do page[i] = tasks[ids[i]] end
   load_slots_for(page)
   return page, there
@@ -37,16 +38,18 @@ end
 -- 1000 slots were reset.
 local function claim_open(n, limit, claim)
   local offset, resets = 0, 0
-  while granted_count < n and resets < limit and not cleared_enough() do
+  while granted_count < n and resets < limit and claim.passed < limit and not cleared_enough() do
     local size = page_size(n - granted_count)
     local page, there = read_page(OPEN, offset, size, size)
     for i = 1, there do
-      if granted_count >= n or resets >= limit or cleared_enough() then
+      if granted_count >= n or resets >= limit or claim.passed >= limit or cleared_enough() then
         still_open = true
         break
       elseif too_old(page[i].oldest) then
         resets = resets + 1
         stale_task(page[i])
+      elseif Failures.bars_all(page[i], claim.session) then
+        claim.passed, still_open = claim.passed + 1, true
       else
         if grant_open(page[i], n - granted_count, claim) then still_open = true else used_up = used_up + 1 end
       end
@@ -64,23 +67,30 @@ local function claim_open(n, limit, claim)
 end
 
 -- Starts pending tasks within capacity; none if the claim's policy is too old.
-local function claim_pending(n, claim)
-  local room, offset, first = capacity(), 0, num('first_seq')
+local function claim_pending(n, limit, claim)
+  local room, offset, first, passed_before = capacity(), 0, num('first_seq'), claim.passed
   if too_old(claim.version) then room = 0 end
   while granted_count < n and still_pending == nil do
     local wanted = math.min(n - granted_count, room - started) -- each task gives one slot at least
     local size = wanted > 0 and page_size(n - granted_count) or 1
     local page, there = read_page(PENDING, offset, size, math.max(0, wanted))
+    local looked = there
     for i = 1, there do
-      if granted_count >= n or started >= room then
+      if granted_count >= n or started >= room or claim.passed >= limit then
         still_pending = true
         break
+      elseif not page[i] then -- tasks before it were passed over: it is read with the next page
+        looked = i - 1
+        break
+      elseif Failures.bars_all(page[i], claim.session) then
+        claim.passed = claim.passed + 1
+      else
+        started = started + 1
+        if start(page[i], n - granted_count, claim, int_text(first + started)) then still_open = true end
       end
-      started = started + 1
-      if start(page[i], n - granted_count, claim, int_text(first + started)) then still_open = true end
     end
-    if there < size and not still_pending then still_pending = false end
-    offset = offset + size
+    if looked == there and there < size and not still_pending then still_pending = claim.passed > passed_before end
+    offset = offset + looked
   end
   if started > 0 then
     bump('first_seq', started)
@@ -88,7 +98,8 @@ local function claim_pending(n, claim)
   end
 end
 
-local function why_less()
+local function why_less(claim)
+  if claim.passed > 0 then return 'faulted' end
   if state.paused == 'draining' then return 'draining' end
   if still_pending == false then return 'empty' end
   local by_concurrency = capacity_terms()
@@ -97,10 +108,10 @@ local function why_less()
 end
 
 -- Arms the workers' marker again if the claim leaves work that another worker could claim: so one wake-up passes from worker to worker.
-local function pass_on(got_all)
+local function pass_on(goes_on)
   if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
   if still_open then arm_for_open_slot() end
-  if not got_all then return end
+  if not goes_on then return end
   if still_pending == nil then still_pending = redis.call('ZCARD', PENDING) > started end
   if still_pending and capacity() > 0 then arm_workers() end
 end
@@ -114,7 +125,7 @@ local function hand_out(n, limit, claim)
     return 'weights_stale'
   end
   claim_open(n, limit, claim)
-  if state.paused ~= 'draining' then claim_pending(n, claim) end
-  pass_on(granted_count >= n)
-  return granted_count < n and why_less() or nil
+  if state.paused ~= 'draining' then claim_pending(n, limit, claim) end
+  pass_on(granted_count >= n or claim.passed > 0)
+  return granted_count < n and why_less(claim) or nil
 end

@@ -1,4 +1,4 @@
--- @include writes
+-- @include failures
 -- @include record_layout
 -- The cache of the task and slot records that a script has read. save_records writes the records that the script changed.
 
@@ -109,5 +109,6 @@ local function drop_records(t)
   for k = 1, t.samples - 1 do drop_slot(t, k) end
   hdel(TASKS, t.id)
   hdel(PAYLOADS, t.id)
+  Failures.forget(t, true)
   dirty_tasks[t.id], tasks[t.id] = nil, false
 end

@@ -174,6 +174,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "slot_name(t, k) .. '.' .. s.claims == id:match('^(.*)%.%w+$')", "g3_an_attempt", WALK,
         ),
         "slots_by_number_however_written": ("and small_text(k) == number and", "and", "g3_an_attempt"),
+        "a_fault_is_a_failure": (
+            "if by_worker and not Failures.add(t, k, s.session, retry_at) then", "if false then", "another_worker_tries", WALK,
+        ),
+        "a_fault_is_told_as_a_failure": ("by_worker and 'total_faults' or 'total_failed'", "'total_failed'", WALK),
         "retry_at_once": ("set_letter(t, k, 'W')", "set_letter(t, k, 'O')", "pause_that_doubles"),
         "no_compare_of_the_claim_number": ("attempt_id(t, k, s) == id", "s.random == id:match('%w+$')", WALK),
         "any_attempt_of_a_held_slot_may_submit": (
@@ -302,7 +306,44 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "time_outs_are_on_the_runs_clock": ("lease_end(claim.timeout)", "now + claim.timeout", WALK),
     },
+    "include/failures.lua": {
+        "faults_never_count": ("return all[k] == nil", "return false", "three_workers_are_one_failure", WALK),
+        "faults_of_one_worker_count": (
+            "if not Failures.had(f, session) then", "if true then", "faults_of_one_worker_never_count", WALK,
+        ),
+        "a_faulty_worker_is_barred_for_ever": (
+            "return f and now < f.till and", "return f and", "gets_what_it_failed_at_again", WALK,
+        ),
+        "a_faulty_worker_is_not_barred": (
+            "return f and now < f.till and Failures.had(f, session)", "return false", "another_worker_tries", WALK,
+        ),
+        "all_workers_are_barred": ("and now < f.till and Failures.had(f, session)", "and now < f.till", WALK),
+        "a_faulty_worker_is_barred_from_the_group": (
+            "if not Failures.bars(t, at - 1, session) then return false end\n  end\n  return true",
+            "if Failures.bars(t, at - 1, session) then return true end\n  end\n  return false",
+            "slots_that_it_did_not_fail_at", WALK,
+        ),
+        "counted_faults_are_kept": ("all[k] = #f.sessions < MOST_FAULTY and f or nil", "all[k] = f", WALK),
+        "faults_outlive_the_task": ("    hdel(FAULTS, t.id)\n    Failures.cached", "    Failures.cached", "forgotten_with", WALK),
+        "an_error_outlives_a_retry": (
+            "if with_errors and state.failing then hdel(ERRORS, t.id) end", "", "forgotten_with_the_task", WALK,
+        ),
+        "no_trace_is_stored": ("message .. trace)", "message)", "traceback_of_a_handler"),
+    },
     "include/handout.lua": {
+        "a_faulty_worker_reads_one_page": ("looked = i - 1", "looked = there", "failed_at_the_first_tasks", WALK),
+        "a_faulty_worker_keeps_the_marker": (
+            "pass_on(granted_count >= n or claim.passed > 0)", "pass_on(granted_count >= n)", "wakes_another",
+        ),
+        "the_reason_of_a_faulty_worker_is_another": (
+            "if claim.passed > 0 then return 'faulted' end", "", "another_worker_tries", WALK,
+        ),
+        "a_claim_passes_over_any_number_of_open_groups": (
+            "resets >= limit or claim.passed >= limit or", "resets >= limit or", WALK,
+        ),
+        "a_claim_passes_over_any_number_of_tasks": (
+            "started >= room or claim.passed >= limit then", "started >= room then", WALK,
+        ),
         "what_is_left_kept_over_claims": (
             "local still_open, still_pending = nil, nil --", "local still_open, still_pending --", "marker_is_armed",
         ),
@@ -314,13 +355,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "  if capacity() > 0 then claim_open(n, limit, claim) end", "open_slots_of",
         ),
         "start_ignores_capacity": (
-            "local room, offset, first = capacity(),",
-            "local room, offset, first = MAX_INT,", "exactly_the_capacity", "8_claiming_processes", WALK,
+            "local room, offset, first, passed_before = capacity(),",
+            "local room, offset, first, passed_before = MAX_INT,", "exactly_the_capacity", "8_claiming_processes", WALK,
         ),
         "start_ignores_staleness": ("if too_old(claim.version) then room = 0 end", "", "only_where_it_could"),
         "claim_ignores_staleness": ("elseif too_old(page[i].oldest) then", "elseif false then", "resets_all", WALK),
         "claim_resets_any_number_of_slots": (
-            "resets >= limit or cleared_enough()", "resets >= limit", "reset_in_pieces",
+            "resets >= limit or claim.passed >= limit or cleared_enough()",
+            "resets >= limit or claim.passed >= limit", "reset_in_pieces",
         ),
         "pause_ignored": ("if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out", WALK),
         "draining_starts_tasks": ("if state.paused ~= 'draining' then", "if true then", "draining_finishes"),
@@ -349,7 +391,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "no_wake_of_what_is_left_open": ("if still_open then arm_for_open_slot() end", "", "marker_is_armed"),
         "claim_starts_one_too_many": (
-            "local room, offset, first = capacity(),", "local room, offset, first = capacity() + 1,", WALK,
+            "local room, offset, first, passed_before = capacity(),", "local room, offset, first, passed_before = capacity() + 1,", WALK,
         ),
         "start_forgets_running_1": ("bump('running', started)", "", WALK),
         "draining_starts_pending_tasks": (
@@ -357,7 +399,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_stale_policy_may_claim": ("(claim.given and too_old(claim.version))", "false", WALK),
         "numbers_of_first_claims_are_given_twice": ("bump('first_seq', started)", "", WALK),
-        "a_claim_does_not_pass_the_wake_up_on": ("  pass_on(granted_count >= n)\n", "", WALK),
+        "a_claim_does_not_pass_the_wake_up_on": ("  pass_on(granted_count >= n or claim.passed > 0)\n", "", WALK),
         "what_is_left_of_a_started_group_wakes_nobody": (
             "claim, int_text(first + started)) then still_open = true end",
             "claim, int_text(first + started)) then still_open = still_open end", WALK,

@@ -262,6 +262,7 @@ class Fail:
     attempt: str
     error: str = "boom"
     retry: bool = True
+    kind: Literal["task", "worker"] = "task"
 
 
 @dataclass(frozen=True, slots=True)

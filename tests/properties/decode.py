@@ -137,6 +137,7 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
     others = _pairs(found.get("slots", []))
     payloads = _pairs(found.get("payloads", []))
     reasons = _pairs(found.get("reasons", []))
+    faults, errors = _pairs(found.get("faults", [])), _pairs(found.get("errors", []))
     tasks: dict[str, View] = {}
     for name, record in _pairs(found.get("tasks", [])).items():
         words, _, first = (part.split(",") for part in _text(record).partition(";"))
@@ -146,7 +147,10 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
         oldest, newest, step = (int(words[i]) if words[i] != "-1" else None for i in (7, 8, 11))
         task: View = {
             "state": STATES[words[0]],
-            "slots": [_slot(name, index, letters[index], slot) for index, slot in enumerate(slots)],
+            "slots": [
+                _slot(name, index, letters[index], slot) + _faults(faults.get(name, b""), index)
+                for index, slot in enumerate(slots)
+            ],
             "payload": payloads.get(name),
             "samples": samples,
             "min_samples": int(words[4]),
@@ -156,6 +160,7 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
             "errors": int(words[5]),
             "requeues": int(words[10]),
             "step": step,
+            "error": _error(errors.get(name)),
         }
         if over:
             task["reason"] = reasons[name].decode()
@@ -163,6 +168,25 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
             task |= {"first": int(words[6]), "oldest": oldest, "newest": newest, "stale_requeues": int(words[9])}
         tasks[name] = task
     return tasks
+
+
+def _error(stored: bytes | None) -> list[str] | None:
+    """The last failed attempt of a task, whose fault it was, and the error."""
+    if stored is None:
+        return None
+    head, _, message = _text(stored).partition("\n")
+    attempt, kind, _at, size = head.split()
+    return [attempt, kind, message[: int(size)]]
+
+
+def _faults(text: bytes, index: int) -> list[Any]:
+    """The worker faults of a slot: how many, until when their sessions are barred, and these sessions."""
+    for each in _text(text).split(";"):
+        slot, _, rest = each.partition(" ")
+        if slot == str(index):
+            faults, until, *sessions = rest.split()
+            return [[int(faults), int(until), *sessions]]
+    return []
 
 
 def _slot(task: str, index: int, letter: str, words: list[str]) -> list[Any]:

@@ -38,6 +38,11 @@ class Slot:
     deadline_ms: int = 0
     #: F because of an error (an expiry counts as one).
     by_error: bool = False
+    #: Sessions whose worker faults count together, how many faults those were, and until when these sessions do not get
+    #: the slot.
+    faulty: list[str] = field(default_factory=list[str])
+    faults: int = 0
+    barred_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -63,6 +68,8 @@ class Task:
     born: int = 0
     due_ms: int = 0
     ended_ms: int = 0
+    #: Of its last failed attempt: its id, whose fault it was, and the error.
+    last_error: tuple[str, str, str] | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -81,6 +88,11 @@ class Task:
     def count(self, letter: Letter) -> int:
         """How many slots are in this state."""
         return sum(slot.letter == letter for slot in self.slots)
+
+    def open_to(self, index: int, session: str, now_ms: int) -> bool:
+        """Whether a slot is open, and the session has not just failed at it."""
+        slot = self.slots[index]
+        return slot.letter == "O" and not (session in slot.faulty and now_ms < slot.barred_ms)
 
     def attempt_id(self, index: int) -> str:
         """The id of the slot's last attempt."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from .calls import Answer
-from .state import Run, Task
+from .state import Run, Slot, Task
 
+#: Faults of so many sessions are one failure of the task.
+MOST_FAULTY = 3
+#: For so long a session does not get a slot again that it has failed at, at least.
+LEAST_BAR_MS = 1_000
 #: The total that counts attempts which ended like this.
 TOTAL_OF = {
     "expired": "expired",
     "failed": "failed",
+    "fault": "faults",
     "rejected": "verdicts",
     "released": "released",
     "stale": "released",
@@ -18,6 +23,12 @@ TOTAL_OF = {
 def drop_result(run: Run, task: Task, index: int) -> None:
     """The bytes of a slot's attempt are gone."""
     run.results.pop(task.attempt_id(index), None)
+
+
+def forget_faults(task: Task) -> None:
+    """Worker faults are not remembered beyond the end of the task."""
+    for slot in task.slots:
+        slot.faulty, slot.faults, slot.barred_ms = [], 0, 0
 
 
 def leave_batch(run: Run, task: Task) -> None:
@@ -43,6 +54,7 @@ def finish(run: Run, task: Task, state: str, reason: str, why: str) -> None:
             drop_result(run, task, index)
         elif slot.letter == "W":
             slot.letter = "O"
+    forget_faults(task)
     task.state = "dead" if state == "dead" else "rejected"
     task.reason = reason
     task.ended_ms = run.clock_ms
@@ -81,6 +93,7 @@ def restart(run: Run, task: Task) -> None:
         slot.due_ms = slot.deadline_ms = 0
     task.requeues += 1
     task.stale_requeues, task.state, task.step, task.reason = 0, "pending", None, ""
+    task.last_error = None
 
 
 def reset_stale(run: Run, task: Task) -> None:
@@ -109,7 +122,8 @@ def end_check(run: Run, task: Task, why: str, reason: str) -> None:
     if possible < task.min_samples:
         finish(run, task, "dead" if task.errors else "rejected", reason, "revoked")
     elif not task.has("OWH"):
-        task.state = "ready"
+        task.state, task.last_error = "ready", None
+        forget_faults(task)
     elif not task.has("HD"):
         to_waiting(run, task, why)
 
@@ -118,7 +132,8 @@ def end_attempt(run: Run, task: Task, index: int, why: str, reason: str = "", re
     """A held slot's attempt ends without a result.
 
     Args:
-        why: `expired`, `failed`, `rejected`, `released`, or `stale` (its policy does not survive: no penalty).
+        why: `expired`, `failed`, `fault` (of the worker), `rejected`, `released`, or `stale` (its policy does not
+            survive: no penalty).
 
     Returns:
         `final` where the slot failed for good, else `again`.
@@ -134,15 +149,29 @@ def end_attempt(run: Run, task: Task, index: int, why: str, reason: str = "", re
     outcome = "again"
     if why == "rejected" or (why == "failed" and not retry):
         slot.letter, slot.by_error, outcome = "F", why == "failed", "final"
-    elif why in ("expired", "failed"):
+    elif why in ("expired", "failed") or (why == "fault" and _faults_count(run, slot)):
         slot.tries += 1
         if slot.tries >= config.max_attempts:
             slot.letter, slot.by_error, outcome = "F", True, "final"
-        elif why == "failed" and config.retry_backoff_ms > 0:
+        elif why != "expired" and config.retry_backoff_ms > 0:
             wait = min(config.retry_backoff_max_ms, config.retry_backoff_ms * 2 ** (slot.tries - 1))
             slot.letter, slot.due_ms = "W", run.clock_ms + wait
     end_check(run, task, why, reason or why)
     return outcome
+
+
+def _faults_count(run: Run, slot: Slot) -> bool:
+    """Notes a fault of the worker that had the slot. Those of three sessions are one failure of the task."""
+    config = run.config
+    slot.faults += 1
+    if slot.session not in slot.faulty:
+        slot.faulty.append(slot.session)
+    if len(slot.faulty) == MOST_FAULTY:
+        slot.faulty, slot.faults, slot.barred_ms = [], 0, 0
+        return True
+    wait = min(config.retry_backoff_max_ms, config.retry_backoff_ms * 2 ** (slot.faults - 1))
+    slot.barred_ms = run.clock_ms + max(LEAST_BAR_MS, wait)
+    return False
 
 
 def sweep(run: Run, limit: int, spare: str = "") -> None:

@@ -71,6 +71,8 @@ def task_view(task: Task) -> View:
         each: list[Any] = [letter, slot.claims, slot.tries]
         if letter in "HD":
             each += [task.attempt_id(index), list(slot.policy), slot.session, slot.newest]
+        if slot.faults:
+            each.append([slot.faults, slot.barred_ms, *slot.faulty])
         slots.append(each)
     found: View = {
         "state": task.state,
@@ -84,6 +86,7 @@ def task_view(task: Task) -> View:
         "errors": task.errors,
         "requeues": task.requeues,
         "step": task.step,
+        "error": list(task.last_error) if task.last_error else None,
     }
     if over:
         found["reason"] = task.reason

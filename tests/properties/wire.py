@@ -112,7 +112,7 @@ class Wire:
             case Release():
                 return worker.release(run, call.attempts, now=now)
             case Fail():
-                return worker.fail(run, call.attempt, call.error, may_retry=call.retry, now=now)
+                return worker.fail(run, call.attempt, call.error, may_retry=call.retry, kind=call.kind, now=now)
 
     def _gated(self, call: Numbered, now: int) -> ScriptCall[Any]:
         run = self._run

@@ -187,7 +187,8 @@ def release(world: World, choose: Chooser) -> None:
 def fail(world: World, choose: Chooser) -> None:
     """A rollout raised."""
     for attempt in _attempts(world, choose, 1):
-        world.call(Fail(attempt, pick(choose, ["boom", "out of memory: 3 of 4"]), not chance(choose, 15)))
+        error, of_worker = pick(choose, ["boom", "out of memory: 3 of 4"]), chance(choose, 40)
+        world.call(Fail(attempt, error, of_worker or not chance(choose, 15), "worker" if of_worker else "task"))
         if not chance(choose, 20):
             _forget(world, attempt)
 

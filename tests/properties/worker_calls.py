@@ -66,11 +66,12 @@ def claim(run: Run, call: Claim) -> Answer:
     policy = call.policy or (run.version, run.policies[run.version])
     # A worker that names no policy cannot wait for a newer one: it is told of the capacity instead.
     unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
+    passed: list[str] = []
     if run.paused != "paused" and run.recovering is None and not unusable:
-        _claim_open(run, call, policy, attempts)
+        _claim_open(run, call, policy, attempts, passed)
         if run.paused != "draining":
-            _start_tasks(run, call, policy, attempts)
-    reason = "" if len(attempts) >= call.n else _reason(run, unusable)
+            _start_tasks(run, call, policy, attempts, passed)
+    reason = "" if len(attempts) >= call.n else _reason(run, unusable, bool(passed))
     session.answer = {"attempts": attempts, "reason": reason}
     return {**session.answer, **_newest(run)}
 
@@ -83,13 +84,15 @@ def _newest(run: Run) -> Answer:
     }
 
 
-def _reason(run: Run, unusable: bool) -> str:
+def _reason(run: Run, unusable: bool, passed: bool) -> str:
     if run.paused == "paused":
         return "paused"
     if run.recovering is not None:
         return "recovering"
     if unusable:
         return "weights_stale"
+    if passed:
+        return "faulted"
     if run.paused == "draining":
         return "draining"
     if not run.pending():
@@ -104,22 +107,32 @@ def _holds(run: Run, session: str, attempt: str) -> bool:
     return found is not None and found[0].slots[found[1]].session == session
 
 
-def _claim_open(run: Run, call: Claim, policy: Policy, attempts: list[Answer]) -> None:
+def _claim_open(run: Run, call: Claim, policy: Policy, attempts: list[Answer], passed: list[str]) -> None:
     resets = 0
     for task in run.open():
-        if len(attempts) >= call.n or resets >= call.limit:
+        if len(attempts) >= call.n or resets >= call.limit or len(passed) >= call.limit:
             return
         if run.too_old(task.oldest):
             reset_stale(run, task)
             resets += 1
+        elif _is_barred(run, call, task):
+            passed.append(task.id)
         else:
             _hand_out(run, call, policy, task, attempts)
 
 
-def _start_tasks(run: Run, call: Claim, policy: Policy, attempts: list[Answer]) -> None:
+def _is_barred(run: Run, call: Claim, task: Task) -> bool:
+    """Whether the session has just failed at all open slots of the task."""
+    return not any(task.open_to(index, call.session, run.clock_ms) for index in range(len(task.slots)))
+
+
+def _start_tasks(run: Run, call: Claim, policy: Policy, attempts: list[Answer], passed: list[str]) -> None:
     for task in run.pending():
-        if len(attempts) >= call.n or run.capacity() <= 0 or run.too_old(policy[0]):
+        if len(attempts) >= call.n or run.capacity() <= 0 or run.too_old(policy[0]) or len(passed) >= call.limit:
             return
+        if _is_barred(run, call, task):
+            passed.append(task.id)
+            continue
         run.firsts += 1
         task.state, task.first = "running", run.firsts
         _hand_out(run, call, policy, task, attempts)
@@ -128,7 +141,7 @@ def _start_tasks(run: Run, call: Claim, policy: Policy, attempts: list[Answer]) 
 
 def _hand_out(run: Run, call: Claim, policy: Policy, task: Task, attempts: list[Answer]) -> None:
     for index, slot in enumerate(task.slots):
-        if slot.letter != "O" or len(attempts) >= call.n:
+        if not task.open_to(index, call.session, run.clock_ms) or len(attempts) >= call.n:
             continue
         slot.letter, slot.ended = "H", ""
         slot.newest, slot.newest_epoch = policy
@@ -262,5 +275,7 @@ def fail(run: Run, call: Fail) -> Answer:
     found = holder(run, call.attempt)
     if found is None:
         return {"answers": [not_holder(run, call.attempt)]}
-    outcome = end_attempt(run, *found, "failed", call.error, retry=call.retry)
+    why = "fault" if call.kind == "worker" else "failed"
+    found[0].last_error = (call.attempt, call.kind, call.error)
+    outcome = end_attempt(run, *found, why, call.error, retry=call.retry)
     return {"answers": [{"answer": "failed" if outcome == "final" else "retried"}]}

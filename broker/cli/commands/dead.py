@@ -15,6 +15,7 @@ from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
     from broker.operator import Operator
+    from broker.protocol.anyone import FailureRow
 
 _LETTERS = {"O": "open", "W": "waits for its backoff", "H": "held", "D": "done", "F": "failed for good"}
 
@@ -36,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_examples(
         parser,
         "  broker dead math-7b list\n"
-        "  broker dead math-7b show gsm8k/17        # any task: its slots, who had them, how that ended\n"
+        "  broker dead math-7b show gsm8k/17        # any task: its slots, who had them, its last error\n"
         "  broker dead math-7b retry gsm8k/17       # all slots open again, nothing counted against them\n"
         "  broker dead math-7b retry --all\n"
         "  broker dead math-7b list --rejected --json",
@@ -115,7 +116,15 @@ def _show(operator: Operator, run_name: str, task_id: str, output: Output) -> in
     if rows:
         headings = ("slot", "now", "tries", "last attempt", "worker", "claimed", "it ended")
         output.table(Table(headings, rows, numeric=frozenset({0, 2})))
+    if task.last_failure is not None:
+        _show_failure(task.last_failure, output)
     return 0
+
+
+def _show_failure(failure: FailureRow, output: Output) -> None:
+    fault = ", a fault of its worker" if failure.kind == "worker" else ""
+    output.line(f"\nattempt {failure.attempt_id} failed at {_moment(failure.at_ms)}{fault}:")
+    output.line(failure.trace.rstrip() or failure.message)
 
 
 def _retry(operator: Operator, namespace: Namespace, output: Output) -> int:
