@@ -6,11 +6,13 @@ import asyncio
 import functools
 import logging
 import signal
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from broker.clients.background import stack_of
 from broker.clients.base import AsyncClient
 from broker.connections import (
     DEFAULT_RETRY_FOR_S,
@@ -28,6 +30,7 @@ from broker.worker.ending import Ending
 from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
+from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
 from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
 from broker.worker.submitter import Submitter
@@ -103,8 +106,9 @@ class Worker(AsyncClient):
             self._thread_transport = await asyncio.to_thread(
                 open_transport, self._url, timeout_s=self._timeout_s, retry_for_s=self._retry_for_s
             )
+            watch = LoopWatch(self.name, self._loop, functools.partial(stack_of, threading.current_thread()))
             self._heartbeat = Heartbeat(
-                self._thread_transport, self._url, self._state.sessions.values(), self._cancel_from_thread
+                self._thread_transport, self._url, self._state.sessions.values(), self._cancel_from_thread, watch.look
             )
             if self._beats:
                 self._heartbeat.start()

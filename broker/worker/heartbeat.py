@@ -39,6 +39,7 @@ class Heartbeat:
         url: the same server, for the connection that waits.
         sessions: whose leases to renew.
         on_cancelled: called from the thread for each attempt that the server has taken back.
+        on_beat: called from the thread at each renewal.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Heartbeat:
         url: str,
         sessions: Iterable[Session],
         on_cancelled: Callable[[Attempt], None],
+        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._transport, self._url = transport, url
-        self._sessions, self._on_cancelled = list(sessions), on_cancelled
+        self._sessions, self._on_cancelled, self._on_beat = list(sessions), on_cancelled, on_beat
         self._stop, self._joined = threading.Event(), threading.Event()
         self._waiting: Transport | None = None
         self._failing = RepeatedWarning()
@@ -99,6 +101,7 @@ class Heartbeat:
 
     def _try_beat(self, *, sweeps: bool) -> None:
         try:
+            self._on_beat()
             self.beat()
             if sweeps:
                 self._sweep()

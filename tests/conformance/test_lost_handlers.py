@@ -10,6 +10,7 @@ import pytest
 
 from broker import Attempt, Trainer, Worker, aio
 from broker.errors import HandlersLost
+from broker.worker import loop_watch
 from broker.worker.permits import LOST_AFTER_S, Permits
 from broker.worker.state import WorkerState
 from tests.conformance.lab import Lab, names_of, tasks
@@ -207,6 +208,29 @@ def places_for(concurrency: int, lease_ms: int = 60_000) -> tuple[Permits, Clock
     clock, state = Clock(), WorkerState(io, "r", "w", None, None, None, None)
     state.sessions["r"]._joined = type("Joined", (), {"session": "s", "lease_ms": lease_ms})()  # type: ignore[assignment]
     return Permits(state, concurrency, clock), clock
+
+
+def test_an_event_loop_that_does_not_run_is_told_with_its_stack(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(loop_watch, "HUNG_AFTER_S", 0.3)
+    lab.trainer(lease_ms=600).enqueue(tasks(1))
+    lab.go_live()
+
+    async def main() -> None:
+        async with asyncio.timeout(60), aio.Worker(lab.url, lab.run) as worker:
+
+            async def blocks(_: Attempt) -> str:
+                wait_until(lambda: "has not run for" in caplog.text, "it is told")
+                worker.drain()
+                return "done"
+
+            await worker.run(blocks)
+
+    asyncio.run(main())
+    assert "in blocks" in caplog.text
+    assert caplog.text.count("the event loop of worker") == 1
+    assert lab.stat("n_ready") == 1
 
 
 def test_a_place_is_lost_some_time_after_its_attempt_was_taken_back():
