@@ -172,7 +172,9 @@ def of_connecting(error: OSError | UnicodeError, *, is_unix: bool, is_tls: bool,
     failure = of_exchange(error, timeout_s)
     if not failure.kind.passes:
         return failure
-    hint = ": does it speak TLS?" if is_tls and failure.kind is SILENT else " in the TLS handshake" if is_tls else ""
+    # A server without a place for another client (maxclients) cannot say so before the handshake has ended.
+    in_handshake = " in the TLS handshake; a server that is full (maxclients) does so, too"
+    hint = ": does it speak TLS?" if is_tls and failure.kind is SILENT else in_handshake if is_tls else ""
     return Failure(failure.kind, f"cannot connect ({failure}{hint})")
 
 

@@ -63,6 +63,15 @@ class Tls:
                 context.load_cert_chain(self.certfile, self.keyfile or None, password="")
         except OSError as error:
             files = ", ".join(filter(None, (self.ca_certs, self.certfile, self.keyfile)))
-            why = getattr(error, "reason", None) or error.strerror or error
-            raise Failure(FILES, f"its certificates ({files}) cannot be read: {why}") from error
+            raise Failure(FILES, f"its certificates ({files}) cannot be read: {_why(error)}") from error
         return context
+
+
+def _why(error: OSError) -> str:
+    """Why files of certificates cannot be read, in words."""
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    if error.reason:
+        return error.reason.lower().replace("_", " ")
+    # OpenSSL has no reason for these: Python shows a line of its own source.
+    return "there is no certificate or no key in them, or the key has a pass phrase"
