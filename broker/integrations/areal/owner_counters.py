@@ -101,16 +101,23 @@ class OwnerCounters(Locked):
         with self._lock:
             return max(0.0, min(self._promises.values()) - self._clock_s()) if self._promises else None
 
-    def report(self, version: int, *, asks: bool) -> tuple[OwnerReport, int]:
+    def has_promise(self, thread: int) -> bool:
+        """Whether a slot is promised to a thread."""
+        with self._lock:
+            self._held()
+            return thread in self._promises
+
+    def report(self, version: int, *, asks: bool, thread: int) -> tuple[OwnerReport, int]:
         """The next report, and a mark to `settle` it with.
 
         Args:
             version: the provider's; -1: unknown.
-            asks: whether this thread wants a slot. A promise that it has already is asked for again, not doubled.
+            asks: whether a slot is wanted.
+            thread: who wants it. A promise that it has already is asked for again, not doubled.
         """
         with self._lock:
             if asks:
-                self._promises.pop(threading.get_ident(), None)
+                self._promises.pop(thread, None)
             self._number += 1
             made = OwnerReport(
                 self._number, self._running, self._enqueued, self._accepted, self._rejected, self._held(), asks,
@@ -118,14 +125,14 @@ class OwnerCounters(Locked):
             )  # fmt: skip
             return made, self._changes
 
-    def settle(self, report: OwnerReport, mark: int, *, granted: bool) -> None:
-        """Notes that a report was answered; granted: one more slot is promised to this thread."""
+    def settle(self, report: OwnerReport, mark: int, *, granted: bool, thread: int) -> None:
+        """Notes that a report was answered; granted: one more slot is promised to the thread."""
         with self._lock:
             self._reported = mark
             self._counted = Counted(report.accepted, report.rejected, report.recovery.number)
             self._held_reported = report.held + granted
             if granted:
-                self._promises[threading.get_ident()] = self._clock_s() + PROMISE_S
+                self._promises[thread] = self._clock_s() + PROMISE_S
 
     def numbers(self) -> tuple[int, int, int, int]:
         """Accepted, enqueued, rejected, running: of this process alone."""

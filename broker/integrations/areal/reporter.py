@@ -120,21 +120,31 @@ class Reporter:
         accepted, enqueued, rejected, running = (own + other for own, other in zip(mine, self._others, strict=True))
         return accepted, enqueued, rejected, running
 
-    def tell(self, version: int, *, asks: bool = False) -> Standing | None:
+    def check_process(self) -> None:
+        """Raises BadArgument in a forked child, which would tell under the parent's name and numbers."""
+        if self.transport.is_forked:
+            raise BadArgument(problem=_FORKED)
+
+    def tell(self, version: int, *, asks: bool = False, thread: int | None = None) -> Standing | None:
         """Sends a report now; None if the server does not answer, which is logged.
 
-        While it is known not to answer only the thread tries.
+        While it is known not to answer only the reporter's own thread tries.
+
+        Args:
+            version: the provider's.
+            asks: for one more slot.
+            thread: whom it is promised to; None: this one.
 
         Raises:
-            BadArgument: in a forked child, which would tell under the parent's name and numbers.
+            BadArgument: in a forked child.
         """
-        self.refuse_forked()
+        self.check_process()
         mine = threading.current_thread() is self._thread
         with self._turn:
             if self._stop.is_set() or (self._down_since is not None and not mine):
                 return None
             try:
-                standing = self._exchange(version, asks=asks)
+                standing = self._exchange(version, asks, threading.get_ident() if thread is None else thread)
             except BrokerError as error:
                 self._failed(error)
                 return None
@@ -159,7 +169,7 @@ class Reporter:
         if not self.owner:
             return self.transport.close()
         with self._turn:
-            report, _ = self._counters.report(self._told_version, asks=False)
+            report, _ = self._counters.report(self._told_version, asks=False, thread=0)
             left = self._execute(admission.leave(self._run, self.owner, self._lease_ms, report, now=self._now))
             if isinstance(left, BrokerError) and not isinstance(left, NoRun):
                 _log.warning("what %s was running is given back only when its lease runs out: %s", self.owner, left)
@@ -167,13 +177,13 @@ class Reporter:
 
     # -- one report ------------------------------------------------------------------------------------------------
 
-    def _exchange(self, version: int, *, asks: bool) -> Standing:
+    def _exchange(self, version: int, asks: bool, thread: int) -> Standing:
         error: BrokerError | None = None
         for _ in range(1 + _RENAMES):
-            report, mark = self._counters.report(version, asks=asks)
+            report, mark = self._counters.report(version, asks=asks, thread=thread)
             answer = self._execute(admission.report(self._run, self.owner, self._lease_ms, report, now=self._now))
             if isinstance(answer, Standing):
-                self._counters.settle(report, mark, granted=answer.granted)
+                self._counters.settle(report, mark, granted=answer.granted, thread=thread)
                 self._heard(report, answer)
                 return answer
             if not isinstance(answer, NoSession | NoRun):

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from broker.errors import BadArgument
+from broker.integrations.areal.asker import Asker
 from broker.integrations.areal.listener import Listener
 from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.integrations.areal.reporter import Reporter
@@ -28,6 +29,8 @@ _log = logging.getLogger("broker")
 
 #: Time without a report after which a process counts as dead, in seconds.
 DEFAULT_LEASE_S = 15.0
+#: Longest wait for the server where a dispatcher is attached, which holds its lock meanwhile, in seconds.
+ANSWER_S = 0.25
 
 
 class VersionProvider(Protocol):
@@ -115,6 +118,9 @@ class StalenessManager:
             self._wake, clock,
         )  # fmt: skip
         self._listener = Listener(self._reporter.transport, self._markers, self._on_marker)
+        self._asker = Asker(self._reporter.tell, self._counters.has_promise, lambda: self._reporter.poke(news=True))
+        #: For code that holds AReaL's while it reads `rollout_stat`; guards nothing here.
+        self.lock = threading.Lock()
         self._joining, self._closing = threading.Lock(), threading.Lock()
         self._share, self._update = share, update
         self._joined = self._closed = self._warned = self._told_of_share = False
@@ -158,6 +164,9 @@ class StalenessManager:
         starts next is within the bound, however many processes ask at once. Where the formula is positive but every
         slot is promised to others the answer is 0.
 
+        Where a dispatcher is attached, which holds its lock meanwhile, it waits for a quarter of a second at most:
+        the dispatcher is woken when the answer comes.
+
         Returns:
             The capacity, negative where more runs than may; 0 or less while the server does not answer, and while the
             run is paused or recovered.
@@ -167,7 +176,7 @@ class StalenessManager:
         version = self._version()
         # A dispatcher that has nothing to start would only keep a slot from others.
         asks = self._counters.waits or not self._listener.attached
-        standing = self._reporter.tell(version, asks=asks)
+        standing = self._ask(version, asks=asks)
         if standing is None:
             return min(0, self._reporter.last.capacity)
         self._warn_of_lag(version, standing.version)
@@ -215,7 +224,12 @@ class StalenessManager:
         if _on_event_loop():
             self._reporter.poke(look=True)
         elif self._joined:
-            self._reporter.tell(self._version())
+            self._ask(self._version(), asks=False)
+        return self.rollout_stat
+
+    @property
+    def rollout_stat(self) -> RolloutStat:
+        """The numbers of all processes together, the others' as last heard; a copy. Never blocks."""
         return RolloutStat(*self._reporter.numbers())
 
     # -- beyond it -------------------------------------------------------------------------------------------------
@@ -279,9 +293,11 @@ class StalenessManager:
                 return
             self._closed = True
         atexit.unregister(self.close)
+        self._asker.stop()
         self._listener.stop()
         self._reporter.close()
         self._listener.join()
+        self._asker.join()
 
     def __enter__(self) -> Self:
         return self
@@ -292,6 +308,12 @@ class StalenessManager:
         self.close()
 
     # -- within ----------------------------------------------------------------------------------------------------
+
+    def _ask(self, version: int, *, asks: bool) -> Standing | None:
+        if not self._listener.attached:
+            return self._reporter.tell(version, asks=asks)
+        self._reporter.check_process()
+        return self._asker.ask(version, asks=asks, within_s=ANSWER_S)
 
     def _version(self) -> int:
         return int(self.version_provider.get_version())

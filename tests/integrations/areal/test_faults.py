@@ -190,6 +190,48 @@ def test_on_an_event_loop_neither_hooks_nor_stats_wait(server: ServerUnderTest) 
             server.thaw()
 
 
+def test_a_dispatcher_holds_its_lock_for_a_moment_only_while_the_server_does_not_answer(
+    server: ServerUnderTest,
+) -> None:
+    dispatcher = Dispatcher()
+    with manager_on(server.url) as manager, StalenessManager(Provider(), 10, 4, 2, url=server.url, run="areal"):
+        manager.attach(dispatcher)
+        live(manager, 1)
+        manager.on_rollout_enqueued()
+        assert manager.get_capacity() > 0
+        server.freeze()
+        try:
+            began = time.perf_counter()
+            with dispatcher.condition:
+                assert manager.get_capacity() <= 0
+                assert manager.get_stats().running == 1
+            assert time.perf_counter() - began < WAITING_S / 2
+            before = dispatcher.condition.rings
+        finally:
+            server.thaw()
+        wait_until(lambda: dispatcher.condition.rings > before, "the dispatcher is woken")
+        wait_until(lambda: manager.get_capacity() > 0, "there is capacity again")
+
+
+def test_a_promise_that_came_too_late_is_used_by_who_asked_for_it(server: ServerUnderTest) -> None:
+    dispatcher = Dispatcher()
+    with (
+        StalenessManager(Provider(), 1, 4, 2, url=server.url, run="areal") as manager,
+        StalenessManager(Provider(), 1, 4, 2, url=server.url, run="areal") as other,
+    ):
+        manager.attach(dispatcher)
+        manager.on_rollout_enqueued()
+        assert manager.flush()
+        server.freeze()
+        try:
+            assert manager.get_capacity() <= 0
+        finally:
+            server.thaw()
+        wait_until(lambda: dispatcher.condition.rings > 0, "the dispatcher is woken")
+        wait_until(lambda: manager.get_capacity() == 1, "it has its slot")
+        assert other.get_capacity() == 0
+
+
 def test_closing_while_the_server_is_away_says_so_and_ends(
     server: ServerUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:

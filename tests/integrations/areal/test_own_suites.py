@@ -28,10 +28,22 @@ SECOND_SUITES = ("test_controller.py", "test_controller_version.py")
     ids=lambda checkout: checkout.name if checkout else "none",
 )
 def test_areals_own_suites_pass(checkout: Path, url: str) -> None:
+    # `-k`: that one needs a GPU.
     suites = [suite for suite in SUITES if (checkout / suite).exists()]
     suites += [f"{folder}/{name}" for folder in SECOND for name in SECOND_SUITES if (checkout / folder / name).exists()]
     ran = finished(
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "own_suites_plugin", *suites),
+        *(
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "own_suites_plugin",
+            "-k",
+            "not controller_integration",
+            *suites,
+        ),
         python=checkout / ".venv/bin/python",
         cwd=checkout,
         env={"BROKER_URL": url, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "HF_HUB_OFFLINE": "1"},

@@ -10,7 +10,7 @@ import pytest
 
 from broker.integrations.areal import StalenessManager
 from broker.integrations.areal.owner_counters import PROMISE_S
-from broker.integrations.areal.staleness import DEFAULT_LEASE_S
+from broker.integrations.areal.staleness import ANSWER_S, DEFAULT_LEASE_S
 from tests.child import ROOT, finished
 
 PAGE = (ROOT / "docs/integrations/areal.md").read_text(encoding="utf-8")
@@ -35,5 +35,6 @@ def test_the_page_names_what_there_is() -> None:
         assert hasattr(StalenessManager, name)
     assert {"url", "run", "owner"} <= inspect.signature(StalenessManager).parameters.keys()
     assert f"`lease_s`, {DEFAULT_LEASE_S:.0f} s" in PAGE
+    assert f"for {ANSWER_S} s at most" in PAGE
     assert PROMISE_S == 1.0
     assert "given up after one second" in PAGE

@@ -83,6 +83,14 @@ def test_a_new_version_raises_capacity(manager_of: ManagerOf) -> None:
     assert (before, manager.get_capacity()) == (12, 32)
 
 
+def test_code_that_reads_areals_attributes_finds_them(make: Make) -> None:
+    manager = make(Provider(), 10, 4, 2)
+    start(manager, 2)
+    with manager.lock:
+        assert manager.rollout_stat == RolloutStat(running=2)
+        assert manager.get_capacity() == 8
+
+
 def test_counters_are_not_clamped(manager_of: ManagerOf) -> None:
     manager = manager_of(Provider(), 10, 4, 2)
     manager.on_rollout_accepted()
