@@ -37,4 +37,4 @@ def test_the_page_names_what_there_is() -> None:
     assert f"`lease_s`, {DEFAULT_LEASE_S:.0f} s" in PAGE
     assert f"for {ANSWER_S} s at most" in PAGE
     assert PROMISE_S == 1.0
-    assert "given up after one second" in PAGE
+    assert "it ends after one second" in PAGE
