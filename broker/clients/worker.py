@@ -210,11 +210,12 @@ class Worker(BlockingClient):
             TooBig: the result is larger than `max_result_bytes`.
             CodecError: the result holds something that cannot be encoded.
         """
-        claims = self._may_claim()
+        turn: list[bool] = []
         try:
-            return self._run(self._state.submit(attempt, result, policy, claims=claims))
+            self._take_turn_into(turn)
+            return self._run(self._state.submit(attempt, result, policy, claims=bool(turn)))
         finally:
-            if claims:
+            if turn:
                 self._claiming.release()
 
     def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
@@ -223,19 +224,22 @@ class Worker(BlockingClient):
         Args:
             results: pairs of an attempt and its result.
         """
-        claims = self._may_claim()
+        turn: list[bool] = []
         try:
-            return self._run(self._state.submit_many(results, claims=claims))
+            self._take_turn_into(turn)
+            return self._run(self._state.submit_many(results, claims=bool(turn)))
         finally:
-            if claims:
+            if turn:
                 self._claiming.release()
 
-    def _may_claim(self) -> bool:
-        """Whether results may claim the next batch: the claiming lock was free, and is held now.
+    def _take_turn_into(self, turn: list[bool]) -> None:
+        """Puts an item into an empty list if results may claim the next batch: the claiming lock was free, and is held.
 
-        Results never wait for another thread that waits for work.
+        Results never wait for another thread that waits for work. The lock is taken and noted in one call of a function
+        in C: between the two no signal handler runs, so none that raises leaves the lock held.
         """
-        return self._state.iterating and not self._transport.is_forked and self._claiming.acquire(blocking=False)
+        if self._state.iterating and not self._transport.is_forked:
+            turn.extend(filter(None, map(self._claiming.acquire, (False,))))
 
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""

@@ -230,10 +230,10 @@ class ThreadTurn:
         """As `Turn.take`. Raises BadArgument in a forked child, and within a call of the same thread."""
         if self._io.is_forked:
             raise BadArgument(problem=FORKED)
-        if self._owner == threading.get_ident():
+        if self._owner == (me := threading.get_ident()):
             raise BadArgument(problem=_IN_CALL)
-        with self._lock:  # no signal handler runs between the lock and the block
-            self._owner = threading.get_ident()
+        with self._lock:  # no signal handler runs from here until the owner is noted
+            self._owner = me
             try:
                 return await call()
             finally:

@@ -1,7 +1,9 @@
 """Claims that ride along with results or with a wait: nothing is held that nobody works on, and nobody waits for a lock."""
 
 import asyncio
+import signal
 import threading
+import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -367,3 +369,49 @@ def test_a_worker_that_is_closed_sends_first_what_cancelled_callers_submitted(
 
     asyncio.run(main())
     assert trainer.stats().ready == 1
+
+
+# -- a signal handler that raises --------------------------------------------------------------------------------------
+
+
+class Alarm(Exception):
+    """Raised by the signal handler."""
+
+
+@pytest.mark.parametrize("call", ["submit", "submit_many"])
+def test_a_signal_handler_that_raises_leaves_the_turn_to_claim_free(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    """Else every later claim of this worker waited for ever: Ctrl-C that the user's loop catches, an alarm."""
+    armed = [False]
+
+    def raised(_number: int, _frame: Any) -> None:
+        if armed[0]:
+            armed[0] = False
+            raise Alarm
+
+    def not_sent(*_: Any, **__: Any) -> None:
+        """In place of what sends results."""
+
+    worker._state._batch_size = 1
+    monkeypatch.setattr(worker._state, call, not_sent)
+    monkeypatch.setattr(worker, "_run", not_sent)
+    submit: Any = worker.submit if call == "submit" else worker.submit_many
+    given: Any = (None, b"x") if call == "submit" else ([],)
+    before, until = signal.signal(signal.SIGALRM, raised), time.monotonic() + 1.5
+    came = 0
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        while time.monotonic() < until:
+            try:
+                armed[0] = True
+                while True:
+                    submit(*given)
+            except Alarm:
+                came += 1
+            assert not worker._claiming.locked(), f"after {came} signals"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        worker._state._batch_size = 0
+    assert came > 100
