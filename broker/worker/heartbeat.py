@@ -23,6 +23,8 @@ RENEWALS_PER_LEASE = 3
 TOLD_WITHIN_S = 2.0
 #: For how many seconds the server may be silent beyond the waiting time, or while the heartbeat connects. Then the
 #: waiting connection has failed, and the heartbeat renews, because a marker may be lost with the connection.
+#: The worker's own time-out does not count here: this connection carries nothing that could be lost, and the next
+#: renewal says what it would have said.
 _SILENT_S = 3.0
 #: If a claim was under way when the marker came, the heartbeat renews once more after this many seconds.
 _ONCE_MORE_S = 1.0
