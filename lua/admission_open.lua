@@ -54,12 +54,11 @@ return run(function()
     agree(ARGV[6] == '1')
   end
   -- Ends expired owners here too. If all owners died, no report would end them, and repeated restarts would fill the run with owners.
-  local owners, n = live_owners(), 0
+  local owners = live_owners()
   load_shares(owners)
   end_expired(owners, id, lease)
   assign_shares(owners)
-  for _ in pairs(owners) do n = n + 1 end
-  total(owners)
+  local n = total(owners)
   if not redis.call('HGET', OWNERS, id) then
     if n >= MOST_OWNERS then
       fail('BADARG', 'argument', 'owners', 'given', MOST_OWNERS + 1, 'high', MOST_OWNERS)

@@ -44,14 +44,13 @@ return run(function()
   end
   end_expired(owners, r.owner, r.lease) -- after take_version: a dead owner's rollouts that this version trained are not lost
   assign_shares(owners)
-  total(owners)
+  local live = total(owners)
   if is_news then
     granted = promise(owners, o, r.asks)
     put_owner(r.owner, o)
   end
   wake_owners(owners)
-  local shown, live = blocked() and math.min(capacity(), 0) or capacity(), 0
-  for _ in pairs(owners) do live = live + 1 end
+  local shown = blocked() and math.min(capacity(), 0) or capacity()
   local spare = owners[r.owner] and room(owners, o) or 0
   local answer = { granted, shown, spare, num('accepted'), num('running'), num('admission_enqueued'),
     num('total_rejected'), num('version'), o.share or 0, live }

@@ -157,9 +157,13 @@ local function take_numbers(o, r)
   o.reserved = r.held
 end
 
+-- Sets the run's counters to the sums over the owners. Returns how many owners have not ended.
 local function total(owners)
   set('running', sum_of(owners, 'running'))
   set('admission_enqueued', sum_of(owners, 'enqueued'))
+  local n = 0
+  for _ in pairs(owners) do n = n + 1 end
+  return n
 end
 
 -- Wakes one waiting owner for each slot that is promised to nobody, if the owner may take one. Owners that have rollouts

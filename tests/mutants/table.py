@@ -38,12 +38,12 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "whose_reports_are_late",
         ),
         "what_a_dead_rank_accepted_stays": (
-            "bump('accepted', -o.unused)", "", "given_back_to_its_successor",
+            "bump('accepted', -o.unused)", "", "what_a_silent_rank_had",
         ),
         "what_anybody_accepted_dies_with_it": (
             "o.unused = o.given > 0 and", "o.unused =", "did_not_say_its_share_stays",
         ),
-        "a_rank_that_slept_comes_back_empty": ("bump('accepted', o.unused)", "", "only_slept_has_what_it_had"),
+        "a_rank_that_slept_comes_back_empty": ("bump('accepted', o.unused)", "", "what_a_silent_rank_had"),
         "shares_by_who_comes_first": (
             "math.ceil(left / (#others - i + 1))", "left", "a_fast_rank_leaves_a_share",
         ),
