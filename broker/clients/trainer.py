@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 from broker.clients.background import in_background
 from broker.clients.base import BlockingClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, END_WITHIN_S, open_transport
-from broker.connections.sync import FORKED
 from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
@@ -32,6 +31,11 @@ if TYPE_CHECKING:
     from broker.recovery.checkpoint import Checkpoint
     from broker.recovery.recover import RecoveryReport
     from broker.values.progress import Progress
+
+_FORKED = (
+    "this trainer was opened before a fork, and its calls belong to that process: open another one in the child, "
+    "or one with attach=True"
+)
 
 
 class Trainer(BlockingClient):
@@ -418,7 +422,7 @@ class Trainer(BlockingClient):
 
     def _must_lead(self, what: str) -> None:
         if self._transport.is_forked:  # the thread that it would wait for is the parent's
-            raise BadArgument(problem=FORKED)
+            raise BadArgument(problem=_FORKED)
         if self._attached:
             raise BadArgument(
                 argument="attach", given="True", expected=f"a trainer of its own for {what}; attached ones only read"

@@ -21,7 +21,7 @@ from broker.connections.connection import (
 )
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
-from broker.connections.forks import told
+from broker.connections.forks import FORKED, told
 from broker.connections.pool import Limiter
 from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
@@ -34,11 +34,6 @@ T = TypeVar("T")
 _MOST_CONNECTIONS = 4
 #: After a chunk larger than this, in bytes, the sender waits until the server has taken it.
 _QUEUED_BYTES = 16 * 1024
-
-_FORKED = (
-    "this client was opened before a fork, and its connections and numbers belong to that process: open another one "
-    "in the child"
-)
 
 
 class AsyncTransport(BaseTransport):
@@ -89,7 +84,7 @@ class AsyncTransport(BaseTransport):
         For callers that would first wait for a lock, which is never released there. `_dial` refuses every call too.
         """
         if self.is_forked:
-            raise BadArgument(problem=_FORKED)
+            raise BadArgument(problem=FORKED)
 
     def turn(self) -> "TaskTurn":
         """As `BaseTransport.turn`."""

@@ -5,6 +5,12 @@ import threading
 import weakref
 from typing import Protocol
 
+#: Why a client refuses a call in a forked child.
+FORKED = (
+    "this client was opened before a fork, and its connections and numbers belong to that process: open another one "
+    "in the child"
+)
+
 
 class Forked(Protocol):
     """An object that must be told of a fork."""

@@ -23,7 +23,7 @@ from broker.connections.connection import (
 )
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
-from broker.connections.forks import told
+from broker.connections.forks import FORKED, told
 from broker.connections.pool import Limiter
 from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
@@ -34,15 +34,7 @@ from broker.values.hooks import plain_answer
 
 T = TypeVar("T")
 
-#: The error of a trainer in a forked child.
-FORKED = (
-    "this trainer was opened before a fork, and its calls belong to that process: open another one in the child, "
-    "or one with attach=True"
-)
-_IN_CALL = (
-    "a signal handler may not make a call of the trainer in the middle of another: let it set a flag that the loop "
-    "looks at"
-)
+_IN_CALL = "a signal handler may not make a call of a client in the middle of another: let it set a flag that the loop looks at"
 
 
 class Transport:

@@ -158,7 +158,7 @@ def test_a_signal_handler_in_the_middle_of_a_call_is_told(lab: Lab):
         finally:
             signal.signal(signal.SIGUSR1, earlier)
         assert len(told) == 1
-        assert told[0].startswith("a signal handler may not make a call of the trainer in the middle of another")
+        assert told[0].startswith("a signal handler may not make a call of a client in the middle of another")
         proxy.delay_s = 0.0
         assert trainer.enqueue(tasks(1, "v")).added == 1
 
