@@ -36,7 +36,7 @@ from broker.worker.state import Policies, StaleWeights, WorkerState, number_want
 from broker.worker.submitter import Submitter
 from broker.worker.task_runner import Handler, TaskRunner
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -78,7 +78,14 @@ class Worker(AsyncClient):
         super().__init__(open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s))
         try:
             self._state = WorkerState(
-                self._transport, run, name, lease_s, policy, on_weights_stale, clock, wait_for_run_s
+                self._transport,
+                run,
+                name=name,
+                lease_s=lease_s,
+                policy=policy,
+                on_weights_stale=on_weights_stale,
+                clock=clock,
+                wait_for_run_s=wait_for_run_s,
             )
         except BaseException:
             self._transport.give_up()

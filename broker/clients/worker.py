@@ -31,7 +31,7 @@ from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
 from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 _FORKED = (
     "this worker was opened before a fork, and its sessions belong to that process: open another one in the child; "
@@ -91,7 +91,16 @@ class Worker(BlockingClient):
         transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
         super().__init__(transport)
         try:
-            self._state = WorkerState(transport.io, run, name, lease_s, policy, on_weights_stale, clock, wait_for_run_s)
+            self._state = WorkerState(
+                transport.io,
+                run,
+                name=name,
+                lease_s=lease_s,
+                policy=policy,
+                on_weights_stale=on_weights_stale,
+                clock=clock,
+                wait_for_run_s=wait_for_run_s,
+            )
         except BaseException:
             transport.close()
             raise

@@ -39,7 +39,7 @@ from broker.protocol.script_call import ScriptCall
 
 T = TypeVar("T")
 
-log = logging.getLogger("broker")
+log = logging.getLogger(__name__)
 
 #: How often in a row a server may forget scripts that it was just given.
 _MOST_TURNS = 5

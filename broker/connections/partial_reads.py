@@ -10,7 +10,7 @@ from typing import Any
 from broker.connections.connection import RedisCommand
 from broker.connections.failures import CLOSED, CUT, Failure
 
-log = logging.getLogger("broker")
+log = logging.getLogger(__name__)
 
 #: Answers of this size, in bytes, are not made smaller.
 LEAST_BYTES = 64 * 1024

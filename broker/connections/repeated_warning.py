@@ -7,7 +7,7 @@ import time
 
 from broker.connections.forks import Locked
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: The interval before the second warning, seconds; each later one is twice as long.
 FIRST_DISTANCE_S = 10.0

@@ -11,7 +11,7 @@ from redis.backoff import EqualJitterBackoff
 from broker.connections.failures import Failure
 from broker.errors import BrokerError, ReadOnlyServer, ServerUnavailable
 
-log = logging.getLogger("broker")
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Pauses between two tries, seconds: from 0.02, doubled each time, up to 1, minus up to half of it at random.

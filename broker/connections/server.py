@@ -18,7 +18,7 @@ from broker.connections.failures import (
 )
 from broker.connections.url import Address
 
-log = logging.getLogger("broker")
+log = logging.getLogger(__name__)
 
 Kind = Literal["redis", "valkey", "fakeredis"]
 

@@ -34,7 +34,10 @@ from broker.values.hooks import plain_answer
 
 T = TypeVar("T")
 
-_IN_CALL = "a signal handler may not make a call of a client in the middle of another: let it set a flag that the loop looks at"
+_IN_CALL = (
+    "a signal handler may not make a call of a client in the middle of another: let it set a flag that the loop "
+    "looks at"
+)
 
 
 class Transport:

@@ -23,7 +23,7 @@ from broker.recovery.checkpoint import read_checkpoint
 from broker.recovery.find_checkpoint import exists
 from broker.values.rollout import Rollout
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How many batches of tasks the data loader enqueues beyond those that workers may start.
 _AHEAD: Final = 2

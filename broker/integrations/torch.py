@@ -29,7 +29,7 @@ from broker.values.config import RunConfig
 from broker.values.hooks import check_plain_hook
 from broker.values.rollout import Rollout
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 _torch_data: Any = import_module("torch.utils.data")
 
 __all__ = ["RolloutBatches", "collate", "pack", "pad"]

@@ -29,7 +29,7 @@ from broker.errors import ServerNotStarted, ServerUnavailable, UnsupportedServer
 from broker.local_server.socket_paths import LONGEST_SOCKET_PATH, path_in_url, socket_path
 from broker.local_server.temporary import temporary_directory, what_failed
 
-log = logging.getLogger("broker")
+log = logging.getLogger(__name__)
 
 #: How long a start may take, seconds: reading back a large append-only file takes a while.
 START_S = 60.0

@@ -26,7 +26,7 @@ from pathlib import Path
 from broker.errors import CheckpointError
 from broker.recovery.checkpoint import read_checkpoint, reason_of
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 _MEMBER = re.compile(
     r"\.(?P<number>\d{1,15})\.(?:operator-(?P<by>[0-9a-f]+)\.)?e(?P<epoch>\d{1,15})-(?P<token>\w+)\.v(?P<version>\d{1,10})"

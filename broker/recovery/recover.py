@@ -35,7 +35,7 @@ SWEEP_TASKS = 64
 #: How many versions back policies are written into a checkpoint.
 POLICIES_KEPT = 1000
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 _CAUSES = ("lost_step", "lost_policy", "bytes_gone", "discarded", "dead", "in_flight")
 

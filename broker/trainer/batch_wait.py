@@ -15,7 +15,7 @@ from broker.trainer.state import TrainerState
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: After how many seconds a wait is told first; the pause before the next time is twice as long, and so on.
 FIRST_AFTER_S = 30.0

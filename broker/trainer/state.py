@@ -26,7 +26,7 @@ from broker.values.hooks import check_plain_hook
 from broker.values.names import check_name
 from broker.values.task import Task
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Tasks of one enqueue call, and the bytes of payload above which a call has fewer tasks.
 TASKS_PER_CALL = 64

@@ -13,7 +13,7 @@ from broker.values.attempt import Attempt
 from broker.worker.raised import is_a
 from broker.worker.signals import told_to_end
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How often the log says what was done, and shows the traceback of a kind of failure, seconds.
 TELL_EVERY_S = 60.0

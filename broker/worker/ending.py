@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from broker.connections import END_WITHIN_S
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 
 class Ending:

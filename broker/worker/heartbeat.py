@@ -14,7 +14,7 @@ from broker.protocol import anyone
 from broker.values.attempt import Attempt
 from broker.worker.session import Session
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Renewals within one lease: two may be lost before it runs out.
 RENEWALS_PER_LEASE = 3

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from broker.errors import NoRun
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How often the log says that a worker waits for a run, seconds.
 TELL_EVERY_S = 60.0

@@ -12,7 +12,7 @@ from broker.errors import HandlersLost
 from broker.values.attempt import Attempt
 from broker.worker.state import WorkerState
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How long a handler may go on after its attempt was taken back, before it is lost, seconds.
 LOST_AFTER_S = 1.0

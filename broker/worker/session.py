@@ -27,7 +27,7 @@ from broker.worker.handler_outcome import sendable, traceback_of, words_of
 from broker.worker.missing_run import MissingRun
 from broker.worker.raised import is_a
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Attempts of one submit or claim call.
 ITEMS_PER_CALL = 64
@@ -81,6 +81,7 @@ class Session(Locked):
         self,
         io: BaseTransport,
         run: str,
+        *,
         worker_name: str,
         lease_ms: int,
         clock: Callable[[], int] | None,

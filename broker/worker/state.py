@@ -34,7 +34,7 @@ WEIGHTS_AGAIN_S = 0.2
 #: How long a worker waits before it looks again for a run that has vanished, seconds.
 RUN_AGAIN_S = 1.0
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: The weights that a worker has loaded: for its one run, or by the run's name; None: always the current ones.
 Policies = Policy | Mapping[str, Policy | None] | None
@@ -72,11 +72,12 @@ class WorkerState:
         self,
         io: BaseTransport,
         runs: str | Sequence[str],
-        name: str | None,
-        lease_s: float | None,
-        policy: Policies,
-        on_weights_stale: StaleWeights | None,
-        clock: Callable[[], int] | None,
+        *,
+        name: str | None = None,
+        lease_s: float | None = None,
+        policy: Policies = None,
+        on_weights_stale: StaleWeights | None = None,
+        clock: Callable[[], int] | None = None,
         wait_for_run_s: float | None = None,
     ) -> None:
         self.name = check_name("worker", default_name() if name is None else name)
@@ -100,7 +101,15 @@ class WorkerState:
             raise BadArgument(argument="wait_for_run_s", given=patience_s, expected="at least 0 seconds, or None")
         self._activity = Activity(self.name)
         self.sessions = {
-            run: Session(io, run, self.name, lease_ms, clock, MissingRun(self.name, patience_s), self._activity)
+            run: Session(
+                io,
+                run,
+                worker_name=self.name,
+                lease_ms=lease_ms,
+                clock=clock,
+                missing=MissingRun(self.name, patience_s),
+                activity=self._activity,
+            )
             for run in names
         }
         self.policy = policy

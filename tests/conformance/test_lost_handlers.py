@@ -205,7 +205,7 @@ def attempt_of(name: str) -> Attempt:
 
 def places_for(concurrency: int, lease_ms: int = 60_000) -> tuple[Permits, Clock]:
     io: Any = None  # it makes no call
-    clock, state = Clock(), WorkerState(io, "r", "w", None, None, None, None)
+    clock, state = Clock(), WorkerState(io, "r", name="w")
     state.sessions["r"]._joined = type("Joined", (), {"session": "s", "lease_ms": lease_ms})()  # type: ignore[assignment]
     return Permits(state, concurrency, clock), clock
 

@@ -638,4 +638,4 @@ def test_a_batch_size_that_is_none_is_refused(worker: Worker):
     for n in (0, 1001):
         with pytest.raises(BrokerError, match="1 to 1000"):
             next(worker.batches(n))
-    assert not WorkerState(worker._transport.io, ["r"], "w", None, None, None, None).iterating
+    assert not WorkerState(worker._transport.io, ["r"], name="w").iterating

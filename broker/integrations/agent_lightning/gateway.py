@@ -25,7 +25,7 @@ from broker.values.names import check_name
 from broker.worker.handler_outcome import words_of
 from broker.worker.state import default_name
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How long a call tries to reach a server that does not answer, seconds: well within a client's 10 s.
 PATIENCE_S = 5.0

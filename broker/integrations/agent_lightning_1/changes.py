@@ -27,7 +27,7 @@ from broker.protocol import trainer, worker
 from broker.protocol.anyone import TaskRow
 from broker.protocol.worker import Answer, Submission
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: What stock controllers say of an attempt that another controller runs, or one that died: they do not have it.
 _NOT_THERE = frozenset({"local subprocess is not running", "Job disappeared"})

@@ -25,7 +25,7 @@ from broker.protocol.ids import attempt_id
 from broker.protocol.script_call import ScriptCall
 from broker.protocol.worker import Claimed, Granted, Renewed
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Attempts of one list and of one claim.
 _MOST = 1000

@@ -20,7 +20,7 @@ from broker.integrations.agent_lightning_1.triplets import (
 )
 from broker.protocol.anyone import TaskRow
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 
 class Events:

@@ -20,7 +20,7 @@ from broker.protocol import anyone, trainer
 from broker.values.config import RunConfig
 from broker.values.names import check_name
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How long a call tries to reach a server that does not answer, seconds: well within a client's time-out.
 PATIENCE_S = 5.0

@@ -26,7 +26,7 @@ from broker.protocol import trainer
 from broker.protocol.anyone import TaskRow
 from broker.protocol.trainer import EnqueuedPiece, NewTask, operator_call_id
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Tasks, and bytes of their payloads, of one call.
 _TASKS_PER_CALL, _BYTES_PER_CALL = 500, 4 * 1024 * 1024

@@ -21,7 +21,7 @@ from broker.integrations.areal.staleness import DEFAULT_LEASE_S, StalenessManage
 from broker.operator import Operator
 from broker.values.names import check_name
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Releases of AReaL whose places are known.
 SUPPORTED = ("1.0", "2.0")

@@ -11,7 +11,7 @@ from broker.connections import Transport
 from broker.connections.forks import Locked
 from broker.errors import BadArgument, BrokerError
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: The condition that AReaL's dispatcher waits on for capacity, without a time-out. It has no public name.
 _CONDITION = "_input_cv"

@@ -17,7 +17,7 @@ from broker.protocol.admission import Opened, OwnerReport, Standing
 from broker.protocol.script_call import ScriptCall
 from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How often the version provider is asked whether there is a new version, seconds.
 _VERSION_EVERY_S = 0.1
@@ -55,6 +55,7 @@ class Reporter:
         self,
         url: str,
         run: str,
+        *,
         name: str,
         config: Mapping[str, str],
         share: int | None,

@@ -25,7 +25,7 @@ from broker.values.config import RunConfig
 from broker.values.hooks import check_plain_hook
 from broker.values.names import MAX_NAME_CHARS, check_name
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Time without a report after which a process counts as dead, in seconds.
 DEFAULT_LEASE_S = 15.0
@@ -114,8 +114,8 @@ class StalenessManager:
         )
         self._counters = OwnerCounters()
         self._reporter = Reporter(
-            url, self.run, self.owner, config.to_fields(), share, int(lease_s * 1000), self._counters, self._version,
-            self._wake, clock,
+            url, self.run, name=self.owner, config=config.to_fields(), share=share, lease_ms=int(lease_s * 1000),
+            counters=self._counters, version=self._version, on_news=self._wake, clock=clock,
         )  # fmt: skip
         self._listener = Listener(self._reporter.transport, self._markers, self._on_marker)
         self._asker = Asker(self._reporter.tell, self._counters.has_promise, lambda: self._reporter.poke(news=True))

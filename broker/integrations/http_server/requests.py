@@ -23,7 +23,7 @@ from broker.integrations.http_server.room import Full, Held, Room
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: Default of the largest request body, bytes.
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
