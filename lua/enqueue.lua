@@ -8,7 +8,7 @@
 -- Bound: the tasks given, at most 1000, and the slots of the tasks that start over
 -- Flags: none
 -- @include gate
--- @include finished
+-- @include freed_ids
 -- @include restart
 
 local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' })

@@ -8,7 +8,7 @@
 -- Flags: allow-oom
 -- @include creation
 -- @include target
--- @include finished
+-- @include freed_ids
 
 local FIELDS = hot_and({
   'epoch', 'tokens', 'recoveries', 'checkpoints', 'operator_checkpoints', 'floor', 'recover_limit', 'order_seq',

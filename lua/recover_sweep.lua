@@ -10,7 +10,7 @@
 -- @include attempts
 -- @include recovery
 -- @include restart
--- @include finished
+-- @include freed_ids
 
 local FIELDS = gate_and({
   'finished_ids', 'recover_limit', 'recover_order', 'recover_lost', 'recover_listed', 'recover_in_flight', 'open_size',

@@ -8,7 +8,7 @@
 -- Flags: none
 -- @include gate
 -- @include restart
--- @include finished
+-- @include freed_ids
 
 local FIELDS = gate_and({ 'finished_ids' })
 

@@ -241,7 +241,7 @@ class Trainer(BlockingClient):
         return self._run(read_batch(self._state.io, self._state.run, step, rank, world, timeout))
 
     def discard(self, tasks: Iterable[str], reason: str = "discarded") -> dict[str, str]:
-        """Takes finished rollouts out for good. Returns for each task `discarded`, or the state it is in."""
+        """Takes rollouts out for good. Returns for each task `discarded`, or the state it is in."""
         self._must_lead("discard")
         return self._run(self._state.discard(tasks, reason))
 

@@ -3,7 +3,7 @@
 The judge does not know the counters in the server (`broker.inspection.verification` compares them). It checks that
 
 - a slot is handed out to one attempt at a time, and accepts at most one result, from the attempt that holds it;
-- a batch holds finished tasks only, each once, and is as large as its seal says; no task is trained on twice;
+- a batch holds rollouts only, each once, and is as large as its seal says; no task is trained on twice;
 - versions advance one by one, each by the batch of its step;
 - no rollout in a batch is staler than the bound, by the versions that its attempts were claimed with;
 - no task is started while the capacity formula, computed from the log, gives none;
@@ -283,7 +283,7 @@ class Judge:
         self.totals.most_in_use = max(self.totals.most_in_use, in_use)
 
     def _readied(self, name: str) -> None:
-        self._expect(name, "was finished", "running", "lost")
+        self._expect(name, "became ready", "running", "lost")
         self._without_attempts(name, "became ready")
         self._put(name, "ready")
 

@@ -23,11 +23,11 @@ class Stats(Model, frozen=True):
         epoch: the trainer that holds the run, `<number>.<token>`.
         capacity: how many tasks may be started now; may be negative.
         accepted: trained and waiting to be trained, as the capacity formula counts them (docs/protocol.md, Capacity).
-        running: started, and neither finished nor back in waiting.
+        running: started, and neither ready, nor ended, nor waiting again.
         pending: waiting to be started.
         delayed: waiting for their backoff to pass.
         open_slots: running tasks with open slots.
-        ready: finished, not in a batch.
+        ready: rollouts that are not in a batch.
         batched: size of the unsealed batch.
         consumed: trained on.
         dead: ended by errors, and still kept.

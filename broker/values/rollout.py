@@ -1,4 +1,4 @@
-"""The content of a batch: finished tasks with their results."""
+"""The content of a batch: tasks with their results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sample:
 
 @dataclass(slots=True, eq=False)
 class Rollout:
-    """A finished task together with its samples, as a batch delivers it.
+    """A task together with its samples, as a batch delivers it.
 
     Args:
         task: the task's id.

@@ -1,4 +1,4 @@
--- @include finished
+-- @include freed_ids
 -- Forgets finished tasks. A call forgets a bounded number of slots, because a task may have 1024.
 
 local slots_left = 1000

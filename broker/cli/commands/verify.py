@@ -32,7 +32,7 @@ def configure(parser: ArgumentParser) -> None:
         "  broker verify math-7b && echo fine\n"
         "  broker verify math-7b --json | jq '.breaches[]'\n\n"
         "It replays every transition that the event log has kept, and checks that\n"
-        "  G1  each task is in one state at a time, and batches hold finished tasks only, each once\n"
+        "  G1  each task is in one state at a time, and batches hold rollouts only, each once\n"
         "  G2  each slot accepts one result at most\n"
         "  G3  a slot is held by one attempt at a time, and only its result is accepted\n"
         "  G4  no task is started beyond capacity\n"
