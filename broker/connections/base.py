@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from broker.connections.calls import commands_of, outcomes_of
@@ -15,6 +16,7 @@ from broker.connections.connection import Connection, RedisCommand, login
 from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import ErrorReply, lacks_function, redirection, refuses_functions
 from broker.connections.failures import (
+    CLOSED,
     MOVED,
     NOT_READY,
     OTHER_MODE,
@@ -25,11 +27,13 @@ from broker.connections.failures import (
     passes,
     refusal,
     speaks_plainly,
+    speaks_tls,
 )
 from broker.connections.partial_reads import PartialReads
 from broker.connections.pool import Limiter, Server, on_new
 from broker.connections.retrying import Patience, pause_s, silence_s
 from broker.connections.server import ServerInfo, refuse_login
+from broker.connections.tls_probe import ANSWERS_WITHIN_S, answers_plainly, answers_with_tls
 from broker.connections.topology import make_topology
 from broker.connections.url import Address
 from broker.errors import BrokerError, ClientClosed
@@ -47,8 +51,6 @@ _MOST_TURNS = 5
 TURN_S = 0.1
 #: How long a sentinel, or a node that is asked for the table of slots, may be silent, seconds: there are others.
 _ASK_S = 2.0
-#: How long a server that was silent in a TLS handshake may take to answer without TLS, seconds.
-_PLAIN_S = 0.5
 
 
 class Turn(Protocol):
@@ -302,6 +304,7 @@ class BaseTransport(ABC):
                 self._timeout_s,
                 self._closing.is_set,
                 lambda: self._interrupted,
+                self._on_new,
             )
         return server
 
@@ -324,25 +327,23 @@ class BaseTransport(ABC):
             with socket_path(endpoint.path) as path:
                 return await self._connected(endpoint, path, address, timeout_s)
         except Failure as failure:
-            if failure.kind is SILENT and address.tls is not None and await self._speaks_plainly(endpoint, address):
+            is_silent = failure.kind is SILENT and address.tls is not None
+            if is_silent and await answers_plainly(partial(self._probed, endpoint), address):
                 raise speaks_plainly() from failure
             raise
         except OSError as error:  # the directory of the socket does not exist
             raise of_connecting(error, is_unix=True, is_tls=False, timeout_s=timeout_s) from error
 
-    async def _speaks_plainly(self, endpoint: Endpoint, address: Address) -> bool:
-        """Whether a server answers without TLS: such a server reads a TLS handshake as a command, and is silent."""
-        try:
-            connection = await self._connected(endpoint, "", replace(address, tls=None), _PLAIN_S)
-        except Failure:
-            return False
-        try:
-            await connection.exchange([("PING",)])
-        except Failure:
-            return False
-        finally:
-            connection.abort()
-        return True
+    async def _on_new(self, failure: Failure, endpoint: Endpoint, address: Address) -> Failure:
+        """The failure of the first exchange with a server, after a look whether the server speaks TLS instead."""
+        is_plain = address.tls is None and not endpoint.path
+        if failure.kind is CLOSED and is_plain and await answers_with_tls(partial(self._probed, endpoint), address):
+            return speaks_tls()
+        return on_new(failure, endpoint, address)
+
+    async def _probed(self, endpoint: Endpoint, address: Address) -> Connection:
+        """A connection that is used only to learn whether the server speaks TLS."""
+        return await self._connected(endpoint, "", address, ANSWERS_WITHIN_S)
 
     def _refuse_when_closed(self) -> None:
         if self._closing.is_set():
@@ -376,7 +377,7 @@ class BaseTransport(ABC):
             *logged_in, reply = await connection.exchange([*logging_in, command])
             refuse_login(logging_in, logged_in)
         except Failure as failure:
-            raise on_new(failure, endpoint, address) from failure
+            raise await self._on_new(failure, endpoint, address) from failure
         finally:
             connection.abort()
         return reply

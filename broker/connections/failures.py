@@ -71,7 +71,7 @@ CERTIFICATE = Kind(
     "a certificate that does not verify, or the server refuses ours or misses it", False, CertificateRefused
 )
 NO_TLS = Kind(
-    "an answer that is not TLS, silence of a server that answers without TLS, no protocol or cipher in common",
+    "an answer that is not TLS, no protocol or cipher in common; a server that answers only with TLS, or only without",
     False,
     UnsupportedServer,
 )
@@ -216,6 +216,11 @@ def _of_tls(error: ssl.SSLError) -> Failure:
 def speaks_plainly() -> Failure:
     """The server is silent in the TLS handshake, and answers without TLS."""
     return Failure(NO_TLS, "no TLS there: the server answers without it; begin the URL with `redis`, not `rediss`")
+
+
+def speaks_tls() -> Failure:
+    """The server closes a connection without TLS at the first command, and answers with TLS."""
+    return Failure(NO_TLS, "the server speaks TLS; begin the URL with `rediss`, not `redis`")
 
 
 def closed(size: int) -> Failure:

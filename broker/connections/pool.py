@@ -130,8 +130,10 @@ class Server:
         timeout_s: float,
         closed: Callable[[], bool],
         interrupted: Callable[[], bool],
+        on_first: Callable[[Failure, Endpoint, Address], Awaitable[Failure]],
     ) -> None:
         self.endpoint, self._address = endpoint, address
+        self._on_first = on_first
         self.info: ServerInfo | None = None
         self.known: set[str] = set()
         self.calls_functions = False
@@ -152,7 +154,10 @@ class Server:
         try:
             info = await greet(connection, self._address)
         except Failure as failure:
-            raise on_new(failure, self.endpoint, self._address) from failure
+            judged = on_new(failure, self.endpoint, self._address)
+            if self.info is None:
+                judged = await self._on_first(failure, self.endpoint, self._address)
+            raise judged from failure
         if self._address.mode == "sentinel" and info.replica:
             raise Failure(NO_PRIMARY, "it is not a primary any more")
         if info != self.info:

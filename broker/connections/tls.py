@@ -46,6 +46,11 @@ class Tls:
         ca_certs, certfile, keyfile = (options.get(f"ssl_{kind}", "") for kind in ("ca_certs", "certfile", "keyfile"))
         return cls(ca_certs, certfile, keyfile, verify, verify and check == "true")
 
+    @classmethod
+    def unverified(cls) -> Self:
+        """TLS with whoever answers: to learn whether a server speaks it, never to send anything."""
+        return cls(verify=False, check_hostname=False)
+
     def context(self) -> ssl.SSLContext:
         """How a connection speaks TLS. Made anew for each one, because certificates are renewed.
 

@@ -69,8 +69,10 @@ class Forming:
         for step in [step for step in tuple(state.gathered) if step < state.version]:
             state.gathered.pop(step, None)
         gathered = state.gathered.get(self._step)
-        if gathered is None or not gathered.is_by(accept):
+        if gathered is None:
             gathered = state.gathered[self._step] = Gathered(accept)
+        elif not gathered.is_by(accept):
+            gathered.judge_by(accept)
         return gathered
 
     async def batch(self, deadline: Deadline) -> list[Rollout]:

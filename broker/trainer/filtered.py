@@ -52,6 +52,12 @@ class Gathered:
         """Whether a filter is this one, though it may be another object: a method, a lambda made anew for each call."""
         return _is_same(self.accept, accept)
 
+    def judge_by(self, accept: Accept) -> None:
+        """Makes another filter judge all rollouts anew; none is read again."""
+        self.accept = accept
+        for look in self.looks.values():
+            look.accepted = None
+
     def add(self, rows: Sequence[RolloutRow], rollouts: Sequence[Rollout]) -> None:
         """Adds rows that were read, and their rollouts; the filter judges them later."""
         for row, rollout in zip(rows, rollouts, strict=True):

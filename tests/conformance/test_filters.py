@@ -176,6 +176,18 @@ def test_polls_judge_and_read_each_rollout_once(lab: Lab, trainer: Any):
     assert bytes_sent(lab) - before < 6 * size
 
 
+def test_a_filter_that_is_another_each_time_judges_anew_and_reads_once(lab: Lab, trainer: Any):
+    worker, filters, size = lab.worker(), [Filter() for _ in range(10)], 256 * 1024
+    trainer.enqueue(tasks(4))
+    for attempt in worker.claim(3):
+        worker.submit(attempt, bytes(size))
+    before = bytes_sent(lab)
+    for accept in filters:
+        poll(trainer, accept)
+    assert [accept.seen for accept in filters] == [["t0", "t1", "t2"]] * 10
+    assert bytes_sent(lab) - before < 4 * size
+
+
 def test_large_payloads_are_read_once_too(lab: Lab, trainer: Any):
     worker, accept, size = lab.worker(), Filter(), 256 * 1024
     trainer.enqueue(tasks(4, payload=bytes(size)))

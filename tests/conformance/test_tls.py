@@ -93,10 +93,11 @@ def test_a_certificate_file_that_is_missing(port: int, flavour: str):
 
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
-def test_plain_text_to_a_tls_port(port: int, flavour: str):
+@pytest.mark.parametrize("url", ["redis://{}", "redis+cluster://{}", "redis+sentinel://{}/main"])
+def test_plain_text_to_a_tls_port_is_told_at_once(port: int, flavour: str, url: str):
     with (
-        make_client(flavour, f"redis://localhost:{port}", retry_for_s=0.1) as client,
-        pytest.raises(ServerUnavailable, match=r"closed the connection|reset"),
+        make_client(flavour, url.format(f"localhost:{port}"), retry_for_s=30.0) as client,
+        pytest.raises(UnsupportedServer, match="the server speaks TLS; begin the URL with `rediss`"),
     ):
         client.command("PING")
 
