@@ -17,10 +17,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 #: Lines when somebody looked, and why it is one file.
 KNOWN = {
-    "broker/clients/aio_trainer.py": (310, "one class: each call of the trainer for asyncio"),
+    "broker/clients/aio_trainer.py": (350, "one class: each call of the trainer for asyncio"),
     "broker/clients/aio_worker.py": (382, "one class: each call of the worker for asyncio"),
     "broker/clients/operator.py": (390, "one class: each call of an operator"),
-    "broker/clients/trainer.py": (430, "one class: each call of the trainer, with the arguments' documentation"),
+    "broker/clients/trainer.py": (470, "one class: each call of the trainer, with the arguments' documentation"),
     "broker/clients/worker.py": (420, "one class: each call of the worker, and its threads"),
     "broker/connections/base.py": (480, "what both transports do: find the server, send, judge, send again"),
     "broker/connections/sync.py": (370, "the blocking transport and its connection"),
@@ -31,7 +31,7 @@ KNOWN = {
     "broker/integrations/areal/staleness.py": (350, "one class: AReaL's surface and what is beyond it"),
     "broker/local_server/embedded.py": (400, "one server: found, started, guarded, shared, stopped"),
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
-    "broker/trainer/state.py": (330, "one class: what a trainer remembers"),
+    "broker/trainer/state.py": (360, "one class: what a trainer remembers"),
     "broker/values/codec.py": (390, "one format, both ways"),
     "broker/worker/session.py": (405, "one class: a worker's session with a run"),
     "broker/worker/state.py": (512, "one class: what a worker remembers"),

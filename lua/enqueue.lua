@@ -1,8 +1,8 @@
--- Adds the tasks that the run does not have in any state and has not freed, and stores the data loader's position in the same step.
+-- Adds the tasks that the run does not have in any state and has not freed, and stores the data loader's position and the supply in the same step.
 -- With again, tasks that are dead or rejected, or were so when they were freed, start over with the payload and numbers given now.
 -- Transition: (none) -> pending; with again: dead or rejected -> pending
 -- KEYS: state
--- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: also start dead and rejected tasks over), then per task: id, priority, samples, min_samples, payload
+-- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: also start dead and rejected tasks over), supply (`more`: a feeder will bring more tasks; `done`: it will not; empty: not said), then per task: id, priority, samples, min_samples, payload
 -- Returns: `added position state ...`: how many tasks became pending, then of each other task its position in the call (from 0) and its state (`freed`: trained on and freed, `freed_untrained`: dead or rejected and freed)
 -- Errors: gate's, RECOVERING, BADARG, TOOBIG (task, bytes, limit)
 -- Bound: the tasks given, at most 1000, and the slots of the tasks that start over
@@ -11,7 +11,7 @@
 -- @include freed_ids
 -- @include restart
 
-local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued' })
+local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued', 'supply' })
 -- The rest of a new record, behind its order. It is checked and made once for equal numbers, and most calls have the same for all tasks.
 local tails = {} -- `priority samples min_samples` -> text
 
@@ -24,6 +24,8 @@ local function tail_of(at)
   end
   return tails[numbers]
 end
+
+local SUPPLIES = { [''] = true, more = true, done = true }
 
 -- States of tasks that ended and were not trained on.
 local UNTRAINED = { dead = true, rejected = true, freed_untrained = true }
@@ -39,9 +41,20 @@ local function start_over(t, at, order)
   event('retry', t.id)
 end
 
+-- Notes whether more tasks will come. Tasks that are added after the feeder's end, and not by a feeder, make that unknown again.
+local function set_supply(said, added)
+  if said == '' then
+    if added > 0 and state.supply == 'done' then set('supply', '') end
+    return
+  end
+  if said ~= state.supply then set('supply', said) end
+  if said == 'done' then arm_trainer(true) end -- it may wait for more tasks than there will be
+end
+
 return gated(FIELDS, function()
   refuse_while_recovering()
-  local again, first = ARGV[FIRST_ARG + 2] == '1', FIRST_ARG + 3
+  local again, supply, first = ARGV[FIRST_ARG + 2] == '1', ARGV[FIRST_ARG + 3], FIRST_ARG + 4
+  if not SUPPLIES[supply] then fail('BADARG', 'argument', 'supply', 'given', supply) end
   local n = (#ARGV - first + 1) / 5
   if n ~= math.floor(n) or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'high', 1000) end
   local ids, tail, limit = {}, {}, num('max_payload_bytes')
@@ -90,6 +103,7 @@ return gated(FIELDS, function()
     set('samples_hint', ARGV[first + 2])
   end
   if restarted > 0 then bump('total_retried', restarted) end
+  set_supply(supply, added + restarted)
   if ARGV[FIRST_ARG] == '1' then set('cursor', ARGV[FIRST_ARG + 1]) end
   table.insert(answer, 1, added + restarted)
   return table.concat(answer, ' ')

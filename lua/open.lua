@@ -8,7 +8,7 @@
 -- Flags: none
 -- @include creation
 
-local FIELDS = hot_and({ 'epoch', 'tokens', 'order_seq', 'lineage' })
+local FIELDS = hot_and({ 'epoch', 'tokens', 'order_seq', 'lineage', 'supply' })
 
 local CONFIG_START = 4
 

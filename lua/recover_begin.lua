@@ -12,7 +12,7 @@
 
 local FIELDS = hot_and({
   'epoch', 'tokens', 'recoveries', 'checkpoints', 'operator_checkpoints', 'floor', 'recover_limit', 'order_seq',
-  'begin_answer', 'lineage',
+  'begin_answer', 'lineage', 'supply',
 })
 
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
@@ -48,7 +48,10 @@ end
 -- order, known_version its version. The server does not know the tasks between an older checkpoint and this one, nor which of those tasks
 -- the steps between the two checkpoints consumed.
 local function go_by(to, listed_order)
-  if to.file_cursor then set('cursor', ARGV[9]) end
+  if to.file_cursor then
+    set('cursor', ARGV[9])
+    if (field('supply') or '') ~= '' then set('supply', 'interrupted') end -- behind that cursor the feeder has more tasks
+  end
   if to.older or to.version < num('known_version') then forget_finished() end
   set('known_version', math.min(num('known_version'), to.version))
   if to.forgot or to.older then

@@ -1,8 +1,8 @@
 -- Fills the next batch from the oldest ready rollouts, and seals the batch when it is full.
 -- Transition: ready -> batched; too old: ready -> pending or rejected
 -- KEYS: state
--- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
--- Returns: `size sealed exhausted left more digest taken` (how many this call took); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
+-- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run, and no feeder will bring more), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
+-- Returns: `size sealed exhausted left more digest taken short` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
 -- Bound: limit tasks; it stops resetting tasks that are too old when these have 1000 slots together (it finishes the last one); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
@@ -10,13 +10,13 @@
 -- @include endings
 -- @include rows
 
-local FIELDS = gate_and({ 'open_size', 'recheck' })
+local FIELDS = gate_and({ 'open_size', 'recheck', 'supply' })
 
 -- Answers a take of a batch that was sealed before: its size and digest.
 local function sealed_already(step)
   local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
   if not size then fail('GONE', 'step', int_text(step)) end
-  return table.concat({ size, 1, 0, 0, 0, digest, 0 }, ' ')
+  return table.concat({ size, 1, 0, 0, 0, digest, 0, 0 }, ' ')
 end
 
 local function check_wanted(step, n)
@@ -99,10 +99,12 @@ return gated(FIELDS, function()
   refuse_while_recovering()
   local step, n = int_arg(FIRST_ARG, 'step', 0, MAX_INT), int_arg(FIRST_ARG + 1, 'n', 1, 1000000000)
   local limit = int_arg(FIRST_ARG + 2, 'limit', 0, 1000)
-  local seal, short = ARGV[FIRST_ARG + 3] == '1', ARGV[FIRST_ARG + 4] == '1'
+  local seal = ARGV[FIRST_ARG + 3] == '1'
   local most, bytes = int_arg(FIRST_ARG + 5, 'rows', 0, 1000), int_arg(FIRST_ARG + 6, 'bytes', 0, 1048576)
   if step < num('step_next') then return sealed_already(step) end
   check_wanted(step, n)
+  local may_grow = state.supply == 'more' -- a feeder is at work
+  local short = not may_grow and (ARGV[FIRST_ARG + 4] == '1' or state.supply == 'done')
   recheck_open_batch(step)
   local more, told = false, {}
   if limit > 0 then more, told = fill(step, n, limit, seal and 0 or most) end
@@ -110,7 +112,7 @@ return gated(FIELDS, function()
   local size = num('open_size')
   local left = size
   for _, name in ipairs({ PENDING, DELAYED, RUNNING, READY }) do left = left + redis.call('ZCARD', name) end
-  local exhausted = left < n
+  local exhausted = left < n and not may_grow
   local digest = '-'
   local all_there_is = short and exhausted and size == left and size > 0
   if seal then told = {} end
@@ -122,6 +124,7 @@ return gated(FIELDS, function()
   -- `want`: how many more rollouts the trainer waits for: until the batch is full or, with `short`, holds all tasks that are left.
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
-  local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken }
+  local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken,
+    short and 1 or 0 }
   return table.concat(answer, ' '), most > 0 and #told > 0 and contents(told, bytes)
 end)

@@ -15,6 +15,7 @@ from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.enqueued import Enqueued
+from broker.trainer.feeder import END, feeder_of
 from broker.trainer.filtered import Accept
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
 from broker.values.arguments import path_of
@@ -67,6 +68,7 @@ class Trainer(AsyncClient):
             raise
         self._attached = attach
         self._ahead: tuple[int, asyncio.Task[list[Rollout]]] | None = None
+        self._feeding: asyncio.Task[None] | None = None
 
     async def open(self) -> Self:
         """Connects and becomes the run's trainer. Raises NoRun, ConfigMismatch, ServerUnavailable."""
@@ -127,6 +129,33 @@ class Trainer(AsyncClient):
             if cursor is not None:
                 self._state.cursor = cursor
         return arrival.enqueued
+
+    async def feed(
+        self,
+        tasks: Iterable[Task | Iterable[Task]] | AsyncIterable[Task | Iterable[Task]],
+        ahead: int | None = None,
+        cursor: Any = None,
+    ) -> None:
+        """As `broker.Trainer.feed`, in a task of the event loop. A plain iterable is read in threads.
+
+        Takes an asynchronous iterable, too.
+        """
+        self._must_lead("feed")
+        feeder = feeder_of(self._state, tasks, cursor, ahead)
+        if isinstance(tasks, AsyncIterable):
+            items = aiter(tasks)
+
+            async def draw() -> Any:
+                return await anext(items, END)
+
+        else:
+            iterator = iter(tasks)
+
+            async def draw() -> Any:
+                return await asyncio.to_thread(next, iterator, END)
+
+        await self._run(feeder.begin())
+        self._feeding = asyncio.create_task(self._run(feeder.work(draw)), name="broker-feed")
 
     async def next_batch(
         self,
@@ -311,6 +340,10 @@ class Trainer(AsyncClient):
         """Closes the connections; the run stays as it is. In a forked child the connections stay the parent's."""
         if not self._transport.is_forked:
             await self._drop_ahead()
+            self._state.fed.stop()
+            if self._feeding is not None:
+                self._feeding.cancel()
+                await asyncio.gather(self._feeding, return_exceptions=True)
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,7 @@ from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.enqueued import Enqueued
+from broker.trainer.feeder import END, feeder_of
 from broker.trainer.filtered import Accept
 from broker.trainer.state import TrainerState
 from broker.values.arguments import path_of
@@ -138,6 +139,34 @@ class Trainer(BlockingClient):
         """
         self._must_lead("enqueue")
         return self._run(self._state.enqueue(tasks, cursor, again=again))
+
+    def feed(self, tasks: Iterable[Task | Iterable[Task]], ahead: int | None = None, cursor: Any = None) -> None:
+        """Enqueues a data loader's tasks in the background, as the run needs them, and stores the loader's position.
+
+        While the feeder works, `next_batch` waits for it: a slow loader makes no small batch. At the loader's end the
+        tasks that are left come as a short batch, and then `Exhausted` is raised. An error of the loader is raised by
+        `next_batch`. A trainer that opens the run again calls `feed` with the same tasks: they go on where they stood.
+
+        Args:
+            tasks: any iterable of tasks or of batches of tasks, such as a `DataLoader` whose `collate_fn` makes tasks.
+            ahead: how many tasks are to wait in the run, and no more; None: four batches.
+            cursor: what knows the loader's position: an object with `state_dict` and `load_state_dict`, whose state
+                JSON can hold. None: the loader itself, if it has both; else the items are counted, and the first ones
+                skipped by a program that starts again. Several feeds of one program count on.
+
+        Raises:
+            BadArgument: a feeder is at work; or the stored cursor belongs to another kind of position.
+            Fenced: another trainer has taken over.
+        """
+        self._must_lead("feed")
+        feeder = feeder_of(self._state, tasks, cursor, ahead)
+        iterator = iter(tasks)
+        self._run(feeder.begin())
+
+        async def draw() -> Any:
+            return next(iterator, END)
+
+        in_background(lambda: self._run(feeder.work(draw)), "broker-feed")
 
     def next_batch(
         self,
@@ -430,6 +459,7 @@ class Trainer(BlockingClient):
 
     def close(self) -> None:
         """Closes the connections. The run stays as it is, and another trainer may open it."""
+        self._state.fed.stop()
         self._transport.close()
         if self._thread is not None:
             self._thread.join(END_WITHIN_S)

@@ -11,7 +11,7 @@ from broker.errors.words import count
 _SHOWN_CHARS: Final = 300
 
 #: Fields for the client only, not shown to people: the number of the trainer's call that was refused.
-_INTERNAL: Final = frozenset({"used_call"})
+_INTERNAL: Final = frozenset({"used_call", "supply"})
 
 
 class BrokerError(Exception):

@@ -279,10 +279,13 @@ class Exhausted(BrokerError):
     remedy = "enqueue more, or ask for a short batch with short=True"
 
     def _advice(self) -> str:
+        remedy = self.remedy
+        if "supply" in self.fields:
+            remedy = "the feeder of an earlier trainer had more tasks: trainer.feed(tasks) goes on where it stood"
         if "dead" not in self.fields:
-            return self.remedy
+            return remedy
         return (
-            f"{self.remedy}; `broker dead {self.fields.get('run', 'RUN')} list` (or list --rejected) tells more; once "
+            f"{remedy}; `broker dead {self.fields.get('run', 'RUN')} list` (or list --rejected) tells more; once "
             "the cause is mended, `retry --all` in place of list starts them over, or enqueue(tasks, again=True)"
         )
 

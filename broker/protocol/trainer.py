@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from broker.protocol import keys
 from broker.protocol.anyone import RolloutRow, rollout_row
@@ -71,6 +71,10 @@ class NewTask:
     priority: int = 0
 
 
+#: Whether a feeder will bring more tasks: `more`, `done` (it will not), or empty: nobody says.
+Supply = Literal["", "more", "done"]
+
+
 @dataclass(frozen=True, slots=True)
 class EnqueuedPiece:
     """How many tasks were added; the positions of the others, and the state of each, a word."""
@@ -92,6 +96,7 @@ def enqueue(
     cursor: str | None = None,
     *,
     again: bool = False,
+    supply: Supply = "",
     now: int | None = None,
 ) -> ScriptCall[EnqueuedPiece]:
     """Adds at most 1000 tasks.
@@ -99,8 +104,10 @@ def enqueue(
     Args:
         cursor: the position to store in the same call, or None.
         again: dead and rejected tasks, freed ones too, start over with the payload and samples given now.
+        supply: whether a feeder will bring more tasks after these; empty: nobody says.
     """
     args: list[Argument] = [clock(now), *call_id.args, int(cursor is not None), cursor or "", int(again)]
+    args.append(supply)
     for task in tasks:
         args += (task.id, task.priority, task.samples, task.min_samples, task.payload)
     return ScriptCall("enqueue", (keys.state(run),), tuple(args), _enqueued)
@@ -108,11 +115,13 @@ def enqueue(
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Answer of take. `left` and `exhausted` are about the whole run; `more`: there are ready tasks not looked at.
+    """Answer of take. `left` is about the whole run; `more`: there are ready tasks not looked at.
 
     `taken` is how many tasks the call moved to the batch, also in a repeated answer.
 
     Args:
+        exhausted: fewer tasks than wanted are left in the run, and no feeder will bring more.
+        short: a smaller batch is sealed when no more tasks are left: the caller asked so, or the feeder is at its end.
         rows: if asked for, the rows of all tasks that the call took, or the first rows of the batch that it sealed;
             empty in a repeated answer.
         results: the bytes of all samples of these rows in order, or empty.
@@ -125,16 +134,17 @@ class Taken:
     more: bool
     digest: str
     taken: int
+    short: bool
     rows: tuple[RolloutRow, ...] = ()
     results: tuple[bytes | None, ...] = ()
 
 
 def _taken(reply: Any) -> Taken:
     brought: list[Any] = cast("list[Any]", reply) if isinstance(reply, list) else [reply, (), ()]
-    size, sealed, exhausted, left, more, digest, taken = words(brought[0])
+    size, sealed, exhausted, left, more, digest, taken, short = words(brought[0])
     rows = tuple(map(rollout_row, brought[1]))
     flags = sealed == "1", exhausted == "1", int(left), more == "1"
-    return Taken(int(size), *flags, digest, int(taken), rows, tuple(brought[2]))
+    return Taken(int(size), *flags, digest, int(taken), short == "1", rows, tuple(brought[2]))
 
 
 def take(

@@ -83,6 +83,7 @@ class Forming:
             WaitTimeout: the deadline passed; the rollouts so far stay in the unsealed batch.
         """
         state, step, gathered = self._state, self._step, self._gathered
+        state.fed.tell_of_lost_one(state.cursor)
         while True:
             if gathered is None:
                 taken = await self._take(TAKE_LIMIT, seal=True, rows=min(self._n, ROWS_PER_CALL))
@@ -96,7 +97,8 @@ class Forming:
                 break
             if taken.more and taken.size < self._n:
                 continue
-            if taken.exhausted and (not self._short or taken.left == 0):
+            state.fed.raise_error()
+            if taken.exhausted and (not taken.short or taken.left == 0):
                 raise await exhausted(state, left=taken.left, step=step, n=self._n)
             deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=state.run)
             await self._wait.tell(taken.size)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from broker.errors import BadArgument, BrokerError
+from broker.protocol.trainer import Supply
 from broker.values.task import Task
 
 #: How many iterators that were left in the middle this process remembers: the newest.
@@ -69,6 +70,10 @@ class LeftIterators:
 _LEFT = LeftIterators()
 
 
+def _nothing() -> None:
+    pass
+
+
 class Arrival:
     """One enqueue: counts what became of its tasks, and notes an iterator that it leaves in the middle.
 
@@ -76,6 +81,10 @@ class Arrival:
         given: the tasks, as the caller gave them.
         cursor: the data loader's position after the tasks, encoded, or None.
         again: start dead and rejected tasks over.
+
+    Attributes:
+        supply: what the last call says of the tasks after these.
+        check: called before each call; its error ends the enqueue.
 
     Raises:
         BadArgument: the tasks come from an iterator that was left in the middle.
@@ -89,6 +98,8 @@ class Arrival:
             )
         self._given = given
         self.cursor, self.again = cursor, again
+        self.supply: Supply = ""
+        self.check: Callable[[], None] = _nothing
         self._added = 0
         self._existing: list[str] = []
         self._states: dict[str, str] = {}

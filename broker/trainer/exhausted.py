@@ -20,6 +20,8 @@ async def exhausted(state: TrainerState, *, left: int, step: int, n: int) -> Exh
     stored: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
     dead, rejected = int(stored["n_dead"]), int(stored["n_rejected"])
     freed = int(stored.get("total_freed_dead") or 0) + int(stored.get("total_freed_rejected") or 0)
+    if stored.get("supply") == "interrupted":
+        fields["supply"] = "interrupted"
     if not (dead or rejected or freed):
         return Exhausted(**fields)
     fields |= {"run": state.run, "dead": dead, "rejected": rejected}

@@ -14,9 +14,11 @@ from broker.connections.repeated_warning import RepeatedWarning
 from broker.errors import BadArgument, BrokerError, Early, TooBig
 from broker.protocol import anyone, keys, trainer
 from broker.protocol.anyone import Trimmed
+from broker.protocol.script_call import ScriptCall
 from broker.protocol.trainer import NewTask, Opened
 from broker.trainer.batch_reader import ResultSizes
 from broker.trainer.enqueued import Arrival, Enqueued
+from broker.trainer.feed_state import Feeding, FeedState, FeedStopped
 from broker.trainer.filtered import Gathered
 from broker.trainer.numbered_calls import NumberedCalls
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
@@ -37,6 +39,10 @@ MOST_SLOTS_AGAIN = 1024
 TRIM_TASKS = 250
 #: Ids of one discard, cancel or retry call.
 IDS_PER_CALL = 250
+
+
+#: The last call of an enqueue carries this, when it stores no position and says nothing of the supply.
+_NOTHING: tuple[str | None, trainer.Supply] = (None, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class TrainerState:
         self.step_next = 0
         self.epoch = ""
         self.cursor: Any = None
+        self.fed = FeedState(run)
         self.digests: dict[int, str] = {}
         self.delivered = -1  # newest step whose batch the caller has
         self._freeing = RepeatedWarning()  # that tasks are freed that were not trained on
@@ -124,6 +131,7 @@ class TrainerState:
         self.version, self.step_next = int(stored["version"]), int(stored["step_next"])
         self.config = RunConfig.from_fields(stored)
         self.cursor = json.loads(stored["cursor"]) if stored.get("cursor") else None
+        self.fed.supply = stored.get("supply", "")
         if not self.epoch:
             self.epoch = stored["epoch"]
         self._is_sure = True
@@ -132,6 +140,7 @@ class TrainerState:
     def recovering(self) -> None:
         """Notes that a recovery begins: until it has ended, the version is not known."""
         self._is_sure = False
+        self.fed.stop()
 
     def recovered(self, epoch: str) -> None:
         """Notes that the run has gone to another version under a new epoch; earlier batches and calls are over."""
@@ -160,24 +169,48 @@ class TrainerState:
                 self.cursor = cursor
         return arrival.enqueued
 
+    async def feed(self, feeder: Feeding, tasks: list[Task], cursor: Any, supply: trainer.Supply) -> None:
+        """Adds tasks of a feeder, and says whether it will bring more.
+
+        Raises:
+            FeedStopped: the feeder was stopped; the tasks that were not sent yet are not sent.
+        """
+
+        def check() -> None:
+            if not feeder.is_working:
+                raise FeedStopped
+
+        arrival = Arrival(tasks, None if cursor is None else _cursor_text(cursor), again=False)
+        arrival.supply, arrival.check = supply, check
+        await self.add(arrival, tasks, is_last=True)
+        if feeder.is_working:
+            self.fed.supply = supply
+            if cursor is not None:
+                self.cursor = cursor
+
     def arrival(self, given: object, cursor: Any, *, again: bool) -> Arrival:
         """Begins an enqueue; refuses an iterator that an earlier enqueue left in the middle."""
         return Arrival(given, None if cursor is None else _cursor_text(cursor), again=bool(again))
 
     async def add(self, arrival: Arrival, tasks: Iterable[Task], *, is_last: bool) -> None:
         """Adds tasks of an enqueue in pieces; with the last of them the cursor is stored."""
-        position = arrival.cursor if is_last else None
+        closing = (arrival.cursor, arrival.supply) if is_last else _NOTHING
         pieces = self._pieces(iter(tasks), MOST_SLOTS_AGAIN if arrival.again else None)
         piece = next(pieces, None)
-        while piece is not None or position is not None:
+        while piece is not None or closing != _NOTHING:
             following = next(pieces, None)
             sent = piece or []
-            text, position = (position, None) if following is None else (None, position)
-            answer = await self.numbered.call(
-                lambda call_id, sent=sent, text=text: trainer.enqueue(
-                    self.run, call_id, sent, text, again=arrival.again, now=self.now
+            this, closing = (closing, _NOTHING) if following is None else (_NOTHING, closing)
+
+            def make(
+                call_id: trainer.CallId, sent: list[NewTask] = sent, this: tuple[str | None, trainer.Supply] = this
+            ) -> ScriptCall[trainer.EnqueuedPiece]:
+                arrival.check()
+                return trainer.enqueue(
+                    self.run, call_id, sent, this[0], again=arrival.again, supply=this[1], now=self.now
                 )
-            )
+
+            answer = await self.numbered.call(make)
             ids = [sent[i].id for i in answer.existing]
             arrival.add(answer.added, dict(zip(ids, answer.states, strict=True)), ids)
             piece = following

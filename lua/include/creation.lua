@@ -88,6 +88,7 @@ local function take_over(epoch)
   set('call', 0)
   set('answer', '')
   set('want', 0)
+  if field('supply') == 'more' then set('supply', 'interrupted') end -- the feeder was the previous trainer's
   local tokens, n = epoch:match('%w+$') .. ' ' .. state.tokens, 0
   for at in tokens:gmatch('() ') do
     n = n + 1

@@ -120,6 +120,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "enqueue.lua": {
+        "the_end_of_the_feeder_wakes_nobody": (
+            "if said == 'done' then arm_trainer(true) end", "", "woken_by_the_loaders_end", WALK,
+        ),
+        "what_nobody_feeds_does_not_end_the_end": (
+            "if added > 0 and state.supply == 'done' then set('supply', '') end", "", "that_nobody_feeds", WALK,
+        ),
+        "any_enqueue_ends_the_end": ("if added > 0 and state.supply", "if state.supply", "that_nobody_feeds", WALK),
         "tails_by_samples": (
             "local numbers = ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
             "local numbers = ARGV[at + 2] .. ' ' .. ARGV[at + 3]", "bad_numbers",
@@ -204,6 +211,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/creation.lua": {
+        "a_feeder_outlives_its_trainer": (
+            "if field('supply') == 'more' then set('supply', 'interrupted') end", "", "more_ends_with_its_trainer", WALK,
+        ),
         "old_tokens_forgotten": ("if (' ' .. state.tokens", "if false and (' ' .. state.tokens", "late_open"),
         "defaults_are_not_stored": (
             "for name, value in pairs(DEFAULTS) do set(name, value) end", "", "a_new_run_stores",
@@ -670,6 +680,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "resume_wakes_nobody": ("arm_anyway()\n  event(mode", "event(mode", WALK),
     },
     "recover_begin.lua": {
+        "the_loader_goes_back_and_the_supply_stays": (
+            "if (field('supply') or '') ~= '' then set('supply', 'interrupted') end", "", WALK,
+        ),
         "numbers_taken_over_too_early": (
             "  go_to(to, epoch)\n",
             "  go_to(to, epoch)\n  if to.by_cursor then set('lineage', ARGV[14]) end\n", "begun_again_still_tells",
@@ -799,6 +812,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "take.lua": {
+        "a_feeder_is_not_waited_for": (
+            "left < n and not may_grow", "left < n", "slow_loader_makes_no_small_batch", WALK,
+        ),
+        "a_short_batch_while_a_feeder_works": ("local short = not may_grow and", "local short =", WALK),
+        "the_tail_of_a_feeder_is_not_taken": (
+            "or state.supply == 'done')", ")", "woken_by_the_loaders_end", WALK,
+        ),
         "small_batch_counts_its_size": (
             "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the", WALK,
         ),

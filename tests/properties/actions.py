@@ -142,7 +142,8 @@ def enqueue(world: World, choose: Chooser) -> None:
             at += 1
         if chance(choose, 5):
             tasks.append(tasks[-1])
-    send(world, choose, Enqueue(tasks=tuple(tasks), cursor=f"c{at}", again=chance(choose, 40)))
+    supply = pick(choose, ["", "", "", "more", "done"])
+    send(world, choose, Enqueue(tasks=tuple(tasks), cursor=f"c{at}", again=chance(choose, 40), supply=supply))
 
 
 def enqueue_group(world: World, choose: Chooser) -> None:

@@ -75,11 +75,15 @@ class Numbered:
 
 @dataclass(frozen=True, slots=True)
 class Enqueue(Numbered):
-    """Adds tasks and stores the data loader's position; with `again` also those that are dead or rejected, or were."""
+    """Adds tasks and stores the data loader's position; with `again` also those that are dead or rejected, or were.
+
+    `supply`: whether a feeder will bring more tasks; empty: nobody says.
+    """
 
     tasks: tuple[NewTask, ...] = ()
     cursor: str = ""
     again: bool = False
+    supply: Literal["", "more", "done"] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ def take_epoch(run: Run, token: str, at_least: int = 0) -> None:
     run.token = token
     run.epoch_number = max(run.epoch_number, at_least) + 1
     run.call_number, run.call_answer = 0, None
+    if run.supply == "more":
+        run.supply = "interrupted"
 
 
 def commit(run: Run, call: Commit) -> Answer:
@@ -102,6 +104,7 @@ def _compare_orders(run: Run, call: RecoverBegin, *, forgot_steps: bool) -> None
         run.by_cursor = run.lost
         if forgot or older:
             run.cursor = call.cursor
+            run.supply = "interrupted" if run.supply else ""
         if forgot and run.orders > run.common:
             run.finished.clear()
         if run.by_cursor:

@@ -145,6 +145,8 @@ class Run:
     lease_clock_ms: int = 0
     paused: str = ""
     cursor: str = ""
+    #: Whether more tasks will come; `interrupted`: a feeder had more, and its trainer is gone.
+    supply: Literal["", "more", "done", "interrupted"] = ""
     old_tokens: list[str] = field(default_factory=lambda: [])
     call_number: int = 0
     call_answer: Answer | None = None

@@ -41,7 +41,8 @@ def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
     if claimable(view):
         require(aside["wake"], "G9: a claim would get something, and no waiting worker is woken")
     left = sum(len(view[kind]) for kind in ("pending", "delayed", "running", "ready")) + (view["run"]["open_size"] or 0)
-    if waits.ready and view["run"]["recovering"] is None and (len(view["ready"]) >= waits.ready or left < waits.left):
+    run_dry = left < waits.left and view["run"]["supply"] != "more"
+    if waits.ready and view["run"]["recovering"] is None and (len(view["ready"]) >= waits.ready or run_dry):
         require(aside["wake:ready"], f"G9: {waits}, {len(view['ready'])} are ready, {left} left: it is not woken")
     run = model.run
     assert run is not None

@@ -168,6 +168,10 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
     if added:
         run.count("enqueued", added)
     started = len(call.tasks) - len(existing)
+    if call.supply:
+        run.supply = call.supply
+    elif started and run.supply == "done":
+        run.supply = ""
     return {"added": started, "existing": existing, "states": states}
 
 
@@ -198,7 +202,15 @@ def take(run: Run, call: Take) -> Answer:
     """Fills the unsealed batch from the oldest ready rollouts and seals it where it can."""
     kept = run.batches.get(call.step)
     if kept is not None and kept.sealed:
-        return {"size": kept.size, "sealed": True, "exhausted": False, "left": 0, "taken": 0, "digest": kept.digest}
+        return {
+            "size": kept.size,
+            "sealed": True,
+            "exhausted": False,
+            "left": 0,
+            "taken": 0,
+            "short": False,
+            "digest": kept.digest,
+        }
     if call.step < run.step_next:
         return error("GONE")
     if call.step != run.step_next or call.step > run.version + 1:
@@ -211,14 +223,16 @@ def take(run: Run, call: Take) -> Answer:
     taken = _fill(run, batch, call)
     size = len(batch.tasks)
     left = sum(task.state in ("pending", "delayed", "running", "ready") for task in run.tasks.values()) + size
-    exhausted = left < call.n
-    last_one = exhausted and call.short and left == size and size > 0
+    grows = run.supply == "more"
+    exhausted, short = left < call.n and not grows, not grows and (call.short or run.supply == "done")
+    last_one = exhausted and short and left == size and size > 0
     if call.seal and (size >= call.n or last_one):
         batch.sealed, batch.size = True, size
         # The model's name of a digest says what it is made of; the world knows which of the server's it stands for.
         batch.digest = f"{batch.step}: " + " ".join(f"{name}.{run.tasks[name].first}" for name in batch.tasks)
         run.step_next += 1
     answer: Answer = {"size": size, "sealed": batch.sealed, "exhausted": exhausted, "left": left, "taken": taken}
+    answer["short"] = short
     if call.limit > 0 and size < call.n and not batch.sealed:
         answer["more"] = bool(run.ready())
     if batch.sealed:

@@ -24,6 +24,7 @@ def view_of(run: Run | None) -> View:
             "running": len(run.running()),
             "paused": run.paused,
             "cursor": run.cursor,
+            "supply": run.supply,
             "given": list(run.given),
             "open_size": None if run.recovering is not None else len(run.unsealed_batch().tasks),
             "recovering": run.recovering,

@@ -122,7 +122,7 @@ class Wire:
         match call:
             case Enqueue():
                 tasks = [trainer.NewTask(t.id, t.payload, t.samples, t.min_samples, t.priority) for t in call.tasks]
-                return trainer.enqueue(run, call_id, tasks, call.cursor, again=call.again, now=now)
+                return trainer.enqueue(run, call_id, tasks, call.cursor, again=call.again, supply=call.supply, now=now)
             case Take():
                 return trainer.take(
                     run, call_id, call.step, call.n, limit=call.limit, seal=call.seal, short=call.short, now=now
@@ -225,6 +225,7 @@ class Wire:
             "exhausted": parsed.exhausted,
             "left": parsed.left,
             "taken": parsed.taken,
+            "short": parsed.short,
         }
         if call.limit > 0 and not parsed.sealed and parsed.size < call.n:
             answer["more"] = parsed.more
