@@ -5,26 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.metadata
 import logging
 import sys
 import threading
-import tomllib
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from broker.errors import BadArgument, NoRun
+from broker.integrations.areal.release import known_release
 from broker.integrations.areal.staleness import DEFAULT_LEASE_S, StalenessManager
 from broker.operator import Operator
 from broker.values.names import check_name
 
 _log = logging.getLogger(__name__)
 
-#: Releases of AReaL whose places are known.
-SUPPORTED = ("1.0", "2.0")
 #: The role of the controller that makes the rollouts to train on: its run has no role in its name.
 TRAINING_ROLE = "rollout"
 #: AReaL gives its managers for evaluation this staleness: they bound nothing.
@@ -32,6 +28,7 @@ UNBOUNDED = int(1e12)
 
 _MANAGERS = "areal.infra.staleness_manager"
 _EXECUTORS = "areal.infra.workflow_executor"
+_LOGGING = "areal.utils.logging"
 #: Modules that are loaded, so that whatever they bind is found; the second controller binds nothing until it starts.
 _USERS = ("areal.infra.controller.rollout_controller", _EXECUTORS)
 
@@ -51,7 +48,7 @@ def install(
     Call it before the trainer, or any engine or controller, is made. Every staleness manager that AReaL makes is then a
     `StalenessManager` of the run, and its dispatcher is woken by the others; managers for evaluation stay AReaL's own.
     The controller of role `rollout` counts in the run, one of another role in the run `RUN/ROLE`. Of ranks that train
-    each step together each has its part of the batch as its share. What is replaced is logged (INFO, logger `broker`).
+    each step together each has its part of the batch as its share. What is replaced is logged (INFO), in AReaL's log.
     A second call takes the place of the first.
 
     Args:
@@ -71,11 +68,7 @@ def install(
     """
     global _installed  # noqa: PLW0603 - AReaL's modules are global, too
     check_name("run", run)
-    version = areal_version()
-    if ".".join(version.split(".")[:2]) not in SUPPORTED:
-        raise BadArgument(
-            argument="areal", given=f"release {version}", expected=" or ".join(f"{known}.x" for known in SUPPORTED)
-        )
+    version = known_release()
     with Operator(url) as operator, contextlib.suppress(NoRun):
         operator.stats(run)
     if _installed is not None:
@@ -84,30 +77,10 @@ def install(
     return _installed
 
 
-def areal_version() -> str:
-    """The release of AReaL that Python finds, a checkout's too.
-
-    Raises:
-        BadArgument: there is none.
-    """
-    try:
-        return importlib.metadata.version("areal")
-    except importlib.metadata.PackageNotFoundError:
-        try:
-            package = importlib.import_module("areal")
-        except ModuleNotFoundError as error:
-            if error.name != "areal":
-                raise
-            raise BadArgument(problem="AReaL is not installed: there is no module areal") from None
-    try:
-        project = Path(next(iter(package.__path__))).parent / "pyproject.toml"
-        return str(tomllib.loads(project.read_text("utf-8"))["project"]["version"])
-    except (OSError, LookupError, ValueError):
-        return "unknown"
-
-
 class Installation:
     """The broker's staleness manager in the places of AReaL's. `install` makes it.
+
+    What is logged under `broker` is shown where AReaL's own lines are.
 
     Attributes:
         replaced: what was replaced, dotted names.
@@ -117,6 +90,8 @@ class Installation:
         self._url, self._run, self._owner, self._lease_s, self._update = url, run, owner, lease_s, update
         self._version = version
         self._undo: list[tuple[Any, str, Any]] = []
+        self._shown: logging.Handler | None = None
+        self._level = logging.NOTSET
         self._made: weakref.WeakSet[StalenessManager] = weakref.WeakSet()
         self._lock = threading.Lock()
         self.replaced: tuple[str, ...] = ()
@@ -131,6 +106,7 @@ class Installation:
         ):
             for name in names:
                 self._member(owned, name)
+        self._member(self._module(_LOGGING), "getLogger")
         try:
             in_place = self._class_in_place()
             for name, module in sorted(sys.modules.items()):
@@ -144,6 +120,7 @@ class Installation:
         except BaseException:
             self.uninstall()
             raise
+        self._show_lines()
         self.replaced = tuple(f"{_name_of(holder)}.{name}" for holder, name, _ in self._undo)
         _log.info(
             "AReaL %s counts its rollouts in run %s: %s of evaluation stays its own; replaced: %s",
@@ -156,6 +133,10 @@ class Installation:
         while self._undo:
             holder, name, original = self._undo.pop()
             setattr(holder, name, original)
+        if self._shown is not None:
+            _log.removeHandler(self._shown)
+            _log.setLevel(self._level)
+            self._shown = None
         if _installed is self:
             _installed = None
 
@@ -166,6 +147,14 @@ class Installation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.uninstall()
+
+    # AReaL's loggers have a root of their own: what any other logger says is not shown, unless by itself.
+    def _show_lines(self) -> None:
+        logger = self._member(self._module(_LOGGING), "getLogger")("broker")
+        self._shown, self._level = _Shown(logger), _log.level
+        _log.addHandler(self._shown)
+        if self._level == logging.NOTSET:
+            _log.setLevel(logging.INFO)
 
     # -- AReaL's places --------------------------------------------------------------------------------------------
 
@@ -276,6 +265,17 @@ class Installation:
         if manager is not None:
             _place(manager, dispatcher)
         original(dispatcher, *args, **kwargs)
+
+
+class _Shown(logging.Handler):
+    """Gives lines to another logger."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._logger.handle(record)
 
 
 def _place(manager: StalenessManager, dispatcher: Any) -> None:

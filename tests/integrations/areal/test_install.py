@@ -16,7 +16,7 @@ import pytest
 from broker.errors import BadArgument, BadName, BadUrl, ConfigMismatch, NoRun
 from broker.integrations import areal
 from broker.integrations.areal import StalenessManager
-from broker.integrations.areal.installation import areal_version
+from broker.integrations.areal.release import areal_version
 from broker.operator import Operator
 from tests.integrations.areal.conftest import Provider
 from tests.integrations.areal.crew import Process, processes
@@ -100,6 +100,17 @@ def test_all_that_binds_the_class_binds_ours_and_it_says_so(
     assert all(holder.StalenessManager is own for holder in holders)
     assert shape.executors.WorkflowExecutor.initialize.__module__ == shape.executors.__name__
     assert isinstance(shape.controller("rollout").staleness_manager, own)
+
+
+def test_what_it_logs_is_in_areals_log(shape: Shape, areal_url: str, run: str) -> None:
+    log = importlib.import_module("areal.utils.logging")
+    broker = logging.getLogger("broker")
+    before = broker.level, list(broker.handlers)
+    with areal.install(areal_url, run):
+        shape.controller("rollout")
+        assert any("replaced: areal.StalenessManager" in line for line in log.lines)
+        assert any(f"role rollout counts in run {run}" in line for line in log.lines)
+    assert (broker.level, broker.handlers) == before
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["bound", "imported late"])

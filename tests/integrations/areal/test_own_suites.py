@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,16 @@ SECOND = ("tests/v2/inference_service", "tests/experimental/inference_service")
 SECOND_SUITES = ("test_controller.py", "test_controller_version.py")
 
 
+def checkouts() -> list[Any]:
+    """Each checkout, or one that is skipped with a word."""
+    reason = "BROKER_TEST_AREAL names no checkout of AReaL"
+    none = pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")
+    return [pytest.param(checkout, id=checkout.name) for checkout in CHECKOUTS] or [none]
+
+
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    "checkout",
-    CHECKOUTS or [pytest.param(None, marks=pytest.mark.skip(reason="BROKER_TEST_AREAL names no checkout of AReaL"))],
-    ids=lambda checkout: checkout.name if checkout else "none",
-)
+@pytest.mark.parametrize("checkout", checkouts())
 def test_areals_own_suites_pass(checkout: Path, url: str) -> None:
     # `-k`: that one needs a GPU.
     suites = [suite for suite in SUITES if (checkout / suite).exists()]
