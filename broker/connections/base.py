@@ -126,15 +126,15 @@ class BaseTransport(ABC):
     async def blocking(self, call: Callable[[], T]) -> T:
         """Makes a call that blocks, such as reading a file."""
 
-    async def call(self, call: ScriptCall[T]) -> T:
-        """Sends one script call; raises its BrokerError, and what `execute` raises."""
-        value = (await self.execute((call,)))[0]
+    async def call(self, call: ScriptCall[T], patience_s: float | None = None) -> T:
+        """Sends one script call; raises its BrokerError, and what `execute` raises. `patience_s`: as `execute`."""
+        value = (await (self.execute((call,)) if patience_s is None else self.execute((call,), patience_s)))[0]
         if isinstance(value, BrokerError):
             raise value
         return value
 
-    async def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
-        """As `Transport.execute`."""
+    async def execute(self, calls: Sequence[ScriptCall[Any]], patience_s: float | None = None) -> list[Any]:
+        """As `Transport.execute`; `patience_s`: as `Patience.persist`."""
         if not calls:
             return []
         failed: Failure | None = None
@@ -142,7 +142,7 @@ class BaseTransport(ABC):
         if (sole := self._topology.sole) is not None:
             # The usual case: there is one server, and it answers.
             try:
-                return await self._run(sole, calls, since + self._patience.retry_for_s)
+                return await self._run(sole, calls, since + self._patience.for_s(patience_s))
             except Failure as failure:
                 failed = failure
         results: list[Any] = [None] * len(calls)
@@ -165,7 +165,7 @@ class BaseTransport(ABC):
             if failed:
                 raise failed
 
-        await self._patience.persist(once, failed, since)
+        await self._patience.persist(once, failed, since, patience_s)
         return results
 
     async def command(self, *args: str | bytes | int) -> Any:

@@ -50,8 +50,16 @@ class Patience:
         self.retry_for_s, self._silent_s = retry_for_s, silent_s
         self._pause, self._failed = pause, failed
 
+    def for_s(self, patience_s: float | None) -> float:
+        """How long a call is tried again that has this patience of its own, seconds; None: it has none."""
+        return self.retry_for_s if patience_s is None else min(patience_s, self.retry_for_s)
+
     async def persist(
-        self, once: Callable[[float], Awaitable[T]], failed: Failure | None = None, since: float | None = None
+        self,
+        once: Callable[[float], Awaitable[T]],
+        failed: Failure | None = None,
+        since: float | None = None,
+        patience_s: float | None = None,
     ) -> T:
         """Calls `once` until it no longer raises a Failure that passes.
 
@@ -59,23 +67,24 @@ class Patience:
             once: one try. Its argument is the moment, on the monotonic clock, until which a server may be silent.
             failed: the failure of a first try that the caller has made, if it failed.
             since: when that first try began, on the monotonic clock, seconds; None: the caller has made none.
+            patience_s: for how long to try where that is shorter than usual, seconds. Then the caller says what failed.
 
         Raises:
             ServerUnavailable: all tries failed for `retry_for_s`; or one did, if a try takes longer.
             ReadOnlyServer: the server took no writes for that time.
             BrokerError: the failure is permanent (see `broker.connections.failures`); raised at once.
         """
-        failures = 0
+        failures, retry_for_s = 0, self.for_s(patience_s)
         # A silent server costs its time-out before the first failure is known: the caller's wait includes it.
         since = time.monotonic() if since is None else since
         while True:
             if failed is None:
                 try:
-                    result = await once(since + self.retry_for_s)
+                    result = await once(since + retry_for_s)
                 except Failure as failure:
                     failed = failure
                 else:
-                    if failures > 1:
+                    if failures > 1 and patience_s is None:
                         log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
                     return result
             self._failed(failed)
@@ -86,10 +95,10 @@ class Patience:
                 since = max(since, now - self._silent_s)
             failures += 1
             seconds = pause_s(failures)
-            if now + seconds > since + self.retry_for_s:
+            if now + seconds > since + retry_for_s:
                 raise self._given_up(failed, now - since) from failed
             # A pooled connection that the server had closed is not worth a message; a second failure is.
-            if failures == 2:
+            if failures == 2 and patience_s is None:
                 how_long = "until it answers" if math.isinf(self.retry_for_s) else f"for {self.retry_for_s:g} s"
                 log.warning("%s: %s; trying %s", self._url, failed, how_long)
             failed = None

@@ -146,10 +146,11 @@ class Session(Locked):
         with self._lock:
             return list(self._held.values())
 
-    async def join(self) -> None:
-        """Starts a session; the attempts of an earlier one are lost."""
+    async def join(self, patience_s: float | None = None) -> None:
+        """Starts a session; the attempts of an earlier one are lost. `patience_s`: as `claim`."""
         nonce = secrets.token_hex(6)
-        joined = await self._io.call(worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now))
+        call = worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now)
+        joined = await self._io.call(call, patience_s)
         with self._lock:
             self._joined, self._number, self._settled = joined, 0, 0
             self.run_policy = _policy(self.run_policy, joined.version, joined.epoch)
@@ -174,13 +175,13 @@ class Session(Locked):
             self.run, self.id, self._number, n, random, policy=loaded, blob_seq=self._blob[0], now=self.now
         )
 
-    async def claim(self, n: int, policy: Policy | None) -> list[Attempt]:
-        """Asks for up to n attempts, at most 64; joins first, or anew, where needed."""
+    async def claim(self, n: int, policy: Policy | None, patience_s: float | None = None) -> list[Attempt]:
+        """Asks for up to n attempts, at most 64; joins first, or anew, where needed. `patience_s`: as `io.call`."""
         for _ in range(2):
             if self._joined is None:
-                await self.join()
+                await self.join(patience_s)
             try:
-                claimed = await self._io.call(self.claim_call(n, policy))
+                claimed = await self._io.call(self.claim_call(n, policy), patience_s)
             except NoSession:
                 self.lost()
             except BaseException:

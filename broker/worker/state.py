@@ -22,6 +22,7 @@ from broker.values.names import check_name
 from broker.values.policy import Policy
 from broker.worker.activity import Activity
 from broker.worker.handler_outcome import Outcome, traceback_of, words_of
+from broker.worker.lanes import NOT_ANSWERING_AGAIN_S, Lanes
 from broker.worker.missing_run import MissingRun
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
 
@@ -112,6 +113,7 @@ class WorkerState:
             )
             for run in names
         }
+        self._lanes = Lanes(self.name, self.sessions.values())
         self.policy = policy
         self._on_weights_stale = on_weights_stale
         self._hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
@@ -220,11 +222,8 @@ class WorkerState:
         woken_by, self._woken_by = self._woken_by, None
         try:
             await self._load_weights()
-            for session in self.sessions.values():
-                if len(attempts) < n:
-                    if woken_by is not None and woken_by == session.marker:
-                        woken_by = None
-                    await self._claim_of(session, n, attempts)
+            if await self._lanes.ask(n, attempts, woken_by, lambda one, s: self._claim_of(one, s, n, attempts)):
+                woken_by = None
             if woken_by is not None:  # the run of this marker was not asked: its work is for another worker
                 await self._io.command("ZADD", woken_by, 0, "1")
         except BrokerError as error:
@@ -236,12 +235,12 @@ class WorkerState:
             raise
         return attempts
 
-    async def _claim_of(self, session: Session, n: int, attempts: list[Attempt]) -> None:
+    async def _claim_of(self, session: Session, patience_s: float | None, n: int, attempts: list[Attempt]) -> None:
         """Adds what one run gives, up to n attempts; one that is not there gives nothing, and its session is over."""
         try:
             while len(attempts) < n:
                 wanted = min(n - len(attempts), ITEMS_PER_CALL)
-                claimed = await session.claim(wanted, session.policy)
+                claimed = await session.claim(wanted, session.policy, patience_s)
                 attempts += claimed
                 if len(claimed) < wanted:
                     return
@@ -311,6 +310,10 @@ class WorkerState:
         dues = [due for session in sessions if (due := session.due_in_s) is not None]
         if len(waking) < len(sessions):
             dues.append(WEIGHTS_AGAIN_S)
+        answering = [session for session in waking if self._lanes.answers(session)]
+        if answering and len(answering) < len(waking):
+            waking = answering
+            dues.append(NOT_ANSWERING_AGAIN_S)
         seconds = max(0.001, min([left, *dues]))
         if len(sessions) > 1 or first.policy is not None or not first.can_claim_waking:
             self._woken_by = await self._io.wait_marker([session.marker for session in waking], seconds)

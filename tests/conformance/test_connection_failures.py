@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker import Rollout, RunConfig, Task, Trainer, Worker, aio
+from broker import Attempt, Rollout, RunConfig, Submitted, Task, Trainer, Worker, aio
 from broker.connections import Transport
 from broker.connections.aio import AsyncConnection
 from broker.connections.endpoint import Endpoint
@@ -25,7 +26,8 @@ from broker.errors import (
     TooBig,
     UnsupportedServer,
 )
-from broker.protocol import scripts
+from broker.protocol import keys, scripts
+from broker.worker.lanes import NOT_ANSWERING_AGAIN_S
 from tests.conformance.clients import LoopClient, make_client
 from tests.lossy_proxy import ScriptedServer, bulk
 from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds, sentinel
@@ -385,6 +387,48 @@ def test_a_real_cluster_that_names_no_hosts(redis: ServerKind, connect: Connect)
         for i in range(20):
             assert client.command("SET", f"a{i}", "1") == b"OK"
         assert all(member.command("DBSIZE") for member in members)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_a_node_that_is_away_takes_from_a_worker_only_the_runs_that_are_there(redis: ServerKind, flavour: str):
+    """The preferred run's node is frozen: the other run is served, its lease is renewed, and nothing is lost."""
+    with cluster(redis, primaries=3, more={"cluster-require-full-coverage": "no"}) as members:
+        url = f"redis+cluster://127.0.0.1:{members[2].port}"
+        names = [f"r{i}" for i in range(50)]
+        slots = {name: int(members[0].command("CLUSTER", "KEYSLOT", keys.state(name))) for name in names}
+        away, there = (next(name for name in names if slots[name] // 5462 == node) for node in (0, 1))
+        for name in (away, there):
+            with Trainer(url, name, RunConfig(consumer_batch_size=9, lease_ms=6000)) as trainer:
+                trainer.enqueue(Task(id=f"{name}-{i}") for i in range(9))
+        options: Any = {"retry_for_s": 2.0, "timeout_s": 1.0}
+
+        def served(claim: Callable[[], Attempt], submit: Callable[[Attempt], Submitted]) -> list[str]:
+            """The runs of what is claimed before, while and after the node is away."""
+            first = claim()
+            members[0].freeze()
+            try:
+                meanwhile = [claim() for _ in range(3)]
+                assert all(submit(attempt).accepted for attempt in meanwhile)
+            finally:
+                members[0].thaw()
+            time.sleep(NOT_ANSWERING_AGAIN_S)  # then it is looked for before the other
+            last = claim()
+            assert submit(last).accepted
+            return [attempt.run for attempt in (first, *meanwhile, last)]
+
+        if flavour == "sync":
+            with Worker(url, [away, there], **options) as worker:
+                runs = served(lambda: worker.claim(1, timeout=30)[0], lambda attempt: worker.submit(attempt, b"x"))
+        else:
+            with asyncio.Runner() as runner:
+                awaited = runner.run(aio.Worker(url, [away, there], **options).open())
+                runs = served(
+                    lambda: runner.run(awaited.claim(1, timeout=30))[0],
+                    lambda attempt: runner.run(awaited.submit(attempt, b"x")),
+                )
+                runner.run(awaited.close())
+        assert runs == [away, there, there, there, away]
 
 
 # -- Unix sockets ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, BadArgument, BrokerError, Policy, RunConfig, Trainer, Worker, aio
+from broker import Attempt, BadArgument, BrokerError, Policy, RunConfig, ServerUnavailable, Trainer, Worker, aio
+from broker.connections.base import BaseTransport
+from broker.errors import AuthenticationFailed
 from broker.operator import Operator
 from broker.protocol import keys
 from tests.conformance.lab import Lab, tasks
@@ -258,6 +260,107 @@ def test_a_run_that_is_gone_takes_nothing_from_the_others(
             again.enqueue(tasks(1, "back"))
             (attempt,) = one.claim(1, timeout=20)
             assert (attempt.run, attempt.task) == (away, "back0")
+
+
+#: For how long each call was tried that failed, seconds; None: as long as the worker's patience lasts.
+tried: list[float | None] = []
+
+
+@pytest.fixture
+def unanswered(monkeypatch: pytest.MonkeyPatch) -> dict[str, BrokerError]:
+    """Errors by run: a call of such a run fails with it, as where the run's server in a cluster does."""
+    errors: dict[str, BrokerError] = {}
+    tried.clear()
+    execute = BaseTransport.execute
+
+    async def executed(self: BaseTransport, calls: Any, *options: Any) -> list[Any]:
+        for call in calls:
+            if (error := errors.get(keys.run_of(call.keys[0]) or "")) is not None:
+                tried.append(*options or (None,))
+                raise error
+        return await execute(self, calls, *options)
+
+    monkeypatch.setattr(BaseTransport, "execute", executed)
+    monkeypatch.setattr("broker.worker.lanes.NOT_ANSWERING_AGAIN_S", 0.3)
+    return errors
+
+
+AWAY = ServerUnavailable(url="redis+cluster://", seconds=30, error="10.0.0.1:6379: no answer")
+
+
+@pytest.mark.parametrize("away", ["train", "evaluation"])
+def test_a_run_whose_server_does_not_answer_takes_nothing_from_the_others(
+    lanes: Lanes, opened: Opened, unanswered: dict[str, BrokerError], away: str, caplog: pytest.LogCaptureFixture
+):
+    gone, other = (lanes.train, lanes.evaluation) if away == "train" else (lanes.evaluation, lanes.train)
+    lanes.trainers[other].enqueue(tasks(1, "other", samples=4))
+    lanes.trainers[gone].enqueue(tasks(1, "gone"))
+    with opened(heartbeat=False) as one:
+        unanswered[gone] = AWAY
+        for _ in range(3):
+            (attempt,) = one.claim(1, timeout=20)
+            assert attempt.run == other
+            assert one.submit(attempt, b"x").accepted
+        (attempt,) = one.claim(2, timeout=20)
+        assert attempt.run == other
+        assert caplog.text.count(f"goes on without the run {gone} for now") == 1
+        assert one.claim(1, timeout=0.7) == []
+        del unanswered[gone]
+        (back,) = one.claim(1, timeout=20)
+        assert back.run == gone
+        assert one.submit(back, b"x").accepted
+        assert one.submit(attempt, b"x").accepted
+
+
+def test_where_no_runs_server_answers_it_is_an_error(lanes: Lanes, opened: Opened, unanswered: dict[str, BrokerError]):
+    lanes.evaluator.enqueue(tasks(1))
+    with opened(heartbeat=False) as one:
+        unanswered.update(dict.fromkeys(lanes.runs, AWAY))
+        for _ in range(2):  # the patience of one run is enough for all, each time
+            with pytest.raises(ServerUnavailable):
+                one.claim(1, timeout=20)
+        assert tried == [None, 1.0] * 2
+        unanswered.clear()
+        (attempt,) = one.claim(1, timeout=20)
+        assert one.submit(attempt, b"x").accepted
+
+
+def test_a_run_that_fails_after_another_has_the_whole_patience_too(
+    lanes: Lanes, opened: Opened, unanswered: dict[str, BrokerError]
+):
+    lanes.evaluator.enqueue(tasks(2))
+    with opened(heartbeat=False) as one:
+        unanswered[lanes.train] = AWAY
+        (attempt,) = one.claim(1, timeout=20)
+        unanswered[lanes.evaluation] = AWAY
+        with pytest.raises(ServerUnavailable):
+            one.claim(1, timeout=20)
+        assert sorted(tried, key=str) == [1.0, None, None]
+        unanswered.clear()
+        assert one.submit(attempt, b"x").accepted
+
+
+def test_a_worker_of_one_run_has_its_whole_patience_in_each_claim(lanes: Lanes, unanswered: dict[str, BrokerError]):
+    with Worker(lanes.lab.url, lanes.train, heartbeat=False) as worker:
+        unanswered[lanes.train] = AWAY
+        for _ in range(2):
+            with pytest.raises(ServerUnavailable):
+                worker.claim(1, timeout=20)
+        assert tried == [None, None]
+        unanswered.clear()
+
+
+def test_a_permanent_failure_of_one_run_is_told_though_another_has_work(
+    lanes: Lanes, opened: Opened, unanswered: dict[str, BrokerError]
+):
+    lanes.evaluator.enqueue(tasks(1))
+    with opened(heartbeat=False) as one:
+        unanswered[lanes.train] = AuthenticationFailed(url="redis://", error="no permissions")
+        with pytest.raises(AuthenticationFailed):
+            one.claim(1, timeout=20)
+        unanswered.clear()
+        (attempt,) = one.claim(1, timeout=20)
+        assert one.submit(attempt, b"x").accepted
 
 
 def test_what_is_held_in_the_other_runs_is_given_back_where_one_run_refuses(lanes: Lanes, opened: Opened):

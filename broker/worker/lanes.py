@@ -1,0 +1,90 @@
+"""The runs of one worker as its claims ask them: a run whose server does not answer takes nothing from the others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from broker.connections.repeated_warning import RepeatedWarning
+from broker.errors import BrokerError, ClientClosed, ReadOnlyServer, ServerUnavailable
+from broker.worker.session import Session
+
+_log = logging.getLogger("broker")
+
+#: A run whose server does not answer is asked again after so many seconds, and tried for so many: its other runs wait.
+NOT_ANSWERING_AGAIN_S, NOT_ANSWERING_TRY_S = 5.0, 1.0
+
+
+class Lanes:
+    """The runs of one worker. In a cluster they may be on different servers.
+
+    Args:
+        worker: name of the worker.
+        sessions: with the runs, the preferred one first.
+    """
+
+    def __init__(self, worker: str, sessions: Iterable[Session]) -> None:
+        self._worker, self._sessions = worker, list(sessions)
+        self._ask_again_at: dict[str, float] = {}  # by run that does not answer, in time.monotonic
+        self._warnings = {session.run: RepeatedWarning() for session in self._sessions}
+
+    def answers(self, session: Session) -> bool:
+        """Whether a run's server answered the newest claim."""
+        return session.run not in self._ask_again_at
+
+    async def ask(
+        self,
+        n: int,
+        attempts: list[Any],
+        woken_by: str | None,
+        claim_of: Callable[[Session, float | None], Awaitable[None]],
+    ) -> bool:
+        """Asks the runs, the preferred one first, until there are n attempts.
+
+        A run whose server does not answer is asked again from time to time, or when no other answers.
+
+        Args:
+            n: most attempts wanted.
+            attempts: those that there are.
+            woken_by: the marker that woke the worker, or None.
+            claim_of: adds what a run gives, tried for so many seconds; None: as usual.
+
+        Returns:
+            Whether the run of the marker was asked.
+
+        Raises:
+            ServerUnavailable, ReadOnlyServer: no run answers.
+            BrokerError: a permanent failure, of any run.
+        """
+        now, failed = time.monotonic(), list[tuple[Session, BrokerError]]()
+        answered = asked = waited = False
+        for session in sorted(self._sessions, key=lambda session: now < self._ask_again_at.get(session.run, 0.0)):
+            was_away, is_asked = not self.answers(session), len(attempts) < n
+            if answered and was_away and now < self._ask_again_at[session.run]:
+                is_asked = False
+            # The marker of a run whose server is away cannot be armed again.
+            asked = asked or (session.marker == woken_by and (is_asked or was_away))
+            if not is_asked:
+                continue
+            try:
+                await claim_of(session, NOT_ANSWERING_TRY_S if waited or was_away else None)
+            except (ServerUnavailable, ReadOnlyServer) as error:
+                if isinstance(error, ClientClosed):
+                    raise
+                self._ask_again_at[session.run] = time.monotonic() + NOT_ANSWERING_AGAIN_S
+                failed.append((session, error))
+                waited = waited or not was_away
+            else:
+                answered = True
+                self._ask_again_at.pop(session.run, None)
+                self._warnings[session.run].over()
+        if failed and not answered:
+            for session, _ in failed:
+                self._ask_again_at.pop(session.run, None)  # the next claim tries for as long as this one
+            raise failed[0][1]
+        for session, error in failed:
+            words = "worker %s goes on without the run %s for now: %s"
+            self._warnings[session.run].tell(words, self._worker, session.run, error)
+        return asked
