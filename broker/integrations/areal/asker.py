@@ -10,7 +10,7 @@ from typing import Protocol
 
 from broker.protocol.admission import Standing
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 
 class Tell(Protocol):
