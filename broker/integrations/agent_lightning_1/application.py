@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
@@ -22,6 +24,7 @@ from broker.integrations.agent_lightning_1.messages import (
     RolloutPatch,
     TerminalQuery,
 )
+from broker.integrations.agent_lightning_1.models import Model, PauseRequest
 from broker.integrations.agent_lightning_1.rollouts import Refused
 from broker.integrations.agent_lightning_1.shares import Who, who
 from broker.integrations.http_server.requests import (
@@ -48,7 +51,8 @@ TOKEN_HEADER = b"x-api-key"
 HEALTH = "/healthz"
 
 _CREATED: TypeAdapter[list[RolloutCreate]] = TypeAdapter(list[RolloutCreate])
-_PATCH, _EVENT = TypeAdapter(RolloutPatch), TypeAdapter(EventCreate)
+_PATCH, _EVENT, _PAUSE = TypeAdapter(RolloutPatch), TypeAdapter(EventCreate), TypeAdapter(PauseRequest)
+_MODELS: TypeAdapter[list[Model]] = TypeAdapter(list[Model])
 
 
 def application(
@@ -104,6 +108,16 @@ class _Endpoints:
             ),
             Route(f"{rollouts}/{{rollout_id}}/events", in_time(self.events), methods=["GET"]),
             Route("/api/gateway", in_time(self.about), methods=["GET"]),
+            Route("/api/models", self._with_body(_MODELS, self._register), methods=["POST"]),
+            Route("/api/models", in_time(self.forget_models), methods=["DELETE"]),
+            Route("/proxy/pause", self._with_body(_PAUSE, self._pause), methods=["POST"]),
+            Route("/proxy/resume", in_time(self.resume), methods=["POST"]),
+            Route("/proxy/state", in_time(self.state), methods=["GET"]),
+            Route(
+                "/proxy/rollout/{rollout_id}/attempt/{attempt_id}/mode/{mode}/openai/v1/{path:path}",
+                self.model_request,
+                methods=["POST"],
+            ),
         ]
 
     def _with_body(self, model: TypeAdapter[M], answer: Callable[[Request, M], Awaitable[Response]]) -> Answer:
@@ -172,12 +186,59 @@ class _Endpoints:
         path = request.path_params
         return _json(await self._gateway.events.add(path["rollout_id"], path["attempt_id"], event))
 
+    async def _register(self, request: Request, models: list[Model]) -> Response:
+        await self._gateway.models.register(models)
+        return JSONResponse([model.model_dump() for model in models], status_code=201)
+
+    async def forget_models(self, request: Request) -> Response:
+        await self._gateway.models.delete_all()
+        return JSONResponse({"status": "ok"})
+
+    async def _pause(self, request: Request, pause: PauseRequest) -> Response:
+        return JSONResponse((await self._gateway.models.pause(pause)).model_dump())
+
+    async def resume(self, request: Request) -> Response:
+        return JSONResponse((await self._gateway.models.resume()).model_dump())
+
+    async def state(self, request: Request) -> Response:
+        return JSONResponse((await self._gateway.models.state()).model_dump())
+
+    async def model_request(self, request: Request) -> Response:
+        """Passes a request on to a model, for as long as the agent waits."""
+        path = request.path_params
+        async with self._bodies.read(request) as body:
+            try:
+                given: Any = json.loads(bytes(body)) if body else {}
+            except ValueError:
+                raise Refused(400, "Invalid JSON in request body") from None
+            body.clear()
+            answering = asyncio.create_task(
+                self._gateway.proxy.answer(path["rollout_id"], path["attempt_id"], path["mode"], path["path"], given)
+            )
+            gone = asyncio.create_task(_disconnected(request))
+            try:
+                await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    return Response(status_code=499)  # nobody reads it
+                answered = answering.result()
+            finally:
+                for task in (answering, gone):
+                    task.cancel()
+                await asyncio.gather(answering, gone, return_exceptions=True)
+        return JSONResponse(answered.body, status_code=answered.status, headers=answered.headers)
+
     async def events(self, request: Request) -> Response:
         try:
             query = EventsQuery.model_validate(dict(request.query_params))
         except ValidationError as error:
             return invalid(error, "query")
         return _json(await self._gateway.events.of(request.path_params["rollout_id"], query))
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the client of a request, whose body has been read, is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _asking(request: Request) -> Who:

@@ -14,6 +14,8 @@ from broker.errors import BrokerError, ConfigMismatch, NoRun
 from broker.integrations.agent_lightning_1.changes import Changes
 from broker.integrations.agent_lightning_1.controllers import Controllers
 from broker.integrations.agent_lightning_1.events import Events
+from broker.integrations.agent_lightning_1.models import Models
+from broker.integrations.agent_lightning_1.proxy import Proxy, ProxyConfig, Send
 from broker.integrations.agent_lightning_1.rollouts import Rollouts
 from broker.integrations.agent_lightning_1.storage import Storage
 from broker.protocol import anyone, trainer
@@ -45,12 +47,22 @@ class Gateway:
         url: the server.
         run: name of the run; it is created if it is not there.
         config: of a run that is created; None: `RUN_CONFIG`.
+        proxy: how the proxy changes requests to models.
+        send: how it sends them; None: by HTTP.
 
     Raises:
         BadUrl, BadName: an argument cannot be used.
     """
 
-    def __init__(self, url: str, run: str, *, config: RunConfig | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        run: str,
+        *,
+        config: RunConfig | None = None,
+        proxy: ProxyConfig | None = None,
+        send: Send | None = None,
+    ) -> None:
         self.run = check_name("run", run)
         self._config = config or RUN_CONFIG
         self._transport = open_async_transport(url, timeout_s=PATIENCE_S, retry_for_s=PATIENCE_S)
@@ -59,6 +71,8 @@ class Gateway:
         self.rollouts = Rollouts(self.storage)
         self.changes = Changes(self.storage, self.controllers)
         self.events = Events(self.storage)
+        self.models = Models(self._transport, self.run)
+        self.proxy = Proxy(self.models, self.events, proxy or ProxyConfig(), send)
         self._died_at = 0  # of the last death that was noted, ms of the run's clock
         self._upkeep: asyncio.Task[None] | None = None
 
@@ -87,6 +101,7 @@ class Gateway:
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
+        await self.proxy.close()
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -127,4 +142,5 @@ class Gateway:
         await self.storage.note_ends(await self.storage.unnoted_results())
         await self.storage.call(anyone.trim(self.run))
         await self.storage.forget_signs()
+        await self.models.keep_counting()
         self.controllers.forget_silent()

@@ -50,6 +50,7 @@ class Controller:
         started: attempts that it started since its last list.
         started_at: when it started the last one, seconds since 1970.
         pool: how many attempts it runs at once; None: that is not known yet.
+        left: what it had not started at its last list, although a list before had it.
         asked_at: when it asked for its last list, by the monotonic clock.
     """
 
@@ -59,6 +60,7 @@ class Controller:
     started: int = 0
     started_at: float = 0.0
     pool: int | None = None
+    left: frozenset[str] = frozenset()
     asked_at: float = field(default_factory=time.monotonic)
 
 
@@ -67,7 +69,8 @@ def share(held: dict[str, Held], asking: Who, one: Controller, limit: int) -> tu
 
     A controller starts all that it can when it gets its list. So if attempts from its list before are left, its pool is
     full, and as large as what it runs. It keeps as many in hand as it started since, at least one, so that it can go on
-    at once where some have ended. The others are for other controllers.
+    at once where some have ended. The others are for other controllers, when they are left a second time: the first
+    time it may have started them, and its word of that was lost.
     """
     room = max(0, limit - len(held))
     running = sum(of.started for of in held.values())
@@ -76,9 +79,10 @@ def share(held: dict[str, Held], asking: Who, one: Controller, limit: int) -> tu
         return [], room if one.pool is None else min(room, max(1, 2 * one.started, one.pool - running))
     if asking.by_address and not _settled(held, left, one):
         return [], 0
-    one.pool = max(running, one.started)
+    again = [attempt for attempt in left if attempt in one.left]
+    one.pool, one.left = max(running, one.started), frozenset(left)
     wanted = max(1, one.started) - len(left)
-    return (left[wanted:], 0) if wanted < 0 else ([], min(wanted, room))
+    return (again[wanted:], 0) if wanted < 0 else ([], min(wanted, room))
 
 
 def _settled(held: dict[str, Held], left: Sequence[str], one: Controller) -> bool:

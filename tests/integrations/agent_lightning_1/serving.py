@@ -15,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 from broker import RunConfig
 from broker.integrations.agent_lightning_1.application import application
 from broker.integrations.agent_lightning_1.gateway import RUN_CONFIG, Gateway
+from broker.integrations.agent_lightning_1.proxy import ProxyConfig
 from broker.integrations.http_server.serving import Listener
 
 RUN = "agl/test"
@@ -100,13 +101,19 @@ class Client:
 
 
 @contextmanager
-def gateway(url: str, config: RunConfig | None = None, token: str | None = None, **limits: Any) -> Generator[Client]:
+def gateway(
+    url: str,
+    config: RunConfig | None = None,
+    token: str | None = None,
+    proxy: ProxyConfig | None = None,
+    **limits: Any,
+) -> Generator[Client]:
     """A gateway that serves in a thread of its own."""
     started: list[Any] = []
     ready, over = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with Gateway(url, RUN, config=config) as opened:
+        async with Gateway(url, RUN, config=config, proxy=proxy) as opened:
             listener = Listener("127.0.0.1", 0)
             await listener.start(application(opened, token=token, **limits))
             started.append(listener.endpoint)

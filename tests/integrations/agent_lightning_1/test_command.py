@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
+pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
 from broker.cli.main import main
 from broker.operator import Operator

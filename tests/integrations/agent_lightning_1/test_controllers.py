@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
+pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig
 from broker.integrations.agent_lightning_1 import controllers, shares
@@ -140,9 +141,11 @@ def test_a_controller_with_a_full_pool_keeps_few_in_hand(client: Client) -> None
     assert len(shown) == 20, "what its pool takes is not known yet"
     for name in shown[:3]:
         a.patch(name, "running")
-    assert len(a.ids("queuing")) == 3, "as many as it started"
-    assert len(a.ids("queuing")) == 1, "it started none"
+    assert len(a.ids("queuing")) == 17, "its word that it started them may have been lost"
+    assert b.ids() == []
+    assert len(a.ids("queuing")) == 1
     assert len(b.ids("queuing")) == 16
+    b.ids()
     assert len(b.ids("queuing")) == 1
     a.patch("r0", "succeeded")
     (next_one,) = a.ids("queuing")
@@ -177,6 +180,16 @@ def test_a_controller_that_had_nothing_to_do_gets_as_much_as_its_pool_takes(clie
     assert look(4) == 4
 
 
+def test_a_start_whose_word_was_lost_is_told_again(client: Client) -> None:
+    """The gateway was away when the controller said so. Its next list has them as waiting, and it says so again."""
+    client.create("r1", "r2", "r3", config=LOCAL)
+    a = client.named("a")
+    names = a.ids()
+    assert a.ids() == names
+    for name in names:
+        assert a.patch(name, "running").status == 200
+
+
 def test_kubernetes_keeps_all_that_it_was_shown(client: Client) -> None:
     """Its controller says that a rollout runs when the Job is there, at its next look or later."""
     client.create(*(f"r{i}" for i in range(5)), config=K8S)
@@ -194,6 +207,8 @@ def test_controllers_with_one_address_are_shown_again_what_none_started(
     assert len(client.ids()) == 4
     client.patch("r0", "running")
     assert client.ids() == ["r0"]
+    wait_until(lambda: client.ids("queuing") == ["r1", "r2", "r3"], "they are shown again")
+    assert client.ids("queuing") == []
     wait_until(lambda: client.ids("queuing") == ["r1"], "one is shown again, the others are given back")
     assert len(client.named("b").ids()) == 2
 

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
+pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
 from broker.integrations.agent_lightning_1.triplets import Event, superseded_routes, triplets
 from tests.integrations.agent_lightning_1.serving import QUICK, Client, gateway

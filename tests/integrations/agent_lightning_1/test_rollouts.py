@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
+pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig, Task, Trainer
 from broker.integrations.agent_lightning_1.gateway import RUN_CONFIG
