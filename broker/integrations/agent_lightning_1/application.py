@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from broker.errors import CodecError, TooBig
 from broker.integrations.agent_lightning_1.gateway import Gateway
@@ -41,12 +41,14 @@ from broker.integrations.http_server.requests import (
 )
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 M = TypeVar("M")
 
 #: The header that may bring the token, beside Authorization.
 TOKEN_HEADER = b"x-api-key"
+#: Begins the paths of a controller that has a name.
+_NAMED = "/controller/"
 #: The path that needs no token.
 HEALTH = "/healthz"
 
@@ -75,16 +77,27 @@ def application(
     """
     refuse_empty_token(token)
     endpoints = _Endpoints(gateway, Bodies(max_request_bytes, max_bytes_in_flight))
-    routes = endpoints.routes()
-    app: ASGIApp = Starlette(
-        routes=[
-            Route(HEALTH, endpoints.health, methods=["GET"]),
-            *routes,
-            Mount("/controller/{controller}", routes=routes),
-        ],
-        exception_handlers={**EXCEPTION_HANDLERS, Refused: _refused, TooBig: _too_big, CodecError: _invalid_value},
-    )
+    handlers = {**EXCEPTION_HANDLERS, Refused: _refused, TooBig: _too_big, CodecError: _invalid_value}
+    app: ASGIApp = _Named(Starlette(routes=endpoints.routes(), exception_handlers=handlers))
     return app if token is None else Authenticated(app, token, header=TOKEN_HEADER, public=HEALTH)
+
+
+class _Named:
+    """Takes the controller's name out of a path. To match every route with and without one would cost twice the time.
+
+    Args:
+        app: gets the path that follows the name, and the name as `controller` in the scope.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on."""
+        if scope["type"] == "http" and scope["path"].startswith(_NAMED):
+            name, slash, rest = scope["path"].removeprefix(_NAMED).partition("/")
+            scope = {**scope, "path": slash + rest, "controller": name}
+        await self._app(scope, receive, send)
 
 
 class _Endpoints:
@@ -92,14 +105,14 @@ class _Endpoints:
         self._gateway, self._bodies = gateway, bodies
 
     def routes(self) -> list[Route]:
-        """All routes that may follow a controller's name."""
+        """All routes, the most frequent ones first: each is compared with the path in turn."""
         rollouts = "/api/rollouts"
         return [
+            Route(f"{rollouts}/{{rollout_id}}", self._with_body(_PATCH, self._patch), methods=["PATCH"]),
             Route(rollouts, self._with_body(_CREATED, self._create), methods=["POST"]),
             Route(rollouts, in_time(self.listed), methods=["GET"]),
             Route(f"{rollouts}/terminal", in_time(self.terminal), methods=["GET"]),
             Route(f"{rollouts}/{{rollout_id}}", in_time(self.rollout), methods=["GET"]),
-            Route(f"{rollouts}/{{rollout_id}}", self._with_body(_PATCH, self._patch), methods=["PATCH"]),
             Route(f"{rollouts}/{{rollout_id}}", in_time(self.delete), methods=["DELETE"]),
             Route(
                 f"{rollouts}/{{rollout_id}}/attempt/{{attempt_id}}/events",
@@ -107,6 +120,7 @@ class _Endpoints:
                 methods=["POST"],
             ),
             Route(f"{rollouts}/{{rollout_id}}/events", in_time(self.events), methods=["GET"]),
+            Route(HEALTH, self.health, methods=["GET"]),
             Route("/api/gateway", in_time(self.about), methods=["GET"]),
             Route("/api/models", self._with_body(_MODELS, self._register), methods=["POST"]),
             Route("/api/models", in_time(self.forget_models), methods=["DELETE"]),
@@ -242,7 +256,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _asking(request: Request) -> Who:
-    name = request.path_params.get("controller")
+    name: str | None = request.scope.get("controller")
     found = who(name, client_of(request))
     if found is None:
         raise Refused(404, f"A controller's name has letters, digits and ._:@+-, not {str(name)[:200]!r}.")

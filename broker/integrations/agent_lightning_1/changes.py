@@ -67,7 +67,7 @@ class Changes:
         name = named(shown)
         updates = {} if change is None else change.model_dump(exclude_unset=True)
         state = updates.pop("state", None)
-        row, record, payload = await self._storage.for_change(name.rollout, with_row=state is RolloutState.RUNNING)
+        record, payload = await self._storage.record_and_payload(name.rollout)
         if record is None:
             raise not_found(shown)
         if state is not None or updates:
@@ -81,7 +81,7 @@ class Changes:
             raise Refused(409, f"Rollout {shown}: cannot transition {record.state} -> {state.value}")
         match state:
             case RolloutState.RUNNING:
-                record = await self._start(asking, shown, name.rollout, record, row, updates)
+                record = await self._start(asking, shown, name.rollout, record, updates)
             case RolloutState.SUCCEEDED:
                 await self._succeed(shown, name.rollout, record, updates)
             case _:
@@ -125,25 +125,22 @@ class Changes:
         return Refused(409, f"Rollout {shown}: {why}")
 
     async def _start(
-        self,
-        asking: Who,
-        shown: str,
-        rollout: str,
-        record: Record,
-        row: TaskRow | None,
-        updates: dict[str, str | None],
+        self, asking: Who, shown: str, rollout: str, record: Record, updates: dict[str, str | None]
     ) -> Record:
         if not record.attempt:  # it starts what it was not given in a list
             if not await self._controllers.claim_until(asking, rollout):
                 raise Refused(409, f"Rollout {shown} cannot be started now")
-            row, found, _ = await self._storage.for_change(rollout, with_row=True)
-            record = found or record
-        if row is None or not holds(row, record.attempt):
-            raise await self._late(shown, f"its attempt is over: {_why(row)}")
+            record = await self._storage.record(rollout) or record
+        session = self._controllers.session_of(record.by, record.attempt)
+        if session is None:
+            row = await self._storage.row(rollout)
+            if row is None or not holds(row, record.attempt):
+                raise await self._late(shown, f"its attempt is over: {_why(row)}")
+            session = row.slots[0].session
         record.state = RolloutState.RUNNING.value
         _change(record, updates)
         self._controllers.note_start(record.by)
-        await self._storage.started(rollout, record, row.slots[0].session)
+        await self._storage.started(rollout, record, session)
         return record
 
     async def _succeed(self, shown: str, rollout: str, record: Record, updates: dict[str, str | None]) -> None:

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _MOST = 1000
 #: The number of a claim that every claim of a session has: its unknown attempts are given back.
 _ALL_CLAIMS = 2**53 - 1
+#: For how long the attempts of a list need not be looked up again to be started, seconds.
+_FRESH_FOR_S = 10.0
 #: Controllers that did not ask for so long are forgotten here, seconds; their attempts are not.
 _FORGET_AFTER_S = 3600.0
 
@@ -61,6 +63,13 @@ class Controllers:
         one = self._known.setdefault(name, Controller())
         one.started += 1
         one.started_at = time.time()
+
+    def session_of(self, name: str, attempt: str) -> str | None:
+        """The session by which an attempt holds its rollout, if a list of a controller was just made that has it."""
+        one = self._known.get(name)
+        if one is None or time.monotonic() - one.asked_at > min(_FRESH_FOR_S, self.lease_s / 3):
+            return None
+        return one.fresh.get(attempt)
 
     async def listed(self, asking: Who, states: frozenset[RolloutState], limit: int) -> list[bytes]:
         """The controller's list: what it holds, and new attempts if it asks for waiting ones.
@@ -178,6 +187,7 @@ class Controllers:
         for attempt in seen:
             if not kept[attempt].started:
                 kept[attempt].shown_at = now
+        one.fresh = {attempt: of.session for attempt, of in [*((a, kept[a]) for a in seen), *given.items()]}
         shown_again = {attempt: kept[attempt] for attempt in seen if not kept[attempt].started}
         tasks = [attempt_id(attempt).task for attempt in [*seen, *given]]
         storage = self._storage

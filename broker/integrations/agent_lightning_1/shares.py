@@ -51,6 +51,7 @@ class Controller:
         started_at: when it started the last one, seconds since 1970.
         pool: how many attempts it runs at once; None: that is not known yet.
         left: what it had not started at its last list, although a list before had it.
+        fresh: attempts of its last list, which hold their rollouts for as long as that list is new; their sessions.
         asked_at: when it asked for its last list, by the monotonic clock.
     """
 
@@ -61,6 +62,7 @@ class Controller:
     started_at: float = 0.0
     pool: int | None = None
     left: frozenset[str] = frozenset()
+    fresh: dict[str, str] = field(default_factory=dict[str, str])
     asked_at: float = field(default_factory=time.monotonic)
 
 

@@ -129,16 +129,12 @@ class Storage:
         names = tuple(name.decode() for name in attempts)
         return Known(row, None if record is None else Record.read(record), payload, names)
 
-    async def for_change(
-        self, rollout: str, *, with_row: bool
-    ) -> tuple[anyone.TaskRow | None, Record | None, bytes | None]:
-        """What a change of a rollout needs: the broker's facts if asked for, the record, and the payload."""
-        reading = self._transport.pipeline([("HGET", self._rollouts, rollout), ("HGET", self._payloads, rollout)])
-        if with_row:
-            (record, payload), row = await asyncio.gather(reading, self.call(anyone.task(self.run, rollout)))
-        else:
-            (record, payload), row = await reading, None
-        return row, None if record is None else Record.read(record), payload
+    async def record_and_payload(self, rollout: str) -> tuple[Record | None, bytes | None]:
+        """The record and the payload of a rollout."""
+        record, payload = await self._transport.pipeline(
+            [("HGET", self._rollouts, rollout), ("HGET", self._payloads, rollout)]
+        )
+        return None if record is None else Record.read(record), payload
 
     async def row(self, rollout: str) -> anyone.TaskRow | None:
         """The broker's facts about a rollout."""
@@ -146,7 +142,7 @@ class Storage:
 
     async def row_and_record(self, rollout: str) -> tuple[anyone.TaskRow | None, Record | None]:
         """The broker's facts about a rollout, and its record."""
-        row, record, _ = await self.for_change(rollout, with_row=True)
+        record, row = await asyncio.gather(self.record(rollout), self.row(rollout))
         return row, record
 
     async def records(self, rollouts: Sequence[str]) -> list[Record | None]:
