@@ -6,6 +6,8 @@ import json
 import signal
 import socket
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from broker.cli.main import main
 from tests.child import finished
 from tests.conformance.cli.commands import started
 from tests.integrations.agent_lightning.test_protocol import RUN
-from tests.integrations.agent_lightning.wire import get, post
+from tests.integrations.agent_lightning.wire import get, post, request
 from tests.waiting import wait_until
 
 ARGUMENTS = ("gateway", RUN, "--protocol", "agent-lightning", "--port", "0")
@@ -112,3 +114,30 @@ def test_without_the_extra_it_says_what_to_install(trainer: Trainer) -> None:
     result = finished("-c", code, *ARGUMENTS)
     assert result.code == 2
     assert "pip install 'rollout-broker[gateway]'" in result.err
+
+
+@pytest.mark.processes
+def test_many_large_bodies_at_once_take_little_memory(trainer: Trainer) -> None:
+    """Without the bound on bytes in flight, 20 bodies of 8 MB are all in memory, and parsed there."""
+    size, clients = 8 * 1024 * 1024, 20
+    limits = ("--max-request-bytes", str(size + 1000), "--max-bytes-in-flight", str(2 * size))
+    body = json.dumps({"rollout_id": "unknown", "logs": ["x" * size]}).encode()
+
+    def posted(endpoint: str) -> int:
+        while True:
+            reply = request(endpoint, "POST", "/rollout", body)
+            if reply.status != 503:
+                return reply.status
+
+    with started(*ARGUMENTS, *limits, "--json") as process:
+        said = json.loads(process.read_line())
+        before = peak_memory(said["pid"])
+        with ThreadPoolExecutor(clients) as pool:
+            assert set(pool.map(posted, [said["endpoint"]] * clients)) == {200}
+        assert peak_memory(said["pid"]) - before < 12 * size
+
+
+def peak_memory(pid: int) -> int:
+    """The most memory that a process had so far, bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
