@@ -2,11 +2,11 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, limit (how many sessions and how many running tasks to look at)
--- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim that got less than it asked for), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session), next due (delayed, retries, time-outs, sessions; 0: none), first pending task, oldest ready task (or empty), totals (sessions counted, of these the ones with a live lease that hold a slot, slots held under live leases, slots held under leases that have passed)
+-- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim that got less than it asked for), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session), next due (delayed, retries, time-outs, sessions; 0: none), first pending task, oldest ready task (or empty), totals (sessions counted, of these the ones with a live lease that hold a slot, slots held under live leases, slots held under leases that have passed), halt (empty: none, else after how many failures, when, names of the workers that failed, at most 100, then per task, the last to fail first and at most limit: id, session, at, error)
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit sessions, limit tasks and their slots; the totals take one ZCARD for each session, of the first 10000 sessions
 -- Flags: no-writes
--- @include record_cache
+-- @include breaker
 
 -- When a lease ends on the run's clock if its session stays silent, to show to people. A gap before this script counts in full. A script
 -- that writes nothing does not move the lease clock, and if all workers are dead, no call that writes may come.
@@ -61,6 +61,32 @@ local function slots_held(limit)
   return rows
 end
 
+local MOST_NAMED = 100
+
+-- What halted the run.
+local function halt_seen(limit)
+  if not state.halted then return {} end
+  local entries, ids, seen, names = Breaker.read('halt'), {}, {}, {}
+  for id in pairs(entries) do ids[#ids + 1] = id end
+  table.sort(ids, function(a, b)
+    local x, y = entries[a].at, entries[b].at
+    return x > y or (x == y and a < b)
+  end)
+  for i = 1, #ids do
+    local name = entries[ids[i]].session:match('^(.*)~')
+    if not seen[name] and #names < MOST_NAMED then
+      seen[name] = true
+      names[#names + 1] = name
+    end
+  end
+  local answer = { state.halted, field('halted_at'), names }
+  for i = 1, math.min(limit, #ids) do
+    local entry = entries[ids[i]]
+    answer[#answer + 1] = { ids[i], entry.session, int_text(entry.at), entry.message }
+  end
+  return answer
+end
+
 return run(function()
   load_state()
   local limit, due = int_arg(2, 'limit', 1, 1000), {}
@@ -68,5 +94,5 @@ return run(function()
     due[i] = int_text(earliest(name, silent_from) or 0)
   end
   return { int_text(now), sessions_seen(limit), slots_held(limit), due, redis.call('ZRANGE', PENDING, 0, 0)[1] or '',
-    redis.call('ZRANGE', READY, 0, 0)[1] or '', totals() }
+    redis.call('ZRANGE', READY, 0, 0)[1] or '', totals(), halt_seen(limit) }
 end)

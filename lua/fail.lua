@@ -25,5 +25,6 @@ return run(function()
     answer = refusal(id)
   end
   flush()
+  Breaker.look()
   return answer
 end)

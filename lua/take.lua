@@ -2,7 +2,7 @@
 -- Transition: ready -> batched; too old: ready -> pending or rejected
 -- KEYS: state
 -- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run, and no feeder will bring more), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
--- Returns: `size sealed exhausted left more digest taken short` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
+-- Returns: `size sealed exhausted left more digest taken short halted` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end; halted: 1 if the run is halted, and the batch was not sealed before); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
 -- Bound: limit tasks; it stops resetting tasks that are too old when these have 1000 slots together (it finishes the last one); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
@@ -16,7 +16,7 @@ local FIELDS = gate_and({ 'open_size', 'recheck', 'supply' })
 local function sealed_already(step)
   local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
   if not size then fail('GONE', 'step', int_text(step)) end
-  return table.concat({ size, 1, 0, 0, 0, digest, 0, 0 }, ' ')
+  return table.concat({ size, 1, 0, 0, 0, digest, 0, 0, 0 }, ' ')
 end
 
 local function check_wanted(step, n)
@@ -125,6 +125,6 @@ return gated(FIELDS, function()
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(0, whole - size) or 0)
   local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken,
-    short and 1 or 0 }
+    short and 1 or 0, state.halted and 1 or 0 }
   return table.concat(answer, ' '), most > 0 and #told > 0 and contents(told, bytes)
 end)

@@ -18,7 +18,7 @@ return run(function()
   local stales, requeues = again_parts(t)
   local answer = { state_word(t), priority, order, t.samples, min, t.errors, t.oldest, t.newest, stales, requeues,
     t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or ''),
-    redis.call('HGET', ERRORS, id) or '' }
+    redis.call('HGET', key('errors'), id) or '' }
   load_slots_of(t)
   for k = 0, t.samples - 1 do
     local s = slot_of(t, k)

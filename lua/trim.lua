@@ -8,6 +8,7 @@
 -- Flags: allow-oom
 -- @include freeing
 -- @include result_bytes
+-- @include breaker
 
 local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
 local ended = { dead = 0, rejected = 0 } -- how many of each this call freed
@@ -76,7 +77,7 @@ local function free_finished(word, name, limit)
   local ids = excess > 0 and redis.call('ZRANGE', name, 0, excess - 1) or {}
   for i = 1, within_bounds(ids) do
     local t = tasks[ids[i]]
-    if t and tonumber(t.step) >= num('floor') then return false end
+    if t and (tonumber(t.step) >= num('floor') or Breaker.streak()[t.id]) then return false end
     if t then
       event('freed', t.id .. ' ' .. word .. ' ' .. escape(redis.call('HGET', REASONS, t.id) or ''))
       ended[word] = ended[word] + 1

@@ -296,7 +296,7 @@ class Trainer(AsyncClient):
     async def resume(self) -> str:
         """As `broker.Trainer.resume`."""
         self._must_lead("resume")
-        return await self._run(self._state.pause(""))
+        return await self._run(self._state.resume())
 
     async def requeue(self, limit: int = 100) -> int:
         """As `broker.Trainer.requeue`."""

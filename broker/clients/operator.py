@@ -214,11 +214,20 @@ class Operator(BlockingClient):
 
     def pause(self, run: str, mode: str = "paused") -> str:
         """Hands out no more work; with mode `draining`, only open slots of running tasks. Returns the mode before."""
-        return self._call(trainer.pause(check_name("run", run), _request(), mode))
+        return self._call(trainer.pause(check_name("run", run), _request(), mode)).mode
 
-    def resume(self, run: str) -> str:
-        """Hands out work again. Returns the mode before."""
-        return self._call(trainer.pause(check_name("run", run), _request(), ""))
+    def resume(self, run: str, *, halted: bool = False) -> str:
+        """Hands out work again.
+
+        Args:
+            run: the run.
+            halted: ends a halt, too; without it a run that is halted stays so.
+
+        Returns:
+            What it ended, as `Trainer.resume`.
+        """
+        before = self._call(trainer.pause(check_name("run", run), _request(), "", halted=halted))
+        return before.ended if halted else before.mode
 
     def requeue(self, run: str, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Returns how many."""

@@ -197,6 +197,7 @@ class Trainer(BlockingClient):
 
         Raises:
             Exhausted: fewer than n tasks are left in the run; with short: no task is left.
+            RunHalted: the run is halted, since too many attempts failed without an accepted result between them.
             WaitTimeout: the time is over; the rollouts so far are kept for the next call.
             TooMany: n is more than could ever be ready at once.
             Fenced, Rewound: this trainer may not go on.
@@ -408,9 +409,15 @@ class Trainer(BlockingClient):
         return self._run(self._state.pause("draining"))
 
     def resume(self) -> str:
-        """Hands out work again. Returns the mode before."""
+        """Hands out work again: ends a pause, and a halt.
+
+        What failed before the halt is due after the longest pause of a retry, so that other tasks go first.
+
+        Returns:
+            What it ended: `paused`, `draining`, `halted`, `halted and paused`, `halted and draining`, or "".
+        """
         self._must_lead("resume")
-        return self._run(self._state.pause(""))
+        return self._run(self._state.resume())
 
     def requeue(self, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Returns how many."""

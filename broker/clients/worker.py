@@ -145,8 +145,8 @@ class Worker(BlockingClient):
     def claim_reason(self) -> str:
         """Why the last claim gave less than asked.
 
-        `empty`, `at_capacity`, `max_concurrent`, `paused`, `recovering`, `weights_stale`, `faulted` (what waits is
-        what this worker has just failed at), `draining`, or "".
+        `halted`, `paused`, `recovering`, `weights_stale`, `faulted` (what waits is what this worker has just failed
+        at), `draining`, `empty`, `max_concurrent`, `at_capacity`, or "".
         """
         return self._state.reason
 

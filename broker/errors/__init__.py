@@ -32,8 +32,8 @@ from broker.errors.kinds import (
     OutOfMemory,
     ReadOnlyServer,
     Recovering,
-    Reject,
     Rewound,
+    RunHalted,
     SchemaMismatch,
     ServerNotStarted,
     ServerUnavailable,
@@ -42,8 +42,8 @@ from broker.errors.kinds import (
     Undone,
     UnsupportedServer,
     WaitTimeout,
-    WorkerFault,
 )
+from broker.errors.of_handlers import Reject, WorkerFault
 
 __all__ = [
     "BY_CODE",
@@ -74,6 +74,7 @@ __all__ = [
     "Recovering",
     "Reject",
     "Rewound",
+    "RunHalted",
     "SchemaMismatch",
     "ServerNotStarted",
     "ServerUnavailable",

@@ -290,6 +290,29 @@ class Exhausted(BrokerError):
         )
 
 
+class RunHalted(BrokerError):
+    """So many attempts failed, without an accepted result between them, that the run was halted.
+
+    Its fields `failures`, `workers` (names, with commas between them) and `errors` (the last ones) say what failed.
+    """
+
+    code = "HALTED"
+    happened = (
+        (
+            "run {run} is halted: {failures:attempt|attempts} of different tasks failed without an accepted result "
+            "between them, on {workers}; the last errors: {errors}"
+        ),
+        "the run is halted: too many attempts failed without an accepted result between them",
+    )
+
+    def _advice(self) -> str:
+        run = self.fields.get("run", "RUN")
+        return (
+            f"mend the cause, then call `trainer.resume()`, or `broker resume {run} --halted`; no task has died of it, "
+            f"and `broker explain {run}` tells more"
+        )
+
+
 class ServerUnavailable(BrokerError):
     """The server could not be reached for as long as the client was willing to try."""
 
@@ -435,6 +458,7 @@ _KINDS: Final[tuple[type[BrokerError], ...]] = (
         TooBig,
         HandlersLost,
         Exhausted,
+        RunHalted,
         ServerUnavailable,
         UnsupportedServer,
     ),
@@ -444,31 +468,3 @@ _KINDS: Final[tuple[type[BrokerError], ...]] = (
 BY_CODE: Final = {kind.code: kind for kind in _KINDS} | dict.fromkeys(
     ("NOAUTH", "WRONGPASS", "NOPERM"), AuthenticationFailed
 )
-
-
-class WorkerFault(Exception):
-    """Raised by a user's handler: the worker could not do its work (its engine is down, its sandbox is gone).
-
-    It counts against the worker and not against the task: another worker tries the slot, and no attempt of
-    `max_attempts` is used up. Faults of three different sessions at one slot count as one failure of the task. Raise it
-    from the error that was met: the traceback is kept.
-
-    Args:
-        reason: what is wrong with the worker, for people.
-    """
-
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Reject(Exception):
-    """Raised by a user's handler: the rollout is of no use and should not be tried again.
-
-    Args:
-        reason: why, for the events and for people.
-    """
-
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason

@@ -9,7 +9,7 @@ from broker.errors import BrokerError
 from broker.inspection.capacity import Binding, terms_of
 from broker.inspection.stats import Stats, stats_of
 from broker.protocol import anyone
-from broker.protocol.anyone import Facts, HeldRow, Holding, SessionRow
+from broker.protocol.anyone import Facts, Halt, HeldRow, Holding, SessionRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Explanation:
         oldest_pending: the task that is started next, or empty.
         oldest_ready: the task that is taken next, or empty.
         holding: the number of workers that hold slots, and of these slots.
+        halt: what halted the run, or None.
     """
 
     stats: Stats
@@ -43,6 +44,7 @@ class Explanation:
     oldest_pending: str
     oldest_ready: str
     holding: Holding
+    halt: Halt | None = None
 
 
 async def explain(io: BaseTransport, run: str, now: int | None, limit: int = 50) -> Explanation:
@@ -60,7 +62,7 @@ def explanation_of(stats: Stats, facts: Facts) -> Explanation:
     terms = terms_of(stats)
     return Explanation(
         stats, terms.concurrency, terms.staleness, terms.binding, facts.now, facts.sessions, facts.held, facts.due,
-        facts.oldest_pending, facts.oldest_ready, _holding_at_least(stats, facts)
+        facts.oldest_pending, facts.oldest_ready, _holding_at_least(stats, facts), facts.halt
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.errors.words import count
+from broker.errors.words import count, listing
 from broker.inspection.capacity import terms_of
 
 if TYPE_CHECKING:
@@ -55,14 +55,8 @@ def formula(stats: Stats) -> tuple[str, ...]:
 def next_claim(explanation: Explanation) -> NextClaim:
     """The answer to a claim with the newest weights, decided in the order of `claim`."""
     stats = explanation.stats
-    if stats.paused == "paused":
-        return NextClaim("paused", "No: the run is paused.", (f"broker resume {stats.run}",))
-    if stats.recovering is not None:
-        return NextClaim(
-            "recovering",
-            f"No: a recovery to version {stats.recovering} has begun and is not committed.",
-            ("The recovering trainer commits. If it died, recover again from the same checkpoint.",),
-        )
+    if (stopped := _stopped(explanation)) is not None:
+        return stopped
     if stats.admission:
         return _admission(stats)
     config, terms = stats.config, terms_of(stats)
@@ -106,6 +100,41 @@ def next_claim(explanation: Explanation) -> NextClaim:
         return NextClaim("open", "Yes: the backoff of a task has passed, the next claim may start it.")
     startable = min(terms.capacity, stats.pending)
     return NextClaim("open", f"Yes: {count(startable, 'task')} may be started now.")
+
+
+def _stopped(explanation: Explanation) -> NextClaim | None:
+    """The answer where the run hands out nothing at all."""
+    stats = explanation.stats
+    if stats.halted:
+        return NextClaim("halted", f"No: {halt_told(explanation)}", _ways_out_of_a_halt(stats))
+    if stats.paused == "paused":
+        return NextClaim("paused", "No: the run is paused.", (f"broker resume {stats.run}",))
+    if stats.recovering is not None:
+        return NextClaim(
+            "recovering",
+            f"No: a recovery to version {stats.recovering} has begun and is not committed.",
+            ("The recovering trainer commits. If it died, recover again from the same checkpoint.",),
+        )
+    return None
+
+
+def halt_told(explanation: Explanation) -> str:
+    """Why a run is halted, in sentences."""
+    halt, failures = explanation.halt, count(explanation.stats.halted, "failure")
+    told = f"the run is halted: it had {failures} of different tasks without an accepted result between them."
+    if halt is None:
+        return told
+    who = f" They were attempts of {listing(halt.workers[:5])}" + (
+        f" and {count(len(halt.workers) - 5, 'other')}." if len(halt.workers) > 5 else "."
+    )
+    last = "".join(f" The last error: {row.error}" for row in halt.errors[:1])
+    return f"{told}{who}{last}"
+
+
+def _ways_out_of_a_halt(stats: Stats) -> tuple[str, ...]:
+    return (
+        f"Mend the cause, then: broker resume {stats.run} --halted, or trainer.resume(). No attempt was used up by it.",
+    )
 
 
 def _swept_first(explanation: Explanation) -> str:

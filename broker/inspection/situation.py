@@ -18,8 +18,8 @@ class Situation:
     """Whether work goes on.
 
     Attributes:
-        word: `working`; or why the run stands still: `no_worker`, `no_task`, `paused`, `draining`, `recovering`,
-            `retries`, `weights_stale`, `trainer`, or `idle` if no reason is known.
+        word: `working`; or why the run stands still: `no_worker`, `no_task`, `halted`, `paused`, `draining`,
+            `recovering`, `retries`, `weights_stale`, `trainer`, or `idle` if no reason is known.
         sentence: the same for people.
     """
 
@@ -46,7 +46,7 @@ def situation(explanation: Explanation) -> Situation:
         idle = f"{idle}.{_fallen_silent(explanation)}".removesuffix(".")
     if nothing := _nothing_left(stats):
         return Situation("no_task", f"No: {idle}.{nothing}")
-    if stats.recovering is not None or stats.paused == "paused":
+    if stats.halted or stats.recovering is not None or stats.paused == "paused":
         return Situation(next_claim(explanation).reason, f"No: {idle}.{_nothing_more(stats)}")
     return _idle(explanation, idle)
 
@@ -114,6 +114,8 @@ def _nothing_left(stats: Stats) -> str:
 
 def _nothing_more(stats: Stats) -> str:
     """A sentence if the run hands out no more work as a whole; else empty."""
+    if stats.halted:
+        return " The run is halted: nothing more is handed out."
     if stats.recovering is not None:
         return f" A recovery to version {stats.recovering} has begun; until it is committed nothing more is handed out."
     if stats.paused == "paused":

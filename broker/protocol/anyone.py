@@ -248,6 +248,40 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class HaltRow:
+    """A task whose failure is one of those that halted the run: the session that had it, when, and the error."""
+
+    task: str
+    session: str
+    at_ms: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """What halted a run.
+
+    Args:
+        failures: so many failures without an accepted result between them.
+        at_ms: when, on the run's clock.
+        workers: names of the workers that had the attempts, at most 100.
+        errors: of the tasks that failed, the last one first; the list is cut.
+    """
+
+    failures: int
+    at_ms: int
+    workers: tuple[str, ...]
+    errors: tuple[HaltRow, ...]
+
+
+def _halt(reply: Any) -> Halt | None:
+    if not reply:
+        return None
+    rows = tuple(HaltRow(text(r[0]), text(r[1]), int(r[2]), r[3].decode(errors="replace")) for r in reply[3:])
+    return Halt(int(reply[0]), int(reply[1]), tuple(texts(reply[2])), rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Answer of explain: sessions, held slots of the oldest running tasks, the oldest tasks, and what is due next.
 
@@ -262,6 +296,7 @@ class Facts:
     oldest_pending: str
     oldest_ready: str
     holding: Holding
+    halt: Halt | None = None
 
 
 _TIMERS: tuple[str, ...] = ("delayed", "retries", "deadlines", "sessions")
@@ -272,7 +307,7 @@ def _facts(reply: Any) -> Facts:
     held = tuple(HeldRow(text(h[0]), text(h[1]), int(h[2]), int(h[3]), int(h[4])) for h in reply[2])
     due = dict(zip(_TIMERS, (int(float(d)) for d in reply[3]), strict=True))
     holding = Holding(*map(int, reply[6]))
-    return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]), holding)
+    return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]), holding, _halt(reply[7]))
 
 
 def _reason(stored: str) -> str | None:

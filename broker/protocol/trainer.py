@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from broker.protocol import keys
 from broker.protocol.anyone import RolloutRow, rollout_row
-from broker.protocol.parsing import clock, text, words
+from broker.protocol.parsing import clock, words
 from broker.protocol.script_call import Argument, ScriptCall
 
 
@@ -117,7 +117,7 @@ def enqueue(
 class Taken:
     """Answer of take. `left` is about the whole run; `more`: there are ready tasks not looked at.
 
-    `taken` is how many tasks the call moved to the batch, also in a repeated answer.
+    `taken` is how many tasks the call moved to the batch, also in a repeated answer. `halted`: the run is halted.
 
     Args:
         exhausted: fewer tasks than wanted are left in the run, and no feeder will bring more.
@@ -135,16 +135,19 @@ class Taken:
     digest: str
     taken: int
     short: bool
+    halted: bool = False
     rows: tuple[RolloutRow, ...] = ()
     results: tuple[bytes | None, ...] = ()
 
 
 def _taken(reply: Any) -> Taken:
     brought: list[Any] = cast("list[Any]", reply) if isinstance(reply, list) else [reply, (), ()]
-    size, sealed, exhausted, left, more, digest, taken, short = words(brought[0])
+    size, sealed, exhausted, left, more, digest, taken, short, *halted = words(brought[0])
     rows = tuple(map(rollout_row, brought[1]))
     flags = sealed == "1", exhausted == "1", int(left), more == "1"
-    return Taken(int(size), *flags, digest, int(taken), short == "1", rows, tuple(brought[2]))
+    return Taken(
+        int(size), *flags, digest, int(taken), short == "1", halted == ["1"], rows=rows, results=tuple(brought[2])
+    )
 
 
 def take(
@@ -218,14 +221,32 @@ def advance(
     return ScriptCall("advance", (keys.state(run),), args, _advanced)
 
 
-def _mode(reply: Any) -> str:
-    mode = text(reply)
-    return "" if mode == "-" else mode
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """How a run stood before a pause or resume.
+
+    Args:
+        mode: `paused`, `draining` or empty.
+        halted: after how many failures it was halted; 0: it was not.
+    """
+
+    mode: str
+    halted: int
+
+    @property
+    def ended(self) -> str:
+        """What a resume of the halt, too, has ended: `halted`, the mode, both with `and` between them, or empty."""
+        return " and ".join(word for word in ("halted" if self.halted else "", self.mode) if word)
 
 
-def pause(run: str, call_id: CallId, mode: str, *, now: int | None = None) -> ScriptCall[str]:
-    """Sets the mode: `paused`, `draining` or empty. Returns the mode before."""
-    return ScriptCall("pause", (keys.state(run),), (clock(now), *call_id.args, mode), _mode)
+def _paused(reply: Any) -> Paused:
+    mode, *halted = words(reply)
+    return Paused("" if mode == "-" else mode, int(halted[0]) if halted else 0)
+
+
+def pause(run: str, call_id: CallId, mode: str, *, halted: bool = False, now: int | None = None) -> ScriptCall[Paused]:
+    """Sets the mode: `paused`, `draining` or empty, which ends a halt, too, where `halted` says so."""
+    return ScriptCall("pause", (keys.state(run),), (clock(now), *call_id.args, mode, int(halted)), _paused)
 
 
 def _repaired(reply: Any) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from broker.recovery.checkpoint import MAX_VERSION, Checkpoint, refuse_all_but_f
 from broker.recovery.checkpoint_files import History, Member, member_of, named, next_number, point_to, tidy
 from broker.recovery.find_checkpoint import check_in_flight, exists, load_source
 from broker.recovery.foreign import ForeignCheckpoint
+from broker.recovery.revivable import may_live_again
 from broker.recovery.tasks_file import TasksWriter, read_tasks
 from broker.trainer.state import TrainerState
 from broker.values.arguments import bytes_of, whole
@@ -167,6 +168,7 @@ async def collect(
     mine = place(version, stored["epoch"])
     writer: TasksWriter | None = (await state.io.blocking(lambda: TasksWriter(mine.path))) if full else None
     unfinished: set[str] = set()
+    dead: set[str] = set()
     try:
         seen, total = 0, int(stored["n_tasks"])
         cursor = "0"
@@ -176,13 +178,8 @@ async def collect(
                 task: record for task, record in rows.items() if record.unfinished(version) and task not in unfinished
             }
             unfinished.update(fresh)
-            if writer is not None and fresh:
-                payloads: list[bytes | None] = await state.io.command("HMGET", keys.key(state.run, "payloads"), *fresh)
-                tasks = [
-                    NewTask(task, payload or b"", record.samples, record.min_samples, record.priority)
-                    for (task, record), payload in zip(fresh.items(), payloads, strict=True)
-                ]
-                await state.io.blocking(lambda tasks=tasks: writer.add(tasks))
+            dead.update(task for task, record in rows.items() if record.state == "X")
+            await _add_tasks(state, writer, fresh)
             seen += len(rows)
             if progress is not None:
                 await state.io.ask("progress", progress, min(seen, total), total)
@@ -191,6 +188,9 @@ async def collect(
         after: dict[str, str] = await state.io.call(anyone.stats(state.run, now=state.now))
         _must_hold(state, after, calls)
         _must_be_as_before(state.run, stored, after)
+        revivable = await may_live_again(state.io, state.run, dead - unfinished, stored, after)
+        unfinished.update(revivable)
+        await _add_tasks(state, writer, revivable)
         tasks_file = (await state.io.blocking(writer.finish)) if writer is not None else None
     except BaseException:
         if writer is not None:
@@ -233,6 +233,18 @@ def _must_hold(state: TrainerState, stored: dict[str, str], calls: int) -> None:
         raise Rewound(call=calls, last=int(stored["call"]), version=stored["version"])
     if stored["recovering"]:
         raise Recovering(version=stored["recovering"])
+
+
+async def _add_tasks(state: TrainerState, writer: TasksWriter | None, records: Mapping[str, TaskRecord]) -> None:
+    """Adds tasks to the second file of a full checkpoint."""
+    if writer is None or not records:
+        return
+    payloads: list[bytes | None] = await state.io.command("HMGET", keys.key(state.run, "payloads"), *records)
+    tasks = [
+        NewTask(task, payload or b"", record.samples, record.min_samples, record.priority)
+        for (task, record), payload in zip(records.items(), payloads, strict=True)
+    ]
+    await state.io.blocking(lambda: writer.add(tasks))
 
 
 async def _scan(state: TrainerState, cursor: str) -> tuple[str, dict[str, TaskRecord]]:

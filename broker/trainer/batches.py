@@ -16,6 +16,7 @@ from broker.trainer.batch_reader import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, R
 from broker.trainer.batch_wait import BatchWait
 from broker.trainer.exhausted import exhausted
 from broker.trainer.filtered import Accept, Gathered
+from broker.trainer.run_halted import run_halted
 from broker.trainer.state import TrainerState
 from broker.values.arguments import seconds_of, shown, whole
 from broker.values.config import MAX_BATCH_SIZE
@@ -80,6 +81,7 @@ class Forming:
 
         Raises:
             Exhausted: fewer tasks than wanted are left in the run.
+            RunHalted: the run is halted, and what is ready does not fill the batch.
             WaitTimeout: the deadline passed; the rollouts so far stay in the unsealed batch.
         """
         state, step, gathered = self._state, self._step, self._gathered
@@ -98,6 +100,8 @@ class Forming:
             if taken.more and taken.size < self._n:
                 continue
             state.fed.raise_error()
+            if taken.halted:
+                raise await run_halted(state)
             if taken.exhausted and (not taken.short or taken.left == 0):
                 raise await exhausted(state, left=taken.left, step=step, n=self._n)
             deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=state.run)

@@ -330,8 +330,16 @@ class TrainerState:
                 self._freed_dead = self._freed_rejected = 0
 
     async def pause(self, mode: str) -> str:
-        """Sets the mode, `paused`, `draining` or empty. Returns the mode before."""
-        return await self.numbered.call(lambda call_id: trainer.pause(self.run, call_id, mode, now=self.now))
+        """Sets the mode, `paused` or `draining`. Returns the mode before."""
+        before = await self.numbered.call(lambda call_id: trainer.pause(self.run, call_id, mode, now=self.now))
+        return before.mode
+
+    async def resume(self) -> str:
+        """Ends a pause and a halt. Returns what it ended, in words."""
+        before = await self.numbered.call(
+            lambda call_id: trainer.pause(self.run, call_id, "", halted=True, now=self.now)
+        )
+        return before.ended
 
     async def requeue(self, limit: int) -> int:
         """Takes back what is due, at most limit of each kind. Returns how many."""

@@ -49,6 +49,8 @@ class RunConfig(Model, frozen=True):
         max_result_bytes: largest encoded result.
         result_ttl_ms: how long the bytes of a result wait for the submit that accepts them.
         max_finished: how many dead tasks are kept to look at, and how many rejected ones.
+        halt_after_failures: so many failed attempts of different tasks, or of all unfinished tasks where there are
+            fewer, without an accepted result between them halt the run, until it is resumed; 0: never.
         events_maxlen: entries kept in the event stream, one for each call with all its transitions; 0: off.
 
     Raises:
@@ -71,6 +73,7 @@ class RunConfig(Model, frozen=True):
     max_result_bytes: _ValueBytes = 512 * 1024**2
     result_ttl_ms: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] = 3_600_000
     max_finished: _Count = 10_000
+    halt_after_failures: Annotated[int, Field(ge=0, le=1_000)] = 64
     events_maxlen: _Count = 10_000
 
     @model_validator(mode="before")

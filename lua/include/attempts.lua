@@ -1,5 +1,5 @@
 -- @include endings
--- @include backoff
+-- @include breaker
 -- Transitions of one held slot whose attempt ends without a result.
 
 local function fail_slot_for_good(t, k, with_error)
@@ -19,7 +19,8 @@ end
 -- Ends an attempt whose lease or time-out has passed.
 local function expire_attempt(t, k, s)
   end_hold(t, k, s, 'expired')
-  if spend_try(t, k, s) then set_letter(t, k, 'O') end
+  Breaker.take(t, k, s, 1, 'the lease or the time-out of the attempt passed')
+  if state.halted or spend_try(t, k, s) then set_letter(t, k, 'O') end
   bump('total_expired', 1)
   end_check(t, 'expired')
 end
@@ -28,10 +29,14 @@ end
 local function fail_attempt(t, k, s, message, may_retry, by_worker)
   local answer, why = 'failed', by_worker and 'fault' or 'failed'
   end_hold(t, k, s, why)
-  if by_worker and not Failures.add(t, k, s.session, retry_at) then
+  local costs = not state.halted and (not by_worker or Failures.add(t, k, s.session, retry_at))
+  local is_final = costs and not (may_retry or by_worker)
+  Breaker.begin({ t.id }, '')
+  Breaker.take(t, k, s, costs and not is_final and 1 or 0, message)
+  if not costs then
     answer = 'retried'
     set_letter(t, k, 'O')
-  elseif not (may_retry or by_worker) then
+  elseif is_final then
     fail_slot_for_good(t, k, true)
   elseif spend_try(t, k, s) then
     answer = 'retried'

@@ -1,13 +1,11 @@
 -- @include writes
 -- What is remembered of failed attempts while it matters: the last error of each task, and faults of workers.
--- ERRORS  <task> -> of its last failed attempt: `attempt kind at bytes` (of the message), a line break, message, traceback
--- FAULTS  <task> -> for each slot that has some: `slot faults until session ...`, with `;` between them
+-- errors  <task> -> of its last failed attempt: `attempt kind at bytes` (of the message), a line break, message, traceback
+-- faults  <task> -> for each slot that has some: `slot faults until session ...`, with `;` between them
 -- A fault is the worker's (protocol, "An attempt ends without a result"): until then its session does not get the slot again.
 
-local ERRORS, FAULTS = key('errors'), key('faults')
-local MOST_FAULTY, LEAST_BAR_MS = 3, 1000
-
 local Failures = {}
+Failures.most_faulty, Failures.least_bar_ms = 3, 1000
 Failures.cached = {} -- task -> slot number -> its faults
 
 Failures.read = function(text)
@@ -21,7 +19,7 @@ Failures.read = function(text)
 end
 
 Failures.load = function(ids)
-  local texts = hmget(FAULTS, ids)
+  local texts = hmget(key('faults'), ids)
   for i = 1, #ids do
     local id = ids[i]
     Failures.cached[id] = Failures.cached[id] or Failures.read(texts[i] or '')
@@ -62,28 +60,29 @@ Failures.add = function(t, k, session, pause_until)
   local f = all[k] or { count = 0, sessions = {} }
   f.count = f.count + 1
   if not Failures.had(f, session) then f.sessions[#f.sessions + 1] = session end
-  f.till = math.max(now + LEAST_BAR_MS, pause_until(f.count) or 0)
-  all[k] = #f.sessions < MOST_FAULTY and f or nil
+  f.till = math.max(now + Failures.least_bar_ms, pause_until(f.count) or 0)
+  all[k] = #f.sessions < Failures.most_faulty and f or nil
   local texts = {}
   for number, g in pairs(all) do
     texts[#texts + 1] = table.concat({ number, g.count, int_text(g.till), table.concat(g.sessions, ' ') }, ' ')
   end
   set('faulted', 1)
-  if #texts > 0 then hput(FAULTS, t.id, table.concat(texts, ';')) else hdel(FAULTS, t.id) end
+  if #texts > 0 then hput(key('faults'), t.id, table.concat(texts, ';')) else hdel(key('faults'), t.id) end
   return all[k] == nil
 end
 
 -- Notes why an attempt failed.
 Failures.note = function(t, attempt, kind, message, trace)
   set('failing', 1)
-  hput(ERRORS, t.id, attempt .. ' ' .. kind .. ' ' .. int_text(now) .. ' ' .. #message .. '\n' .. message .. trace)
+  local head = attempt .. ' ' .. kind .. ' ' .. int_text(now) .. ' ' .. #message
+  hput(key('errors'), t.id, head .. '\n' .. message .. trace)
 end
 
 -- The faults are of no matter any more; with errors, the last error neither.
 Failures.forget = function(t, with_errors)
   if state.faulted then
-    hdel(FAULTS, t.id)
+    hdel(key('faults'), t.id)
     Failures.cached[t.id] = {}
   end
-  if with_errors and state.failing then hdel(ERRORS, t.id) end
+  if with_errors and state.failing then hdel(key('errors'), t.id) end
 end

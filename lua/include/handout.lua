@@ -118,6 +118,7 @@ end
 
 -- Returns the reason for handing out less than n, or nil.
 local function hand_out(n, limit, claim)
+  if state.halted then return 'halted' end
   if state.paused == 'paused' then return 'paused' end
   if state.recovering ~= '' then return 'recovering' end
   if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then

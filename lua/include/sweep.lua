@@ -48,15 +48,21 @@ local function promote_slots(names)
   return #names
 end
 
--- Expires the given attempts of the set `name`, in their order. Returns how many held their slot, and how many it dealt with.
-local function expire_all(name, attempts)
+-- Expires the given attempts of the set `name`, in their order. session: the one whose lease passed, if it did. Returns how many held their slot, and how many it dealt with.
+local function expire_all(name, attempts, session)
   load_attempts(attempts)
+  if session then
+    local ids = {}
+    for i = 1, #attempts do ids[i] = attempts[i]:match('^[^#]+') end
+    Breaker.begin(ids, session)
+  end
   local n = 0
   for i = 1, #attempts do
     if cleared_enough() then return n, i - 1 end
     zdel(name, attempts[i])
     local t, k, s, holds = holder(attempts[i])
     if holds then
+      if not session then Breaker.begin({ t.id }, '') end
       expire_attempt(t, k, s)
       n = n + 1
     end
@@ -78,7 +84,8 @@ local function expire_sessions(limit)
     if n >= limit or cleared_enough() then break end
     local held = redis.call('ZRANGE', SESSION .. ids[i], 0, limit - n - 1)
     local all = redis.call('ZCARD', SESSION .. ids[i]) == #held
-    local _, looked = expire_all(SESSION .. ids[i], held)
+    local looked = 0
+    if #held > 0 then looked = select(2, expire_all(SESSION .. ids[i], held, ids[i])) end
     n = n + math.max(1, looked)
     if all and looked == #held then forget_session(ids[i], 'expired') end
   end
@@ -99,6 +106,7 @@ local function sweep(limit)
   flush()
   n = n + expire_sessions(limit)
   flush()
+  Breaker.look()
   set('due', first_due())
   cleared_slots = 0 -- a claim goes on after the sweep, with its own bound of slots
   return n

@@ -19,7 +19,7 @@ local function arm_anyway() arm_for_open_slot() end
 local function arm_session(id) arm.sessions[id] = true end
 
 local function arm_markers()
-  if arm.workers and state.paused ~= 'paused' then
+  if arm.workers and state.paused ~= 'paused' and not state.halted then
     local is_useful = arm.slot_opened or (capacity() > 0 and redis.call('ZCARD', PENDING) > 0)
     if is_useful then redis.call('ZADD', WAKE, 0, '1') end
   end

@@ -387,7 +387,7 @@ def test_whatever_can_be_iterated_over_is_taken(lab: Lab):
 
 
 def test_an_exception_is_an_error_to_report(lab: Lab):
-    lab.trainer(consumer_batch_size=2, max_attempts=1).enqueue(tasks(2))
+    lab.trainer(consumer_batch_size=2, max_attempts=1, halt_after_failures=0).enqueue(tasks(2))
     worker = lab.worker()
     first, second = worker.claim(2)
     worker.fail(first, ValueError("no such tool"))

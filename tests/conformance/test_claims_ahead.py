@@ -23,7 +23,7 @@ FAR_AWAY_S = 15.0
 
 @pytest.fixture
 def trainer(lab: Lab):
-    with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=300, max_staleness=9)) as made:
+    with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=300, max_staleness=9, halt_after_failures=0)) as made:
         yield made
 
 

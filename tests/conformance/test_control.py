@@ -363,7 +363,7 @@ def test_a_handler_whose_attempt_is_taken_back_is_cancelled(lab: Lab):
 
 def test_the_asyncio_loop_reports_every_outcome(lab: Lab):
     async def main() -> None:
-        config = RunConfig(consumer_batch_size=8, max_attempts=2, retry_backoff_ms=0)
+        config = RunConfig(consumer_batch_size=8, max_attempts=2, retry_backoff_ms=0, halt_after_failures=0)
         async with aio.Trainer(lab.url, lab.run, config) as trainer, aio.Worker(lab.url, lab.run) as worker:
             await trainer.enqueue(Task(id=name) for name in ("a", "b", "bad", "raises", "odd", "c"))
             busy = most = 0

@@ -62,13 +62,13 @@ def test_a_worker_may_ask_for_its_own_lease(lab: Lab):
 
 
 def test_a_claim_takes_back_what_expired_before_it_hands_out(lab: Lab):
-    trainer = lab.trainer(consumer_batch_size=3, lease_ms=1_000, max_attempts=9)
-    trainer.enqueue(tasks(3))
+    trainer = lab.trainer(consumer_batch_size=4, lease_ms=1_000, max_attempts=9)
+    trainer.enqueue(tasks(4))
     for name in ("a", "b", "c"):
         lab.worker(name=name).claim()
     lab.pass_ms(1_000)
     last = lab.worker(name="last")
-    assert [attempt.task for attempt in last.claim(9)] == ["t0", "t1", "t2"]
+    assert [attempt.task for attempt in last.claim(9)] == ["t0", "t1", "t2", "t3"]
     assert trainer.stats().sessions == 1
 
 

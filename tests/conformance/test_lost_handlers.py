@@ -132,7 +132,7 @@ def test_one_task_that_hangs_does_not_stop_the_run(lab: Lab, loop: str):
 
 @pytest.mark.parametrize("loop", ["threads", "asyncio"])
 def test_a_worker_that_has_lost_all_places_ends_with_an_error(lab: Lab, loop: str, caplog: pytest.LogCaptureFixture):
-    trainer = live_trainer(lab, attempt_timeout_ms=300, max_attempts=1)
+    trainer = live_trainer(lab, attempt_timeout_ms=300, max_attempts=1, halt_after_failures=0)
     trainer.enqueue(tasks(2, "bad"))
     with working(lab, loop, 2, "bad0", "bad1") as one:
         wait_until(lambda: lab.stat("n_dead") == 2, "their time is over, though nobody else calls")

@@ -88,7 +88,7 @@ def test_a_trainer_call_again_gets_the_same_answer_and_no_second_effect(lab: Lab
         assert trainer.send(make, *args, number=trainer.number, **options) == answer
         assert without_clock(lab.dump()) == after
     # The clock of the state is the only thing a replay may have moved, and the channel goes on.
-    assert trainer.send(calls.pause, "") in {"", "paused"}
+    assert trainer.send(calls.pause, "").mode in {"", "paused"}
     with pytest.raises(OldCall):
         trainer.send(make, *args, number=trainer.number - 1, **options)
 
@@ -156,7 +156,7 @@ def test_a_refused_call_uses_up_its_number_and_is_refused_the_same_again(
     with pytest.raises(refusal):
         trainer.send(calls.pause, "paused", number=trainer.number)
     assert lab.stat("n_pending") == 1
-    assert trainer.send(calls.pause, "paused") == ""
+    assert trainer.send(calls.pause, "paused").mode == ""
 
 
 def test_the_client_goes_on_after_a_refusal(lab: Lab):
@@ -172,7 +172,7 @@ def test_open_again_is_the_same_open(lab: Lab):
     trainer.enqueue("t")
     again = trainer.open()
     assert (again.epoch, again.created) == (trainer.opened.epoch, False)
-    assert trainer.send(calls.pause, "") == "", "the call number goes on"
+    assert trainer.send(calls.pause, "").mode == "", "the call number goes on"
 
 
 def test_a_late_open_does_not_fence_its_successor(lab: Lab):
@@ -289,8 +289,8 @@ def test_the_last_64_requests_are_remembered(lab: Lab):
     for i in range(70):
         lab.call(calls.pause, calls.operator_call_id(f"r{i}"), "")
     lab.call(calls.pause, calls.operator_call_id("stop"), "paused")
-    assert lab.call(calls.pause, calls.operator_call_id("r69"), "draining") == ""
-    assert lab.call(calls.pause, calls.operator_call_id("r8"), "") == "", "one of the last 64: no effect"
+    assert lab.call(calls.pause, calls.operator_call_id("r69"), "draining").mode == ""
+    assert lab.call(calls.pause, calls.operator_call_id("r8"), "").mode == "", "one of the last 64: no effect"
     assert lab.stat("n_pending") == 0
     assert lab.dump()["state"][b"paused"] == b"paused"
     assert len(lab.dump()["requests"]) <= 64

@@ -39,7 +39,7 @@ def trim(lab: Lab) -> None:
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
 def test_an_exhausted_run_names_the_dead_and_why_they_are(lab: Lab, flavour: str):
-    trainer = lab.trainer(consumer_batch_size=4, max_concurrent_rollouts=99)
+    trainer = lab.trainer(halt_after_failures=0, consumer_batch_size=4, max_concurrent_rollouts=99)
     worker = outage(lab, trainer, 6)
     trainer.enqueue(Task(id="r"))
     worker.reject(worker.claim(1)[0], "off topic")
@@ -73,7 +73,10 @@ def test_an_exhausted_run_of_which_nothing_died_speaks_of_no_dead(lab: Lab):
 
 
 def test_reasons_are_told_once_a_few_and_short(lab: Lab):
-    trainer, worker = lab.trainer(consumer_batch_size=99, max_concurrent_rollouts=99), lab.worker()
+    trainer, worker = (
+        lab.trainer(halt_after_failures=0, consumer_batch_size=99, max_concurrent_rollouts=99),
+        lab.worker(),
+    )
     trainer.enqueue(tasks(30))
     for i in range(30):
         lab.pass_ms(1)
@@ -87,7 +90,12 @@ def test_reasons_are_told_once_a_few_and_short(lab: Lab):
 
 def test_enqueue_tells_the_state_of_each_task_that_is_there(lab: Lab):
     trainer = lab.trainer(
-        consumer_batch_size=1, max_staleness=9, max_concurrent_rollouts=99, max_finished=0, retention_steps=0
+        halt_after_failures=0,
+        consumer_batch_size=1,
+        max_staleness=9,
+        max_concurrent_rollouts=99,
+        max_finished=0,
+        retention_steps=0,
     )
     worker = lab.worker()
     for ends in ("dead_freed", "rejected_freed"):
@@ -138,7 +146,12 @@ def test_a_task_given_twice_in_one_call_is_pending_the_second_time(lab: Lab):
 def test_dead_tasks_that_are_freed_are_told(lab: Lab, caplog: pytest.LogCaptureFixture):
     """In the totals, the events, the log of the trainer that trims and its errors. Mutants: freed_unsaid, freed_uncounted."""
     trainer = lab.trainer(
-        consumer_batch_size=4, max_concurrent_rollouts=99, max_staleness=9, max_finished=2, retention_steps=0
+        halt_after_failures=0,
+        consumer_batch_size=4,
+        max_concurrent_rollouts=99,
+        max_staleness=9,
+        max_finished=2,
+        retention_steps=0,
     )
     outage(lab, trainer, 6)
     with caplog.at_level(logging.WARNING, "broker"):
@@ -159,7 +172,12 @@ def test_dead_tasks_that_are_freed_are_told(lab: Lab, caplog: pytest.LogCaptureF
 
 def test_a_filter_that_refuses_everything_is_not_told_of_at_each_step(lab: Lab, caplog: pytest.LogCaptureFixture):
     trainer = lab.trainer(
-        consumer_batch_size=1, max_concurrent_rollouts=99, max_staleness=9, max_finished=1, retention_steps=0
+        halt_after_failures=0,
+        consumer_batch_size=1,
+        max_concurrent_rollouts=99,
+        max_staleness=9,
+        max_finished=1,
+        retention_steps=0,
     )
     worker = lab.worker()
     for step in range(6):
@@ -187,7 +205,12 @@ def test_an_outage_is_over_and_all_are_enqueued_again(lab: Lab):
     freed_trained_count_as_dead.
     """
     trainer = lab.trainer(
-        consumer_batch_size=2, max_concurrent_rollouts=99, max_staleness=99, max_finished=3, retention_steps=0
+        halt_after_failures=0,
+        consumer_batch_size=2,
+        max_concurrent_rollouts=99,
+        max_staleness=99,
+        max_finished=3,
+        retention_steps=0,
     )
     worker = lab.worker()
     trainer.enqueue(tasks(2, "trained"))
@@ -224,7 +247,7 @@ def test_an_outage_is_over_and_all_are_enqueued_again(lab: Lab):
 @pytest.mark.parametrize("samples", [1, 3, 5])
 def test_a_task_taken_again_is_what_is_given_now(lab: Lab, samples: int):
     """Mutants: taken_again_with_its_old_payload, taken_again_leaves_slots."""
-    trainer, worker = lab.trainer(max_concurrent_rollouts=9), lab.worker()
+    trainer, worker = lab.trainer(halt_after_failures=0, max_concurrent_rollouts=9), lab.worker()
     trainer.enqueue([Task(id="a", payload=b"old", samples=3, priority=1), Task(id="b", payload=b"b")])
     kill(lab, worker)
     answer = trainer.enqueue(
@@ -262,7 +285,7 @@ def test_a_lost_answer_of_an_enqueue_again_has_one_effect(lab: Lab):
 
 def test_a_retry_says_what_became_of_freed_tasks(lab: Lab):
     """Mutants: retry_knows_nothing_of_what_was_freed."""
-    trainer = lab.trainer(max_concurrent_rollouts=9, max_finished=0, retention_steps=0)
+    trainer = lab.trainer(halt_after_failures=0, max_concurrent_rollouts=9, max_finished=0, retention_steps=0)
     outage(lab, trainer, 1)
     trainer.advance(allow_empty=True)
     trim(lab)

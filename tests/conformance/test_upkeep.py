@@ -66,7 +66,9 @@ def test_advance_keeps_up_with_large_batches(lab: Lab):
 
 def test_dead_and_rejected_tasks_are_kept_up_to_a_bound_each(lab: Lab):
     """Those that a recovery could bring back are kept beyond it. Mutants: finished_kept_for_ever."""
-    trainer = lab.trainer(consumer_batch_size=99, max_finished=3, max_attempts=1, retention_steps=0)
+    trainer = lab.trainer(
+        consumer_batch_size=99, max_finished=3, max_attempts=1, retention_steps=0, halt_after_failures=0
+    )
     worker = lab.worker()
     trainer.enqueue(tasks(10))
     for i, attempt in enumerate(worker.claim(10)):

@@ -111,7 +111,7 @@ def test_work_that_one_worker_failed_at_wakes_another(lab: Lab):
 
 def test_faults_and_errors_are_forgotten_with_the_task(lab: Lab):
     """Mutants: faults_outlive_the_task, an_error_outlives_a_retry, the_error_of_a_ready_task_stays."""
-    trainer = lab.trainer(consumer_batch_size=2, max_attempts=1)
+    trainer = lab.trainer(consumer_batch_size=2, max_attempts=1, halt_after_failures=0)
     first, second = lab.worker(name="w1"), lab.worker(name="w2")
     trainer.enqueue(tasks(2))
     for worker in (first, second):

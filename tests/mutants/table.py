@@ -181,8 +181,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "slot_name(t, k) .. '.' .. s.claims == id:match('^(.*)%.%w+$')", "g3_an_attempt", WALK,
         ),
         "slots_by_number_however_written": ("and small_text(k) == number and", "and", "g3_an_attempt"),
+        "failures_of_a_halted_run_cost_tries": (
+            "local costs = not state.halted and", "local costs =", "no_failure_costs_an_attempt", WALK,
+        ),
+        "an_expiry_in_a_halted_run_costs_a_try": (
+            "if state.halted or spend_try(t, k, s)", "if spend_try(t, k, s)", "no_failure_costs_an_attempt", WALK,
+        ),
         "a_fault_is_a_failure": (
-            "if by_worker and not Failures.add(t, k, s.session, retry_at) then", "if false then", "another_worker_tries", WALK,
+            "(not by_worker or Failures.add(t, k, s.session, retry_at))", "true", "another_worker_tries", WALK,
         ),
         "a_fault_is_told_as_a_failure": ("by_worker and 'total_faults' or 'total_failed'", "'total_failed'", WALK),
         "retry_at_once": ("set_letter(t, k, 'W')", "set_letter(t, k, 'O')", "pause_that_doubles"),
@@ -193,7 +199,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "ended_attempts_count_as_holders": ("same and letter(t, k) == 'H', same", "same, same", WALK),
         "one_try_more_than_max_attempts": ("if tries < num('max_attempts')", "if tries <= num('max_attempts')", WALK),
         "an_expiry_costs_no_try": (
-            "if spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')", WALK,
+            "if state.halted or spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')", WALK,
         ),
         "a_release_costs_a_try": (
             "end_hold(t, k, s, 'released')", "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1", WALK,
@@ -316,6 +322,39 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "time_outs_are_on_the_runs_clock": ("lease_end(claim.timeout)", "now + claim.timeout", WALK),
     },
+    "include/breaker.lua": {
+        "nothing_halts": ("  Breaker.halt(ids)\n", "", "failures_of_different_tasks_halt", WALK),
+        "only_the_threshold_halts": (
+            "num('halt_after_failures') and n < Breaker.unfinished(ids)", "num('halt_after_failures')",
+            "fewer_unfinished_tasks_halt", WALK,
+        ),
+        "results_do_not_end_the_streak": (
+            "if num('streak') > 0 and num('streak_results') ~= num('total_results') then", "if false then",
+            "accepted_result_ends", WALK,
+        ),
+        "each_failure_is_an_event": ("if entries[ids[i]] then return end", "", "one_poison_prompt", WALK),
+        "one_event_halts": ("if num('streak') < 2 or", "if", "one_poison_prompt", WALK),
+        "the_breaker_cannot_be_off": (
+            "return not state.halted and num('halt_after_failures') > 0", "return not state.halted", "breaker_is_off", WALK,
+        ),
+        "the_dead_of_a_streak_stay_dead": ("    Breaker.revive(t)\n", "", "lives_again_in_its_old_place", WALK),
+        "tries_of_a_streak_are_kept": (
+            "s.tries = small_text(math.max(0, s.tries - tries))", "", "lives_again_in_its_old_place", WALK,
+        ),
+        "tries_fall_below_zero": ("math.max(0, s.tries - tries)", "s.tries - tries", WALK),
+        "later_failures_of_a_task_in_the_streak_are_not_noted": (
+            "if not (entry or Breaker.notes) then return end", "if not Breaker.notes then return end", WALK,
+        ),
+        "an_expiry_in_pieces_is_several_events": (
+            "if session ~= '' and field('streak_session') == session then", "if false then", WALK,
+        ),
+        "a_verdict_is_taken_back": ("and s.why ~= 'rejected' then", "then", WALK),
+        "a_resume_lets_the_failed_go_first": (
+            "if t and due then Breaker.postpone(t, entries[t.id].taken, due) end", "", "lives_again_in_its_old_place", WALK,
+        ),
+        "the_dead_of_a_streak_are_finished": ("if t and t.state == 'X' then left = left + 1 end", "", WALK),
+        "a_halt_wakes_no_trainer": ("arm_trainer(true)", "", "waiting_trainer_is_told"),
+    },
     "include/failures.lua": {
         "faults_never_count": ("return all[k] == nil", "return false", "three_workers_are_one_failure", WALK),
         "faults_of_one_worker_count": (
@@ -333,14 +372,17 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if Failures.bars(t, at - 1, session) then return true end\n  end\n  return false",
             "slots_that_it_did_not_fail_at", WALK,
         ),
-        "counted_faults_are_kept": ("all[k] = #f.sessions < MOST_FAULTY and f or nil", "all[k] = f", WALK),
-        "faults_outlive_the_task": ("    hdel(FAULTS, t.id)\n    Failures.cached", "    Failures.cached", "forgotten_with", WALK),
+        "counted_faults_are_kept": ("all[k] = #f.sessions < Failures.most_faulty and f or nil", "all[k] = f", WALK),
+        "faults_outlive_the_task": ("    hdel(key('faults'), t.id)\n    Failures.cached", "    Failures.cached", "forgotten_with", WALK),
         "an_error_outlives_a_retry": (
-            "if with_errors and state.failing then hdel(ERRORS, t.id) end", "", "forgotten_with_the_task", WALK,
+            "if with_errors and state.failing then hdel(key('errors'), t.id) end", "", "forgotten_with_the_task", WALK,
         ),
         "no_trace_is_stored": ("message .. trace)", "message)", "traceback_of_a_handler"),
     },
     "include/handout.lua": {
+        "claims_of_a_halted_run_go_on": (
+            "if state.halted then return 'halted' end", "", "failures_of_different_tasks_halt", WALK,
+        ),
         "a_faulty_worker_reads_one_page": ("looked = i - 1", "looked = there", "failed_at_the_first_tasks", WALK),
         "a_faulty_worker_keeps_the_marker": (
             "pass_on(granted_count >= n or claim.passed > 0)", "pass_on(granted_count >= n)", "wakes_another",
@@ -565,6 +607,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/sweep.lua": {
+        "each_attempt_of_a_dead_session_is_an_event": (
+            "if not session then Breaker.begin({ t.id }, '') end", "Breaker.begin({ t.id }, '')", "dies_with_many_tasks", WALK,
+        ),
+        "an_expiry_never_halts": ("  Breaker.look()\n", "", "dies_with_many_tasks", WALK),
         "leases_never_end": ("n = n + expire_sessions(limit)", "", "to_the_millisecond"),
         "timeouts_never_end": ("n = n + (expire_all(DEADLINES, due_leases(DEADLINES, limit)))", "", "hard_limit"),
         "deadlines_of_the_last_release_forgotten": (
@@ -583,7 +629,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "expired_sessions_stay": ("if all and looked == #held then forget_session(ids[i], 'expired') end", "", WALK),
         "an_expired_session_forgets_only_itself": (
-            "local _, looked = expire_all(SESSION .. ids[i], held)", "local looked = #held", WALK,
+            "looked = select(2, expire_all(SESSION .. ids[i], held, ids[i]))", "looked = #held", WALK,
         ),
         "the_lease_of_an_ended_session_bounds_a_gap": ("zdel(LEASES, id)", "", WALK),
     },
@@ -643,7 +689,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "redis.call('ZCARD', PENDING) > 0", "lets_a_worker_sleep",
         ),
         "woken_in_a_pause": (
-            "if arm.workers and state.paused ~= 'paused' then", "if arm.workers then", "lets_a_worker_sleep",
+            "if arm.workers and state.paused ~= 'paused' and", "if arm.workers and", "lets_a_worker_sleep",
         ),
         "trainer_woken_for_each_rollout": (
             "(arm.task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
@@ -675,6 +721,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "an_unsealed_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
     },
     "pause.lua": {
+        "any_resume_ends_a_halt": (" and rawget(ARGV, FIRST_ARG + 1) == '1' then", " then", "told_apart", WALK),
         "no_wake_on_resume": ("arm_anyway()", "", "marker_is_armed"),
         "no_wake_on_open_slot_after_pause": ("arm_anyway()", "arm_workers()", "marker_is_armed"),
         "resume_wakes_nobody": ("arm_anyway()\n  event(mode", "event(mode", WALK),
@@ -819,6 +866,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "the_tail_of_a_feeder_is_not_taken": (
             "or state.supply == 'done')", ")", "woken_by_the_loaders_end", WALK,
         ),
+        "a_trainer_waits_in_a_halted_run": ("state.halted and 1 or 0 }", "0 }", "says_what_halted_the_run", WALK),
         "small_batch_counts_its_size": (
             "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the", WALK,
         ),
@@ -881,6 +929,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_short_take_waits_for_what_it_has": ("short and left > size and math.min", "short and math.min", WALK),
     },
     "trim.lua": {
+        "trim_frees_the_dead_of_a_streak": (" or Breaker.streak()[t.id]) then", ") then", "trim_keeps_what_died", WALK),
         "bytes_freed_at_once": ("num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live"),
         "tasks_freed_at_once": ("num('version') - num('retention_steps')", "num('version')", "bytes_live"),
         "dead_kept_for_ever": (

@@ -37,7 +37,7 @@ MOST_TRAINERS = 4
 #: All but the batch size, and what keeps the bounds small.
 MAY_BE_UNSAID = [
     *("max_concurrent_rollouts", "max_staleness", "on_stale", "max_attempts", "attempt_timeout_ms"),
-    *("retry_backoff_ms", "retry_backoff_max_ms"),
+    *("retry_backoff_ms", "retry_backoff_max_ms", "halt_after_failures"),
 ]
 #: The gate's own refusals, which do not use up a number.
 NOT_EXECUTED = ("FENCED", "OLDCALL", "REWOUND", "NORUN")
@@ -57,6 +57,7 @@ def any_config(choose: Chooser) -> Config:
         retry_backoff_max_ms=pick(choose, [60_000, 1_500]),
         retention_steps=pick(choose, [100, 2, 0]),
         max_finished=pick(choose, [100, 2, 0]),
+        halt_after_failures=pick(choose, [64, 0, 3, 2]),
     )
 
 
@@ -238,7 +239,7 @@ def pause(world: World, choose: Chooser) -> None:
 
 def resume(world: World, choose: Chooser) -> None:
     """By the trainer or an operator."""
-    send(world, choose, Resume(), operator=chance(choose, 50))
+    send(world, choose, Resume(halted=chance(choose, 70)), operator=chance(choose, 50))
 
 
 def retry(world: World, choose: Chooser) -> None:

@@ -131,7 +131,9 @@ class Pause(Numbered):
 
 @dataclass(frozen=True, slots=True)
 class Resume(Numbered):
-    """Ends a pause."""
+    """Ends a pause; a halt, too, where that is said."""
+
+    halted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class Config:
     retention_steps: int = 100
     max_finished: int = 10_000
     keep_checkpoints: int = 2
+    halt_after_failures: int = 64
 
     @property
     def batch(self) -> int:

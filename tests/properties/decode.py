@@ -102,6 +102,9 @@ def view_from_dump(dump: Dump) -> View:
             for name, value in state.items()
             if name.startswith("total_") and name != "total_requests" and value != "0"
         },
+        "streak": _taken(found, "streak") if state.get("streak_results") == state.get("total_results", "0") else {},
+        "halted": int(state.get("halted") or 0),
+        "halt": _taken(found, "halt"),
         "results": {},
         "aside": {
             "clocks": (clock, int(state.get("clock_offset", 0)), clock - int(state.get("lease_lag", 0))),
@@ -114,6 +117,15 @@ def view_from_dump(dump: Dump) -> View:
             "revoked": {name[8:] for name in found if name.startswith("revoked:")},
             "stray": stray,
         },
+    }
+
+
+def _taken(found: dict[str, Any], name: str) -> dict[str, dict[int, int]]:
+    """The tries that failures took: task -> slot -> how many."""
+    slots = {task: _text(entry).split("\n")[0].split()[2] for task, entry in _pairs(found.get(name, [])).items()}
+    return {
+        task: {int(slot): int(tries) for slot, _, tries in (each.partition(":") for each in words.split(","))}
+        for task, words in slots.items()
     }
 
 

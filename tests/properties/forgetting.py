@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .breaker import streak
 from .ghost import Ghost, require
 from .state import Run, Task
 from .view import View, unwanted_results
@@ -51,6 +52,8 @@ def _may_forget(run: Run, view: View, task: Task) -> bool:
         return False
     if task.step is not None and task.step >= run.floor:
         return False  # a recovery may bring it back
+    if task.id in streak(run):
+        return False  # it lives again where the run is halted
     kept = [run.tasks[name] for name in view[task.state]]
     older = all(task.ended_ms <= other.ended_ms for other in kept)
     return len(kept) >= run.config.max_finished and older

@@ -40,7 +40,7 @@ def finish_everything(world: World) -> None:
         return
     else:
         number = 1
-    world.call(Resume(token, number))
+    world.call(Resume(token, number, halted=True))
     session = world.call(Join("w9", world.fresh("n"), 60_000))["session"]
     run = world.model.run
     assert run is not None
@@ -52,6 +52,9 @@ def finish_everything(world: World) -> None:
         items = tuple(SubmitItem(each["id"], data=each["id"].encode()) for each in claimed["attempts"])
         if items:
             world.call(Submit(items))
+        if claimed["reason"] == "halted":  # by the expiry of sessions that died
+            number += 1
+            world.call(Resume(token, number, halted=True))
         step = run.version
         number += 1
         taken = world.call(Take(token, number, step=step, n=run.config.batch, short=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import actions, worker_actions
+from .breaker import streak
 from .calls import (
     Advance,
     Checkpoint,
@@ -45,7 +46,7 @@ def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:
     unfinished = {
         task.id: NewTask(task.id, task.payload, task.samples, task.min_samples, task.priority)
         for task in run.tasks.values()
-        if run.visible_state(task) not in ends
+        if run.visible_state(task) not in ends or (task.state == "dead" and task.id in streak(run))
     }
     policies = tuple((version, epoch) for version, epoch in run.policies.items() if version <= run.version)
     recoveries = tuple(run.recoveries)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .breaker import Breaker
 from .calls import Answer, Policy
 from .config import Config
 
@@ -191,6 +192,7 @@ class Run:
     by_operators: list[int] = field(default_factory=lambda: [])
     joins: int = 0
     totals: dict[str, int] = field(default_factory=lambda: {})
+    breaker: Breaker = field(default_factory=Breaker)
     #: Sessions from which the last calls took an attempt: their heartbeats are woken.
     revoked: set[str] = field(default_factory=set[str])
 

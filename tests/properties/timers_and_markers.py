@@ -58,7 +58,7 @@ def claimable(view: View) -> bool:
     config, run = view["config"], view["run"]
     age = run["step_next"] - run["version"]
     old = config["staleness"] is not None and config["on_stale"] != "keep" and age > config["staleness"]
-    if run["paused"] == "paused" or old or run["recovering"] is not None:
+    if view["halted"] or run["paused"] == "paused" or old or run["recovering"] is not None:
         return False
     if any("O" in (slot[0] for slot in view["tasks"][name]["slots"]) for name in view["open"]):
         return True

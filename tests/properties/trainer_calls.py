@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
-from . import recovery_calls
+from . import breaker, recovery_calls
 from .calls import (
     Advance,
     Answer,
@@ -130,7 +130,7 @@ def _execute(run: Run, call: Numbered) -> Answer:
         case Pause():
             return _set_mode(run, call.mode)
         case Resume():
-            return _set_mode(run, "")
+            return _set_mode(run, "", ends_halt=call.halted)
         case Retry():
             words = _each(run, call.tasks, lambda task: _retry(run, task))["answers"]
             return {"answers": [_freed(run, name) or word for name, word in zip(call.tasks, words, strict=True)]}
@@ -138,9 +138,12 @@ def _execute(run: Run, call: Numbered) -> Answer:
             raise TypeError(call)
 
 
-def _set_mode(run: Run, mode: str) -> Answer:
+def _set_mode(run: Run, mode: str, *, ends_halt: bool = False) -> Answer:
     before, run.paused = run.paused, mode
-    return {"before": before}
+    halted = run.breaker.halted
+    if ends_halt and halted:
+        breaker.resume(run)
+    return {"before": before, "halted": halted}
 
 
 def enqueue(run: Run, call: Enqueue) -> Answer:
@@ -233,6 +236,8 @@ def take(run: Run, call: Take) -> Answer:
         run.step_next += 1
     answer: Answer = {"size": size, "sealed": batch.sealed, "exhausted": exhausted, "left": left, "taken": taken}
     answer["short"] = short
+    if not batch.sealed:
+        answer["halted"] = bool(run.breaker.halted)
     if call.limit > 0 and size < call.n and not batch.sealed:
         answer["more"] = bool(run.ready())
     if batch.sealed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import breaker
 from .calls import Answer
 from .state import Run, Slot, Task
 
@@ -128,10 +129,13 @@ def end_check(run: Run, task: Task, why: str, reason: str) -> None:
         to_waiting(run, task, why)
 
 
-def end_attempt(run: Run, task: Task, index: int, why: str, reason: str = "", retry: bool = True) -> str:
+def end_attempt(
+    run: Run, task: Task, index: int, why: str, reason: str = "", retry: bool = True, counts: bool | None = None
+) -> str:
     """A held slot's attempt ends without a result.
 
     Args:
+        counts: whether the breaker notes what it takes; None: it is a failure of its own.
         why: `expired`, `failed`, `fault` (of the worker), `rejected`, `released`, or `stale` (its policy does not
             survive: no penalty).
 
@@ -147,13 +151,20 @@ def end_attempt(run: Run, task: Task, index: int, why: str, reason: str = "", re
     run.count(TOTAL_OF[why])
     slot.letter = "O"
     outcome = "again"
-    if why == "rejected" or (why == "failed" and not retry):
-        slot.letter, slot.by_error, outcome = "F", why == "failed", "final"
-    elif why in ("expired", "failed") or (why == "fault" and _faults_count(run, slot)):
-        slot.tries += 1
-        if slot.tries >= config.max_attempts:
+    if why in ("expired", "failed", "fault") and run.breaker.halted:
+        pass  # nothing is taken
+    elif why == "rejected":
+        slot.letter, outcome = "F", "final"
+    elif why in ("expired", "failed", "fault"):
+        is_final = why == "failed" and not retry
+        tries = 0 if is_final or (why == "fault" and not _faults_count(run, slot)) else 1
+        if counts is None:
+            counts = breaker.begin(run, {task.id})
+        breaker.take(run, task, index, tries, counts=counts)
+        slot.tries += tries
+        if is_final or (tries and slot.tries >= config.max_attempts):
             slot.letter, slot.by_error, outcome = "F", True, "final"
-        elif why != "expired" and config.retry_backoff_ms > 0:
+        elif tries and why != "expired" and config.retry_backoff_ms > 0:
             wait = min(config.retry_backoff_max_ms, config.retry_backoff_ms * 2 ** (slot.tries - 1))
             slot.letter, slot.due_ms = "W", run.clock_ms + wait
     end_check(run, task, why, reason or why)
@@ -196,6 +207,7 @@ def sweep(run: Run, limit: int, spare: str = "") -> None:
     for _, session in [each for each in gone if each[1] != spare]:
         if left > 0:
             left -= max(1, end_session(run, session, "expired", left))
+    breaker.look(run)
 
 
 def end_session(run: Run, session: str, why: str, most: int | None = None) -> int:
@@ -209,10 +221,13 @@ def end_session(run: Run, session: str, why: str, most: int | None = None) -> in
         how many attempts were looked at.
     """
     held = run.held(session)
+    counts = (
+        breaker.begin(run, {task.id for _, _, task, _ in held[:most]}, session) if held and why == "expired" else None
+    )
     for _, attempt, _, _ in held[:most]:
         found = holder(run, attempt)
         if found is not None:
-            end_attempt(run, *found, why)
+            end_attempt(run, *found, why, counts=counts)
     if most is None or len(held) <= most:
         del run.sessions[session]
         return len(held)

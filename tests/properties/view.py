@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from . import breaker
 from .state import Run, Task
 
 View = dict[str, Any]
@@ -59,6 +60,9 @@ def view_of(run: Run | None) -> View:
         "dead": sorted(t.id for t in run.tasks.values() if t.state == "dead"),
         "rejected": sorted(t.id for t in run.tasks.values() if t.state == "rejected"),
         "totals": {name: count for name, count in run.totals.items() if count},
+        "streak": breaker.streak(run),
+        "halted": run.breaker.halted,
+        "halt": run.breaker.halt,
         "results": {attempt: run.results[attempt] for attempt in wanted_results(run)},
     }
 

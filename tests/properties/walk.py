@@ -44,6 +44,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (worker_actions.lose_submit, 2),
     (worker_actions.release, 3),
     (worker_actions.fail, 9),
+    (worker_actions.outage, 3),
 )
 
 #: Actions of one world, before the next begins: short lives meet more configs and early states.

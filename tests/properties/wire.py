@@ -140,7 +140,7 @@ class Wire:
             case Pause():
                 return trainer.pause(run, call_id, call.mode, now=now)
             case Resume():
-                return trainer.pause(run, call_id, "", now=now)
+                return trainer.pause(run, call_id, "", halted=call.halted, now=now)
             case Retry():
                 return trainer.retry(run, call_id, call.tasks, now=now)
             case _:
@@ -214,7 +214,7 @@ class Wire:
             case Discard() | Cancel() | Retry():
                 return {"answers": parsed}
             case Pause() | Resume():
-                return {"before": parsed}
+                return {"before": parsed.mode, "halted": parsed.halted}
             case _:
                 raise TypeError(call)
 
@@ -229,6 +229,8 @@ class Wire:
         }
         if call.limit > 0 and not parsed.sealed and parsed.size < call.n:
             answer["more"] = parsed.more
+        if not parsed.sealed:
+            answer["halted"] = parsed.halted
         if parsed.sealed:
             answer["digest"] = parsed.digest
         return answer

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from .calls import Bytes, Claim, Fail, Join, Leave, Policy, Release, Renew, SetBytes, Submit, SubmitItem, Verdict
+from .calls import (
+    Bytes,
+    Claim,
+    Fail,
+    Join,
+    Leave,
+    Policy,
+    Release,
+    Renew,
+    Requeue,
+    SetBytes,
+    Submit,
+    SubmitItem,
+    Verdict,
+)
 from .chooser import Chooser, chance, pick, some, weighted
 from .transitions import parse_attempt
 from .world import SessionClient, World
@@ -190,6 +204,22 @@ def fail(world: World, choose: Chooser) -> None:
         error, of_worker = pick(choose, ["boom", "out of memory: 3 of 4"]), chance(choose, 40)
         world.call(Fail(attempt, error, of_worker or not chance(choose, 15), "worker" if of_worker else "task"))
         if not chance(choose, 20):
+            _forget(world, attempt)
+
+
+def outage(world: World, choose: Chooser) -> None:
+    """Whatever workers claim fails for a while; at times one of them dies, and its lease passes."""
+    for _ in range(choose.integer(1, 3)):
+        session = _session(world, choose)
+        if session is None:
+            return
+        _claim(world, choose, session, Claim(session.id, session.number + 1, choose.integer(1, 3), world.fresh("x")))
+        if chance(choose, 20):
+            world.now_ms += 30_000
+            world.call(Requeue())
+            continue
+        for attempt in tuple(session.held):
+            world.call(Fail(attempt, "no engine", not chance(choose, 20), pick(choose, ["task", "task", "worker"])))
             _forget(world, attempt)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import breaker
 from .calls import Answer, Claim, Fail, Join, Leave, Policy, Release, Renew, Submit, SubmitItem, error
 from .state import Run, Session, Task
 from .transitions import (
@@ -67,7 +68,7 @@ def claim(run: Run, call: Claim) -> Answer:
     # A worker that names no policy cannot wait for a newer one: it is told of the capacity instead.
     unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
     passed: list[str] = []
-    if run.paused != "paused" and run.recovering is None and not unusable:
+    if not run.breaker.halted and run.paused != "paused" and run.recovering is None and not unusable:
         _claim_open(run, call, policy, attempts, passed)
         if run.paused != "draining":
             _start_tasks(run, call, policy, attempts, passed)
@@ -85,6 +86,8 @@ def _newest(run: Run) -> Answer:
 
 
 def _reason(run: Run, unusable: bool, passed: bool) -> str:
+    if run.breaker.halted:
+        return "halted"
     if run.paused == "paused":
         return "paused"
     if run.recovering is not None:
@@ -278,4 +281,5 @@ def fail(run: Run, call: Fail) -> Answer:
     why = "fault" if call.kind == "worker" else "failed"
     found[0].last_error = (call.attempt, call.kind, call.error)
     outcome = end_attempt(run, *found, why, call.error, retry=call.retry)
+    breaker.look(run)
     return {"answers": [{"answer": "failed" if outcome == "final" else "retried"}]}

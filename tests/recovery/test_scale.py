@@ -32,7 +32,7 @@ _ASK_EVERY_S = 0.003
 _LOGGED_US = 200
 CONFIG = RunConfig(
     consumer_batch_size=5_000, max_staleness=100, max_concurrent_rollouts=150_000, retry_backoff_ms=60_000,
-    retry_backoff_max_ms=60_000, max_finished=100_000, lease_ms=10**9, events_maxlen=0,
+    retry_backoff_max_ms=60_000, max_finished=100_000, lease_ms=10**9, halt_after_failures=0, events_maxlen=0,
 )  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_without_a_file_everything_is_trained_again_from_version_0(
 @pytest.mark.parametrize("full", [False, True])
 def test_what_was_finished_at_the_checkpoint_stays_finished(lab: Lab, tmp_path: Path, full: bool):
     """Discarded, dead, rejected and cancelled before the checkpoint, at its very version."""
-    trainer = lab.trainer(consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=20)
+    trainer = lab.trainer(consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=20, halt_after_failures=0)
     worker = lab.worker()
     trainer.enqueue(tasks(16))
     history = dict(enumerate(train(trainer, worker, 2)))

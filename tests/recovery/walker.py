@@ -88,6 +88,7 @@ class Walk:
             max_stale_requeues=1_000_000,
             lease_ms=LEASE_MS,
             retry_backoff_ms=rng.choice([0, 3_000]),
+            halt_after_failures=0,  # the ledger counts the dead
             events_maxlen=0,
         )
         self.ledger = Ledger()

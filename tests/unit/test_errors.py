@@ -41,6 +41,7 @@ CODES = {
     "BADURL": "BadUrl",
     "NAME": "BadName",
     "TIMEOUT": "WaitTimeout",
+    "HALTED": "RunHalted",
 }
 
 

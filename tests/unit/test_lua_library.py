@@ -137,3 +137,11 @@ def test_a_script_may_not_declare_a_name_of_its_includes_again():
     script = source("local seen = 'mine'\nreturn see() .. seen\n", needs=("a",), function="f")
     with pytest.raises(NameClash, match="seen"):
         as_library({"a": include}, [script])
+
+
+def test_each_script_alone_has_room_for_its_local_names():
+    """A server without functions gets the plain scripts, whose constants are local names, too."""
+    declared = re.compile(rb"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+    for name in scripts.names():
+        source = scripts.load(name, shebang=False).source
+        assert sum(len(names.split(b", ")) for names in declared.findall(source)) <= 198, name

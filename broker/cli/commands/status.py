@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from broker.cli import options
 from broker.cli.output import Output, Table
+from broker.errors.words import count
 
 if TYPE_CHECKING:
     from broker.inspection.stats import Stats
@@ -84,6 +85,10 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
     ]
     if stats.paused:
         rows.append(("claims", stats.paused))
+    if stats.halted:
+        rows.append(
+            ("halted", f"{count(stats.halted, 'failure')} without an accepted result; broker explain {stats.run}")
+        )
     if stats.recovering is not None:
         rows.append(("recovering", f"to version {stats.recovering}"))
     if stats.floor:

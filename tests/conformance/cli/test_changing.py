@@ -69,6 +69,7 @@ def test_dead_tasks_are_listed_shown_and_retried(broker: Any, worker: Worker) ->
     shown = broker("dead", RUN, "show", "t0")
     assert shown.code == 0
     assert attempt.id in shown.out
+    assert "out of disk" in shown.out
     assert broker("dead", RUN, "show", "t0", "--json").json["state"] == "dead"
 
     retried = broker("dead", RUN, "retry", "t0")
@@ -244,3 +245,38 @@ def test_a_recovery_names_the_file_that_it_goes_by(broker: Any, trainer: Trainer
     assert f"{made.path}: version 0, epoch {trainer.epoch}, written by the run's trainer.\n" in told.err
     assert broker("recover", RUN, "--checkpoint", by_hand["path"], "--yes", "--json").json["source"] == by_hand["path"]
     assert "operators' checkpoints" in broker("status", RUN).out
+
+
+def test_the_last_error_is_shown_with_its_traceback(broker: Any, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    try:
+        _ = {}["reward"]
+    except KeyError as error:
+        worker.fail(attempt, error, "worker")
+    shown = broker("dead", RUN, "show", "t0")
+    assert "a fault of its worker" in shown.out
+    assert "Traceback" in shown.out
+    assert "KeyError: 'reward'" in shown.out
+    assert broker("dead", RUN, "show", "t0", "--json").json["last_failure"]["kind"] == "worker"
+
+
+def test_a_halt_is_told_and_ended_only_by_name(broker: Any, trainer: Trainer, worker: Worker) -> None:
+    while attempts := worker.claim():
+        worker.fail(attempts[0], "no engine", retry=False)
+    failures = trainer.stats().halted
+    assert failures > 1
+    assert f"{failures} failures without an accepted result" in broker("status", RUN).out
+    told = broker("explain", RUN).out
+    assert "[halted]" in told
+    assert "no engine" in told
+    assert f"broker resume {RUN} --halted" in told
+
+    broker("pause", RUN)
+    refused = broker("resume", RUN)
+    assert refused.code == 1
+    assert "the run was paused, and is now only halted" in refused.out
+    assert broker("resume", RUN).out.startswith(f"run {RUN} is halted: {failures} failures")
+    assert broker("resume", RUN, "--json").json == {"run": RUN, "claims": "halted", "before": ""}
+    ended = broker("resume", RUN, "--halted")
+    assert (ended.code, ended.out) == (0, f"run {RUN} starts work again (was halted)\n")
+    assert trainer.stats().halted == 0
