@@ -1,4 +1,4 @@
-"""What trainers, workers, operators and the network may do: every rule of the walker and of the Hypothesis machine."""
+"""The actions of trainers, operators and the network, which the random walk and the Hypothesis machine take."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from .world import TrainerClient, World
 
 Action = Callable[[World, Chooser], None]
 
-#: At most this many unfinished tasks, so that the walk keeps meeting the same ones, and as many in all.
+#: The most unfinished tasks, so that actions meet the same tasks again, and the most tasks in all.
 MOST_UNFINISHED = 9
 MOST_TASKS = 40
 MOST_TRAINERS = 4
-#: All but the batch size, and what keeps the bounds small.
+#: Config fields that a call may leave out: all but the batch size and the fields that keep the bounds small.
 MAY_BE_UNSAID = [
     *("max_concurrent_rollouts", "max_staleness", "on_stale", "max_attempts", "attempt_timeout_ms"),
     *("retry_backoff_ms", "retry_backoff_max_ms", "halt_after_failures"),
@@ -44,7 +44,7 @@ NOT_EXECUTED = ("FENCED", "OLDCALL", "REWOUND", "NORUN")
 
 
 def any_config(choose: Chooser) -> Config:
-    """Numbers small enough that every bound is met soon."""
+    """A config with numbers so small that a walk soon reaches every bound."""
     return Config(
         consumer_batch_size=pick(choose, [2, 1, 3, 0]),
         max_staleness=pick(choose, [1, 0, 0, 1, 2, None]),
@@ -62,7 +62,7 @@ def any_config(choose: Chooser) -> Config:
 
 
 def changed_config(choose: Chooser, config: Config) -> Config:
-    """Another config: mostly the same but for one thing."""
+    """Another config, which mostly differs in one field."""
     other = any_config(choose)
     one = pick(
         choose,
@@ -72,7 +72,7 @@ def changed_config(choose: Chooser, config: Config) -> Config:
 
 
 def open_run(world: World, choose: Chooser) -> None:
-    """A trainer starts; mostly with the config that is there."""
+    """A trainer starts, mostly with the stored config."""
     run = world.model.run
     config: Config | None = run.config if run else any_config(choose)
     update = False
@@ -98,7 +98,7 @@ def _trainer(world: World, choose: Chooser) -> TrainerClient | None:
 def send(
     world: World, choose: Chooser, call: Gated, operator: bool = False, client: TrainerClient | None = None
 ) -> Answer:
-    """Sends a call through a trainer's channel; its reply may be lost and the call sent again, its number be wrong."""
+    """Sends a numbered call of a trainer. The call may be repeated, as after a lost reply, and its number may be wrong."""
     if operator:
         return world.call(replace(call, request=world.fresh("r")))
     client = client or _trainer(world, choose)
@@ -109,16 +109,16 @@ def send(
         number += pick(choose, [1, -2, 5]) if client.number > 1 else 1
     run = world.model.run
     if run is not None and client.token == run.token and number == run.call_number:
-        # After a failover a late copy of another call may have had this number: its answer is not this one's.
+        # After a failover, a late copy of another call may have used up this number. Its answer is not this call's.
         client.number, number = number, number + 1
     numbered = replace(call, token=client.token, number=number)
-    # One with a number that is still to come is not kept: its late copy would be another call of that number.
+    # A call with a future number is not recorded: its late copy would be a second call of that number.
     answer = world.call(numbered, record=number <= client.number + 1)
     if chance(choose, 15):
         answer = world.call(numbered, record=False)
     if answer.get("error") == "REWOUND" and number == client.number + 1 and client in world.trainers:
-        # It knows that the server lost calls of its epoch, and makes no others: a late copy of an earlier call with the
-        # same number could be taken for it.
+        # This trainer knows that the server lost calls of its epoch, and makes no more calls. A late copy of an earlier
+        # call with the same number could be taken for a new call.
         world.trainers.remove(client)
     if answer.get("error") not in NOT_EXECUTED and number == client.number + 1:
         client.number = number
@@ -126,7 +126,7 @@ def send(
 
 
 def enqueue(world: World, choose: Chooser) -> None:
-    """The next rows of the data set, from where the server's cursor is; and some tasks that exist."""
+    """Enqueues the next rows of the data set after the server's cursor, and some tasks that exist."""
     run = world.model.run
     at = position(run.cursor) if run else 0
     tasks: list[NewTask] = []
@@ -148,7 +148,7 @@ def enqueue(world: World, choose: Chooser) -> None:
 
 
 def enqueue_group(world: World, choose: Chooser) -> None:
-    """The next row of the data set, a large group before all others, if there is none yet."""
+    """Enqueues the next row of the data set; a new row is a large group with the highest priority."""
     run = world.model.run
     at = position(run.cursor) if run else 0
     if run is None or len(run.tasks) >= MOST_TASKS:
@@ -171,7 +171,7 @@ def _any_task(choose: Chooser, name: str) -> NewTask:
 
 
 def take(world: World, choose: Chooser) -> None:
-    """Fills and seals; sometimes too early, too much, or a little at a time."""
+    """Fills and seals a batch; sometimes too early, too much, or a little at a time."""
     run = world.model.run
     if run is None:
         return
@@ -188,7 +188,7 @@ def take(world: World, choose: Chooser) -> None:
 
 
 def advance(world: World, choose: Chooser) -> None:
-    """Mostly right; sometimes with the digest of another batch, or without a batch."""
+    """Advances, mostly correctly; sometimes with the digest of another batch, or without a batch."""
     run = world.model.run
     if run is None:
         return
@@ -205,7 +205,7 @@ def advance(world: World, choose: Chooser) -> None:
 
 
 def leap(world: World, choose: Chooser) -> None:
-    """The version goes on without batches: what is under way becomes old."""
+    """Advances without batches, so that the attempts under way become old."""
     for _ in range(choose.integer(1, 2)):
         run = world.model.run
         if run is not None and run.step_next == run.version:
@@ -220,7 +220,7 @@ def _names(world: World, choose: Chooser) -> tuple[str, ...]:
 
 
 def discard(world: World, choose: Chooser) -> None:
-    """The filter, mostly on what it may discard."""
+    """Discards, mostly rollouts that may be discarded."""
     run = world.model.run
     fit = sorted({*run.unsealed_batch().tasks, *(t.id for t in run.ready())}) if run else []
     names = tuple(some(choose, fit, 2)) if fit and chance(choose, 80) else _names(world, choose)
@@ -256,24 +256,24 @@ def requeue(world: World, choose: Chooser) -> None:
 
 
 def trim(world: World, choose: Chooser) -> None:
-    """Anyone may free what nothing needs."""
+    """Anyone may trim."""
     world.call(Trim(pick(choose, [1_000, 1, 2])))
 
 
 def read(world: World, choose: Chooser) -> None:
-    """Everything that only reads, at any time."""
+    """Makes all calls that only read."""
     world.read()
 
 
 def pass_time(world: World, choose: Chooser) -> None:
-    """Nobody calls for a while, backoffs pass; at times the server's clock steps, as in a failover to another host."""
+    """Nobody calls for a while, so backoffs pass. At times the server's clock steps, as in a failover to another host."""
     world.now_ms += pick(choose, [500, 100, 1, 1_000, 2_500, 5_000, 12_000])
     if chance(choose, 20):
         world.now_ms += pick(choose, [-700, -3_600_000, 3_600_000])
 
 
 def deliver_again(world: World, choose: Chooser) -> None:
-    """The network delivers a call of long ago once more, sometimes with a clock that is behind."""
+    """The network delivers an earlier call once more, sometimes with a clock that is behind."""
     if world.bag:
         recent = min(len(world.bag), 12)
         low = 0 if chance(choose, 50) else len(world.bag) - recent

@@ -12,13 +12,13 @@ from tests.servers import real_kinds
 from .servers import drivers_of
 from .world import Driver
 
-#: `ci`: the same few thousand steps every time; `deep`: random, for as long as one cares to wait.
+#: `ci`: the same few thousand steps every time; `deep`: random, and many more.
 PROFILE = os.environ.get("BROKER_PROPERTY_PROFILE", "ci")
 
 
 @pytest.fixture(scope="session")
 def deep() -> bool:
-    """Whether to search for long."""
+    """Whether to search long and at random."""
     return PROFILE == "deep"
 
 

@@ -35,7 +35,7 @@ def _scores(flat: list[bytes]) -> dict[str, int]:
 
 
 def _on_lease_clock(flat: list[bytes]) -> dict[str, int]:
-    """Deadlines without what tells them from those of an earlier release."""
+    """Deadlines on the lease clock: without the offset that sets them apart from those of an earlier release."""
     return {name: at - LEASE_ZERO for name, at in _scores(flat).items()}
 
 

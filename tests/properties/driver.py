@@ -1,4 +1,4 @@
-"""Drives the real script calls and scripts: calls out, answers and the whole state back, in one round trip a step."""
+"""Drives the real script calls and scripts. Each step is one round trip: a call, its answer, and the whole state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pack_command = cast("Callable[[Command], bytes]", hiredis.pack_command)  # pyrig
 
 
 class Connection:
-    """A bare connection; error replies are returned, not raised."""
+    """A bare connection, which returns error replies and does not raise them."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -57,14 +57,14 @@ class Connection:
 
 
 def on_injected_server_clock(source: bytes) -> bytes:
-    """Scripts in which the injected clock stands for the server's: it may step both ways, and stand still."""
+    """Scripts that take the injected time for the server's time, which may step both ways, and stand still."""
     injected, server = b"if ARGV[1] ~= '' then", b"redis.call('TIME')"
     assert source.count(injected) == source.count(server) == 1, "scripts read the clock in another way"
     return source.replace(injected, b"if false then").replace(server, b"{ ARGV[1] / 1000, 0 }")
 
 
 class Scripts:
-    """The sources of the scripts, with a change for tests of the tests."""
+    """The sources of the scripts; `change` may put a fault into them, to test the tests."""
 
     def __init__(self, change: Callable[[str, bytes], bytes] = lambda _, source: source, shebang: bool = True) -> None:
         self._change = change
@@ -143,7 +143,7 @@ class ScriptDriver:
         return self._view
 
     def read(self, view: View, now_ms: int) -> None:
-        """Reads by every script call that only reads, and compares with the view; they must not change anything."""
+        """Makes every script call that only reads, and compares the answers with the view. They must change nothing."""
         before = self._connection.exchange([DUMP])
 
         def execute(script_call: ScriptCall[Any]) -> Any:
@@ -164,16 +164,16 @@ class ScriptDriver:
         return [(name, max(0, ttl), dump) for name, ttl, dump in zip(names, lives, dumps, strict=True)]
 
     def restore(self, saved: Any) -> None:
-        """The store as it was; the scripts are there still."""
+        """Restores the saved store; the scripts stay loaded."""
         self._connection.exchange([("FLUSHALL",), *(("RESTORE", name, ttl, dump) for name, ttl, dump in saved)])
 
     def pop_marker(self, name: str) -> bool:
-        """A blocked client is woken by this marker, if it is there."""
+        """Takes a marker, as a woken client does. Returns whether it was there."""
         return bool(self._connection.exchange([("ZPOPMIN", keys.key(RUN, name))])[0])
 
 
 def _content(replies: list[Any]) -> dict[bytes, Any]:
-    """What is stored, without times to live and without the order of hash tables, which may change at any time."""
+    """The stored data, without times to live and without the order of hash tables, which may change at any time."""
     found: dict[bytes, Any] = {}
     for name, value in replies[0]:
         found[name] = value[0] if name.startswith(b"result:") else dict(zip(value[::2], value[1::2], strict=True))

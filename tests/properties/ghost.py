@@ -1,7 +1,7 @@
-"""Ghost variables: what truly happened, followed through answers and views alone, without the model.
+"""Ghost variables: the true history of a run, followed through answers and views alone, without the model.
 
-A model that is wrong in the same way as the scripts would agree with them for ever. The ghost knows the guarantees
-only: it keeps the true holder of each slot, every accepted result and the history of batches, and checks G1 to G6.
+A model that is wrong in the same way as the scripts would never disagree with them. The ghost knows only the
+guarantees: it keeps the true holder of each slot, every accepted result and the history of batches, and checks G1 to G6.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ class Issued:
 
 @dataclass(slots=True)
 class Ghost:
-    """What was handed out, accepted and trained."""
+    """The attempts handed out, the results accepted, and the tasks trained on."""
 
     issued: dict[str, Issued] = field(default_factory=lambda: {})
     latest: dict[SlotKey, str] = field(default_factory=lambda: {})
     accepted: dict[SlotKey, str] = field(default_factory=lambda: {})
     sealed: dict[int, list[str]] = field(default_factory=lambda: {})
-    #: What a recovery from a checkpoint must not train again, though the server has forgotten the steps.
+    #: Tasks that must not be trained again after a recovery from a checkpoint, though the server forgot their steps.
     trained_before: frozenset[str] = frozenset()
     #: version -> epoch that made it, on the history that survives.
     history: dict[int, str] = field(default_factory=lambda: {})
     enqueued: set[str] = field(default_factory=set[str])
-    #: Rows that had reached an end when they were forgotten; and those that a checkpoint lists and the server lost.
+    #: Rows that had ended when the run forgot them; and rows that a checkpoint lists and the server lost.
     settled: set[str] = field(default_factory=set[str])
     owed: set[str] = field(default_factory=set[str])
 
     def observe(self, call: Call, answer: Answer, before: View, after: View) -> None:
-        """Follows one call and raises Violation where a guarantee does not hold any more."""
+        """Follows one call. Raises Violation if a guarantee is broken."""
         if "error" in answer:
             require(_without_call(before) == _without_call(after), f"an error answer changed the state: {answer}")
             return
@@ -83,13 +83,13 @@ class Ghost:
             return
         self.trained_before = frozenset()
         if call.file is not None and call.listed_order >= 0:
-            # Without its cursor the data loader brings again what the server forgot.
+            # Without the checkpoint's cursor, the data loader brings again the tasks that the server forgot.
             self.trained_before = call.file.trained if call.cursor is not None else frozenset()
             if call.cursor is not None:
                 self.settled, self.owed = set(), set()
             self.settled |= call.file.done
             self.owed |= call.file.unfinished.keys() - before["tasks"].keys()
-        # A failover may have lost versions of the checkpoint's history that another trainer has made anew since.
+        # A failover may have lost versions of the checkpoint's history, which another trainer has made again since.
         made_anew = [made - 1 for made, epoch in call.policies if self.history.get(made, epoch) != epoch]
         version = min(before["run"]["version"], after["run"]["version"], *made_anew)
         self.history = {made: epoch for made, epoch in self.history.items() if made <= version}
@@ -164,7 +164,7 @@ class Ghost:
         return frozenset(name for step, names in self.sealed.items() if step < version for name in names)
 
     def forget(self, name: str) -> None:
-        """The run had the right to forget this task, and did; another one may have its name."""
+        """The run was allowed to forget this task, and did. A later task may have its id."""
         self.enqueued.discard(name)
         for names in self.sealed.values():
             if name in names:

@@ -6,7 +6,7 @@ from .state import Run, Task
 
 
 def check(run: Run) -> None:
-    """Raises AssertionError with what is wrong, and of which task."""
+    """Raises AssertionError with the fault and its task."""
     in_batches: dict[str, int] = {}
     for batch in run.batches.values():
         for name in batch.tasks:
@@ -26,7 +26,7 @@ def check(run: Run) -> None:
             freed = task.state == "batched" and task.step is not None and run.batches[task.step].old
             if slot.letter == "D" and task.state in ("running", "ready", "batched") and not freed:
                 kept.add(task.attempt_id(index))
-    # Bytes that a lost submit SET before are there too, until their TTL or the attempt's end.
+    # There are also bytes of lost submits, until their TTL or the attempt's end.
     if run.recovering is None:
         assert kept <= run.results.keys(), f"results lost: {kept - run.results.keys()}"
     assert run.version <= run.step_next <= run.version + 2, (run.version, run.step_next)

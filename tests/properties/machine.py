@@ -1,4 +1,4 @@
-"""The Hypothesis state machine: the actions of the walker as rules, so that a failure is made small."""
+"""The Hypothesis state machine: the actions of the walk as rules, so that Hypothesis can shrink a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .world import Driver, World
 
 
 class Drawn:
-    """Choices that Hypothesis makes, and makes smaller."""
+    """Choices that Hypothesis makes and shrinks."""
 
     def __init__(self, data: Any) -> None:
         self._data = data

@@ -47,7 +47,7 @@ class Model:
             case Requeue():
                 sweep(run, call.limit)
             case Trim():
-                # What it frees is the server's choice: see forgetting.py.
+                # The server chooses what it frees: see forgetting.py.
                 recovery_calls.raise_floor(run)
             case RecoverBegin():
                 return recovery_calls.begin(run, call)

@@ -21,7 +21,7 @@ from .ghost import require
 from .state import Batch, Run
 from .world import World
 
-#: Each round can end a batch; a task may have to be started over as stale, and every slot of it to be tried.
+#: Each round can end a batch. A task may have to start over as stale, with a new try of each slot.
 MOST_ROUNDS = 20 * MOST_TASKS
 
 
@@ -32,7 +32,7 @@ def unfinished(run: Run) -> list[str]:
 
 
 def finish_everything(world: World) -> None:
-    """One trainer and one worker that make no mistakes work until nothing is left."""
+    """One trainer and one worker that make no mistakes work until all tasks have ended."""
     token = world.fresh("token999")
     if world.model.run is not None and world.model.run.recovering is not None:
         number = _recover(world, token, world.model.run)
@@ -67,7 +67,7 @@ def finish_everything(world: World) -> None:
 
 
 def _recover(world: World, token: str, run: Run) -> int:
-    """Another trainer begins the recovery again and ends it; the number of its next call."""
+    """Another trainer begins the recovery again and ends it. Returns the number of its next call."""
     assert run.recovering is not None
     world.call(RecoverBegin(token, run.recovering))
     world.call(RecoverSweep(token, 1, tasks=tuple((name, False) for name in sorted(run.tasks))))
@@ -76,11 +76,11 @@ def _recover(world: World, token: str, run: Run) -> int:
 
 
 def _trim_everything(world: World, run: Run) -> None:
-    """No bytes stay for ever but those of the last batches."""
+    """Checks that after all trims only the bytes of the last batches are left."""
     for _ in range(run.version + 2):
         world.call(Trim())
     if world.aside is not None:
-        # A recovery may have gone back to where the bytes of the last step are kept, though they were not before.
+        # After a recovery, the bytes of the last step count as kept, though they may have been freed before.
         last = {name for step in (run.version - 1, run.version) for name in run.batches.get(step, Batch(step)).tasks}
         bytes_kept = [attempt for attempt, (_, ttl) in world.aside["stray"].items() if ttl == -1]
         kept = [attempt for attempt in bytes_kept if attempt.partition("#")[0] not in last]

@@ -16,7 +16,7 @@ SIZES = ("pending", "delayed", "retries", "open", "ready", "sessions", "dead", "
 
 
 def compare_reads(execute: Execute, run: str, view: View, now: int) -> None:
-    """Reads audit, check, batch, task and stats; raises Violation where one says otherwise than the view."""
+    """Reads audit, check, batch, task and stats. Raises Violation if one of them contradicts the view."""
     for name, (stored, found) in execute(anyone.audit(run, now=now)).items():
         require(stored == found, f"audit: {name} is {stored}, recomputed {found}")
     if view["tasks"]:

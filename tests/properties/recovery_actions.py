@@ -1,4 +1,4 @@
-"""Checkpoints and recoveries, whole ones and such that are cut off in the middle."""
+"""Checkpoints and recoveries; some recoveries are cut off in the middle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_FILES = 4
 
 
 def save(world: World, choose: Chooser) -> None:
-    """A checkpoint is written; mostly the broker is told so."""
+    """Writes a checkpoint, and mostly commits it."""
     run = world.model.run
     if run is None or run.recovering is not None:
         return
@@ -35,13 +35,13 @@ def save(world: World, choose: Chooser) -> None:
     if chance(choose, 70):
         version = run.version + pick(choose, [1, -1, -2]) if chance(choose, 10) else run.version
         actions.send(world, choose, Commit(version=max(0, version)))
-    elif chance(choose, 60):  # an operator's, perhaps of before a recovery that came in between
+    elif chance(choose, 60):  # an operator's checkpoint, perhaps from before a recovery
         file = pick(choose, world.checkpoints[::-1])
         actions.send(world, choose, Commit(version=file.version, epoch=file.epoch), operator=True)
 
 
 def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:
-    """What a scan of the run finds."""
+    """The checkpoint that a scan of the run gives."""
     ends = ("consumed", "dead", "rejected")
     unfinished = {
         task.id: NewTask(task.id, task.payload, task.samples, task.min_samples, task.priority)
@@ -67,7 +67,7 @@ def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:
 
 
 def fail_over(world: World, choose: Chooser) -> None:
-    """The server loses its last writes; often somebody recovers then, perhaps after others have gone on with it."""
+    """The server loses its last writes. Often a trainer recovers then, perhaps after other clients have gone on."""
     if not world.has_replica:
         return
     world.rewind()
@@ -80,7 +80,7 @@ def fail_over(world: World, choose: Chooser) -> None:
 
 
 def remember(world: World, choose: Chooser) -> None:
-    """What a replica has: the state that a later failover goes back to."""
+    """Saves the state of a replica, to which a later failover goes back."""
     if not world.has_replica or chance(choose, 25):
         world.keep()
 
@@ -92,15 +92,15 @@ def recover(world: World, choose: Chooser) -> None:
         return
     file = pick(choose, world.checkpoints[::-1]) if world.checkpoints and not chance(choose, 35) else None
     version = file.version if file else max(0, run.version - choose.integer(0, 3))
-    if chance(choose, 15):  # the file of another system says the version alone
+    if chance(choose, 15):  # the file of another system has only the version
         file = None
     _recover_to(world, choose, version, file)
 
 
 def undo_a_part(world: World, choose: Chooser) -> None:
-    """A group is worked on over several versions; then a recovery undoes the newest of them.
+    """Works on a group over several versions; then a recovery undoes the newest of them.
 
-    Who works for those gives up before: only so the group stays, with its samples of the versions that survive.
+    Before that, the attempts of the newest versions are released. Only then does the group keep its older samples.
     """
     run = world.model.run
     if run is None or run.recovering is not None or _resets_soon(run):
@@ -131,13 +131,13 @@ def undo_a_part(world: World, choose: Chooser) -> None:
 
 
 def _resets_soon(run: Run) -> bool:
-    """Whether two versions are more than a sample may be old."""
+    """Whether a sample that is two versions old is too old."""
     staleness = run.config.max_staleness
     return staleness is not None and staleness < 2 and run.config.on_stale != "keep"
 
 
 def _large_group(run: Run) -> Task | None:
-    """The running task with the most samples, where it has room for three versions."""
+    """The running task with the most samples, if it has more than two samples and two held slots."""
     groups = [task for task in run.running() if task.samples > 2 and task.count("H") > 1]
     return max(groups, key=lambda task: task.samples, default=None)
 
@@ -171,7 +171,7 @@ def _recover_to(world: World, choose: Chooser, version: int, file: Checkpoint | 
 
 
 def sweep_all(world: World, choose: Chooser, client: TrainerClient, file: Checkpoint | None) -> bool:
-    """Sweeps every task in pieces, with work in between, and ends the recovery; False where the trainer died before."""
+    """Sweeps every task in pieces, with work in between, and ends the recovery. Returns False if the trainer died."""
     run = world.model.run
     assert run is not None
     names = sorted({*run.tasks, *(file.unfinished if file else ())})
@@ -193,7 +193,7 @@ def sweep_all(world: World, choose: Chooser, client: TrainerClient, file: Checkp
 
 
 def check_rows(world: World) -> None:
-    """Every row before the data loader's cursor is there, or has reached its end, or was named as missing."""
+    """Checks that every row before the data loader's cursor is in the run, has ended, or was named as missing."""
     run, ghost = world.model.run, world.ghost
     assert run is not None
     before = {row.id for row in world.rows[: actions.position(run.cursor)]}
@@ -209,7 +209,7 @@ def _enqueue_missing(world: World, choose: Chooser, client: TrainerClient, file:
         actions.send(world, choose, Enqueue(tasks=missing, cursor=run.cursor), client=client)
 
 
-#: What those do who have not noticed that the server lost something.
+#: Actions of clients that have not noticed that the server lost writes.
 AFTER_A_LOSS: tuple[tuple[actions.Action, int], ...] = (
     (actions.open_run, 3),
     (actions.enqueue, 4),
@@ -223,7 +223,7 @@ AFTER_A_LOSS: tuple[tuple[actions.Action, int], ...] = (
     (save, 1),
 )
 
-#: What goes on while a recovery is under way.
+#: Actions during a recovery.
 MEANWHILE: tuple[tuple[actions.Action, int], ...] = (
     (worker_actions.submit, 5),
     (worker_actions.claim, 2),

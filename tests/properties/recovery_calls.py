@@ -13,7 +13,7 @@ LISTED_OF_OPERATORS = 16
 
 
 def take_epoch(run: Run, token: str, at_least: int = 0) -> None:
-    """A new trainer's epoch: the one before is fenced."""
+    """Begins a new epoch, which fences the previous trainer."""
     run.old_tokens = [*run.old_tokens, run.token][-REMEMBERED_TOKENS:]
     run.token = token
     run.epoch_number = max(run.epoch_number, at_least) + 1
@@ -23,7 +23,7 @@ def take_epoch(run: Run, token: str, at_least: int = 0) -> None:
 
 
 def commit(run: Run, call: Commit) -> Answer:
-    """A checkpoint is safely on disk: the floor is the oldest of a trainer's that are kept; an operator's moves none."""
+    """Notes a checkpoint. The floor is a trainer's oldest kept checkpoint; an operator's checkpoint moves no floor."""
     if call.request:
         if _is_undone(run, call.epoch, call.version):
             return error("UNDONE")
@@ -52,7 +52,7 @@ def raise_floor(run: Run) -> None:
 
 
 def begin(run: Run, call: RecoverBegin) -> Answer:
-    """The run goes to another version at once; what it holds follows task by task."""
+    """The run goes to another version at once; its tasks follow in the sweep."""
     if call.token == run.token:
         return {"epoch": run.epoch}
     if call.token in run.old_tokens:
@@ -87,7 +87,7 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
 
 
 def _compare_orders(run: Run, call: RecoverBegin, *, forgot_steps: bool) -> None:
-    """Finds out which tasks the checkpoint's list is about, and where the data loader goes on."""
+    """Finds the numbers that checkpoint and server have in common, and the cursor of the data loader."""
     run.common, run.lost, run.by_cursor, run.listed_given = -1, False, False, ()
     older = 0 <= call.listed_order < run.known_from
     if older or call.version < run.known_version:
@@ -115,7 +115,7 @@ def _compare_orders(run: Run, call: RecoverBegin, *, forgot_steps: bool) -> None
 
 
 def sweep(run: Run, call: RecoverSweep) -> Answer:
-    """Moves tasks to where the recovered version has them."""
+    """Moves tasks to their state at the recovered version."""
     if run.recovering is None:
         return error("EARLY")
     for name, listed in call.tasks:
@@ -171,7 +171,7 @@ def _judge(run: Run, task: Task) -> None:
 
 
 def _mend_versions(run: Run, task: Task) -> None:
-    """Versions of the lost future came from attempts that ended without a result: what is left of the task is older."""
+    """Recomputes the task's versions. Lost versions came from attempts that ended without a result."""
     assert task.newest is not None
     if task.newest > run.version:
         live = [slot for slot in task.slots if slot.letter in "HD"]
@@ -191,13 +191,13 @@ def _forget(run: Run, task: Task) -> None:
 
 
 def end(run: Run) -> Answer:
-    """The run goes on."""
+    """Ends the recovery: the run goes on."""
     if run.recovering is None:
         return error("EARLY")
     limit = run.recover_limit
     assert not any(batch.tasks for batch in run.batches.values() if batch.step >= limit), "not every task was swept"
     run.batches = {step: batch for step, batch in run.batches.items() if step < limit}
-    for batch in run.batches.values():  # where the server had forgotten versions, the recovery went forward
+    for batch in run.batches.values():  # if the server had forgotten versions, the recovery went forward
         batch.old |= batch.step + 2 <= run.version
     run.recovering = None
     if run.listed_given:

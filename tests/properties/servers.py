@@ -13,7 +13,7 @@ from .world import Driver
 
 
 def kind_of(name: str) -> ServerKind:
-    """The server of a name: `redis-7.0.15`, or its beginning."""
+    """The kind of server with this name (`redis-7.0.15`), or with a name that begins so."""
     for kind in real_kinds():
         if str(kind).startswith(name):
             return kind

@@ -1,7 +1,7 @@
 """The rule of fair shares: owners that train each step together share one bound. A reference for Lua, and a search.
 
-All numbers are relative to what was trained: `ahead` of an owner is what it had accepted beyond version * share, and
-`ahead` of a run what was accepted beyond version * batch.
+All numbers are relative to the trained rollouts. `ahead` of an owner is the number of rollouts that it accepted beyond
+version * share; `ahead` of a run is the number accepted beyond version * batch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-#: What an owner may say of its share beside a number: nothing.
+#: The value of an owner that asked for no share.
 UNSAID = -1
 
 
 class Bound(NamedTuple):
-    """What the owners share: the batch, the staleness, and how many may run at once."""
+    """The bound that the owners share: the batch, the staleness, and how many may run at once."""
 
     batch: int
     staleness: int
@@ -23,7 +23,7 @@ class Bound(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one owner is, as far as others must know. busy: rollouts that it has running or was promised."""
+    """One owner, as the rule sees it. busy: rollouts that it has running or was promised."""
 
     given: int
     share: int
@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 def shares(batch: int, given: Sequence[int]) -> list[int]:
-    """Who has how much of the batch, in the order of joining: first those that said it, the others split the rest."""
+    """The shares, in the order of joining: first the owners that asked for one; the others split the rest."""
     left, found = batch, [0] * len(given)
     for i, said in enumerate(given):
         if said != UNSAID:
@@ -45,12 +45,12 @@ def shares(batch: int, given: Sequence[int]) -> list[int]:
 
 
 def need(part: Part) -> int:
-    """What an owner lacks for the step at hand: all of its share where its reports are late and it is behind the run."""
+    """How many rollouts an owner lacks for this step: at most its share, also if its reports are late."""
     return max(0, min(part.share, part.share - part.ahead - part.busy))
 
 
 def need_without_lag(part: Part) -> int:
-    """A wrong rule: what is busy counts for the step at hand, also where it was trained with the step before."""
+    """A wrong rule: busy rollouts count for this step, although the step before may have trained them."""
     return max(0, part.share - max(0, part.ahead) - part.busy)
 
 
@@ -65,19 +65,19 @@ def room(bound: Bound, parts: Sequence[Part], mine: int, ahead: int, need: Calla
 
 
 def room_by_formula(bound: Bound, parts: Sequence[Part], _: int, ahead: int) -> int:
-    """As in AReaL: nobody looks at what others need."""
+    """AReaL's rule: it ignores the needs of the others."""
     busy = sum(part.busy for part in parts)
     return min(bound.concurrency - busy, (bound.staleness + 1) * bound.batch - ahead - busy)
 
 
 def room_of_both_terms(bound: Bound, parts: Sequence[Part], mine: int, ahead: int) -> int:
-    """A wrong rule: what others need is kept of the concurrency, too."""
+    """A wrong rule: the needs of the others also reduce the concurrency."""
     needs = sum(need(part) for i, part in enumerate(parts) if i != mine)
     return room_by_formula(bound, parts, mine, ahead) - needs
 
 
 def room_without_the_absent(bound: Bound, parts: Sequence[Part], mine: int, ahead: int) -> int:
-    """A wrong rule: nothing is kept for who has not joined yet."""
+    """A wrong rule: no slots are kept for ranks that have not joined yet."""
     return room(bound, [part._replace(given=UNSAID) for part in parts], mine, ahead)
 
 
@@ -95,10 +95,10 @@ class Rank(NamedTuple):
     """One rank of a training.
 
     Attributes:
-        life: not there, there, or dead with a lease that has not run out.
-        ahead, running: as the server knows them.
-        untold: accepted, and not reported yet.
-        hand: what it can train on.
+        life: absent, live, or dead with a lease that has not run out.
+        ahead, running: the numbers that the server knows.
+        untold: rollouts that it accepted and has not reported yet.
+        hand: rollouts that it can train on.
     """
 
     life: int = ABSENT
@@ -109,7 +109,7 @@ class Rank(NamedTuple):
 
 
 class World(NamedTuple):
-    """All ranks. trained: a step was, and the server has not heard of the new version."""
+    """All ranks. trained: a step was trained, and the server does not know the new version yet."""
 
     ranks: tuple[Rank, ...]
     ahead: int = 0
@@ -119,7 +119,7 @@ class World(NamedTuple):
 
 
 class Search:
-    """Every schedule of ranks that have said their shares, in a small world.
+    """Searches every schedule of ranks that asked for shares, in a small world.
 
     Args:
         given: the share of each rank.
@@ -139,10 +139,10 @@ class Search:
         self.start = World(tuple(Rank(life) for _ in given), deaths=deaths, recoveries=recoveries)
 
     def run(self) -> int:
-        """How many states there are.
+        """Searches all states. Returns how many there are.
 
         Raises:
-            AssertionError: the bound is exceeded, or from some state no step can be trained any more.
+            AssertionError: a state exceeds the bound, or from some state no step can ever be trained.
         """
         before: dict[World, list[World]] = {self.start: []}
         queue, goals = deque([self.start]), list[World]()

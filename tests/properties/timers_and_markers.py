@@ -1,4 +1,4 @@
-"""What the server keeps beside the model's state: timers' lower bound, markers, bytes that nobody reads any more."""
+"""The server's data beside the model's state: the lower bound of the timers, markers, bytes without a reader."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Waits:
     """What a trainer waits for after a take that did not fill its batch.
 
     Args:
-        ready: this many more ready rollouts; 0: it does not wait.
-        left: it would also go on when fewer tasks than this are left in the whole run; 0: it knows that already.
+        ready: it waits for this many more ready rollouts; 0: it does not wait.
+        left: it also goes on when fewer tasks than this are left in the whole run; 0: fewer are left already.
     """
 
     ready: int = 0
@@ -23,7 +23,7 @@ class Waits:
 
 
 def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
-    """Raises Violation where something that is due would not be looked at, a wake-up is missing, or bytes leak.
+    """Raises Violation if no call would look at a timer that is due, if a wake-up is missing, or if bytes leak.
 
     Args:
         waits: what the trainer waits for.
@@ -54,7 +54,7 @@ def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
 
 
 def claimable(view: View) -> bool:
-    """Whether a worker with the run's policy would be given something, without anything being due."""
+    """Whether a claim by the run's policy would get work, although no timer is due."""
     config, run = view["config"], view["run"]
     age = run["step_next"] - run["version"]
     old = config["staleness"] is not None and config["on_stale"] != "keep" and age > config["staleness"]
@@ -66,7 +66,7 @@ def claimable(view: View) -> bool:
 
 
 def _check_stray(aside: View, view: View, model: Model) -> None:
-    """Bytes that are not those of a sample to train on are those of a lost submit, or of batches that trim frees."""
+    """Checks that other bytes than those of samples to train on are of lost submits, or of batches that trim frees."""
     run = model.run
     assert run is not None
     old = unwanted_results(run)

@@ -1,4 +1,4 @@
-"""The trainer's side of the reference model: one function for each call, after the channel let it through."""
+"""The trainer's side of the reference model: one function for each call, and the check of its number."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def said(unsaid: tuple[str, ...]) -> list[str]:
 def with_said(
     stored: Config, given: Config, unsaid: tuple[str, ...], *, concurrency_given: bool
 ) -> tuple[Config, bool]:
-    """The stored config with what a call gives in its place, and whether somebody has given the concurrency by now."""
+    """The stored config with the fields that a call gives, and whether any call has given the concurrency so far."""
     config = replace(stored, **{name: getattr(given, name) for name in said(unsaid)})
     concurrency_given = concurrency_given or "max_concurrent_rollouts" not in unsaid
     if not concurrency_given:
@@ -79,7 +79,7 @@ def with_said(
 def through_channel(run: Run, call: Numbered, execute: Callable[[], Answer]) -> Answer:
     """Executes a call once: by its number, or by its request id where an operator sent it.
 
-    A refusal behind the gate is an answer like any other: it is kept, and uses up its number.
+    A call that is refused after these checks uses up its number too, and its refusal is stored.
     """
     if call.request:
         if call.request in run.requests:
@@ -179,14 +179,14 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
 
 
 def _freed(run: Run, name: str) -> str:
-    """What is remembered of a task that was freed, a word."""
+    """The word for a freed task whose id is remembered, or an empty text."""
     if name in run.tasks or name not in run.finished:
         return ""
     return "freed_untrained" if run.finished[name] else "freed"
 
 
 def _start_over(run: Run, task: Task, new: NewTask) -> None:
-    """As a retry, with what is given now."""
+    """Starts a task over as a retry does, with the fields given now."""
     _retry(run, task)
     task.payload, task.samples, task.min_samples, task.priority = (
         *(new.payload, new.samples, new.min_samples),
@@ -202,7 +202,7 @@ def give_number(run: Run) -> None:
 
 
 def take(run: Run, call: Take) -> Answer:
-    """Fills the unsealed batch from the oldest ready rollouts and seals it where it can."""
+    """Fills the unsealed batch from the oldest ready rollouts, and seals the batch if it is full."""
     kept = run.batches.get(call.step)
     if kept is not None and kept.sealed:
         return {
@@ -231,7 +231,7 @@ def take(run: Run, call: Take) -> Answer:
     last_one = exhausted and short and left == size and size > 0
     if call.seal and (size >= call.n or last_one):
         batch.sealed, batch.size = True, size
-        # The model's name of a digest says what it is made of; the world knows which of the server's it stands for.
+        # The model's digest names its parts; the world knows which digest of the server it stands for.
         batch.digest = f"{batch.step}: " + " ".join(f"{name}.{run.tasks[name].first}" for name in batch.tasks)
         run.step_next += 1
     answer: Answer = {"size": size, "sealed": batch.sealed, "exhausted": exhausted, "left": left, "taken": taken}
@@ -246,9 +246,9 @@ def take(run: Run, call: Take) -> Answer:
 
 
 def _fill(run: Run, batch: Batch, call: Take) -> int:
-    """Resets what is too old, in the batch (the config may have changed) and among the ready; takes the others.
+    """Resets tasks that are too old, in the batch (the config may have changed) and among the ready; takes the others.
 
-    Answers how many it took.
+    Returns how many it took.
     """
     taken = 0
     for name in list(batch.tasks):

@@ -6,11 +6,11 @@ from . import breaker
 from .calls import Answer
 from .state import Run, Slot, Task
 
-#: Faults of so many sessions are one failure of the task.
+#: Faults of this many sessions are one failure of the task.
 MOST_FAULTY = 3
-#: For so long a session does not get a slot again that it has failed at, at least.
+#: How long, at least, a session gets no slot again at which it has failed, ms.
 LEAST_BAR_MS = 1_000
-#: The total that counts attempts which ended like this.
+#: Why an attempt ended -> the total that counts it.
 TOTAL_OF = {
     "expired": "expired",
     "failed": "failed",
@@ -22,7 +22,7 @@ TOTAL_OF = {
 
 
 def drop_result(run: Run, task: Task, index: int) -> None:
-    """The bytes of a slot's attempt are gone."""
+    """Deletes the bytes of a slot's attempt."""
     run.results.pop(task.attempt_id(index), None)
 
 
@@ -41,9 +41,9 @@ def leave_batch(run: Run, task: Task) -> None:
 
 
 def finish(run: Run, task: Task, state: str, reason: str, why: str) -> None:
-    """The task ends dead or rejected; `why` is what its live attempts are told.
+    """Ends the task dead or rejected; `why` is the reason that its live attempts get.
 
-    Done slots keep their letter, so that a repeated submit of theirs still gets its answer; their bytes go.
+    Done slots keep their letter, so that a repeated submit still gets its answer; their bytes are deleted.
     """
     assert state in ("dead", "rejected")
     leave_batch(run, task)
@@ -65,7 +65,7 @@ def finish(run: Run, task: Task, state: str, reason: str, why: str) -> None:
 
 
 def to_waiting(run: Run, task: Task, why: str) -> None:
-    """Back to pending, or to delayed until the latest backoff of its slots; `why` is what live attempts are told."""
+    """Back to pending, or to delayed until the latest backoff of its slots; `why` is the reason for live attempts."""
     leave_batch(run, task)
     due = max((slot.due_ms for slot in task.slots if slot.letter == "W"), default=0)
     for index, slot in enumerate(task.slots):
@@ -85,7 +85,7 @@ def to_waiting(run: Run, task: Task, why: str) -> None:
 
 
 def restart(run: Run, task: Task) -> None:
-    """A dead or rejected task starts over, with nothing counted against it."""
+    """A dead or rejected task starts over; tries, errors and stale requeues are 0."""
     assert task.state in ("dead", "rejected")
     for slot in task.slots:
         if slot.letter == "D":
@@ -98,7 +98,7 @@ def restart(run: Run, task: Task) -> None:
 
 
 def reset_stale(run: Run, task: Task) -> None:
-    """The whole task is too old: `on_stale` says what becomes of it."""
+    """Resets a task that is too old, as `on_stale` says."""
     assert task.state in ("running", "ready") or run.unsealed(task)
     run.count("stale")
     if run.config.on_stale == "drop":
@@ -112,11 +112,11 @@ def reset_stale(run: Run, task: Task) -> None:
 
 
 def end_check(run: Run, task: Task, why: str, reason: str) -> None:
-    """After a slot of a running task ended: is the task ready, dead, rejected, waiting again, or still running?
+    """Decides what becomes of a running task after one of its slots ended.
 
     Args:
-        why: how the slot ended; told to nobody, since no attempt is left where the task goes back to waiting.
-        reason: kept on the task where it ends.
+        why: how the slot ended.
+        reason: stored with the task if the task ends.
     """
     assert task.state == "running"
     possible = task.samples - task.count("F")
@@ -140,7 +140,7 @@ def end_attempt(
             survive: no penalty).
 
     Returns:
-        `final` where the slot failed for good, else `again`.
+        `final` if the slot failed for good, else `again`.
     """
     slot = task.slots[index]
     assert slot.letter == "H"
@@ -189,7 +189,7 @@ def sweep(run: Run, limit: int, spare: str = "") -> None:
     """Takes back what is due: retries, attempt time-outs, sessions; at most `limit` of each.
 
     Args:
-        spare: the session that is calling; it is alive.
+        spare: the session that is calling, which is alive.
     """
     for name in [name for at, name in run.delayed() if at <= run.clock_ms][:limit]:
         run.tasks[name].state, run.tasks[name].due_ms = "pending", 0
@@ -214,7 +214,7 @@ def end_session(run: Run, session: str, why: str, most: int | None = None) -> in
     """Ends a session and all its attempts, or the first of them.
 
     Args:
-        why: `expired`, or `released` where it left.
+        why: `expired`, or `released` if the session left.
         most: how many attempts may end; the session stays while it holds more.
 
     Returns:
@@ -253,9 +253,9 @@ def holder(run: Run, attempt: str) -> tuple[Task, int] | None:
 
 
 def not_holder(run: Run, attempt: str) -> Answer:
-    """What a submit, release or fail is answered that comes from an attempt which does not hold its slot.
+    """The answer to a submit, release or fail of an attempt that does not hold its slot.
 
-    `why` of an unknown one says how it ended.
+    `why` in an `unknown` answer says how the attempt ended.
     """
     name, index, claims, _ = parse_attempt(attempt)
     task = run.tasks.get(name)
@@ -272,7 +272,7 @@ def not_holder(run: Run, attempt: str) -> Answer:
 
 
 def repeated(run: Run, attempt: str, verdict: str) -> str:
-    """The answer of a submit that says once more what was done already, or nothing."""
+    """The answer of a submit that repeats an accepted one, or an empty text."""
     name, index, _, _ = parse_attempt(attempt)
     task = run.tasks.get(name)
     if task is None or index >= len(task.slots) or task.attempt_id(index) != attempt:

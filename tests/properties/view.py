@@ -1,4 +1,4 @@
-"""A view: the whole visible state of a run as plain data, made from the model here and from the server by a driver."""
+"""A view: the whole visible state of a run as plain data. This module makes it of the model, a driver of the server."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def view_of(run: Run | None) -> View:
 
 
 def task_view(task: Task) -> View:
-    """One task. What an ended task keeps of its slots matters only as far as answers depend on it."""
+    """One task. Of an ended task's slots, the view has only the fields on which answers depend."""
     over = task.state in ("dead", "rejected")
     slots: list[Any] = []
     for index, slot in enumerate(task.slots):
@@ -108,7 +108,7 @@ def task_view(task: Task) -> View:
 def wanted_results(run: Run) -> list[str]:
     """The attempts whose bytes must be there, without a time to live: until the advance after that of their batch.
 
-    Those of undone steps may be gone, until the sweep of the recovery judges them.
+    Bytes of undone steps may be gone, until the sweep of the recovery judges their tasks.
     """
     return [attempt for task in run.tasks.values() if not _may_be_freed(run, task) for attempt in _done(task)]
 
@@ -138,7 +138,7 @@ def claim_results(run: Run, view: View, aside: View) -> None:
 
 
 def differences(expected: Any, found: Any, path: str = "") -> list[str]:
-    """Where two views or answers differ, one line for each place."""
+    """A line for each place in which two views or answers differ."""
     if isinstance(expected, dict) and isinstance(found, dict):
         return _different_fields(cast("dict[Any, Any]", expected), cast("dict[Any, Any]", found), path)
     return [] if expected == found else [f"{path}: model {expected!r}, server {found!r}"]

@@ -47,7 +47,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (worker_actions.outage, 3),
 )
 
-#: Actions of one world, before the next begins: short lives meet more configs and early states.
+#: How many actions a world has: with short worlds a walk meets more configs and early states.
 ACTIONS_PER_WORLD = 250
 
 
@@ -60,7 +60,7 @@ def one_life(world: World, choose: Chooser, steps: int) -> None:
 
 
 def walk(make: Callable[[], Driver], seed: int, steps: int) -> tuple[int, int]:
-    """Walks through many lives.
+    """Walks through many worlds.
 
     Args:
         make: a driver over an empty store.

@@ -1,4 +1,4 @@
-"""Between the model's calls and the broker's script calls: builds the script call of a call, reads its answer back."""
+"""Translates between the model's calls and the broker's script calls: builds a script call, and reads its answer."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from .calls import (
 from .config import Config
 from .worker_calls import WorkerCall
 
-#: Results that a call SETs before it are told apart by this size, so that short ones can take either way.
+#: Above this size the client SETs a result before the call; here short results may take either way.
 NEVER_INLINE, ALWAYS_INLINE = -1, 1 << 20
 
 
 def config_fields(config: Config, unsaid: tuple[str, ...]) -> dict[str, str]:
-    """What a call gives of a config."""
+    """The config fields that a call gives."""
     given = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in unsaid}
     return RunConfig(**given, events_maxlen=100).to_fields()
 
@@ -157,7 +157,7 @@ class Wire:
                 return recovery.end(self._run, call_id, now=now)
 
     def _submit(self, call: Submit, now: int) -> ScriptCall[Any]:
-        """One script call for all items, though each may send its bytes another way."""
+        """One script call for all items, although each may send its bytes in another way."""
         parts = [self._submit_one(item, now) for item in call.items]
         args = (parts[0].args[0], *(arg for part in parts for arg in part.args[1:]))
         before = tuple(
@@ -175,7 +175,7 @@ class Wire:
         return worker.submit(self._run, [sent], inline_bytes=size, now=now)
 
     def answer(self, call: Call, parsed: Any) -> Answer:
-        """What the script call answered, in the words of the model."""
+        """The script call's answer, in the words of the model."""
         if isinstance(call, Numbered):
             return self._gated_answer(call, parsed)
         match call:

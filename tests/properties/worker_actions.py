@@ -1,4 +1,4 @@
-"""What workers do, and fail to do."""
+"""The actions and the faults of workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .chooser import Chooser, chance, pick, some, weighted
 from .transitions import parse_attempt
 from .world import SessionClient, World
 
-#: At most this many workers are remembered; the oldest are mostly zombies.
+#: How many workers a world remembers; the sessions of the oldest are mostly over.
 MOST_SESSIONS = 6
 #: How results travel, by weight.
 WAYS_OF_BYTES: tuple[tuple[Bytes, int], ...] = (("inline", 60), ("set", 35), ("missing", 5))
@@ -87,7 +87,7 @@ def _claim(world: World, choose: Chooser, session: SessionClient, call: Claim) -
     run = world.model.run
     if run and session.id in run.sessions and number > run.sessions[session.id].number and chance(choose, 50):
         world.driver.pop_marker("wake")
-    # A copy of one with a wrong number could run after a failover, in place of the right one.
+    # A copy of a claim with a wrong number could run after a failover, in place of the right claim.
     answer = world.call(call, record=number == session.number + 1)
     if "error" in answer:
         return
@@ -103,7 +103,7 @@ def _claim(world: World, choose: Chooser, session: SessionClient, call: Claim) -
 
 
 def renew(world: World, choose: Chooser) -> None:
-    """A heartbeat with what the worker believes to hold; at times it has forgotten some, or a claim is under way."""
+    """A heartbeat with the attempts that the worker believes to hold. At times some are missing, or a claim is under way."""
     session = _session(world, choose)
     if session is None:
         return
@@ -120,7 +120,7 @@ def renew(world: World, choose: Chooser) -> None:
 
 
 def keep_alive(world: World, choose: Chooser) -> None:
-    """A worker renews for a while, not always in time: what it does not mention, and the leases of others, pass."""
+    """A worker renews for a while, not always in time. Attempts that it does not name, and other leases, end."""
     session = _session(world, choose)
     if session is None:
         return
@@ -131,14 +131,14 @@ def keep_alive(world: World, choose: Chooser) -> None:
 
 
 def leave(world: World, choose: Chooser) -> None:
-    """A worker goes, and says so."""
+    """A worker leaves."""
     session = _session(world, choose)
     if session is not None:
         world.call(Leave(session.id))
 
 
 def _attempts(world: World, choose: Chooser, most: int) -> list[str]:
-    """Mostly attempts that are held, sometimes any that ever was."""
+    """Mostly attempts that are held, sometimes any earlier attempts."""
     if world.attempts and chance(choose, 6):
         return some(choose, world.attempts[-20:], most)
     run = world.model.run
@@ -153,7 +153,7 @@ def _attempts(world: World, choose: Chooser, most: int) -> list[str]:
 
 
 def _forged(choose: Chooser, attempt: str) -> str:
-    """An attempt that nobody was given: a server that lost its last writes would have issued it."""
+    """An attempt that no claim gave: one that a server which lost its last writes could have issued."""
     name, index, claims, random = parse_attempt(attempt)
     if chance(choose, 50):
         return f"{name}#{index}.{claims}.other"
@@ -169,7 +169,7 @@ def _item(world: World, choose: Chooser, attempt: str) -> SubmitItem:
 
 
 def submit(world: World, choose: Chooser) -> None:
-    """Results, one or several; sometimes sent twice in a row, sometimes of a worker that is a zombie."""
+    """Submits one or several results; sometimes twice in a row, sometimes of a session that is over."""
     attempts = _attempts(world, choose, 3)
     if not attempts:
         return
@@ -183,7 +183,7 @@ def submit(world: World, choose: Chooser) -> None:
 
 
 def lose_submit(world: World, choose: Chooser) -> None:
-    """The bytes of a result were SET before its submit, which never came."""
+    """The bytes of a result arrive by SET, and the submit never comes."""
     for attempt in _attempts(world, choose, 1):
         world.call(SetBytes(attempt, f"{attempt} result {choose.integer(0, 1)}".encode()))
 
@@ -199,7 +199,7 @@ def release(world: World, choose: Chooser) -> None:
 
 
 def fail(world: World, choose: Chooser) -> None:
-    """A rollout raised."""
+    """A worker reports an error."""
     for attempt in _attempts(world, choose, 1):
         error, of_worker = pick(choose, ["boom", "out of memory: 3 of 4"]), chance(choose, 40)
         world.call(Fail(attempt, error, of_worker or not chance(choose, 15), "worker" if of_worker else "task"))

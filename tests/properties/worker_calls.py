@@ -40,7 +40,7 @@ def execute(run: Run, call: WorkerCall) -> Answer:
 
 
 def join(run: Run, call: Join) -> Answer:
-    """A new session; its number is the server's."""
+    """Makes a new session, which the server numbers."""
     run.joins += 1
     name = f"{call.worker}~{run.joins}.{call.nonce}"
     run.sessions[name] = Session(name, call.worker, call.lease_ms, run.lease_clock_ms + call.lease_ms)
@@ -65,7 +65,7 @@ def claim(run: Run, call: Claim) -> Answer:
     session.deadline_ms = run.lease_clock_ms + session.lease_ms
     attempts: list[Answer] = []
     policy = call.policy or (run.version, run.policies[run.version])
-    # A worker that names no policy cannot wait for a newer one: it is told of the capacity instead.
+    # A worker that names no policy cannot wait for a newer one. Its reason is the capacity instead.
     unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
     passed: list[str] = []
     if not run.breaker.halted and run.paused != "paused" and run.recovering is None and not unusable:
@@ -78,7 +78,7 @@ def claim(run: Run, call: Claim) -> Answer:
 
 
 def _newest(run: Run) -> Answer:
-    """Where newer weights are: the run's policy and the newest blob."""
+    """The run's policy and the newest blob, for workers with older weights."""
     return {
         "run_policy": (run.version, run.policies[run.version]),
         "blob": run.blob,
@@ -169,7 +169,7 @@ def _hand_out(run: Run, call: Claim, policy: Policy, task: Task, attempts: list[
 
 
 def renew(run: Run, call: Renew) -> Answer:
-    """Extends the lease; gives back what the worker does not know; says what it should abandon."""
+    """Extends the lease, releases attempts that the worker does not know, and names the attempts that have ended."""
     session = run.sessions.get(call.session)
     if session is None:
         return error("NOSESSION")
@@ -219,7 +219,7 @@ def _submit_one(run: Run, item: SubmitItem, there: bool) -> Answer:
         return {"answer": again} if again else not_holder(run, item.attempt)
     task, index = found
     slot = task.slots[index]
-    # The claim's policy need not be judged where another was used: a recovery's sweep meets every sample that is kept.
+    # If another policy was used, the claim's policy need not be judged: a recovery's sweep judges every kept sample.
     if not run.surviving(item.policy or slot.policy):
         end_attempt(run, task, index, "stale")
         return _stale(run, item)
@@ -250,7 +250,7 @@ def _stale(run: Run, item: SubmitItem) -> Answer:
 
 
 def _keeps_bytes(run: Run, attempt: str, there: bool) -> bool:
-    """Whether these are the bytes of a done attempt that are still wanted, or were not freed yet."""
+    """Whether these are bytes of a done attempt, and were not freed yet."""
     name, index, _, _ = parse_attempt(attempt)
     task = run.tasks.get(name)
     if task is None or index >= len(task.slots) or task.attempt_id(index) != attempt or task.slots[index].letter != "D":

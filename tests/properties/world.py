@@ -1,4 +1,4 @@
-"""One run of the protocol: the model and a driver side by side, and what the clients of both believe."""
+"""One run of the protocol: the model and a driver side by side, and the knowledge of their clients."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ class Driver(Protocol):
     """Something that executes the protocol."""
 
     def apply(self, call: Call, now_ms: int) -> Answer:
-        """Executes a call; what it answered, in the words of the model."""
+        """Executes a call. Returns the answer, in the words of the model."""
         ...
 
     def view(self) -> View:
-        """The whole state; `aside` holds what the model does not know."""
+        """The whole state; `aside` has the data that the model does not have."""
         ...
 
     def save(self) -> Any:
-        """All that is stored."""
+        """Returns all stored data, for `restore`."""
         ...
 
     def restore(self, saved: Any) -> None:
-        """The store as it was when it was saved."""
+        """Restores data that `save` returned."""
         ...
 
     def pop_marker(self, name: str) -> bool:
-        """A client that waits on the marker `wake`, `wake:ready` or `revoked:<session>` is woken, if it is armed."""
+        """Takes the marker `wake`, `wake:ready` or `revoked:<session>`, as a woken client does. Returns whether it was armed."""
         ...
 
     def read(self, view: View, now_ms: int) -> None:
-        """Reads in all other ways and compares with the view; raises Violation."""
+        """Makes all calls that only read, and compares with the view; raises Violation."""
         ...
 
 
 class ModelDriver:
-    """The model itself as the system under test: for tests of the tests."""
+    """The model itself as the system under test, to test the tests."""
 
     def __init__(self) -> None:
         self.model = Model()
@@ -83,7 +83,7 @@ class TrainerClient:
 
 @dataclass(slots=True)
 class SessionClient:
-    """What one worker process believes; its session may be over."""
+    """The knowledge of one worker process; its session may be over."""
 
     id: str
     number: int = 0
@@ -109,11 +109,11 @@ class World:
         self.now_ms = now_ms
         self.trainers: list[TrainerClient] = []
         self.sessions: list[SessionClient] = []
-        #: Calls sent earlier, that a network may deliver once more.
+        #: Earlier calls, which the network may deliver once more.
         self.bag: list[Call] = []
         #: Checkpoints on the trainers' disks.
         self.checkpoints: list[Checkpoint] = []
-        #: The data set, as far as it was read: the loader's cursor `c<n>` is behind the first n rows.
+        #: The data set, as far as it was read: with cursor `c<n>` the loader has read the first n rows.
         self.rows: list[NewTask] = []
         #: Every attempt that was ever handed out.
         self.attempts: list[str] = []
@@ -121,15 +121,15 @@ class World:
         self.waits = Waits()
         self.serial = 0
         self.steps = 0
-        #: A call raised: nothing more can be expected of this world.
+        #: Whether a call raised an exception: then this world is of no more use.
         self.failed = False
-        #: What was sent, with the clock, and what came back.
+        #: The calls, each with the clock and its answer.
         self.trace: list[tuple[int, Call, Answer]] = []
         self._keep_trace = keep_trace
         self._before: View = {}
         self._digests: dict[str, str] = {}
         self._replica: tuple[Any, Run | None, Ghost, View] | None = None
-        #: What the driver said last beside the state.
+        #: The driver's newest data beside the state.
         self.aside: View | None = None
 
     def fresh(self, prefix: str) -> str:

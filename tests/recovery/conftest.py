@@ -1,4 +1,4 @@
-"""The lab of recoveries, which leave more behind than other calls."""
+"""The lab for tests of recoveries, after which a run may lack bytes of its last step."""
 
 import re
 from collections import Counter
@@ -13,14 +13,14 @@ from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
 from tests.servers import server_kinds
 
-#: Of a test with more cases than this, each is run on the first server; these and every SAMPLE-th on the others.
+#: If a test has more cases than this, all run on the first server; on the others the first cases and every SAMPLE-th.
 MANY_CASES, SAMPLE = 2, 6
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps the tables of this folder within minutes: what a case adds is in the scripts, which all servers run alike.
+    """Leaves out cases on all servers but the first, to save time: all servers run the same scripts.
 
-    A case that is asked for by its name on the command line is run, wherever.
+    A case that the command line names runs on every server.
     """
     if any("[" in argument for argument in config.args):
         return
@@ -43,18 +43,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def lab(lab: Lab) -> Generator[Lab]:
-    """A lab whose runs are checked with what a recovery may leave, unless the test says no."""
+    """A lab that checks its runs at the end, and allows for a recovery, unless `checks_state` is False."""
     yield lab
     lab.close_clients()
     if lab.checks_state:
         for run in sorted(lab.runs):
             if lab.command("EXISTS", f"rb1:{{{run}}}:state"):
                 check_run(lab, run)
-    lab.checks_state = False  # checked just now, with what a recovery may leave
+    lab.checks_state = False  # it was checked just now
 
 
 def check_run(lab: Lab, run: str) -> None:
-    """Fails when counters, sets, records or result keys contradict each other."""
+    """Fails if counters, sets, records or result keys contradict each other."""
     drift = {name: pair for name, pair in lab.do(anyone.audit(run)).items() if pair[0] != pair[1]}
     assert not drift, f"counters of {run} drifted (stored, recomputed): {drift}"
     assert verify(lab.transport, run, keeps_config=lab.keeps_config).breaches == []
@@ -63,7 +63,7 @@ def check_run(lab: Lab, run: str) -> None:
     for at in range(0, len(names), 1000):
         problems = lab.do(anyone.check(run, names[at : at + 1000]))
         assert problems == []
-    # The bytes of the last surviving step went when the lost future advanced twice: they are not asked for again.
+    # The lost future may have advanced twice, which freed the bytes of the last surviving step. No reader needs them.
     version = int(dump["state"][b"version"])
     last = {name.decode() for name, record in dump.get("tasks", {}).items() if _consumed_last(record, version)}
     found = [line for line in leftovers(dump) if not _of_last_step(line, last)]

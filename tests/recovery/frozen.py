@@ -1,7 +1,7 @@
 """A trainer that stops at a chosen point of writing a checkpoint, as a frozen process does, and goes on later.
 
 python -m tests.recovery.frozen URL RUN PATH POINT NOW [full]: a process that opens the run, makes a checkpoint and stops
-itself with SIGSTOP at that point; it prints what came of it.
+itself with SIGSTOP at that point. It prints the outcome.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from broker.recovery import checkpoint, checkpoint_files
 from broker.recovery import recover as recovery
 from broker.recovery import tasks_file as checkpoint_tasks
 
-#: Points of `checkpoint()`, in order; what is done there is about to be done.
+#: Points of `checkpoint()`, in order; each is right before the thing that it names.
 TASKS_POINT = "before the tasks are in their place"
 POINTS = (
     "in the scan",
@@ -35,7 +35,7 @@ POINTS = (
 
 
 def _before(module: Any, name: str, stop: Callable[[], None], at: int = 1) -> Any:
-    """Patches a function so that `stop` is called before its at-th call, once."""
+    """Patches a function: `stop` is called once, before the function's at-th call."""
     real, calls = getattr(module, name), [0]
 
     def stopping(*args: Any, **options: Any) -> Any:
@@ -49,7 +49,7 @@ def _before(module: Any, name: str, stop: Callable[[], None], at: int = 1) -> An
 
 @contextmanager
 def freeze_at(point: str, meanwhile: Callable[[], None]) -> Generator[None]:
-    """Within the block the next checkpoint stands still at that point once, while `meanwhile` is done."""
+    """Within the block, the next checkpoint calls `meanwhile` once at that point."""
     patches: list[Any] = []
 
     def stop() -> None:

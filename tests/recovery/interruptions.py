@@ -1,4 +1,4 @@
-"""Kills a trainer at a chosen call to its server, as a crash does: nothing it would have done after it happens."""
+"""Kills a trainer at a chosen call to its server, as a crash does: the trainer does nothing after that call."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from tests.conformance.clients import blocking, coroutine
 
 
 class Killed(BaseException):
-    """The process is gone. No Exception, so that nobody handles it."""
+    """The process is dead. This is no Exception, so that no code handles it."""
 
 
-#: What is left of the k-th call: nothing reached the server; only the first script call of its pipeline did; all of it did, and the answer was lost.
+#: How much of the fatal call reached the server: nothing; only the first script call of its pipeline; all of it, and its
+#: answer was lost.
 MOMENTS = ("before", "halfway", "after")
 
 
@@ -28,7 +29,7 @@ class MortalTransport:
     """Counts the calls of a trainer, and ends them at one.
 
     Args:
-        io: the trainer's; its calls go through this as long as `standing_in` says.
+        io: the trainer's transport; within `standing_in` its calls go through this object.
         at: number of the fatal call, from 1; 0: never.
         moment: one of MOMENTS.
         instead: called before the fatal call, which then goes on, instead of the death.
@@ -75,7 +76,7 @@ class MortalTransport:
 
     @contextmanager
     def standing_in(self) -> Generator[None]:
-        """Within the block it is what the trainer's calls go through."""
+        """Within the block, the trainer's calls go through this object."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self._io, "execute", coroutine(self.execute))
             patch.setattr(self._io, "command", coroutine(self.command))

@@ -1,4 +1,4 @@
-"""What happens in a run before and after a recovery, told in few words."""
+"""Short functions for the events of a run before and after a recovery."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from broker.errors import Exhausted, WaitTimeout
 from broker.protocol import anyone
 from tests.conformance.lab import Lab, RawTrainer, names_of
 
-#: A run of a test that takes more rounds than this to end never will.
+#: A run that takes more rounds than this will never end.
 _MOST_ROUNDS = 2_000
 
 
 def serve(worker: Worker, n: int = 1_000, result: bytes = b"x") -> list[str]:
-    """Submits what the worker holds, then up to n attempts more, as many as there are. Answers the tasks accepted."""
+    """Submits the attempts that the worker holds, then up to n more. Returns the tasks of the accepted ones."""
     accepted = [attempt.task for attempt in worker.held if worker.submit(attempt, result).answer == "accepted"]
     while n > 0 and (attempts := worker.claim(min(n, 64))):
         n -= len(attempts)
@@ -27,11 +27,11 @@ def serve(worker: Worker, n: int = 1_000, result: bytes = b"x") -> list[str]:
 
 
 def train(trainer: Trainer, worker: Worker, steps: int = 1, n: int | None = None) -> list[list[str]]:
-    """Works, takes and advances so many steps; the tasks of each."""
+    """Works, takes and advances for some steps. Returns the tasks of each step."""
     trained: list[list[str]] = []
     for _ in range(steps * 50):
         serve(worker)
-        with suppress(WaitTimeout):  # some were too old, and are done again
+        with suppress(WaitTimeout):  # some rollouts were too old, and are done again
             trained.append(names_of(trainer.next_batch(n, timeout=0)))
             trainer.advance()
         if len(trained) == steps:
@@ -40,7 +40,7 @@ def train(trainer: Trainer, worker: Worker, steps: int = 1, n: int | None = None
 
 
 def train_to_the_end(lab: Lab, trainer: Trainer, worker: Worker) -> dict[int, list[str]]:
-    """Trains on all that is left, short batches included; lets time pass for retries. The tasks of each step."""
+    """Trains on all tasks that are left, also in short batches; lets time pass for retries. Returns each step's tasks."""
     trained: dict[int, list[str]] = {}
     for _ in range(_MOST_ROUNDS):
         serve(worker)
@@ -57,7 +57,7 @@ def train_to_the_end(lab: Lab, trainer: Trainer, worker: Worker) -> dict[int, li
 
 
 def judge_once(history: dict[int, list[str]], wanted: Iterable[str]) -> None:
-    """Each wanted task is in exactly one step of the history, and nothing else is in it."""
+    """Checks that the history has each wanted task in exactly one step, and no other task."""
     times = Counter(task for tasks in history.values() for task in tasks)
     expected = set(wanted)
     assert {task: n for task, n in times.items() if n != 1} == {}, "trained more than once"
@@ -71,6 +71,6 @@ def surviving(history: dict[int, list[str]], version: int) -> dict[int, list[str
 
 
 def raw_step(trainer: RawTrainer, step: int, n: int = 1) -> None:
-    """Seals a batch and advances, beneath the clients."""
+    """Seals a batch and advances, by raw script calls."""
     trainer.advance(step, trainer.take(step, n).digest)
     trainer.lab.call(anyone.trim)

@@ -1,4 +1,4 @@
-"""A trainer in a process of its own that kills itself with SIGKILL where it is told to.
+"""A trainer in a process of its own that kills itself with SIGKILL at a given point.
 
 python -m tests.recovery.victim URL RUN PATH OPERATION WHERE NOW, where WHERE is `<k>:<moment>` for the k-th call to the
 server, or `fsync:<k>` or `replace:<k>` for the k-th of those.
@@ -52,7 +52,7 @@ def _kill_at_file_call(name: str, at: int) -> None:
 
 
 def main(url: str, run: str, path: str, operation: str, where: str, now: str) -> None:
-    """Opens the run and does what it is told."""
+    """Opens the run, and does the operation up to its death."""
     flows.SWEEP_TASKS = 6
     what, _, which = where.partition(":")
     with Trainer(url, run, clock=lambda: int(now)) as trainer:

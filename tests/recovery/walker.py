@@ -1,7 +1,7 @@
-"""A seeded walk over the public API of one run, with a ledger of its own that knows nothing of the server's.
+"""A seeded walk over the public API of one run, with a ledger of its own that does not read the server's state.
 
-The ledger follows the promises only: what the surviving history has trained, which policies are on it, which tasks
-ended otherwise, and what each checkpoint said of that.
+The ledger follows the guarantees only: the tasks that the surviving history has trained on, its policies, the tasks that
+ended otherwise, and the same for each checkpoint.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.recovery.interruptions import MOMENTS, Killed, kill
 
 #: Actions of one walk before everything is trained to the end.
 ACTIONS = 45
-#: Longest that time stands still in a walk, milliseconds.
+#: The lease of a walk's workers, milliseconds.
 LEASE_MS = 10_000
 
 
 @dataclass
 class Saved:
-    """What the ledger knew when a checkpoint was written."""
+    """A checkpoint, and the content of the ledger when it was written."""
 
     path: Path
     version: int
@@ -46,20 +46,20 @@ class Ledger:
     enqueued: list[str] = field(default_factory=list[str])
     claimed: dict[str, Policy] = field(default_factory=dict[str, Policy])
     saved: list[Saved] = field(default_factory=list[Saved])
-    committed: list[int] = field(default_factory=list[int])  # versions, not files: the newest that count, oldest first
+    committed: list[int] = field(default_factory=list[int])  # the newest committed versions, oldest first
     floor: int = 0
     batch: list[str] = field(default_factory=list[str])
     cursor: int = 0
 
 
 def committed_versions(url: str, run: str) -> set[int]:
-    """Versions of the checkpoints that the server was told of."""
+    """The versions of committed checkpoints, by the server."""
     with open_transport(url) as transport:
         return {int(version) for version in transport.command("HGET", keys.state(run), "checkpoints").split()}
 
 
 def _name(path: Path) -> str:
-    """What the user called a checkpoint."""
+    """The user's name of a checkpoint."""
     return path.name.partition(".json")[0] + ".json"
 
 
@@ -114,7 +114,7 @@ class Walk:
     # -- the walk ----------------------------------------------------------------------------------------------------
 
     def walk(self) -> None:
-        """All of it, with the judgement at the end."""
+        """Walks, and judges the history at the end."""
         self.enqueue()
         for _ in range(ACTIONS):
             action = self.rng.choice(self._weighted)
@@ -173,7 +173,7 @@ class Walk:
 
     def _some(self) -> tuple[Worker, list[Attempt]]:
         worker = self.rng.choice(self.workers)
-        over = [attempt for attempt in self.given[-20:] if attempt.cancelled]  # it was told, and goes on all the same
+        over = [attempt for attempt in self.given[-20:] if attempt.cancelled]  # the worker was told, and goes on all the same
         held = worker.held + over[-3:]
         return worker, self.rng.sample(held, min(len(held), self.rng.choice([1, 2, 9])))
 
@@ -210,12 +210,12 @@ class Walk:
         self.rng.choice(self.workers).renew()
 
     def old_weights(self) -> None:
-        """A worker that has not loaded the newest weights, perhaps of a lost future; or goes on to the newest."""
+        """A worker names older weights, perhaps of a lost future; or goes on to the newest."""
         known = list(self.ledger.claimed.values())
         self.rng.choice(self.workers).policy = self.rng.choice(known) if known and self.rng.random() < 0.6 else None
 
     def leave(self) -> None:
-        """A worker goes, in good order or not, and another comes."""
+        """A worker leaves and another comes; or time passes until leases end."""
         which = self.rng.randrange(len(self.workers))
         if self.rng.random() < 0.5:
             self.workers[which].close()
@@ -369,7 +369,7 @@ class Walk:
         ledger.committed = [v for v in ledger.committed if v <= version]
         if saved is not None:
             ledger.saved = ledger.saved[: ledger.saved.index(saved) + 1]
-        ledger.cursor = self.trainer.cursor  # the loader goes on where it is told to
+        ledger.cursor = self.trainer.cursor  # the loader goes on from the recovered cursor
 
     def _choice(self) -> Saved | None:
         return self.rng.choice(self.ledger.saved) if self.ledger.saved else None
@@ -411,7 +411,7 @@ class Walk:
         return others[-1], self.folder / name
 
     def _recovered(self) -> None:
-        """Nothing is left of a recovery that was interrupted."""
+        """Checks that an interrupted recovery has left nothing behind."""
         if self.trainer.stats().recovering is not None:
             self.recover()
 

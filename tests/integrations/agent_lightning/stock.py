@@ -1,8 +1,7 @@
 """Agent-lightning's own client and types, without the rest of its package.
 
-Importing the package starts with its tracers, model proxies and training stack. The client needs none of them: here a
-package of that name is put in place whose `__init__` does nothing, and its submodules `client` and `types` are imported
-as they are.
+Importing the package also imports its tracers, model proxies and training stack, which the client does not need. So an
+empty package of that name takes its place, and only the real submodules `client` and `types` are imported.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class AgentLightning:
     client: Any
 
     def connect(self, endpoint: str, **options: Any) -> Any:
-        """An AgentLightningClient; that it is deprecated is known."""
+        """An AgentLightningClient, without its warning that it is deprecated."""
         with pytest.warns(DeprecationWarning, match="AgentLightningClient is deprecated"):
             return self.client.AgentLightningClient(endpoint, **options)
 

@@ -1,4 +1,4 @@
-"""The protocol as any client in any language may speak it: plain HTTP requests."""
+"""Plain HTTP requests, as a client in any language may send them."""
 
 from __future__ import annotations
 

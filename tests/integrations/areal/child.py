@@ -1,4 +1,4 @@
-"""A process with staleness managers of its own, told what to do by lines of JSON: `python -m tests.integrations.areal.child`."""
+"""A process with staleness managers of its own, with orders as lines of JSON: `python -m tests.integrations.areal.child`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def main() -> None:
         do, *args = json.loads(line)
         try:
             answer = [True, getattr(child, do)(*args)]
-        except Exception as error:  # noqa: BLE001 - told to the test, which judges it
+        except Exception as error:  # noqa: BLE001 - sent to the test, which judges it
             answer = [False, repr(error)]
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

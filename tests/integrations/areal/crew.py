@@ -23,7 +23,7 @@ class Process(Child):
         self._lock = threading.Lock()
 
     def begin(self, *order: Any) -> None:
-        """Says what to do without waiting for it."""
+        """Sends an order, and does not wait for the answer."""
         self.tell(json.dumps(order))
 
     def hear(self) -> Any:
@@ -49,7 +49,7 @@ class Process(Child):
 
 @contextmanager
 def processes(n: int) -> Generator[list[Process]]:
-    """So many children, ended at the end."""
+    """Starts `count` children, and ends them at the end of the block."""
     with ExitStack() as stack:
         started = [stack.enter_context(Process()) for _ in range(n)]
         yield started
@@ -65,7 +65,7 @@ class Provider(Protocol):
 class Shared:
     """Looks like one staleness manager; each call goes to the next of several processes that share a run.
 
-    Before a question what the others' hooks counted is reported: they do so by themselves, a moment later.
+    Before a question, the other processes report what their hooks counted. They would do so a moment later anyway.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Loads AReaL's real `BatchTaskDispatcher` without the GPU stack.
 
 The package is installed with `pip install --no-deps areal==1.0.4`. Its `areal/infra/workflow_executor.py` (the
-dispatcher) and `areal/infra/async_task_runner.py` (its event loop) are run as they are. All else that they import is
-replaced by placeholders: torch, aiofiles and the like, and AReaL's own packages, whose `__init__` would import the
-whole of it. The dispatcher uses none of them; uvloop's loop is asyncio's where uvloop is not installed.
+dispatcher) and `areal/infra/async_task_runner.py` (its event loop) run unchanged. Placeholders take the place of all
+other imports: torch, aiofiles and others, and AReaL's own packages, whose `__init__` would import all of AReaL. The
+dispatcher uses none of them. If uvloop is not installed, asyncio's loop takes its place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `attach` sees of a dispatcher."""
+"""The parts of a dispatcher that `attach` uses."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Workers whose rollouts tell where they come from."""
+"""Workers whose rollouts contain their origin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.threads import InThread
 
 
 def generate(attempt: Attempt) -> dict[str, object]:
-    """As many tokens as the payload says, and one for each sample more."""
+    """A rollout whose number of tokens follows from the payload and the slot."""
     length = int(attempt.payload) % 5 + attempt.slot
     return {
         "tokens": np.arange(length, dtype=np.int32),
@@ -24,7 +24,7 @@ def generate(attempt: Attempt) -> dict[str, object]:
 
 @contextmanager
 def working(url: str, run: str) -> Generator[None]:
-    """A worker that is there as long as the block lasts; the run exists."""
+    """Runs a worker during the block; the run must exist."""
     with Worker(url, run) as worker:
         running = InThread(lambda: worker.run(generate))
         try:
