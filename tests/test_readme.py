@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, its commands exist, its links work, its table is complete."""
+"""The README is true: its Python runs, its commands exist, its links work, its table is complete."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_configuration_table_is_the_configuration() -> None:
 
 
 def stated(value: object) -> str:
-    """A default as the README states it."""
+    """A default, as the README writes it."""
     if isinstance(value, str):
         return f'`"{value}"`'
     assert isinstance(value, int)

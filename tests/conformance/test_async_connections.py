@@ -1,4 +1,4 @@
-"""What only the asyncio client promises: calls that overlap, and that may be cancelled."""
+"""Calls of the asyncio client may overlap, and may be cancelled."""
 
 import asyncio
 import tracemalloc
@@ -19,7 +19,7 @@ def server(request: pytest.FixtureRequest) -> Generator[ServerUnderTest]:
 
 
 async def until_blocked(transport: AsyncTransport, clients: int) -> None:
-    """Until so many clients wait in the server."""
+    """Waits until this many clients are blocked in the server."""
     async with asyncio.timeout(10):
         while b"blocked_clients:%d\r\n" % clients not in await transport.command("INFO", "clients"):
             pass

@@ -1,4 +1,4 @@
-"""A forked child has a copy of its parent's asyncio clients: no call of theirs may be made with it."""
+"""A forked child has copies of its parent's asyncio clients: every call of these copies is refused."""
 
 import textwrap
 
@@ -67,7 +67,7 @@ asyncio.run(main())
 
 
 def test_no_call_is_made_by_a_forked_child(lab: Lab):
-    """It would have the parent's numbers: the parent's next call would be told what the child's came to."""
+    """The child would use the parent's call numbers: the parent's next call would get the answer of the child's call."""
     _in_a_process(
         lab,
         """

@@ -1,4 +1,4 @@
-"""What users get wrong, and what they are told."""
+"""Wrong input of users, and the errors that they get."""
 
 import asyncio
 from collections.abc import Callable
@@ -238,7 +238,7 @@ def test_the_state_of_another_schema(lab: Lab):
 
 
 def test_a_payload_that_cannot_be_read_back(lab: Lab):
-    """Written by something else: nobody sits on its slot for ever, and what came with it is worked on."""
+    """Another program wrote the payload. Its attempt ends at once, and the others of the same claim are worked on."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=3, retry_backoff_ms=0, max_attempts=1), lab.worker()
     trainer.send(calls.enqueue, [calls.NewTask("t", b"\xc1garbage of another program"), calls.NewTask("u", b"")])
     assert [attempt.task for attempt in worker.claim(2)] == ["u"]
@@ -326,7 +326,7 @@ def test_numbers_and_bytes_of_other_types_are_taken(lab: Lab):
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
 def test_what_cannot_be_sent_does_not_stay_in_the_way(lab: Lab, flavour: str):
-    """Nothing was sent: the next call has its number."""
+    """The refused call was not sent, so the next call has its number."""
     lab.trainer().enqueue(tasks(1))
 
     async def with_asyncio() -> None:
@@ -367,7 +367,7 @@ def test_runs_of_the_wrong_type(run: Any):
 
 def test_whatever_can_be_iterated_over_is_taken(lab: Lab):
     class Dataset:
-        """Of the sequence protocol, as map-style datasets are."""
+        """An object with only the sequence protocol, like map-style datasets."""
 
         def __init__(self, items: list[Any]) -> None:
             self._items = items

@@ -139,7 +139,7 @@ def fill_up(lab: Lab) -> None:
 
 
 def test_a_full_server_settles_an_advance_without_answer(own_lab: Lab):
-    """Advancing is what frees it."""
+    """An advance frees memory."""
     trainer = own_lab.trainer(consumer_batch_size=1)
     with unanswered(trainer, "not sent"):
         trainer.advance(allow_empty=True)
@@ -190,7 +190,7 @@ def test_a_full_server_refuses_new_work_and_finishes_what_it_has(own_lab: Lab):
 
 
 def test_a_full_server_takes_every_way_out(own_lab: Lab):
-    """Whichever command comes first: before Redis 7 the first that needs memory is what a full server refuses."""
+    """The order of a script's commands does not matter. Before Redis 7, a full server refuses the first write that needs memory."""
     lab = own_lab
     trainer = lab.raw_trainer(consumer_batch_size=2, max_staleness=3, max_concurrent_rollouts=9, retry_backoff_ms=5)
     trainer.enqueue(*(f"t{i}" for i in range(9)))
@@ -251,7 +251,7 @@ def test_a_server_that_evicts_is_warned_about(own_lab: Lab, caplog: pytest.LogCa
 
 
 def test_it_comes_back_while_a_worker_waits(own_lab: Lab, own: ServerUnderTest):
-    """The most frequent complaint about queues: alive, but takes no work after a reconnect."""
+    """A frequent complaint about queues: a worker is alive, but takes no work after a reconnect."""
     lab = own_lab
     trainer = lab.trainer(consumer_batch_size=3)
     worker = lab.worker()
@@ -310,7 +310,7 @@ def test_a_server_that_forgot_the_scripts(own_lab: Lab):
 
 @pytest.mark.parametrize("kind", redis_kinds(), ids=str)
 def test_a_run_whose_slot_moves_to_another_node_waits(kind: ServerKind, run: str, caplog: pytest.LogCaptureFixture):
-    """A node that is giving a slot away fails a script at the first key that is not there: after writes of others."""
+    """A node that is giving a slot away fails a script at the first missing key, after writes to other keys."""
     with cluster(kind) as members:
         url = f"redis+cluster://127.0.0.1:{members[0].port}"
         config = RunConfig(consumer_batch_size=1)
@@ -357,7 +357,7 @@ def test_a_server_that_lost_everything_is_told(own_lab: Lab):
 
 
 def test_a_server_that_lost_the_newest_calls_is_told(own_lab: Lab):
-    """G8: the trainer hears REWOUND before it takes another batch or advances. Mutants: gaps_allowed."""
+    """G8: the trainer gets REWOUND before it takes another batch or advances. Mutants: gaps_allowed."""
     lab = own_lab
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("a")

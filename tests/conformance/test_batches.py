@@ -62,7 +62,7 @@ def test_large_results_do_not_come_with_the_rows(lab: Lab):
 
 
 def test_large_groups_are_read_and_freed_in_pieces(lab: Lab):
-    """Four groups of 400: a call looks at 1000 slots at most, and none is left out or left behind."""
+    """Four groups of 400: a call deals with 1000 slots at most, and later calls deal with the rest."""
     trainer, worker = lab.trainer(consumer_batch_size=4, max_staleness=5), lab.worker()
     trainer.enqueue([Task(id=f"g{i}", payload=i, samples=400) for i in range(4)])
     while attempts := worker.claim(64):
@@ -81,7 +81,7 @@ def test_large_groups_are_read_and_freed_in_pieces(lab: Lab):
 def test_a_filtered_batch_of_what_is_left_looks_at_all_of_it_at_once(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
 ):
-    """Also at what becomes ready while the filter judges the rest."""
+    """The filter also judges rollouts that become ready while it judges others."""
     monkeypatch.setattr("broker.trainer.batches.LOOK_AGAIN_S", 15.0)
     monkeypatch.setattr("broker.trainer.batches.TAKE_LIMIT", 2)
     trainer, worker = lab.trainer(consumer_batch_size=9, max_concurrent_rollouts=9), lab.worker()
@@ -234,7 +234,7 @@ def test_an_empty_advance_must_be_asked_for(lab: Lab):
 
 @pytest.mark.parametrize("staleness", [0, 2, None])
 def test_what_the_filter_refuses_is_discarded_and_replaced(lab: Lab, staleness: int | None):
-    """With S = 0 a discard must open capacity, or the batch could never be topped up (protocol, last section).
+    """With S = 0 a discard must open capacity, or the batch could never be filled (protocol, last section).
 
     Mutants: discard_keeps_accepted, unsealed_batch_counts_full.
     """

@@ -1,4 +1,4 @@
-"""AReaL's capacity formula, with a counter that stays honest."""
+"""AReaL's capacity formula, with counters that stay right."""
 
 import itertools
 
@@ -12,13 +12,13 @@ from tests.conformance.lab import Lab, run_one, tasks
 
 
 def areal(staleness: int, version: int, batch: int, accepted: int, running: int, concurrency: int) -> int:
-    """The formula as AReaL has it (docs/protocol.md, Capacity), with `accepted` as its counter has it."""
+    """AReaL's formula (docs/protocol.md, Capacity), with the stored counter `accepted`."""
     batch, concurrency = max(1, batch), max(1, concurrency)
     return min(concurrency - running, (staleness + version + 1) * batch - (accepted + running))
 
 
 def reach(lab: Lab, run: str, config: RunConfig, version: int, finished: int, running: int) -> None:
-    """Real script calls, in one pipeline: so many steps without a batch, then tasks that are finished or running."""
+    """Makes script calls in one pipeline: `steps` advances without a batch, then tasks that are finished or running."""
     total = finished + running
     run_calls = [calls.open_run(run, "token123", config.to_fields(), now=lab.now)]
     numbers = itertools.count(1)
@@ -81,7 +81,7 @@ def test_without_a_bound_on_staleness_only_concurrency_counts(lab: Lab):
 
 
 def test_version_268_with_nothing_left_has_room_for_12(lab: Lab):
-    """The worked case of docs/protocol.md, Capacity: a counter that starts at 0 again would say 1084."""
+    """The worked case of docs/protocol.md, Capacity: a counter that starts at 0 again would give 1084."""
     config = RunConfig(consumer_batch_size=4, max_staleness=2, max_concurrent_rollouts=10_000)
     reach(lab, lab.run, config, 268, 0, 0)
     assert lab.stat("accepted") == 1_072

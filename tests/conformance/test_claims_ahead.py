@@ -1,4 +1,4 @@
-"""Claims that ride along with results or with a wait: nothing is held that nobody works on, and nobody waits for a lock."""
+"""Claims sent along with results or with a wait: no attempt is held without work on it, and no caller waits for a lock."""
 
 import asyncio
 import signal
@@ -34,7 +34,7 @@ def worker(lab: Lab, trainer: Trainer):
 
 
 def is_waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when a session of this process begins to wait for the marker and claims with it."""
+    """An event that is set when a session of this process begins a wait with a claim."""
     begun, claim_waking = threading.Event(), Session.claim_waking
 
     def noted(self: Session, *args: Any) -> Any:
@@ -308,7 +308,7 @@ def test_scripts_that_are_flushed_while_a_worker_waits_are_loaded_again(
 
 @pytest.mark.parametrize("call", ["submit", "submit_many", "reject", "fail", "release"])
 def test_what_a_cancelled_caller_reports_arrives_and_its_attempt_is_held_no_more(lab: Lab, trainer: Trainer, call: str):
-    """In the loop over attempts as outside of it: else the heartbeat would keep for nobody what may never be sent."""
+    """Inside and outside the loop over attempts: else the heartbeat would keep an attempt whose result is never sent."""
     trainer.enqueue(tasks(2))
 
     def reported(worker: aio.Worker, attempt: Attempt) -> Coroutine[Any, Any, object]:

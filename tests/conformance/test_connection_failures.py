@@ -1,4 +1,4 @@
-"""What passes is waited for, what is permanent is told at once: plain servers, TLS, Cluster, Sentinel, both clients."""
+"""Failures that pass are tried again, others are raised at once: plain servers, TLS, Cluster, Sentinel, both clients."""
 
 import asyncio
 import socket
@@ -65,7 +65,7 @@ def redis(request: pytest.FixtureRequest) -> ServerKind:
 
 
 def told_at_once(connect: Connect, url: str, kind: type[BrokerError], caplog: pytest.LogCaptureFixture) -> BrokerError:
-    """The error of a call that nobody tries again."""
+    """Returns the error of a call that is not tried again."""
     with pytest.raises(BrokerError) as caught:
         connect(url, retry_for_s=PATIENT_S).command("GET", "a")
     assert type(caught.value) is kind, caught.value
@@ -84,7 +84,7 @@ def test_one_of_several_servers_that_may_come_back_makes_it_pass():
 def test_a_full_server_is_waited_for_and_named(
     server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
 ):
-    """The client's own connection is broken and cannot be made again: all places are taken."""
+    """The client's connection broke, and the server accepts no other: all places are taken."""
     client = connect(server.url, retry_for_s=PATIENT_S)
     client.command("SET", "a", "1")
     with ExitStack() as places:
@@ -136,7 +136,7 @@ def test_what_a_full_server_said_before_the_first_write_is_read(
 
 
 def test_an_error_that_the_caller_handles_is_not_taken_for_the_reason(server: ServerUnderTest, connect: Connect):
-    """Python chains the two; the words of the first have nothing to do with the server."""
+    """Python chains the two errors; the text of the first has nothing to do with the server."""
     client = connect(f"redis://127.0.0.1:{free_port()}", retry_for_s=0.1)
     try:
         int("of the caller")
@@ -267,7 +267,7 @@ def test_a_socket_that_the_system_denies(
 def test_a_call_whose_bytes_the_server_refuses(
     server: ServerUnderTest, connect: Connect, caplog: pytest.LogCaptureFixture
 ):
-    """It says why and closes: the same bytes would be refused again."""
+    """The server says why and closes the connection: it would refuse the same bytes again."""
     server.command("CONFIG", "SET", "proto-max-bulk-len", str(1024 * 1024))
     client = connect(server.url, retry_for_s=PATIENT_S)
     client.command("PING")
@@ -497,7 +497,7 @@ def test_a_connection_that_is_closed_in_an_answer_says_after_how_many_bytes(conn
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])
 def test_a_run_that_is_gone_is_told_once(server: ServerUnderTest, flavour: str, caplog: pytest.LogCaptureFixture):
-    """A worker that looks again and again, as `run` does: a warning a second is no news."""
+    """A worker tries again and again, as `run` does: it must not log a warning every second."""
     with Trainer(server.url, "r", RunConfig(consumer_batch_size=1)):
         pass
 

@@ -1,4 +1,4 @@
-"""What both clients promise of their connections, on every kind of server that this machine has."""
+"""Connections of both clients, on every kind of server that this machine has."""
 
 import asyncio
 import threading
@@ -253,7 +253,7 @@ def errors_counted(server: ServerUnderTest) -> int:
 
 @contextmanager
 def no_refusals(*servers: ServerUnderTest) -> Generator[None]:
-    """Nothing is refused inside; to look costs a connection, and its greeting may have refusals."""
+    """Within the block the servers refuse nothing. (A look itself needs a connection, whose greeting may be refused.)"""
     first = sum(map(errors_counted, servers))
     before = sum(map(errors_counted, servers))
     yield
@@ -264,7 +264,7 @@ def no_refusals(*servers: ServerUnderTest) -> Generator[None]:
 def test_a_server_without_the_commands_of_functions_runs_scripts(
     real_kind: ServerKind, connect: Connect, command: str, tmp_path: Path
 ):
-    """As some managed servers do; it is asked once, and not again with each call."""
+    """Some managed servers refuse this. The client asks once, and not again with each call."""
     with ServerUnderTest(real_kind, settings=without(command, tmp_path)) as server:
         needs_functions(server)
         client = connect(server.url)
@@ -770,7 +770,7 @@ def members(request: pytest.FixtureRequest) -> Generator[list[ServerUnderTest]]:
 
 
 def owner_of(slot: int, members: list[ServerUnderTest]) -> int:
-    """Which of three nodes was given a slot."""
+    """Which of three nodes has a slot."""
     return slot // 5_462
 
 
@@ -798,7 +798,7 @@ def test_a_cluster_without_function_calls_runs_scripts(redis: ServerKind, connec
 
 
 def test_libraries_of_other_releases_are_deleted_on_all_primaries(members: list[ServerUnderTest]):
-    """And those of others stay."""
+    """Other programs' libraries stay."""
     for member in members:
         for name in ("broker_0123456789ab", "broker_of_somebody"):
             source = f"#!lua name={name}\nredis.register_function('{name}_f', function() return 1 end)"

@@ -133,7 +133,7 @@ def test_a_worker_of_several_runs_wakes_for_each(lab: Lab, monkeypatch: pytest.M
 
 
 def test_a_worker_of_several_runs_leaves_the_marker_of_the_one_that_it_does_not_ask(lab: Lab):
-    """It was woken for one, and found what was due in the other."""
+    """The worker was woken for one run, and found due work in the other."""
     other = f"{lab.run}/eval"
     first, second = lab.trainer(retry_backoff_ms=500), lab.trainer(run=other)
     failing = lab.worker()
@@ -248,7 +248,7 @@ def test_stop_gives_back_what_is_held(lab: Lab):
 def test_leaving_the_loop_by_an_exception_fails_what_was_worked_on_and_gives_back_the_rest(
     lab: Lab, error: type[BaseException]
 ):
-    """What the body raises ended the attempt that it had claimed for itself; what was claimed ahead, nobody has begun."""
+    """An exception of the body ends its own attempt as failed; attempts that were claimed ahead are released."""
     trainer = lab.trainer(consumer_batch_size=3)
     trainer.enqueue(tasks(3))
     with pytest.raises(error), Worker(lab.url, lab.run, clock=lab.clock) as worker:

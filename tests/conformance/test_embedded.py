@@ -1,4 +1,4 @@
-"""The embedded server: one for a process, gone with it, its data kept where that is asked for."""
+"""The embedded server: a process has one, which ends with the process; a directory keeps its data."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""However a handler ends, its attempt ends at once: by a counted failure with its reason, if by no result and no verdict."""
+"""However a handler ends, its attempt ends at once: with a result or a verdict, or else with a counted failure."""
 
 import asyncio
 import logging
@@ -178,7 +178,7 @@ def reasons(lab: Lab) -> dict[str, str]:
 def test_whatever_a_handler_raises_is_a_counted_failure(
     lab: Lab, loop: str, how: str, caplog: pytest.LogCaptureFixture
 ):
-    """The lease is an hour: nobody waits for it, and no heartbeat gives anything back."""
+    """The lease is an hour, so neither its end nor a heartbeat can be what ends the attempt."""
     caplog.set_level(logging.CRITICAL, "broker")  # parallel tests cannot pass such words on
     lab.trainer(max_attempts=2, retry_backoff_ms=1, lease_ms=3_600_000).enqueue(tasks(1))
     make, words = RAISED[how]

@@ -1,4 +1,4 @@
-"""Batches formed with a filter: one order for everybody, each rollout judged once and read once."""
+"""Batches formed with a filter: all readers see one order, and each rollout is read once and judged once."""
 
 import random
 from collections.abc import Callable, Generator
@@ -21,7 +21,7 @@ PATIENCE_S = 30.0
 
 
 class LoopTrainer:
-    """`aio.Trainer` behind the synchronous trainer's face, on a loop of its own."""
+    """`aio.Trainer` with the synchronous trainer's interface, on a loop of its own."""
 
     def __init__(self, lab: Lab) -> None:
         self._thread = LoopThread()
@@ -68,7 +68,7 @@ def ranks_see(lab: Lab, step: int, world: int) -> list[str]:
 
 
 def poll(trainer: Any, accept: Any, n: int | None = None) -> None:
-    """A wait that ends before the batch is there."""
+    """Waits for a batch in vain."""
     with pytest.raises(WaitTimeout):
         trainer.next_batch(n, accept=accept, timeout=0)
 
@@ -396,7 +396,7 @@ def test_a_trainer_that_goes_on_with_an_unsealed_batch_judges_it(lab: Lab):
 
 
 def test_an_answer_that_was_lost_hides_nothing_from_the_filter(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    """A take whose answer nobody heard took one, and an operator took out another: the number is as before."""
+    """A take whose answer was lost took one task, and an operator cancelled another: the size is as before."""
     trainer, worker, accept = lab.trainer(consumer_batch_size=4), lab.worker(), Filter("t3")
     trainer.enqueue(tasks(6))
     for _ in range(3):
@@ -414,7 +414,7 @@ def test_an_answer_that_was_lost_hides_nothing_from_the_filter(lab: Lab, monkeyp
 
 
 def test_a_repeated_answer_hides_nothing_from_the_filter(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    """The connection ended before a take's answer, an operator had taken out one: the number is as before."""
+    """The connection broke before a take's answer, and an operator had cancelled one task: the size is as before."""
     trainer, worker, accept = lab.trainer(consumer_batch_size=4), lab.worker(), Filter("t3")
     trainer.enqueue(tasks(6))
     for _ in range(3):
@@ -438,7 +438,7 @@ def test_a_repeated_answer_hides_nothing_from_the_filter(lab: Lab, monkeypatch: 
 
 
 def interrupt_after(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The next round trip of the trainer is answered to nobody; answers its first script, once it was made."""
+    """The answer of the trainer's next round trip is lost. Gives the name of its first script, once it was sent."""
     io, made = trainer._transport.io, list[str]()
     execute = blocking(io.execute)
 

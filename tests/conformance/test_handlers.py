@@ -1,4 +1,4 @@
-"""What `run` takes for a handler, and what it says of one that fails."""
+"""The handlers that `run` accepts, and its log of handlers that fail."""
 
 import asyncio
 import functools
@@ -48,7 +48,7 @@ ASYNC: dict[str, Callable[..., Coroutine[Any, Any, bytes]]] = {
 
 
 def work_in_asyncio(lab: Lab, handler: Any, *, until_ready: int = 0, until_dead: int = 0) -> None:
-    """`aio.Worker.run` until it raises, or until so many tasks are ready and dead."""
+    """Runs `aio.Worker.run` until it raises, or until the given numbers of tasks are ready and dead."""
     lab.go_live()
     wanted = (until_ready, until_dead)
 
@@ -86,7 +86,7 @@ def test_a_threaded_worker_stops_at_a_result_to_be_awaited_and_no_task_loses_an_
 def test_a_handler_that_is_refused_at_the_last_moment_ends_a_worker_that_has_nothing_else_to_do(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ):
-    """It ends between two looks of the loop, which would then wait for work as long as it takes."""
+    """The handler ends between two looks of the loop, which must not wait without limit then."""
     lab.trainer(consumer_batch_size=1).enqueue(tasks(1))
     worker = lab.worker()
     looking, look = threading.Event(), Permits.look
@@ -178,7 +178,7 @@ def test_a_result_that_cannot_be_sent_is_logged_in_one_line(lab: Lab, caplog: py
 def test_an_attempt_that_could_not_be_reported_is_given_to_others(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, loop: str, how: str
 ):
-    """Nobody works on it: with its lease renewed it would never be trained on, as long as this worker lives."""
+    """Nobody works on the attempt. If the worker renewed it, the task would not be trained on while the worker lives."""
     lab.go_live()
     trainer = lab.trainer(consumer_batch_size=1, lease_ms=600)
     trainer.enqueue(tasks(1))

@@ -34,7 +34,7 @@ HOOKS = {
 
 @pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
 def test_a_synchronous_client_refuses_an_async_hook_when_it_is_given(lab: Lab, tmp_path: Path, hook: Any):
-    """An `async def` filter would have accepted everything, for a coroutine is true."""
+    """An `async def` filter would accept every rollout, because a coroutine is true."""
     trainer, path = lab.trainer(), tmp_path / "broker.json"
     trainer.enqueue(tasks(1))
     operator = Operator(lab.url)

@@ -117,7 +117,7 @@ def test_training_and_evaluation_share_a_worker_that_names_its_weights(lanes: La
 
 @pytest.mark.parametrize("stale", ["train", "evaluation"])
 def test_a_run_whose_weights_are_stale_does_not_stop_the_other(lanes: Lanes, opened: Opened, stale: str):
-    """Which of them is preferred does not matter, nor whether its user has newer weights."""
+    """This holds for either preferred run, and whether or not there are newer weights."""
     old, other = (lanes.train, lanes.evaluation) if stale == "train" else (lanes.evaluation, lanes.train)
     asked: list[str] = []
     loads = False
@@ -146,7 +146,7 @@ def test_a_run_whose_weights_are_stale_does_not_stop_the_other(lanes: Lanes, ope
 
 
 def test_a_hook_without_a_run_is_asked_for_each_run_that_is_stale(lanes: Lanes):
-    """As before there were several; by the epoch it can tell them apart."""
+    """A hook without a parameter `run` works with several runs, too: it tells the runs apart by the epoch."""
     asked: list[Policy] = []
 
     def load(policy: Policy, blob: bytes | None, device: str = "cuda:0") -> Policy:
@@ -364,7 +364,7 @@ def test_a_permanent_failure_of_one_run_is_told_though_another_has_work(
 
 
 def test_what_is_held_in_the_other_runs_is_given_back_where_one_run_refuses(lanes: Lanes, opened: Opened):
-    """The preferred run's state is none: whatever is called there fails."""
+    """The preferred run's state key has another type: every call there fails."""
     lanes.evaluator.enqueue(tasks(2, "eval"))
     lanes.trainer.enqueue(tasks(1, "train"))
     with opened() as one:

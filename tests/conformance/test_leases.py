@@ -28,7 +28,7 @@ def test_a_lease_runs_out_to_the_millisecond(lab: Lab):
 
 
 def test_a_claim_keeps_a_session_whose_lease_just_ran_out(lab: Lab):
-    """Nobody took it back meanwhile: the claim extends the lease, then takes back what is due. Mutants: swept_before_extended."""
+    """No call took the attempt back meanwhile. The claim first extends the lease, then takes back what is due. Mutants: swept_before_extended."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=9, lease_ms=1_000), lab.raw_worker()
     trainer.enqueue("a", "b")
     held = worker.take_one()
@@ -142,7 +142,7 @@ def test_leaving_with_more_than_the_limit_takes_several_calls(lab: Lab):
 
 
 def test_attempts_whose_claim_was_lost_for_good_are_given_back(lab: Lab):
-    """Nobody works on them, and the session lives on. Mutants: unknown_attempts_kept."""
+    """Nobody works on these attempts, and their session goes on. Mutants: unknown_attempts_kept."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker()
     trainer.enqueue(*"ab")
     known = worker.take_one()
@@ -203,7 +203,7 @@ def test_the_newest_claim_is_answered_again_and_older_ones_are_refused(lab: Lab)
 
 
 def test_a_claim_is_told_to_come_again_before_the_lease_clock_stands_still(lab: Lab):
-    """It advances by a third of the shortest lease between two calls: who waits for longer would wait in vain."""
+    """Between two calls the lease clock advances by at most a third of the shortest lease, so a longer wait is of no use."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=9), lab.raw_worker(lease_ms=60_000)
     other = lab.raw_worker(lease_ms=30_000)
     told = lab.do(worker_calls.claim(lab.run, worker.session, 1, 1, "r1"))
@@ -256,7 +256,7 @@ def test_the_last_release_ends_no_lease_of_this_one(lab: Lab):
 
 
 def test_the_heartbeat_keeps_a_short_lease_for_a_long_task(lab: Lab):
-    """With the real clock: the lease is a fifth of what the task takes. Mutants: renew_extends_nothing."""
+    """With the real clock: the task takes five times as long as the lease. Mutants: renew_extends_nothing."""
     config = RunConfig(consumer_batch_size=1, lease_ms=300)
     with Trainer(lab.url, lab.run, config) as trainer, Worker(lab.url, lab.run) as worker:
         trainer.enqueue(Task(id="t"))
@@ -311,7 +311,7 @@ def test_two_workers_with_one_name_are_two_sessions(lab: Lab):
 def test_a_worker_that_was_not_made_leaves_no_session(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, flavour: str, how: type[BaseException]
 ):
-    """Nobody has it, so nobody could close it: a lease later somebody would notice."""
+    """No code has a reference to the worker and could close it. Its session must not wait for the end of its lease."""
     trainer = lab.trainer()
     runs = [lab.run, f"{lab.run}-missing"] if how is NoRun else [lab.run]
 

@@ -1,4 +1,4 @@
-"""Handlers that go on although their attempts were taken back: their places are given to others, within bounds."""
+"""Handlers that go on although their attempts were taken back: other attempts get their places, within bounds."""
 
 import asyncio
 import threading
@@ -271,7 +271,7 @@ def test_slow_handlers_have_hung_after_a_lease_and_those_past_their_time_at_once
 
 
 def test_a_session_that_ran_out_says_nothing_of_its_handlers():
-    """All its attempts are `expired`, for no fault of theirs."""
+    """All attempts of a lost session are `expired`; that does not mean that their handlers hang."""
     permits, clock = places_for(1)
     attempt = attempt_of("t")
     permits.take(attempt)

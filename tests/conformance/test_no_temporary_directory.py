@@ -1,4 +1,4 @@
-"""Where no temporary file can be made, whatever needs one says so, and what to do about it."""
+"""If no temporary file can be made, the error says so, and what to do."""
 
 from __future__ import annotations
 

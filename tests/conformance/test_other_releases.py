@@ -1,4 +1,4 @@
-"""What another release left in the server goes on with this one, and its workers beside this one's."""
+"""A run that another release left in the server goes on with this release, also with workers of both releases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _as_it_was(_: State) -> None:
 
 
 def _without_fields_that_nobody_gave(state: State) -> None:
-    """As a release leaves it that did not have those fields: each of today's was new once."""
+    """A state without some fields, as a release leaves it that did not have them."""
     for name in NOT_GIVEN:
         state.pop(name, None)
 
@@ -73,7 +73,7 @@ def old(server: ServerUnderTest, release: Path) -> Generator[Lab]:
 
 
 def restore(lab: Lab, run: str, found: dict[str, Any]) -> None:
-    """Writes down a run again."""
+    """Restores a stored run."""
     for name, (kind, contents, left_ms) in found.items():
         key = keys.key(run, name)
         match kind:
@@ -459,7 +459,7 @@ def test_deleting_a_library_that_is_in_use_costs_its_clients_one_load(lab: Lab, 
 
 
 def test_a_dead_worker_of_this_release_is_found_beside_many_of_an_older_one(lab: Lab, old_client: OldClient):
-    """Nearly always an older one looks first: it ends no lease of this release, and says when to look again.
+    """Mostly a client of the older release looks at the timers first. It ends no lease of this release, and stores `due`.
 
     Mutants: due_as_an_older_release_says.
     """

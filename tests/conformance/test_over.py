@@ -1,4 +1,4 @@
-"""Attempts that the server said are over: nobody holds them any more, whatever the user does with them."""
+"""Attempts that the server has called over: the worker no longer holds them, whatever the user does with them."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
@@ -61,7 +61,7 @@ Make = Callable[[], AbstractContextManager[Held]]
 
 
 def late_answers(held: Held, attempts: list[Attempt]) -> list[Submitted]:
-    """What its user hears who hands in, fails, rejects and gives back what is over."""
+    """The answers to a user who submits, fails, rejects and releases an attempt that is over."""
     submitted, failed, rejected, released = attempts
     return [
         held.submit(submitted, b"x"),
@@ -102,7 +102,7 @@ def test_what_became_too_old_is_not_held(lab: Lab, held: Make):
 
 
 def test_what_a_lost_session_held_is_not_held(lab: Lab, held: Make):
-    """Its lease passed, and others work on it: who they are, a late result hears."""
+    """The lease passed, and another worker has the task. The answer to a late result names that worker."""
     trainer = lab.trainer(max_staleness=None, max_concurrent_rollouts=9)
     trainer.enqueue(tasks(4))
     with held() as worker:

@@ -1,4 +1,4 @@
-"""Markers that a claim passes on, and those that nobody arms: a worker woken for nothing costs a round trip of each."""
+"""Markers that a claim arms again, and those that it does not: waking a worker for nothing costs a round trip."""
 
 from collections.abc import Callable
 from typing import Any
@@ -136,7 +136,7 @@ QUIET = [by_advance, by_submit, by_cancel, by_discard, by_the_last_claim]
 
 @pytest.mark.parametrize("act", QUIET, ids=lambda act: act.__name__[3:])
 def test_nobody_is_woken_where_no_task_waits(lab: Lab, act: Callable[[RawTrainer, RawWorker], Callable[[], Any]]):
-    """There is capacity, and nothing to start with it. Mutants: woken_where_nothing_waits."""
+    """There is capacity, but no task to start. Mutants: woken_where_nothing_waits."""
     trainer = lab.raw_trainer(**ROOM)
     ready = act(trainer, lab.raw_worker())
     lab.unmark()

@@ -1,4 +1,4 @@
-"""What scripts work out once for a call, or once for all calls of a run, is never used where it is not true any more."""
+"""Scripts compute some values once for a call, or once for all calls of a run. They never use an outdated value."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The heartbeat asks the session's set and looks at the records of few tasks: it must miss nothing by that."""
+"""The heartbeat reads the session's set and the records of few tasks. It must not miss an attempt that is over."""
 
 from typing import Any
 

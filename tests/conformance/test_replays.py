@@ -371,7 +371,7 @@ def run_over(lab: Lab, proxy: LossyProxy, fault: str, times: int) -> None:
 
 
 def test_the_outcome_of_a_lost_call_is_settled_before_the_next(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    """The trainer gives up on a call, which had been executed; its next call finds the number used, and its own place."""
+    """The trainer gives up on a call that was executed. Its next call finds that number used, and takes the next one."""
     trainer = lab.trainer(consumer_batch_size=1)
     io = trainer._transport.io
     execute = blocking(io.execute)

@@ -1,4 +1,4 @@
-"""What clients send: how many round trips a call takes, what shares one, and what becomes of it when that one is lost."""
+"""The round trips of clients: how many a call takes, which calls share one, and what happens if that one is lost."""
 
 import asyncio
 import os
@@ -211,7 +211,7 @@ def test_a_forked_child_does_not_wait_for_the_batch_that_its_parent_forms(lab: L
 def test_a_trainer_without_workers_takes_back_what_is_due(
     lab: Lab, trainer: Trainer, worker: Worker, monkeypatch: pytest.MonkeyPatch, flavour: str
 ):
-    """Nobody else asks the server: the trainer that waits for its batch in vain is all there is."""
+    """No other client calls the server: only the trainer waits for its batch, in vain."""
     monkeypatch.setattr(batches, "LOOK_AGAIN_S", 0.05)
     trainer.enqueue(tasks(1))
     with Worker(lab.url, lab.run, heartbeat=False, lease_s=0.2) as dead:
@@ -325,7 +325,7 @@ def test_a_loop_that_claimed_in_vain_with_its_result_waits_at_once(trainer: Trai
 def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
     lab: Lab, sent: Sent, monkeypatch: pytest.MonkeyPatch, ends: str
 ):
-    """A retry, and what a dead worker held: nothing but a claim tells of them."""
+    """A retry that is due, and a dead worker's attempts: only a claim finds them."""
     monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.go_live()
     trainer = lab.trainer(consumer_batch_size=4, retry_backoff_ms=50)

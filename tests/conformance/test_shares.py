@@ -1,4 +1,4 @@
-"""Owners of an admission run that train each step together: what one needs no other takes. Against the reference rule."""
+"""Owners of an admission run that train each step together take no slot that another needs; by the reference rule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEASE_MS = 900
 
 @dataclass
 class Rank:
-    """One owner: what it counted itself."""
+    """One owner, with its own counts."""
 
     lab: Lab
     name: str
@@ -57,7 +57,7 @@ class Rank:
         return granted
 
     def starts_all(self) -> int:
-        """How many it may start one after the other."""
+        """How many rollouts the owner may start, one after the other."""
         for n in range(100):
             if not self.starts():
                 return n

@@ -1,4 +1,4 @@
-"""How soon a worker hears what the server took back: at once, however long its lease is."""
+"""A worker hears at once that the server took an attempt back, however long its lease is."""
 
 import threading
 import time
@@ -153,7 +153,7 @@ def test_a_session_that_had_to_join_anew_is_heard(lab: Lab, opened: Opened):
 
 
 def test_a_worker_whose_lease_passed_hears_it_from_whoever_takes_its_work(lab: Lab, opened: Opened):
-    """It was frozen, or cut off, for longer than its lease: from then on its work is in vain."""
+    """The worker was frozen, or cut off, for longer than its lease: its work since then is in vain."""
     lab.go_live()
     with Trainer(lab.url, lab.run, config()) as trainer, opened(lab.url, lab.run, lease_s=LEASE_S) as worker:
         trainer.enqueue(tasks(1))
@@ -243,7 +243,7 @@ def test_a_worker_that_closes_does_not_wait_for_its_heartbeat(server: ServerUnde
 def test_a_server_without_room_for_another_connection_is_not_asked_more_often(
     server: ServerUnderTest, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ):
-    """The lease is renewed in its rhythm: many workers would else renew as fast as they can."""
+    """The heartbeat keeps its interval. Else many workers would renew as fast as they can."""
     beats: list[float] = []
     beat = Heartbeat.beat
 

@@ -1,4 +1,4 @@
-"""What the call that seals a batch brings along: its first rows, and their results where these are small."""
+"""The call that seals a batch also answers its first rows, and their results if these are small."""
 
 import pytest
 

@@ -24,7 +24,7 @@ HOW: list[Unanswered] = ["executed", "not sent", "only the call", "interrupted",
 
 @pytest.mark.parametrize("how", HOW)
 def test_an_advance_without_answer_is_made_once_whatever_comes_next(lab: Lab, how: Unanswered):
-    """The trainer's loop goes on with the next batch: not with the one that it has trained on."""
+    """The trainer's loop goes on with the next batch, not with the one that it trained on already."""
     trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1), lab.worker()
     trainer.enqueue(tasks(4))
     seen: list[str] = []
@@ -81,7 +81,7 @@ def test_an_advance_without_answer_that_is_repeated_is_made_once(lab: Lab, how: 
 
 
 def test_a_call_that_was_interrupted_behind_its_answer_keeps_its_number(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    """The next call has the next one: with the same it would get the answer of the first, and have no effect."""
+    """The next call has the next number. With the same number it would get the first call's answer, and have no effect."""
     trainer = lab.trainer(consumer_batch_size=1)
 
     for i in range(2):
@@ -149,7 +149,7 @@ def test_a_recovery_that_was_interrupted_at_its_end_is_known(lab: Lab):
 
 
 def test_a_batch_whose_delivery_was_interrupted_is_delivered_next(lab: Lab):
-    """Not the one after it, with which the trainer would acknowledge what it never saw."""
+    """`next_batch` must not return the batch after it: the trainer would acknowledge a batch that it never saw."""
     trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1), lab.worker()
     trainer.enqueue(tasks(4))
     seen: list[str] = []
@@ -194,7 +194,7 @@ def test_a_batch_that_was_not_delivered_is_not_acknowledged(lab: Lab):
 
 
 def test_what_cannot_be_sent_is_refused_with_the_server_away(lab: Lab):
-    """Else it would be in the way of every later call."""
+    """Else this call would block every later call."""
     trainer = lab.trainer(consumer_batch_size=1)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BadArgument, match="cannot be sent"):
         patch.setattr(trainer._transport.io, "execute", coroutine(interrupted))
@@ -244,7 +244,7 @@ def test_a_worker_whose_close_was_interrupted_is_closed_by_the_next(lab: Lab):
 
 
 def test_what_came_with_a_payload_that_cannot_be_read_is_not_held_by_nobody(lab: Lab):
-    """The report on that one fails, and the caller never hears of the others."""
+    """The `fail` call of the bad attempt gets no answer. The caller never sees the others, so the worker gives them back."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.worker()
     trainer.send(calls.enqueue, [NewTask("good", encode(1)), NewTask("bad", b"\xc1")])
     execute = blocking(worker._transport.io.execute)

@@ -1,4 +1,4 @@
-"""Tasks that ended without being trained on: what tells of them, and what brings them back."""
+"""Tasks that ended without being trained on: where they are reported, and how they come back."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 
 def outage(lab: Lab, trainer: Trainer, count: int, *, error: str = "RuntimeError('the engine is down')") -> Worker:
-    """So many tasks are enqueued, and all of them die."""
+    """Enqueues `count` tasks, all of which end dead."""
     worker = lab.worker()
     trainer.enqueue(tasks(count))
     kill(lab, worker, error)
@@ -308,7 +308,7 @@ async def rows_later(bad_at: int) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("make", [rows, lambda at: filter(None, rows(at))], ids=["generator", "filter"])
 def test_an_iterator_that_was_left_in_the_middle_is_refused(lab: Lab, make: Any):
-    """What had been taken from it is missing in it, and the cursor is behind that."""
+    """The iterator has lost the tasks that were taken from it, and the cursor is after them."""
     trainer = lab.trainer(max_payload_bytes=1000)
     source = make(150)
     with pytest.raises(TooBig) as caught:

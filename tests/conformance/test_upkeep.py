@@ -11,7 +11,7 @@ from tests.conformance.lab import Lab, names_of, run_one, tasks
 
 
 def steps(lab: Lab, count: int, *, size: int = 1, samples: int = 1, first: int = 0, **config):
-    """So many steps of training, each with tasks of its own."""
+    """Trains `count` steps, each with tasks of its own."""
     trainer = lab.trainer(**{"consumer_batch_size": size, "max_concurrent_rollouts": 2 * size, **config})
     worker = lab.worker()
     for step in range(first, first + count):

@@ -1,4 +1,4 @@
-"""`broker verify`: a run that went well passes, planted breaches are found and named, what cannot be seen is said."""
+"""`broker verify`: a good run passes, planted breaches are named, and the report says what the log does not show."""
 
 from __future__ import annotations
 

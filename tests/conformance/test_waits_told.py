@@ -1,4 +1,4 @@
-"""A `next_batch` that waits long says in the log what it waits for."""
+"""A `next_batch` that waits long logs the reason."""
 
 import asyncio
 import logging

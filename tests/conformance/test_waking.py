@@ -301,7 +301,7 @@ def by_a_claim_that_takes_back_what_expired(lab: Lab) -> Callable[[], Any]:
 
 
 def by_a_claim_with_stale_weights(lab: Lab) -> Callable[[], Any]:
-    """The marker that woke it is another worker's."""
+    """The marker that woke this worker was meant for another worker."""
     scene = Scene(lab)
     scene.trainer.enqueue("t")
     lab.command("HSET", lab.key("state"), "paused", "paused")
@@ -374,7 +374,7 @@ def test_one_wake_up_passes_from_worker_to_worker(lab: Lab, monkeypatch: pytest.
 
 
 def test_a_worker_wakes_for_what_is_next_due(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    """Nobody arms a marker when time passes: the worker knows when."""
+    """No call arms a marker when time passes: the worker knows when to claim again."""
     monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.go_live()
     trainer = lab.trainer(retry_backoff_ms=200, lease_ms=3_600_000)

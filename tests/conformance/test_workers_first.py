@@ -27,7 +27,7 @@ def create(url: str, run: str) -> None:
 
 
 def claims_one(flavour: str, url: str, runs: str | list[str], wait_for_run_s: float | None, then: Callable[[], object]):
-    """The task that a worker gets that waits for its runs; `then` is called between its opening and its claim."""
+    """Opens a worker that waits for its runs, calls `then`, and claims. Returns the task that the worker gets."""
     if flavour == "sync":
         with Worker(url, runs, wait_for_run_s=wait_for_run_s) as worker:
             then()
@@ -137,7 +137,7 @@ def test_where_no_run_comes_in_time_it_is_an_error(server: ServerUnderTest, miss
 
 @FLAVOURS
 def test_a_worker_whose_last_run_vanishes_waits_for_it_once_more(server: ServerUnderTest, missing: str, flavour: str):
-    """Then no run is there, and each has been waited for."""
+    """None of the runs exists, and the worker has waited for each."""
     there = f"{missing}2"
     create(server.url, there)
 

@@ -1,4 +1,4 @@
-"""Tests of the tests: for each fault of the table, what has to find it fails."""
+"""Tests of the tests: for each fault of the table, the tests that have to find it fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.mutants
 _SERVERS = "not fakeredis and not redis-7"
 #: How long the directed tests of a fault may take, seconds.
 _PATIENCE_S = 280.0
-#: Within so many calls the walk has to find a fault, starting with this seed. The rarest need 30_000 on an average.
+#: The walk has to find a fault within this many calls, starting with this seed. The rarest need 30_000 on average.
 STEPS, SEED = 150_000, 1
 
 WALKED = [name for name, mutant in MUTANTS.items() if WALK in mutant.found_by]

@@ -244,7 +244,7 @@ def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTe
 
 @pytest.mark.parametrize("name", ["run", "aio"])
 def test_what_is_left_to_the_leases_is_said_once(own: ServerUnderTest, run: str, name: str):
-    """Ctrl-C ends `run`, which cannot give the attempts back; nor can `close` after it."""
+    """Ctrl-C ends `run`. Neither `run` nor `close` after it can give the attempts back."""
     begin(own, run)
     with script(name, own.url, run) as one:
         one.expect("working")

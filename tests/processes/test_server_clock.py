@@ -37,7 +37,7 @@ def make_trainer(server: ServerUnderTest, count: int, **fields: int) -> Trainer:
 
 
 def hung(server: ServerUnderTest, lease_s: float) -> tuple[Worker, Attempt]:
-    """A worker that renews only when it is told to, and what it works on."""
+    """A worker that renews only when the test says so, and its attempts."""
     worker = Worker(server.url, "r", lease_s=lease_s, heartbeat=False)
     (attempt,) = worker.claim(timeout=10)
     return worker, attempt

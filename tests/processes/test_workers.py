@@ -96,7 +96,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_at_once(live: Lab, kind: str, 
 
 @pytest.mark.parametrize("way", ["claim", "loop", "run"])
 def test_a_worker_that_lost_what_sigterm_raised_ends_with_its_next_claim(live: Lab, way: str) -> None:
-    """A destructor loses it, and the import of some modules in C does; it would wait for ever."""
+    """Destructors, and imports of some modules in C, lose the exception; the worker must not wait for ever."""
     trainer = live.trainer()
     with Actor("deaf", live.url, live.run, way=way) as worker:
         code = worker.end().code

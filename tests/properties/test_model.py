@@ -1,4 +1,4 @@
-"""The reference model by itself: its invariants hold on random walks, and the examples of the documents come out."""
+"""The reference model by itself: its invariants hold on random walks, and it gives the results of the documents' examples."""
 
 from __future__ import annotations
 

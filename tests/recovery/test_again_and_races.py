@@ -61,7 +61,7 @@ def test_recovering_again_changes_nothing_more(
 def test_a_recovery_that_was_interrupted_is_run_again_by_either_trainer(
     lab: Lab, lost: tuple[Trainer, Worker, dict[int, list[str]], Path], same: bool
 ):
-    """Meanwhile everybody is told, and results go on coming in."""
+    """During a recovery the trainer's calls are refused, and workers may still submit."""
     trainer, worker, history, path = lost
     held = worker.claim(1)
     with pytest.raises(Killed), kill(trainer, at=6):

@@ -21,7 +21,7 @@ def _rows(first: int, end: int, priority: int = 0) -> list[Task]:
 
 
 def _start(lab: Lab, rows: int) -> tuple[Trainer, Worker]:
-    """A run whose loader has brought so many rows, of which the last two were cancelled."""
+    """A run whose loader has enqueued `rows` rows, of which the last two were cancelled."""
     trainer = lab.trainer(consumer_batch_size=1, max_staleness=9, max_concurrent_rollouts=4, keep_checkpoints=5)
     trainer.enqueue(_rows(0, rows), cursor=rows)
     trainer.cancel([f"t{rows - 2}", f"t{rows - 1}"])
@@ -29,7 +29,7 @@ def _start(lab: Lab, rows: int) -> tuple[Trainer, Worker]:
 
 
 def _load(trainer: Trainer, end: int) -> None:
-    """The data loader goes on from where it is told to, up to the end of its data."""
+    """The data loader goes on from the recovered cursor to the end of its data."""
     trainer.enqueue(_rows(trainer.cursor, end), cursor=end)
 
 

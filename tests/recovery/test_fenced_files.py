@@ -1,4 +1,4 @@
-"""A trainer that is replaced while it writes a checkpoint: nothing of its successor's is hit, wherever it was frozen."""
+"""A trainer that is replaced while it writes a checkpoint harms no file of its successor, wherever it was frozen."""
 
 from __future__ import annotations
 

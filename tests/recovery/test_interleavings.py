@@ -1,4 +1,4 @@
-"""Attacks on the guarantees: what else may happen while, before and after a run recovers."""
+"""Attacks on the guarantees: other events before, during and after a recovery."""
 
 import threading
 from collections.abc import Sequence
@@ -368,7 +368,7 @@ def test_what_was_undone_is_known_to_the_checkpoints_too(lab: Lab, tmp_path: Pat
 
 
 def test_versions_beyond_exact_numbers_are_refused(lab: Lab):
-    """R14. B * (S + version + 1) must stay exact, or capacity lies."""
+    """R14. B * (S + version + 1) must stay exact, or capacity is wrong."""
     config = RunConfig(consumer_batch_size=1_000_000, max_staleness=2, max_concurrent_rollouts=1_000_000_000)
     trainer = lab.trainer(**config.model_dump(exclude={"name"}))
     before = lab.dump()

@@ -24,7 +24,7 @@ _STORES = [(kind, APPEND_ONLY) for kind in real_kinds()] + [(kind, SNAPSHOTS) fo
 
 @pytest.fixture(params=_STORES, ids=lambda store: f"{store[0]}-{'aof' if store[1] is APPEND_ONLY else 'rdb'}")
 def durable(request: pytest.FixtureRequest) -> Generator[ServerUnderTest]:
-    """A server of its own that keeps its data in a directory, as an append-only file or a snapshot."""
+    """A private server that keeps its data in a directory, as an append-only file or a snapshot."""
     kind: ServerKind
     settings: dict[str, str]
     kind, settings = request.param
@@ -198,7 +198,7 @@ def test_a_refill_that_was_interrupted_is_done_again(own: Lab, durable: ServerUn
 
 
 def test_workers_writes_that_are_lost_alone_are_done_again(own: Lab, durable: ServerUnderTest, tmp_path: Path):
-    """No call of the trainer was lost, so that it goes on; what the workers hold or have done is asked for once more."""
+    """No call of the trainer was lost, so the trainer goes on; the workers have to do their lost work once more."""
     past = Past(durable, tmp_path / "copies")
     trainer = own.trainer(consumer_batch_size=2, max_staleness=1, max_concurrent_rollouts=8)
     worker = own.worker()

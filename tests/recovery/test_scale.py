@@ -136,7 +136,7 @@ def _fill(lab: Lab, path: Path) -> None:
 
 
 class Bystander:
-    """Another client, that asks for something small every few milliseconds: often enough to notice, too little to count."""
+    """Another client, which makes a small call every few milliseconds: that shows stalls, and costs little."""
 
     def __init__(self, url: str) -> None:
         self.served, self.longest_s = 0, 0.0

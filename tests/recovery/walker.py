@@ -173,7 +173,7 @@ class Walk:
 
     def _some(self) -> tuple[Worker, list[Attempt]]:
         worker = self.rng.choice(self.workers)
-        over = [attempt for attempt in self.given[-20:] if attempt.cancelled]  # the worker was told, and goes on all the same
+        over = [attempt for attempt in self.given[-20:] if attempt.cancelled]  # the worker was told, and goes on
         held = worker.held + over[-3:]
         return worker, self.rng.sample(held, min(len(held), self.rng.choice([1, 2, 9])))
 

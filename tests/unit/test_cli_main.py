@@ -26,7 +26,7 @@ def no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def replace_command(monkeypatch: pytest.MonkeyPatch, action: Any) -> None:
-    """Make `broker runs` do something else."""
+    """Replaces what `broker runs` does."""
 
     def run(namespace: Namespace, output: Output) -> int:
         return action(namespace, output)

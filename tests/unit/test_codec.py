@@ -215,7 +215,7 @@ def doubling() -> Any:
 
 
 class Tensor:
-    """Stands for what other packages have."""
+    """Stands for the types of other packages."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the pages say of URLs and of failures is what the code does."""
+"""The pages agree with the code about URLs and failures."""
 
 import re
 from pathlib import Path

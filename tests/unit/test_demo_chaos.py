@@ -48,7 +48,7 @@ class FakeLog:
 
 
 class Stage:
-    """Processes, what was done to them, and what chaos said of it; time runs in tenths of a second."""
+    """Fake processes that note what chaos did to them and said; time runs in tenths of a second."""
 
     def __init__(self, kind: ChaosKind | None, log: FakeLog | None = None, **options: int) -> None:
         self.notes: list[str] = []
@@ -57,7 +57,7 @@ class Stage:
         self.chaos = Chaos(DemoOptions(chaos=kind, **options), self.processes, cast("Referee", log or FakeLog()))
 
     def act(self, now: float, version: int = 1) -> bool:
-        """Lets chaos act; whether it did anything that it told of."""
+        """Lets chaos act. Returns whether it reported an action."""
         before = len(self.chaos.deeds)
         self.chaos.act(now, version)
         self.said += [(now, deed) for deed in self.chaos.deeds[before:]]

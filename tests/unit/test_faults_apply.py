@@ -1,4 +1,4 @@
-"""Each fault of the table still changes what servers get, and names tests that exist; whether they find it takes longer."""
+"""Each fault of the table still changes the scripts, and names tests that exist. (test_mutants.py runs these tests.)"""
 
 from __future__ import annotations
 

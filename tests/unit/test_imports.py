@@ -1,4 +1,4 @@
-"""`import broker` loads what it is asked for, and nothing before."""
+"""`import broker` loads each name when it is first used."""
 
 import pytest
 

@@ -20,7 +20,7 @@ def proxy() -> Generator[LossyProxy]:
 
 
 def answer(proxy: LossyProxy) -> bytes:
-    """What comes back for a request whose first piece has arrived before the second is sent; nothing if the line broke."""
+    """Sends a request in two pieces. Returns the reply, or nothing if the connection broke."""
     before = proxy.requests
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as client:
         client.sendall(PIECES[0])

@@ -1,4 +1,4 @@
-"""Holds the Lua scripts, their headers and the Python wrappers together, and files to their size."""
+"""The Lua scripts agree with their headers and with the Python wrappers."""
 
 import importlib
 import inspect
@@ -23,7 +23,7 @@ HEADER = ["Transition", "KEYS", "ARGV", "Returns", "Errors", "Bound", "Flags"]
 CALL_ID = trainer_call_id("token123", 7)
 RUN = "run"
 REPORT = OwnerReport(1, 2, 3, 4, 5, 6, asks=True, version=7, recovery=Recovery())
-#: A call of every wrapper: with nothing optional, and with everything and two of what may be many.
+#: Calls of every wrapper: without optional arguments, and with all of them and two of each repetition.
 CALLS: dict[str, list[ScriptCall[Any]]] = {
     "open": [trainer.open_run(RUN, "token123", None), trainer.open_run(RUN, "token123", {"a": "1", "b": "2"}, now=5)],
     "enqueue": [
@@ -75,7 +75,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
 
 
 def header(name: str) -> dict[str, str]:
-    """The lines of a script's header by their first word; what it is for is under `""`."""
+    """The lines of a script's header by their first word; the purpose is under `""`."""
     found: dict[str, str] = {}
     for line in (LUA / f"{name}.lua").read_text().splitlines():
         if not line.startswith("-- ") or line.startswith("-- @include"):
@@ -91,7 +91,7 @@ def header(name: str) -> dict[str, str]:
 
 
 def without_notes(text: str) -> str:
-    """What stands in parentheses explains, but for counts: `gate (3)`."""
+    """Removes notes in parentheses, after replacing the count `gate (3)`."""
     text = re.sub(r"\bgate \(3\)", "kind, id, call", text)
     while (shorter := re.sub(r"\([^()]*\)", "", text)) != text:
         text = shorter
@@ -99,7 +99,7 @@ def without_notes(text: str) -> str:
 
 
 def argument_counts(text: str) -> tuple[int, int]:
-    """Of an ARGV line: how many fixed arguments, and how many in each repetition of what may be many (0: none)."""
+    """The counts of an ARGV line: its fixed arguments, and the arguments of each repetition (0: none)."""
     text = without_notes(text)
     fixed, repeated = 0, 0
     head, then, tail = text.partition("then ")
@@ -140,7 +140,7 @@ def test_flags_are_those_that_the_loader_reads(name: str):
 
 @pytest.mark.parametrize("name", scripts.names())
 def test_a_script_that_frees_memory_runs_on_a_full_server(name: str):
-    """What a full server must still take (submit, take, advance, requeue, recover...) and what it must refuse."""
+    """Which scripts a full server must still run (submit, take, advance, requeue, ...), and which it must refuse."""
     grows = {"open", "enqueue", "claim", "retry", "recover_begin"}
     flags = scripts.load(name, shebang=True).flags
     assert flags in ((), ("allow-oom",), ("no-writes",))
@@ -213,13 +213,13 @@ def test_the_errors_that_a_script_raises_are_in_its_header(name: str):
     assert raised <= said, f"not in the header: {raised - said}"
 
 
-#: The frame of all scripts, and which arguments it reads: they are the same in each script.
+#: The includes that read arguments by number, and which: these are the same in each script.
 FRAME = {"run": set[int](), "state": {1}, "gate": {2, 3, 4}}
 
 
 @pytest.mark.parametrize("path", sorted((LUA / "include").glob("*.lua")), ids=lambda path: path.stem)
 def test_an_include_reads_no_argument_by_its_number(path: Path):
-    """It stands in several scripts, whose arguments differ: each gives it the position, or the argument."""
+    """An include is part of several scripts with different arguments: each script passes the position, or the argument."""
     code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
     read = {int(a or b) for a, b in re.findall(r"\bARGV\s*\[\s*(\d+)|\bint_arg\(\s*(\d+)", code)}
     assert read <= FRAME.get(path.stem, set())

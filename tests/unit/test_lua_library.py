@@ -120,7 +120,7 @@ def test_each_include_is_in_the_library_once():
 
 
 def test_there_is_room_for_more_local_names():
-    """Lua allows 200 at a time, and refuses the whole library beyond."""
+    """Lua allows 200 local names at a time, and refuses a library with more."""
     shared, *scripts_own = scripts.library().source.decode().split("do local OWN_LAST")
     declared = re.compile(r"^(?:do )?local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 

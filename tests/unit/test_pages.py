@@ -1,4 +1,4 @@
-"""What the pages are measured by, and what the reference has to name."""
+"""The measures of pages, and the names that the reference must have."""
 
 import importlib.util
 import re

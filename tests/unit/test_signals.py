@@ -1,4 +1,4 @@
-"""What tests start has default signals, also where the tests themselves were started with some ignored or blocked."""
+"""Processes that tests start have default signals, also if the tests were started with some ignored or blocked."""
 
 from __future__ import annotations
 

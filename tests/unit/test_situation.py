@@ -21,7 +21,7 @@ def make(
     uncounted: int = 0,
     **changes: Any,
 ) -> Explanation:
-    """What explain knows of a run with so many workers that are connected, and so many that have fallen silent."""
+    """The facts of a run with the given numbers of connected and silent workers."""
     deadlines = [NOW - 1] * silent + [NOW + 9] * workers
     sessions = tuple(SessionRow(f"w~{at}.x", deadline, 0, told) for at, deadline in enumerate(deadlines))
     rows = tuple(HeldRow(f"t#0.{at}.x", "w~0.x", 5, NOW, NOW + 9) for at in range(held))

@@ -14,7 +14,7 @@ from broker.values.codec import decode, encode
 
 
 class _StandIn:
-    """What the codec uses of a tensor."""
+    """The parts of a tensor that the codec uses."""
 
     def __init__(self, contents: Any, dtype: str = "torch.float32") -> None:
         self._contents = np.asarray(contents)

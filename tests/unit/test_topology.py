@@ -1,4 +1,4 @@
-"""Threads share one view of where the servers are, and forget it together when a call of each has failed."""
+"""Threads share one view of where the servers are, and forget that view together when each had a failed call."""
 
 import sys
 import threading

@@ -232,7 +232,7 @@ def test_function_libraries_are_listed_and_old_ones_deleted(
 
 
 def test_a_recovery_names_the_file_that_it_goes_by(broker: Any, trainer: Trainer, tmp_path: Path) -> None:
-    """Of several under one name; an operator's only where there is no trainer's."""
+    """Of several files under one name, recovery takes an operator's only if there is no trainer's."""
     path = tmp_path / "broker.json"
     by_hand = broker("checkpoint", RUN, str(path), "--json").json
     assert (Path(by_hand["path"]).exists(), by_hand["version"]) == (True, trainer.version)

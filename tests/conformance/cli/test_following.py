@@ -18,7 +18,7 @@ from tests.conformance.cli.commands import RUN, started
 
 
 class Address:
-    """A port with a server that can be taken away and brought back with its data."""
+    """A durable server that the test may stop and start again at the same port."""
 
     def __init__(self, data: Path) -> None:
         self._data, self._port = str(data), free_port()
@@ -35,7 +35,7 @@ class Address:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Generator[Address]:
-    """With a run in it."""
+    """The server, with a run."""
     made = Address(tmp_path / "data")
     made.start()
     with Trainer(made.url, RUN, RunConfig(consumer_batch_size=1)) as trainer:
@@ -46,14 +46,14 @@ def address(tmp_path: Path) -> Generator[Address]:
 
 @contextmanager
 def follows(address: Address, *command: str) -> Generator[Child]:
-    """Such a command that has seen the server."""
+    """A command that follows the run and has read from the server."""
     with started(command[0], RUN, *command[1:], "--url", address.url) as process:
         assert process.read_line()
         yield process
 
 
 def wait_until_it_says(process: Child, words: str) -> None:
-    """Waits for it on standard error."""
+    """Waits for a text on standard error."""
     process.wait_until(lambda: any(words in line for line in process.err), f"it says {words!r}")
 
 

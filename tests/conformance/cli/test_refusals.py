@@ -1,4 +1,4 @@
-"""What the user or the environment did wrong is said in a line, with exit code 2 and no traceback."""
+"""Faults of the user or the environment: one line of explanation, exit code 2, no traceback."""
 
 from __future__ import annotations
 

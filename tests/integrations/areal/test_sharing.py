@@ -1,4 +1,4 @@
-"""Processes that share a run: nobody overshoots, and what a dead one had is given back."""
+"""Processes that share a run never exceed its bound, and a dead process's rollouts no longer count."""
 
 from __future__ import annotations
 
