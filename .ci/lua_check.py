@@ -1,8 +1,7 @@
 """Runs luacheck over each Lua script as the server gets it, with its includes in place, and reports by source line.
 
-An include is a list of local functions, so that on its own nothing in it is defined and nothing is used. A name that an
-include offers is called unused only when no script uses it. Usage: python .ci/lua_check.py. Without luacheck on PATH
-nothing is checked, and said so.
+An include is a list of local functions, so it cannot be checked alone. A name of an include counts as unused only if no
+script uses it. Usage: python .ci/lua_check.py. Without luacheck on PATH it checks nothing, and says so.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 from broker.protocol import scripts
 
 _WARNING = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): \((?P<code>\w+)\) (?P<text>.*)$")
-#: Unused, never set, only set or only mutated, value unused: what an include offers and a script does not need.
+#: Unused, never set, only set or only mutated, value unused: such names of an include may be used by other scripts.
 _UNUSED = frozenset({"W211", "W221", "W231", "W241", "W311"})
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -46,7 +45,7 @@ def _check_assembled(luacheck: str, names: list[str]) -> list[str]:
             Path(folder, f"{name}.lua").write_bytes(script.source)
             for file, _ in script.lines:
                 included[file].add(name)
-        # line lengths are the source's business, below
+        # _check_layout checks line lengths, in the source files
         for warning in _run(luacheck, "--no-max-line-length", folder):
             name = Path(warning["file"]).stem
             place = loaded[name].origin(int(warning["line"]))

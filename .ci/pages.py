@@ -1,7 +1,7 @@
 """Measures the pages: lines of at most 100 columns, sentences of at most 30 words.
 
-Tables, code and what a program writes (between marks such as `<!-- numbers -->` and `<!-- /numbers -->`) may be wider.
-Sentences are measured in the cells of tables, too. Usage: python .ci/pages.py [PAGE ...]; without: every page.
+Tables, code and the output of programs (between marks such as `<!-- numbers -->` and `<!-- /numbers -->`) may be wider.
+Sentences in table cells are measured too. Usage: python .ci/pages.py [PAGE ...]; without arguments: every page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WRITTEN = re.compile(r"<!-- (/?)(numbers|measured) -->")
 #: Where a block of prose ends: an empty line, a heading, an item, a row.
 _BEGINS = re.compile(r"\s*(#{1,6} |[-*] |\d+\. |\||:::)")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
-#: What ends a sentence.
+#: The end of a sentence.
 _SENTENCE = re.compile(r"(?<=[.?!])[*_)\"']*\s+")
 _SHORT = re.compile(r"\b(e\.g|i\.e|vs|etc|approx)\.")
 
@@ -29,7 +29,7 @@ def pages() -> list[Path]:
 
 
 def findings(text: str) -> Iterator[tuple[int, str]]:
-    """What is too long in a page: (line, words)."""
+    """The lines and sentences of a page that are too long: (line number, text)."""
     block: list[str] = []
     at = 0
     for number, line, is_prose in [*_lines(text), (0, "", False)]:
@@ -65,11 +65,11 @@ def _long(prose: str) -> Iterator[str]:
 
 
 def main(names: list[str]) -> int:
-    """Prints what is too long; 1 if there is any."""
+    """Prints the lines and sentences that are too long; returns 1 if there are any."""
     found = 0
     for page in [Path(name).resolve() for name in names] or pages():
         for line, told in findings(page.read_text(encoding="utf-8")):
-            print(f"{page.relative_to(_ROOT)}:{line}: {told}")  # noqa: T201 - what it is for
+            print(f"{page.relative_to(_ROOT)}:{line}: {told}")  # noqa: T201 - printing is its purpose
             found += 1
     return 1 if found else 0
 

@@ -1,7 +1,7 @@
-"""An extension of Griffe, which reads the code for the site: models are called with their fields, and nothing but them.
+"""An extension of Griffe, which reads the code for the site: shows that models are called with their fields only.
 
-Griffe knows that of dataclasses. Our models get their constructor from `broker.values.model.Model`, where it takes
-anything, because pydantic judges it.
+Griffe knows this of dataclasses. The broker's models inherit their constructor from `broker.values.model.Model`, whose
+signature takes any arguments, because pydantic checks them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A hook of MkDocs: the pages of the top folder join those of docs/, and links to the repository's files stay true.
+"""A hook of MkDocs: adds the pages of the top folder to those of docs/, and adapts links to the repository's files.
 
-A page of the command line is made of what each command says with `--help`.
+It makes the page of the command line from the output of each command with `--help`.
 
-Pages link to files as they lie in the repository, so that they can be followed there. A link to a page becomes one
-within the site. A link to any other file leads to the repository, where `repo_url` says its address; elsewhere its text
-stays, with the file's path shown when the pointer rests on it.
+Pages link to files by their paths in the repository, so that the links work there. A link to a page becomes a link
+within the site. A link to any other file leads to the repository at `repo_url`. Without `repo_url` only the link's text
+stays, and shows the file's path when the pointer rests on it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 _ROOT = Path(__file__).resolve().parent.parent
-#: Pages of the top folder, and what they are called in the site.
+#: Pages of the top folder, and their names in the site.
 _PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -37,7 +37,7 @@ _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of the top folder, and that of the command line."""
+    """Adds the pages of the top folder and the page of the command line."""
     files.append(File.generated(config, "reference/commands.md", content=_commands()))
     for name, page in _PAGES.items():
         files.append(File.generated(config, page, content=(_ROOT / name).read_text(encoding="utf-8")))
@@ -55,7 +55,7 @@ def _commands() -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Points links where they lead in the site."""
+    """Adapts the links of a page to the site."""
     of_page = page.file.src_uri
     source = next((name for name, at in _PAGES.items() if at == of_page), f"docs/{of_page}")
 
@@ -66,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if files.get_file_from_path(in_site) is not None:
             return f"[{text}]({os.path.relpath(in_site, PurePosixPath(of_page).parent)}{anchor})"
         if not (_ROOT / path).exists():
-            return link[0]  # MkDocs tells of it
+            return link[0]  # MkDocs reports it
         if config.repo_url:
             return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path})"
         return f'<span title="{path}">{text}</span>'

@@ -1,7 +1,7 @@
-"""Looks at files of `broker/` that are long: each was looked at, and is one file for the reason that stands here.
+"""Checks the long files of `broker/`: each has a reviewed size here, and the reason why it is one file.
 
-A file has the size of its noun, so there is no limit. But a file that is new here, or has grown by more than a tenth
-since somebody looked, is looked at again: split it by nouns, or write its size and its reason down. Usage: python
+There is no limit, because a file may be as long as its subject. But a long file that is new, or has grown by more than
+a tenth since its review, has to be reviewed: split it, or write down its size and the reason. Usage: python
 .ci/sizes.py
 """
 
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-#: From so many lines on a file is long.
+#: A file with more lines than this is long.
 LONG = 300
 _ROOT = Path(__file__).resolve().parent.parent
 
-#: Lines when somebody looked, and why it is one file.
+#: The number of lines at the review, and why it is one file.
 KNOWN = {
     "broker/clients/aio_trainer.py": (350, "one class: each call of the trainer for asyncio"),
     "broker/clients/aio_worker.py": (382, "one class: each call of the worker for asyncio"),
@@ -39,7 +39,7 @@ KNOWN = {
 
 
 def findings() -> Iterator[str]:
-    """What somebody has to look at, a sentence each."""
+    """The files that have to be reviewed, a sentence each."""
     sizes = {
         file.relative_to(_ROOT).as_posix(): len(file.read_text("utf-8").splitlines())
         for file in _ROOT.glob("broker/**/*.py")

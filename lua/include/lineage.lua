@@ -33,7 +33,7 @@ end
 --   common       tasks with numbers up to this one are the same in the checkpoint and on the server: the list decides about them
 --   lost         the server has lost numbers of the checkpoint's history: a task above `common` may be in that history too, or not
 --   by_cursor    `lost`, and the checkpoint has a cursor: a task above `common` that the list does not name is dropped. The data loader
---                goes back to the checkpoint's cursor and enqueues again the tasks behind it
+--                goes back to the checkpoint's cursor and enqueues again the tasks after it
 --   forgot       the server lacks numbers or steps of the checkpoint's history
 --   older        the checkpoint is older than the one that the server is known from (known_from, see recover_begin.lua)
 --   file_cursor  the run takes the checkpoint's cursor instead of the server's

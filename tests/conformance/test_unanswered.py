@@ -244,7 +244,7 @@ def test_a_worker_whose_close_was_interrupted_is_closed_by_the_next(lab: Lab):
 
 
 def test_what_came_with_a_payload_that_cannot_be_read_is_not_held_by_nobody(lab: Lab):
-    """The `fail` call of the bad attempt gets no answer. The caller never sees the others, so the worker gives them back."""
+    """The `fail` call of the bad attempt gets no answer. The caller never sees the others, so the worker holds none."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.worker()
     trainer.send(calls.enqueue, [NewTask("good", encode(1)), NewTask("bad", b"\xc1")])
     execute = blocking(worker._transport.io.execute)
