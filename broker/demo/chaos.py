@@ -38,8 +38,8 @@ _BEYOND_LEASE_S: Final = 1.0
 #: How long a thawed worker gets to submit late results, seconds.
 _THAWED_S: Final = 0.5
 
-#: The run is cut into parts of so many steps, at least three parts. The trainer is killed once in each, but not near
-#: the end of the run, where a kill might come too late.
+#: The run is cut into parts of this many steps, at least three parts. The trainer is killed once in each part, but not
+#: near the end of the run, where a kill might come too late.
 _STEPS_A_KILL: Final = 25
 _UP_TO: Final = 0.85
 

@@ -36,8 +36,8 @@ _CONSTANTS = re.compile(r"(?:I\.)?[A-Z][A-Z_]*\b(?:, (?:I\.)?[A-Z][A-Z_]*\b)* *=
 _TABLE = "I"
 #: Globals of a script, and arguments of a library's function.
 _ARGUMENTS = ("KEYS", "ARGV")
-#: An include that at most so many scripts need is declared with each of them: Lua allows 200 local names, and those of
-#: all includes together would leave three for the largest script.
+#: An include that at most this many scripts need is declared with each of these scripts. Lua allows 200 local names,
+#: and with the names of all includes only three would be left for the largest script.
 _FEW = 3
 #: Names of the library: the table, the runs that constants were set for, and the function that begins a call.
 _LAST, _OWN_LAST = "LAST", "OWN_LAST"

@@ -210,7 +210,7 @@ class Installation:
     def _make(
         self, provider: Any, max_concurrent: int, batch: int, max_staleness: int, *, ranks: int = 1, later: bool = False
     ) -> Any:
-        """A manager of one of so many ranks, whose part the numbers are; later: it joins with its first rollout."""
+        """Makes the manager of one rank. The numbers are this rank's part; `later`: it joins with its first rollout."""
         role = getattr(provider, "_worker_role", None)
         role = role if isinstance(role, str) and role else TRAINING_ROLE
         if max_staleness >= UNBOUNDED:

@@ -99,7 +99,7 @@ class Reporter:
         return opened
 
     def poke(self, *, look: bool = False, news: bool = False) -> None:
-        """There is something to tell; look: to hear; news: to pass on."""
+        """Wakes the thread, which reports changes; look: it reports in any case; news: it calls `on_news`."""
         if self.transport.is_forked:  # the thread is the parent's; one of its threads may hold the lock in the event
             return
         self._look, self._news = self._look or look, self._news or news

@@ -322,7 +322,8 @@ class StalenessManager:
         return self._listener.notify()
 
     def _markers(self) -> list[str]:
-        # `wake` is armed by operators' calls (resume, recover): whoever gets it reports, which wakes the others.
+        # Operators' calls (resume, recover) arm `wake`. The owner that gets this marker reports, and its report wakes
+        # the other owners.
         return [wake_key(self.run, self._reporter.owner), keys.key(self.run, "wake")]
 
     def _on_marker(self, marker: str) -> None:
