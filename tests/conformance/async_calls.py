@@ -17,6 +17,7 @@ def calls_of(trainer: Trainer, worker: Worker, attempt: Attempt) -> dict[Trainer
         trainer: {
             "open": trainer.open,
             "enqueue": lambda: trainer.enqueue([Task(id="child")]),
+            "feed": lambda: trainer.feed([Task(id="child")]),
             "next_batch": lambda: trainer.next_batch(1, timeout=0.1),
             "read_batch": lambda: trainer.read_batch(0, timeout=0.1),
             "discard": lambda: trainer.discard(["t0"]),
