@@ -207,10 +207,12 @@ class Installation:
 
     # -- managers --------------------------------------------------------------------------------------------------
 
-    def _make(
-        self, provider: Any, max_concurrent: int, batch: int, max_staleness: int, *, ranks: int = 1, later: bool = False
-    ) -> Any:
-        """Makes the manager of one rank. The numbers are this rank's part; `later`: it joins with its first rollout."""
+    def _make(self, provider: Any, max_concurrent: int, batch: int, max_staleness: int, *, ranks: int = 1) -> Any:
+        """Makes the manager of one rank. The numbers are this rank's part.
+
+        AReaL makes one also where no rollouts come: in ranks that only follow another, and in 1.0.4 beside that of an
+        executor. So it joins with its first rollout only; else its share would be kept from the others for ever.
+        """
         role = getattr(provider, "_worker_role", None)
         role = role if isinstance(role, str) and role else TRAINING_ROLE
         if max_staleness >= UNBOUNDED:
@@ -219,7 +221,7 @@ class Installation:
         run = self._run if role == TRAINING_ROLE else f"{self._run}/{role}"
         manager = StalenessManager(
             provider, max_concurrent * ranks, batch * ranks, max_staleness, share=max(1, batch), url=self._url, run=run,
-            owner=self._owner, lease_s=self._lease_s, update=self._update, join_now=not later,
+            owner=self._owner, lease_s=self._lease_s, update=self._update, join_now=False,
         )  # fmt: skip
         with self._lock:
             self._made.add(manager)
@@ -233,8 +235,7 @@ class Installation:
         with self._lock:
             return manager if isinstance(manager, StalenessManager) and manager in self._made else None
 
-    # AReaL divides the numbers by the ranks. It makes a manager in each rank, also in those that get no rollouts:
-    # so one joins with its first rollout only, or the share of a rank that never starts any would be kept for ever.
+    # AReaL divides the numbers by the ranks.
     def _initialize_executor(
         self,
         original: Callable[..., None],
@@ -255,7 +256,6 @@ class Installation:
                 max(1, executor.consumer_batch_size // ranks),
                 executor.max_staleness,
                 ranks=ranks,
-                later=True,
             )
         original(executor, logger, train_data_parallel_size)
 
@@ -293,8 +293,6 @@ def _place(manager: StalenessManager, dispatcher: Any) -> None:
         manager.close()
 
     dispatcher.submit_task_input, dispatcher.destroy = join_and_submit, destroy_and_close
-    if manager.joined:
-        manager.attach(dispatcher)
 
 
 def _name_of(holder: Any) -> str:

@@ -73,6 +73,12 @@ class OwnerCounters(Locked):
             self._changes += 1
 
     @property
+    def recovered_to(self) -> int:
+        """The version of the last recovery that was announced; 0: none was."""
+        with self._lock:
+            return self._recovery.version
+
+    @property
     def waits(self) -> bool:
         """Whether rollouts wait in this process."""
         with self._lock:

@@ -171,8 +171,10 @@ class StalenessManager:
             The capacity, negative where more runs than may; 0 or less while the server does not answer, and while the
             run is paused or recovered.
         """
-        if not self._joined:  # nothing waits here; who has something to start joins first
-            return min(max(1, self._max_concurrent_rollouts), self.get_pending_limit())
+        if not self._joined:  # who has something to start joins first; till then it is that of a run of its own
+            batch = max(1, self._share or self._consumer_batch_size)
+            left = (self._max_staleness + self._version() + 1 - self._counters.recovered_to) * batch
+            return min(max(1, self._max_concurrent_rollouts), left)
         version = self._version()
         # A dispatcher that has nothing to start would only keep a slot from others.
         asks = self._counters.waits or not self._listener.attached

@@ -126,7 +126,11 @@ def test_a_controller_counts_in_the_run_of_its_role(
     assert train.staleness_manager.flush()
     with Operator(areal_url) as operator:
         assert operator.stats(run).running == 3
-        assert operator.stats(f"{run}/teacher").running == 0
+        with pytest.raises(NoRun):  # it has started nothing yet
+            operator.stats(f"{run}/teacher")
+        teacher.dispatcher.submit_task_input(object())
+        assert teacher.staleness_manager.flush()
+        assert operator.stats(f"{run}/teacher").running == 1
 
 
 def test_evaluation_keeps_areals_own_manager(
@@ -315,8 +319,19 @@ def test_other_numbers_under_the_same_name_are_refused_unless_told_to_update(
     shape: Shape, installed: areal.Installation, areal_url: str, run: str
 ) -> None:
     assert installed
-    shape.controller("rollout").destroy()
+    shape.controller("rollout").dispatcher.submit_task_input(object())
     with pytest.raises(ConfigMismatch):
-        shape.controller("rollout", numbers=(C + 1, B, S))
+        shape.controller("rollout", numbers=(C + 1, B, S)).dispatcher.submit_task_input(object())
     with areal.install(areal_url, run, update=True):
-        assert shape.controller("rollout", numbers=(C + 1, B, S)).staleness_manager.max_concurrent_rollouts == C + 1
+        controller = shape.controller("rollout", numbers=(C + 1, B, S))
+        controller.dispatcher.submit_task_input(object())
+        assert controller.staleness_manager.joined
+
+
+def test_a_manager_beside_that_of_the_executor_keeps_nothing_from_it(shape: Shape, areal_url: str, run: str) -> None:
+    with areal.install(areal_url, run):
+        unused, executor = shape.controller("rollout", numbers=(C, B, 0)), shape.executor(1)
+        assert unused.staleness_manager.get_capacity() == B
+        for _ in range(B):
+            executor.dispatcher.submit_task_input(object())
+        assert len(executor.dispatcher.started) == B
