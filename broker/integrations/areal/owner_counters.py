@@ -72,11 +72,11 @@ class OwnerCounters(Locked):
             self._recovery = Recovery(self._recovery.number + 1, version, self._accepted)
             self._changes += 1
 
-    @property
-    def recovered_to(self) -> int:
-        """The version of the last recovery that was announced; 0: none was."""
+    def alone(self, batch: int) -> tuple[int, int, int, int]:
+        """Accepted, enqueued, rejected, running, as AReaL's own manager would count them with this batch size."""
         with self._lock:
-            return self._recovery.version
+            since = self._accepted - self._recovery.accepted_then
+            return self._recovery.version * batch + since, self._enqueued, self._rejected, self._running
 
     @property
     def waits(self) -> bool:

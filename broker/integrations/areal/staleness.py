@@ -171,10 +171,8 @@ class StalenessManager:
             The capacity, negative where more runs than may; 0 or less while the server does not answer, and while the
             run is paused or recovered.
         """
-        if not self._joined:  # who has something to start joins first; till then it is that of a run of its own
-            batch = max(1, self._share or self._consumer_batch_size)
-            left = (self._max_staleness + self._version() + 1 - self._counters.recovered_to) * batch
-            return min(max(1, self._max_concurrent_rollouts), left)
+        if not self._joined:
+            return self._capacity_alone()
         version = self._version()
         # A dispatcher that has nothing to start would only keep a slot from others.
         asks = self._counters.waits or not self._listener.attached
@@ -232,7 +230,7 @@ class StalenessManager:
     @property
     def rollout_stat(self) -> RolloutStat:
         """The numbers of all processes together, the others' as last heard; a copy. Never blocks."""
-        return RolloutStat(*self._reporter.numbers())
+        return RolloutStat(*(self._reporter.numbers() if self._joined else self._counters.alone(self._batch_alone)))
 
     # -- beyond it -------------------------------------------------------------------------------------------------
 
@@ -310,6 +308,16 @@ class StalenessManager:
         self.close()
 
     # -- within ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _batch_alone(self) -> int:
+        return max(1, self._share or self._consumer_batch_size)
+
+    # Of what this process has counted by itself, before it joins.
+    def _capacity_alone(self) -> int:
+        accepted, _, _, running = self._counters.alone(self._batch_alone)
+        by_staleness = (self._max_staleness + self._version() + 1) * self._batch_alone - accepted - running
+        return min(max(1, self._max_concurrent_rollouts) - running, by_staleness)
 
     def _ask(self, version: int, *, asks: bool) -> Standing | None:
         if not self._listener.attached:
