@@ -20,6 +20,8 @@ from broker.operator import Operator
 from broker.values.names import check_name
 
 _log = logging.getLogger(__name__)
+#: Above the loggers of all modules of the broker.
+_broker_log = logging.getLogger("broker")
 
 #: The role of the controller that makes the rollouts to train on: its run has no role in its name.
 TRAINING_ROLE = "rollout"
@@ -134,8 +136,8 @@ class Installation:
             holder, name, original = self._undo.pop()
             setattr(holder, name, original)
         if self._shown is not None:
-            _log.removeHandler(self._shown)
-            _log.setLevel(self._level)
+            _broker_log.removeHandler(self._shown)
+            _broker_log.setLevel(self._level)
             self._shown = None
         if _installed is self:
             _installed = None
@@ -151,10 +153,10 @@ class Installation:
     # AReaL's loggers have a root of their own: what any other logger says is not shown, unless by itself.
     def _show_lines(self) -> None:
         logger = self._member(self._module(_LOGGING), "getLogger")("broker")
-        self._shown, self._level = _Shown(logger), _log.level
-        _log.addHandler(self._shown)
+        self._shown, self._level = _Shown(logger), _broker_log.level
+        _broker_log.addHandler(self._shown)
         if self._level == logging.NOTSET:
-            _log.setLevel(logging.INFO)
+            _broker_log.setLevel(logging.INFO)
 
     # -- AReaL's places --------------------------------------------------------------------------------------------
 
