@@ -352,7 +352,7 @@ def test_a_handler_whose_attempt_is_taken_back_is_cancelled(lab: Lab):
             await asyncio.wait_for(started.wait(), 10)
             await trainer.cancel(["t"])
             (rollout,) = await trainer.next_batch(timeout=10)
-            while worker.held:
+            while worker.held or not cancelled:
                 await asyncio.sleep(0.01)
             assert (rollout.task, cancelled) == ("u", ["t: cancelled"])
             worker.drain()

@@ -90,6 +90,7 @@ def test_g1_every_task_is_in_one_state_and_ends(lab: Lab):
         lease_ms=500,
         retry_backoff_ms=10,
         max_attempts=3,
+        halt_after_failures=0,
     )
     count = 30 if lab.server.kind.is_real else 10
     trainer.enqueue(

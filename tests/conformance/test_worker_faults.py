@@ -163,7 +163,7 @@ def in_asyncio(lab: Lab, handlers: dict[str, Callable[[Attempt], Any]], until: C
 
     async def one(name: str) -> None:
         async def handler(attempt: Attempt) -> Any:
-            return handlers[name](attempt)
+            return await asyncio.to_thread(handlers[name], attempt)
 
         async with aio.Worker(lab.url, lab.run, name=name) as worker:
             working = asyncio.create_task(worker.run(handler))
@@ -194,7 +194,7 @@ def test_a_handler_that_raises_worker_fault_leaves_the_task_to_another_worker(la
         raise WorkerFault("the engine is down")
 
     def working(attempt: Attempt) -> Any:
-        return b"x" if met.wait(10) else _raise(WorkerFault("not yet"))
+        return b"x" if met.is_set() else _raise(WorkerFault("not yet"))
 
     work(lab, {"w1": broken, "w2": working}, lambda: lab.stat("n_ready") == 1)
     assert lab.stat("n_dead") == 0
