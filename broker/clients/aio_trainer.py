@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.clients.base import AsyncClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, open_async_transport
-from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.feeder import END, feeder_of
 from broker.trainer.filtered import Accept
+from broker.trainer.saving import Saving, end_loop
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
@@ -177,6 +178,47 @@ class Trainer(AsyncClient):
             self._start_ahead(step + 1, n, accept, short=short)
         self._state.deliver(step)  # last: a caller that is interrupted before it gets this batch again
         return batch
+
+    def batches(
+        self,
+        n: int | None = None,
+        *,
+        accept: Accept | None = None,
+        prefetch: bool = False,
+        timeout: float | None = None,
+        short: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int | None = None,
+        save: Callable[[int], Any] | None = None,
+        blob: Callable[[int], Any] | None = None,
+    ) -> AsyncIterator[list[Rollout]]:
+        """As `broker.Trainer.batches`; `save` and `blob` may be coroutine functions."""
+        check_hook("save", save)
+        check_hook("blob", blob)
+        self._must_lead("batches")
+        saving, ask = Saving(checkpoint, every, save, self.version), self._transport.ask
+
+        async def saved(*, at_end: bool) -> None:
+            if saving.is_due(self.version, at_end=at_end):
+                if save is not None:
+                    await ask("save", save, self.version)
+                if checkpoint is not None:
+                    await self.checkpoint(checkpoint)
+                saving.last = self.version
+
+        async def loop() -> AsyncIterator[list[Rollout]]:
+            while True:
+                try:
+                    batch = await self.next_batch(n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)
+                except Exhausted as end:
+                    await saved(at_end=True)
+                    end_loop(end)
+                    return
+                yield batch
+                await self.advance(None if blob is None else await ask("blob", blob, self.version + 1))
+                await saved(at_end=False)
+
+        return loop()
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
         if self._ahead is None or self._ahead[0] != step:

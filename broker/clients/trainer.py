@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from broker.clients.background import in_background
 from broker.clients.base import BlockingClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, END_WITHIN_S, open_transport
-from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.feeder import END, feeder_of
 from broker.trainer.filtered import Accept
+from broker.trainer.saving import Saving, end_loop
 from broker.trainer.state import TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
@@ -213,6 +214,67 @@ class Trainer(BlockingClient):
             self._start_ahead(step + 1, n, accept, short=short)
         self._state.deliver(step)  # last: a caller that is interrupted before it gets this batch again
         return batch
+
+    def batches(
+        self,
+        n: int | None = None,
+        *,
+        accept: Accept | None = None,
+        prefetch: bool = False,
+        timeout: float | None = None,
+        short: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int | None = None,
+        save: Callable[[int], Any] | None = None,
+        blob: Callable[[int], bytes] | None = None,
+    ) -> Iterator[list[Rollout]]:
+        """Yields each batch until no task is left, and advances after the body of the loop.
+
+        Leaving the loop, by `break` or an error, does not advance: the next loop begins with the same batch. The
+        weights and the checkpoint are saved after an advance and before the next batch, so that they agree.
+
+        Args:
+            n: as in `next_batch`, and so are `accept`, `prefetch`, `timeout` and `short`.
+            accept: as in `next_batch`.
+            prefetch: as in `next_batch`.
+            timeout: as in `next_batch`, for each batch.
+            short: as in `next_batch`.
+            checkpoint: the path of the checkpoint, as in `checkpoint`.
+            every: save after each version that this number divides, and at the end; None: after each version.
+            save: called with a version before its checkpoint is made: saves the weights of that version.
+            blob: called with a version before it begins: what workers get with their claims, as in `advance`.
+
+        Raises:
+            Exhausted: some tasks are left, fewer than n. Without `short` they make no batch.
+            BadArgument: an argument cannot be used; also what `next_batch`, `advance` and `checkpoint` raise.
+        """
+        check_plain_hook("accept", accept)
+        check_plain_hook("save", save)
+        check_plain_hook("blob", blob)
+        self._must_lead("batches")
+        saving = Saving(checkpoint, every, save, self.version)
+
+        def saved(*, at_end: bool) -> None:
+            if saving.is_due(self.version, at_end=at_end):
+                if save is not None:
+                    save(self.version)
+                if checkpoint is not None:
+                    self.checkpoint(checkpoint)
+                saving.last = self.version
+
+        def loop() -> Iterator[list[Rollout]]:
+            while True:
+                try:
+                    batch = self.next_batch(n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)
+                except Exhausted as end:
+                    saved(at_end=True)
+                    end_loop(end)
+                    return
+                yield batch
+                self.advance(None if blob is None else blob(self.version + 1))
+                saved(at_end=False)
+
+        return loop()
 
     def _start_ahead(self, step: int, n: int | None, accept: Accept | None, *, short: bool) -> None:
         if self._ahead is not None and self._ahead[0] == step:
