@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from broker.clients.background import in_background
 from broker.clients.base import AsyncClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, open_async_transport
 from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
@@ -153,7 +154,8 @@ class Trainer(AsyncClient):
             iterator = iter(tasks)
 
             async def draw() -> Any:
-                return await asyncio.to_thread(next, iterator, END)
+                # A daemon thread: the end of the event loop does not wait for a loader that hangs.
+                return await asyncio.wrap_future(in_background(lambda: next(iterator, END), "broker-feed")[0])
 
         await self._run(feeder.begin())
         self._feeding = asyncio.create_task(self._run(feeder.work(draw)), name="broker-feed")

@@ -28,6 +28,7 @@ def in_background(call: Callable[[], T], name: str) -> tuple[Future[T], threadin
     done: Future[T] = Future()
 
     def finish() -> None:
+        done.set_running_or_notify_cancel()  # from here on nobody can cancel it
         try:
             done.set_result(call())
         except BaseException as error:  # noqa: BLE001 - raised again by `result`

@@ -347,6 +347,27 @@ def test_an_asynchronous_iterable_is_fed(lab: Lab):
     feeds.close()
 
 
+def test_the_end_of_the_event_loop_does_not_wait_for_a_loader_that_hangs(lab: Lab):
+    lab.go_live()
+    reads, go_on, went_on = threading.Event(), threading.Event(), threading.Event()
+
+    def hangs() -> Iterator[Task]:
+        yield Task(id="t")
+        reads.set()
+        go_on.wait(30)
+        went_on.set()
+
+    async def main() -> None:
+        async with aio.Trainer(lab.url, lab.run, lab.config()) as trainer:
+            await trainer.feed(hangs())
+            while not reads.is_set():
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert not went_on.is_set()
+    go_on.set()
+
+
 def test_the_trainer_that_waits_is_woken_by_the_loaders_end(lab: Lab):
     trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.raw_worker()
     trainer.send(calls.enqueue, [calls.NewTask("a", b"")], supply="more")
