@@ -8,15 +8,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from broker.clients.background import in_background
 from broker.clients.base import AsyncClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, open_async_transport
 from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
+from broker.trainer.draws import DrawingTask, DrawOnLoop
 from broker.trainer.enqueued import Enqueued
-from broker.trainer.feeder import END, feeder_of
+from broker.trainer.feeder import feeder_of
 from broker.trainer.filtered import Accept
 from broker.trainer.saving import Saving, end_loop
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
@@ -138,25 +138,13 @@ class Trainer(AsyncClient):
         ahead: int | None = None,
         cursor: Any = None,
     ) -> None:
-        """As `broker.Trainer.feed`, in a task of the event loop. A plain iterable is read in threads.
+        """As `broker.Trainer.feed`, in a task of the event loop. A plain iterable is read in a thread.
 
         Takes an asynchronous iterable, too.
         """
         self._must_lead("feed")
         feeder = feeder_of(self._state, tasks, cursor, ahead)
-        if isinstance(tasks, AsyncIterable):
-            items = aiter(tasks)
-
-            async def draw() -> Any:
-                return await anext(items, END)
-
-        else:
-            iterator = iter(tasks)
-
-            async def draw() -> Any:
-                # A daemon thread: the end of the event loop does not wait for a loader that hangs.
-                return await asyncio.wrap_future(in_background(lambda: next(iterator, END), "broker-feed")[0])
-
+        draw = DrawingTask(aiter(tasks)) if isinstance(tasks, AsyncIterable) else DrawOnLoop(iter(tasks))
         await self._run(feeder.begin())
         self._feeding = asyncio.create_task(self._run(feeder.work(draw)), name="broker-feed")
 
@@ -198,7 +186,7 @@ class Trainer(AsyncClient):
         check_hook("save", save)
         check_hook("blob", blob)
         self._must_lead("batches")
-        saving, ask = Saving(checkpoint, every, save, self.version), self._transport.ask
+        saving, ask = Saving(checkpoint, every, save), self._transport.ask
 
         async def saved(*, at_end: bool) -> None:
             if saving.is_due(self.version, at_end=at_end):
@@ -209,6 +197,7 @@ class Trainer(AsyncClient):
                 saving.last = self.version
 
         async def loop() -> AsyncIterator[list[Rollout]]:
+            self._state.deliver_again()
             while True:
                 try:
                     batch = await self.next_batch(n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)

@@ -16,8 +16,9 @@ from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
+from broker.trainer.draws import DrawBlocking
 from broker.trainer.enqueued import Enqueued
-from broker.trainer.feeder import END, feeder_of
+from broker.trainer.feeder import feeder_of
 from broker.trainer.filtered import Accept
 from broker.trainer.saving import Saving, end_loop
 from broker.trainer.state import TrainerState
@@ -150,10 +151,13 @@ class Trainer(BlockingClient):
 
         Args:
             tasks: any iterable of tasks or of batches of tasks, such as a `DataLoader` whose `collate_fn` makes tasks.
-            ahead: how many tasks are to wait in the run, and no more; None: four batches.
+            ahead: how many tasks are to wait in the run, and no more; None: four batches. A batch of the loader comes
+                whole.
             cursor: what knows the loader's position: an object with `state_dict` and `load_state_dict`, whose state
-                JSON can hold. None: the loader itself, if it has both; else the items are counted, and the first ones
-                skipped by a program that starts again. Several feeds of one program count on.
+                JSON can hold, in at most 64 KiB. None: the loader itself, if it has both; else the items are counted,
+                and the first ones skipped by a program that starts again. Several feeds of one program count on; each
+                needs task ids of its own. After an error of the loader, feed the same tasks again from the first one
+                on, and after `recover` all that the program has fed: what is stored is skipped.
 
         Raises:
             BadArgument: a feeder is at work; or the stored cursor belongs to another kind of position.
@@ -161,13 +165,13 @@ class Trainer(BlockingClient):
         """
         self._must_lead("feed")
         feeder = feeder_of(self._state, tasks, cursor, ahead)
-        iterator = iter(tasks)
+        draw = DrawBlocking(iter(tasks))
         self._run(feeder.begin())
-
-        async def draw() -> Any:
-            return next(iterator, END)
-
-        in_background(lambda: self._run(feeder.work(draw)), "broker-feed")
+        try:
+            in_background(lambda: self._run(feeder.work(draw)), "broker-feeder")
+        except BaseException:
+            feeder.stop()
+            raise
 
     def next_batch(
         self,
@@ -231,7 +235,8 @@ class Trainer(BlockingClient):
         """Yields each batch until no task is left, and advances after the body of the loop.
 
         Leaving the loop, by `break` or an error, does not advance: the next loop begins with the same batch. The
-        weights and the checkpoint are saved after an advance and before the next batch, so that they agree.
+        weights and the checkpoint are saved after an advance and before the next batch, so that they agree. The body
+        calls neither `advance` nor `next_batch`.
 
         Args:
             n: as in `next_batch`, and so are `accept`, `prefetch`, `timeout` and `short`.
@@ -252,7 +257,7 @@ class Trainer(BlockingClient):
         check_plain_hook("save", save)
         check_plain_hook("blob", blob)
         self._must_lead("batches")
-        saving = Saving(checkpoint, every, save, self.version)
+        saving = Saving(checkpoint, every, save)
 
         def saved(*, at_end: bool) -> None:
             if saving.is_due(self.version, at_end=at_end):
@@ -263,6 +268,7 @@ class Trainer(BlockingClient):
                 saving.last = self.version
 
         def loop() -> Iterator[list[Rollout]]:
+            self._state.deliver_again()
             while True:
                 try:
                     batch = self.next_batch(n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)

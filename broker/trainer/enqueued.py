@@ -70,6 +70,21 @@ class LeftIterators:
 _LEFT = LeftIterators()
 
 
+def refuse_left(given: object) -> None:
+    """Refuses tasks from an iterator that an enqueue or a feeder left in the middle."""
+    if given in _LEFT:
+        raise BadArgument(
+            problem="these tasks come from an iterator that an enqueue before left in the middle; tasks are missing"
+            " in it: make a new one from the first task on (tasks that were added before are left alone)"
+        )
+
+
+def note_left(given: object) -> None:
+    """Notes that tasks were left in the middle, if they come from an iterator."""
+    if isinstance(given, (Iterator, AsyncIterator)):
+        _LEFT.add(cast("object", given))
+
+
 def _nothing() -> None:
     pass
 
@@ -91,11 +106,7 @@ class Arrival:
     """
 
     def __init__(self, given: object, cursor: str | None, *, again: bool) -> None:
-        if given in _LEFT:
-            raise BadArgument(
-                problem="these tasks come from an iterator that an enqueue before left in the middle; tasks are missing"
-                " in it: make a new one from the first task on (tasks that were added before are left alone)"
-            )
+        refuse_left(given)
         self._given = given
         self.cursor, self.again = cursor, again
         self.supply: Supply = ""
@@ -126,8 +137,7 @@ class Arrival:
         given: object = self._given
         if isinstance(given, Task):
             return
-        if isinstance(given, (Iterator, AsyncIterator)):
-            _LEFT.add(cast("object", given))
+        note_left(given)
         if isinstance(error, BrokerError):
             error.fields.setdefault("added", self._added)
         error.add_note(

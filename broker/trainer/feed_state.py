@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, Protocol
+
+from broker.errors import BadArgument, Exhausted
 
 _log = logging.getLogger(__name__)
 
@@ -17,6 +20,7 @@ class Feeding(Protocol):
 
     error: BaseException | None
     is_working: bool
+    has_ended: bool
 
     def stop(self) -> None:
         """From now on no task is enqueued any more."""
@@ -51,8 +55,15 @@ class FeedState:
 
     def raise_error(self) -> None:
         """Raises what ended the feeder before its loader's end."""
-        if self.feeder is not None and self.feeder.error is not None:
-            raise self.feeder.error
+        feeder = self.feeder
+        if feeder is None or feeder.is_working or feeder.has_ended:
+            return
+        if feeder.error is None:
+            raise BadArgument(problem="the feeder was interrupted before its loader's end: call feed again")
+        if isinstance(feeder.error, (Exhausted, asyncio.CancelledError)):  # here they would mean something else
+            problem = f"the data loader raised {type(feeder.error).__name__}"
+            raise RuntimeError(problem) from feeder.error  # noqa: TRY004 - no argument is of a wrong type
+        raise feeder.error
 
     def tell_of_lost_one(self, cursor: Any) -> None:
         """Warns once when an earlier trainer's feeder had more tasks, and this trainer has none.

@@ -21,7 +21,7 @@ class Saving:
         checkpoint: the path of the broker's checkpoint; None: none is made.
         every: versions between two saves.
         save: the user's function that saves the weights of a version; None: there is none.
-        last: the version that was saved last, or that the loop began with.
+        last: the version that was saved last; -1: none was, by this loop.
 
     Raises:
         BadArgument: `every` is no whole number of at least 1, or was given with nothing to save.
@@ -30,7 +30,7 @@ class Saving:
     checkpoint: Any
     every: int | None
     save: Callable[[int], Any] | None
-    last: int
+    last: int = -1
 
     def __post_init__(self) -> None:
         if self.every is not None and not self.saves:
@@ -47,7 +47,7 @@ class Saving:
     def is_due(self, version: int, *, at_end: bool = False) -> bool:
         """Whether this version is to be saved now: every so many versions, and at the end of the loop."""
         assert self.every is not None, "set above"
-        return self.saves and version != self.last and (at_end or version % self.every == 0)
+        return self.saves and version > 0 and version != self.last and (at_end or version % self.every == 0)
 
 
 def end_loop(end: Exhausted) -> None:

@@ -148,6 +148,10 @@ class TrainerState:
         self.digests.clear()
         self.gathered.clear()
 
+    def deliver_again(self) -> None:
+        """Notes that the caller has no batch that it will advance."""
+        self.delivered = min(self.delivered, self.version - 1)
+
     def deliver(self, step: int) -> None:
         """Notes that the caller gets the batch of a step."""
         self.delivered, self._repeated = step, None
@@ -169,8 +173,8 @@ class TrainerState:
                 self.cursor = cursor
         return arrival.enqueued
 
-    async def feed(self, feeder: Feeding, tasks: list[Task], cursor: Any, supply: trainer.Supply) -> None:
-        """Adds tasks of a feeder, and says whether it will bring more.
+    async def feed(self, feeder: Feeding, tasks: list[Task], cursor: Any, supply: trainer.Supply) -> int:
+        """Adds tasks of a feeder, and says whether it will bring more. Returns how many were added.
 
         Raises:
             FeedStopped: the feeder was stopped; the tasks that were not sent yet are not sent.
@@ -187,6 +191,7 @@ class TrainerState:
             self.fed.supply = supply
             if cursor is not None:
                 self.cursor = cursor
+        return arrival.enqueued.added
 
     def arrival(self, given: object, cursor: Any, *, again: bool) -> Arrival:
         """Begins an enqueue; refuses an iterator that an earlier enqueue left in the middle."""

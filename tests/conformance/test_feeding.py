@@ -1,6 +1,7 @@
 """`Trainer.feed`: tasks come from a data loader as the run needs them, and its position is stored with them."""
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -366,6 +367,122 @@ def test_the_end_of_the_event_loop_does_not_wait_for_a_loader_that_hangs(lab: La
     asyncio.run(main())
     assert not went_on.is_set()
     go_on.set()
+
+
+@FLAVOURS
+def test_the_same_tasks_are_fed_again_after_an_error_and_none_is_missing_later(lab: Lab, flavour: str):
+    lab.go_live()
+    breaks = [12]
+
+    class Rows:
+        def __iter__(self) -> Iterator[Task]:
+            for at, task in enumerate(tasks(40)):
+                if at in breaks:
+                    raise LookupError
+                yield task
+
+    rows, trained = Rows(), list[str]()
+    feeds = Feeds(lab, flavour, consumer_batch_size=2)
+    with Hands(lab):
+        feeds.feed(rows, ahead=2)
+        with pytest.raises(LookupError):
+            while True:
+                trained += [rollout.task for rollout in feeds.step()]
+        breaks.clear()
+        feeds.feed(rows, ahead=2)
+        for _ in range(5):
+            trained += [rollout.task for rollout in feeds.step()]
+        feeds.close()
+        feeds = Feeds(lab, flavour, reopen=True)
+        feeds.feed(rows, ahead=2)
+        trained += chain.from_iterable(feeds.rest())
+    assert sorted(trained) == sorted(task.id for task in tasks(40))
+    assert feeds.trainer.cursor == 40
+    feeds.close()
+
+
+@FLAVOURS
+def test_a_loader_that_knows_its_position_loses_nothing_by_an_error(lab: Lab, flavour: str):
+    lab.go_live()
+
+    class Breaks(Loader):
+        def __iter__(self) -> Iterator[Task]:
+            for task in super().__iter__():
+                if self.at == 10 and len(self.given) == 10:
+                    raise LookupError
+                yield task
+
+    loader, trained = Breaks(20), list[str]()
+    feeds = Feeds(lab, flavour, consumer_batch_size=1)
+    with Hands(lab):
+        feeds.feed(loader, ahead=20)
+        with pytest.raises(LookupError):
+            while True:
+                trained += [rollout.task for rollout in feeds.step()]
+        feeds.feed(loader, ahead=4)
+        trained += chain.from_iterable(feeds.rest())
+    assert sorted(trained) == sorted(task.id for task in tasks(20))
+    feeds.close()
+
+
+@FLAVOURS
+def test_what_a_loader_gave_before_it_waits_is_sent(lab: Lab, flavour: str):
+    """A loader that waits for the trainer: its tasks in hand would wait for the next one, and that for the batch."""
+    lab.go_live()
+    trained = threading.Semaphore(0)
+
+    def curriculum() -> Iterator[Task]:
+        for level in range(3):
+            yield from tasks(2, f"level-{level}-")
+            assert trained.acquire(timeout=30)
+
+    feeds = Feeds(lab, flavour, consumer_batch_size=2)
+    with Hands(lab):
+        feeds.feed(curriculum(), ahead=8)
+        for level in range(3):
+            assert {rollout.task for rollout in feeds.step()} == {f"level-{level}-0", f"level-{level}-1"}
+            trained.release()
+    feeds.close()
+
+
+@FLAVOURS
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), Exhausted(left=0)])
+def test_an_error_of_the_loader_that_would_mean_something_else_is_wrapped(lab: Lab, flavour: str, error: BaseException):
+    lab.go_live()
+    feeds = Feeds(lab, flavour)
+
+    def breaks() -> Iterator[Task]:
+        raise error
+        yield
+
+    feeds.feed(breaks())
+    with pytest.raises(RuntimeError, match=f"the data loader raised {type(error).__name__}"):
+        feeds.step()
+    feeds.close()
+
+
+def test_an_iterator_that_a_recovery_left_in_the_middle_is_refused(lab: Lab):
+    lab.go_live()
+    trainer, rows = lab.trainer(consumer_batch_size=1), iter(tasks(50))
+    trainer.feed(rows, ahead=4)
+    wait_until(lambda: trainer.cursor, "a piece")
+    trainer.recover()
+    wait_until(lambda: "broker-feeder" not in [thread.name for thread in threading.enumerate()], "it has ended")
+    with pytest.raises(BadArgument, match="left in the middle"):
+        trainer.feed(rows)
+    trainer.feed(tasks(50), ahead=50)
+    wait_until(lambda: lab.stat("n_pending") == 50, "all are there")
+
+
+@FLAVOURS
+def test_tasks_that_are_known_already_are_told(lab: Lab, flavour: str, caplog: pytest.LogCaptureFixture):
+    lab.go_live()
+    feeds = Feeds(lab, flavour, consumer_batch_size=2)
+    drawn = itertools.count()
+    feeds.feed(next(drawn) < 0 or task for task in itertools.cycle(tasks(3)))
+    wait_until(lambda: any("needs ids of its own" in each.getMessage() for each in caplog.records), "a warning")
+    feeds.close()
+    assert next(drawn) < 10_000
 
 
 def test_the_trainer_that_waits_is_woken_by_the_loaders_end(lab: Lab):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,39 @@ def test_leaving_the_loop_does_not_advance(lab: Lab, flavour: str):
     assert (loops.trainer.version, lab.stat("version")) == (0, 0)
     assert [len(batch) for batch in loops.batches()] == [2, 2, 2]
     assert lab.stat("version") == 3
+    loops.close()
+
+
+@FLAVOURS
+def test_leaving_the_loop_does_not_skip_a_batch_that_is_formed_ahead(lab: Lab, flavour: str):
+    loops, trained = Loops(lab, flavour, consumer_batch_size=2), list[str]()
+    loops.work(10)
+    for at, batch in enumerate(loops.batches(prefetch=True)):
+        if at == 2:
+            break
+        trained += [rollout.task for rollout in batch]
+    for batch in loops.batches(prefetch=True):
+        trained += [rollout.task for rollout in batch]
+    assert trained == [f"t{i}" for i in range(10)]
+    assert (lab.stat("version"), lab.stat("step_next")) == (5, 5)
+    loops.close()
+
+
+@FLAVOURS
+def test_a_last_save_that_failed_is_made_by_the_next_loop(lab: Lab, flavour: str):
+    loops, saved = Loops(lab, flavour, consumer_batch_size=2), list[int]()
+    loops.work(2)
+
+    def save(version: int) -> None:
+        saved.append(version)
+        if len(saved) == 1:
+            raise OSError("the disk is full")
+
+    for _ in range(2):
+        with suppress(OSError):
+            for _ in loops.batches(save=save, every=5):
+                pass
+    assert saved == [1, 1]
     loops.close()
 
 
