@@ -213,14 +213,17 @@ class Feeder:
         return 0
 
     async def _piece(self, draw: Draw, room: int) -> tuple[list[Task], bool]:
-        """The next tasks, and whether they are the last ones. What a slow loader has given so far, or nothing yet."""
+        """The next tasks, and whether they are the last ones. Of a slow loader, those that it has given so far."""
         piece, until, positions = list[Task](), time.monotonic() + _SEND_AFTER_S, self._positions
         while len(piece) < room and self.is_working:
             item = await draw(max(0.0, until - time.monotonic()))
             if item is END:
                 return piece, True
             if item is NOT_YET:
-                break
+                if piece:
+                    break
+                until = time.monotonic() + _SEND_AFTER_S  # nothing to send: the room is as it was
+                continue
             positions.taken += 1
             if positions.is_new:
                 piece += tasks_of(item)
