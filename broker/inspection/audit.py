@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from broker.connections.base import BaseTransport
 from broker.protocol import anyone
+from broker.protocol.script_call import Now
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Audit:
         return not self.drift and not self.problems
 
 
-async def audit(io: BaseTransport, run: str, now: int | None) -> Audit:
+async def audit(io: BaseTransport, run: str, now: Now) -> Audit:
     """Recomputes the counters."""
     counters = await io.call(anyone.audit(run, now=now))
     return Audit({name: pair for name, pair in counters.items() if pair[0] != pair[1]})

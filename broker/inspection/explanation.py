@@ -10,6 +10,7 @@ from broker.inspection.capacity import Binding, terms_of
 from broker.inspection.stats import Stats, stats_of
 from broker.protocol import anyone
 from broker.protocol.anyone import Facts, Halt, HeldRow, Holding, SessionRow
+from broker.protocol.script_call import Now
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Explanation:
     halt: Halt | None = None
 
 
-async def explain(io: BaseTransport, run: str, now: int | None, limit: int = 50) -> Explanation:
+async def explain(io: BaseTransport, run: str, now: Now, limit: int = 50) -> Explanation:
     """Gathers the facts in one round trip."""
     stored, facts = await io.execute((anyone.stats(run, now=now), anyone.facts(run, limit, now=now)))
     if isinstance(stored, BrokerError):

@@ -1,5 +1,4 @@
 """The script calls of the protocol, one function each: arguments in, a `ScriptCall` out.
 
-Every function takes `run` (the run's name) first and `now` (an injected clock in milliseconds, None for the server's)
-by keyword.
+Every function takes `run` (the run's name) first and `now` (the clock, as `script_call.Now`) by keyword.
 """

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.protocol import keys
-from broker.protocol.parsing import clock, words
-from broker.protocol.script_call import Argument, ScriptCall
+from broker.protocol.parsing import words
+from broker.protocol.script_call import Argument, Now, ScriptCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def open_owner(
     share: int | None = None,
     lost_version: int = -1,
     update: bool = False,
-    now: int | None = None,
+    now: Now = "",
 ) -> ScriptCall[Opened]:
     """Makes a process an owner of the run; creates the run if it does not exist.
 
@@ -59,11 +59,11 @@ def open_owner(
         share: rollouts of each batch that the owner trains, 0 for none of its own; None: an equal part of what is left.
         lost_version: the version at which the server lost the run; -1: it did not.
         update: change a stored config that differs.
-        now: injected clock in milliseconds.
+        now: as `Now`.
     """
     pairs = [part for item in config.items() for part in item]
     args: list[Argument] = [
-        *(clock(now), owner, lease_ms, token, lost_version, int(update)),
+        *(now, owner, lease_ms, token, lost_version, int(update)),
         *(before.accepted, before.rejected, before.recovery, -1 if share is None else share),
         *pairs,
     ]
@@ -143,21 +143,21 @@ def _standing(reply: Any) -> Standing:
     return Standing(bool(granted), *numbers)
 
 
-def _args(owner: str, lease_ms: int, report: OwnerReport, now: int | None) -> tuple[Argument, ...]:
+def _args(owner: str, lease_ms: int, report: OwnerReport, now: Now) -> tuple[Argument, ...]:
     to = report.recovery
     return (
-        *(clock(now), owner, lease_ms, report.number, report.running, report.enqueued),
+        *(now, owner, lease_ms, report.number, report.running, report.enqueued),
         *(report.accepted, report.rejected, report.held, int(report.asks)),
         *(report.version, to.number, to.version, to.accepted_then),
     )
 
 
-def report(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: int | None = None) -> ScriptCall[Standing]:
+def report(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: Now = "") -> ScriptCall[Standing]:
     """Sends an owner's report, renews its lease, and asks for a slot if the report does."""
     return ScriptCall("admission_report", (keys.state(run),), _args(owner, lease_ms, report, now), _standing)
 
 
-def leave(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: int | None = None) -> ScriptCall[bool]:
+def leave(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: Now = "") -> ScriptCall[bool]:
     """Ends an owner; its running and enqueued rollouts are subtracted. False: it had ended."""
     return ScriptCall("admission_leave", (keys.state(run),), _args(owner, lease_ms, report, now), bool)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.protocol import keys
-from broker.protocol.parsing import clock, text, texts, words
-from broker.protocol.script_call import ScriptCall
+from broker.protocol.parsing import text, texts, words
+from broker.protocol.script_call import Now, ScriptCall
 
 
-def requeue(run: str, limit: int = 100, *, now: int | None = None) -> ScriptCall[int]:
+def requeue(run: str, limit: int = 100, *, now: Now = "") -> ScriptCall[int]:
     """Takes back what is due, at most limit of each kind. Returns how many."""
-    return ScriptCall("requeue", (keys.state(run),), (clock(now), limit), int)
+    return ScriptCall("requeue", (keys.state(run),), (now, limit), int)
 
 
 #: The answer of a trim that stopped early because the groups were large.
@@ -34,9 +34,9 @@ def _trimmed(reply: Any) -> Trimmed:
     return trimmed
 
 
-def trim(run: str, limit: int = 250, *, now: int | None = None) -> ScriptCall[Trimmed]:
+def trim(run: str, limit: int = 250, *, now: Now = "") -> ScriptCall[Trimmed]:
     """Frees state that nothing needs any more, at most limit of each kind."""
-    return ScriptCall("trim", (keys.state(run),), (clock(now), limit), _trimmed)
+    return ScriptCall("trim", (keys.state(run),), (now, limit), _trimmed)
 
 
 def _numbers(reply: Any) -> dict[str, str]:
@@ -44,9 +44,9 @@ def _numbers(reply: Any) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def stats(run: str, *, now: int | None = None) -> ScriptCall[dict[str, str]]:
+def stats(run: str, *, now: Now = "") -> ScriptCall[dict[str, str]]:
     """The state hash, the capacity and the size of every set, by name."""
-    return ScriptCall("stats", (keys.state(run),), (clock(now),), _numbers)
+    return ScriptCall("stats", (keys.state(run),), (now,), _numbers)
 
 
 def _drift(reply: Any) -> dict[str, tuple[int, int]]:
@@ -54,14 +54,14 @@ def _drift(reply: Any) -> dict[str, tuple[int, int]]:
     return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}
 
 
-def audit(run: str, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int, int]]]:
+def audit(run: str, *, now: Now = "") -> ScriptCall[dict[str, tuple[int, int]]]:
     """Counters by name: (stored, recomputed)."""
-    return ScriptCall("audit", (keys.state(run),), (clock(now),), _drift)
+    return ScriptCall("audit", (keys.state(run),), (now,), _drift)
 
 
-def check(run: str, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
+def check(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[str]]:
     """Problems of at most 1000 tasks: not in the set of their state, or with a slot that no session or timer knows."""
-    return ScriptCall("check", (keys.state(run),), (clock(now), *tasks), texts)
+    return ScriptCall("check", (keys.state(run),), (now, *tasks), texts)
 
 
 # Not frozen: one is made for each sample, and a frozen object takes three times as long.
@@ -112,9 +112,9 @@ def _piece(reply: Any) -> BatchPiece:
     return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), tuple(map(rollout_row, reply[3:])))
 
 
-def batch(run: str, step: int, offset: int, count: int, *, now: int | None = None) -> ScriptCall[BatchPiece]:
+def batch(run: str, step: int, offset: int, count: int, *, now: Now = "") -> ScriptCall[BatchPiece]:
     """Rows offset to offset + count of a batch (count 0: only its size)."""
-    return ScriptCall("batch", (keys.state(run),), (clock(now), step, offset, count), _piece)
+    return ScriptCall("batch", (keys.state(run),), (now, step, offset, count), _piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ _TASK_NUMBERS = (
 )
 
 
-def task(run: str, task_id: str, *, now: int | None = None) -> ScriptCall[TaskRow | None]:
+def task(run: str, task_id: str, *, now: Now = "") -> ScriptCall[TaskRow | None]:
     """One task; None when the run does not know it."""
 
     def parse(reply: Any) -> TaskRow | None:
@@ -203,7 +203,7 @@ def task(run: str, task_id: str, *, now: int | None = None) -> ScriptCall[TaskRo
             **numbers,
         )
 
-    return ScriptCall("task", (keys.state(run),), (clock(now), task_id), parse)
+    return ScriptCall("task", (keys.state(run),), (now, task_id), parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +314,6 @@ def _reason(stored: str) -> str | None:
     return "" if stored == "-" else stored or None
 
 
-def facts(run: str, limit: int = 50, *, now: int | None = None) -> ScriptCall[Facts]:
+def facts(run: str, limit: int = 50, *, now: Now = "") -> ScriptCall[Facts]:
     """The facts behind `broker explain`."""
-    return ScriptCall("explain", (keys.state(run),), (clock(now), limit), _facts)
+    return ScriptCall("explain", (keys.state(run),), (now, limit), _facts)

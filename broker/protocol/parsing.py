@@ -18,8 +18,3 @@ def words(value: Any) -> list[str]:
 def texts(values: Any) -> list[str]:
     """A list of words."""
     return [text(value) for value in values]
-
-
-def clock(now: int | None) -> str:
-    """ARGV[1]: the injected clock, or empty for the server's."""
-    return "" if now is None else str(now)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.protocol import keys
-from broker.protocol.parsing import clock, words
-from broker.protocol.script_call import Argument, ScriptCall
+from broker.protocol.parsing import words
+from broker.protocol.script_call import Argument, Now, ScriptCall
 from broker.protocol.trainer import CallId
 
 
@@ -64,12 +64,10 @@ def _begun(reply: Any) -> Begun:
     return Begun(epoch, *map(int, numbers))
 
 
-def begin(
-    run: str, token: str, to: Begin, config: Mapping[str, str] | None, *, now: int | None = None
-) -> ScriptCall[Begun]:
+def begin(run: str, token: str, to: Begin, config: Mapping[str, str] | None, *, now: Now = "") -> ScriptCall[Begun]:
     """Begins a recovery under a new epoch; with config, a run that does not exist is created."""
     args: list[Argument] = [
-        *(clock(now), token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),
+        *(now, token, to.version, to.file_epoch, to.listed_order, to.in_flight, int(to.allow_loss)),
         *(int(to.cursor is not None), to.cursor or "", int(to.blob is not None), to.blob or b""),
         *(len(to.policies), to.recoveries, to.lineage),
         *to.policy_pairs,
@@ -97,18 +95,18 @@ def _listed(tasks: Sequence[str], is_listed: Callable[[str], bool]) -> list[Argu
 
 
 def sweep(
-    run: str, call_id: CallId, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
+    run: str, call_id: CallId, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: Now = ""
 ) -> ScriptCall[Swept]:
     """Moves at most 1000 tasks to their state at the recovered version."""
-    args = (clock(now), *call_id.args, *_listed(tasks, is_listed))
+    args = (now, *call_id.args, *_listed(tasks, is_listed))
     return ScriptCall("recover_sweep", (keys.state(run),), args, _swept)
 
 
 def preview(
-    run: str, to: Begin, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: int | None = None
+    run: str, to: Begin, tasks: Sequence[str], is_listed: Callable[[str], bool], *, now: Now = ""
 ) -> ScriptCall[Swept]:
     """Answers as sweep, but changes nothing; counts `file_cursor` if the checkpoint's cursor would be taken."""
-    head = (clock(now), to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
+    head = (now, to.version, to.listed_order, to.in_flight, to.file_epoch, int(to.allow_loss))
     more = (int(to.cursor is not None), to.lineage, len(to.policies), *to.policy_pairs)
     args = (*head, *more, *_listed(tasks, is_listed))
     return ScriptCall("recover_preview", (keys.state(run),), args, _swept)
@@ -127,12 +125,12 @@ def _recovered(reply: Any) -> Recovered:
     return Recovered(*map(int, words(reply)))
 
 
-def end(run: str, call_id: CallId, *, now: int | None = None) -> ScriptCall[Recovered]:
+def end(run: str, call_id: CallId, *, now: Now = "") -> ScriptCall[Recovered]:
     """Ends a recovery; the run goes on."""
-    return ScriptCall("recover_commit", (keys.state(run),), (clock(now), *call_id.args), _recovered)
+    return ScriptCall("recover_commit", (keys.state(run),), (now, *call_id.args), _recovered)
 
 
-def commit(run: str, call_id: CallId, version: int, epoch: str = "", *, now: int | None = None) -> ScriptCall[int]:
+def commit(run: str, call_id: CallId, version: int, epoch: str = "", *, now: Now = "") -> ScriptCall[int]:
     """Says that a checkpoint of this version is safely written. Returns the floor.
 
     Args:
@@ -140,6 +138,6 @@ def commit(run: str, call_id: CallId, version: int, epoch: str = "", *, now: int
         call_id: who wrote it.
         version: the checkpoint's.
         epoch: the checkpoint's, if an operator wrote it: a recovery since may have undone it.
-        now: the injected clock, or None.
+        now: as `Now`.
     """
-    return ScriptCall("commit", (keys.state(run),), (clock(now), *call_id.args, version, epoch), int)
+    return ScriptCall("commit", (keys.state(run),), (now, *call_id.args, version, epoch), int)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from broker.errors import BrokerError
 
 T = TypeVar("T")
 
 Argument = str | bytes | int
+#: The clock of a call, ARGV[1] of every script: milliseconds that a caller injects, or "" for the server's clock.
+Now = int | Literal[""]
 
 
 @dataclass(slots=True)
@@ -20,7 +22,7 @@ class ScriptCall(Generic[T]):
     Args:
         script: name of the script, without ``.lua``.
         keys: KEYS; the first is the state key of the run, which fixes the hash slot.
-        args: ARGV; the first is the injected clock of the run in milliseconds, or empty for the server's.
+        args: ARGV; the first is a `Now`.
         parse: reads the raw reply.
         before: plain commands sent ahead of the script in the same pipeline.
     """

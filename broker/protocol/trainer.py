@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 from broker.protocol import keys
 from broker.protocol.anyone import RolloutRow, rollout_row
-from broker.protocol.parsing import clock, words
-from broker.protocol.script_call import Argument, ScriptCall
+from broker.protocol.parsing import words
+from broker.protocol.script_call import Argument, Now, ScriptCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ def _opened(reply: Any) -> Opened:
 
 
 def open_run(
-    run: str, token: str, config: Mapping[str, str] | None, *, update: bool = False, now: int | None = None
+    run: str, token: str, config: Mapping[str, str] | None, *, update: bool = False, now: Now = ""
 ) -> ScriptCall[Opened]:
     """Creates the run or becomes its trainer. Without config the run must exist."""
     pairs = [part for item in (config or {}).items() for part in item]
-    return ScriptCall("open", (keys.state(run),), (clock(now), token, int(update), *pairs), _opened)
+    return ScriptCall("open", (keys.state(run),), (now, token, int(update), *pairs), _opened)
 
 
 # Not frozen: one is made for each task, and a frozen object takes three times as long.
@@ -97,7 +97,7 @@ def enqueue(
     *,
     again: bool = False,
     supply: Supply = "",
-    now: int | None = None,
+    now: Now = "",
 ) -> ScriptCall[EnqueuedPiece]:
     """Adds at most 1000 tasks.
 
@@ -106,7 +106,7 @@ def enqueue(
         again: dead and rejected tasks, freed ones too, start over with the payload and samples given now.
         supply: whether a feeder will bring more tasks after these; empty: nobody says.
     """
-    args: list[Argument] = [clock(now), *call_id.args, int(cursor is not None), cursor or "", int(again)]
+    args: list[Argument] = [now, *call_id.args, int(cursor is not None), cursor or "", int(again)]
     args.append(supply)
     for task in tasks:
         args += (task.id, task.priority, task.samples, task.min_samples, task.payload)
@@ -161,7 +161,7 @@ def take(
     short: bool = False,
     rows: int = 0,
     result_bytes: int = 0,
-    now: int | None = None,
+    now: Now = "",
 ) -> ScriptCall[Taken]:
     """Fills batch `step` up to n rollouts from at most `limit` ready ones.
 
@@ -172,25 +172,23 @@ def take(
             `seal`, the answer has a row for each task that the call takes, so the call takes at most this many.
         result_bytes: most bytes of all results in the answer.
     """
-    args = (clock(now), *call_id.args, step, n, limit, int(seal), int(short), rows, result_bytes)
+    args = (now, *call_id.args, step, n, limit, int(seal), int(short), rows, result_bytes)
     return ScriptCall("take", (keys.state(run),), args, _taken)
 
 
-def discard(
-    run: str, call_id: CallId, reason: str, tasks: Sequence[str], *, now: int | None = None
-) -> ScriptCall[list[str]]:
+def discard(run: str, call_id: CallId, reason: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[str]]:
     """Takes rollouts out for good. Returns a word for each task; for large groups, for the first tasks at least."""
-    return ScriptCall("discard", (keys.state(run),), (clock(now), *call_id.args, reason, *tasks), words)
+    return ScriptCall("discard", (keys.state(run),), (now, *call_id.args, reason, *tasks), words)
 
 
-def cancel(run: str, call_id: CallId, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
+def cancel(run: str, call_id: CallId, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[str]]:
     """Takes tasks out of the run. Returns a word for each; for large groups, for the first tasks at least."""
-    return ScriptCall("cancel", (keys.state(run),), (clock(now), *call_id.args, *tasks), words)
+    return ScriptCall("cancel", (keys.state(run),), (now, *call_id.args, *tasks), words)
 
 
-def retry(run: str, call_id: CallId, tasks: Sequence[str], *, now: int | None = None) -> ScriptCall[list[str]]:
+def retry(run: str, call_id: CallId, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[str]]:
     """Starts dead or rejected tasks over. Returns a word for each; for large groups, for the first at least."""
-    return ScriptCall("retry", (keys.state(run),), (clock(now), *call_id.args, *tasks), words)
+    return ScriptCall("retry", (keys.state(run),), (now, *call_id.args, *tasks), words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +212,10 @@ def advance(
     *,
     allow_empty: bool = False,
     blob: bytes | None = None,
-    now: int | None = None,
+    now: Now = "",
 ) -> ScriptCall[Advanced]:
     """Acknowledges the sealed batch of step = version by its digest (`-`: no batch)."""
-    args = (clock(now), *call_id.args, step, digest, int(allow_empty), int(blob is not None), blob or b"")
+    args = (now, *call_id.args, step, digest, int(allow_empty), int(blob is not None), blob or b"")
     return ScriptCall("advance", (keys.state(run),), args, _advanced)
 
 
@@ -244,9 +242,9 @@ def _paused(reply: Any) -> Paused:
     return Paused("" if mode == "-" else mode, int(halted[0]) if halted else 0)
 
 
-def pause(run: str, call_id: CallId, mode: str, *, halted: bool = False, now: int | None = None) -> ScriptCall[Paused]:
+def pause(run: str, call_id: CallId, mode: str, *, halted: bool = False, now: Now = "") -> ScriptCall[Paused]:
     """Sets the mode: `paused`, `draining` or empty, which ends a halt, too, where `halted` says so."""
-    return ScriptCall("pause", (keys.state(run),), (clock(now), *call_id.args, mode, int(halted)), _paused)
+    return ScriptCall("pause", (keys.state(run),), (now, *call_id.args, mode, int(halted)), _paused)
 
 
 def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
@@ -254,6 +252,6 @@ def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
     return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}
 
 
-def repair(run: str, call_id: CallId, *, now: int | None = None) -> ScriptCall[dict[str, tuple[int, int]]]:
+def repair(run: str, call_id: CallId, *, now: Now = "") -> ScriptCall[dict[str, tuple[int, int]]]:
     """Recomputes the counters. Returns name -> (before, after) of those that were wrong."""
-    return ScriptCall("repair", (keys.state(run),), (clock(now), *call_id.args), _repaired)
+    return ScriptCall("repair", (keys.state(run),), (now, *call_id.args), _repaired)

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from broker.protocol import keys
-from broker.protocol.parsing import clock, text, texts
-from broker.protocol.script_call import Argument, ScriptCall
+from broker.protocol.parsing import text, texts
+from broker.protocol.script_call import Argument, Now, ScriptCall
 from broker.values.verdict import LETTERS, Verdict
 
 
@@ -31,14 +31,14 @@ def _joined(reply: Any) -> Joined:
     return Joined(session, int(lease), int(version), epoch, int(now), int(max_bytes), int(ttl))
 
 
-def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: int | None = None) -> ScriptCall[Joined]:
+def join(run: str, worker: str, nonce: str, lease_ms: int = 0, *, now: Now = "") -> ScriptCall[Joined]:
     """Starts a session; lease_ms 0 takes the run's lease."""
-    return ScriptCall("join", (keys.state(run),), (clock(now), worker, nonce, lease_ms), _joined)
+    return ScriptCall("join", (keys.state(run),), (now, worker, nonce, lease_ms), _joined)
 
 
-def leave(run: str, session: str, limit: int = 200, *, now: int | None = None) -> ScriptCall[bool]:
+def leave(run: str, session: str, limit: int = 200, *, now: Now = "") -> ScriptCall[bool]:
     """Ends a session and releases its attempts. False: it holds more than limit, call again."""
-    return ScriptCall("leave", (keys.state(run),), (clock(now), session, limit), bool)
+    return ScriptCall("leave", (keys.state(run),), (now, session, limit), bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def claim(
     policy: tuple[int, str] | None = None,
     limit: int = 100,
     blob_seq: int = 0,
-    now: int | None = None,
+    now: Now = "",
 ) -> ScriptCall[Claimed]:
     """Asks for up to n slots. The same number and random part again get the same answer.
 
@@ -139,7 +139,7 @@ def claim(
         blob_seq: number of the blob that the worker has; 0: none.
     """
     version, epoch = policy or ("", "")
-    args = (clock(now), session, number, n, version, epoch, random, limit, blob_seq)
+    args = (now, session, number, n, version, epoch, random, limit, blob_seq)
     return ScriptCall("claim", (keys.state(run),), args, _claimed_with(random))
 
 
@@ -163,9 +163,9 @@ def _renewed(reply: Any) -> Renewed:
     return Renewed(int(now), int(deadline), int(version), epoch, paused, dict(zip(rest[::2], rest[1::2], strict=True)))
 
 
-def renew(run: str, session: str, number: int, held: Sequence[str], *, now: int | None = None) -> ScriptCall[Renewed]:
+def renew(run: str, session: str, number: int, held: Sequence[str], *, now: Now = "") -> ScriptCall[Renewed]:
     """Renews the lease. `number`: the last claim whose answer the worker has dealt with."""
-    return ScriptCall("renew", (keys.state(run),), (clock(now), session, number, *held), _renewed)
+    return ScriptCall("renew", (keys.state(run),), (now, session, number, *held), _renewed)
 
 
 @dataclass(slots=True)
@@ -228,10 +228,10 @@ def submit(
     *,
     result_ttl_ms: int = 3_600_000,
     inline_bytes: int = INLINE_BYTES,
-    now: int | None = None,
+    now: Now = "",
 ) -> ScriptCall[list[Answer]]:
     """Submits at most 256 results or verdicts; an answer for each, in order."""
-    args: list[Argument] = [clock(now)]
+    args: list[Argument] = [now]
     before: list[tuple[Argument, ...]] = []
     for item in items:
         body, how = item.body, "i"
@@ -243,9 +243,9 @@ def submit(
     return ScriptCall("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
 
 
-def release(run: str, attempts: Sequence[str], *, now: int | None = None) -> ScriptCall[list[Answer]]:
+def release(run: str, attempts: Sequence[str], *, now: Now = "") -> ScriptCall[list[Answer]]:
     """Gives at most 1000 attempts back without penalty."""
-    return ScriptCall("release", (keys.state(run),), (clock(now), *attempts), _answers)
+    return ScriptCall("release", (keys.state(run),), (now, *attempts), _answers)
 
 
 #: Longest traceback that goes with a failure, bytes.
@@ -262,9 +262,9 @@ def fail(
     may_retry: bool,
     kind: FailureKind = "task",
     trace: str = "",
-    now: int | None = None,
+    now: Now = "",
 ) -> ScriptCall[Answer]:
     """Reports an error of the attempt; message is cut to 2000 bytes, trace to its last 4000 (`TRACE_BYTES`)."""
     cut, last = message.encode()[:2000], trace.encode(errors="backslashreplace")[-TRACE_BYTES:]
-    args = (clock(now), attempt_id, cut, int(may_retry), kind, last)
+    args = (now, attempt_id, cut, int(may_retry), kind, last)
     return ScriptCall("fail", (keys.state(run),), args, answer)

@@ -14,7 +14,7 @@ from broker.connections.repeated_warning import RepeatedWarning
 from broker.errors import BadArgument, BrokerError, Early, TooBig
 from broker.protocol import anyone, keys, trainer
 from broker.protocol.anyone import Trimmed
-from broker.protocol.script_call import ScriptCall
+from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.trainer import NewTask, Opened
 from broker.trainer.batch_reader import ResultSizes
 from broker.trainer.enqueued import Arrival, Enqueued
@@ -99,9 +99,9 @@ class TrainerState:
         self.gathered: dict[int, Gathered] = {}  # by step, for batches that are formed with a filter
 
     @property
-    def now(self) -> int | None:
-        """The injected clock in milliseconds, or None."""
-        return None if self._clock is None else self._clock()
+    def now(self) -> Now:
+        """The injected clock, if there is one."""
+        return "" if self._clock is None else self._clock()
 
     @property
     def marker(self) -> str:

@@ -16,7 +16,7 @@ from broker.connections.forks import Locked
 from broker.errors import BadArgument, BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig, WorkerFault
 from broker.protocol import keys, worker
 from broker.protocol.ids import worker_of
-from broker.protocol.script_call import ScriptCall
+from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.worker import ACCEPTED, Answer, Claimed, FailureKind, Joined, Renewed, Submission
 from broker.values.arguments import check_type, shown
 from broker.values.attempt import Attempt
@@ -110,9 +110,9 @@ class Session(Locked):
         self._unreadable: list[tuple[str, str]] = []
 
     @property
-    def now(self) -> int | None:
-        """The injected clock in milliseconds, or None."""
-        return None if self._clock is None else self._clock()
+    def now(self) -> Now:
+        """The injected clock, if there is one."""
+        return "" if self._clock is None else self._clock()
 
     @property
     def id(self) -> str:

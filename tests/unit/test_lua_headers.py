@@ -194,7 +194,7 @@ def test_arguments_are_as_many_as_the_header_says(name: str):
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_the_clock_is_the_first_argument(name: str):
     assert header(name)["ARGV"].split(",")[0].strip() == "now"
-    assert CALLS[name][-1].args[0] == "5"
+    assert CALLS[name][-1].args[0] == 5
     for script_call in CALLS[name][:-1]:
         assert script_call.args[0] == ""
 

@@ -14,7 +14,7 @@ from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.protocol import admission
 from broker.protocol.admission import Opened, OwnerReport, Standing
-from broker.protocol.script_call import ScriptCall
+from broker.protocol.script_call import Now, ScriptCall
 from broker.worker.heartbeat import RENEWALS_PER_LEASE
 
 _log = logging.getLogger(__name__)
@@ -243,8 +243,8 @@ class Reporter:
         return f"{self._name}~{secrets.token_hex(6)}"
 
     @property
-    def _now(self) -> int | None:
-        return None if self._clock is None else self._clock()
+    def _now(self) -> Now:
+        return "" if self._clock is None else self._clock()
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
