@@ -141,8 +141,8 @@ def run(namespace: Namespace, output: Output) -> int:
             await listener.stop()
         return caught[0]
 
-    with _handlers_kept():
-        number = asyncio.run(serve())
+    with _handlers_kept(), asyncio.Runner(loop_factory=serving.new_event_loop) as runner:
+        number = runner.run(serve())
     signal.raise_signal(number)
     return 128 + number  # if the process was started with the signal ignored
 

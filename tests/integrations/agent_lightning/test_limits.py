@@ -23,7 +23,7 @@ from broker import RunConfig, Task, Trainer
 from broker.connections import open_transport
 from broker.integrations.agent_lightning import application
 from broker.integrations.agent_lightning.gateway import Gateway
-from broker.integrations.http_server import requests
+from broker.integrations.http_server import protocols, requests
 from broker.integrations.http_server import serving as serving_module
 from broker.local_server.embedded import EmbeddedServer
 from broker.operator import Operator
@@ -231,8 +231,16 @@ def test_a_body_that_does_not_arrive_is_given_up(url: str, monkeypatch: pytest.M
             assert b" 408 " in await asyncio.to_thread(half_a_request, server.endpoint)
 
 
+@pytest.fixture(params=["installed parser", "h11"])
+def _each_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser is httptools where it is installed, and h11 elsewhere."""
+    if request.param == "h11":
+        monkeypatch.setattr(protocols, "CONNECTION", protocols.H11Connection)
+
+
+@pytest.mark.usefixtures("_each_parser")
 def test_headers_that_do_not_end_are_given_up_however_they_trickle(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_module, "HEADERS_WITHIN_S", 0.3)
+    monkeypatch.setattr(protocols, "HEADERS_WITHIN_S", 0.3)
 
     def trickle(endpoint: str) -> int:
         """How many headers were sent until the gateway closed the connection."""
@@ -259,8 +267,46 @@ def test_headers_that_do_not_end_are_given_up_however_they_trickle(url: str, mon
             assert (await aget(server.endpoint, "/task")).status == 200
 
 
+_CHUNKED = b"POST /rollout HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+#: What begins a request, and what goes on for ever.
+ENDLESS: dict[str, tuple[bytes, bytes]] = {
+    "many headers": (b"GET /task HTTP/1.1\r\nHost: h\r\n", b"X-Y: " + b"x" * 1000 + b"\r\n"),
+    "a long header": (b"GET /task HTTP/1.1\r\nHost: h\r\nX-Y: ", b"x" * 1000),
+    "a long path": (b"GET /", b"x" * 1000),
+    "lines before a request": (b"", b"\r\n" * 500),
+    "many trailers": (_CHUNKED + b"1\r\n{\r\n0\r\n", b"X-Y: " + b"x" * 1000 + b"\r\n"),
+    "a long trailer": (_CHUNKED + b"1\r\n{\r\n0\r\nX-Y: ", b"x" * 1000),
+    "a long name of a chunk": (_CHUNKED + b"1;", b"x" * 1000),
+}
+
+
+@pytest.mark.usefixtures("_each_parser")
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_does_not_end_is_cut_off_before_it_fills_the_memory(url: str, kind: str) -> None:
+    def sent_until_closed(endpoint: str) -> int:
+        begin, more = ENDLESS[kind]
+        with socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), timeout=5) as connection:
+            sent = 0
+            try:
+                connection.sendall(begin)
+                while sent < 50_000_000:
+                    connection.sendall(more)
+                    sent += len(more)
+            except (ConnectionError, TimeoutError):
+                pass
+            return sent
+
+    @played
+    async def _scenario() -> None:
+        async with serving(url) as server:
+            # What the sockets of both sides hold was sent, and is never read.
+            assert await asyncio.to_thread(sent_until_closed, server.endpoint) < 20_000_000
+            assert (await aget(server.endpoint, "/task")).status == 200
+
+
+@pytest.mark.usefixtures("_each_parser")
 def test_a_connection_goes_on_for_longer_than_headers_may_take(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_module, "HEADERS_WITHIN_S", 0.3)
+    monkeypatch.setattr(protocols, "HEADERS_WITHIN_S", 0.3)
 
     def asks_for_a_second(endpoint: str) -> list[int]:
         connection = HTTPConnection("127.0.0.1", int(endpoint.rpartition(":")[2]), timeout=10)
@@ -306,6 +352,7 @@ def test_small_answers_do_not_wait_for_acknowledgements(url: str) -> None:
                 await listener.stop()
 
 
+@pytest.mark.usefixtures("_each_parser")
 def test_bodies_wait_for_each_other_and_are_refused_when_that_takes_too_long(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,127 @@
+"""One client's connection, for uvicorn: the headers of its requests have to arrive in time, and within bounds.
+
+`httptools` parses in C, and costs a third of `h11`. Where it is not installed, `h11` parses, which uvicorn brings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: How long the headers of a request may take to arrive, seconds.
+HEADERS_WITHIN_S = 10.0
+#: The most bytes of a request beside those of its body: its headers, and the frames of a chunked body, which may take
+#: as much again as the body.
+HEADERS_BYTES = 64 * 1024
+
+
+class _Deadline:
+    """Closes a connection when the headers of a request do not arrive in time.
+
+    Args:
+        loop: the event loop.
+        close: closes the connection.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
+        self._loop, self._close = loop, close
+        self._overdue: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Waits for headers."""
+        if self._overdue is None:  # bytes that trickle in do not prolong the wait
+            self._overdue = self._loop.call_later(HEADERS_WITHIN_S, self._close)
+
+    def end(self) -> None:
+        """Waits no more."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+
+class H11Connection(H11Protocol):
+    """A connection whose requests `h11` parses. It bounds the bytes of headers by itself."""
+
+    _deadline: _Deadline
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Waits for the first request."""
+        super().connection_made(transport)
+        self._deadline = _Deadline(self.loop, transport.close)
+        self._deadline.begin()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes that arrived."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:  # a request has begun, and its headers have not ended
+            self._deadline.begin()
+        else:
+            self._deadline.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
+        self._deadline.end()
+        super().connection_lost(exc)
+
+
+def _connection() -> Any:
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:
+        return H11Connection
+
+    class HttpToolsConnection(HttpToolsProtocol):
+        """A connection whose requests `httptools` parses."""
+
+        _deadline: _Deadline
+        _in_headers = True
+        _beside_body = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            """Waits for the first request."""
+            super().connection_made(transport)
+            self._deadline = _Deadline(self.loop, transport.close)
+            self._deadline.begin()
+
+        def on_message_begin(self) -> None:
+            """A request begins. The piece of bytes with its first one is not counted: it is bounded by itself."""
+            super().on_message_begin()
+            self._in_headers, self._beside_body = True, 0
+
+        def on_headers_complete(self) -> None:
+            """The headers have ended."""
+            super().on_headers_complete()
+            self._in_headers = False
+
+        def on_body(self, body: bytes) -> None:
+            """Takes bytes of a body."""
+            super().on_body(body)
+            self._beside_body -= 2 * len(body)
+
+        def data_received(self, data: bytes) -> None:
+            """Takes bytes that arrived."""
+            self._beside_body += len(data)
+            super().data_received(data)
+            if self._beside_body > HEADERS_BYTES and not self.transport.is_closing():
+                self.transport.close()
+            if self._in_headers or self.cycle.response_complete:  # after an answer, too: bytes go on to arrive
+                self._deadline.begin()
+            else:
+                self._deadline.end()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """Forgets the connection."""
+            self._deadline.end()
+            super().connection_lost(exc)
+
+    return HttpToolsConnection
+
+
+#: The connections of a server.
+CONNECTION: type[asyncio.Protocol] = _connection()
