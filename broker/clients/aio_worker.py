@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import signal
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,9 +26,11 @@ from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
 from broker.worker.ending import Ending
+from broker.worker.grace import grace_of, tell_begun
 from broker.worker.handler_outcome import check_async_handler, judged
-from broker.worker.heartbeat import Heartbeat
+from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
+from broker.worker.loop_signals import stopped_by_signals
 from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
 from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
@@ -56,6 +57,8 @@ class Worker(AsyncClient):
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
         wait_for_run_s: as `broker.Worker`; `open` waits.
+        heartbeat_s: as `broker.Worker`.
+        grace_s: how long `run` may finish what is held after SIGTERM, in seconds. A second SIGTERM stops the worker.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
     """
@@ -72,9 +75,12 @@ class Worker(AsyncClient):
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
         wait_for_run_s: float | None = None,
+        heartbeat_s: float | None = None,
+        grace_s: float = 0.0,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
+        self._grace_s, self._heartbeat_s = grace_of(grace_s), interval_of(heartbeat_s, lease_s)
         super().__init__(open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s))
         try:
             self._state = WorkerState(
@@ -115,7 +121,12 @@ class Worker(AsyncClient):
             )
             watch = LoopWatch(self.name, self._loop, functools.partial(stack_of, threading.current_thread()))
             self._heartbeat = Heartbeat(
-                self._thread_transport, self._url, self._state.sessions.values(), self._cancel_from_thread, watch.look
+                self._thread_transport,
+                self._url,
+                self._state.sessions.values(),
+                self._cancel_from_thread,
+                watch.look,
+                self._heartbeat_s,
             )
             if self._beats:
                 self._heartbeat.start()
@@ -261,8 +272,9 @@ class Worker(AsyncClient):
         """Works until `stop` or `drain`: claims, awaits the handler, submits what it returns.
 
         When the server takes an attempt back, its handler's task is cancelled. A handler that goes on for another
-        second is lost, and its place goes to another attempt. SIGTERM stops the worker. So does Ctrl-C where the
-        coroutine that `asyncio.run` runs awaits this call. Stopping cancels all handlers and gives attempts back.
+        second is lost, and its place goes to another attempt. SIGTERM stops the worker, after its `grace_s`. So does
+        Ctrl-C, at once, where the coroutine that `asyncio.run` runs awaits this call. Stopping cancels all handlers and
+        gives attempts back.
 
         Args:
             handler: coroutine function, or anything that returns an awaitable. It raises Reject to reject the rollout,
@@ -283,7 +295,7 @@ class Worker(AsyncClient):
         self._must_be_open()
         handlers = self._handlers = TaskRunner(self._state, self._claiming, handler, concurrency)
         try:
-            with self._stopped_by_signals():
+            with stopped_by_signals(self.stop, self._begins_grace):
                 await handlers.work()
         finally:
             await self._end_handlers()
@@ -303,38 +315,6 @@ class Worker(AsyncClient):
         except BrokerError as error:
             self._ending.failed(error)
 
-    @contextmanager
-    def _stopped_by_signals(self) -> Generator[None]:
-        """SIGTERM stops the worker, and so may Ctrl-C; a second signal ends the process at once.
-
-        The user's signal handlers stay. asyncio's handler of Ctrl-C cancels the coroutine that `asyncio.run` runs.
-        Where that coroutine awaits the worker, the worker is stopped instead, which shows no traceback.
-        """
-        loop, undone = asyncio.get_running_loop(), list[Callable[[], object]]()
-        interrupt = signal.getsignal(signal.SIGINT)
-        main_task = getattr(interrupt, "keywords", {}).get("main_task")
-        taken_over = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else []
-        if main_task is not None and main_task is asyncio.current_task():
-            taken_over.append(signal.SIGINT)
-        for number in taken_over:
-
-            def told(number: signal.Signals = number) -> None:
-                loop.remove_signal_handler(number)  # the next signal has the system's or Python's effect
-                self.stop()
-
-            try:
-                loop.add_signal_handler(number, told)
-            except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not on Unix
-                break
-            undone.append(functools.partial(loop.remove_signal_handler, number))
-        try:
-            yield
-        finally:
-            for undo in undone:
-                undo()
-            if signal.SIGINT in taken_over and undone and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                signal.signal(signal.SIGINT, interrupt)
-
     def _cancel_from_thread(self, attempt: Attempt) -> None:
         _log.info("attempt %s is of no use any more (%s)", attempt.id, attempt.cancel_reason)
         loop = self._loop
@@ -344,6 +324,14 @@ class Worker(AsyncClient):
     def _cancel_handler(self, attempt: Attempt) -> None:
         if self._handlers is not None:
             self._handlers.cancel(attempt)
+
+    def _begins_grace(self) -> float:
+        """Makes the worker claim nothing more if it has something to finish. Returns the seconds that it may take."""
+        if self._grace_s <= 0 or not self._state.holds:
+            return 0.0
+        tell_begun(self.name, self._grace_s)
+        self.drain()
+        return self._grace_s
 
     def drain(self) -> None:
         """Claims nothing more; finishes the attempts that it has."""

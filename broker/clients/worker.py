@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
@@ -24,8 +25,9 @@ from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
 from broker.worker.ending import Ending
+from broker.worker.grace import Grace, grace_of
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
-from broker.worker.heartbeat import Heartbeat
+from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
@@ -64,6 +66,10 @@ class Worker(BlockingClient):
             opening waits for one, and claims look for the others; after that time the worker goes on without those
             that are not there, as long as one is. None: a run that was never there is an error at once, as its name
             may be misspelt; one that vanished while the worker served it is waited for without limit.
+        heartbeat_s: how often to renew the lease, in seconds; at most half of the lease. None: a third of it.
+        grace_s: how long to finish what is held after SIGTERM, in seconds. Nothing more is claimed; loops and `run` end
+            when nothing is held, and then the `with` block does. What is not finished in time is given back. A second
+            SIGTERM gives it back at once. 0: the first one does.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
 
@@ -84,10 +90,13 @@ class Worker(BlockingClient):
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
         wait_for_run_s: float | None = None,
+        heartbeat_s: float | None = None,
+        grace_s: float = 0.0,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
         check_plain_hook("on_weights_stale", on_weights_stale)
+        grace_s, heartbeat_s = grace_of(grace_s), interval_of(heartbeat_s, lease_s)
         transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
         super().__init__(transport)
         try:
@@ -105,12 +114,14 @@ class Worker(BlockingClient):
             transport.close()
             raise
         self._claiming = threading.Lock()
-        self._termination = TerminationAsExit()
+        self._termination = TerminationAsExit(Grace(self._state.name, grace_s, self._begins_grace))
         self._closed = False
         self._refused: BadArgument | None = None  # the handler is one for asyncio
         self._permits: Permits | None = None  # of the present or last `run`
         self._ending = Ending()
-        self._heartbeat = Heartbeat(self._transport, url, self._state.sessions.values(), _say_cancelled)
+        self._heartbeat = Heartbeat(
+            self._transport, url, self._state.sessions.values(), _say_cancelled, interval_s=heartbeat_s
+        )
         try:
             self._run(self._state.join())
             if heartbeat:
@@ -163,10 +174,13 @@ class Worker(BlockingClient):
             timeout: how long to wait for the first attempt, in seconds; None: as long as it takes.
         """
         n = number_wanted(n)
-        return self._claim(n, timeout)
+        attempts = self._claim(n, timeout)
+        if self._termination.in_grace and not attempts and timeout != 0:
+            time.sleep(LOOK_EVERY_S)  # the caller may claim again at once, while other threads finish
+        return attempts
 
     def _claim(self, n: int, timeout: float | None) -> list[Attempt]:
-        self._termination.insist()
+        self._termination.insist(holds=self._state.holds)
         self._refuse_forked()
         with self._claiming:
             return self._run(self._state.claim(n, timeout))
@@ -193,6 +207,7 @@ class Worker(BlockingClient):
             n: most attempts of a list, 1 to 1000.
         """
         n = number_wanted(n)
+        self._termination.insist(holds=self._state.holds)
         try:
             while not self._state.stopping:
                 self._termination.insist()
@@ -300,6 +315,7 @@ class Worker(BlockingClient):
         if concurrency < 1:
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_plain_handler(handler)
+        self._termination.insist(holds=self._state.holds)
         self._refused = None
         permits = self._permits = Permits(self._state, concurrency)
         changed = threading.Event()  # a handler ended
@@ -393,6 +409,13 @@ class Worker(BlockingClient):
             self._run_within(ending, self._ending.begin())
         except BrokerError as error:
             self._ending.failed(error)
+
+    def _begins_grace(self) -> bool:
+        """Makes the worker claim nothing more if it has something to finish; called by the handler of SIGTERM."""
+        if self._closed or self._transport.is_forked or not self._state.holds:
+            return False
+        self.drain()
+        return True
 
     def drain(self) -> None:
         """Claims nothing more; finishes the attempts that it has. Any thread may call it."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 
 from broker.connections import Transport, open_transport
 from broker.connections.repeated_warning import RepeatedWarning
-from broker.errors import BrokerError, NoRun
+from broker.errors import BadArgument, BrokerError, NoRun
 from broker.protocol import anyone
+from broker.values.arguments import seconds_of
 from broker.values.attempt import Attempt
 from broker.worker.session import Session
 
@@ -33,6 +34,18 @@ _ONCE_MORE_S = 1.0
 _ROUND_S = 1.5
 
 
+def interval_of(given: float | None, lease_s: float | None) -> float | None:
+    """Checks the argument `heartbeat_s`."""
+    seconds = seconds_of("heartbeat_s", given)
+    if seconds is not None and not 0.01 <= seconds <= 86_400:
+        raise BadArgument(
+            argument="heartbeat_s", given=given, expected="0.01 to 86400 seconds, or None for a third of the lease"
+        )
+    if seconds is not None and lease_s is not None and seconds > lease_s / 2:
+        raise BadArgument(argument="heartbeat_s", given=given, expected=f"at most half of lease_s, {lease_s / 2:g} s")
+    return seconds
+
+
 class Heartbeat:
     """The thread. Between two renewals it waits, on a connection of its own, for the sessions' markers.
 
@@ -42,6 +55,7 @@ class Heartbeat:
         sessions: whose leases to renew.
         on_cancelled: called from the thread for each attempt that the server has taken back.
         on_beat: called from the thread at each renewal.
+        interval_s: how long between two renewals, seconds, but at most half of the shortest lease; None: a third of it.
     """
 
     def __init__(
@@ -51,9 +65,11 @@ class Heartbeat:
         sessions: Iterable[Session],
         on_cancelled: Callable[[Attempt], None],
         on_beat: Callable[[], None] = lambda: None,
+        interval_s: float | None = None,
     ) -> None:
         self._transport, self._url = transport, url
         self._sessions, self._on_cancelled, self._on_beat = list(sessions), on_cancelled, on_beat
+        self._wanted_s = interval_s
         self._stop, self._joined = threading.Event(), threading.Event()
         self._waiting: Transport | None = None
         self._failing = RepeatedWarning()
@@ -160,4 +176,6 @@ class Heartbeat:
 
     def _interval_s(self) -> float:
         leases = [session.lease_ms for session in self._sessions if session.lease_ms is not None]
-        return max(0.01, min(leases, default=3000) / 1000 / RENEWALS_PER_LEASE)
+        lease_s = min(leases, default=3000) / 1000
+        seconds = lease_s / RENEWALS_PER_LEASE if self._wanted_s is None else min(self._wanted_s, lease_s / 2)
+        return max(0.01, seconds)

@@ -146,6 +146,11 @@ class Session(Locked):
         with self._lock:
             return list(self._held.values())
 
+    @property
+    def holds(self) -> bool:
+        """Whether this worker works on any attempt. A signal handler may ask: this takes no lock."""
+        return bool(self._held)
+
     async def join(self, patience_s: float | None = None) -> None:
         """Starts a session; the attempts of an earlier one are lost. `patience_s`: as `claim`."""
         nonce = secrets.token_hex(6)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType, TracebackType
 from typing import Any, cast
 
+from broker.worker.grace import Grace
 from broker.worker.raised import chain_of, is_a, trace_of
 
 #: The signals that ask a process to end. Other signal handlers may raise (an alarm's), but do not end the process.
@@ -25,12 +26,21 @@ class TerminationAsExit:
     """While installed, SIGTERM raises SystemExit(143) in the main thread. The user's signal handlers stay.
 
     Ctrl-C raises KeyboardInterrupt, as it does by itself, from a function of ours: `told_to_end` recognises it.
+
+    Args:
+        grace: the first SIGTERM begins it, and raises nothing, if there is one and the worker holds attempts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace: Grace | None = None) -> None:
+        self._grace = grace if grace is not None else Grace("", 0.0, lambda: False)
         self._installed: list[signal.Signals] = []
         self._code = 0  # the exit code that SIGTERM asked for; 0: no SIGTERM came
         self._held_off = self._insisted_on = self._came_meanwhile = False
+
+    @property
+    def in_grace(self) -> bool:
+        """Whether a SIGTERM has begun the grace."""
+        return self._grace.has_begun
 
     def install(self) -> None:
         """Installs the signal handlers: in the main thread only, and only over the default ones."""
@@ -43,9 +53,12 @@ class TerminationAsExit:
             if signal.getsignal(number) is default:
                 signal.signal(number, handler)
                 self._installed.append(number)
+        if signal.SIGTERM in self._installed:
+            self._grace.watch()
 
     def remove(self) -> None:
-        """Puts the default signal handlers back; raises SystemExit if a SIGTERM was held off."""
+        """Puts the default signal handlers back; raises SystemExit if a SIGTERM was held off or began a grace."""
+        self._grace.end()
         if not self._installed or threading.current_thread() is not threading.main_thread():
             return
         while self._installed:
@@ -57,8 +70,8 @@ class TerminationAsExit:
             )
             if signal.getsignal(number) == handler:
                 signal.signal(number, default)
-        if self._came_meanwhile:
-            self.insist()
+        if self._came_meanwhile or self._grace.has_begun:
+            self.insist(holds=False)
 
     def hold_off(self, *, insisted_on: bool = False) -> None:
         """Holds SIGTERM off until `remove`. For code that ends the worker already, which the signal would break off.
@@ -66,16 +79,26 @@ class TerminationAsExit:
         Args:
             insisted_on: a second SIGTERM since this was installed still raises.
         """
+        self._grace.end()
         self._held_off, self._insisted_on = True, insisted_on
 
-    def insist(self) -> None:
-        """Raises SystemExit again where Python dropped it: in a destructor, or in the import of a module in C."""
+    def insist(self, *, holds: bool = True) -> None:
+        """Raises SystemExit again where Python dropped it: in a destructor, or in the import of a module in C.
+
+        Args:
+            holds: whether the worker holds attempts. With none, it has no reason to wait for the end of a grace.
+        """
+        if self._grace.has_begun and not holds:
+            self._code = self._code or 128 + signal.SIGTERM
         if self._code:
             raise SystemExit(self._code)
 
     def _exit(self, number: int, _frame: FrameType | None) -> None:
-        first, self._code = not self._code, 128 + number
-        if self._held_off and (first or not self._insisted_on):
+        is_over, self._grace.has_signalled = self._grace.has_signalled, False
+        if not (self._held_off or self._code) and self._grace.begin():
+            return
+        first, self._code = not (self._code or self._grace.has_begun), 128 + number
+        if self._held_off and (first or is_over or not self._insisted_on):
             self._came_meanwhile = True
         else:
             self.insist()

@@ -176,6 +176,11 @@ class WorkerState:
         """What the worker works on, in all runs."""
         return [attempt for session in self.sessions.values() for attempt in session.held]
 
+    @property
+    def holds(self) -> bool:
+        """Whether the worker works on anything. A signal handler may ask."""
+        return any(session.holds for session in self.sessions.values())
+
     def session_of(self, attempt: Attempt) -> Session:
         """The session that an attempt belongs to."""
         check_type("attempt", attempt, Attempt, "an Attempt that this worker claimed")

@@ -3,6 +3,7 @@
 `python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: prints a JSON line for each thing that it does; reads
 nothing. Kinds: `hold` (claims and keeps), `loop`, `run`, `aio` (the three worker loops, which never finish their work), `work`
 (works until it is stopped), `train` (takes a batch and keeps it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken),
+`finish` (its work ends when the test says so, within its grace),
 `interrupted` and `interrupted_trainer` (a signal breaks off their calls anywhere), `deaf` (loses what SIGTERM raises, at first).
 """
 
@@ -120,6 +121,44 @@ def work(url: str, run: str, lease_s: str = "") -> None:
             worker.submit(attempt, {"by": os.getpid(), "task": attempt.task})
 
 
+def finish(url: str, run: str, way: str, grace_s: str) -> None:
+    """Has a grace after SIGTERM; its work ends when a line of standard input comes."""
+    told = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), told.set()), daemon=True).start()
+    grace = float(grace_s)
+
+    def plain(attempt: Attempt) -> str:
+        say("working", attempt=attempt.id)
+        told.wait()
+        return "done"
+
+    async def handler(attempt: Attempt) -> str:
+        say("working", attempt=attempt.id)
+        while not told.is_set():
+            await asyncio.sleep(0.01)
+        return "done"
+
+    async def main() -> None:
+        async with aio.Worker(url, run, grace_s=grace) as worker:
+            await worker.run(handler, concurrency=2)
+
+    if way == "aio":
+        asyncio.run(main())
+    else:
+        with Worker(url, run, grace_s=grace) as worker:
+            if way == "run":
+                worker.run(plain, concurrency=2)
+            elif way == "loop":
+                for attempt in worker:
+                    worker.submit(attempt, plain(attempt))
+            else:
+                while True:
+                    for attempt in worker.claim(1, timeout=None):
+                        worker.submit(attempt, plain(attempt))
+            say("after the loop")
+    say("ended")
+
+
 def storm(url: str, run: str, seed: str) -> None:
     """Claims, and ends attempts in every way, until the run is gone."""
     chance = random.Random(int(seed))
@@ -228,6 +267,7 @@ def train(url: str, run: str) -> None:
 
 KINDS: dict[str, Callable[..., None]] = {
     "hold": hold, "late": late, "loop": loop, "run": run, "aio": aio_run, "work": work, "storm": storm,
+    "finish": finish,
     "interrupted": interrupted, "interrupted_trainer": interrupted_trainer, "deaf": deaf, "train": train,
 }  # fmt: skip
 
