@@ -97,7 +97,7 @@ class Operator(BlockingClient):
 
     def explain(self, run: str, limit: int = 50) -> Explanation:
         """Why the run goes on or stands still, with at most `limit` workers and tasks by name. Raises NoRun."""
-        return self._run(explain(self.transport.io, check_name("run", run), None, limit))
+        return self._run(explain(self.transport.io, check_name("run", run), "", limit))
 
     def audit(
         self, run: str, *, repair: bool = False, deep: bool = False, progress: Callable[[int], None] | None = None
@@ -111,7 +111,7 @@ class Operator(BlockingClient):
             progress: called with the number of tasks looked at so far.
         """
         check_plain_hook("progress", progress)
-        found = self._run(audit(self.transport.io, check_name("run", run), None))
+        found = self._run(audit(self.transport.io, check_name("run", run), ""))
         problems, looked_at = list[str](), 0
         if deep:
             for piece in _pieces(self.tasks(run)):
