@@ -1,5 +1,5 @@
 -- Fills the next batch from the oldest ready rollouts, and seals the batch when it is full.
--- Transition: ready -> batched; too old: ready -> pending or rejected
+-- Transition: ready -> batched; too old: ready -> pending or rejected; all died of the streak: dead -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run, and no feeder will bring more), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
 -- Returns: `size sealed exhausted left more digest taken short halted` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end; halted: 1 if the run is halted, and the batch was not sealed before); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
@@ -9,8 +9,9 @@
 -- @include gate
 -- @include endings
 -- @include rows
+-- @include breaker
 
-local FIELDS = gate_and({ 'open_size', 'recheck', 'supply' })
+local FIELDS = gate_and({ 'open_size', 'recheck', 'supply', 'streak' })
 
 -- Answers a take of a batch that was sealed before: its size and digest.
 local function sealed_already(step)
@@ -105,6 +106,7 @@ return gated(FIELDS, function()
   check_wanted(step, n)
   local may_grow = state.supply == 'more' -- a feeder is at work
   local short = not may_grow and (ARGV[FIRST_ARG + 4] == '1' or state.supply == 'done')
+  Breaker.look(true)
   recheck_open_batch(step)
   local more, told = false, {}
   if limit > 0 then more, told = fill(step, n, limit, seal and 0 or most) end

@@ -49,8 +49,8 @@ class RunConfig(Model, frozen=True):
         max_result_bytes: largest encoded result.
         result_ttl_ms: how long the bytes of a result wait for the submit that accepts them.
         max_finished: how many dead tasks are kept to look at, and how many rejected ones.
-        halt_after_failures: so many failed attempts of different tasks, or of all unfinished tasks where there are
-            fewer, without an accepted result between them halt the run, until it is resumed; 0: never.
+        halt_after_failures: so many failed attempts of different tasks, without an accepted result between them, halt
+            the run, until it is resumed. Where fewer tasks are left, it is halted when the last of them dies. 0: never.
         events_maxlen: entries kept in the event stream, one for each call with all its transitions; 0: off.
 
     Raises:

@@ -121,17 +121,24 @@ Breaker.give_back = function(t, taken)
   end
 end
 
--- Tasks that may still fail, and those that died of the streak.
-Breaker.unfinished = function(ids)
-  local left = 0
-  for _, name in ipairs({ PENDING, DELAYED, RUNNING }) do left = left + redis.call('ZCARD', name) end
-  if num('streak') < left then return left end
+-- Whether a task is left that could still succeed, or more will come.
+Breaker.may_go_on = function()
+  if field('supply') == 'more' then return true end
+  for _, name in ipairs({ PENDING, DELAYED, RUNNING }) do
+    if redis.call('ZCARD', name) > 0 then return true end
+  end
+  return false
+end
+
+-- How many of these tasks are dead.
+Breaker.died = function(ids)
   load_tasks(ids)
+  local died = 0
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    if t and t.state == 'X' then left = left + 1 end
+    if t and t.state == 'X' then died = died + 1 end
   end
-  return left
+  return died
 end
 
 Breaker.halt = function(ids)
@@ -150,14 +157,15 @@ Breaker.halt = function(ids)
   arm_trainer(true)
 end
 
--- After failures, which must be written: halts the run where there are enough.
-Breaker.look = function()
-  if not (Breaker.failed and Breaker.is_on()) then return end
+-- Halts the run where enough has failed, or where nothing is left to try. What failed in this call must be written.
+-- at_take: the trainer asks for a batch; else only a failure in this call can halt the run.
+Breaker.look = function(at_take)
+  if not ((Breaker.failed or at_take) and Breaker.is_on()) then return end
   if num('streak') < 2 or num('streak_results') ~= num('total_results') then return end
-  local ids = {}
+  local is_long, ids = num('streak') >= num('halt_after_failures'), {}
+  if not is_long and Breaker.may_go_on() then return end
   for id in pairs(Breaker.streak()) do ids[#ids + 1] = id end
-  local n = num('streak')
-  if n < num('halt_after_failures') and n < Breaker.unfinished(ids) then return end
+  if not is_long and Breaker.died(ids) < 2 then return end
   Breaker.halt(ids)
   flush()
 end

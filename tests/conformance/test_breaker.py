@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, RunHalted, Task, Trainer, WaitTimeout, Worker, aio
+from broker import Attempt, Exhausted, RunHalted, Task, Trainer, WaitTimeout, Worker, aio
 from broker.operator import Operator
+from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, tasks
 from tests.threads import InThread
 from tests.waiting import wait_until
@@ -23,7 +24,9 @@ def fail_all(worker: Worker, n: int, error: str = "boom", **options: Any) -> lis
 
 def halted_lab(lab: Lab, n: int = 3, **fields: Any) -> tuple[Trainer, Worker]:
     """A run of n tasks, halted by a failure of each; they are due 2 s after a resume."""
-    trainer = lab.trainer(**{"consumer_batch_size": n, "retry_backoff_max_ms": 2_000, **fields})
+    trainer = lab.trainer(
+        **{"consumer_batch_size": n, "retry_backoff_max_ms": 2_000, "halt_after_failures": n, **fields}
+    )
     worker = lab.worker()
     trainer.enqueue(tasks(n))
     fail_all(worker, n)
@@ -43,15 +46,104 @@ def test_so_many_failures_of_different_tasks_halt_the_run(lab: Lab):
     assert (stats.halted, stats.totals["halts"]) == (4, 1)
 
 
-def test_fewer_unfinished_tasks_halt_the_run_when_each_has_failed(lab: Lab):
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_a_handler_that_fails_every_task_of_a_small_run_halts_it(lab: Lab, max_attempts: int):
     """Mutant: only_the_threshold_halts."""
-    trainer, worker = lab.trainer(consumer_batch_size=3), lab.worker()
+    trainer = lab.trainer(consumer_batch_size=3, max_attempts=max_attempts, retry_backoff_ms=0)
+    worker = lab.worker()
     trainer.enqueue(tasks(3))
-    worker.submit(worker.claim()[0], b"x")
-    fail_all(worker, 1)
+    for _ in range(3 * max_attempts):
+        assert trainer.stats().halted == 0
+        fail_all(worker, 1)
+    assert (trainer.stats().halted, trainer.stats().dead, trainer.stats().pending) == (3, 0, 3)
+    with pytest.raises(RunHalted):
+        trainer.next_batch(timeout=5)
+
+
+def test_workers_that_die_with_the_last_tasks_do_not_halt_the_run(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=8, lease_ms=10_000)
+    trainer.enqueue(tasks(2))
+    for name in ("w1", "w2"):
+        assert lab.worker(name=name).claim(1)
+    lab.pass_ms(10_001)
+    trainer.requeue()
+    worker = lab.worker()
     assert trainer.stats().halted == 0
+    assert [worker.submit(attempt, b"x").answer for attempt in worker.claim(2)] == ["accepted"] * 2
+    assert (trainer.stats().halted, trainer.stats().dead, trainer.stats().ready) == (0, 0, 2)
+
+
+def test_no_small_run_is_halted_while_a_task_is_left(lab: Lab):
+    """Mutant: failures_halt_while_tasks_are_left."""
+    trainer, worker = lab.trainer(consumer_batch_size=8, max_attempts=1), lab.worker()
+    trainer.enqueue(tasks(3))
+    fail_all(worker, 2)
+    assert (trainer.stats().halted, trainer.stats().dead) == (0, 2)
+    worker.submit(worker.claim()[0], b"x")
+    with pytest.raises(Exhausted):
+        trainer.next_batch(timeout=5)
+    assert (trainer.stats().halted, trainer.stats().dead) == (0, 2)
+
+
+def test_the_last_tasks_outlive_workers_that_die_again_and_again(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=8, max_attempts=3, lease_ms=10_000)
+    trainer.enqueue(tasks(6))
+    for _ in range(4):
+        if trainer.stats().halted:
+            break
+        for name in ("w1", "w2"):
+            assert len(lab.worker(name=name).claim(3)) == 3
+        lab.pass_ms(10_001)
+        trainer.requeue()
+    assert (trainer.stats().halted, trainer.stats().dead, trainer.stats().pending) == (2, 0, 6)
+
+
+def test_a_poison_prompt_that_loses_all_tasks_with_one_worker_never_halts_a_run(lab: Lab):
+    """Mutant: one_event_halts."""
+    trainer = lab.trainer(consumer_batch_size=8, max_attempts=1, lease_ms=10_000)
+    trainer.enqueue(tasks(2))
+    for _ in range(3):
+        lab.worker().claim(2)
+        lab.pass_ms(10_001)
+        trainer.requeue()
+    assert trainer.stats().halted == 0
+
+
+def test_a_feeder_that_has_more_is_waited_for(lab: Lab):
+    """Slow data loaders leave few tasks at a time. Mutant: failures_halt_while_more_will_come."""
+    trainer = lab.raw_trainer(consumer_batch_size=8, max_attempts=1)
+    worker = lab.worker()
+    trainer.send(calls.enqueue, [calls.NewTask("a", b""), calls.NewTask("b", b"")], supply="more")
+    fail_all(worker, 2)
+    assert not trainer.take(0, 8).halted
+    assert lab.stat("n_dead") == 2
+    trainer.send(calls.enqueue, [], supply="done")
+    assert trainer.take(0, 8).halted
+    assert (lab.stat("n_dead"), lab.stat("n_pending")) == (0, 2)
+
+
+def test_what_died_lives_again_where_the_last_other_task_is_cancelled(lab: Lab):
+    """Nothing fails then: the trainer is told by its next batch."""
+    trainer, worker = lab.trainer(consumer_batch_size=8, max_attempts=1), lab.worker()
+    trainer.enqueue(tasks(3))
+    fail_all(worker, 2)
+    trainer.cancel(["t2"])
+    assert (trainer.stats().halted, trainer.stats().dead) == (0, 2)
+    with pytest.raises(RunHalted):
+        trainer.next_batch(timeout=5)
+    assert (trainer.stats().dead, trainer.stats().pending) == (0, 2)
+
+
+def test_one_dead_task_beside_tasks_that_were_cancelled_halts_nothing(lab: Lab):
+    """Mutant: one_dead_task_halts."""
+    trainer, worker = lab.trainer(consumer_batch_size=8, max_attempts=2, retry_backoff_ms=0), lab.worker()
+    trainer.enqueue(tasks(2))
+    fail_all(worker, 2)
+    trainer.cancel(["t1"])
     fail_all(worker, 1)
-    assert trainer.stats().halted == 2
+    assert (trainer.stats().halted, trainer.stats().dead) == (0, 1)
+    with pytest.raises(Exhausted):
+        trainer.next_batch(timeout=5)
 
 
 def test_an_accepted_result_ends_the_streak(lab: Lab):
@@ -125,7 +217,7 @@ def test_a_failure_that_is_not_retried_is_given_back_too(lab: Lab):
 
 
 def test_worker_faults_halt_too(lab: Lab):
-    trainer, worker = lab.trainer(consumer_batch_size=3), lab.worker()
+    trainer, worker = lab.trainer(consumer_batch_size=3, halt_after_failures=3), lab.worker()
     trainer.enqueue(tasks(3))
     fail_all(worker, 3, kind="worker")
     assert trainer.stats().halted == 3
@@ -200,7 +292,7 @@ def test_a_halted_run_is_not_exhausted(lab: Lab, short: bool):
 
 def test_a_waiting_trainer_is_told_at_once(lab: Lab):
     """Mutant: a_halt_wakes_no_trainer."""
-    trainer, worker = lab.trainer(consumer_batch_size=3), lab.worker()
+    trainer, worker = lab.trainer(consumer_batch_size=3, halt_after_failures=3), lab.worker()
     trainer.enqueue(tasks(3))
     with pytest.raises(WaitTimeout):
         trainer.next_batch(timeout=0)
@@ -212,7 +304,7 @@ def test_a_waiting_trainer_is_told_at_once(lab: Lab):
 
 def test_a_waiting_trainer_raises(lab: Lab):
     lab.go_live()
-    trainer, worker = lab.trainer(consumer_batch_size=3), lab.worker()
+    trainer, worker = lab.trainer(consumer_batch_size=3, halt_after_failures=3), lab.worker()
     trainer.enqueue(tasks(3))
     waiting = InThread(lambda: trainer.next_batch(timeout=20))
     wait_until(lambda: lab.stat("want") > 0, "the trainer waits")

@@ -325,15 +325,22 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "include/breaker.lua": {
         "nothing_halts": ("  Breaker.halt(ids)\n", "", "failures_of_different_tasks_halt", WALK),
         "only_the_threshold_halts": (
-            "num('halt_after_failures') and n < Breaker.unfinished(ids)", "num('halt_after_failures')",
-            "fewer_unfinished_tasks_halt", WALK,
+            "if not is_long and Breaker.may_go_on() then return end", "if not is_long then return end",
+            "handler_that_fails_every_task_of_a_small_run", WALK,
         ),
+        "failures_halt_while_tasks_are_left": (
+            "if redis.call('ZCARD', name) > 0 then return true end", "", "no_small_run_is_halted", WALK,
+        ),
+        "failures_halt_while_more_will_come": (
+            "if field('supply') == 'more' then return true end", "", "feeder_that_has_more", WALK,
+        ),
+        "one_dead_task_halts": ("Breaker.died(ids) < 2 then", "Breaker.died(ids) < 1 then", "tasks_that_were_cancelled", WALK),
         "results_do_not_end_the_streak": (
             "if num('streak') > 0 and num('streak_results') ~= num('total_results') then", "if false then",
             "accepted_result_ends", WALK,
         ),
         "each_failure_is_an_event": ("if entries[ids[i]] then return end", "", "one_poison_prompt", WALK),
-        "one_event_halts": ("if num('streak') < 2 or", "if", "one_poison_prompt", WALK),
+        "one_event_halts": ("if num('streak') < 2 or", "if", "loses_all_tasks_with_one_worker", WALK),
         "the_breaker_cannot_be_off": (
             "return not state.halted and num('halt_after_failures') > 0", "return not state.halted", "breaker_is_off", WALK,
         ),
@@ -352,7 +359,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_resume_lets_the_failed_go_first": (
             "if t and due then Breaker.postpone(t, entries[t.id].taken, due) end", "", "lives_again_in_its_old_place", WALK,
         ),
-        "the_dead_of_a_streak_are_finished": ("if t and t.state == 'X' then left = left + 1 end", "", WALK),
         "a_halt_wakes_no_trainer": ("arm_trainer(true)", "", "waiting_trainer_is_told"),
     },
     "include/failures.lua": {

@@ -66,18 +66,18 @@ def take(run: Run, task: Task, index: int, tries: int, *, counts: bool) -> None:
         taken[index] = taken.get(index, 0) + tries
 
 
-def look(run: Run) -> None:
-    """Halts the run where the streak is long enough, and gives back what it took."""
+def look(run: Run, *, at_take: bool = False) -> None:
+    """Halts the run where the streak is long enough or nothing is left to try, and gives back what it took.
+
+    Args:
+        at_take: the trainer asks for a batch; else only a failure can halt the run.
+    """
     breaker = run.breaker
     has_failed, breaker.failed = breaker.failed, False
     failed = streak(run)
-    if not has_failed or not failed or breaker.events < 2:
+    if breaker.halted or run.config.halt_after_failures == 0 or not (has_failed or at_take) or breaker.events < 2:
         return
-    left = sum(
-        task.state in ("pending", "delayed", "running") or (task.state == "dead" and task.id in failed)
-        for task in run.tasks.values()
-    )
-    if breaker.events < min(run.config.halt_after_failures, left):
+    if not failed or (breaker.events < run.config.halt_after_failures and not _died_out(run)):
         return
     breaker.halted, breaker.halt = breaker.events, failed
     breaker.events, breaker.taken, breaker.session = 0, {}, ""
@@ -86,6 +86,14 @@ def look(run: Run) -> None:
         task = run.tasks.get(name)
         if task is not None and task.state in ("pending", "delayed", "running", "dead"):
             _give_back(run, task, slots)
+
+
+def _died_out(run: Run) -> bool:
+    """Whether at least two tasks died of the streak, and nothing that could still succeed is left or will come."""
+    tasks = run.tasks.values()
+    if run.supply == "more" or any(task.state in ("pending", "delayed", "running") for task in tasks):
+        return False
+    return sum(run.tasks[name].state == "dead" for name in streak(run) if name in run.tasks) >= 2
 
 
 def _give_back(run: Run, task: Task, slots: dict[int, int]) -> None:

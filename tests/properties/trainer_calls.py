@@ -222,6 +222,7 @@ def take(run: Run, call: Take) -> Answer:
         most = run.config.max_staleness + (call.step == run.version)
         if call.n > most * run.config.batch:
             return error("TOOMANY")
+    breaker.look(run, at_take=True)
     batch = run.batches.setdefault(call.step, Batch(call.step))
     taken = _fill(run, batch, call)
     size = len(batch.tasks)

@@ -81,7 +81,7 @@ class Server:
             max_concurrent_rollouts=1_000_000_000,
             attempt_timeout_ms=max(1, int(task_timeout_seconds * 1000)),
             max_attempts=_NO_LIMIT,
-            halt_after_failures=0,  # agent-lightning has no word for a halt, and its trainer no call that ends one
+            halt_after_failures=0,  # no task dies here, and agent-lightning's trainer could not end a halt
         )
         self._task_timeout_s = task_timeout_seconds
         if token == "":
