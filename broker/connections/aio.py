@@ -163,7 +163,7 @@ class AsyncConnection:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except (OSError, UnicodeError) as error:
             raise of_connecting(
-                error, is_unix=bool(self._path), is_tls=context is not None, timeout_s=self._timeout_s
+                error, path=self._path, is_tls=context is not None, timeout_s=self._timeout_s
             ) from error
 
     async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:

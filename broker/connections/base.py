@@ -18,6 +18,7 @@ from broker.connections.error_reply import ErrorReply, lacks_function, redirecti
 from broker.connections.failures import (
     CLOSED,
     MOVED,
+    NO_SLOTS,
     NOT_READY,
     OTHER_MODE,
     SILENT,
@@ -146,11 +147,35 @@ class BaseTransport(ABC):
             except Failure as failure:
                 failed = failure
         results: list[Any] = [None] * len(calls)
+        await self._finish(calls, results, list(range(len(calls))), patience_s, failed, since)
+        return results
+
+    async def execute_each(self, calls: Sequence[ScriptCall[Any]], patience_s: float | None = None) -> list[Any]:
+        """As `Transport.execute_each`; `patience_s`: as `Patience.persist`."""
+        results: list[Any] = [None] * len(calls)
         left = list(range(len(calls)))
+        try:
+            if left:
+                await self._finish(calls, results, left, patience_s)
+        except BrokerError as error:
+            for i in left:
+                results[i] = error
+        return results
+
+    async def _finish(
+        self,
+        calls: Sequence[ScriptCall[Any]],
+        results: list[Any],
+        left: list[int],
+        patience_s: float | None,
+        failed: Failure | None = None,
+        since: float | None = None,
+    ) -> None:
+        """Makes the calls whose places are in `left`, puts their results in place, and takes them out of `left`."""
 
         async def once(until: float) -> None:
-            failed: Failure | None = None
-            for endpoint, indexes in await self._placed(calls, left, until):
+            placed, failed = await self._placed(calls, left, until)
+            for endpoint, indexes in placed:
                 try:
                     answers = await self._run(endpoint, [calls[i] for i in indexes], until)
                 except Failure as failure:
@@ -166,7 +191,6 @@ class BaseTransport(ABC):
                 raise failed
 
         await self._patience.persist(once, failed, since, patience_s)
-        return results
 
     async def command(self, *args: str | bytes | int) -> Any:
         """As `Transport.command`."""
@@ -332,7 +356,7 @@ class BaseTransport(ABC):
                 raise speaks_plainly() from failure
             raise
         except OSError as error:  # the directory of the socket does not exist
-            raise of_connecting(error, is_unix=True, is_tls=False, timeout_s=timeout_s) from error
+            raise of_connecting(error, path=endpoint.path, is_tls=False, timeout_s=timeout_s) from error
 
     async def _on_new(self, failure: Failure, endpoint: Endpoint, address: Address) -> Failure:
         """The failure of the first exchange with a server, after a look whether the server speaks TLS instead."""
@@ -396,14 +420,20 @@ class BaseTransport(ABC):
 
     async def _placed(
         self, calls: Sequence[ScriptCall[Any]], left: list[int], until: float
-    ) -> list[tuple[Endpoint, list[int]]]:
-        """The script calls that are left, by the server of their run."""
+    ) -> tuple[list[tuple[Endpoint, list[int]]], Failure | None]:
+        """The script calls that are left, by the server of their run, and the failure if a run has no server now."""
         if not self._topology.has_slots:
-            return [(await self._locate(None, until), list(left))]
+            return [(await self._locate(None, until), list(left))], None
         groups: dict[Endpoint, list[int]] = {}
+        failed: Failure | None = None
         for i in left:
-            groups.setdefault(await self._locate(calls[i].keys[0], until), []).append(i)
-        return list(groups.items())
+            try:
+                groups.setdefault(await self._locate(calls[i].keys[0], until), []).append(i)
+            except Failure as failure:
+                if failure.kind is not NO_SLOTS:
+                    raise
+                failed = failure
+        return list(groups.items()), failed
 
     async def _run(
         self, endpoint: Endpoint, calls: Sequence[ScriptCall[Any]], until: float, asking: bool = False

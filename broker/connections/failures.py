@@ -5,12 +5,14 @@ in the synchronous client and in the one for asyncio. A call whose failure passe
 patience ends; a permanent failure is raised at once. `docs/operations.md` has the same table for people.
 """
 
+import errno
 import os
 import re
 import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import SCRIPT_LINE, UNKNOWN_COMMAND, ErrorReply
@@ -84,7 +86,11 @@ OTHER_MODE = Kind(
 TOO_OLD = Kind("too old, or without a command that is needed", False, UnsupportedServer)
 NO_SERVICE = Kind("Sentinel: no sentinel knows the service", False, BadUrl)
 NO_DATABASE = Kind("no database of that number", False, BadUrl)
-FILES = Kind("files of certificates that cannot be read; a Unix socket that the system denies", False, BadUrl)
+FILES = Kind(
+    "files of certificates that cannot be read; a Unix socket that the system denies; a path that is no socket",
+    False,
+    BadUrl,
+)
 TOO_LARGE = Kind("the server refuses the bytes of a call (`Protocol error`) and closes", False, TooBig)
 
 KINDS = (
@@ -109,6 +115,8 @@ _NO_COMMON_TLS = (
     *("UNEXPECTED_MESSAGE", "NO_PROTOCOLS", "NO_SHARED_CIPHER", "INSUFFICIENT_SECURITY", "RECORD_LAYER_FAILURE"),
     *("PACKET_LENGTH", "DECODE_ERROR", "UNRECOGNIZED_NAME"),
 )
+#: Errors of a path below a file, in a circle of links, or of a socket for datagrams.
+_NO_SOCKET = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EPROTOTYPE})
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -152,17 +160,19 @@ def nobody(what: str, failures: Sequence[tuple[Endpoint, Failure]]) -> Failure:
 # -- connections -------------------------------------------------------------------------------------------------------
 
 
-def of_connecting(error: OSError | UnicodeError, *, is_unix: bool, is_tls: bool, timeout_s: float) -> Failure:
+def of_connecting(error: OSError | UnicodeError, *, path: str, is_tls: bool, timeout_s: float) -> Failure:
     """The failure of an error while connecting.
 
     Args:
         error: of the socket, the resolver or TLS.
-        is_unix: whether it is a Unix socket.
+        path: of the Unix socket; empty for other sockets.
         is_tls: whether the connection uses TLS.
         timeout_s: how long the wait was, seconds.
     """
-    if is_unix and isinstance(error, PermissionError):
+    if path and isinstance(error, PermissionError):
         return Failure(FILES, "the system does not let this user connect to the socket: permission denied")
+    if path and isinstance(error, OSError) and (error.errno in _NO_SOCKET or _is_no_socket(path)):
+        return Failure(FILES, f"the path does not lead to a server's socket ({_reason(error)})")
     if isinstance(error, UnicodeError):
         return Failure(UNREACHABLE, "cannot connect (no host can have that name)")
     if not isinstance(error, ssl.SSLError | ConnectionError | TimeoutError) or isinstance(
@@ -176,6 +186,12 @@ def of_connecting(error: OSError | UnicodeError, *, is_unix: bool, is_tls: bool,
     in_handshake = " in the TLS handshake; a server that is full (maxclients) does so, too"
     hint = ": does it speak TLS?" if is_tls and failure.kind is SILENT else in_handshake if is_tls else ""
     return Failure(failure.kind, f"cannot connect ({failure}{hint})")
+
+
+def _is_no_socket(path: str) -> bool:
+    """Whether there is something else, such as a file: `connect` only says that nobody listens."""
+    there = Path(path)
+    return there.exists() and not there.is_socket()
 
 
 def of_exchange(error: OSError, timeout_s: float, *, moved: bool = False) -> Failure:

@@ -1,6 +1,5 @@
 """Decides after which failures a call is sent again, with which pauses, and for how long."""
 
-import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -9,9 +8,9 @@ from typing import TypeVar
 from redis.backoff import EqualJitterBackoff
 
 from broker.connections.failures import Failure
+from broker.connections.outage import Outage
 from broker.errors import BrokerError, ReadOnlyServer, ServerUnavailable
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Pauses between two tries, seconds: from 0.02, doubled each time, up to 1, minus up to half of it at random.
@@ -27,7 +26,7 @@ def silence_s(timeout_s: float, left_s: float) -> float:
 
 
 class Patience:
-    """How long calls to one address are tried again.
+    """How long calls to one address are tried again. Threads and tasks may share it.
 
     Args:
         url: the address, for messages.
@@ -47,6 +46,7 @@ class Patience:
         failed: Callable[[Failure], None],
     ) -> None:
         self._url = url
+        self._outage = Outage()
         self.retry_for_s, self._silent_s = retry_for_s, silent_s
         self._pause, self._failed = pause, failed
 
@@ -74,35 +74,40 @@ class Patience:
             ReadOnlyServer: the server took no writes for that time.
             BrokerError: the failure is permanent (see `broker.connections.failures`); raised at once.
         """
-        failures, retry_for_s = 0, self.for_s(patience_s)
+        failures, retry_for_s, is_met = 0, self.for_s(patience_s), False
         # A silent server costs its time-out before the first failure is known: the caller's wait includes it.
         since = time.monotonic() if since is None else since
-        while True:
-            if failed is None:
-                try:
-                    result = await once(since + retry_for_s)
-                except Failure as failure:
-                    failed = failure
-                else:
-                    if failures > 1 and patience_s is None:
-                        log.warning("%s answers again, after %.1f s", self._url, time.monotonic() - since)
-                    return result
-            self._failed(failed)
-            if not failed.kind.passes:
-                raise failed.told(self._url) from failed
-            now = time.monotonic()
-            if failures == 0 and failed.moved:
-                since = max(since, now - self._silent_s)
-            failures += 1
-            seconds = pause_s(failures)
-            if now + seconds > since + retry_for_s:
-                raise self._given_up(failed, now - since) from failed
-            # A pooled connection that the server had closed is not worth a message; a second failure is.
-            if failures == 2 and patience_s is None:
-                how_long = "until it answers" if math.isinf(self.retry_for_s) else f"for {self.retry_for_s:g} s"
-                log.warning("%s: %s; trying %s", self._url, failed, how_long)
-            failed = None
-            await self._pause(seconds)
+        try:
+            while True:
+                if failed is None:
+                    try:
+                        result = await once(since + retry_for_s)
+                    except Failure as failure:
+                        failed = failure
+                    else:
+                        if is_met:
+                            self._outage.over("%s answers again, after %.1f s", self._url, time.monotonic() - since)
+                        return result
+                self._failed(failed)
+                if not failed.kind.passes:
+                    raise failed.told(self._url) from failed
+                now = time.monotonic()
+                if failures == 0 and failed.moved:
+                    since = max(since, now - self._silent_s)
+                failures += 1
+                seconds = pause_s(failures)
+                if now + seconds > since + retry_for_s:
+                    raise self._given_up(failed, now - since) from failed
+                # A pooled connection that the server had closed is not worth a message; a second failure is.
+                if failures == 2 and patience_s is None:
+                    how_long = "until it answers" if math.isinf(self.retry_for_s) else f"for {self.retry_for_s:g} s"
+                    is_met = True
+                    self._outage.met("%s: %s; trying %s", self._url, failed, how_long)
+                failed = None
+                await self._pause(seconds)
+        finally:
+            if is_met:
+                self._outage.left()
 
     def _given_up(self, failed: Failure, seconds: float) -> BrokerError:
         error = failed.told(self._url)

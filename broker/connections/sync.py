@@ -72,6 +72,16 @@ class Transport:
         """
         return run_blocking(self.io.execute(calls))
 
+    def execute_each(self, calls: Sequence[ScriptCall[Any]], patience_s: float | None = None) -> list[Any]:
+        """As `execute`, where some of several servers may be away: their calls have the error as result, not raised.
+
+        Args:
+            calls: the script calls.
+            patience_s: how long to try where that is shorter than `retry_for_s`, seconds. Then the caller says what
+                failed.
+        """
+        return run_blocking(self.io.execute_each(calls, patience_s))
+
     def command(self, *args: str | bytes | int) -> Any:
         """Sends one plain command; raises the BrokerError of an error reply, and what `execute` raises."""
         return run_blocking(self.io.command(*args))
@@ -252,7 +262,7 @@ class BlockingConnection:
             self._sock = _connected(self._endpoint, self._path, context, self._timeout_s)
         except (OSError, UnicodeError) as error:
             raise of_connecting(
-                error, is_unix=bool(self._path), is_tls=context is not None, timeout_s=self._timeout_s
+                error, path=self._path, is_tls=context is not None, timeout_s=self._timeout_s
             ) from error
 
     async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:

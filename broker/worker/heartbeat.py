@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from broker.connections import Transport, open_transport
 from broker.connections.repeated_warning import RepeatedWarning
-from broker.errors import BadArgument, BrokerError, NoRun
+from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.protocol import anyone
 from broker.values.arguments import seconds_of
 from broker.values.attempt import Attempt
@@ -73,6 +73,7 @@ class Heartbeat:
         self._stop, self._joined = threading.Event(), threading.Event()
         self._waiting: Transport | None = None
         self._failing = RepeatedWarning()
+        self._failed: dict[Session, BrokerError] = {}  # whose lease the last beat could not renew, and why
         self._failures = 0  # failures of the waiting connection in a row
         self._thread = threading.Thread(target=self._run, name="broker-heartbeat", daemon=True)
 
@@ -97,18 +98,32 @@ class Heartbeat:
             self._thread.join(timeout_s)
 
     def beat(self) -> None:
-        """Renews all leases once, in one round trip."""
+        """Renews all leases once, in one round trip; raises the first error of those that could not be renewed."""
+        for error in self._renewed().values():
+            raise error
+
+    def _renewed(self) -> dict[Session, BrokerError]:
+        """Renews all leases once. Returns why those of some sessions could not be renewed."""
         renewals = [(session, session.id, call) for session in self._sessions if (call := session.renew_call())]
-        if not renewals:
-            return
-        answers = self._transport.execute([call for _, _, call in renewals])
+        # A silent server costs time, which the others' leases must not miss.
+        renewals.sort(key=lambda renewal: renewal[0] in self._failed)
+        answers = self._transport.execute_each([call for _, _, call in renewals], self._patience_s())
+        failed: dict[Session, BrokerError] = {}
         for (session, session_id, _), answer in zip(renewals, answers, strict=True):
+            if isinstance(answer, BrokerError) and not isinstance(answer, NoSession | NoRun):
+                failed[session] = answer
             for attempt in session.renewed(session_id, answer):
                 self._on_cancelled(attempt)
+        self._failed = failed
+        return failed
+
+    def _patience_s(self) -> float | None:
+        """How long a beat tries again where it serves several runs, seconds: the leases of the others go on."""
+        return None if len(self._sessions) == 1 else self._interval_s() / 2
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            told = self._wait(self._interval_s())
+            told = self._wait(self._interval_s() / (2 if self._failed else 1))
             is_due = not told
             while not self._stop.is_set():
                 once_more = told and any(session.is_claiming for session in self._sessions)
@@ -120,23 +135,32 @@ class Heartbeat:
     def _try_beat(self, *, sweeps: bool) -> None:
         try:
             self._on_beat()
-            self.beat()
+            failed = self._renewed()
             if sweeps:
-                self._sweep()
-            self._failing.over()
-        except BrokerError as error:
-            if not self._stop.is_set():
-                self._failing.tell("the lease could not be renewed: %s", error)
+                failed = {**self._sweep(), **failed}
+            if not failed:
+                self._failing.over()
+            elif not self._stop.is_set():
+                runs = ", ".join(session.run for session in failed)
+                self._failing.tell("the lease could not be renewed (run %s): %s", runs, next(iter(failed.values())))
         except Exception:  # noqa: BLE001 - as the next line says
             # The thread must survive every failure: without renewals the server takes all attempts back.
             _log.exception("the heartbeat failed and goes on")
 
-    def _sweep(self) -> None:
-        """Takes back what is due. If all handlers hang, this worker claims nothing; it may be the only client."""
-        runs = [session for session in self._sessions if session.id]
-        for answer in self._transport.execute([anyone.requeue(session.run, now=session.now) for session in runs]):
-            if isinstance(answer, BrokerError) and not isinstance(answer, NoRun):
-                raise answer
+    def _sweep(self) -> dict[Session, BrokerError]:
+        """Takes back what is due. If all handlers hang, this worker claims nothing; it may be the only client.
+
+        Returns:
+            The errors of the sessions whose runs answered with one.
+        """
+        there = [session for session in self._sessions if session.id and session not in self._failed]
+        calls = [anyone.requeue(session.run, now=session.now) for session in there]
+        answers = zip(there, self._transport.execute_each(calls, self._patience_s()), strict=True)
+        return {
+            session: answer
+            for session, answer in answers
+            if isinstance(answer, BrokerError) and not isinstance(answer, NoRun)
+        }
 
     def _wait(self, seconds: float) -> bool:
         """Waits until the next renewal is due. Returns True earlier when a renewal may say what was taken back."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker import Attempt, Rollout, RunConfig, Submitted, Task, Trainer, Worker, aio
+from broker import Rollout, RunConfig, Task, Trainer, Worker, aio
 from broker.connections import Transport
 from broker.connections.aio import AsyncConnection
 from broker.connections.endpoint import Endpoint
@@ -26,8 +26,8 @@ from broker.errors import (
     TooBig,
     UnsupportedServer,
 )
-from broker.protocol import keys, scripts
-from broker.worker.lanes import NOT_ANSWERING_AGAIN_S
+from broker.local_server.socket_paths import socket_path
+from broker.protocol import scripts
 from tests.conformance.clients import LoopClient, make_client
 from tests.lossy_proxy import ScriptedServer, bulk
 from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds, sentinel
@@ -389,48 +389,6 @@ def test_a_real_cluster_that_names_no_hosts(redis: ServerKind, connect: Connect)
         assert all(member.command("DBSIZE") for member in members)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("flavour", ["sync", "aio"])
-def test_a_node_that_is_away_takes_from_a_worker_only_the_runs_that_are_there(redis: ServerKind, flavour: str):
-    """The preferred run's node is frozen: the other run is served, its lease is renewed, and nothing is lost."""
-    with cluster(redis, primaries=3, more={"cluster-require-full-coverage": "no"}) as members:
-        url = f"redis+cluster://127.0.0.1:{members[2].port}"
-        names = [f"r{i}" for i in range(50)]
-        slots = {name: int(members[0].command("CLUSTER", "KEYSLOT", keys.state(name))) for name in names}
-        away, there = (next(name for name in names if slots[name] // 5462 == node) for node in (0, 1))
-        for name in (away, there):
-            with Trainer(url, name, RunConfig(consumer_batch_size=9, lease_ms=6000)) as trainer:
-                trainer.enqueue(Task(id=f"{name}-{i}") for i in range(9))
-        options: Any = {"retry_for_s": 2.0, "timeout_s": 1.0}
-
-        def served(claim: Callable[[], Attempt], submit: Callable[[Attempt], Submitted]) -> list[str]:
-            """The runs of what is claimed before, while and after the node is away."""
-            first = claim()
-            members[0].freeze()
-            try:
-                meanwhile = [claim() for _ in range(3)]
-                assert all(submit(attempt).accepted for attempt in meanwhile)
-            finally:
-                members[0].thaw()
-            time.sleep(NOT_ANSWERING_AGAIN_S)  # then it is looked for before the other
-            last = claim()
-            assert submit(last).accepted
-            return [attempt.run for attempt in (first, *meanwhile, last)]
-
-        if flavour == "sync":
-            with Worker(url, [away, there], **options) as worker:
-                runs = served(lambda: worker.claim(1, timeout=30)[0], lambda attempt: worker.submit(attempt, b"x"))
-        else:
-            with asyncio.Runner() as runner:
-                awaited = runner.run(aio.Worker(url, [away, there], **options).open())
-                runs = served(
-                    lambda: runner.run(awaited.claim(1, timeout=30))[0],
-                    lambda attempt: runner.run(awaited.submit(attempt, b"x")),
-                )
-                runner.run(awaited.close())
-        assert runs == [away, there, there, there, away]
-
-
 # -- Unix sockets ------------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +398,61 @@ def test_a_socket_s_path_may_hold_an_at_sign(server: ServerUnderTest, connect: C
     server.command("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all")
     assert connect(f"unix://{path}").command("ACL", "WHOAMI") == b"default"
     assert connect(f"unix://u:p@{path}?db=1").command("ACL", "WHOAMI") == b"u"
+
+
+@pytest.mark.parametrize("what", ["a file", "a folder", "below a file", "of datagrams", "in a circle"])
+@pytest.mark.parametrize("length", ["short", "long"])
+def test_a_path_that_is_no_socket_of_a_server_is_told_at_once(
+    connect: Connect, tmp_path: Path, what: str, length: str, caplog: pytest.LogCaptureFixture
+):
+    folder = tmp_path / ("d" * (120 if length == "long" else 1))
+    folder.mkdir()
+    path = folder / "s"
+    with ExitStack() as stack:
+        if what == "a folder":
+            path.mkdir()
+        elif what == "of datagrams":
+            bound = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            with socket_path(str(path)) as short:
+                bound.bind(short)
+        elif what == "in a circle":
+            path.symlink_to(path)
+        else:
+            path.write_text("")
+        told_at_once(connect, f"unix://{path / 'x' if what == 'below a file' else path}", BadUrl, caplog)
+
+
+@pytest.mark.parametrize("what", ["nothing", "no folder", "a socket that nobody listens at"])
+def test_a_socket_that_is_not_there_yet_is_waited_for(connect: Connect, tmp_path: Path, what: str):
+    path = tmp_path / ("no/s" if what == "no folder" else "s")
+    if what.startswith("a socket"):
+        with socket.socket(socket.AF_UNIX) as bound, socket_path(str(path)) as short:
+            bound.bind(short)
+    with pytest.raises(ServerUnavailable):
+        connect(f"unix://{path}", retry_for_s=0.2).command("GET", "a")
+
+
+# -- what is logged ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_an_outage_is_told_once_by_each_client_however_many_calls_meet_it(
+    flavour: str, caplog: pytest.LogCaptureFixture
+):
+    port = free_port()
+    with ExitStack() as stack:
+        client = stack.enter_context(make_client(flavour, f"redis://127.0.0.1:{port}", retry_for_s=PATIENT_S))
+        calls = [InThread(lambda: client.command("GET", "a")) for _ in range(8)]
+        wait_until(lambda: "trying for" in caplog.text, "the client says that it tries again")
+        time.sleep(1)
+        server = stack.enter_context(ServerUnderTest(real_kinds()[0], port=port))
+        assert [call.result() for call in calls] == [None] * 8
+        assert (caplog.text.count("trying for"), caplog.text.count("answers again")) == (1, 1)
+        server.kill()
+        again = InThread(lambda: client.command("GET", "a"))
+        wait_until(lambda: caplog.text.count("trying for") == 2, "the client says so of the next outage")
+        server.start()
+        assert again.result() is None
 
 
 # -- answers that the server cuts off ----------------------------------------------------------------------------------
