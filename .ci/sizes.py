@@ -22,7 +22,7 @@ KNOWN = {
     "broker/clients/operator.py": (390, "one class: each call of an operator"),
     "broker/clients/trainer.py": (540, "one class: each call of the trainer, with the arguments' documentation"),
     "broker/clients/worker.py": (465, "one class: each call of the worker, and its threads"),
-    "broker/connections/base.py": (480, "what both transports do: find the server, send, judge, send again"),
+    "broker/connections/base.py": (545, "what both transports do: find the server, send, judge, send again"),
     "broker/connections/sync.py": (370, "the blocking transport and its connection"),
     "broker/errors/kinds.py": (445, "one class for each error code"),
     "broker/inspection/judge.py": (525, "the rules of one event log: one state, a method for each kind of event"),
