@@ -2,7 +2,7 @@
 -- With again, tasks that are dead or rejected, or were so when they were freed, start over with the payload and numbers given now.
 -- Transition: (none) -> pending; with again: dead or rejected -> pending
 -- KEYS: state
--- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: also start dead and rejected tasks over), supply (`more`: a feeder will bring more tasks; `done`: it will not; empty: not said), then per task: id, priority, samples, min_samples, payload
+-- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: also start dead and rejected tasks over), supply (`more`: a feeder will bring more tasks; `done`: it will not; empty: not said), then per task: id, payload, options (`name=value,...`, as task_options.lua lists them)
 -- Returns: `added position state ...`: how many tasks became pending, then of each other task its position in the call (from 0) and its state (`freed`: trained on and freed, `freed_untrained`: dead or rejected and freed)
 -- Errors: gate's, RECOVERING, BADARG, TOOBIG (task, bytes, limit)
 -- Bound: the tasks given, at most 1000, and the slots of the tasks that start over
@@ -12,32 +12,17 @@
 -- @include restart
 
 local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued', 'supply' })
--- The rest of a new record, behind its order. It is checked and made once for equal numbers, and most calls have the same for all tasks.
-local tails = {} -- `priority samples min_samples` -> text
-
-local function tail_of(at)
-  local numbers = ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]
-  if not tails[numbers] then
-    int_arg(at + 1, 'priority', -1000, 1000)
-    int_arg(at + 3, 'min_samples', 1, int_arg(at + 2, 'samples', 1, 1024))
-    tails[numbers] = ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3] .. ',0,0,-1,-1,0,0,-1,'
-  end
-  return tails[numbers]
-end
-
 local SUPPLIES = { [''] = true, more = true, done = true }
 
 -- States of tasks that ended and were not trained on.
 local UNTRAINED = { dead = true, rejected = true, freed_untrained = true }
 
--- Starts a dead or rejected task over as a retry does, with the payload and numbers in the arguments from `at` on.
-local function start_over(t, at, order)
-  local _, _, _, born = fixed_parts(t)
-  local samples = tonumber(ARGV[at + 2])
+-- Starts a dead or rejected task over as a retry does, with a new payload and new options.
+local function start_over(t, payload, options, order)
   load_slots_of(t)
-  for k = samples, t.samples - 1 do drop_slot(t, k) end
-  restart_task(t, samples, fixed_text(ARGV[at + 1], order, born, samples, ARGV[at + 3]))
-  hput(PAYLOADS, t.id, ARGV[at + 4])
+  for k = options.samples, t.samples - 1 do drop_slot(t, k) end
+  restart_task(t, options.samples, TaskOptions.fixed(options, order, TaskOptions.of(t).born))
+  hput(PAYLOADS, t.id, payload)
   event('retry', t.id)
 end
 
@@ -55,39 +40,39 @@ return gated(FIELDS, function()
   refuse_while_recovering()
   local again, supply, first = ARGV[FIRST_ARG + 2] == '1', ARGV[FIRST_ARG + 3], FIRST_ARG + 4
   if not SUPPLIES[supply] then fail('BADARG', 'argument', 'supply', 'given', supply) end
-  local n = (#ARGV - first + 1) / 5
+  local n = (#ARGV - first + 1) / 3
   if n ~= math.floor(n) or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'high', 1000) end
-  local ids, tail, limit = {}, {}, num('max_payload_bytes')
+  local ids, payload, options, seen_options, limit = {}, {}, {}, {}, num('max_payload_bytes')
   for i = 1, n do
-    local at = first + (i - 1) * 5
+    local at = first + (i - 1) * 3
     local id = ARGV[at]
     if #id < 1 or #id > 200 or not id:find('^[%w%._:/@+-]+$') then fail('BADARG', 'argument', 'task', 'given', id) end
-    ids[i], tail[i] = id, tail_of(at)
-    if #ARGV[at + 4] > limit then fail('TOOBIG', 'task', id, 'bytes', #ARGV[at + 4], 'limit', int_text(limit)) end
+    ids[i], payload[i], options[i] = id, ARGV[at + 1], TaskOptions.read(ARGV[at + 2], seen_options)
+    if #payload[i] > limit then fail('TOOBIG', 'task', id, 'bytes', #payload[i], 'limit', int_text(limit)) end
   end
   load_tasks(ids)
   local answer = {}
   local records, payloads, places, order = {}, {}, {}, num('order_seq')
   local added, restarted, seen, check_finished = 0, 0, {}, num('finished_ids') > 0
   for i = 1, n do
-    local id, at = ids[i], first + (i - 1) * 5
+    local id = ids[i]
     local there = seen[id] and 'pending' or tasks[id] and state_word(tasks[id]) or (check_finished and freed_word(id))
     if there and not (again and UNTRAINED[there]) then
       answer[#answer + 1] = i - 1 .. ' ' .. there
     elseif tasks[id] then
       seen[id] = true
       order = order + 1
-      start_over(tasks[id], at, order)
+      start_over(tasks[id], payload[i], options[i], order)
       restarted = restarted + 1
     else
       if there then drop_finished(id) end
       seen[id] = true
       added = added + 1
       order = order + 1
-      local priority, j = tonumber(ARGV[at + 1]), added * 2
-      records[j - 1], records[j] = id, 'P,' .. small_text(priority) .. ',' .. int_text(order) .. tail[i]
-      payloads[j - 1], payloads[j] = id, ARGV[at + 4]
-      places[j - 1], places[j] = place_of(priority, order), id
+      local j = added * 2
+      records[j - 1], records[j] = id, new_record(options[i], order)
+      payloads[j - 1], payloads[j] = id, payload[i]
+      places[j - 1], places[j] = place_of(options[i].priority, order), id
       event('enqueue', id)
     end
   end
@@ -100,7 +85,7 @@ return gated(FIELDS, function()
   if added + restarted > 0 then
     arm_workers()
     set('order_seq', order)
-    set('samples_hint', ARGV[first + 2])
+    set('samples_hint', options[1].samples)
   end
   if restarted > 0 then bump('total_retried', restarted) end
   set_supply(supply, added + restarted)

@@ -19,7 +19,7 @@ return gated(FIELDS, function()
     local t = tasks[ids[i]]
     if t and (t.state == 'X' or t.state == 'J') then
       bump('order_seq', 1)
-      set_order(t, num('order_seq'))
+      TaskOptions.set_order(t, num('order_seq'))
       restart_task(t)
       bump('total_retried', 1)
       event('retry', t.id)

@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, task
--- Returns: an empty list if the task is unknown, else state word, priority, order, samples, min_samples, errors, oldest, newest, stale requeues, requeues, step, letters, reason, payload bytes, last error (as failures.lua stores it; empty: none), then per claimed slot a list: slot, attempt, tries, version, session, at, why
+-- Returns: an empty list if the task is unknown, else a list of names and values (the fields of TaskRow; last_failure: as failures.lua stores it; empty: none), then per claimed slot a list: slot, attempt, tries, version, session, at, why
 -- Errors: NORUN, SCHEMA
 -- Bound: the slots of one task
 -- Flags: no-writes
@@ -14,11 +14,18 @@ return run(function()
   load_tasks({ id })
   local t = tasks[id]
   if not t then return {} end
-  local priority, order, min = fixed_parts(t)
   local stales, requeues = again_parts(t)
-  local answer = { state_word(t), priority, order, t.samples, min, t.errors, t.oldest, t.newest, stales, requeues,
-    t.step, t.letters, redis.call('HGET', REASONS, id) or '', #(redis.call('HGET', PAYLOADS, id) or ''),
-    redis.call('HGET', key('errors'), id) or '' }
+  local facts = {
+    'state', state_word(t), 'samples', t.samples, 'errors', t.errors, 'oldest', t.oldest, 'newest', t.newest,
+    'stale_requeues', stales, 'requeues', requeues, 'step', t.step, 'letters', t.letters,
+    'reason', redis.call('HGET', REASONS, id) or '', 'payload_bytes', #(redis.call('HGET', PAYLOADS, id) or ''),
+    'last_failure', redis.call('HGET', key('errors'), id) or '',
+  }
+  for name, value in pairs(TaskOptions.of(t)) do
+    facts[#facts + 1] = name
+    facts[#facts + 1] = value
+  end
+  local answer = { facts }
   load_slots_of(t)
   for k = 0, t.samples - 1 do
     local s = slot_of(t, k)

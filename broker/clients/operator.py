@@ -24,10 +24,10 @@ from broker.inspection.events import Event
 from broker.inspection.explanation import Explanation, explain
 from broker.inspection.stats import Stats, stats_of
 from broker.inspection.verification import Verification
-from broker.protocol import anyone, keys, scripts, trainer
-from broker.protocol.anyone import TaskRow
+from broker.protocol import anyone, keys, scripts, task_row, trainer
 from broker.protocol.parsing import text
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.task_row import TaskRow
 from broker.recovery.checkpoint import Checkpoint
 from broker.recovery.foreign import ForeignCheckpoint
 from broker.recovery.recover import RecoveryReport, checkpoint, find, recover_from
@@ -157,7 +157,7 @@ class Operator(BlockingClient):
 
     def task(self, run: str, task: str) -> TaskRow | None:
         """All that is known of one task."""
-        return self._call(anyone.task(check_name("run", run), check_name("task", task)))
+        return self._call(task_row.task(check_name("run", run), check_name("task", task)))
 
     def dead(self, run: str, kind: str = "dead", count: int = 100) -> list[Finished]:
         """The newest dead or rejected tasks, newest first.

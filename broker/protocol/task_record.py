@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.protocol.task_options import TaskOptions, stored_options
 
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord(TaskOptions):
     """The fields of a record that checkpoints and `broker verify` need. `letters`: one for each slot, by the layout."""
 
     state: str
-    priority: int
-    samples: int
-    min_samples: int
     step: int
     letters: str
 
@@ -23,8 +22,6 @@ class TaskRecord:
 
 def task_record(raw: bytes) -> TaskRecord:
     """Decodes a record."""
-    parts = raw.split(b",", 12)
-    samples, letters = int(parts[3]), parts[12].partition(b";")[0].decode()
-    return TaskRecord(
-        parts[0].decode(), int(parts[1]), samples, int(parts[4]), int(parts[11]), letters or "O" * samples
-    )
+    state, *parts = raw.split(b",", 12)
+    options, letters = stored_options(parts[:4]), parts[11].partition(b";")[0].decode()
+    return TaskRecord(state=state.decode(), step=int(parts[10]), letters=letters or "O" * options["samples"], **options)

@@ -10,6 +10,8 @@ from broker.protocol import keys
 from broker.protocol.anyone import RolloutRow, rollout_row
 from broker.protocol.parsing import words
 from broker.protocol.script_call import Argument, Now, ScriptCall
+from broker.protocol.task_options import NO_OPTIONS, TaskOptions
+from broker.values.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,12 @@ class NewTask:
 
     id: str
     payload: bytes
-    samples: int = 1
-    min_samples: int = 1
-    priority: int = 0
+    options: TaskOptions = NO_OPTIONS
+
+    @staticmethod
+    def of(task: Task, payload: bytes) -> NewTask:
+        """A user's task, with its payload encoded."""
+        return NewTask(task.id, payload, TaskOptions.of(task))
 
 
 #: Whether a feeder will bring more tasks: `more`, `done` (it will not), or empty: nobody says.
@@ -108,8 +113,12 @@ def enqueue(
     """
     args: list[Argument] = [now, *call_id.args, int(cursor is not None), cursor or "", int(again)]
     args.append(supply)
+    options, text = NO_OPTIONS, ""
     for task in tasks:
-        args += (task.id, task.priority, task.samples, task.min_samples, task.payload)
+        if task.options is not options:  # most tasks have the options of the one before
+            options = task.options
+            text = options.text
+        args += (task.id, task.payload, text)
     return ScriptCall("enqueue", (keys.state(run),), tuple(args), _enqueued)
 
 

@@ -241,8 +241,7 @@ async def _add_tasks(state: TrainerState, writer: TasksWriter | None, records: M
         return
     payloads: list[bytes | None] = await state.io.command("HMGET", keys.key(state.run, "payloads"), *records)
     tasks = [
-        NewTask(task, payload or b"", record.samples, record.min_samples, record.priority)
-        for (task, record), payload in zip(records.items(), payloads, strict=True)
+        NewTask(task, payload or b"", record) for (task, record), payload in zip(records.items(), payloads, strict=True)
     ]
     await state.io.blocking(lambda: writer.add(tasks))
 

@@ -1,7 +1,7 @@
 """The second file of a full checkpoint: the unfinished tasks themselves, in pieces that bound memory.
 
 Layout: for each piece of tasks its length in bytes (4, big-endian), then msgpack of a list of [id, priority,
-    samples, min_samples, payload].
+    samples, min_samples, payload]; where a task has more options, with their text `name=value,...` behind the payload.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgpack
 
 from broker.errors import CheckpointError
 from broker.errors.words import count
+from broker.protocol.task_options import HAVE_PLACES, named
 from broker.protocol.trainer import NewTask
 from broker.recovery.checkpoint import TasksFile, put_in_place
 from broker.values.task import Task
@@ -48,7 +49,7 @@ class TasksWriter:
 
     def add(self, tasks: list[NewTask]) -> None:
         """Appends a piece."""
-        body = _pack([[t.id, t.priority, t.samples, t.min_samples, t.payload] for t in tasks])
+        body = _pack([_row(task) for task in tasks])
         piece = len(body).to_bytes(4, "big") + body
         try:
             self._file.write(piece)
@@ -113,9 +114,19 @@ def read_tasks(path: Path) -> Iterator[list[NewTask]]:
         raise CheckpointError(path=str(path), problem=f"does not hold tasks as it should: {error}") from error
 
 
+def _row(task: NewTask) -> list[Any]:
+    options = task.options
+    others = [options.others] if options.others else []
+    return [task.id, *(getattr(options, name) for name in HAVE_PLACES), task.payload, *others]
+
+
 def _task(row: Any) -> NewTask:
-    name, priority, samples, min_samples, payload = row
+    name, *placed, payload = row[: 2 + len(HAVE_PLACES)]
     if not isinstance(payload, bytes):
         raise TypeError("a payload is not bytes")
-    task = Task(id=name, samples=samples, min_samples=min_samples, priority=priority)
-    return NewTask(task.id, payload, task.samples, task.needed, task.priority)
+    options: dict[str, Any] = dict(zip(HAVE_PLACES, placed, strict=True))
+    for others in row[2 + len(HAVE_PLACES) :]:
+        if not isinstance(others, str):
+            raise TypeError("options are not a text")
+        options |= named(others.split(","))
+    return NewTask.of(Task(id=name, **options), payload)

@@ -233,7 +233,7 @@ class TrainerState:
             if piece and size + length > PAYLOAD_BYTES_PER_CALL:
                 yield piece
                 piece, size, slots = [], 0, 0
-            piece.append(NewTask(task.id, payload, task.samples, task.needed, task.priority))
+            piece.append(NewTask.of(task, payload))
             size += length
             slots += task.samples
             if len(piece) == TASKS_PER_CALL or (most_slots is not None and slots >= most_slots):

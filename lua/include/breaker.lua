@@ -84,8 +84,7 @@ end
 
 -- What died of the streak is waiting again, in its old place.
 Breaker.revive = function(t)
-  local _, _, min = fixed_parts(t)
-  if t.samples - select(2, t.letters:gsub('F', '')) < min then return end
+  if t.samples - select(2, t.letters:gsub('F', '')) < TaskOptions.of(t).min_samples then return end
   for k = 0, t.samples - 1 do
     if letter(t, k) == 'D' then
       slot_of(t, k).why = 'revoked'

@@ -51,8 +51,7 @@ local function end_check(t, why, reason)
   if not letters:find('[^D]') then return ready_task(t) end
   local enough = true
   if letters:find('F', 1, true) then
-    local _, _, min = fixed_parts(t)
-    enough = t.samples - select(2, letters:gsub('F', '')) >= min
+    enough = t.samples - select(2, letters:gsub('F', '')) >= TaskOptions.of(t).min_samples
   end
   if not enough then
     finish_task(t, t.errors ~= '0' and 'X' or 'J', reason or why, 'revoked')

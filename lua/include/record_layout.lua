@@ -1,4 +1,4 @@
--- @include run
+-- @include task_options
 -- Task and slot records: their layout.
 --
 -- TASKS    <task> -> state,priority,order,samples,min_samples,errors,first,oldest,newest,stales,requeues,step,letters;slot
@@ -13,7 +13,8 @@
 -- PAYLOADS <task> -> bytes;  REASONS <task> -> why it is dead or rejected
 --
 -- In the cache all fields except `samples` are texts as they are stored, because turning a number into text costs as much as a command.
--- `fixed` is `priority,order,samples,min_samples`, and `again` is `stales,requeues`: few scripts need their parts.
+-- `fixed` is `priority,order,samples,min_samples` (task_options.lua takes it apart), and `again` is `stales,requeues`: few scripts need
+-- their parts.
 
 local WORD = '([^,]*)'
 local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4)
@@ -50,21 +51,6 @@ end
 -- The field `oldest` of a stored task record.
 local function oldest_in(record) return record:match(OLDEST_PATTERN) end
 
--- Returns priority, order, min_samples and born, the order that the task was enqueued with, as numbers.
-local function fixed_parts(t)
-  local priority, order, born, min = t.fixed:match('^([^,]*),(%d+)/?(%d*),[^,]*,([^,]*)')
-  return tonumber(priority), tonumber(order), tonumber(min), tonumber(born ~= '' and born or order)
-end
-
-local function fixed_text(priority, order, born, samples, min)
-  return table.concat({ small_text(tonumber(priority)), int_text(order) .. '/' .. int_text(born), samples, min }, ',')
-end
-
-local function set_order(t, order)
-  local _, _, _, born = fixed_parts(t)
-  t.fixed = t.fixed:gsub('^([^,]*),[^,]*', '%1,' .. int_text(order) .. '/' .. int_text(born))
-end
-
 -- Returns how often the task was reset as too old, and how often it went back to waiting altogether, as numbers.
 local function again_parts(t)
   local stales, requeues = t.again:match('^([^,]*),(.*)$')
@@ -92,9 +78,12 @@ local function encode_task(t)
     .. t.again .. ',' .. t.step .. ',' .. letters .. (slot ~= '' and ';' or '') .. slot
 end
 
+-- The record of a task that is enqueued with these options.
+local function new_record(options, order) return 'P,' .. TaskOptions.fixed(options, order) .. ',0,0,-1,-1,0,0,-1,' end
+
 -- The task's score in `pending` and `open`: larger priority first, then order of enqueue. The score is exact in a double.
 local function place_of(priority, order) return -priority * 4398046511104 + order end
 local function place(t)
-  local priority, order = fixed_parts(t)
-  return place_of(priority, order)
+  local parts = TaskOptions.of(t)
+  return place_of(parts.priority, parts.order)
 end

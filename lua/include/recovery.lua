@@ -22,7 +22,8 @@ end
 --   finished (the checkpoint says that it is, and the server forgot); dropped (of a history that the checkpoint does not know)
 -- to: the facts of plan_of, and requeue_in_flight. listed: whether the checkpoint lists the task as unfinished (nil: there is no list).
 local function recovered_fate(t, to, listed)
-  local _, order, _, born = fixed_parts(t)
+  local parts = TaskOptions.of(t)
+  local order, born = parts.order, parts.born
   local forgot = to.limit < to.version -- the server lost steps of the checkpoint's history
   -- The checkpoint's history may have consumed a task that was retried on this server. So the number of its enqueue decides, not of its retry.
   if forgot then order = born end

@@ -32,7 +32,8 @@ local function rows_of(ids)
   load_slots(names)
   for i = 1, #ids do
     local t = tasks[ids[i]]
-    rows[i] = add_samples(t, { t.id, (fixed_parts(t)), t.oldest, t.newest, t.first, payloads[i] or '' }, results)
+    local priority = TaskOptions.of(t).priority
+    rows[i] = add_samples(t, { t.id, priority, t.oldest, t.newest, t.first, payloads[i] or '' }, results)
   end
   return rows, results
 end

@@ -60,14 +60,16 @@ local MISSING = { __index = function(_, i)
 end }
 setmetatable(ARGV, MISSING)
 
--- Returns argument i as an integer from low to high. Only plain digits are allowed, because scripts may store the text as it was given.
-local function int_arg(i, name, low, high)
-  local n = #ARGV[i] <= 17 and ARGV[i]:find('^%-?%d+$') and tonumber(ARGV[i])
+-- Returns a text as an integer from low to high. Only plain digits are allowed, because scripts may store the text as it was given.
+local function int_in(text, name, low, high)
+  local n = #text <= 17 and text:find('^%-?%d+$') and tonumber(text)
   if not n or n < low or n > high then
-    fail('BADARG', 'argument', name, 'given', ARGV[i]:sub(1, 100), 'low', int_text(low), 'high', int_text(high))
+    fail('BADARG', 'argument', name, 'given', text:sub(1, 100), 'low', int_text(low), 'high', int_text(high))
   end
   return n
 end
+
+local function int_arg(i, name, low, high) return int_in(ARGV[i], name, low, high) end
 
 local MAX_INT = 9007199254740991
 

@@ -13,9 +13,10 @@ from broker.connections import open_transport
 from broker.inspection.events import Follower
 from broker.inspection.verification import verify
 from broker.operator import Operator
-from broker.protocol import anyone, keys, trainer, worker
-from broker.protocol.anyone import TaskRow
+from broker.protocol import anyone, keys, task_row, trainer, worker
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.task_options import TaskOptions
+from broker.protocol.task_row import TaskRow
 from broker.protocol.trainer import NewTask
 from broker.values.verdict import Verdict
 from tests.conformance.history import History, Transition
@@ -120,7 +121,7 @@ class Lab:
 
     def row(self, task: str) -> TaskRow:
         """All that the run knows of a task, which must exist."""
-        row = self.call(anyone.task, task)
+        row = self.call(task_row.task, task)
         assert row is not None, f"{task} is unknown"
         return row
 
@@ -247,7 +248,8 @@ class RawTrainer:
     def enqueue(self, *ids: str, samples: int = 1, min_samples: int | None = None, priority: int = 0) -> Any:
         """Adds tasks without payload."""
         least = samples if min_samples is None else min_samples
-        return self.send(trainer.enqueue, [NewTask(name, b"", samples, least, priority) for name in ids])
+        options = TaskOptions(samples=samples, min_samples=least, priority=priority)
+        return self.send(trainer.enqueue, [NewTask(name, b"", options) for name in ids])
 
     def take(self, step: int, n: int, *, limit: int = 500, seal: bool = True, short: bool = False) -> trainer.Taken:
         """Fills and seals a batch."""

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from broker.errors import BrokerError
-from broker.protocol import admission, anyone, gateway, recovery, scripts, trainer, worker
+from broker.protocol import admission, anyone, gateway, recovery, scripts, task_row, trainer, worker
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.task_options import TaskOptions
 from broker.protocol.trainer import NewTask, trainer_call_id
 from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab
@@ -72,7 +73,13 @@ class Subject:
             case "open":
                 return trainer.open_run(run, "othertoken", {"max_staleness": "3", "lease_ms": "60000"}, now=now)
             case "enqueue":
-                return trainer.enqueue(run, call_id, [NewTask("x", b"p", 2, 1, 3), NewTask("y", b"")], "1", now=now)
+                return trainer.enqueue(
+                    run,
+                    call_id,
+                    [NewTask("x", b"p", TaskOptions(samples=2, min_samples=1, priority=3)), NewTask("y", b"")],
+                    "1",
+                    now=now,
+                )
             case "take":
                 return trainer.take(run, call_id, 1, 2, limit=9, seal=True, short=True, now=now)
             case "discard":
@@ -117,7 +124,7 @@ class Subject:
             case "batch":
                 return anyone.batch(run, 0, 0, 5, now=now)
             case "task":
-                return anyone.task(run, "held", now=now)
+                return task_row.task(run, "held", now=now)
             case "explain":
                 return anyone.facts(run, 5, now=now)
             case "recover_begin":

@@ -6,6 +6,7 @@ from broker.errors import BadArgument
 from broker.protocol import anyone
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
+from broker.protocol.task_options import TaskOptions
 from broker.protocol.trainer import NewTask
 from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab
@@ -115,12 +116,15 @@ def test_each_policy_in_a_call_is_judged_by_itself(lab: Lab, wrong: str, good_fi
 
 
 def test_each_task_of_a_call_has_its_own_numbers(lab: Lab):
-    """Mutants: tails_by_samples, tails_without_min_samples."""
+    """Mutants: options_of_the_task_before."""
     trainer = lab.raw_trainer()
     given = [(7, 3, 2), (7, 3, 1), (7, 4, 2), (-7, 3, 2), (0, 1, 1), (7, 3, 2), (0, 12, 1), (0, 1, 1)]
     trainer.send(
         calls.enqueue,
-        [NewTask(f"t{i}", b"", samples, least, priority) for i, (priority, samples, least) in enumerate(given)],
+        [
+            NewTask(f"t{i}", b"", TaskOptions(samples=samples, min_samples=least, priority=priority))
+            for i, (priority, samples, least) in enumerate(given)
+        ],
     )
     rows = [lab.row(f"t{i}") for i in range(len(given))]
     assert [(row.priority, row.samples, row.min_samples) for row in rows] == given
@@ -131,10 +135,10 @@ def test_each_task_of_a_call_has_its_own_numbers(lab: Lab):
     ("priority", "samples", "least"), [(1_001, 3, 2), (-1_001, 3, 2), (7, 3, 4), (7, 3, 0), (7, 0, 0), (7, 1_025, 2)]
 )
 def test_one_task_with_bad_numbers_refuses_the_call(lab: Lab, priority: int, samples: int, least: int, position: int):
-    """Wherever it stands among good ones. Mutants: only_the_first_numbers_checked."""
+    """Wherever it stands among good ones. Mutants: only_the_first_options_checked, min_samples_may_exceed_samples."""
     trainer = lab.raw_trainer()
-    given = [NewTask(f"t{i}", b"", 3, 2, 7) for i in range(2)]
-    given.insert(position, NewTask("bad", b"", samples, least, priority))
+    given = [NewTask(f"t{i}", b"", TaskOptions(samples=3, min_samples=2, priority=7)) for i in range(2)]
+    given.insert(position, NewTask("bad", b"", TaskOptions(samples=samples, min_samples=least, priority=priority)))
     with pytest.raises(BadArgument):
         trainer.send(calls.enqueue, given)
     assert lab.call(anyone.stats)["n_pending"] == "0"

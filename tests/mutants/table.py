@@ -127,31 +127,12 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if added > 0 and state.supply == 'done' then set('supply', '') end", "", "that_nobody_feeds", WALK,
         ),
         "any_enqueue_ends_the_end": ("if added > 0 and state.supply", "if state.supply", "that_nobody_feeds", WALK),
-        "tails_by_samples": (
-            "local numbers = ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
-            "local numbers = ARGV[at + 2] .. ' ' .. ARGV[at + 3]", "bad_numbers",
-        ),
-        "tails_without_samples": (
-            "ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
-            "ARGV[at + 1] .. ' ' .. ARGV[at + 3]", "its_own_numbers",
-        ),
-        "tails_without_min_samples": (
-            "ARGV[at + 1] .. ' ' .. ARGV[at + 2] .. ' ' .. ARGV[at + 3]",
-            "ARGV[at + 1] .. ' ' .. ARGV[at + 2]", "its_own_numbers",
-        ),
-        "only_the_first_numbers_checked": (
-            "  if not tails[numbers] then\n",
-            (
-                "  if not tails[numbers] and next(tails) then\n"
-                "    tails[numbers] = ',' .. ARGV[at + 2] .. ',' .. ARGV[at + 3] .. ',0,0,-1,-1,0,0,-1,'\n"
-                "  elseif not tails[numbers] then\n"
-            ),
-            "bad_numbers",
-        ),
         "freed_ones_are_not_taken_again": (", freed_untrained = true }", " }", "outage_is_over"),
         "taken_again_and_still_finished": ("if there then drop_finished(id) end", "", "outage_is_over"),
-        "taken_again_with_its_old_payload": ("hput(PAYLOADS, t.id, ARGV[at + 4])", "", "what_is_given_now"),
-        "taken_again_leaves_slots": ("for k = samples, t.samples - 1 do drop_slot(t, k) end", "", "what_is_given_now"),
+        "taken_again_with_its_old_payload": ("hput(PAYLOADS, t.id, payload)", "", "what_is_given_now"),
+        "taken_again_leaves_slots": (
+            "for k = options.samples, t.samples - 1 do drop_slot(t, k) end", "", "what_is_given_now",
+        ),
         "no_wake_on_enqueue": ("arm_workers()", "", "marker_is_armed"),
         "enqueue_overwrites": ("tasks[id] and state_word(tasks[id]) or (check", "(check", WALK),
         "enqueue_takes_one_name_twice": ("seen[id] and 'pending' or tasks[id]", "tasks[id]", WALK),
@@ -256,7 +237,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "elseif letters:find('O', 1, true) then\n    zput(OPEN", "elseif false then\n    zput(OPEN", WALK,
         ),
         "min_samples_is_not_looked_at": (
-            "select(2, letters:gsub('F', '')) >= min", "select(2, letters:gsub('F', '')) >= t.samples", WALK,
+            "letters:gsub('F', '')) >= TaskOptions.of(t).min_samples", "letters:gsub('F', '')) >= t.samples", WALK,
         ),
         "a_ready_group_waits_for_its_failed_slots": (
             "elseif not letters:find('[OWH]') then", "elseif not letters:find('[OWHF]') then", WALK,
@@ -647,6 +628,19 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if false and tonumber(by) > number_of(file_epoch)", WALK,
         ),
     },
+    "include/task_options.lua": {
+        "options_of_the_task_before": (
+            "local options = seen[text]", "local _, options = next(seen)", "its_own_numbers",
+        ),
+        "only_the_first_options_checked": (
+            "  if options then return options end", "  if next(seen) then return select(2, next(seen)) end",
+            "bad_numbers",
+        ),
+        "min_samples_may_exceed_samples": (
+            "int_in(small_text(options.min_samples), 'min_samples', 1, options.samples)", "", "bad_numbers",
+        ),
+        "a_priority_of_any_size": ("low = -1000, high = 1000,", "low = -9999, high = 9999,", "bad_numbers"),
+    },
     "include/tasks.lua": {
         "unsealed_batch_counts_full": (
             "bump('open_size', -1)\n    bump('accepted', -1)", "bump('open_size', -1)", "filter_refuses", WALK,
@@ -829,7 +823,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "retry_knows_nothing_of_what_was_freed": (
             "not t and freed_word(ids[i]) or state_word(t)", "state_word(t)", "what_became_of_freed",
         ),
-        "a_retried_task_keeps_its_order": ("set_order(t, num('order_seq'))", "", WALK),
+        "a_retried_task_keeps_its_order": ("TaskOptions.set_order(t, num('order_seq'))", "", WALK),
     },
     "stats.lua": {
         "silent_ones_not_counted": ("now - lag_before))", "now - lease_lag))", "fell_silent"),

@@ -37,6 +37,11 @@ class NewTask:
     priority: int = 0
 
 
+def task_options(task: Any) -> dict[str, Any]:
+    """What an enqueue says of a task besides its id and payload; `task` is the new one, or the model's."""
+    return {name: getattr(task, name) for name in ("samples", "min_samples", "priority")}
+
+
 @dataclass(frozen=True, slots=True)
 class SubmitItem:
     """One result: the attempt, the verdict, the newest policy used (or none), and how its bytes travel."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from broker.protocol import anyone
+from broker.protocol import anyone, task_row
 from broker.protocol.script_call import ScriptCall
 
 from .ghost import capacity, require
@@ -32,7 +32,7 @@ def compare_reads(execute: Execute, run: str, view: View, now: int) -> None:
             require([[s.slot, s.attempt_id, s.version] for s in row.samples] == done, f"batch {step}: {row}")
             require((row.oldest, row.newest) == (task["oldest"], task["newest"]), f"batch {step}: {row}")
     for name, task in view["tasks"].items():
-        row = execute(anyone.task(run, name, now=now))
+        row = execute(task_row.task(run, name, now=now))
         require(row is not None and row.requeues == task["requeues"], f"task: {row}")
     stats = execute(anyone.stats(run, now=now))
     require(int(stats["capacity"]) == capacity(view), f"stats: capacity {stats['capacity']}, not {capacity(view)}")

@@ -16,6 +16,7 @@ from .calls import (
     Release,
     Submit,
     SubmitItem,
+    task_options,
 )
 from .chooser import Chooser, chance, pick, weighted
 from .ghost import Ghost, require
@@ -44,7 +45,7 @@ def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:
     """The checkpoint that a scan of the run gives."""
     ends = ("consumed", "dead", "rejected")
     unfinished = {
-        task.id: NewTask(task.id, task.payload, task.samples, task.min_samples, task.priority)
+        task.id: NewTask(task.id, task.payload, **task_options(task))
         for task in run.tasks.values()
         if run.visible_state(task) not in ends or (task.state == "dead" and task.id in streak(run))
     }

@@ -23,6 +23,7 @@ from .calls import (
     Retry,
     Take,
     error,
+    task_options,
 )
 from .config import Config
 from .recovery_calls import take_epoch
@@ -164,7 +165,7 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
         give_number(run)
         slots = [Slot() for _ in range(new.samples)]
         run.tasks[new.id] = Task(
-            new.id, new.payload, new.samples, new.min_samples, new.priority, run.orders, slots, born=run.orders
+            new.id, new.payload, **task_options(new), order=run.orders, slots=slots, born=run.orders
         )
         added += 1
     run.cursor = call.cursor
@@ -188,10 +189,9 @@ def _freed(run: Run, name: str) -> str:
 def _start_over(run: Run, task: Task, new: NewTask) -> None:
     """Starts a task over as a retry does, with the fields given now."""
     _retry(run, task)
-    task.payload, task.samples, task.min_samples, task.priority = (
-        *(new.payload, new.samples, new.min_samples),
-        new.priority,
-    )
+    task.payload = new.payload
+    for name, value in task_options(new).items():
+        setattr(task, name, value)
     task.slots = [*task.slots[: new.samples], *(Slot() for _ in range(new.samples - len(task.slots)))]
 
 

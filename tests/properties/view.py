@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from . import breaker
+from .calls import task_options
 from .state import Run, Task
 
 View = dict[str, Any]
@@ -83,9 +84,7 @@ def task_view(task: Task) -> View:
         "state": task.state,
         "slots": slots,
         "payload": task.payload,
-        "samples": task.samples,
-        "min_samples": task.min_samples,
-        "priority": task.priority,
+        **task_options(task),
         "order": task.order,
         "born": task.born,
         "errors": task.errors,

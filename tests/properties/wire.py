@@ -7,6 +7,7 @@ from typing import Any
 
 from broker.protocol import anyone, recovery, trainer, worker
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.task_options import TaskOptions
 from broker.values.config import RunConfig
 
 from .calls import (
@@ -37,6 +38,7 @@ from .calls import (
     SubmitItem,
     Take,
     Trim,
+    task_options,
 )
 from .config import Config
 from .worker_calls import WorkerCall
@@ -121,7 +123,9 @@ class Wire:
         )
         match call:
             case Enqueue():
-                tasks = [trainer.NewTask(t.id, t.payload, t.samples, t.min_samples, t.priority) for t in call.tasks]
+                tasks = [
+                    trainer.NewTask(task.id, task.payload, TaskOptions(**task_options(task))) for task in call.tasks
+                ]
                 return trainer.enqueue(run, call_id, tasks, call.cursor, again=call.again, supply=call.supply, now=now)
             case Take():
                 return trainer.take(

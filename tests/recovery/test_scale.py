@@ -16,6 +16,7 @@ from broker import RunConfig, Trainer
 from broker.connections import open_transport
 from broker.protocol import anyone, trainer, worker
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.task_options import TaskOptions
 from broker.protocol.trainer import NewTask
 from broker.protocol.worker import Submission
 from broker.recovery.checkpoint import read_checkpoint
@@ -64,7 +65,10 @@ class Filler:
         for at in range(first, last, 1_000):
             self.trainer.number += 1
             call_id = trainer.trainer_call_id(self.trainer.token, self.trainer.number)
-            new = [NewTask(f"t{i}", b"p", samples, samples) for i in range(at, min(at + 1_000, last))]
+            new = [
+                NewTask(f"t{i}", b"p", TaskOptions(samples=samples, min_samples=samples))
+                for i in range(at, min(at + 1_000, last))
+            ]
             script_calls.append(trainer.enqueue(self.lab.run, call_id, new, now=self.lab.now))
         self._send(script_calls)
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from broker import protocol
-from broker.protocol import admission, anyone, gateway, recovery, scripts, trainer, worker
+from broker.protocol import admission, anyone, gateway, recovery, scripts, task_row, trainer, worker
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.task_options import TaskOptions
 from broker.protocol.trainer import NewTask, operator_call_id, trainer_call_id
 from broker.protocol.worker import Submission
 
@@ -28,7 +29,13 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "open": [trainer.open_run(RUN, "token123", None), trainer.open_run(RUN, "token123", {"a": "1", "b": "2"}, now=5)],
     "enqueue": [
         trainer.enqueue(RUN, CALL_ID, []),
-        trainer.enqueue(RUN, operator_call_id("r"), [NewTask("a", b""), NewTask("b", b"x", 2, 1, 3)], "{}", now=5),
+        trainer.enqueue(
+            RUN,
+            operator_call_id("r"),
+            [NewTask("a", b""), NewTask("b", b"x", TaskOptions(samples=2, min_samples=1, priority=3))],
+            "{}",
+            now=5,
+        ),
     ],
     "take": [trainer.take(RUN, CALL_ID, 1, 2, limit=3, seal=True, short=True, now=5)],
     "discard": [trainer.discard(RUN, CALL_ID, "why", ["a", "b"], now=5)],
@@ -52,7 +59,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "audit": [anyone.audit(RUN, now=5)],
     "check": [anyone.check(RUN, ["a", "b"], now=5)],
     "batch": [anyone.batch(RUN, 1, 2, 3, now=5)],
-    "task": [anyone.task(RUN, "a", now=5)],
+    "task": [task_row.task(RUN, "a", now=5)],
     "explain": [anyone.facts(RUN, 5, now=5)],
     "recover_begin": [
         recovery.begin(RUN, "token123", Begin(1), None),

@@ -15,7 +15,7 @@ from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
     from broker.operator import Operator
-    from broker.protocol.anyone import FailureRow
+    from broker.protocol.task_row import FailureRow
 
 _LETTERS = {"O": "open", "W": "waits for its backoff", "H": "held", "D": "done", "F": "failed for good"}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from broker.integrations.agent_lightning.messages import PostedRollout
-from broker.protocol.anyone import TaskRow
 from broker.protocol.ids import attempt_id, attempt_id_or_none
+from broker.protocol.task_row import TaskRow
 from broker.values.names import NAME
 
 _ROLLOUT = re.compile(rf"({NAME})(?:#([0-9]{{1,4}}))?")

@@ -18,7 +18,8 @@ from broker.integrations.agent_lightning.attempts import Attribution, Slot, attr
 from broker.integrations.agent_lightning.claims import Claims, Handed
 from broker.integrations.agent_lightning.messages import PostedRollout, Rollout, Task, TaskDescription
 from broker.integrations.agent_lightning.resources import Resources
-from broker.protocol import anyone, worker
+from broker.protocol import anyone, task_row, worker
+from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Granted, Submission
 from broker.values.codec import decode, encode
 from broker.values.names import check_name
@@ -201,7 +202,7 @@ class Gateway:
         brought = brought_back(posted, slot)
         if brought is not None:
             return Attribution(brought, "brought")
-        row = await self._claims.execute(anyone.task(self.run, slot.task))
+        row = await self._claims.execute(task_row.task(self.run, slot.task))
         if row is not None and slot.rollout_id(row.samples) != posted.rollout_id:
             row = None
         return attributed(slot, row, await self._claims.given(slot.name), client)
@@ -223,7 +224,7 @@ class Gateway:
 
     async def _holder(self, slot: Slot) -> str:
         """The attempt that holds a slot or has filled it; empty if none has."""
-        row: anyone.TaskRow | None = await self._claims.execute(anyone.task(self.run, slot.task))
+        row: TaskRow | None = await self._claims.execute(task_row.task(self.run, slot.task))
         if row is None or row.letters[slot.number : slot.number + 1] not in {"H", "D"}:
             return ""
         return next((last.attempt_id for last in row.slots if last.slot == slot.number), "")

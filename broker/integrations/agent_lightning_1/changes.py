@@ -24,7 +24,7 @@ from broker.integrations.agent_lightning_1.rollouts import (
 from broker.integrations.agent_lightning_1.shares import Who
 from broker.integrations.agent_lightning_1.storage import Storage
 from broker.protocol import trainer, worker
-from broker.protocol.anyone import TaskRow
+from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Submission
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from broker.integrations.agent_lightning_1.triplets import (
     triplets,
     without_routed_experts,
 )
-from broker.protocol.anyone import TaskRow
+from broker.protocol.task_row import TaskRow
 
 _log = logging.getLogger(__name__)
 

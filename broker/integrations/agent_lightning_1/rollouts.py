@@ -23,7 +23,7 @@ from broker.integrations.agent_lightning_1.names import Name
 from broker.integrations.agent_lightning_1.payloads import Unfit, data_id_of, payload_of, shown_payload
 from broker.integrations.agent_lightning_1.storage import Known, Storage
 from broker.protocol import trainer
-from broker.protocol.anyone import TaskRow
+from broker.protocol.task_row import TaskRow
 from broker.protocol.trainer import EnqueuedPiece, NewTask, operator_call_id
 
 _log = logging.getLogger(__name__)

@@ -23,8 +23,9 @@ from typing import Any, cast
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
-from broker.protocol import anyone, gateway, keys
+from broker.protocol import gateway, keys, task_row
 from broker.protocol.script_call import Argument, ScriptCall
+from broker.protocol.task_row import TaskRow
 
 #: Signs of life older than this are forgotten, seconds.
 _HEARD_FOR_S = 86_400.0
@@ -69,7 +70,7 @@ class Known:
         attempts: the names of the attempts with events, oldest first.
     """
 
-    row: anyone.TaskRow | None
+    row: TaskRow | None
     record: Record | None
     payload: bytes | None
     attempts: tuple[str, ...]
@@ -124,7 +125,7 @@ class Storage:
                     ("ZRANGE", self._key(f"attempts:{rollout}"), 0, -1),
                 ]
             ),
-            self.call(anyone.task(self.run, rollout)),
+            self.call(task_row.task(self.run, rollout)),
         )
         names = tuple(name.decode() for name in attempts)
         return Known(row, None if record is None else Record.read(record), payload, names)
@@ -136,11 +137,11 @@ class Storage:
         )
         return None if record is None else Record.read(record), payload
 
-    async def row(self, rollout: str) -> anyone.TaskRow | None:
+    async def row(self, rollout: str) -> TaskRow | None:
         """The broker's facts about a rollout."""
-        return await self.call(anyone.task(self.run, rollout))
+        return await self.call(task_row.task(self.run, rollout))
 
-    async def row_and_record(self, rollout: str) -> tuple[anyone.TaskRow | None, Record | None]:
+    async def row_and_record(self, rollout: str) -> tuple[TaskRow | None, Record | None]:
         """The broker's facts about a rollout, and its record."""
         record, row = await asyncio.gather(self.record(rollout), self.row(rollout))
         return row, record

@@ -11,7 +11,7 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker.integrations.agent_lightning.attempts import Slot, attributed, brought_back
 from broker.integrations.agent_lightning.messages import PostedRollout
-from broker.protocol.anyone import SlotRow, TaskRow
+from broker.protocol.task_row import SlotRow, TaskRow
 
 FIRST, SECOND, THIRD = "t#0.1.aa", "t#0.2.bb", "t#0.3.cc"
 SLOT = Slot("t", 0)
@@ -19,7 +19,8 @@ SLOT = Slot("t", 0)
 
 def row(letter: str, *last: str) -> TaskRow:
     slots = tuple(SlotRow(0, attempt, 0, 0, "w~1.n", 0, "") for attempt in last)
-    return TaskRow("t", "running", 0, 0, 1, 1, 0, 0, 0, 0, 0, -1, letter, "", 0, slots)
+    numbers = dict.fromkeys(("order", "errors", "oldest", "newest", "stale_requeues", "requeues", "payload_bytes"), 0)
+    return TaskRow(id="t", state="running", step=-1, letters=letter, reason="", slots=slots, **numbers)
 
 
 @pytest.mark.parametrize(
