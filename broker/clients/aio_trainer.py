@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.clients.base import AsyncClient
-from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, open_async_transport
+from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, Credentials, open_async_transport
 from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
@@ -46,6 +46,8 @@ class Trainer(AsyncClient):
         update: change the stored config in the fields that `config` was given; all others stay as they are.
         attach: only read.
         clock: injected time in milliseconds, for tests.
+        credentials: called at each new connection; returns user and password, and perhaps for how many seconds they
+            are valid. For tokens that are replaced; it may be a coroutine function. None: the URL's are used.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
     """
@@ -59,10 +61,19 @@ class Trainer(AsyncClient):
         update: bool = False,
         attach: bool = False,
         clock: Callable[[], int] | None = None,
+        credentials: Credentials | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
-        super().__init__(open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s))
+        super().__init__(
+            open_async_transport(
+                url,
+                timeout_s=timeout_s,
+                retry_for_s=retry_for_s,
+                credentials=credentials,
+                name=f"broker:{'reader' if attach else 'trainer'}:{run}",
+            )
+        )
         try:
             self._state = TrainerState(self._transport, run, config, update=update, clock=clock)
         except BaseException:

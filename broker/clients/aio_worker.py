@@ -11,13 +11,15 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from broker.clients.background import stack_of
+from broker.clients.background import in_loop, stack_of
 from broker.clients.base import AsyncClient
 from broker.connections import (
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TIMEOUT_S,
     END_WITHIN_S,
     HEARTBEAT_ENDS_WITHIN_S,
+    Credentials,
+    Transport,
     open_async_transport,
     open_transport,
 )
@@ -33,7 +35,7 @@ from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.loop_signals import stopped_by_signals
 from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
-from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
+from broker.worker.state import Policies, StaleWeights, WorkerState, default_name, number_wanted
 from broker.worker.submitter import Submitter
 from broker.worker.task_runner import Handler, TaskRunner
 
@@ -59,6 +61,8 @@ class Worker(AsyncClient):
         wait_for_run_s: as `broker.Worker`; `open` waits.
         heartbeat_s: as `broker.Worker`.
         grace_s: how long `run` may finish what is held after SIGTERM, in seconds. A second SIGTERM stops the worker.
+        credentials: called at each new connection; returns user and password, and perhaps for how many seconds they
+            are valid. For tokens that are replaced; it may be a coroutine function. None: the URL's are used.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
     """
@@ -77,11 +81,21 @@ class Worker(AsyncClient):
         wait_for_run_s: float | None = None,
         heartbeat_s: float | None = None,
         grace_s: float = 0.0,
+        credentials: Credentials | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
         self._grace_s, self._heartbeat_s = grace_of(grace_s), interval_of(heartbeat_s, lease_s)
-        super().__init__(open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s))
+        name = default_name() if name is None else name
+        super().__init__(
+            open_async_transport(
+                url,
+                timeout_s=timeout_s,
+                retry_for_s=retry_for_s,
+                credentials=credentials,
+                name=f"broker:worker:{name}",
+            )
+        )
         try:
             self._state = WorkerState(
                 self._transport,
@@ -96,7 +110,7 @@ class Worker(AsyncClient):
         except BaseException:
             self._transport.give_up()
             raise
-        self._url, self._beats = url, heartbeat
+        self._url, self._beats, self._credentials = url, heartbeat, credentials
         self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
@@ -116,13 +130,11 @@ class Worker(AsyncClient):
         self._loop, self._is_open = asyncio.get_running_loop(), True
         try:
             await self._run(self._state.join())
-            self._thread_transport = await asyncio.to_thread(
-                open_transport, self._url, timeout_s=self._timeout_s, retry_for_s=self._retry_for_s
-            )
+            self._thread_transport = await asyncio.to_thread(self._for_thread, self._timeout_s, self._retry_for_s)
             watch = LoopWatch(self.name, self._loop, functools.partial(stack_of, threading.current_thread()))
             self._heartbeat = Heartbeat(
                 self._thread_transport,
-                self._url,
+                lambda silent_s: self._for_thread(silent_s, silent_s),
                 self._state.sessions.values(),
                 self._cancel_from_thread,
                 watch.look,
@@ -135,6 +147,14 @@ class Worker(AsyncClient):
             self._is_open = False
             raise
         return self
+
+    def _for_thread(self, timeout_s: float, retry_for_s: float) -> Transport:
+        """A transport for the heartbeat's thread. Credentials that have to be awaited are awaited in the event loop."""
+        credentials = None if self._credentials is None else in_loop(self._credentials, self._loop, timeout_s)
+        name = f"broker:heartbeat:{self.name}"
+        return open_transport(
+            self._url, timeout_s=timeout_s, retry_for_s=retry_for_s, credentials=credentials, name=name
+        )
 
     @property
     def name(self) -> str:

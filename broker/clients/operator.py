@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker.clients.base import BlockingClient
-from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, open_transport
+from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, Credentials, open_transport
 from broker.connections.endpoint import Endpoint
 from broker.errors import BadArgument, BrokerError, ConfigMismatch, NoRun
 from broker.inspection import events, verification
@@ -77,12 +77,24 @@ class Operator(BlockingClient):
         url: the server.
         retry_for_s: how long to try to reach the server, in seconds.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
+        credentials: as `Trainer`.
     """
 
     def __init__(
-        self, url: str, *, retry_for_s: float = DEFAULT_RETRY_FOR_S, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        url: str,
+        *,
+        retry_for_s: float = DEFAULT_RETRY_FOR_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        credentials: Credentials | None = None,
     ) -> None:
-        self.transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
+        self.transport = open_transport(
+            url,
+            timeout_s=timeout_s,
+            retry_for_s=retry_for_s,
+            credentials=credentials,
+            name="broker:operator",
+        )
         super().__init__(self.transport)
 
     def runs(self) -> list[str]:

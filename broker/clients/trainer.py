@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from broker.clients.background import in_background
 from broker.clients.base import BlockingClient
-from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, END_WITHIN_S, open_transport
+from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, END_WITHIN_S, Credentials, open_transport
 from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
@@ -55,6 +55,8 @@ class Trainer(BlockingClient):
         update: change the stored fields that differ, instead of refusing; all others stay as they are.
         attach: only read (ranks of a data-parallel trainer): no fence, and no call that changes the run.
         clock: injected time in milliseconds, for tests.
+        credentials: called at each new connection; returns user and password, and perhaps for how many seconds they
+            are valid. For tokens that are replaced; None: the URL's are used.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
 
@@ -73,10 +75,17 @@ class Trainer(BlockingClient):
         update: bool = False,
         attach: bool = False,
         clock: Callable[[], int] | None = None,
+        credentials: Credentials | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
-        transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
+        transport = open_transport(
+            url,
+            timeout_s=timeout_s,
+            retry_for_s=retry_for_s,
+            credentials=credentials,
+            name=f"broker:{'reader' if attach else 'trainer'}:{run}",
+        )
         super().__init__(transport)
         self._attached = attach
         self._ahead: tuple[int, Future[list[Rollout]]] | None = None

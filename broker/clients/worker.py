@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import threading
@@ -17,6 +18,7 @@ from broker.connections import (
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TIMEOUT_S,
     HEARTBEAT_ENDS_WITHIN_S,
+    Credentials,
     open_transport,
 )
 from broker.errors import BadArgument, BrokerError
@@ -31,7 +33,7 @@ from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
-from broker.worker.state import Policies, StaleWeights, WorkerState, number_wanted
+from broker.worker.state import Policies, StaleWeights, WorkerState, default_name, number_wanted
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class Worker(BlockingClient):
         grace_s: how long to finish what is held after SIGTERM, in seconds. Nothing more is claimed; loops and `run` end
             when nothing is held, and then the `with` block does. What is not finished in time is given back. A second
             SIGTERM gives it back at once. 0: the first one does.
+        credentials: called at each new connection; returns user and password, and perhaps for how many seconds they
+            are valid. For tokens that are replaced; threads of the worker may call it. None: the URL's are used.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
 
@@ -92,12 +96,15 @@ class Worker(BlockingClient):
         wait_for_run_s: float | None = None,
         heartbeat_s: float | None = None,
         grace_s: float = 0.0,
+        credentials: Credentials | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
         check_plain_hook("on_weights_stale", on_weights_stale)
         grace_s, heartbeat_s = grace_of(grace_s), interval_of(heartbeat_s, lease_s)
-        transport = open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
+        name = default_name() if name is None else name
+        opened = functools.partial(open_transport, url, credentials=credentials)
+        transport = opened(timeout_s=timeout_s, retry_for_s=retry_for_s, name=f"broker:worker:{name}")
         super().__init__(transport)
         try:
             self._state = WorkerState(
@@ -120,7 +127,11 @@ class Worker(BlockingClient):
         self._permits: Permits | None = None  # of the present or last `run`
         self._ending = Ending()
         self._heartbeat = Heartbeat(
-            self._transport, url, self._state.sessions.values(), _say_cancelled, interval_s=heartbeat_s
+            self._transport,
+            lambda silent_s: opened(timeout_s=silent_s, retry_for_s=silent_s, name=f"broker:heartbeat:{name}"),
+            self._state.sessions.values(),
+            _say_cancelled,
+            interval_s=heartbeat_s,
         )
         try:
             self._run(self._state.join())

@@ -4,12 +4,13 @@ The only part of the broker that has sockets.
 """
 
 from broker.connections.aio import AsyncTransport
+from broker.connections.credentials import Credentials
 from broker.connections.server import ServerInfo
 from broker.connections.sync import Transport
 from broker.errors import BadArgument
 from broker.values.arguments import seconds_of
 
-__all__ = ["AsyncTransport", "ServerInfo", "Transport", "open_async_transport", "open_transport"]
+__all__ = ["AsyncTransport", "Credentials", "ServerInfo", "Transport", "open_async_transport", "open_transport"]
 
 #: How long a server may be silent before the connection counts as lost, seconds.
 DEFAULT_TIMEOUT_S = 10.0
@@ -25,7 +26,12 @@ HEARTBEAT_ENDS_WITHIN_S = 1.0
 
 
 def open_transport(
-    url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, retry_for_s: float = DEFAULT_RETRY_FOR_S
+    url: str,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    retry_for_s: float = DEFAULT_RETRY_FOR_S,
+    credentials: Credentials | None = None,
+    name: str = "broker",
 ) -> Transport:
     """A transport to the server that a URL names; connects at the first call (`embedded://` starts its server now).
 
@@ -34,20 +40,27 @@ def open_transport(
         timeout_s: how long a server may be silent before the connection counts as lost, seconds.
         retry_for_s: for how long after the first try another may begin, seconds; a silent server costs up to
             `timeout_s` more.
+        credentials: called at each new connection; returns user and password. None: the URL's are used.
+        name: of the connections, for `CLIENT LIST`.
 
     Raises:
         BadUrl: the URL cannot be understood.
         BadArgument: a number of seconds is none, or out of its range.
         ServerNotStarted: the embedded server did not start.
     """
-    return Transport(url, *_checked(timeout_s, retry_for_s))
+    return Transport(url, *_checked(timeout_s, retry_for_s), credentials, name)
 
 
 def open_async_transport(
-    url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, retry_for_s: float = DEFAULT_RETRY_FOR_S
+    url: str,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    retry_for_s: float = DEFAULT_RETRY_FOR_S,
+    credentials: Credentials | None = None,
+    name: str = "broker",
 ) -> AsyncTransport:
     """As `open_transport`, for asyncio: one transport for each event loop."""
-    return AsyncTransport(url, *_checked(timeout_s, retry_for_s))
+    return AsyncTransport(url, *_checked(timeout_s, retry_for_s), credentials, name)
 
 
 def _checked(timeout_s: float, retry_for_s: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +20,7 @@ from broker.connections.connection import (
     in_chunks,
     packed,
 )
+from broker.connections.credentials import Credentials
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import FORKED, told
@@ -27,6 +29,7 @@ from broker.connections.resolve import opened_address
 from broker.connections.server import ServerInfo
 from broker.connections.url import Address
 from broker.errors import BadArgument
+from broker.values.hooks import check_hook
 
 T = TypeVar("T")
 
@@ -47,11 +50,14 @@ class AsyncTransport(BaseTransport):
         is_forked: whether this is the copy of a forked child, which makes no call.
     """
 
-    def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
+    def __init__(
+        self, url: str, timeout_s: float, retry_for_s: float, credentials: Credentials | None = None, name: str = ""
+    ) -> None:
+        check_hook("credentials", credentials)
         address, self._embedded = opened_address(url)
         self.url = address.shown
         self.is_forked = self._used = False
-        super().__init__(address, timeout_s, retry_for_s, asyncio.Event())
+        super().__init__(address, timeout_s, retry_for_s, asyncio.Event(), credentials, name)
         told.add(self)
 
     def give_up(self) -> None:
@@ -144,6 +150,7 @@ class AsyncConnection:
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
         self.info: ServerInfo | None = None
+        self.until = math.inf
         self._endpoint, self._path, self._address, self._timeout_s = endpoint, path, address, timeout_s
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._reader = ReplyReader()

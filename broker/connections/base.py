@@ -12,15 +12,18 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from broker.connections.calls import commands_of, outcomes_of
-from broker.connections.connection import Connection, RedisCommand, login
+from broker.connections.connection import Connection, RedisCommand
+from broker.connections.credentials import Credentials, Login, asked_for
 from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import ErrorReply, lacks_function, redirection, refuses_functions
 from broker.connections.failures import (
     CLOSED,
+    LOGIN,
     MOVED,
     NO_SLOTS,
     NOT_READY,
     OTHER_MODE,
+    REPLACED,
     SILENT,
     Failure,
     of_connecting,
@@ -70,12 +73,20 @@ class BaseTransport(ABC):
         timeout_s: how long a server may be silent, seconds.
         retry_for_s: how long to try again before giving up, seconds.
         closing: set when the transport is closed.
+        credentials: the user's callable that gives user and password; None: the URL's are used.
+        name: of its connections; "": they have none.
     """
 
     def __init__(
-        self, address: Address, timeout_s: float, retry_for_s: float, closing: threading.Event | asyncio.Event
+        self,
+        address: Address,
+        timeout_s: float,
+        retry_for_s: float,
+        closing: threading.Event | asyncio.Event,
+        credentials: Credentials | None = None,
+        name: str = "",
     ) -> None:
-        self._address = address
+        self._address, self._credentials, self._name = address, credentials, name
         # The wait for a silent server is not longer than that for one that is away.
         self._timeout_s = silence_s(timeout_s, retry_for_s)
         self._closing = closing
@@ -329,8 +340,16 @@ class BaseTransport(ABC):
                 self._closing.is_set,
                 lambda: self._interrupted,
                 self._on_new,
+                self._login,
             )
         return server
+
+    async def _login(self) -> Login:
+        """The login of a new connection; raises Failure."""
+        credentials = self._credentials
+        if credentials is None:
+            return Login(self._address.username, self._address.password, self._name)
+        return await asked_for(lambda: self.ask("credentials", credentials), self._name)
 
     async def _server(self, endpoint: Endpoint, until: float) -> Server:
         """A server, after a first connection told what it is."""
@@ -358,12 +377,21 @@ class BaseTransport(ABC):
         except OSError as error:  # the directory of the socket does not exist
             raise of_connecting(error, path=endpoint.path, is_tls=False, timeout_s=timeout_s) from error
 
-    async def _on_new(self, failure: Failure, endpoint: Endpoint, address: Address) -> Failure:
-        """The failure of the first exchange with a server, after a look whether the server speaks TLS instead."""
-        is_plain = address.tls is None and not endpoint.path
+    async def _on_new(self, failure: Failure, endpoint: Endpoint, address: Address, is_first: bool = True) -> Failure:
+        """The failure of a connection's first exchange.
+
+        If it is the first exchange with the server, this looks whether the server speaks TLS instead.
+        """
+        is_plain = is_first and address.tls is None and not endpoint.path
         if failure.kind is CLOSED and is_plain and await answers_with_tls(partial(self._probed, endpoint), address):
             return speaks_tls()
-        return on_new(failure, endpoint, address)
+        return self._replaced(on_new(failure, endpoint, address))
+
+    def _replaced(self, failure: Failure) -> Failure:
+        """The failure of a login. Where the user's credentials gave it, it passes, as the next ones may do."""
+        if failure.kind is LOGIN and self._credentials is not None:
+            return Failure(REPLACED, failure.text)
+        return failure
 
     async def _probed(self, endpoint: Endpoint, address: Address) -> Connection:
         """A connection that is used only to learn whether the server speaks TLS."""
@@ -393,15 +421,18 @@ class BaseTransport(ABC):
         """Sends one command on its own connection, to a sentinel or to any node of a cluster."""
         address = self._address
         if address.mode == "sentinel":
-            user, password = address.sentinel_username, address.sentinel_password
-            address = replace(address, username=user, password=password, db=0)
+            login = Login(address.sentinel_username, address.sentinel_password, self._name)
+            address = replace(address, username=login.user, password=login.password, db=0)
+        else:
+            login = await self._login()
         connection = await self._dial(endpoint, address, until, min(self._timeout_s, _ASK_S))
-        logging_in = login(address.username, address.password, 0)
+        logging_in = login.commands(0)
         try:
             *logged_in, reply = await connection.exchange([*logging_in, command])
             refuse_login(logging_in, logged_in)
         except Failure as failure:
-            raise await self._on_new(failure, endpoint, address) from failure
+            judged = await self._on_new(failure, endpoint, address)
+            raise failure if self._address.mode == "sentinel" and judged.kind is REPLACED else judged from failure
         finally:
             connection.abort()
         return reply
@@ -536,6 +567,10 @@ class BaseTransport(ABC):
 
     def _pass(self, error: ErrorReply) -> None:
         """Raises a Failure if another try may succeed."""
+        if self._credentials is not None and (failure := of_reply(error)) is not None and failure.kind is LOGIN:
+            for server in list(self._servers.values()):
+                server.drop()  # the login of these connections has ended
+            raise self._replaced(failure)
         if passes(error):
             # This server is not the right one any more: names are resolved again for new connections.
             for server in list(self._servers.values()):

@@ -39,9 +39,11 @@ class Connection(Protocol):
 
     Attributes:
         info: the server, if it is known without asking (in-process servers).
+        until: the moment, on the monotonic clock, at which another connection is to take its place.
     """
 
     info: "ServerInfo | None"
+    until: float
 
     async def exchange(self, commands: Sequence[RedisCommand], wait_s: float = 0.0) -> list[Any]:
         """Sends commands together and reads one reply for each; error replies are `ErrorReply` values.

@@ -65,6 +65,8 @@ NO_WRITES = Kind("`READONLY`, `MISCONF`, `NOREPLICAS`", True, ReadOnlyServer)
 NO_PRIMARY = Kind("Sentinel: no sentinel names a primary, or the one that it names is none", True, ServerUnavailable)
 NO_SLOTS = Kind("Cluster: no node has a table of slots, or nobody serves the slot", True, ServerUnavailable)
 MOVED = Kind("Cluster: `MOVED`, `ASK`, which are followed", True, ServerUnavailable)
+NO_CREDENTIALS = Kind("the callable `credentials` raises an exception", True, AuthenticationFailed)
+REPLACED = Kind("a refused login where `credentials` are given: they are asked for again", True, AuthenticationFailed)
 
 #: These are permanent: a person has to mend something first.
 LOGIN = Kind("`NOAUTH`, `WRONGPASS`, `DENIED`, any other refusal of the login", False, AuthenticationFailed)
@@ -95,6 +97,7 @@ TOO_LARGE = Kind("the server refuses the bytes of a call (`Protocol error`) and 
 
 KINDS = (
     *(UNREACHABLE, CLOSED, CUT, SILENT, GARBLED, CROWDED, NOT_READY, NO_WRITES, NO_PRIMARY, NO_SLOTS, MOVED),
+    *(NO_CREDENTIALS, REPLACED),
     *(LOGIN, RIGHTS, CERTIFICATE, NO_TLS, NOT_REDIS, OTHER_MODE, TOO_OLD, NO_SERVICE, NO_DATABASE, FILES, TOO_LARGE),
 )
 

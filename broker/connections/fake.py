@@ -1,6 +1,7 @@
 """`fakeredis://name`: a server inside this process, for tests. All users of a name share it."""
 
 import importlib
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -51,6 +52,7 @@ class FakeConnection:
         server = _server(name)  # says which package is missing; the import below would not
         import fakeredis
 
+        self.until = math.inf
         self.info: ServerInfo | None = ServerInfo("fakeredis", (*_VERSION, 0), supports_shebang=False)
         self._pause = pause
         self._interrupted = False

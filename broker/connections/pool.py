@@ -1,5 +1,6 @@
 """A server: its pools of connections, and the facts that are known of it."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from broker.connections.connection import Connection, RedisCommand
+from broker.connections.credentials import Login
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure, cut
 from broker.connections.retrying import silence_s
@@ -57,6 +59,9 @@ class Pool:
         try:
             connection = self._idle.pop()
         except IndexError:  # another thread may have taken the last connection
+            connection = None
+        if connection is not None and connection.until is not math.inf and connection.until <= time.monotonic():
+            connection.abort()  # its login is about to end
             connection = None
         is_new = connection is None
         if connection is None:
@@ -130,10 +135,11 @@ class Server:
         timeout_s: float,
         closed: Callable[[], bool],
         interrupted: Callable[[], bool],
-        on_first: Callable[[Failure, Endpoint, Address], Awaitable[Failure]],
+        on_new: Callable[[Failure, Endpoint, Address, bool], Awaitable[Failure]],
+        login: Callable[[], Awaitable[Login]],
     ) -> None:
         self.endpoint, self._address = endpoint, address
-        self._on_first = on_first
+        self._on_new, self._login = on_new, login
         self.info: ServerInfo | None = None
         self.known: set[str] = set()
         self.calls_functions = False
@@ -151,12 +157,12 @@ class Server:
         self.waits.drop()
 
     async def _greet(self, connection: Connection) -> None:
+        login = await self._login()
+        connection.until = login.until
         try:
-            info = await greet(connection, self._address)
+            info = await greet(connection, self._address, login)
         except Failure as failure:
-            judged = on_new(failure, self.endpoint, self._address)
-            if self.info is None:
-                judged = await self._on_first(failure, self.endpoint, self._address)
+            judged = await self._on_new(failure, self.endpoint, self._address, self.info is None)
             raise judged from failure
         if self._address.mode == "sentinel" and info.replica:
             raise Failure(NO_PRIMARY, "it is not a primary any more")

@@ -9,7 +9,7 @@ from redis.backoff import EqualJitterBackoff
 
 from broker.connections.failures import Failure
 from broker.connections.outage import Outage
-from broker.errors import BrokerError, ReadOnlyServer, ServerUnavailable
+from broker.errors import AuthenticationFailed, BrokerError, ReadOnlyServer, ServerUnavailable
 
 T = TypeVar("T")
 
@@ -72,6 +72,7 @@ class Patience:
         Raises:
             ServerUnavailable: all tries failed for `retry_for_s`; or one did, if a try takes longer.
             ReadOnlyServer: the server took no writes for that time.
+            AuthenticationFailed: it refused what the user's `credentials` gave for that time, or they raised.
             BrokerError: the failure is permanent (see `broker.connections.failures`); raised at once.
         """
         failures, retry_for_s, is_met = 0, self.for_s(patience_s), False
@@ -111,7 +112,7 @@ class Patience:
 
     def _given_up(self, failed: Failure, seconds: float) -> BrokerError:
         error = failed.told(self._url)
-        if isinstance(error, ReadOnlyServer):
+        if isinstance(error, ReadOnlyServer | AuthenticationFailed):
             return error
         return ServerUnavailable(url=self._url, seconds=round(seconds, 1), error=str(failed))
 

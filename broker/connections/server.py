@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from broker.connections.connection import Connection, RedisCommand, login
+from broker.connections.connection import Connection, RedisCommand
+from broker.connections.credentials import Login
 from broker.connections.error_reply import ErrorReply
 from broker.connections.failures import (
     NO_DATABASE,
@@ -47,15 +48,15 @@ class ServerInfo:
     sentinel: bool = False
 
 
-async def greet(connection: Connection, address: Address) -> ServerInfo:
-    """Logs in on a new connection and asks what the server is, in one round trip.
+async def greet(connection: Connection, address: Address, login: Login) -> ServerInfo:
+    """Logs in on a new connection, names it and asks what the server is, in one round trip.
 
     Raises:
         Failure: the server refuses the login, is not ready, too old or unknown to this client, or the connection broke.
     """
     if connection.info is not None:
         return connection.info
-    logging_in = login(address.username, address.password, address.db)
+    logging_in = login.commands(address.db)
     *logged_in, info = await connection.exchange([*logging_in, ("INFO",)])
     refuse_login(logging_in, logged_in)
     if not isinstance(info, ErrorReply):
@@ -70,9 +71,9 @@ async def greet(connection: Connection, address: Address) -> ServerInfo:
 
 
 def refuse_login(sent: Sequence[RedisCommand], replies: Sequence[Any]) -> None:
-    """Raises Failure for the first login command that was refused."""
+    """Raises Failure for the first login command that was refused. A connection without a name does as well."""
     for command, reply in zip(sent, replies, strict=True):
-        if isinstance(reply, ErrorReply):
+        if isinstance(reply, ErrorReply) and command[0] != "CLIENT":
             raise of_login(reply) if command[0] == "AUTH" else of_reply(reply) or Failure(NO_DATABASE, reply.text)
 
 

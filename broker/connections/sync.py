@@ -1,5 +1,6 @@
 """The blocking transport: safe to use from several threads and after a fork."""
 
+import math
 import os
 import socket
 import ssl
@@ -21,6 +22,7 @@ from broker.connections.connection import (
     packed,
     run_blocking,
 )
+from broker.connections.credentials import Credentials
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import FORKED, told
@@ -30,7 +32,7 @@ from broker.connections.server import ServerInfo
 from broker.connections.url import Address
 from broker.errors import BadArgument
 from broker.protocol.script_call import ScriptCall
-from broker.values.hooks import plain_answer
+from broker.values.hooks import check_plain_hook, plain_answer
 
 T = TypeVar("T")
 
@@ -48,10 +50,13 @@ class Transport:
         io: the same calls as coroutines that never suspend, for `run_blocking`.
     """
 
-    def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
+    def __init__(
+        self, url: str, timeout_s: float, retry_for_s: float, credentials: Credentials | None = None, name: str = ""
+    ) -> None:
+        check_plain_hook("credentials", credentials)
         address, self._embedded = opened_address(url)
         self.url = address.shown
-        self.io = BlockingTransport(address, timeout_s, retry_for_s, threading.Event())
+        self.io = BlockingTransport(address, timeout_s, retry_for_s, threading.Event(), credentials, name)
         told.add(self)
 
     @property
@@ -250,6 +255,7 @@ class BlockingConnection:
 
     def __init__(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> None:
         self.info: ServerInfo | None = None
+        self.until = math.inf
         self._endpoint, self._path, self._address, self._timeout_s = endpoint, path, address, timeout_s
         self._sock: socket.socket | None = None
         self._owner = os.getpid()

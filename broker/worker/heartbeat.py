@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from broker.connections import Transport, open_transport
+from broker.connections import Transport
 from broker.connections.repeated_warning import RepeatedWarning
 from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.protocol import anyone
@@ -51,7 +51,7 @@ class Heartbeat:
 
     Args:
         transport: renews; used by this thread alongside others.
-        url: the same server, for the connection that waits.
+        open_waiting: opens the transport that waits. It gives up after so many seconds.
         sessions: whose leases to renew.
         on_cancelled: called from the thread for each attempt that the server has taken back.
         on_beat: called from the thread at each renewal.
@@ -61,13 +61,13 @@ class Heartbeat:
     def __init__(
         self,
         transport: Transport,
-        url: str,
+        open_waiting: Callable[[float], Transport],
         sessions: Iterable[Session],
         on_cancelled: Callable[[Attempt], None],
         on_beat: Callable[[], None] = lambda: None,
         interval_s: float | None = None,
     ) -> None:
-        self._transport, self._url = transport, url
+        self._transport, self._open_waiting = transport, open_waiting
         self._sessions, self._on_cancelled, self._on_beat = list(sessions), on_cancelled, on_beat
         self._wanted_s = interval_s
         self._stop, self._joined = threading.Event(), threading.Event()
@@ -79,7 +79,7 @@ class Heartbeat:
 
     def start(self) -> None:
         """Starts it; the sessions have joined."""
-        self._waiting = open_transport(self._url, timeout_s=_SILENT_S, retry_for_s=_SILENT_S)
+        self._waiting = self._open_waiting(_SILENT_S)
         for session in self._sessions:
             session.on_joined = self._look_again
         self._thread.start()

@@ -21,12 +21,12 @@ T = TypeVar("T")
 class LoopClient:
     """The asyncio client, on an event loop in a thread of its own."""
 
-    def __init__(self, url: str, timeout_s: float, retry_for_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, retry_for_s: float, **options: Any) -> None:
         self._thread = LoopThread()
         self._closed = False
 
         async def opened() -> AsyncTransport:
-            return open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
+            return open_async_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s, **options)
 
         try:
             self.transport: AsyncTransport = self.run(opened())
@@ -71,11 +71,13 @@ class LoopClient:
         self.close()
 
 
-def make_client(flavour: str, url: str, timeout_s: float = 5.0, retry_for_s: float = 10.0) -> Transport | LoopClient:
+def make_client(
+    flavour: str, url: str, timeout_s: float = 5.0, retry_for_s: float = 10.0, **options: Any
+) -> Transport | LoopClient:
     """A client; `flavour` is `sync` or `aio`."""
     if flavour == "sync":
-        return open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s)
-    return LoopClient(url, timeout_s, retry_for_s)
+        return open_transport(url, timeout_s=timeout_s, retry_for_s=retry_for_s, **options)
+    return LoopClient(url, timeout_s, retry_for_s, **options)
 
 
 def blocking(call: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:

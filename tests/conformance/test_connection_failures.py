@@ -494,7 +494,7 @@ def test_a_connection_that_is_closed_in_an_answer_says_after_how_many_bytes(conn
     class Half(ScriptedServer):
         def serve(self, client: Any) -> None:
             client.recv(1 << 16)
-            client.sendall(bulk("redis_version:7.0.15\r\n"))
+            client.sendall(b"+OK\r\n" + bulk("redis_version:7.0.15\r\n"))  # to CLIENT SETNAME and INFO
             client.recv(1 << 16)
             client.sendall(b"$1000000\r\n" + bytes(1000))
 
