@@ -3,7 +3,7 @@
 -- KEYS: state
 -- ARGV: now, step, offset, count
 -- Returns: size, sealed (1 or 0), digest (`-`: not sealed), then per task a list: id, priority, oldest, newest, first, payload, then per sample: slot, attempt, version, newest, session
--- Errors: NORUN, SCHEMA, EARLY (step, step_next), GONE (step), BADARG
+-- Errors: NORUN, SCHEMA, EARLY (step, step_next), GONE (step), FINISHED (step; count is 0, and the batch is not sealed), BADARG
 -- Bound: count tasks, at most 1000; of these the first that have at most 1000 slots together, one at least (the caller asks again for the rest)
 -- Flags: no-writes
 -- @include rows
@@ -15,6 +15,7 @@ return run(function()
   local step, offset = int_arg(2, 'step', 0, MAX_INT), int_arg(3, 'offset', 0, MAX_INT)
   local count = int_arg(4, 'count', 0, 1000)
   local size, digest, sealed = num('open_size'), '-', 0
+  if step >= num('step_next') and count == 0 and state.finished then fail('FINISHED', 'step', int_text(step)) end -- it will not be sealed
   if step > num('step_next') then fail('EARLY', 'step', int_text(step), 'step_next', state.step_next) end
   if step < num('step_next') then
     size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')

@@ -2,7 +2,7 @@
 -- With again, tasks that are dead or rejected, or were so when they were freed, start over with the payload and numbers given now.
 -- Transition: (none) -> pending; with again: dead or rejected -> pending
 -- KEYS: state
--- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: also start dead and rejected tasks over), supply (`more`: a feeder will bring more tasks; `done`: it will not; empty: not said), then per task: id, payload, options (`name=value,...`, as task_options.lua lists them)
+-- ARGV: now, gate (3), has_cursor (1: store it), cursor, again (1: also start dead and rejected tasks over), supply (`begin`: a feeder begins; `more`: it will bring more tasks; `done`: it will not; empty: not said), then per task: id, payload, options (`name=value,...`, as task_options.lua lists them)
 -- Returns: `added position state ...`: how many tasks became pending, then of each other task its position in the call (from 0) and its state (`freed`: trained on and freed, `freed_untrained`: dead or rejected and freed)
 -- Errors: gate's, RECOVERING, BADARG, TOOBIG (task, bytes, limit)
 -- Bound: the tasks given, at most 1000, and the slots of the tasks that start over
@@ -12,7 +12,8 @@
 -- @include restart
 
 local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued', 'supply' })
-local SUPPLIES = { [''] = true, more = true, done = true }
+-- What a call says of the supply -> what is stored; empty: as set_supply says.
+local SUPPLIES = { [''] = '', begin = 'more', more = 'more', done = 'done' }
 
 -- States of tasks that ended and were not trained on.
 local UNTRAINED = { dead = true, rejected = true, freed_untrained = true }
@@ -40,6 +41,7 @@ return gated(FIELDS, function()
   refuse_while_recovering()
   local again, supply, first = ARGV[FIRST_ARG + 2] == '1', ARGV[FIRST_ARG + 3], FIRST_ARG + 4
   if not SUPPLIES[supply] then fail('BADARG', 'argument', 'supply', 'given', supply) end
+  local opens = supply == '' or supply == 'begin' -- a feeder at work does not open a run that an operator has finished
   local n = (#ARGV - first + 1) / 3
   if n ~= math.floor(n) or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'high', 1000) end
   local ids, payload, options, seen_options, limit = {}, {}, {}, {}, num('max_payload_bytes')
@@ -88,7 +90,8 @@ return gated(FIELDS, function()
     set('samples_hint', options[1].samples)
   end
   if restarted > 0 then bump('total_retried', restarted) end
-  set_supply(supply, added + restarted)
+  set_supply(SUPPLIES[supply], added + restarted)
+  if opens then reopen() end
   if ARGV[FIRST_ARG] == '1' then set('cursor', ARGV[FIRST_ARG + 1]) end
   table.insert(answer, 1, added + restarted)
   return table.concat(answer, ' ')

@@ -108,6 +108,7 @@ return run(function()
     epoch = int_text(math.max(number_of(ARGV[4]), number_of(state.epoch)) + 1) .. '.' .. token
     take_over(epoch)
   end
+  if state.finished then set('finished', '') end
   local limit = common_limit(version)
   local lost = consumed_by_lost_steps(limit)
   drop_policies_above(math.min(version, num('version')))

@@ -2,7 +2,7 @@
 -- Transition: too old: running -> pending, delayed or rejected; held, but the worker does not know the attempt: released
 -- KEYS: state
 -- ARGV: now, session, number (of the last claim whose answer the worker has, or no longer waits for), attempts held...
--- Returns: now, deadline, run_version, run_epoch, paused (empty: no), then attempt, why for each attempt to give up
+-- Returns: now, deadline, run_version, run_epoch, paused (`paused`, `draining` or `finished`; empty: no), then attempt, why for each attempt to give up
 -- Errors: NORUN, SCHEMA, NOSESSION, BADARG
 -- Bound: the attempts given, and about 1000 that the worker does not know
 -- Flags: allow-oom
@@ -60,7 +60,8 @@ return run(function()
   if tonumber(last) <= number and redis.call('ZCARD', SESSION .. session) > holding then
     release_unknown(session, ids)
   end
-  local answer = { int_text(now), int_text(now + lease), state.version, state.version_epoch, state.paused }
+  local answer = { int_text(now), int_text(now + lease), state.version, state.version_epoch,
+    state.finished and 'finished' or state.paused }
   for i = 1, #over do
     local _, _, _, holds = holder(over[i])
     local why = holds and 'done' or ended_why(over[i])

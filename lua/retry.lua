@@ -28,5 +28,6 @@ return gated(FIELDS, function()
       answer[i] = not t and freed_word(ids[i]) or state_word(t)
     end
   end
+  if table.concat(answer, ' '):find('retried', 1, true) then reopen() end
   return table.concat(answer, ' ')
 end)

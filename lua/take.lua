@@ -3,7 +3,7 @@
 -- KEYS: state
 -- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run, and no feeder will bring more), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
 -- Returns: `size sealed exhausted left more digest taken short halted` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end; halted: 1 if the run is halted, and the batch was not sealed before); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
--- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), BADARG
+-- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), FINISHED (step), BADARG
 -- Bound: limit tasks; it stops resetting tasks that are too old when these have 1000 slots together (it finishes the last one); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
 -- Flags: allow-oom
 -- @include gate
@@ -103,6 +103,7 @@ return gated(FIELDS, function()
   local seal = ARGV[FIRST_ARG + 3] == '1'
   local most, bytes = int_arg(FIRST_ARG + 5, 'rows', 0, 1000), int_arg(FIRST_ARG + 6, 'bytes', 0, 1048576)
   if step < num('step_next') then return sealed_already(step) end
+  if state.finished then fail('FINISHED', 'step', int_text(step)) end
   check_wanted(step, n)
   local may_grow = state.supply == 'more' -- a feeder is at work
   local short = not may_grow and (ARGV[FIRST_ARG + 4] == '1' or state.supply == 'done')

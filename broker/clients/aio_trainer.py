@@ -342,6 +342,11 @@ class Trainer(AsyncClient):
         self._must_lead("resume")
         return await self._run(self._state.resume())
 
+    async def finish(self) -> int:
+        """As `broker.Trainer.finish`."""
+        self._must_lead("finish")
+        return await self._run(self._state.finish())
+
     async def requeue(self, limit: int = 100) -> int:
         """As `broker.Trainer.requeue`."""
         return await self._run(self._state.requeue(limit))

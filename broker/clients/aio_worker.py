@@ -186,7 +186,7 @@ class Worker(AsyncClient):
         return {run: session.id for run, session in self._state.sessions.items()}
 
     async def claim(self, n: int = 1, timeout: float | None = 0.0) -> list[Attempt]:
-        """Up to n attempts; waits `timeout` seconds for the first (None: as long as it takes)."""
+        """As `broker.Worker.claim`: waits `timeout` seconds for the first attempt (None: as long as it takes)."""
         n = number_wanted(n)
         async with self._turn():
             attempts = await self._run(self._state.claim(n, timeout))
@@ -214,6 +214,7 @@ class Worker(AsyncClient):
     async def batches(self, n: int) -> AsyncGenerator[list[Attempt]]:
         """As `broker.Worker.batches`: the last results of a batch claim the next one in the same round trip."""
         n = number_wanted(n)
+        self._state.lanes.ask_again()
         try:
             while not self._state.stopping:
                 async with self._turn():
@@ -289,7 +290,7 @@ class Worker(AsyncClient):
         await asyncio.to_thread(self._heartbeat.beat)
 
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
-        """Works until `stop` or `drain`: claims, awaits the handler, submits what it returns.
+        """Works until `stop` or `drain`, or the run's end: claims, awaits the handler, submits what it returns.
 
         When the server takes an attempt back, its handler's task is cancelled. A handler that goes on for another
         second is lost, and its place goes to another attempt. SIGTERM stops the worker, after its `grace_s`. So does

@@ -241,6 +241,10 @@ class Operator(BlockingClient):
         before = self._call(trainer.pause(check_name("run", run), _request(), "", halted=halted))
         return before.ended if halted else before.mode
 
+    def finish(self, run: str) -> int:
+        """The run is over, as `Trainer.finish` says. Returns how many tasks are left."""
+        return self._call(trainer.finish(check_name("run", run), _request())).left
+
     def requeue(self, run: str, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Returns how many."""
         return self._call(anyone.requeue(check_name("run", run), whole("limit", limit, 1, 1000)))

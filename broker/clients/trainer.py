@@ -496,6 +496,18 @@ class Trainer(BlockingClient):
         self._must_lead("resume")
         return self._run(self._state.resume())
 
+    def finish(self) -> int:
+        """The run is over: workers' loops end by themselves, and no further batch is formed.
+
+        Batches that are sealed may still be trained, and results of attempts that are held are still accepted. Closing
+        a trainer does not finish a run. `enqueue`, `feed`, `retry` and `recover` open a finished run again.
+
+        Returns:
+            How many tasks are left: waiting, running or ready. They stay as they are.
+        """
+        self._must_lead("finish")
+        return self._run(self._state.finish())
+
     def requeue(self, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Returns how many."""
         return self._run(self._state.requeue(limit))

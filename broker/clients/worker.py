@@ -167,8 +167,8 @@ class Worker(BlockingClient):
     def claim_reason(self) -> str:
         """Why the last claim gave less than asked.
 
-        `halted`, `paused`, `recovering`, `weights_stale`, `faulted` (what waits is what this worker has just failed
-        at), `draining`, `empty`, `max_concurrent`, `at_capacity`, or "".
+        `finished` (the run is over), `halted`, `paused`, `recovering`, `weights_stale`, `faulted` (what waits is what
+        this worker has just failed at), `draining`, `empty`, `max_concurrent`, `at_capacity`, or "".
         """
         return self._state.reason
 
@@ -182,7 +182,8 @@ class Worker(BlockingClient):
 
         Args:
             n: most attempts wanted, 1 to 1000.
-            timeout: how long to wait for the first attempt, in seconds; None: as long as it takes.
+            timeout: how long to wait for the first attempt, in seconds; None: as long as it takes, or until the run is
+                finished.
         """
         n = number_wanted(n)
         attempts = self._claim(n, timeout)
@@ -201,7 +202,7 @@ class Worker(BlockingClient):
             raise BadArgument(problem=_FORKED)
 
     def __iter__(self) -> Iterator[Attempt]:
-        """Attempts one after the other, for ever; ends after `stop` or `drain`.
+        """Attempts one after the other; ends after `stop` or `drain`, or when the run is finished.
 
         Submitting an attempt claims the next one in the same round trip.
         """
@@ -210,7 +211,7 @@ class Worker(BlockingClient):
                 yield batch[0]
 
     def batches(self, n: int) -> Generator[list[Attempt]]:
-        """Lists of up to n attempts, for ever; ends after `stop` or `drain`.
+        """Lists of up to n attempts; ends after `stop` or `drain`, or when the run is finished.
 
         Submitting the last results of a list (`submit_many`) claims the next list in the same round trip.
 
@@ -219,6 +220,7 @@ class Worker(BlockingClient):
         """
         n = number_wanted(n)
         self._termination.insist(holds=self._state.holds)
+        self._state.lanes.ask_again()
         try:
             while not self._state.stopping:
                 self._termination.insist()
@@ -308,7 +310,7 @@ class Worker(BlockingClient):
         self._heartbeat.beat()
 
     def run(self, handler: Callable[[Attempt], Any], concurrency: int = 1) -> None:
-        """Works until `stop`, `drain` or Ctrl-C: claims, calls the handler in threads, submits what it returns.
+        """Works until `stop`, `drain`, Ctrl-C or the run's end: claims, calls the handler in threads, submits results.
 
         A handler that goes on for a second after its attempt was taken back is lost; its place goes to another attempt.
 
@@ -328,6 +330,7 @@ class Worker(BlockingClient):
         check_plain_handler(handler)
         self._termination.insist(holds=self._state.holds)
         self._refused = None
+        self._state.lanes.ask_again()
         permits = self._permits = Permits(self._state, concurrency)
         changed = threading.Event()  # a handler ended
         threads: dict[str, threading.Thread] = {}
@@ -353,8 +356,8 @@ class Worker(BlockingClient):
         threads: dict[str, threading.Thread],
         changed: threading.Event,
     ) -> None:
-        """Claims for the free places, until the worker is told to stop or drain."""
-        while not (self._refused or self._state.ended):
+        """Claims for the free places, until the worker is told to stop or drain, or its runs are finished."""
+        while not (self._refused or self._state.stopping or self._state.is_over):
             changed.clear()
             permits.look()
             if permits.are_lost:

@@ -290,6 +290,17 @@ class Exhausted(BrokerError):
         )
 
 
+class RunFinished(Exhausted):
+    """Somebody has said that the run is over: no further batch is formed. The batches that are sealed still come."""
+
+    code = "FINISHED"
+    happened = ("the run is finished: the batch of step {step} will not be formed", "the run is finished")
+    remedy = "enqueue tasks, call `trainer.feed` or recover to open the run again"
+
+    def _advice(self) -> str:
+        return self.remedy
+
+
 class RunHalted(BrokerError):
     """So many attempts failed, without an accepted result between them, that the run was halted.
 
@@ -458,6 +469,7 @@ _KINDS: Final[tuple[type[BrokerError], ...]] = (
         TooBig,
         HandlersLost,
         Exhausted,
+        RunFinished,
         RunHalted,
         ServerUnavailable,
         UnsupportedServer,

@@ -105,6 +105,12 @@ def next_claim(explanation: Explanation) -> NextClaim:
 def _stopped(explanation: Explanation) -> NextClaim | None:
     """The answer where the run hands out nothing at all."""
     stats = explanation.stats
+    if stats.finished:
+        return NextClaim(
+            "finished",
+            "No: the run is finished.",
+            ("trainer.enqueue, feed or recover opens it again, as a retry of dead tasks does.",),
+        )
     if stats.halted:
         return NextClaim("halted", f"No: {halt_told(explanation)}", _ways_out_of_a_halt(stats))
     if stats.paused == "paused":

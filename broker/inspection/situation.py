@@ -18,8 +18,8 @@ class Situation:
     """Whether work goes on.
 
     Attributes:
-        word: `working`; or why the run stands still: `no_worker`, `no_task`, `halted`, `paused`, `draining`,
-            `recovering`, `retries`, `weights_stale`, `trainer`, or `idle` if no reason is known.
+        word: `working`; or why the run stands still: `finished`, `no_worker`, `no_task`, `halted`, `paused`,
+            `draining`, `recovering`, `retries`, `weights_stale`, `trainer`, or `idle` if no reason is known.
         sentence: the same for people.
     """
 
@@ -33,6 +33,8 @@ def situation(explanation: Explanation) -> Situation:
     if stats.admission:
         return _of_processes(stats)
     connected, holding = stats.sessions - stats.lapsed, explanation.holding
+    if stats.finished and not holding.held:
+        return Situation("finished", f"No:{_nothing_more(stats)}{_left_in_finished(stats)}")
     if not connected:
         return Situation("no_worker", f"No: no worker is connected.{_fallen_silent(explanation)}{_nothing_left(stats)}")
     if holding.held:
@@ -114,6 +116,8 @@ def _nothing_left(stats: Stats) -> str:
 
 def _nothing_more(stats: Stats) -> str:
     """A sentence if the run hands out no more work as a whole; else empty."""
+    if stats.finished:
+        return " The run is finished: nothing more is handed out, and no batch is formed."
     if stats.halted:
         return " The run is halted: nothing more is handed out."
     if stats.recovering is not None:
@@ -123,6 +127,13 @@ def _nothing_more(stats: Stats) -> str:
     if stats.paused == "draining":
         return " The run is draining: only what is started is handed out."
     return ""
+
+
+def _left_in_finished(stats: Stats) -> str:
+    """A sentence on what a finished run leaves; empty if nothing is left."""
+    left = {"waiting": stats.pending + stats.delayed, "running": stats.running, "ready": stats.ready + stats.batched}
+    words = listing(f"{number:,} {name}" for name, number in left.items() if number)
+    return f" What is left stays as it is: {words}." if words else ""
 
 
 def _listed(explanation: Explanation) -> list[str | None]:

@@ -35,6 +35,7 @@ class Stats(Model, frozen=True):
         sessions: workers that have not left.
         lapsed: workers among these that have been silent for longer than their lease; claims take their attempts back.
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
+        finished: somebody has said that the run is over.
         halted: after how many failures without an accepted result the run was halted; 0: it is not halted.
         recovering: the version that a recovery under way goes back to, or None.
         floor: the oldest version to which a recovery may go; 0 in a new run. A trainer's committed checkpoints raise
@@ -64,6 +65,7 @@ class Stats(Model, frozen=True):
     sessions: int
     lapsed: int = 0
     paused: Literal["", "paused", "draining"] = ""
+    finished: bool = False
     halted: int = 0
     recovering: int | None = None
     floor: int | None = None
@@ -98,6 +100,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         sessions=number("n_sessions"),
         lapsed=number("n_lapsed"),
         paused=stored.get("paused") or "",  # pyright: ignore[reportArgumentType] -- checked by the model
+        finished=bool(stored.get("finished")),
         halted=number("halted"),
         recovering=int(stored["recovering"]) if stored.get("recovering") else None,
         floor=number("floor"),

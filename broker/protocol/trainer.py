@@ -76,8 +76,8 @@ class NewTask:
         return NewTask(task.id, payload, TaskOptions.of(task))
 
 
-#: Whether a feeder will bring more tasks: `more`, `done` (it will not), or empty: nobody says.
-Supply = Literal["", "more", "done"]
+#: `begin`: a feeder begins; `more`: it will bring more tasks; `done`: it will not; empty: nobody says.
+Supply = Literal["", "begin", "more", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +254,38 @@ def _paused(reply: Any) -> Paused:
 def pause(run: str, call_id: CallId, mode: str, *, halted: bool = False, now: Now = "") -> ScriptCall[Paused]:
     """Sets the mode: `paused`, `draining` or empty, which ends a halt, too, where `halted` says so."""
     return ScriptCall("pause", (keys.state(run),), (now, *call_id.args, mode, int(halted)), _paused)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run stood as it was finished.
+
+    Args:
+        before: it was finished already.
+        waiting: tasks left that were waiting to be started.
+        running: tasks left that were started.
+        ready: rollouts left that no sealed batch has.
+    """
+
+    before: bool
+    waiting: int
+    running: int
+    ready: int
+
+    @property
+    def left(self) -> int:
+        """How many tasks are left."""
+        return self.waiting + self.running + self.ready
+
+
+def _finished(reply: Any) -> Finished:
+    before, waiting, running, ready = words(reply)
+    return Finished(before == "1", int(waiting), int(running), int(ready))
+
+
+def finish(run: str, call_id: CallId, *, now: Now = "") -> ScriptCall[Finished]:
+    """The run is over: nothing is handed out, and no batch is formed any more."""
+    return ScriptCall("finish", (keys.state(run),), (now, *call_id.args), _finished)
 
 
 def _repaired(reply: Any) -> dict[str, tuple[int, int]]:

@@ -81,6 +81,7 @@ class Forming:
 
         Raises:
             Exhausted: fewer tasks than wanted are left in the run.
+            RunFinished: the run is finished, and the batch was not sealed before.
             RunHalted: the run is halted, and what is ready does not fill the batch.
             WaitTimeout: the deadline passed; the rollouts so far stay in the unsealed batch.
         """
@@ -213,7 +214,7 @@ def share_of(size: int, rank: int, world: int) -> range:
 async def read_batch(
     io: BaseTransport, run: str, step: int, rank: int, world: int, timeout: float | None
 ) -> list[Rollout]:
-    """The shard of one rank of a sealed batch; waits until it is sealed."""
+    """The shard of one rank of a sealed batch; waits until it is sealed, or the run is finished."""
     step, world = whole("step", step, 0, 2**53 - 1), whole("world", world, 1, MAX_BATCH_SIZE)
     rank = whole("rank", rank, 0, world - 1)
     deadline, pause_s = Deadline(timeout), 0.01

@@ -115,6 +115,11 @@ class Arrival:
         self._existing: list[str] = []
         self._states: dict[str, str] = {}
 
+    @property
+    def supply_between(self) -> Supply:
+        """What the calls before the last one say: those of a feeder are not taken for an enqueue of the user's."""
+        return "more" if self.supply else ""
+
     def add(self, added: int, existing: dict[str, str], ids: list[str]) -> None:
         """Notes what became of some tasks."""
         self._added += added

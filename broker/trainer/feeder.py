@@ -164,7 +164,7 @@ class Feeder:
         """Tells the run that more tasks will come."""
         self._state.fed.feeder = self
         try:
-            await self._send([], "more", with_position=False)
+            await self._send([], "begin", with_position=False)
         except BaseException:
             self.stop()
             raise

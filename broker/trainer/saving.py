@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from broker.errors import BadArgument, Exhausted
+from broker.errors import BadArgument, Exhausted, RunFinished
 from broker.values.arguments import path_of, whole
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Saving:
 
 
 def end_loop(end: Exhausted) -> None:
-    """Ends a loop over batches when no task is left, and warns of tasks that were never trained on.
+    """Ends a loop over batches: the run is finished or no task is left. Warns of tasks that were never trained on.
 
     Args:
         end: why there is no further batch.
@@ -59,6 +59,9 @@ def end_loop(end: Exhausted) -> None:
     Raises:
         Exhausted: tasks are left, or a feeder had more.
     """
+    if isinstance(end, RunFinished):
+        _log.info("the loop over batches has ended: %s", end)
+        return
     if end.fields.get("left") or "supply" in end.fields:
         raise end
     if "dead" in end.fields:

@@ -188,7 +188,7 @@ class TrainerState:
         arrival.supply, arrival.check = supply, check
         await self.add(arrival, tasks, is_last=True)
         if feeder.is_working:
-            self.fed.supply = supply
+            self.fed.supply = "more" if supply == "begin" else supply
             if cursor is not None:
                 self.cursor = cursor
         return arrival.enqueued.added
@@ -205,7 +205,8 @@ class TrainerState:
         while piece is not None or closing != _NOTHING:
             following = next(pieces, None)
             sent = piece or []
-            this, closing = (closing, _NOTHING) if following is None else (_NOTHING, closing)
+            between: tuple[str | None, trainer.Supply] = (None, arrival.supply_between)
+            this, closing = (closing, _NOTHING) if following is None else (between, closing)
 
             def make(
                 call_id: trainer.CallId, sent: list[NewTask] = sent, this: tuple[str | None, trainer.Supply] = this
@@ -345,6 +346,12 @@ class TrainerState:
             lambda call_id: trainer.pause(self.run, call_id, "", halted=True, now=self.now)
         )
         return before.ended
+
+    async def finish(self) -> int:
+        """The run is over. Returns how many tasks are left."""
+        finished = await self.numbered.call(lambda call_id: trainer.finish(self.run, call_id, now=self.now))
+        self.fed.stop()
+        return finished.left
 
     async def requeue(self, limit: int) -> int:
         """Takes back what is due, at most limit of each kind. Returns how many."""

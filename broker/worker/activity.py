@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from broker.connections.forks import Locked
 from broker.errors import BrokerError
@@ -39,6 +39,12 @@ class Activity(Locked):
     def started(self, run: str) -> None:
         """A session with a run has begun."""
         _log.info("worker %s serves run %s", self._worker, run)
+
+    def finished(self, runs: Sequence[str]) -> None:
+        """Its runs are finished: a loop ends. A worker that has had no work may have been started by mistake."""
+        level = logging.WARNING if self._since is None else logging.INFO
+        are = "run %s is" if len(runs) == 1 else "the runs %s are"
+        _log.log(level, f"worker %s has nothing more to do: {are} finished", self._worker, ", ".join(runs))
 
     def claimed(self, run: str, attempts: int) -> None:
         """A claim was answered."""

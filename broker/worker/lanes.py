@@ -9,6 +9,7 @@ from typing import Any
 
 from broker.connections.repeated_warning import RepeatedWarning
 from broker.errors import BrokerError, ClientClosed, ReadOnlyServer, ServerUnavailable
+from broker.worker.activity import Activity
 from broker.worker.session import Session
 
 _log = logging.getLogger("broker")
@@ -28,11 +29,30 @@ class Lanes:
     def __init__(self, worker: str, sessions: Iterable[Session]) -> None:
         self._worker, self._sessions = worker, list(sessions)
         self._ask_again_at: dict[str, float] = {}  # by run that does not answer, in time.monotonic
+        self._told_finished = False
         self._warnings = {session.run: RepeatedWarning() for session in self._sessions}
 
     def answers(self, session: Session) -> bool:
         """Whether a run's server answered the newest claim."""
         return session.run not in self._ask_again_at
+
+    @property
+    def are_finished(self) -> bool:
+        """Whether the last claim of each run was answered that the run is finished."""
+        return all(session.reason == "finished" for session in self._sessions)
+
+    def ask_again(self) -> None:
+        """A loop begins: runs that were finished may be open again."""
+        self._told_finished = False
+        for session in self._sessions:
+            if session.reason == "finished":
+                session.reason = ""
+
+    def tell_finished(self, activity: Activity) -> None:
+        """Logs once for each loop that the runs are finished."""
+        if not self._told_finished:
+            self._told_finished = True
+            activity.finished([session.run for session in self._sessions])
 
     async def ask(
         self,

@@ -113,7 +113,7 @@ class WorkerState:
             )
             for run in names
         }
-        self._lanes = Lanes(self.name, self.sessions.values())
+        self.lanes = Lanes(self.name, self.sessions.values())
         self.policy = policy
         self._on_weights_stale = on_weights_stale
         self._hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
@@ -130,6 +130,11 @@ class WorkerState:
     def ended(self) -> bool:
         """Whether nothing is claimed any more."""
         return self.draining or self.stopping
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a loop ends once its attempts have: the worker drains, or all its runs are finished."""
+        return self.draining or self.lanes.are_finished
 
     @property
     def iterating(self) -> bool:
@@ -227,7 +232,7 @@ class WorkerState:
         woken_by, self._woken_by = self._woken_by, None
         try:
             await self._load_weights()
-            if await self._lanes.ask(n, attempts, woken_by, lambda one, s: self._claim_of(one, s, n, attempts)):
+            if await self.lanes.ask(n, attempts, woken_by, lambda one, s: self._claim_of(one, s, n, attempts)):
                 woken_by = None
             if woken_by is not None:  # the run of this marker was not asked: its work is for another worker
                 await self._io.command("ZADD", woken_by, 0, "1")
@@ -270,7 +275,7 @@ class WorkerState:
             _log.debug("the heartbeat gives %s back: %s", count(len(attempts), "attempt"), error)
 
     async def claim(self, n: int, timeout_s: float | None, *, is_told: bool = False) -> list[Attempt]:
-        """Waits until there is something to do; empty after the time-out, or when draining or stopped.
+        """Waits until there is something to do; empty after the time-out, or when draining, stopped or finished.
 
         Args:
             n: most attempts wanted.
@@ -285,6 +290,9 @@ class WorkerState:
                 attempts = await self.claim_once(n)
             if attempts:
                 return attempts
+            if self.lanes.are_finished:
+                self.lanes.tell_finished(self._activity)
+                return []
             left = CLAIM_AGAIN_S if until is None else min(CLAIM_AGAIN_S, until - time.monotonic())
             if left <= 0:
                 return []
@@ -307,15 +315,17 @@ class WorkerState:
             return None
         if await self._load_weights():
             return None
+        # A finished run is asked again with the next claim; its marker stays armed, for the other workers.
+        going_on = [session for session in sessions if session.reason != "finished"]
         # Their own claims armed the markers again: these are for other workers.
-        waking = [session for session in sessions if session.reason not in FOR_OTHERS]
+        waking = [session for session in going_on if session.reason not in FOR_OTHERS]
         if not waking:
             await self._pause(min(left, WEIGHTS_AGAIN_S))
             return None
-        dues = [due for session in sessions if (due := session.due_in_s) is not None]
-        if len(waking) < len(sessions):
+        dues = [due for session in going_on if (due := session.due_in_s) is not None]
+        if len(waking) < len(going_on):
             dues.append(WEIGHTS_AGAIN_S)
-        answering = [session for session in waking if self._lanes.answers(session)]
+        answering = [session for session in waking if self.lanes.answers(session)]
         if answering and len(answering) < len(waking):
             waking = answering
             dues.append(NOT_ANSWERING_AGAIN_S)

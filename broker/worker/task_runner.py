@@ -54,7 +54,7 @@ class TaskRunner:
         self._changed = asyncio.Event()  # a handler ended, the wait did, or the worker was told to stop or drain
 
     async def work(self) -> None:
-        """Works until the worker is told to stop or drain. `end` deals with handlers that still run.
+        """Works until the worker is told to stop or drain, or its runs are finished. Handlers that still run: `end`.
 
         Raises:
             BadArgument: the handler returned something that cannot be awaited.
@@ -63,8 +63,9 @@ class TaskRunner:
         """
         state, self._working = self._state, asyncio.current_task()
         looking = asyncio.create_task(self._look())
+        state.lanes.ask_again()
         try:
-            while self._failure is None and not state.stopping and not (state.draining and self._is_idle()):
+            while self._failure is None and not state.stopping and not (state.is_over and self._is_idle()):
                 if self._permits.are_lost:
                     await self._wait_no_more()
                     if self._is_idle():
@@ -74,11 +75,11 @@ class TaskRunner:
                     await self._send()
                     continue
                 room = self._permits.room
-                if room > 0 and self._waiting is None and not state.ended:
+                if room > 0 and self._waiting is None and not (state.ended or state.is_over):
                     self._waiting = asyncio.create_task(self._wait(room, is_told=self._is_told))
                     self._waiting.add_done_callback(lambda _: self._changed.set())
                 self._changed.clear()
-                if self._failure is None and not state.stopping and not (state.draining and self._is_idle()):
+                if self._failure is None and not state.stopping and not (state.is_over and self._is_idle()):
                     await self._changed.wait()
         finally:
             looking.cancel()

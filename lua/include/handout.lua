@@ -118,6 +118,10 @@ end
 
 -- Returns the reason for handing out less than n, or nil.
 local function hand_out(n, limit, claim)
+  if state.finished then
+    arm.finished = true -- the next worker that waits is told, too
+    return 'finished'
+  end
   if state.halted then return 'halted' end
   if state.paused == 'paused' then return 'paused' end
   if state.recovering ~= '' then return 'recovering' end

@@ -19,3 +19,12 @@ local function restart_task(t, samples, fixed)
   t.letters, t.errors = string.rep('O', t.samples), '0'
   wait_again(t)
 end
+
+-- A finished run goes on: somebody has brought tasks.
+local function reopen()
+  if not state.finished then return end
+  set('finished', '')
+  state.finished = false
+  arm_for_open_slot()
+  event('reopen', '-')
+end

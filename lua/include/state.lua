@@ -14,7 +14,7 @@ local HOT = {
   'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
   'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
   'lease_lag', 'shortest_lease', 'due_by_us', 'failing', 'faulted',
-  'halted',
+  'halted', 'finished',
 }
 
 -- The names of the hot fields and of more, for load_state.
@@ -126,6 +126,7 @@ local function load_state(names, may_be_missing)
     state.max_concurrent_rollouts = int_text(batch_size())
   end
   if state.halted == '' then state.halted = false end
+  if state.finished == '' then state.finished = false end
   set_clock()
   if state.due ~= state.due_by_us then set('due', first_due()) end -- an earlier release stored `due`, and does not know the leases of this release
 end

@@ -3,7 +3,10 @@
 -- A script notes whom its writes concern; flush() arms the markers at the end.
 
 -- Whose markers flush() arms. sessions: those that lose an attempt without having ended it themselves.
-local arm = { workers = false, trainer = false, slot_opened = false, task_ended = false, sessions = {} }
+-- finished: the run is finished, and each worker that waits has to be told.
+local arm = {
+  workers = false, trainer = false, slot_opened = false, task_ended = false, finished = false, sessions = {},
+}
 
 -- For scripts that add pending tasks or raise capacity. The workers' marker is armed only if a claim could get work: an open slot, or a
 -- pending task within capacity.
@@ -19,6 +22,7 @@ local function arm_anyway() arm_for_open_slot() end
 local function arm_session(id) arm.sessions[id] = true end
 
 local function arm_markers()
+  if arm.finished then redis.call('ZADD', WAKE, 0, '1') end
   if arm.workers and state.paused ~= 'paused' and not state.halted then
     local is_useful = arm.slot_opened or (capacity() > 0 and redis.call('ZCARD', PENDING) > 0)
     if is_useful then redis.call('ZADD', WAKE, 0, '1') end
@@ -36,5 +40,7 @@ local function arm_markers()
 end
 
 local function disarm_markers()
-  arm = { workers = false, trainer = false, slot_opened = false, task_ended = false, sessions = {} }
+  arm = {
+    workers = false, trainer = false, slot_opened = false, task_ended = false, finished = false, sessions = {},
+  }
 end

@@ -92,6 +92,8 @@ class Subject:
                 return trainer.advance(run, call_id, 0, self.digest, blob=b"b", now=now)
             case "pause":
                 return trainer.pause(run, call_id, "paused", now=now)
+            case "finish":
+                return trainer.finish(run, call_id, now=now)
             case "repair":
                 return trainer.repair(run, call_id, now=now)
             case "join":

@@ -51,13 +51,17 @@ def of_pause(lab: Lab, trainer: RawTrainer) -> Prepared:
     return calls.pause, ("paused",), {}
 
 
+def of_finish(lab: Lab, trainer: RawTrainer) -> Prepared:
+    return calls.finish, (), {}
+
+
 def of_repair(lab: Lab, trainer: RawTrainer) -> Prepared:
     lab.command("HINCRBY", lab.key("state"), "accepted", 5)
     return calls.repair, (), {}
 
 
 EVERY_CALL = [
-    of_enqueue, of_take, of_discard, of_cancel, of_retry, of_advance, of_an_empty_advance, of_pause, of_repair,
+    of_enqueue, of_take, of_discard, of_cancel, of_retry, of_advance, of_an_empty_advance, of_pause, of_finish, of_repair,
 ]  # fmt: skip
 
 

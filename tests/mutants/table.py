@@ -119,7 +119,16 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "(t.state == 'Y' or t.state == 'B') and is_unsealed(t)", "(t.state == 'Y' or t.state == 'B')", WALK,
         ),
     },
+    "batch.lua": {
+        "ranks_wait_for_a_batch_of_a_finished_run": (
+            "if step >= num('step_next') and count == 0 and state.finished then", "if false then", "attached_rank",
+        ),
+    },
     "enqueue.lua": {
+        "an_enqueue_leaves_the_run_finished": ("if opens then reopen() end", "", "whoever_brings_tasks", WALK),
+        "a_feeder_at_work_opens_a_finished_run": (
+            "local opens = supply == '' or supply == 'begin'", "local opens = true", "feeder_at_work", WALK,
+        ),
         "the_end_of_the_feeder_wakes_nobody": (
             "if said == 'done' then arm_trainer(true) end", "", "woken_by_the_loaders_end", WALK,
         ),
@@ -367,6 +376,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "no_trace_is_stored": ("message .. trace)", "message)", "traceback_of_a_handler"),
     },
     "include/handout.lua": {
+        "claims_of_a_finished_run_go_on": (
+            "  if state.finished then\n    arm.finished = true -- the next worker that waits is told, too\n    return 'finished'\n  end\n",
+            "", "hands_out_nothing_and_takes_results", WALK,
+        ),
+        "one_worker_is_told_that_the_run_is_finished": (
+            "arm.finished = true -- the next worker that waits is told, too\n", "", WALK,
+        ),
         "claims_of_a_halted_run_go_on": (
             "if state.halted then return 'halted' end", "", "failures_of_different_tasks_halt", WALK,
         ),
@@ -500,6 +516,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_retry_after_a_failover_is_finished": ("not listed and order == born then", "not listed then", WALK),
     },
     "include/restart.lua": {
+        "nobody_is_woken_in_a_run_that_is_opened_again": (
+            "arm_for_open_slot()\n  event('reopen'", "event('reopen'", "whoever_brings_tasks", WALK,
+        ),
         "enqueue_again_keeps_the_old_samples": ("if samples then t.samples, t.fixed = samples, fixed end", "", WALK),
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
     },
@@ -674,6 +693,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "what_is_cancelled_is_told_to_nobody": ("revoked = true, cancelled = true", "revoked = true", WALK),
     },
     "include/wake_markers.lua": {
+        "a_pause_keeps_workers_from_the_end": (
+            "if arm.finished then", "if arm.finished and state.paused ~= 'paused' then", WALK,
+        ),
         "no_wake_of_those_who_listen_without_tasks": (
             "local function arm_anyway() arm_for_open_slot() end",
             "local function arm_anyway() arm_workers() end", "rare_calls_wake",
@@ -720,6 +742,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_new_batch_size_leaves_accepted_alone": ("bump('accepted', num('version') * (b - before))", "", WALK),
         "an_unsealed_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
     },
+    "finish.lua": {
+        "finish_wakes_no_trainer": ("arm_trainer(true)", "", "waiting_trainer_is_told_at_once", WALK),
+        "finish_wakes_nobody": ("arm.finished = true", "", WALK),
+        "finish_leaves_the_supply": (
+            "if state.supply == 'more' then set('supply', 'interrupted') end", "", "gone_is_not_waited_for", WALK,
+        ),
+        "finish_during_a_recovery": ("refuse_while_recovering()", "", "during_a_recovery", WALK),
+        "finish_of_an_admission_run": ("state.admission == '1'", "false", "and_for_admission"),
+    },
     "pause.lua": {
         "any_resume_ends_a_halt": (" and rawget(ARGV, FIRST_ARG + 1) == '1' then", " then", "told_apart", WALK),
         "no_wake_on_resume": ("arm_anyway()", "", "marker_is_armed"),
@@ -727,6 +758,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "resume_wakes_nobody": ("arm_anyway()\n  event(mode", "event(mode", WALK),
     },
     "recover_begin.lua": {
+        "a_recovery_leaves_a_run_finished": (
+            "if state.finished then set('finished', '') end", "", "whoever_brings_tasks", WALK,
+        ),
         "the_loader_goes_back_and_the_supply_stays": (
             "if (field('supply') or '') ~= '' then set('supply', 'interrupted') end", "", WALK,
         ),
@@ -794,6 +828,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "renew.lua": {
+        "a_heartbeat_says_nothing_of_the_end": ("state.finished and 'finished' or state.paused", "state.paused", WALK),
         "renew_ignores_staleness": ("and too_old(t.oldest) then", "and false then", "resets_all"),
         "renew_reads_no_record": (" or too_old(oldest_in(records[i]))", "", "resets_all", WALK),
         "renew_resets_what_others_hold": ("holds and s.session == session and", "holds and", "another_session_holds"),
@@ -820,6 +855,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "no_wake_on_repair": ("arm_anyway()", "", "marker_is_armed"),
     },
     "retry.lua": {
+        "a_retry_leaves_the_run_finished": (
+            "if table.concat(answer, ' '):find('retried', 1, true) then reopen() end", "", "whoever_brings_tasks", WALK,
+        ),
         "retry_knows_nothing_of_what_was_freed": (
             "not t and freed_word(ids[i]) or state_word(t)", "state_word(t)", "what_became_of_freed",
         ),
@@ -865,6 +903,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_short_batch_while_a_feeder_works": ("local short = not may_grow and", "local short =", WALK),
         "the_tail_of_a_feeder_is_not_taken": (
             "or state.supply == 'done')", ")", "woken_by_the_loaders_end", WALK,
+        ),
+        "batches_of_a_finished_run_are_formed": (
+            "if state.finished then fail('FINISHED', 'step', int_text(step)) end", "", "next_batch_of_a_finished_run", WALK,
         ),
         "a_trainer_waits_in_a_halted_run": ("state.halted and 1 or 0 }", "0 }", "says_what_halted_the_run", WALK),
         "small_batch_counts_its_size": (

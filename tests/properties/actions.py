@@ -12,6 +12,7 @@ from .calls import (
     Cancel,
     Discard,
     Enqueue,
+    Finish,
     Gated,
     NewTask,
     Open,
@@ -143,7 +144,7 @@ def enqueue(world: World, choose: Chooser) -> None:
             at += 1
         if chance(choose, 5):
             tasks.append(tasks[-1])
-    supply = pick(choose, ["", "", "", "more", "done"])
+    supply = pick(choose, ["", "", "", "begin", "more", "done"])
     send(world, choose, Enqueue(tasks=tuple(tasks), cursor=f"c{at}", again=chance(choose, 40), supply=supply))
 
 
@@ -240,6 +241,13 @@ def pause(world: World, choose: Chooser) -> None:
 def resume(world: World, choose: Chooser) -> None:
     """By the trainer or an operator."""
     send(world, choose, Resume(halted=chance(choose, 70)), operator=chance(choose, 50))
+
+
+def finish(world: World, choose: Chooser) -> None:
+    """By the trainer or an operator; mostly somebody opens the run again soon."""
+    send(world, choose, Finish(), operator=chance(choose, 50))
+    if chance(choose, 60):
+        enqueue(world, choose)
 
 
 def retry(world: World, choose: Chooser) -> None:

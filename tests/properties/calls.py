@@ -82,13 +82,14 @@ class Numbered:
 class Enqueue(Numbered):
     """Adds tasks and stores the data loader's position; with `again` also those that are dead or rejected, or were.
 
-    `supply`: whether a feeder will bring more tasks; empty: nobody says.
+    `supply`: a feeder begins, or whether it will bring more tasks; empty: nobody says. What a feeder that has begun
+    brings does not open a finished run again.
     """
 
     tasks: tuple[NewTask, ...] = ()
     cursor: str = ""
     again: bool = False
-    supply: Literal["", "more", "done"] = ""
+    supply: Literal["", "begin", "more", "done"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,11 @@ class Resume(Numbered):
     """Ends a pause; a halt, too, where that is said."""
 
     halted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish(Numbered):
+    """The run is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +297,8 @@ class Trim:
 
 
 #: What goes through the trainer's channel, or comes from an operator.
-Gated = Enqueue | Take | Discard | Advance | Cancel | Pause | Resume | Retry | Commit | RecoverSweep | RecoverEnd
+Gated = (
+    Enqueue | Take | Discard | Advance | Cancel | Pause | Resume | Finish | Retry | Commit | RecoverSweep | RecoverEnd
+)
 
 Call = Open | RecoverBegin | Gated | Join | Claim | Renew | Leave | Submit | SetBytes | Release | Fail | Requeue | Trim

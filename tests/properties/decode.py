@@ -69,6 +69,7 @@ def view_from_dump(dump: Dump) -> View:
             "paused": state["paused"],
             "cursor": state["cursor"],
             "supply": state.get("supply", ""),
+            "finished": state.get("finished", "") != "",
             "given": _given(state["lineage"], int(state["order_seq"])),
             "open_size": None if state["recovering"] else int(state["open_size"]),
             "recovering": int(state["recovering"]) if state["recovering"] else None,

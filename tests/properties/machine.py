@@ -89,9 +89,9 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def operate(self, data: Any) -> None:
-        """Cancel, pause, resume, retry."""
+        """Cancel, pause, resume, finish, retry."""
         drawn = Drawn(data)
-        act = (actions.resume, actions.retry, actions.cancel, actions.pause)[drawn.integer(0, 3)]
+        act = (actions.resume, actions.retry, actions.cancel, actions.pause, actions.finish)[drawn.integer(0, 4)]
         act(self.world, drawn)
 
     @rule(data=st.data())

@@ -6,6 +6,7 @@ from .actions import MOST_TASKS
 from .calls import (
     Advance,
     Claim,
+    Enqueue,
     Join,
     Open,
     RecoverBegin,
@@ -41,9 +42,11 @@ def finish_everything(world: World) -> None:
     else:
         number = 1
     world.call(Resume(token, number, halted=True))
-    session = world.call(Join("w9", world.fresh("n"), 60_000))["session"]
     run = world.model.run
     assert run is not None
+    number += 1
+    world.call(Enqueue(token, number, cursor=run.cursor))  # a finished run is open again
+    session = world.call(Join("w9", world.fresh("n"), 60_000))["session"]
     for claims in range(1, MOST_ROUNDS):
         if not unfinished(run):
             break

@@ -70,6 +70,7 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     known = {**run.policies, **dict(call.policies)}
     run.recover_limit = limit
     take_epoch(run, call.token, file_number)
+    run.is_over = False
     run.policies = {version: epoch for version, epoch in known.items() if version <= call.version}
     run.policies.setdefault(call.version, run.epoch)
     run.version = run.step_next = run.recovering = call.version

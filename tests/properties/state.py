@@ -148,6 +148,8 @@ class Run:
     cursor: str = ""
     #: Whether more tasks will come; `interrupted`: a feeder had more, and its trainer is gone.
     supply: Literal["", "more", "done", "interrupted"] = ""
+    #: Somebody has said that the run is over.
+    is_over: bool = False
     old_tokens: list[str] = field(default_factory=lambda: [])
     call_number: int = 0
     call_answer: Answer | None = None

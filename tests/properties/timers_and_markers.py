@@ -38,10 +38,13 @@ def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
     require(aside["leases"] == leases, f"leases {aside['leases']}, not {leases}")
     shortest = min(leases.values(), default=0)
     require(aside["shortest_lease"] == shortest, f"the shortest lease is {shortest}, not {aside['shortest_lease']}")
+    if view["run"]["finished"]:
+        require(aside["wake"], "G9: the run is finished, and no waiting worker is woken to be told")
     if claimable(view):
         require(aside["wake"], "G9: a claim would get something, and no waiting worker is woken")
     left = sum(len(view[kind]) for kind in ("pending", "delayed", "running", "ready")) + (view["run"]["open_size"] or 0)
     run_dry = left < waits.left and view["run"]["supply"] != "more"
+    run_dry = run_dry or view["run"]["finished"]
     if waits.ready and view["run"]["recovering"] is None and (len(view["ready"]) >= waits.ready or run_dry):
         require(aside["wake:ready"], f"G9: {waits}, {len(view['ready'])} are ready, {left} left: it is not woken")
     run = model.run
@@ -58,7 +61,7 @@ def claimable(view: View) -> bool:
     config, run = view["config"], view["run"]
     age = run["step_next"] - run["version"]
     old = config["staleness"] is not None and config["on_stale"] != "keep" and age > config["staleness"]
-    if view["halted"] or run["paused"] == "paused" or old or run["recovering"] is not None:
+    if run["finished"] or view["halted"] or run["paused"] == "paused" or old or run["recovering"] is not None:
         return False
     if any("O" in (slot[0] for slot in view["tasks"][name]["slots"]) for name in view["open"]):
         return True

@@ -13,6 +13,7 @@ from .calls import (
     Commit,
     Discard,
     Enqueue,
+    Finish,
     NewTask,
     Numbered,
     Open,
@@ -32,7 +33,7 @@ from .transitions import finish, reset_stale, restart
 
 #: How many answers to operators are remembered.
 REMEMBERED_REQUESTS = 64
-STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Retry, Commit)
+STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Finish, Retry, Commit)
 
 
 def open_run(run: Run | None, call: Open) -> tuple[Run | None, Answer]:
@@ -132,8 +133,12 @@ def _execute(run: Run, call: Numbered) -> Answer:
             return _set_mode(run, call.mode)
         case Resume():
             return _set_mode(run, "", ends_halt=call.halted)
+        case Finish():
+            return _finish_run(run)
         case Retry():
             words = _each(run, call.tasks, lambda task: _retry(run, task))["answers"]
+            if "retried" in words:
+                run.is_over = False
             return {"answers": [_freed(run, name) or word for name, word in zip(call.tasks, words, strict=True)]}
         case _:
             raise TypeError(call)
@@ -145,6 +150,20 @@ def _set_mode(run: Run, mode: str, *, ends_halt: bool = False) -> Answer:
     if ends_halt and halted:
         breaker.resume(run)
     return {"before": before, "halted": halted}
+
+
+def _finish_run(run: Run) -> Answer:
+    """Nothing is handed out and no batch is formed any more. What is left stays as it is."""
+    before, run.is_over = run.is_over, True
+    if run.supply == "more":
+        run.supply = "interrupted"
+    tasks = run.tasks.values()
+    return {
+        "before": before,
+        "waiting": sum(task.state in ("pending", "delayed") for task in tasks),
+        "running": len(run.running()),
+        "ready": len(run.ready()) + len(run.unsealed_batch().tasks),
+    }
 
 
 def enqueue(run: Run, call: Enqueue) -> Answer:
@@ -172,8 +191,10 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
     if added:
         run.count("enqueued", added)
     started = len(call.tasks) - len(existing)
+    if call.supply in ("", "begin"):
+        run.is_over = False
     if call.supply:
-        run.supply = call.supply
+        run.supply = "more" if call.supply == "begin" else call.supply
     elif started and run.supply == "done":
         run.supply = ""
     return {"added": started, "existing": existing, "states": states}
@@ -216,6 +237,8 @@ def take(run: Run, call: Take) -> Answer:
         }
     if call.step < run.step_next:
         return error("GONE")
+    if run.is_over:
+        return error("FINISHED")
     if call.step != run.step_next or call.step > run.version + 1:
         return error("EARLY")
     if run.config.max_staleness is not None:

@@ -27,6 +27,7 @@ def view_of(run: Run | None) -> View:
             "paused": run.paused,
             "cursor": run.cursor,
             "supply": run.supply,
+            "finished": run.is_over,
             "given": list(run.given),
             "open_size": None if run.recovering is not None else len(run.unsealed_batch().tasks),
             "recovering": run.recovering,

@@ -20,6 +20,7 @@ from .calls import (
     Discard,
     Enqueue,
     Fail,
+    Finish,
     Join,
     Leave,
     Numbered,
@@ -145,6 +146,8 @@ class Wire:
                 return trainer.pause(run, call_id, call.mode, now=now)
             case Resume():
                 return trainer.pause(run, call_id, "", halted=call.halted, now=now)
+            case Finish():
+                return trainer.finish(run, call_id, now=now)
             case Retry():
                 return trainer.retry(run, call_id, call.tasks, now=now)
             case _:
@@ -217,6 +220,13 @@ class Wire:
                 return {"version": parsed.version, "size": parsed.size}
             case Discard() | Cancel() | Retry():
                 return {"answers": parsed}
+            case Finish():
+                return {
+                    "before": parsed.before,
+                    "waiting": parsed.waiting,
+                    "running": parsed.running,
+                    "ready": parsed.ready,
+                }
             case Pause() | Resume():
                 return {"before": parsed.mode, "halted": parsed.halted}
             case _:

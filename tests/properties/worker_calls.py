@@ -68,7 +68,13 @@ def claim(run: Run, call: Claim) -> Answer:
     # A worker that names no policy cannot wait for a newer one. Its reason is the capacity instead.
     unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
     passed: list[str] = []
-    if not run.breaker.halted and run.paused != "paused" and run.recovering is None and not unusable:
+    if (
+        not run.is_over
+        and not run.breaker.halted
+        and run.paused != "paused"
+        and run.recovering is None
+        and not unusable
+    ):
         _claim_open(run, call, policy, attempts, passed)
         if run.paused != "draining":
             _start_tasks(run, call, policy, attempts, passed)
@@ -86,6 +92,8 @@ def _newest(run: Run) -> Answer:
 
 
 def _reason(run: Run, unusable: bool, passed: bool) -> str:
+    if run.is_over:
+        return "finished"
     if run.breaker.halted:
         return "halted"
     if run.paused == "paused":
@@ -189,7 +197,7 @@ def renew(run: Run, call: Renew) -> Answer:
             why = answer.get("why", answer["answer"])
             if why != "done":
                 abandon[attempt] = why
-    return {"abandon": abandon, "run_version": run.version, "paused": run.paused}
+    return {"abandon": abandon, "run_version": run.version, "paused": "finished" if run.is_over else run.paused}
 
 
 def leave(run: Run, call: Leave) -> Answer:

@@ -41,6 +41,7 @@ CODES = {
     "BADURL": "BadUrl",
     "NAME": "BadName",
     "TIMEOUT": "WaitTimeout",
+    "FINISHED": "RunFinished",
     "HALTED": "RunHalted",
 }
 

@@ -50,7 +50,13 @@ def run(namespace: Namespace, output: Output) -> int:
                 output.json(stats)
             numbers = (stats.version, stats.step_next, stats.capacity, stats.pending, stats.running, stats.ready)
             more = (stats.consumed, stats.dead, stats.sessions - stats.lapsed)
-            rows.append((name, *(f"{number:,}" for number in (*numbers, *more)), stats.paused or "open"))
+            rows.append(
+                (
+                    name,
+                    *(f"{number:,}" for number in (*numbers, *more)),
+                    "finished" if stats.finished else stats.paused or "open",
+                )
+            )
     if not output.as_json:
         if rows:
             output.table(Table(_COLUMNS, rows, numeric=frozenset(range(1, len(_COLUMNS) - 1))))

@@ -85,6 +85,8 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
     ]
     if stats.paused:
         rows.append(("claims", stats.paused))
+    if stats.finished:
+        rows.append(("finished", "no task is handed out, and no batch is formed"))
     if stats.halted:
         rows.append(
             ("halted", f"{count(stats.halted, 'failure')} without an accepted result; broker explain {stats.run}")

@@ -280,3 +280,18 @@ def test_a_halt_is_told_and_ended_only_by_name(broker: Any, trainer: Trainer, wo
     ended = broker("resume", RUN, "--halted")
     assert (ended.code, ended.out) == (0, f"run {RUN} starts work again (was halted)\n")
     assert trainer.stats().halted == 0
+
+
+def test_finish_says_what_is_left_and_the_run_says_that_it_is_finished(broker: Any, trainer: Trainer) -> None:
+    waiting = trainer.stats().pending
+    told = broker("finish", RUN)
+    assert told.code == 0
+    assert told.out.startswith(f"run {RUN} is finished: workers end, and no further batch is formed. What is left")
+    assert broker("finish", RUN, "--json").json == {"run": RUN, "claims": "finished", "left": waiting}
+    assert "finished" in broker("status", RUN).out
+    assert "finished" in broker("runs").out
+    explained = broker("explain", RUN).out
+    assert "No: The run is finished: nothing more is handed out" in explained
+    assert f"What is left stays as it is: {waiting} waiting" in explained
+    assert "[finished]" in explained
+    assert "the run is finished" in broker("tail", RUN, "--from", "start", "--no-follow").out

@@ -29,6 +29,7 @@ ON_A_RUN: Sequence[Sequence[str]] = (
     ("dead", "retry", "--all"),
     ("pause",),
     ("resume",),
+    ("finish",),
     ("cancel", "t"),
     ("purge", "--yes"),
 )
