@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from broker.clients.background import in_background
 from broker.connections import AsyncTransport, Transport
-from broker.connections.connection import run_blocking
+from broker.connections.interrupts import shorten
+from broker.connections.sync import run_blocking
 from broker.errors import BadArgument, ServerUnavailable
-from broker.worker.signals import shorten
 
 T = TypeVar("T")
 
@@ -24,16 +24,11 @@ class BlockingClient:
         transport: sends the calls.
     """
 
+    #: Makes a call.
+    _run = staticmethod(run_blocking)
+
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Makes a call."""
-        try:
-            return run_blocking(call)
-        except KeyboardInterrupt as error:
-            shorten(error)
-            raise
 
     def _run_within(self, call: Coroutine[Any, Any, T], seconds: float) -> T:
         """Makes a call, and waits for a limited time, even where the call waits for DNS or a silent server.

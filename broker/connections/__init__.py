@@ -5,7 +5,7 @@ The only part of the broker that has sockets.
 
 from broker.connections.aio import AsyncTransport
 from broker.connections.credentials import Credentials
-from broker.connections.server import ServerInfo
+from broker.connections.server_info import ServerInfo
 from broker.connections.sync import Transport
 from broker.errors import BadArgument
 from broker.values.arguments import seconds_of

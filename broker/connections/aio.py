@@ -24,9 +24,9 @@ from broker.connections.credentials import Credentials
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import FORKED, told
-from broker.connections.pool import Limiter
 from broker.connections.resolve import opened_address
-from broker.connections.server import ServerInfo
+from broker.connections.server import Limiter
+from broker.connections.server_info import ServerInfo
 from broker.connections.url import Address
 from broker.errors import BadArgument
 from broker.values.hooks import check_hook

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -11,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from broker.connections.calls import commands_of, outcomes_of
 from broker.connections.connection import Connection, RedisCommand
 from broker.connections.credentials import Credentials, Login, asked_for
 from broker.connections.endpoint import Endpoint
@@ -34,9 +34,9 @@ from broker.connections.failures import (
     speaks_tls,
 )
 from broker.connections.partial_reads import PartialReads
-from broker.connections.pool import Limiter, Server, on_new
 from broker.connections.retrying import Patience, pause_s, silence_s
-from broker.connections.server import ServerInfo, refuse_login
+from broker.connections.server import Limiter, Server, on_new
+from broker.connections.server_info import ServerInfo, refuse_login
 from broker.connections.tls_probe import ANSWERS_WITHIN_S, answers_plainly, answers_with_tls
 from broker.connections.topology import make_topology
 from broker.connections.url import Address
@@ -138,14 +138,14 @@ class BaseTransport(ABC):
     async def blocking(self, call: Callable[[], T]) -> T:
         """Makes a call that blocks, such as reading a file."""
 
-    async def call(self, call: ScriptCall[T], patience_s: float | None = None) -> T:
+    async def call(self, call: ScriptCall[T], patience_s: float = math.inf) -> T:
         """Sends one script call; raises its BrokerError, and what `execute` raises. `patience_s`: as `execute`."""
-        value = (await (self.execute((call,)) if patience_s is None else self.execute((call,), patience_s)))[0]
+        value = (await (self.execute((call,)) if math.isinf(patience_s) else self.execute((call,), patience_s)))[0]
         if isinstance(value, BrokerError):
             raise value
         return value
 
-    async def execute(self, calls: Sequence[ScriptCall[Any]], patience_s: float | None = None) -> list[Any]:
+    async def execute(self, calls: Sequence[ScriptCall[Any]], patience_s: float = math.inf) -> list[Any]:
         """As `Transport.execute`; `patience_s`: as `Patience.persist`."""
         if not calls:
             return []
@@ -154,14 +154,14 @@ class BaseTransport(ABC):
         if (sole := self._topology.sole) is not None:
             # The usual case: there is one server, and it answers.
             try:
-                return await self._run(sole, calls, since + self._patience.for_s(patience_s))
+                return await self._run(sole, calls, since + min(patience_s, self._patience.retry_for_s))
             except Failure as failure:
                 failed = failure
         results: list[Any] = [None] * len(calls)
         await self._finish(calls, results, list(range(len(calls))), patience_s, failed, since)
         return results
 
-    async def execute_each(self, calls: Sequence[ScriptCall[Any]], patience_s: float | None = None) -> list[Any]:
+    async def execute_each(self, calls: Sequence[ScriptCall[Any]], patience_s: float = math.inf) -> list[Any]:
         """As `Transport.execute_each`; `patience_s`: as `Patience.persist`."""
         results: list[Any] = [None] * len(calls)
         left = list(range(len(calls)))
@@ -178,7 +178,7 @@ class BaseTransport(ABC):
         calls: Sequence[ScriptCall[Any]],
         results: list[Any],
         left: list[int],
-        patience_s: float | None,
+        patience_s: float,
         failed: Failure | None = None,
         since: float | None = None,
     ) -> None:
@@ -254,7 +254,7 @@ class BaseTransport(ABC):
         """As `Transport.wait_and_execute`."""
         sole = self._topology.sole
         server = None if sole is None else self._servers.get(sole)
-        commands, loads = ([], []) if server is None or server.info is None else commands_of(server, calls)
+        commands, loads = ([], []) if server is None or server.info is None else server.commands(calls)
         if server is None or not commands or loads:
             await self.wait_marker(keys, timeout_s)
             return None
@@ -272,7 +272,7 @@ class BaseTransport(ABC):
             return None
         if any(passes(error) or lacks_function(error) or error.code == "NOSCRIPT" for error in errors):
             return None
-        return outcomes_of(calls, replies, server, self._address.shown)
+        return server.outcomes(calls, replies)
 
     async def _after_failed_wait(self, failure: Failure, deadline: float) -> None:
         """Pauses after a failed wait: the caller claims and waits again, which could be a busy loop."""
@@ -478,7 +478,7 @@ class BaseTransport(ABC):
         if server is None or server.info is None:
             server = await self._server(endpoint, until)
         for _ in range(_MOST_TURNS):
-            commands, loads = commands_of(server, calls)
+            commands, loads = server.commands(calls)
             replies = await self._exchange(server, commands, until, asking)
             errors = [reply for reply in replies if type(reply) is ErrorReply]
             if not errors and len(replies) == len(calls):
@@ -503,7 +503,7 @@ class BaseTransport(ABC):
                     return await self._run(owner, calls, until, asking=True)
                 self._pass(error)
             server.known.update(loads)
-            return outcomes_of(calls, replies[len(loads) :], server, self._address.shown)
+            return server.outcomes(calls, replies[len(loads) :])
         raise Failure(NOT_READY, f"{endpoint} forgets its scripts at once")
 
     async def _plain(

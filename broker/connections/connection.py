@@ -5,9 +5,9 @@ any more. redis-py is not used for this. Its clients and connections send again 
 the reasons. For a small call they cost several times the server's work.
 """
 
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from sys import getsizeof
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import hiredis
 from redis.connection import PythonRespSerializer
@@ -17,9 +17,8 @@ from broker.connections.failures import CROWDED, GARBLED, TOO_LARGE, Failure
 from broker.errors import NotSendable
 
 if TYPE_CHECKING:
-    from broker.connections.server import ServerInfo
+    from broker.connections.server_info import ServerInfo
 
-T = TypeVar("T")
 RedisCommand = tuple[str | bytes | int, ...]
 
 #: The most that is read from a socket at once, bytes.
@@ -167,13 +166,3 @@ def in_chunks(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:
         else:
             view = memoryview(part)
             yield from (view[start : start + _WRITE_BYTES] for start in range(0, len(view), _WRITE_BYTES))
-
-
-def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Finishes a coroutine of a blocking client: its connections and pauses block, so that it never suspends."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise RuntimeError("a coroutine of the synchronous client suspended")

@@ -10,7 +10,7 @@ from typing import Any
 from broker.connections.connection import RedisCommand, packed
 from broker.connections.error_reply import ErrorReply
 from broker.connections.failures import CLOSED, Failure
-from broker.connections.server import ServerInfo
+from broker.connections.server_info import ServerInfo
 from broker.errors import ServerUnavailable, UnsupportedServer
 
 #: The interval at which a waiting call looks for a marker, seconds: fakeredis' blocking calls stop the event loop.

@@ -50,16 +50,12 @@ class Patience:
         self.retry_for_s, self._silent_s = retry_for_s, silent_s
         self._pause, self._failed = pause, failed
 
-    def for_s(self, patience_s: float | None) -> float:
-        """How long a call is tried again that has this patience of its own, seconds; None: it has none."""
-        return self.retry_for_s if patience_s is None else min(patience_s, self.retry_for_s)
-
     async def persist(
         self,
         once: Callable[[float], Awaitable[T]],
         failed: Failure | None = None,
         since: float | None = None,
-        patience_s: float | None = None,
+        patience_s: float = math.inf,
     ) -> T:
         """Calls `once` until it no longer raises a Failure that passes.
 
@@ -67,7 +63,7 @@ class Patience:
             once: one try. Its argument is the moment, on the monotonic clock, until which a server may be silent.
             failed: the failure of a first try that the caller has made, if it failed.
             since: when that first try began, on the monotonic clock, seconds; None: the caller has made none.
-            patience_s: for how long to try where that is shorter than usual, seconds. Then the caller says what failed.
+            patience_s: for how long to try where that is shorter than usual, seconds; then the caller says what failed.
 
         Raises:
             ServerUnavailable: all tries failed for `retry_for_s`; or one did, if a try takes longer.
@@ -75,7 +71,7 @@ class Patience:
             AuthenticationFailed: it refused what the user's `credentials` gave for that time, or they raised.
             BrokerError: the failure is permanent (see `broker.connections.failures`); raised at once.
         """
-        failures, retry_for_s, is_met = 0, self.for_s(patience_s), False
+        failures, retry_for_s, is_met = 0, min(patience_s, self.retry_for_s), False
         # A silent server costs its time-out before the first failure is known: the caller's wait includes it.
         since = time.monotonic() if since is None else since
         try:
@@ -100,7 +96,7 @@ class Patience:
                 if now + seconds > since + retry_for_s:
                     raise self._given_up(failed, now - since) from failed
                 # A pooled connection that the server had closed is not worth a message; a second failure is.
-                if failures == 2 and patience_s is None:
+                if failures == 2 and math.isinf(patience_s):
                     how_long = "until it answers" if math.isinf(self.retry_for_s) else f"for {self.retry_for_s:g} s"
                     is_met = True
                     self._outage.met("%s: %s; trying %s", self._url, failed, how_long)

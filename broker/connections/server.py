@@ -1,140 +1,229 @@
-"""The kind and version of a server, asked when a connection is opened, and whether the broker supports it."""
+"""A server: its pools of connections, the facts that are known of it, and how it is sent script calls."""
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from broker.connections.connection import Connection, RedisCommand
 from broker.connections.credentials import Login
+from broker.connections.endpoint import Endpoint
 from broker.connections.error_reply import ErrorReply
-from broker.connections.failures import (
-    NO_DATABASE,
-    NOT_REDIS,
-    RIGHTS,
-    TOO_OLD,
-    Failure,
-    of_login,
-    of_reply,
-)
+from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure, cut, refusal
+from broker.connections.retrying import silence_s
+from broker.connections.server_info import ServerInfo, greet
 from broker.connections.url import Address
+from broker.protocol import scripts
+from broker.protocol.keys import NEVER_THERE
+from broker.protocol.script_call import ScriptCall
 
-log = logging.getLogger(__name__)
-
-Kind = Literal["redis", "valkey", "fakeredis"]
-
-#: The oldest Redis that has every command the scripts use.
-OLDEST = (6, 2)
+Limiter = AbstractAsyncContextManager[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """The server at the other end.
+class Pool:
+    """Connections to one server; each carries one exchange at a time.
+
+    Args:
+        opened: opens a connection. Its argument is the moment, on the monotonic clock, until which this may take.
+        greet: asks the server what it is, on a new connection.
+        limiter: limits the exchanges under way; None: no limit.
+        timeout_s: how long the server may be silent after a connection was opened, seconds.
+        interrupted: whether exchanges are to fail now. The caller makes it true before it calls `interrupt`, so that
+            an exchange that has not begun by then sees it.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[float], Awaitable[Connection]],
+        greet: Callable[[Connection], Awaitable[None]],
+        limiter: Limiter | None,
+        timeout_s: float,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._opened, self._greet, self._limiter, self._interrupted = opened, greet, limiter, interrupted
+        self._timeout_s = timeout_s
+        self._idle: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
+        self._generation = 0
+
+    async def exchange(self, commands: Sequence[RedisCommand], until: float, wait_s: float = 0.0) -> list[Any]:
+        """As `Connection.exchange`, on one of the connections.
+
+        A connection is opened when none is idle; then the server may be silent until `until`, on the monotonic clock.
+        """
+        if self._limiter is None:
+            return await self._exchange(commands, until, wait_s)
+        async with self._limiter:
+            return await self._exchange(commands, until, wait_s)
+
+    async def _exchange(self, commands: Sequence[RedisCommand], until: float, wait_s: float) -> list[Any]:
+        generation = self._generation
+        try:
+            connection = self._idle.pop()
+        except IndexError:  # another thread may have taken the last connection
+            connection = None
+        if connection is not None and connection.until is not math.inf and connection.until <= time.monotonic():
+            connection.abort()  # its login is about to end
+            connection = None
+        is_new = connection is None
+        if connection is None:
+            # Outside of the `except` block: an error in it would carry the IndexError along.
+            connection = await self._opened(until)
+        self._busy.add(connection)
+        try:
+            if self._interrupted():
+                connection.interrupt()
+            if is_new:
+                connection.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
+                await self._greet(connection)
+                connection.be_patient(silence_s(self._timeout_s, until - time.monotonic()))
+            replies = (
+                await self._first(connection, commands, wait_s)
+                if is_new
+                else await connection.exchange(commands, wait_s)
+            )
+        except BaseException:
+            # The connection broke, or the exchange was cancelled: the rest of a reply may still come.
+            connection.abort()
+            raise
+        finally:
+            self._busy.discard(connection)
+        if generation == self._generation:
+            self._idle.append(connection)
+        else:
+            connection.abort()
+        return replies
+
+    async def _first(self, connection: Connection, commands: Sequence[RedisCommand], wait_s: float) -> list[Any]:
+        """The first exchange of a connection after the greeting."""
+        try:
+            replies = await connection.exchange(commands, wait_s)
+        except Failure as failure:
+            raise cut(failure) from failure
+        connection.be_patient(self._timeout_s)
+        return replies
+
+    def interrupt(self) -> None:
+        """Breaks the connections that are waiting for replies."""
+        for connection in list(self._busy):
+            connection.interrupt()
+
+    def drop(self) -> None:
+        """Closes the connections; a connection in use is closed after its exchange."""
+        self._generation += 1
+        while self._idle:
+            self._idle.pop().abort()
+
+
+class Server:
+    """One server.
 
     Attributes:
-        kind: which software it is.
-        version: (major, minor, patch) of it.
-        supports_shebang: whether scripts may begin with a `#!lua` line.
-        replica: whether it is a replica, which refuses writes.
-        cluster: whether it is a node of a cluster.
-        sentinel: whether it is a sentinel, which runs no scripts.
+        endpoint: its address.
+        pool: connections for calls that do not block in the server.
+        waits: connections for calls that do.
+        info: its kind and version, once it was asked.
+        known: the scripts that it has.
+        calls_functions: whether script calls are called as functions of a library
+            (see `broker.protocol.function_library`).
     """
 
-    kind: Kind
-    version: tuple[int, ...]
-    supports_shebang: bool
-    replica: bool = False
-    cluster: bool = False
-    sentinel: bool = False
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        address: Address,
+        opened: Callable[[float], Awaitable[Connection]],
+        limiter: Limiter | None,
+        timeout_s: float,
+        closed: Callable[[], bool],
+        interrupted: Callable[[], bool],
+        on_new: Callable[[Failure, Endpoint, Address, bool], Awaitable[Failure]],
+        login: Callable[[], Awaitable[Login]],
+    ) -> None:
+        self.endpoint, self._address = endpoint, address
+        self._on_new, self._login = on_new, login
+        self.info: ServerInfo | None = None
+        self.known: set[str] = set()
+        self.calls_functions = False
+        self.pool = Pool(opened, self._greet, limiter, timeout_s, closed)
+        self.waits = Pool(opened, self._greet, None, timeout_s, interrupted)
+
+    @property
+    def supports_shebang(self) -> bool:
+        """Whether scripts may begin with a `#!lua` line."""
+        return self.info is not None and self.info.supports_shebang
+
+    def commands(self, calls: Sequence[ScriptCall[Any]]) -> tuple[list[RedisCommand], list[str]]:
+        """The commands of script calls, and the names of the scripts that the first of the commands load."""
+        commands: list[RedisCommand] = []
+        in_cluster = self.info is not None and self.info.cluster
+        if self.calls_functions:
+            functions = scripts.library().functions
+            for call in calls:
+                commands += call.before
+                keys = _keys_in_cluster(call) if in_cluster else call.keys
+                commands.append(("FCALL", functions[call.script], len(keys), *keys, *call.args))
+            return commands, []
+        shebang = self.supports_shebang
+        loads = list(dict.fromkeys(call.script for call in calls if call.script not in self.known))
+        commands += (("SCRIPT", "LOAD", scripts.load(name, shebang).source) for name in loads)
+        for call in calls:
+            commands += call.before
+            keys = _keys_in_cluster(call) if in_cluster else call.keys
+            commands.append(("EVALSHA", scripts.load(call.script, shebang).sha1, len(keys), *keys, *call.args))
+        return commands, loads
+
+    def outcomes(self, calls: Sequence[ScriptCall[Any]], replies: Sequence[Any]) -> list[Any]:
+        """Reads the replies of script calls: an error of a command sent ahead of a script is the error of its call."""
+        outcomes: list[Any] = []
+        start = 0
+        for call in calls:
+            end = start + len(call.before) + 1
+            error = next((reply for reply in replies[start:end] if isinstance(reply, ErrorReply)), None)
+            if error is not None:
+                outcomes.append(refusal(error, self._address.shown, call.script, self.supports_shebang))
+            else:
+                outcomes.append(call.outcome(replies[end - 1]))
+            start = end
+        return outcomes
+
+    def drop(self) -> None:
+        """As `Pool.drop`."""
+        self.pool.drop()
+        self.waits.drop()
+
+    async def _greet(self, connection: Connection) -> None:
+        login = await self._login()
+        connection.until = login.until
+        try:
+            info = await greet(connection, self._address, login)
+        except Failure as failure:
+            judged = await self._on_new(failure, self.endpoint, self._address, self.info is None)
+            raise judged from failure
+        if self._address.mode == "sentinel" and info.replica:
+            raise Failure(NO_PRIMARY, "it is not a primary any more")
+        if info != self.info:
+            # Another server has this address now; it has none of the scripts.
+            self.known.clear()
+            self.info = info
+            self.calls_functions = info.supports_shebang
 
 
-async def greet(connection: Connection, address: Address, login: Login) -> ServerInfo:
-    """Logs in on a new connection, names it and asks what the server is, in one round trip.
+def on_new(failure: Failure, endpoint: Endpoint, address: Address) -> Failure:
+    """The failure of the first exchange on a new connection. An answer that no Redis gives is permanent here."""
+    if failure.kind is not GARBLED:
+        return failure
+    tls = "" if address.tls is not None else "; if it speaks TLS, connect with rediss://"
+    return Failure(NOT_REDIS, f"what listens at {endpoint} is neither Redis nor Valkey ({failure}){tls}")
 
-    Raises:
-        Failure: the server refuses the login, is not ready, too old or unknown to this client, or the connection broke.
+
+def _keys_in_cluster(call: ScriptCall[Any]) -> tuple[str, ...]:
+    """The keys of a call, and one key that never exists.
+
+    While a hash slot moves to another node, each of the two nodes has some of a run's keys. A script fails at the
+    first key that its node lacks, after it has written others. A call that names several keys, of which one is
+    missing, is refused as a whole (`TRYAGAIN`), and is sent again until the slot has moved.
     """
-    if connection.info is not None:
-        return connection.info
-    logging_in = login.commands(address.db)
-    *logged_in, info = await connection.exchange([*logging_in, ("INFO",)])
-    refuse_login(logging_in, logged_in)
-    if not isinstance(info, ErrorReply):
-        return _from_info(_info_fields(info), address)
-    if info.code != "NOPERM":
-        raise of_reply(info) or Failure(NOT_REDIS, f"it answers INFO with an error: {info.text}")
-    # The user may not call INFO; HELLO says enough.
-    (hello,) = await connection.exchange([("HELLO",)])
-    if isinstance(hello, ErrorReply):
-        raise Failure(RIGHTS, f"{hello.text} (the user needs the permission +info or +hello)")
-    return _from_hello(hello)
-
-
-def refuse_login(sent: Sequence[RedisCommand], replies: Sequence[Any]) -> None:
-    """Raises Failure for the first login command that was refused. A connection without a name does as well."""
-    for command, reply in zip(sent, replies, strict=True):
-        if isinstance(reply, ErrorReply) and command[0] != "CLIENT":
-            raise of_login(reply) if command[0] == "AUTH" else of_reply(reply) or Failure(NO_DATABASE, reply.text)
-
-
-def _info_fields(reply: bytes) -> dict[str, str]:
-    """INFO's `name:value` lines."""
-    lines = reply.decode(errors="replace").splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
-def _from_info(fields: dict[str, str], address: Address) -> ServerInfo:
-    """Judges a server by its INFO."""
-    mode = fields.get("redis_mode", fields.get("server_mode"))
-    is_valkey = "valkey_version" in fields or fields.get("server_name") == "valkey"
-    text = fields.get("valkey_version") or fields.get("redis_version", "")
-    info = _checked(
-        "valkey" if is_valkey else "redis",
-        text,
-        replica=fields.get("role") == "slave",
-        mode=mode,
-    )
-    policy = fields.get("maxmemory_policy", "noeviction")
-    if fields.get("maxmemory", "0") != "0" and policy != "noeviction":
-        _warn_of_eviction(address.shown, policy)
-    return info
-
-
-def _from_hello(reply: Sequence[Any]) -> ServerInfo:
-    """Judges a server by its HELLO: a flat list of names and values."""
-    words = [value.decode() if isinstance(value, bytes) else value for value in reply]
-    fields = dict(zip(words[::2], words[1::2], strict=False))
-    kind = "valkey" if fields.get("server") == "valkey" else "redis"
-    return _checked(
-        kind,
-        str(fields.get("version", "")),
-        replica=fields.get("role") in ("replica", "slave"),
-        mode=fields.get("mode"),
-    )
-
-
-def _checked(kind: Literal["redis", "valkey"], text: str, replica: bool, mode: str | None) -> ServerInfo:
-    """The ServerInfo, if the version will do."""
-    version = tuple(int(part) for part in text.partition("-")[0].split(".") if part.isdigit())
-    if not version:
-        raise Failure(TOO_OLD, "it does not say which version of Redis or Valkey it is")
-    if kind == "redis" and version < OLDEST:
-        raise Failure(TOO_OLD, f"it is Redis {text}; {OLDEST[0]}.{OLDEST[1]} is the oldest that will do")
-    return ServerInfo(
-        kind, version, kind == "valkey" or version >= (7, 0), replica, mode == "cluster", mode == "sentinel"
-    )
-
-
-_warned: set[str] = set()
-
-
-def _warn_of_eviction(url: str, policy: str) -> None:
-    """Warns once for each server that may evict tasks."""
-    if url not in _warned:
-        _warned.add(url)
-        log.warning(
-            "%s has maxmemory-policy %s: when it is full it will delete leases, tasks and results of a run; "
-            "set maxmemory-policy to noeviction",
-            url,
-            policy,
-        )
+    return (*call.keys, call.keys[0] + NEVER_THERE)

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,15 +20,15 @@ from broker.connections.connection import (
     ReplyReader,
     in_chunks,
     packed,
-    run_blocking,
 )
 from broker.connections.credentials import Credentials
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import closed, of_connecting, of_exchange
 from broker.connections.forks import FORKED, told
-from broker.connections.pool import Limiter
+from broker.connections.interrupts import shorten
 from broker.connections.resolve import opened_address
-from broker.connections.server import ServerInfo
+from broker.connections.server import Limiter
+from broker.connections.server_info import ServerInfo
 from broker.connections.url import Address
 from broker.errors import BadArgument
 from broker.protocol.script_call import ScriptCall
@@ -40,6 +40,19 @@ _IN_CALL = (
     "a signal handler may not make a call of a client in the middle of another: let it set a flag that the loop "
     "looks at"
 )
+
+
+def run_blocking(call: Coroutine[Any, Any, T]) -> T:
+    """Makes a call of a blocking client. Its connections and pauses block, so the coroutine never suspends."""
+    try:
+        call.send(None)
+    except StopIteration as stop:
+        return stop.value
+    except KeyboardInterrupt as error:
+        shorten(error)
+        raise
+    call.close()
+    raise RuntimeError("a coroutine of the synchronous client suspended")
 
 
 class Transport:
@@ -77,7 +90,7 @@ class Transport:
         """
         return run_blocking(self.io.execute(calls))
 
-    def execute_each(self, calls: Sequence[ScriptCall[Any]], patience_s: float | None = None) -> list[Any]:
+    def execute_each(self, calls: Sequence[ScriptCall[Any]], patience_s: float = math.inf) -> list[Any]:
         """As `execute`, where some of several servers may be away: their calls have the error as result, not raised.
 
         Args:

@@ -8,9 +8,11 @@ another line with the same effect.
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from broker.protocol.function_library import LuaFile, NameClash, SourceLine, as_library
 from broker.protocol.keys import NEVER_THERE
@@ -130,16 +132,14 @@ class Library:
         name: of the library; contains a hash of its source, so that clients of different releases do not disturb each
             other.
         source: the argument of FUNCTION LOAD.
+        functions: the name of each script's function, for FCALL.
         lines: for each line of `source`, the file and line that it came from; 0: no file.
     """
 
     name: str
     source: bytes
+    functions: Mapping[str, str]
     lines: tuple[tuple[str, int], ...]
-
-    def function(self, script: str) -> str:
-        """The name of a script's function for FCALL."""
-        return f"{self.name}_{script}"
 
     def origin(self, line: int) -> str:
         """The file and line of line `line` (counted from 1, as in the server's error messages): `claim.lua:12`."""
@@ -177,7 +177,8 @@ def library() -> Library:
     # The names of the functions contain the hash too, so that releases on one server never replace each other's.
     full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
     source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
-    return Library(full_name, source, tuple(origins))
+    called = {name: f"{full_name}_{name}" for name in names()}
+    return Library(full_name, source, MappingProxyType(called), tuple(origins))
 
 
 def is_library_name(name: str) -> bool:

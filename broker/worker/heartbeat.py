@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -117,9 +118,9 @@ class Heartbeat:
         self._failed = failed
         return failed
 
-    def _patience_s(self) -> float | None:
+    def _patience_s(self) -> float:
         """How long a beat tries again where it serves several runs, seconds: the leases of the others go on."""
-        return None if len(self._sessions) == 1 else self._interval_s() / 2
+        return math.inf if len(self._sessions) == 1 else self._interval_s() / 2
 
     def _run(self) -> None:
         while not self._stop.is_set():

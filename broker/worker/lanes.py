@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -59,7 +60,7 @@ class Lanes:
         n: int,
         attempts: list[Any],
         woken_by: str | None,
-        claim_of: Callable[[Session, float | None], Awaitable[None]],
+        claim_of: Callable[[Session, float], Awaitable[None]],
     ) -> bool:
         """Asks the runs, the preferred one first, until there are n attempts.
 
@@ -69,7 +70,7 @@ class Lanes:
             n: most attempts wanted.
             attempts: those that there are.
             woken_by: the marker that woke the worker, or None.
-            claim_of: adds what a run gives, tried for so many seconds; None: as usual.
+            claim_of: adds what a run gives, tried for so many seconds; infinity: as usual.
 
         Returns:
             Whether the run of the marker was asked.
@@ -89,7 +90,7 @@ class Lanes:
             if not is_asked:
                 continue
             try:
-                await claim_of(session, NOT_ANSWERING_TRY_S if waited or was_away else None)
+                await claim_of(session, NOT_ANSWERING_TRY_S if waited or was_away else math.inf)
             except (ServerUnavailable, ReadOnlyServer) as error:
                 if isinstance(error, ClientClosed):
                     raise

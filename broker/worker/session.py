@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import time
@@ -151,7 +152,7 @@ class Session(Locked):
         """Whether this worker works on any attempt. A signal handler may ask: this takes no lock."""
         return bool(self._held)
 
-    async def join(self, patience_s: float | None = None) -> None:
+    async def join(self, patience_s: float = math.inf) -> None:
         """Starts a session; the attempts of an earlier one are lost. `patience_s`: as `claim`."""
         nonce = secrets.token_hex(6)
         call = worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now)
@@ -180,7 +181,7 @@ class Session(Locked):
             self.run, self.id, self._number, n, random, policy=loaded, blob_seq=self._blob[0], now=self.now
         )
 
-    async def claim(self, n: int, policy: Policy | None, patience_s: float | None = None) -> list[Attempt]:
+    async def claim(self, n: int, policy: Policy | None, patience_s: float = math.inf) -> list[Attempt]:
         """Asks for up to n attempts, at most 64; joins first, or anew, where needed. `patience_s`: as `io.call`."""
         for _ in range(2):
             if self._joined is None:

@@ -6,7 +6,7 @@ import functools
 import signal
 import threading
 from collections.abc import Iterator
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, FrameType
 from typing import Any, cast
 
 from broker.worker.grace import Grace
@@ -16,10 +16,6 @@ from broker.worker.raised import chain_of, is_a, trace_of
 _ENDING = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGBREAK") if hasattr(signal, name)
 )
-
-
-#: Packages whose frames are part of a broker call.
-_INNER = frozenset({"broker", "redis", "asyncio", "ssl", "socket", "threading", "concurrent"})
 
 
 class TerminationAsExit:
@@ -130,25 +126,6 @@ def told_to_end(error: BaseException) -> bool:
                 return True
             trace = trace.tb_next
     return False
-
-
-def shorten(error: BaseException) -> None:
-    """Removes the broker's frames from the traceback of an interrupt: they tell the user nothing.
-
-    The frames of the signal handler stay, also for `told_to_end`.
-    """
-    kept: list[TracebackType] = []
-    trace = error.__traceback__
-    while trace is not None:
-        name = str(trace.tb_frame.f_globals.get("__name__"))
-        if name == __name__ or name.partition(".")[0] not in _INNER:
-            kept.append(trace)
-        trace = trace.tb_next
-    shorter: TracebackType | None = None
-    for trace in reversed(kept):
-        shorter = TracebackType(shorter, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
-    error.__traceback__ = shorter
-    error.__suppress_context__ = True  # nor does the exception that was handled when the signal came
 
 
 def _codes_of_handlers() -> Iterator[CodeType]:

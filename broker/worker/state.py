@@ -188,10 +188,10 @@ class WorkerState:
 
     def session_of(self, attempt: Attempt) -> Session:
         """The session that an attempt belongs to."""
-        check_type("attempt", attempt, Attempt, "an Attempt that this worker claimed")
         try:
             return self.sessions[attempt.run]
-        except KeyError:
+        except (AttributeError, KeyError, TypeError):
+            check_type("attempt", attempt, Attempt, "an Attempt that this worker claimed")
             raise BadArgument(
                 argument="attempt", given=f"one of run {attempt.run}", expected="one that this worker claimed"
             ) from None
@@ -245,7 +245,7 @@ class WorkerState:
             raise
         return attempts
 
-    async def _claim_of(self, session: Session, patience_s: float | None, n: int, attempts: list[Attempt]) -> None:
+    async def _claim_of(self, session: Session, patience_s: float, n: int, attempts: list[Attempt]) -> None:
         """Adds what one run gives, up to n attempts; one that is not there gives nothing, and its session is over."""
         try:
             while len(attempts) < n:

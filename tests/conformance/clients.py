@@ -9,7 +9,7 @@ import pytest
 
 from broker import Trainer
 from broker.connections import AsyncTransport, ServerInfo, Transport, open_async_transport, open_transport
-from broker.connections.connection import run_blocking
+from broker.connections.sync import run_blocking
 from broker.errors import ServerUnavailable
 from broker.protocol import anyone
 from broker.protocol.script_call import ScriptCall

@@ -13,10 +13,9 @@ import pytest
 
 from broker.connections import Transport, open_transport
 from broker.connections.aio import AsyncConnection
-from broker.connections.connection import run_blocking
 from broker.connections.endpoint import Endpoint
 from broker.connections.failures import Failure
-from broker.connections.sync import BlockingConnection
+from broker.connections.sync import BlockingConnection, run_blocking
 from broker.connections.url import parse_url
 from broker.errors import (
     AuthenticationFailed,

@@ -3,7 +3,7 @@
 import pytest
 
 from broker import Task, Worker
-from broker.connections.connection import run_blocking
+from broker.connections.sync import run_blocking
 from broker.operator import Operator
 from broker.protocol import anyone
 from broker.protocol import worker as worker_calls

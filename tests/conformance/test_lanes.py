@@ -1,6 +1,7 @@
 """One worker for several runs, such as training and evaluation, that names the weights it has loaded for each."""
 
 import asyncio
+import math
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
@@ -262,8 +263,8 @@ def test_a_run_that_is_gone_takes_nothing_from_the_others(
             assert (attempt.run, attempt.task) == (away, "back0")
 
 
-#: For how long each call was tried that failed, seconds; None: as long as the worker's patience lasts.
-tried: list[float | None] = []
+#: For how long each call was tried that failed, seconds; infinity: as long as the worker's patience lasts.
+tried: list[float] = []
 
 
 @pytest.fixture
@@ -276,7 +277,7 @@ def unanswered(monkeypatch: pytest.MonkeyPatch) -> dict[str, BrokerError]:
     async def executed(self: BaseTransport, calls: Any, *options: Any) -> list[Any]:
         for call in calls:
             if (error := errors.get(keys.run_of(call.keys[0]) or "")) is not None:
-                tried.append(*options or (None,))
+                tried.append(*options or (math.inf,))
                 raise error
         return await execute(self, calls, *options)
 
@@ -319,7 +320,7 @@ def test_where_no_runs_server_answers_it_is_an_error(lanes: Lanes, opened: Opene
         for _ in range(2):  # the patience of one run is enough for all, each time
             with pytest.raises(ServerUnavailable):
                 one.claim(1, timeout=20)
-        assert tried == [None, 1.0] * 2
+        assert tried == [math.inf, 1.0] * 2
         unanswered.clear()
         (attempt,) = one.claim(1, timeout=20)
         assert one.submit(attempt, b"x").accepted
@@ -335,7 +336,7 @@ def test_a_run_that_fails_after_another_has_the_whole_patience_too(
         unanswered[lanes.evaluation] = AWAY
         with pytest.raises(ServerUnavailable):
             one.claim(1, timeout=20)
-        assert sorted(tried, key=str) == [1.0, None, None]
+        assert sorted(tried) == [1.0, math.inf, math.inf]
         unanswered.clear()
         assert one.submit(attempt, b"x").accepted
 
@@ -346,7 +347,7 @@ def test_a_worker_of_one_run_has_its_whole_patience_in_each_claim(lanes: Lanes, 
         for _ in range(2):
             with pytest.raises(ServerUnavailable):
                 worker.claim(1, timeout=20)
-        assert tried == [None, None]
+        assert tried == [math.inf, math.inf]
         unanswered.clear()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from broker import Attempt, BadArgument, BrokerError, Policy, Reject, RunConfig, Task, Trainer, WaitTimeout, Worker, aio
 from broker.connections.connection import RedisCommand
-from broker.connections.pool import Pool
+from broker.connections.server import Pool
 from broker.protocol import anyone, scripts
 from broker.protocol import worker as calls
 from broker.trainer import batches

@@ -218,7 +218,7 @@ def test_what_was_just_claimed_is_heard_of_too(server: ServerUnderTest, opened: 
     if str(server.kind).startswith("redis-6"):
         pytest.skip("its calls do not say which script they are for")
     with (
-        LossyProxy(server.port, scripts.library().function("claim").encode()) as proxy,
+        LossyProxy(server.port, scripts.library().functions["claim"].encode()) as proxy,
         Trainer(server.url, "r", config()) as trainer,
         opened(proxy.url, "r", lease_s=LEASE_S) as worker,
     ):

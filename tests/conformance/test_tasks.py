@@ -3,7 +3,7 @@
 import pytest
 
 from broker import Task
-from broker.connections.connection import run_blocking
+from broker.connections.sync import run_blocking
 from broker.operator import Operator
 from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from broker import Trainer, aio
-from broker.connections.connection import run_blocking
+from broker.connections.sync import run_blocking
 from broker.errors import WaitTimeout
 from broker.trainer import batch_wait, batches
 from tests.conformance.lab import Lab, tasks

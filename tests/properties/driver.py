@@ -122,7 +122,7 @@ class ScriptDriver:
     def _execute(self, script_call: ScriptCall[Any]) -> tuple[Any, Dump]:
         commands: list[Command] = []
         if self._library:
-            call: Command = ("FCALL", self._library.function(script_call.script))
+            call: Command = ("FCALL", self._library.functions[script_call.script])
         else:
             text, sha = self._sources.source(script_call.script)
             call = ("EVALSHA", sha)

@@ -112,7 +112,7 @@ def test_two_includes_with_the_same_name_are_refused():
 def test_every_script_is_in_the_library_by_name():
     made = scripts.library()
     for name in scripts.names():
-        assert f"function_name = '{made.function(name)}'".encode() in made.source
+        assert f"function_name = '{made.functions[name]}'".encode() in made.source
 
 
 def test_each_include_is_in_the_library_once():

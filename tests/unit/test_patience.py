@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from broker.connections.connection import run_blocking
 from broker.connections.failures import SILENT, Failure
 from broker.connections.retrying import Patience, silence_s
+from broker.connections.sync import run_blocking
 from broker.errors import ServerUnavailable
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from broker.connections.connection import RedisCommand, run_blocking
+from broker.connections.connection import RedisCommand
 from broker.connections.endpoint import Endpoint
+from broker.connections.sync import run_blocking
 from broker.connections.topology import make_topology
 from broker.connections.url import parse_url
 
