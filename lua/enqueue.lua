@@ -72,7 +72,7 @@ return gated(FIELDS, function()
       added = added + 1
       order = order + 1
       local j = added * 2
-      records[j - 1], records[j] = id, new_record(options[i], order)
+      records[j - 1], records[j] = id, TaskOptions.new_record(options[i], order)
       payloads[j - 1], payloads[j] = id, payload[i]
       places[j - 1], places[j] = place_of(options[i].priority, order), id
       event('enqueue', id)

@@ -160,8 +160,3 @@ def report(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: Now
 def leave(run: str, owner: str, lease_ms: int, report: OwnerReport, *, now: Now = "") -> ScriptCall[bool]:
     """Ends an owner; its running and enqueued rollouts are subtracted. False: it had ended."""
     return ScriptCall("admission_leave", (keys.state(run),), _args(owner, lease_ms, report, now), bool)
-
-
-def wake_key(run: str, owner: str) -> str:
-    """Key of the marker that says an owner may find a slot."""
-    return keys.key(run, f"wake:owner:{owner}")

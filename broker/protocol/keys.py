@@ -50,6 +50,26 @@ def result(run: str, attempt_id: str) -> str:
     return key(run, f"result:{attempt_id}")
 
 
+def wake(run: str) -> str:
+    """The marker that says there may be work: workers wait on it."""
+    return key(run, "wake")
+
+
+def wake_ready(run: str) -> str:
+    """The marker that says enough rollouts are ready: the trainer waits on it."""
+    return key(run, "wake:ready")
+
+
+def wake_owner(run: str, owner: str) -> str:
+    """The marker that says an owner of an admission run may find a slot."""
+    return key(run, f"wake:owner:{owner}")
+
+
+def wake_session(run: str, session: str) -> str:
+    """The marker that says the server took an attempt of a session back: its heartbeat waits on it."""
+    return key(run, f"revoked:{session}")
+
+
 def pattern_of_runs() -> str:
     """The SCAN pattern that finds the state key of every run."""
     return f"rb{SCHEMA}:{{*}}:state"

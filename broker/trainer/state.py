@@ -106,7 +106,7 @@ class TrainerState:
     @property
     def marker(self) -> str:
         """Key of the marker that says enough rollouts are ready."""
-        return keys.key(self.run, "wake:ready")
+        return keys.wake_ready(self.run)
 
     def step_to_deliver(self, *, prefetch: bool) -> int:
         """The step whose batch the caller gets next.

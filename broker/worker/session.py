@@ -123,13 +123,13 @@ class Session(Locked):
     @property
     def marker(self) -> str:
         """Key of the marker that says there may be work."""
-        return keys.key(self.run, "wake")
+        return keys.wake(self.run)
 
     @property
     def revoked_marker(self) -> str | None:
         """Key of the marker that says that the server took an attempt back; None before the session has joined."""
         joined = self._joined
-        return None if joined is None else keys.key(self.run, f"revoked:{joined.session}")
+        return None if joined is None else keys.wake_session(self.run, joined.session)
 
     @property
     def is_claiming(self) -> bool:

@@ -56,5 +56,3 @@ end
 local function history() return state.epoch .. '/' .. int_text(num('admission_recoveries')) end
 
 local function blocked() return state.paused ~= '' or state.recovering ~= '' end
-
-local function wake_key(id) return key('wake:owner:' .. id) end

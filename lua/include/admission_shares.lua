@@ -122,6 +122,6 @@ local function end_owner(owners, id, why)
   put_owner(id, o)
   zdel(OWNER_LEASES, id)
   zput(ENDED_OWNERS, id, now)
-  unlink(wake_key(id))
+  unlink(WAKE .. ':owner:' .. id)
   event('leave', id .. ' ' .. why)
 end

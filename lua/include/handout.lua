@@ -108,7 +108,7 @@ local function why_less(claim)
 end
 
 -- Arms the workers' marker again if the claim leaves work that another worker could claim: so one wake-up passes from worker to worker.
-local function pass_on(goes_on)
+local function arm_again(goes_on)
   if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
   if still_open then arm_for_open_slot() end
   if not goes_on then return end
@@ -131,6 +131,6 @@ local function hand_out(n, limit, claim)
   end
   claim_open(n, limit, claim)
   if state.paused ~= 'draining' then claim_pending(n, limit, claim) end
-  pass_on(granted_count >= n or claim.passed > 0)
+  arm_again(granted_count >= n or claim.passed > 0)
   return granted_count < n and why_less(claim) or nil
 end

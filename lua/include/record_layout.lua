@@ -78,9 +78,6 @@ local function encode_task(t)
     .. t.again .. ',' .. t.step .. ',' .. letters .. (slot ~= '' and ';' or '') .. slot
 end
 
--- The record of a task that is enqueued with these options.
-local function new_record(options, order) return 'P,' .. TaskOptions.fixed(options, order) .. ',0,0,-1,-1,0,0,-1,' end
-
 -- The task's score in `pending` and `open`: larger priority first, then order of enqueue. The score is exact in a double.
 local function place_of(priority, order) return -priority * 4398046511104 + order end
 local function place(t)

@@ -38,6 +38,11 @@ TaskOptions.fixed = function(options, order, born)
   return options.before .. int_text(order) .. (born and '/' .. int_text(born) or '') .. options.behind
 end
 
+-- The record of a task that is enqueued with these options, as record_layout.lua lays it out.
+TaskOptions.new_record = function(options, order)
+  return 'P,' .. TaskOptions.fixed(options, order) .. ',0,0,-1,-1,0,0,-1,'
+end
+
 -- Returns the parts of `t.fixed` by name, as numbers: the options without `samples`, `order`, and `born`, the order of the first enqueue.
 TaskOptions.of = function(t)
   local priority, order, born, min, others = t.fixed:match('^([^,]*),(%d+)/?(%d*),[^,]*,(%d+)(.*)$')

@@ -1,12 +1,10 @@
 -- @include state
--- The markers that wake clients that wait on the server: workers, the trainer, sessions that lose an attempt.
+-- The markers that wake clients that wait on the server: workers, the trainer, sessions that lose an attempt, owners that wait for a slot.
 -- A script notes whom its writes concern; flush() arms the markers at the end.
 
--- Whose markers flush() arms. sessions: those that lose an attempt without having ended it themselves.
--- finished: the run is finished, and each worker that waits has to be told.
-local arm = {
-  workers = false, trainer = false, slot_opened = false, task_ended = false, finished = false, sessions = {},
-}
+-- Whose markers flush() arms: what the functions below note, and `finished`: the run is finished, and each worker that waits has to be told.
+-- sessions: those that lose an attempt without having ended it themselves. owners: of an admission run.
+local arm = { sessions = {}, owners = {} }
 
 -- For scripts that add pending tasks or raise capacity. The workers' marker is armed only if a claim could get work: an open slot, or a
 -- pending task within capacity.
@@ -20,6 +18,8 @@ local function arm_for_open_slot() arm.workers, arm.slot_opened = true, true end
 local function arm_anyway() arm_for_open_slot() end
 -- Arms a session's own marker. The heartbeat waits on the marker and renews at once: the answer says which attempts to give up.
 local function arm_session(id) arm.sessions[id] = true end
+-- Arms the marker of an owner that waits for a slot.
+local function arm_owner(id) arm.owners[id] = true end
 
 local function arm_markers()
   if arm.finished then redis.call('ZADD', WAKE, 0, '1') end
@@ -37,10 +37,9 @@ local function arm_markers()
     -- The marker outlives a heartbeat's reconnection; after that the heartbeat renews in any case.
     redis.call('PEXPIRE', REVOKED .. id, 60000)
   end
+  for id in pairs(arm.owners) do redis.call('ZADD', WAKE .. ':owner:' .. id, 0, '1') end
 end
 
 local function disarm_markers()
-  arm = {
-    workers = false, trainer = false, slot_opened = false, task_ended = false, finished = false, sessions = {},
-  }
+  arm = { sessions = {}, owners = {} }
 end

@@ -146,7 +146,7 @@ def test_a_worker_of_several_runs_leaves_the_marker_of_the_one_that_it_does_not_
     second.enqueue(Task(id="new"))
     (attempt,) = waiting.result()
     assert attempt.task == "again"
-    assert lab.command("EXISTS", keys.key(other, "wake")) == 1
+    assert lab.command("EXISTS", keys.wake(other)) == 1
 
 
 @pytest.mark.parametrize("runs", [[], ["a", "a"]])

@@ -388,7 +388,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_faulty_worker_reads_one_page": ("looked = i - 1", "looked = there", "failed_at_the_first_tasks", WALK),
         "a_faulty_worker_keeps_the_marker": (
-            "pass_on(granted_count >= n or claim.passed > 0)", "pass_on(granted_count >= n)", "wakes_another",
+            "arm_again(granted_count >= n or claim.passed > 0)", "arm_again(granted_count >= n)", "wakes_another",
         ),
         "the_reason_of_a_faulty_worker_is_another": (
             "if claim.passed > 0 then return 'faulted' end", "", "another_worker_tries", WALK,
@@ -454,7 +454,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_stale_policy_may_claim": ("(claim.given and too_old(claim.version))", "false", WALK),
         "numbers_of_first_claims_are_given_twice": ("bump('first_seq', started)", "", WALK),
-        "a_claim_does_not_pass_the_wake_up_on": ("  pass_on(granted_count >= n or claim.passed > 0)\n", "", WALK),
+        "a_claim_does_not_pass_the_wake_up_on": ("  arm_again(granted_count >= n or claim.passed > 0)\n", "", WALK),
         "what_is_left_of_a_started_group_wakes_nobody": (
             "claim, int_text(first + started)) then still_open = true end",
             "claim, int_text(first + started)) then still_open = still_open end", WALK,

@@ -20,7 +20,7 @@ from broker.integrations.areal.listener import Listener
 from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.integrations.areal.reporter import Reporter
 from broker.protocol import keys
-from broker.protocol.admission import Standing, wake_key
+from broker.protocol.admission import Standing
 from broker.values.config import RunConfig
 from broker.values.hooks import check_plain_hook
 from broker.values.names import MAX_NAME_CHARS, check_name
@@ -334,10 +334,10 @@ class StalenessManager:
     def _markers(self) -> list[str]:
         # Operators' calls (resume, recover) arm `wake`. The owner that gets this marker reports, and its report wakes
         # the other owners.
-        return [wake_key(self.run, self._reporter.owner), keys.key(self.run, "wake")]
+        return [keys.wake_owner(self.run, self._reporter.owner), keys.wake(self.run)]
 
     def _on_marker(self, marker: str) -> None:
-        shared = marker == keys.key(self.run, "wake")
+        shared = marker == keys.wake(self.run)
         busy = not self._listener.notify()
         if shared or busy:
             self._reporter.poke(look=shared, news=True)
