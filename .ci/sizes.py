@@ -27,7 +27,7 @@ KNOWN = {
     "broker/errors/kinds.py": (445, "one class for each error code"),
     "broker/inspection/judge.py": (525, "the rules of one event log: one state, a method for each kind of event"),
     "broker/inspection/verification.py": (350, "one command: a consistent cut, its replay, the comparison"),
-    "broker/integrations/agent_lightning_1/storage.py": (307, "every key of the gateway, and the commands for it"),
+    "broker/integrations/agent_lightning_1/storage.py": (345, "every key of the gateway, and the commands for it"),
     "broker/integrations/areal/staleness.py": (350, "one class: AReaL's surface and what is beyond it"),
     "broker/local_server/embedded.py": (400, "one server: found, started, guarded, shared, stopped"),
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),

@@ -186,7 +186,7 @@ def main() -> None:
         with _running(own, theirs) as their_pid, _running(gateway, ours) as our_pid:
             servers = {"own server": (theirs, [their_pid]), "gateway": (ours, [our_pid, server.pid or our_pid])}
             for clients in given.clients:
-                prepared = max(2_000, clients * _PER_LIST * 4)
+                prepared = max(int(1_500 * given.seconds), clients * _PER_LIST * 4)
                 rates: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
                 for _ in range(given.rounds):
                     for name, (port, pids) in servers.items():

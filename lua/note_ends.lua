@@ -7,19 +7,13 @@
 -- Bound: the tasks given, at most 1000
 -- Flags: allow-oom
 -- @include gate
-
-local ENDS, ENDED = key('gateway:ends'), key('gateway:ended')
+-- @include gateway_ends
 
 return run(function()
   load_state()
   local n, new = #ARGV - 1, 0
   if n < 1 or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'low', 1, 'high', 1000) end
   flush()
-  for i = 2, n + 1 do
-    if redis.call('HSETNX', ENDED, ARGV[i], 1) == 1 then
-      redis.call('RPUSH', ENDS, ARGV[i])
-      new = new + 1
-    end
-  end
+  for i = 2, n + 1 do new = new + note_end(ARGV[i]) end
   return new
 end)

@@ -3,17 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from broker.protocol import keys
-from broker.protocol.script_call import Argument, Now, ScriptCall
+from broker.protocol.script_call import Now, ScriptCall
 
 
-def note_ends(
-    run: str, tasks: Sequence[str], *, before: tuple[tuple[Argument, ...], ...] = (), now: Now = ""
-) -> ScriptCall[int]:
-    """Writes down that at most 1000 tasks have ended, each once. Returns how many were new.
+def note_ends(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[int]:
+    """Writes down that at most 1000 tasks have ended, each once. Returns how many were new."""
+    return ScriptCall("note_ends", (keys.state(run),), (now, *tasks), int)
+
+
+@dataclass(slots=True)
+class StatusChange:
+    """What a controller says of an attempt.
 
     Args:
-        before: plain commands sent ahead of the script in the same pipeline.
+        task: the rollout's task.
+        attempt: the attempt; empty: the rollout has none.
+        letter: what its slot must be: `H` held by it, `D` done by it; empty: that is not looked at.
+        old, new: the rollout's record as the gateway knows it, and as it is to be.
+        controller: who has the attempt.
+        held: what the controller has of it; empty: it has the attempt no more.
+        heard: when the attempt gave a sign of life; empty: it gave none.
+        ended: whether the rollout has ended.
     """
-    return ScriptCall("note_ends", (keys.state(run),), (now, *tasks), int, before)
+
+    task: str
+    attempt: str
+    letter: Literal["", "H", "D"]
+    old: str
+    new: str
+    controller: str
+    held: str = ""
+    heard: str = ""
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class Noted:
+    """Answer of note_status.
+
+    Args:
+        word: `noted`; `over`: the attempt's slot is not so; `changed`: the record is another.
+        payload: of the task, where it is noted and there is one.
+    """
+
+    word: str
+    payload: bytes | None
+
+
+def _noted(reply: Any) -> Noted:
+    word, *payload = reply
+    return Noted(word.decode(), payload[0] if payload else None)
+
+
+def note_status(run: str, change: StatusChange, *, now: Now = "") -> ScriptCall[Noted]:
+    """Writes down what a controller says of an attempt, if the run and the record are as the gateway knows them."""
+    given = (change.task, change.attempt, change.letter, change.old, change.new, change.controller)
+    args = (now, *given, change.held, change.heard, int(change.ended))
+    return ScriptCall("note_status", (keys.state(run),), args, _noted)

@@ -32,8 +32,9 @@ def key(run: str, name: str) -> str:
             `rejected`, `reasons`, `errors`, `faults`, `streak`, `halt`, `wake`,
             `wake:ready`, `revoked:<session>`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
             of an admission run `owners`, `owner_leases`, `owner_shares`, `ended_owners`, `wake:owner:<id>`;
-            of the gateways `gateway:ends`, `gateway:ended`, and not in Lua `gateway:given:<slot>`,
-            `gateway:resources`, `gateway:resources:<id>`, and what else `agent_lightning_1/storage.py` lists;
+            of the gateways `gateway:ends`, `gateway:ended`, `gateway:rollouts`, `gateway:held:<controller>`,
+            `gateway:heard`, and not in Lua `gateway:given:<slot>`, `gateway:resources`, `gateway:resources:<id>`, and
+            what else `agent_lightning_1/storage.py` lists;
             of the PyTorch adapter `torch:end`.
     """
     return f"rb{SCHEMA}:{{{run}}}:{name}"

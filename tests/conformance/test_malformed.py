@@ -50,6 +50,7 @@ class Subject:
         worker_.submit(worker_.take_one(), verdict="reject")
         worker_.fail(worker_.take_one())
         self.number = worker_.number
+        lab.command("HSET", lab.key("gateway:rollouts"), "held", "old")
         self.snapshot = self._saved()
 
     def _saved(self) -> list[tuple[bytes, bytes]]:
@@ -139,6 +140,9 @@ class Subject:
                 return recovery.end(run, call_id, now=now)
             case "commit":
                 return recovery.commit(run, call_id, 0, now=now)
+            case "note_status":
+                change = gateway.StatusChange("held", self.held, "H", "old", "new", "c", "held", "1.5")
+                return gateway.note_status(run, change, now=now)
             case "note_ends":
                 return gateway.note_ends(run, ["held", "ready"], now=now)
             case "admission_open":

@@ -969,6 +969,28 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_short_take_waits_for_what_it_has": ("short and left > size and math.min", "short and math.min", WALK),
     },
+    "include/gateway_ends.lua": {
+        "an_end_is_noted_twice": (
+            "if redis.call('ZSCORE', ENDS, id) then return 0 end", "", "ends_are_noted_once",
+        ),
+        "a_number_is_used_again": (
+            "redis.call('INCR', ENDED)", "redis.call('ZCARD', ENDS) + 1", "ends_are_noted_once",
+        ),
+    },
+    "note_status.lua": {
+        "a_start_of_an_attempt_that_is_over": (
+            "not same or letter(t, k) ~= wanted", "letter(t, k) ~= wanted", "whose_slot_another_one_holds",
+        ),
+        "an_end_before_the_result": ("not same or letter(t, k) ~= wanted", "not same", "has_filled_its_slot"),
+        "a_record_is_overwritten": (
+            "if record ~= old and record ~= new then return { 'changed' } end", "", "where_the_record_is_another",
+        ),
+        "a_repeated_note_is_refused": (
+            "record ~= old and record ~= new", "record ~= old", "has_filled_its_slot",
+        ),
+        "a_controller_keeps_what_ended": ("redis.call('HDEL', holding, attempt)", "", "has_filled_its_slot"),
+        "a_start_is_no_sign_of_life": ("if heard ~= '' then", "if false then", "while_the_attempt_holds_its_slot"),
+    },
     "trim.lua": {
         "trim_frees_the_dead_of_a_streak": (" or Breaker.streak()[t.id]) then", ") then", "trim_keeps_what_died", WALK),
         "bytes_freed_at_once": ("num('version') - 1", "num('version') + 0", "slow_ranks or bytes_live"),

@@ -77,6 +77,12 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     ],
     "admission_report": [admission.report(RUN, "o", 5, REPORT, now=5)],
     "admission_leave": [admission.leave(RUN, "o", 5, REPORT, now=5)],
+    "note_status": [
+        gateway.note_status(RUN, gateway.StatusChange("a", "", "", "old", "new", "")),
+        gateway.note_status(
+            RUN, gateway.StatusChange("a", "a#0.1.x", "H", "old", "new", "c", "held", "1.5", ended=True), now=5
+        ),
+    ],
     "note_ends": [gateway.note_ends(RUN, ["a"]), gateway.note_ends(RUN, ["a", "b"], now=5)],
     "commit": [recovery.commit(RUN, CALL_ID, 3), recovery.commit(RUN, operator_call_id("r"), 3, "1.x", now=5)],
 }

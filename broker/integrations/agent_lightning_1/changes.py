@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 
 from broker.errors import NoResult
 from broker.integrations.agent_lightning_1 import names
@@ -24,6 +25,7 @@ from broker.integrations.agent_lightning_1.rollouts import (
 from broker.integrations.agent_lightning_1.shares import Who
 from broker.integrations.agent_lightning_1.storage import Storage
 from broker.protocol import trainer, worker
+from broker.protocol.gateway import Noted
 from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Submission
 
@@ -33,6 +35,8 @@ _log = logging.getLogger(__name__)
 _NOT_THERE = frozenset({"local subprocess is not running", "Job disappeared"})
 #: What the stock controller says of what it kills as it ends. The attempt is given back without penalty.
 _SHUTDOWN = "local controller shutdown"
+#: How often a change is tried when others change the same rollout.
+_TRIES = 10
 #: The changes of state that a controller may report.
 _NEXT = {
     RolloutState.QUEUING: frozenset({RolloutState.RUNNING, RolloutState.FAILED}),
@@ -66,121 +70,168 @@ class Changes:
         """
         name = named(shown)
         updates = {} if change is None else change.model_dump(exclude_unset=True)
-        state = updates.pop("state", None)
-        record, payload = await self._storage.record_and_payload(name.rollout)
-        if record is None:
-            raise not_found(shown)
-        if state is not None or updates:
-            await self._check(asking, shown, name, record, updates.get("last_attempt_id"), changes=state is not None)
+        state: RolloutState | None = updates.pop("state", None)
         if state is None:
-            if updates:
-                _change(record, updates)
-                await self._storage.save_all({name.rollout: record})
-            return shown_of(shown, await self._storage.known(name.rollout))
-        if state not in _NEXT[RolloutState(record.state)]:
-            raise Refused(409, f"Rollout {shown}: cannot transition {record.state} -> {state.value}")
-        match state:
-            case RolloutState.RUNNING:
-                record = await self._start(asking, shown, name.rollout, record, updates)
-            case RolloutState.SUCCEEDED:
-                await self._succeed(shown, name.rollout, record, updates)
-            case _:
-                await self._fail(asking, shown, name.rollout, record, updates)
-        body = NO_PAYLOAD if payload is None else shown_payload(payload)
-        return rollout_json(shown, body, record, record.state)
+            return await self._described(asking, shown, name, updates)
+        last = updates.get("last_attempt_id")
+        given = self._controllers.given(asking.name, shown)
+        if given is not None:
+            # What the controller was just given need not be read. If it was changed since, that is told at the change.
+            if state in _next(given.record) and _why_not(asking, shown, name, given.record, last) is None:
+                body = await self._changed(asking, shown, given.record, given.session, state, updates)
+                if body is not None:
+                    return body
+            self._controllers.forget(given.record)
+        for _ in range(_TRIES):
+            record = await self._storage.record(name.rollout)
+            if record is None:
+                raise not_found(shown)
+            why = _why_not(asking, shown, name, record, last)
+            if why is not None:
+                raise await self._late(shown, why)
+            if state not in _next(record):
+                raise Refused(409, f"Rollout {shown}: cannot transition {record.state} -> {state.value}")
+            body = await self._changed(asking, shown, record, "", state, updates)
+            if body is not None:
+                return body
+        raise _is_changing(shown)
 
-    async def _check(
-        self, asking: Who, shown: str, name: Name, record: Record, last: str | None, *, changes: bool
-    ) -> None:
-        """Refuses a change of another attempt than the newest one, or by another controller than the one that has it.
+    async def _described(self, asking: Who, shown: str, name: Name, updates: dict[str, str | None]) -> bytes:
+        """Changes what is said of a rollout beside its state."""
+        for _ in range(_TRIES):
+            record = await self._storage.record(name.rollout)
+            if record is None:
+                raise not_found(shown)
+            if not updates:
+                break
+            why = _why_not(asking, shown, name, record, updates.get("last_attempt_id"), changes=False)
+            if why is not None:
+                raise await self._late(shown, why)
+            noted: Noted = await self._storage.call(
+                self._storage.noting(name.rollout, record, _updated(record, record.state, updates))
+            )
+            if noted.word == "noted":
+                break
+        else:
+            raise _is_changing(shown)
+        return shown_of(shown, await self._storage.known(name.rollout))
+
+    async def _changed(
+        self, asking: Who, shown: str, record: Record, session: str, state: RolloutState, updates: dict[str, str | None]
+    ) -> bytes | None:
+        """Changes the state of a rollout, and returns it in JSON; None: its record is not the newest.
 
         Args:
             asking: the controller.
             shown: the id of the rollout in the URL.
-            name: what the URL means.
             record: the rollout's record.
-            last: the attempt that the change names, or None.
-            changes: whether the state is to be changed.
+            session: the session that holds its attempt, if that is known.
+            state: the new state.
+            updates: the other fields that are given.
 
         Raises:
-            Refused: see above.
+            Refused: the attempt is over.
         """
-        meant = name if last in {None, names.FIRST} else names.parsed(shown, last)
-        wanted = None if meant is None else meant.attempt or names.FIRST
-        if not record.attempt:
-            if wanted not in {None, names.FIRST}:
-                raise await self._late(shown, "it has no such attempt")
-            return
-        newest = names.attempt_name(record.attempt)
-        if wanted != newest:
-            raise await self._late(shown, f"attempt {last or wanted} is over, or none of it; its newest is {newest}")
-        if last not in {None, newest, names.FIRST, names.full_name(record.attempt)}:
-            raise await self._late(shown, f"it has no attempt {last}")
-        if changes and record.by != asking.name:
-            raise await self._late(shown, f"controller {record.by} was given it, not {asking.name}")
+        rollout = named(shown).rollout
+        match state:
+            case RolloutState.RUNNING:
+                changed = await self._start(asking, shown, rollout, record, session, updates)
+            case RolloutState.SUCCEEDED:
+                changed = await self._succeed(shown, rollout, record, updates)
+            case _:
+                changed = await self._fail(asking, shown, rollout, record, updates)
+        if changed is None:
+            return None
+        now, payload = changed
+        return rollout_json(shown, NO_PAYLOAD if payload is None else shown_payload(payload), now, now.state)
 
     async def _late(self, shown: str, why: str) -> Refused:
         await self._storage.refuse("patches")
         _log.warning("late: a change of rollout %s was refused: %s", shown, why)
         return Refused(409, f"Rollout {shown}: {why}")
 
+    async def _ended(self, shown: str, rollout: str, answer: Answer) -> Refused:
+        """The refusal of a change whose attempt the broker says is over."""
+        if await self._storage.record(rollout) is None:
+            return not_found(shown)
+        return await self._late(shown, f"its attempt is {f'{answer.word} {answer.why}'.rstrip()}")
+
     async def _start(
-        self, asking: Who, shown: str, rollout: str, record: Record, updates: dict[str, str | None]
-    ) -> Record:
+        self, asking: Who, shown: str, rollout: str, record: Record, session: str, updates: dict[str, str | None]
+    ) -> tuple[Record, bytes | None] | None:
         if not record.attempt:  # it starts what it was not given in a list
             if not await self._controllers.claim_until(asking, rollout):
                 raise Refused(409, f"Rollout {shown} cannot be started now")
             record = await self._storage.record(rollout) or record
-        session = self._controllers.session_of(record.by, record.attempt)
-        if session is None:
+        if not session:
             row = await self._storage.row(rollout)
             if row is None or not holds(row, record.attempt):
                 raise await self._late(shown, f"its attempt is over: {_why(row)}")
             session = row.slots[0].session
-        record.state = RolloutState.RUNNING.value
-        _change(record, updates)
-        self._controllers.note_start(record.by)
-        await self._storage.started(rollout, record, session)
-        return record
+        new = _updated(record, RolloutState.RUNNING, updates)
+        noted: Noted = await self._storage.call(
+            self._storage.noting(rollout, record, new, record.attempt, "H", session=session)
+        )
+        if noted.word != "noted":
+            return None
+        self._controllers.note_start(new, session)
+        return new, noted.payload
 
-    async def _succeed(self, shown: str, rollout: str, record: Record, updates: dict[str, str | None]) -> None:
+    async def _succeed(
+        self, shown: str, rollout: str, record: Record, updates: dict[str, str | None]
+    ) -> tuple[Record, bytes | None]:
         attempt = record.attempt
         result = json.dumps({"rollout_id": rollout, "attempt_id": names.attempt_name(attempt)}).encode()
-        answers: list[Answer] = await self._storage.call(
-            worker.submit(self._storage.run, [Submission(attempt, "accept", result)])
+        new = _updated(record, RolloutState.SUCCEEDED, updates)
+        # The second call does nothing unless the first one is accepted.
+        answers, noted = await self._storage.both(
+            worker.submit(self._storage.run, [Submission(attempt, "accept", result)]),
+            self._storage.noting(rollout, record, new, attempt, "D", ended=True),
         )
-        answer = answers[0]
-        if answer.word == "noresult":
+        self._controllers.forget(record)
+        if answers[0].word == "noresult":
             raise NoResult(attempt=attempt)
-        if answer.word != "accepted":
-            raise await self._late(shown, f"its attempt is {f'{answer.word} {answer.why}'.rstrip()}")
-        record.state = RolloutState.SUCCEEDED.value
-        _change(record, updates)
-        await self._storage.ended(rollout, record, final=True)
+        if answers[0].word != "accepted":
+            raise await self._ended(shown, rollout, answers[0])
+        if noted.word == "noted":
+            return new, noted.payload
+        return await self._end(rollout, record, RolloutState.SUCCEEDED, updates, ended=True)
 
     async def _fail(
         self, asking: Who, shown: str, rollout: str, record: Record, updates: dict[str, str | None]
-    ) -> None:
+    ) -> tuple[Record, bytes | None]:
         attempt = record.attempt
         message = updates.get("error_message") or "the controller said that it failed"
+        self._controllers.forget(record)
         if not attempt:  # nobody has it: it is taken out of the run
             await self._storage.call(trainer.cancel(self._storage.run, request_id(), [rollout]))
-            record.state = RolloutState.FAILED.value
-            _change(record, updates)
-            await self._storage.ended(rollout, record, final=True)
-            return
+            return await self._end(rollout, record, RolloutState.FAILED, updates, ended=True)
         if message == _SHUTDOWN:
             await self._storage.call(worker.release(self._storage.run, [attempt]))
-            final = False
-        else:
-            await self._refuse_misjudged(asking, shown, attempt, message)
-            answer: Answer = await self._storage.call(worker.fail(self._storage.run, attempt, message, may_retry=True))
-            if answer.word not in {"retried", "failed"}:
-                raise await self._late(shown, f"its attempt is {f'{answer.word} {answer.why}'.rstrip()}")
-            final = answer.word == "failed"
-        record.state = RolloutState.FAILED.value if final else RolloutState.QUEUING.value
-        _change(record, updates)
-        await self._storage.ended(rollout, record, final=final)
+            return await self._end(rollout, record, RolloutState.QUEUING, updates, ended=False)
+        await self._refuse_misjudged(asking, shown, attempt, message)
+        answer: Answer = await self._storage.call(worker.fail(self._storage.run, attempt, message, may_retry=True))
+        if answer.word not in {"retried", "failed"}:
+            raise await self._ended(shown, rollout, answer)
+        if answer.word == "failed":
+            return await self._end(rollout, record, RolloutState.FAILED, updates, ended=True)
+        return await self._end(rollout, record, RolloutState.QUEUING, updates, ended=False)
+
+    async def _end(
+        self, rollout: str, record: Record, state: RolloutState, updates: dict[str, str | None], *, ended: bool
+    ) -> tuple[Record, bytes | None]:
+        """Notes the end of an attempt, which the broker knows already. Returns the record, and the payload."""
+        attempt = record.attempt
+        for _ in range(_TRIES):
+            new = _updated(record, state, updates)
+            noted: Noted = await self._storage.call(self._storage.noting(rollout, record, new, attempt, ended=ended))
+            if noted.word == "noted":
+                return new, noted.payload
+            found = await self._storage.record(rollout)
+            if found is None or found.attempt != attempt:  # it was deleted, or another controller has it already
+                return new, None
+            record = found
+        raise _is_changing(rollout)
 
     async def _refuse_misjudged(self, asking: Who, shown: str, attempt: str, message: str) -> None:
         """A controller that does not run an attempt says that nobody does. Of several with one address one may."""
@@ -196,15 +247,58 @@ class Changes:
             )
 
 
+def _why_not(
+    asking: Who, shown: str, name: Name, record: Record, last: str | None, *, changes: bool = True
+) -> str | None:
+    """Why a change is refused: it is of another attempt than the newest one, or by another controller than has it.
+
+    Args:
+        asking: the controller.
+        shown: the id of the rollout in the URL.
+        name: what the URL means.
+        record: the rollout's record.
+        last: the attempt that the change names, or None.
+        changes: whether the state is to be changed.
+
+    Returns:
+        The reason; None: it is not refused.
+    """
+    meant = name if last in {None, names.FIRST} else names.parsed(shown, last)
+    wanted = None if meant is None else meant.attempt or names.FIRST
+    if not record.attempt:
+        return None if wanted in {None, names.FIRST} else "it has no such attempt"
+    newest = names.attempt_name(record.attempt)
+    if wanted != newest:
+        return f"attempt {last or wanted} is over, or none of it; its newest is {newest}"
+    if last not in {None, newest, names.FIRST, names.full_name(record.attempt)}:
+        return f"it has no attempt {last}"
+    if changes and record.by != asking.name:
+        return f"controller {record.by} was given it, not {asking.name}"
+    return None
+
+
+def _next(record: Record) -> frozenset[RolloutState]:
+    return _NEXT[RolloutState(record.state)]
+
+
+def _is_changing(rollout: str) -> Refused:
+    return Refused(503, f"Rollout {rollout} is being changed by others: try again")
+
+
 def _why(row: TaskRow | None) -> str:
     if row is None:
         return "the broker does not know the task"
     return (row.slots[0].why if row.slots else "") or f"the task is {row.state}"
 
 
-def _change(record: Record, updates: dict[str, str | None]) -> None:
-    record.job = updates.get("k8s_job_name", record.job)
-    record.last = updates.get("last_attempt_id", record.last)
-    record.error = updates.get("error_message", record.error)
-    record.version += 1
-    record.updated_at = time.time()
+def _updated(record: Record, state: str, updates: dict[str, str | None]) -> Record:
+    """A record after a change."""
+    return replace(
+        record,
+        state=str(state),
+        job=updates.get("k8s_job_name", record.job),
+        last=updates.get("last_attempt_id", record.last),
+        error=updates.get("error_message", record.error),
+        version=record.version + 1,
+        updated_at=time.time(),
+    )

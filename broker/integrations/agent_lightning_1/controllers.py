@@ -18,7 +18,7 @@ from broker.errors import BrokerError, NoSession
 from broker.integrations.agent_lightning_1.messages import Record, RolloutState, rollout_json
 from broker.integrations.agent_lightning_1.names import full_name, shown
 from broker.integrations.agent_lightning_1.payloads import Unfit, is_for_k8s, shown_payload
-from broker.integrations.agent_lightning_1.shares import Controller, Who, is_seen, share
+from broker.integrations.agent_lightning_1.shares import Controller, Given, Who, is_seen, share
 from broker.integrations.agent_lightning_1.storage import Held, Storage
 from broker.protocol import worker
 from broker.protocol.ids import attempt_id
@@ -31,8 +31,6 @@ _log = logging.getLogger(__name__)
 _MOST = 1000
 #: The number of a claim that every claim of a session has: its unknown attempts are given back.
 _ALL_CLAIMS = 2**53 - 1
-#: For how long the attempts of a list need not be looked up again to be started, seconds.
-_FRESH_FOR_S = 10.0
 #: Controllers that did not ask for so long are forgotten here, seconds; their attempts are not.
 _FORGET_AFTER_S = 3600.0
 
@@ -58,18 +56,23 @@ class Controllers:
         for name in [name for name, one in self._known.items() if one.asked_at < before and not one.turn.locked()]:
             del self._known[name]
 
-    def note_start(self, name: str) -> None:
-        """Notes that a controller started an attempt."""
-        one = self._known.setdefault(name, Controller())
+    def given(self, name: str, shown: str) -> Given | None:
+        """An attempt of a controller by the id that it was shown under, as this gateway knows it."""
+        one = self._known.get(name)
+        return None if one is None else one.given.get(shown)
+
+    def note_start(self, record: Record, session: str) -> None:
+        """Notes that a controller started an attempt, which a session holds."""
+        one = self._known.setdefault(record.by, Controller())
         one.started += 1
         one.started_at = time.time()
+        one.given[shown(record.attempt)] = Given(session, record)
 
-    def session_of(self, name: str, attempt: str) -> str | None:
-        """The session by which an attempt holds its rollout, if a list of a controller was just made that has it."""
-        one = self._known.get(name)
-        if one is None or time.monotonic() - one.asked_at > min(_FRESH_FOR_S, self.lease_s / 3):
-            return None
-        return one.fresh.get(attempt)
+    def forget(self, record: Record) -> None:
+        """Forgets an attempt that is over, or that another gateway changed."""
+        one = self._known.get(record.by)
+        if one is not None and record.attempt:
+            one.given.pop(shown(record.attempt), None)
 
     async def listed(self, asking: Who, states: frozenset[RolloutState], limit: int) -> list[bytes]:
         """The controller's list: what it holds, and new attempts if it asks for waiting ones.
@@ -187,7 +190,6 @@ class Controllers:
         for attempt in seen:
             if not kept[attempt].started:
                 kept[attempt].shown_at = now
-        one.fresh = {attempt: of.session for attempt, of in [*((a, kept[a]) for a in seen), *given.items()]}
         shown_again = {attempt: kept[attempt] for attempt in seen if not kept[attempt].started}
         tasks = [attempt_id(attempt).task for attempt in [*seen, *given]]
         storage = self._storage
@@ -197,16 +199,19 @@ class Controllers:
         )
         changed: dict[str, Record] = {}
         rows: list[bytes] = []
+        one.given = {name: known for name, known in one.given.items() if known.record.attempt in kept}
         for attempt, task, found, body in zip([*seen, *given], tasks, records, stored, strict=True):
             record = found or Record(now, now)
             is_new = attempt in given
             if is_new:
                 record.attempt, record.by, record.state = attempt, asking.name, RolloutState.QUEUING.value
                 changed[task] = record
+            name = shown(attempt)
+            one.given[name] = Given((given if is_new else kept)[attempt].session, record)
             state = RolloutState.RUNNING if not is_new and kept[attempt].started else RolloutState.QUEUING
             payload = payloads.get(attempt) or (None if body is None else shown_payload(body))
             if payload is not None and state in states:
-                rows.append(rollout_json(shown(attempt), payload, record, state.value, full_name(attempt)))
+                rows.append(rollout_json(name, payload, record, state.value, full_name(attempt)))
         if changed:
             await storage.save_all(changed)
         return rows

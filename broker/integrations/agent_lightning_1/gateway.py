@@ -37,6 +37,7 @@ RUN_CONFIG = RunConfig(
     max_concurrent_rollouts=1_000_000_000,
     attempt_timeout_ms=3_900_000,
     max_attempts=3,
+    halt_after_failures=0,  # agent-lightning has no word for a halt, and its trainer no call that ends one
 )
 
 
@@ -74,6 +75,7 @@ class Gateway:
         self.models = Models(self._transport, self.run)
         self.proxy = Proxy(self.models, self.events, proxy or ProxyConfig(), send)
         self._died_at = 0  # of the last death that was noted, ms of the run's clock
+        self._seen_ends = 0  # the number of the last end that was looked at whether its task is freed
         self._upkeep: asyncio.Task[None] | None = None
 
     async def open(self) -> Self:
@@ -141,6 +143,7 @@ class Gateway:
         await self.note_deaths()
         await self.storage.note_ends(await self.storage.unnoted_results())
         await self.storage.call(anyone.trim(self.run))
+        self._seen_ends = await self.storage.forget_freed(self._seen_ends)
         await self.storage.forget_signs()
         await self.models.keep_counting()
         self.controllers.forget_silent()

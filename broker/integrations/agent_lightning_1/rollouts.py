@@ -173,7 +173,7 @@ class Rollouts:
 
     async def ended(self, after: int, limit: int) -> Page:
         """Rollouts in the order in which they ended, from a cursor on."""
-        rollouts, total = await self._storage.page_of_ends(max(0, after), max(1, limit))
+        rollouts, next_after, total = await self._storage.page_of_ends(max(0, after), max(1, limit))
         found = await self._storage.records(rollouts)
         # A rollout here has ended: if its record says otherwise, the broker ended it, or its gateway died.
         there = [(rollout, record) for rollout, record in zip(rollouts, found, strict=True) if record is not None]
@@ -183,7 +183,7 @@ class Rollouts:
             if state not in FINAL:
                 state = state_of(await self._storage.row(rollout), record).value
             items.append((rollout, state, record))
-        return Page(items, max(0, after) + len(rollouts), total)
+        return Page(items, next_after, total)
 
     async def of_final_states(self, states: frozenset[RolloutState], limit: int) -> list[bytes]:
         """Rollouts that ended, in the order in which they did."""

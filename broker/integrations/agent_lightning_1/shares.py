@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from broker.integrations.agent_lightning_1.messages import RolloutState
+from broker.integrations.agent_lightning_1.messages import Record, RolloutState
 from broker.integrations.agent_lightning_1.storage import Held
 from broker.values.names import is_name
 
@@ -40,6 +40,19 @@ def who(name: str | None, address: str) -> Who | None:
 
 
 @dataclass(slots=True)
+class Given:
+    """An attempt of a controller, as a gateway knows it. Another gateway may have changed it since.
+
+    Args:
+        session: the broker's session that holds it.
+        record: its rollout's record.
+    """
+
+    session: str
+    record: Record
+
+
+@dataclass(slots=True)
 class Controller:
     """What this gateway remembers of a controller.
 
@@ -51,7 +64,7 @@ class Controller:
         started_at: when it started the last one, seconds since 1970.
         pool: how many attempts it runs at once; None: that is not known yet.
         left: what it had not started at its last list, although a list before had it.
-        fresh: attempts of its last list, which hold their rollouts for as long as that list is new; their sessions.
+        given: what it has, as this gateway showed it last, by the ids that it was shown under.
         asked_at: when it asked for its last list, by the monotonic clock.
     """
 
@@ -62,7 +75,7 @@ class Controller:
     started_at: float = 0.0
     pool: int | None = None
     left: frozenset[str] = frozenset()
-    fresh: dict[str, str] = field(default_factory=dict[str, str])
+    given: dict[str, Given] = field(default_factory=dict[str, "Given"])
     asked_at: float = field(default_factory=time.monotonic)
 
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | `gateway:rollouts` | hash, rollout -> `Record`; a rollout without one does not exist for the API |
 | `gateway:held:<controller>` | hash, attempt -> `Held`: what the controller was given |
-| `gateway:ends`, `gateway:ended` | list of the rollouts that ended, in that order, and the hash that keeps each once |
+| `gateway:ends`, `gateway:ended` | sorted set of the rollouts that ended, by number in that order; the newest number |
 | `gateway:events:<rollout>:<attempt>` | list of the events of one attempt |
 | `gateway:attempts:<rollout>` | sorted set of the attempts with events, by the time of the first one |
 | `gateway:heard` | sorted set of attempts, by their last sign of life |
@@ -18,14 +18,18 @@ import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast
 
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
 from broker.protocol import gateway, keys, task_row
+from broker.protocol.gateway import Noted, StatusChange
 from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.task_row import TaskRow
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 #: Signs of life older than this are forgotten, seconds.
 _HEARD_FOR_S = 86_400.0
@@ -110,6 +114,14 @@ class Storage:
             raise value
         return value
 
+    async def both(self, first: ScriptCall[S], second: ScriptCall[T]) -> tuple[S, T]:
+        """Two script calls in one exchange, in this order; raises an error of either."""
+        values = await self._transport.execute([first, second])
+        for value in values:
+            if isinstance(value, BrokerError):
+                raise value
+        return values[0], values[1]
+
     async def record(self, rollout: str) -> Record | None:
         """The record of one rollout."""
         text: bytes | None = await self._transport.command("HGET", self._rollouts, rollout)
@@ -129,13 +141,6 @@ class Storage:
         )
         names = tuple(name.decode() for name in attempts)
         return Known(row, None if record is None else Record.read(record), payload, names)
-
-    async def record_and_payload(self, rollout: str) -> tuple[Record | None, bytes | None]:
-        """The record and the payload of a rollout."""
-        record, payload = await self._transport.pipeline(
-            [("HGET", self._rollouts, rollout), ("HGET", self._payloads, rollout)]
-        )
-        return None if record is None else Record.read(record), payload
 
     async def row(self, rollout: str) -> TaskRow | None:
         """The broker's facts about a rollout."""
@@ -193,28 +198,36 @@ class Storage:
         """The commands that forget what a controller had."""
         return [("HDEL", self._held(controller), *attempts)] if attempts else []
 
-    async def started(self, rollout: str, record: Record, session: str) -> None:
-        """Notes that a controller runs an attempt, which a session holds."""
-        held = Held(session, started=True, by_k8s=False, shown_at=0.0)
-        await self._transport.pipeline(
-            [
-                *self.saving({rollout: record}),
-                *self.giving(record.by, {record.attempt: held}),
-                self._hearing(record.attempt),
-            ]
-        )
-
     async def save_all(self, records: Mapping[str, Record]) -> None:
         """Writes records."""
         await self._transport.pipeline(self.saving(records))
 
-    async def ended(self, rollout: str, record: Record, *, final: bool) -> None:
-        """Notes that an attempt is over; `final`: its rollout, too."""
-        before = [*self.saving({rollout: record}), *self.taking(record.by, [record.attempt] if record.attempt else [])]
-        if final:
-            await self.call(gateway.note_ends(self.run, [rollout], before=tuple(before)))
-        else:
-            await self._transport.pipeline(before)
+    def noting(
+        self,
+        rollout: str,
+        old: Record,
+        new: Record,
+        attempt: str = "",
+        letter: Literal["", "H", "D"] = "",
+        *,
+        session: str = "",
+        ended: bool = False,
+    ) -> ScriptCall[Noted]:
+        """The call that writes down what a controller said.
+
+        Args:
+            rollout: its id.
+            old: the record that has to be the newest.
+            new: the record that takes its place.
+            attempt: the attempt that the controller has from now on, or no more; empty: what it has stays.
+            letter: what the attempt's slot has to be; empty: that is not looked at.
+            session: the session by which the controller has the attempt; empty: it has it no more.
+            ended: whether the rollout has ended.
+        """
+        held = Held(session, started=True, by_k8s=False, shown_at=0.0).stored() if session else ""
+        heard = repr(time.time()) if session else ""
+        change = StatusChange(rollout, attempt, letter, old.stored(), new.stored(), new.by, held, heard, ended)
+        return gateway.note_status(self.run, change)
 
     async def delete(self, rollout: str) -> None:
         """Forgets a rollout and its events."""
@@ -223,18 +236,44 @@ class Storage:
             [
                 ("ZRANGE", attempts, 0, -1),
                 ("HDEL", self._rollouts, rollout),
-                ("HDEL", self._ended, rollout),
+                ("ZREM", self._ends, rollout),
             ]
         )
         lists = [self._events(rollout, name.decode()) for name in answers[0]]
         await self._transport.command("UNLINK", attempts, *lists)
 
-    async def page_of_ends(self, after: int, limit: int) -> tuple[list[str], int]:
-        """Some rollouts in the order in which they ended, and how many have ended altogether."""
-        names, total = await self._transport.pipeline(
-            [("LRANGE", self._ends, after, after + limit - 1), ("LLEN", self._ends)]
+    async def forget_freed(self, after: int) -> int:
+        """Forgets rollouts that ended and whose tasks the broker has freed, of a piece of them.
+
+        Args:
+            after: the number of the last end of the piece before; 0: from the first one on.
+
+        Returns:
+            The number to go on after.
+        """
+        flat: list[bytes] = await self._transport.command(
+            *("ZRANGEBYSCORE", self._ends, f"({after}", "+inf", "WITHSCORES", "LIMIT", 0, _PIECE)
         )
-        return [name.decode() for name in names], int(total)
+        names = flat[::2]
+        if not names:
+            return 0
+        there: list[bytes | None] = await self._transport.command("HMGET", keys.key(self.run, "tasks"), *names)
+        for name, task in zip(names, there, strict=True):
+            if task is None:
+                await self.delete(name.decode())
+        return int(float(flat[-1])) if len(names) == _PIECE else 0
+
+    async def page_of_ends(self, after: int, limit: int) -> tuple[list[str], int, int]:
+        """Some rollouts in the order in which they ended, the next cursor, and how many have ended altogether."""
+        # The number is read first: a rollout that ends in between is on the next page.
+        number, flat = await self._transport.pipeline(
+            [
+                ("GET", self._ended),
+                ("ZRANGEBYSCORE", self._ends, f"({after}", "+inf", "WITHSCORES", "LIMIT", 0, limit),
+            ]
+        )
+        total, last = int(number or 0), int(flat[-1]) if flat else 0
+        return [name.decode() for name in flat[::2]], last if len(flat) == 2 * limit else max(after, last, total), total
 
     async def died_since(self, since: int) -> tuple[list[str], int]:
         """The tasks that died at a time (ms of the run's clock) or later, and the time of the last of them."""
@@ -257,7 +296,7 @@ class Storage:
         unnoted: list[str] = []
         for at in range(0, len(names), _PIECE):
             piece = names[at : at + _PIECE]
-            noted: list[bytes | None] = await self._transport.command("HMGET", self._ended, *piece)
+            noted: list[bytes | None] = await self._transport.pipeline([("ZSCORE", self._ends, name) for name in piece])
             unnoted += [name.decode() for name, mark in zip(piece, noted, strict=True) if mark is None]
         return unnoted
 

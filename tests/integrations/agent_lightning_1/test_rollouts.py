@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,11 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig, Task, Trainer
+from broker.connections import open_transport
 from broker.integrations.agent_lightning_1.gateway import RUN_CONFIG
+from broker.integrations.agent_lightning_1.storage import Storage
 from broker.operator import Operator
+from broker.protocol.script_call import ScriptCall
 from tests.integrations.agent_lightning_1.serving import QUICK, RUN, Client, gateway
 from tests.waiting import wait_until
 
@@ -201,13 +205,14 @@ def test_the_list_of_the_ended_is_in_their_order_and_its_cursor_counts(client: C
 def test_an_end_that_its_gateway_did_not_note_is_noted(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def lost(*_: object, **__: object) -> None:
+    async def half(storage: Storage, first: ScriptCall[Any], _second: ScriptCall[Any]) -> None:
+        await storage.call(first)
         raise RuntimeError("the gateway died here")
 
     client.create("r1")
     client.patch("r1", "running")
     with monkeypatch.context() as patched:
-        patched.setattr("broker.integrations.agent_lightning_1.storage.Storage.ended", lost)
+        patched.setattr(Storage, "both", half)
         assert client.patch("r1", "succeeded").status == 500
     assert client.status("r1")["state"] == "succeeded"
     assert client.get("/api/rollouts/terminal").json["items"] == []
@@ -215,6 +220,31 @@ def test_an_end_that_its_gateway_did_not_note_is_noted(
         (item,) = wait_until(lambda: other.get("/api/rollouts/terminal").json["items"], "another gateway notes it")
     assert (item["rollout_id"], item["state"]) == ("r1", "succeeded")
     assert client.get("/api/rollouts/terminal").json["total_terminal"] == 1
+
+
+def test_what_the_run_frees_is_forgotten(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.integrations.agent_lightning_1.gateway._TIDY_EVERY", 1)
+    config = RunConfig(**{**QUICK.model_dump(), "retention_steps": 1})
+    with Trainer(url, RUN, config) as trainer, gateway(url) as client:
+        trainer.enqueue(Task(id=name) for name in "abcde")
+        for name in client.ids():
+            client.patch(name, "running")
+            client.post_event(name)
+            client.patch(name, "succeeded")
+        for _ in range(4):
+            trainer.next_batch(1, timeout=10)
+            trainer.advance()
+        wait_until(lambda: client.get("/api/rollouts/b").status == 404, "the freed ones are forgotten")
+        page = client.get("/api/rollouts/terminal").json
+        kept = [item["rollout_id"] for item in page["items"]]
+        assert kept in (["c", "d", "e"], ["d", "e"])
+        assert (page["next_after"], page["total_terminal"]) == (5, 5)
+        with open_transport(url) as transport:
+            left = [name.decode() for name in transport.command("KEYS", f"rb1:{{{RUN}}}:gateway:events:*")]
+        assert sorted(name.rpartition("events:")[2].removesuffix(":0") for name in left) in (
+            ["c", "d", "e"],
+            ["d", "e"],
+        )
 
 
 def test_a_deleted_rollout_is_gone_with_its_events(client: Client, url: str) -> None:

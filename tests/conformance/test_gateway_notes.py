@@ -1,0 +1,98 @@
+"""What gateways write down beside the run: how attempts go, and which tasks have ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.protocol import gateway
+from broker.protocol.gateway import Noted, StatusChange
+from tests.conformance.lab import Lab
+
+ROLLOUTS, HELD, HEARD = "gateway:rollouts", "gateway:held:c", "gateway:heard"
+
+
+def ends(lab: Lab) -> list[tuple[str, int]]:
+    """The tasks that are written down as ended, with their numbers."""
+    flat = lab.command("ZRANGE", lab.key("gateway:ends"), 0, -1, "WITHSCORES")
+    return [(name.decode(), int(number)) for name, number in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def held_one(lab: Lab, task: str = "t") -> str:
+    """A task with a record `old`, and the attempt that holds it."""
+    lab.raw_trainer(max_attempts=3).enqueue(task)
+    lab.command("HSET", lab.key(ROLLOUTS), task, "old")
+    return lab.raw_worker().take_one()
+
+
+def noted(lab: Lab, attempt: str = "", letter: Any = "", **fields: Any) -> Noted:
+    given: dict[str, Any] = {"task": "t", "old": "old", "new": "new", "controller": "c", **fields}
+    return lab.call(gateway.note_status, StatusChange(attempt=attempt, letter=letter, **given))
+
+
+def record(lab: Lab) -> bytes | None:
+    return lab.command("HGET", lab.key(ROLLOUTS), "t")
+
+
+def test_ends_are_noted_once_in_their_order_with_numbers_that_are_used_once(lab: Lab) -> None:
+    lab.raw_trainer()
+    assert lab.call(gateway.note_ends, ["b", "a"]) == 2
+    assert lab.call(gateway.note_ends, ["a", "c", "c"]) == 1
+    assert ends(lab) == [("b", 1), ("a", 2), ("c", 3)]
+    lab.command("ZREM", lab.key("gateway:ends"), "c")
+    assert lab.call(gateway.note_ends, ["c"]) == 1
+    assert ends(lab) == [("b", 1), ("a", 2), ("c", 4)]
+
+
+def test_a_start_is_noted_while_the_attempt_holds_its_slot(lab: Lab) -> None:
+    attempt = held_one(lab)
+    answer = noted(lab, attempt, "H", held="has it", heard="12.5")
+    assert (answer.word, answer.payload) == ("noted", lab.command("HGET", lab.key("payloads"), "t"))
+    assert record(lab) == b"new"
+    assert lab.command("HGET", lab.key(HELD), attempt) == b"has it"
+    assert float(lab.command("ZSCORE", lab.key(HEARD), attempt)) == 12.5
+    assert ends(lab) == []
+
+
+def test_an_end_is_noted_when_the_attempt_has_filled_its_slot(lab: Lab) -> None:
+    attempt = held_one(lab)
+    lab.command("HSET", lab.key(HELD), attempt, "has it")
+    assert noted(lab, attempt, "D", ended=True).word == "over"
+    assert (record(lab), ends(lab)) == (b"old", [])
+    lab.raw_worker().submit(attempt)
+    for _ in range(2):  # a repeated call has the same effect
+        assert noted(lab, attempt, "D", ended=True).word == "noted"
+        assert (record(lab), ends(lab)) == (b"new", [("t", 1)])
+        assert lab.command("HGET", lab.key(HELD), attempt) is None
+    assert noted(lab, attempt, "H").word == "over"
+
+
+@pytest.mark.parametrize("stored", ["another", None])
+def test_nothing_is_noted_where_the_record_is_another(lab: Lab, stored: str | None) -> None:
+    attempt = held_one(lab)
+    lab.command("HDEL", lab.key(ROLLOUTS), "t")
+    if stored is not None:
+        lab.command("HSET", lab.key(ROLLOUTS), "t", stored)
+    assert noted(lab, attempt, "H", held="has it", heard="1", ended=True).word == "changed"
+    assert record(lab) == (None if stored is None else stored.encode())
+    assert lab.command("EXISTS", lab.key(HELD), lab.key(HEARD), lab.key("gateway:ends")) == 0
+
+
+def test_nothing_is_noted_for_an_attempt_whose_slot_another_one_holds(lab: Lab) -> None:
+    attempt = held_one(lab)
+    worker = lab.raw_worker()
+    worker.release(attempt)
+    other = worker.take_one()
+    assert noted(lab, attempt, "H", held="has it").word == "over"
+    assert noted(lab, other, "H", held="has it").word == "noted"
+
+
+def test_what_is_said_beside_the_state_leaves_what_the_controller_has(lab: Lab) -> None:
+    attempt = held_one(lab)
+    lab.command("HSET", lab.key(HELD), attempt, "has it")
+    assert noted(lab).word == "noted"
+    assert record(lab) == b"new"
+    assert lab.command("HGET", lab.key(HELD), attempt) == b"has it"
+    assert noted(lab, attempt, old="new", new="newer").word == "noted"  # however the slot is
+    assert lab.command("HGET", lab.key(HELD), attempt) is None
