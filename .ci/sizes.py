@@ -31,7 +31,7 @@ KNOWN = {
     "broker/integrations/areal/staleness.py": (350, "one class: AReaL's surface and what is beyond it"),
     "broker/local_server/embedded.py": (400, "one server: found, started, guarded, shared, stopped"),
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
-    "broker/trainer/state.py": (360, "one class: what a trainer remembers"),
+    "broker/trainer/state.py": (402, "one class: what a trainer remembers"),
     "broker/values/codec.py": (390, "one format, both ways"),
     "broker/worker/session.py": (440, "one class: a worker's session with a run"),
     "broker/worker/state.py": (512, "one class: what a worker remembers"),

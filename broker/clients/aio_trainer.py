@@ -286,14 +286,20 @@ class Trainer(AsyncClient):
         return await self._run(self._state.settle())
 
     async def checkpoint(
-        self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        full: bool = False,
+        progress: Progress | None = None,
+        weights: int | None = None,
     ) -> Checkpoint:
         """As `broker.Trainer.checkpoint`; `progress` may be a coroutine function."""
         check_hook("progress", progress)
         self._must_lead("checkpoint")
         from broker.recovery.recover import checkpoint
 
-        return await self._run(checkpoint(self._state, path_of("path", path), full=full, progress=progress))
+        made = checkpoint(self._state, path_of("path", path), full=full, progress=progress, weights=weights)
+        return await self._run(made)
 
     async def recover(
         self,

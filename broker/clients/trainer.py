@@ -388,9 +388,17 @@ class Trainer(BlockingClient):
         return self._run(self._state.settle())
 
     def checkpoint(
-        self, path: str | os.PathLike[str], *, full: bool = False, progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        full: bool = False,
+        progress: Progress | None = None,
+        weights: int | None = None,
     ) -> Checkpoint:
         """Writes the broker's part of a training checkpoint, whole or not at all, and commits it.
+
+        Call it after `advance` and before the next batch, beside the weights that were just trained. While a batch is
+        handed out and not advanced, it is refused unless `weights` says which weights these are.
 
         The file is written beside the path as `<path>.<number>.e<epoch>.v<version>`. The path becomes a link to the
         file, where links can be made. Older files that no recovery can use any more are deleted. The run frees
@@ -401,11 +409,13 @@ class Trainer(BlockingClient):
             full: also write the unfinished tasks themselves, in a second file beside it, so that even an empty
                 server can be refilled.
             progress: called with the number of tasks looked at so far, and about how many there are.
+            weights: the version of the weights beside it, which must be the run's; None: the caller does not say.
 
         Returns:
             The checkpoint; its `path` is the file.
 
         Raises:
+            BadArgument: `weights` is another version than the run's, or is needed.
             CheckpointError: the file could not be written; nothing is committed.
             Fenced: another trainer has taken over; its files are as they were.
             Early: the version changed meanwhile, by another thread.
@@ -415,7 +425,8 @@ class Trainer(BlockingClient):
         self._must_lead("checkpoint")
         from broker.recovery.recover import checkpoint
 
-        return self._run(checkpoint(self._state, path_of("path", path), full=full, progress=progress))
+        made = checkpoint(self._state, path_of("path", path), full=full, progress=progress, weights=weights)
+        return self._run(made)
 
     def recover(
         self,

@@ -96,7 +96,13 @@ class RecoveryReport:
 
 
 async def checkpoint(
-    state: TrainerState, path: Path, *, full: bool, progress: Progress | None, call_id: trainer.CallId | None = None
+    state: TrainerState,
+    path: Path,
+    *,
+    full: bool,
+    progress: Progress | None,
+    call_id: trainer.CallId | None = None,
+    weights: int | None = None,
 ) -> Checkpoint:
     """Writes a checkpoint of the run, then commits it and frees what no kept checkpoint needs.
 
@@ -109,9 +115,11 @@ async def checkpoint(
         full: also write the tasks.
         progress: called as the scan goes on.
         call_id: an operator's request to commit with; None: one of the trainer's numbered calls.
+        weights: the version of the weights that the trainer saves beside it; None: it does not say.
     """
     if call_id is None:
         await state.settle()
+        state.check_weights(weights)
     if member_of(path) is not None:
         raise CheckpointError(
             path=str(path), problem="could not be written: this is the name of one checkpoint, give the path before it"

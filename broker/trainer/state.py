@@ -90,6 +90,7 @@ class TrainerState:
         self.fed = FeedState(run)
         self.digests: dict[int, str] = {}
         self.delivered = -1  # newest step whose batch the caller has
+        self._delivered_at = -1  # the version when the caller got it
         self._freeing = RepeatedWarning()  # that tasks are freed that were not trained on
         self._freed_dead = self._freed_rejected = 0  # since that was last said
         self._asked: _Advance | None = None
@@ -154,7 +155,22 @@ class TrainerState:
 
     def deliver(self, step: int) -> None:
         """Notes that the caller gets the batch of a step."""
-        self.delivered, self._repeated = step, None
+        self.delivered, self._repeated, self._delivered_at = step, None, self.version
+
+    def check_weights(self, weights: int | None) -> None:
+        """Refuses a checkpoint where the caller may save other weights beside it than those of the run's version.
+
+        Args:
+            weights: the version of the weights that the caller saves; None: it does not say.
+        """
+        version = self.version
+        if weights is not None and whole("weights", weights, 0, 2**53 - 1) != version:
+            raise BadArgument(argument="weights", given=weights, expected=f"the run's version, which is {version}")
+        if weights is None and self.delivered >= version == self._delivered_at:
+            raise BadArgument(
+                problem=f"the batch of version {version} was handed out: call advance() before checkpoint(); or, where "
+                f"the weights have not been trained on that batch yet, checkpoint(path, weights={version})"
+            )
 
     async def settle(self) -> int:
         """The version, after making sure of an advance or a recovery that has no answer yet."""

@@ -146,7 +146,7 @@ def test_a_death_or_an_error_while_the_file_is_written_leaves_a_whole_one(
             with monkeypatch.context() as patched:
                 count = _dies_in(patched, place, at, error)
                 try:
-                    trainer.checkpoint(path, full=full)
+                    trainer.checkpoint(path, full=full, weights=trainer.version)
                 except (Killed, CheckpointError):
                     calls += 1
                     failed = True
@@ -201,11 +201,11 @@ def test_a_disk_that_is_full_while_pieces_are_written_leaves_the_old_file(
 
         monkeypatch.setattr(os, "fdopen", full)
         with pytest.raises(CheckpointError):
-            trainer.checkpoint(path)
+            trainer.checkpoint(path, weights=trainer.version)
         monkeypatch.undo()
         assert path.read_bytes() == before
         assert sorted(file.name for file in tmp_path.iterdir()) == names
-        assert trainer.checkpoint(path).version == 4
+        assert trainer.checkpoint(path, weights=trainer.version).version == 4
 
 
 # -- real processes ----------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ def _advance(trainer: Trainer, path: Path) -> None:
 
 
 OPERATIONS: dict[str, Callable[[Trainer, Path], Any]] = {
-    "checkpoint": lambda trainer, path: trainer.checkpoint(path),
-    "full checkpoint": lambda trainer, path: trainer.checkpoint(path, full=True),
+    "checkpoint": lambda trainer, path: trainer.checkpoint(path, weights=trainer.settle()),
+    "full checkpoint": lambda trainer, path: trainer.checkpoint(path, full=True, weights=trainer.settle()),
     "recover": lambda trainer, path: trainer.recover(path),
     "advance": _advance,
 }

@@ -326,7 +326,7 @@ class Walk:
     def checkpoint(self) -> None:
         path = self._path()
         with suppress(Recovering):
-            made = self.trainer.checkpoint(path, full=self.rng.random() < 0.3)
+            made = self.trainer.checkpoint(path, weights=self.trainer.settle(), full=self.rng.random() < 0.3)
             assert made.path is not None
             self._saved(made.path)
             self._committed()
@@ -445,7 +445,7 @@ class Walk:
         """The file is there or it is not; it counts from its rename on."""
         path = self._path()
         before = {member.path for member in members(path)}
-        self._killed(lambda: self.trainer.checkpoint(path), 9)
+        self._killed(lambda: self.trainer.checkpoint(path, weights=self.trainer.settle()), 9)
         for made in {member.path for member in members(path)} - before:
             self._saved(made)
         if len(self.ledger.history) in committed_versions(self.url, self.run):
