@@ -33,8 +33,8 @@ KNOWN = {
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
     "broker/trainer/state.py": (402, "one class: what a trainer remembers"),
     "broker/values/codec.py": (390, "one format, both ways"),
+    "broker/worker/calls.py": (423, "one class: waiting for work, claiming ahead, handing in"),
     "broker/worker/session.py": (440, "one class: a worker's session with a run"),
-    "broker/worker/state.py": (512, "one class: what a worker remembers"),
 }
 
 

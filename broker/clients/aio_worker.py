@@ -27,6 +27,7 @@ from broker.errors import BadArgument, BrokerError
 from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
+from broker.worker.calls import WorkerCalls, number_wanted
 from broker.worker.ending import Ending
 from broker.worker.grace import grace_of, tell_begun
 from broker.worker.handler_outcome import check_async_handler, judged
@@ -35,7 +36,7 @@ from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.loop_signals import stopped_by_signals
 from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
-from broker.worker.state import Policies, StaleWeights, WorkerState, default_name, number_wanted
+from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
 from broker.worker.submitter import Submitter
 from broker.worker.task_runner import Handler, TaskRunner
 
@@ -110,6 +111,7 @@ class Worker(AsyncClient):
         except BaseException:
             self._transport.give_up()
             raise
+        self._calls = WorkerCalls(self._transport, self._state)
         self._url, self._beats, self._credentials = url, heartbeat, credentials
         self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
         self._claiming = asyncio.Lock()
@@ -129,7 +131,7 @@ class Worker(AsyncClient):
             return self
         self._loop, self._is_open = asyncio.get_running_loop(), True
         try:
-            await self._run(self._state.join())
+            await self._run(self._calls.join())
             self._thread_transport = await asyncio.to_thread(self._for_thread, self._timeout_s, self._retry_for_s)
             watch = LoopWatch(self.name, self._loop, functools.partial(stack_of, threading.current_thread()))
             self._heartbeat = Heartbeat(
@@ -189,7 +191,7 @@ class Worker(AsyncClient):
         """As `broker.Worker.claim`: waits `timeout` seconds for the first attempt (None: as long as it takes)."""
         n = number_wanted(n)
         async with self._turn():
-            attempts = await self._run(self._state.claim(n, timeout))
+            attempts = await self._run(self._calls.claim(n, timeout))
         if attempts:
             WORKED_ON.set(attempts[0].id)
         return attempts
@@ -218,15 +220,15 @@ class Worker(AsyncClient):
         try:
             while not self._state.stopping:
                 async with self._turn():
-                    batch = await self._run(self._state.next_batch(n))
+                    batch = await self._run(self._calls.next_batch(n))
                 if not batch:
                     return
                 WORKED_ON.set(batch[0].id)
                 yield batch
         finally:
-            ahead = self._state.end_batches()
+            ahead = self._calls.end_batches()
             if ahead and not self._closed:
-                await self._run(self._state.give_back(ahead))
+                await self._run(self._calls.give_back(ahead))
 
     async def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. Results submitted while a round trip is under way are sent together in the next one.
@@ -235,8 +237,8 @@ class Worker(AsyncClient):
         """
         self._must_be_open()
         if self._may_claim():
-            return await self._report(self._state.submit(attempt, result, policy, claims=True), claims=True)
-        submission = self._state.session_of(attempt).submission(attempt, result, policy)
+            return await self._report(self._calls.submit(attempt, result, policy, claims=True), claims=True)
+        submission = self._calls.session_of(attempt).submission(attempt, result, policy)
         return await self._submitters[attempt.run].submit(submission)
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
@@ -245,7 +247,7 @@ class Worker(AsyncClient):
         A cancelled call still submits its results.
         """
         claims = self._may_claim()
-        return await self._report(self._state.submit_many(results, claims=claims), claims=claims)
+        return await self._report(self._calls.submit_many(results, claims=claims), claims=claims)
 
     async def _report(self, call: Coroutine[Any, Any, T], *, claims: bool = False) -> T:
         """Makes a call about attempts, which ends also where its caller is cancelled.
@@ -267,21 +269,21 @@ class Worker(AsyncClient):
 
     def _may_claim(self) -> bool:
         """Whether results may claim the next batch: no task claims or is about to wait for work."""
-        return self._state.iterating and not self._looking and not self._claiming.locked()
+        return self._calls.iterating and not self._looking and not self._claiming.locked()
 
     async def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on."""
-        return await self._report(self._state.reject(attempt, reason))
+        return await self._report(self._calls.reject(attempt, reason))
 
     async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return await self._report(self._state.release(attempts))
+        return await self._report(self._calls.release(attempts))
 
     async def fail(
         self, attempt: Attempt, error: str | BaseException, kind: FailureKind = "task", *, retry: bool = True
     ) -> Submitted:
         """As `broker.Worker.fail`: reports that the attempt could not be finished."""
-        return await self._report(self._state.session_of(attempt).fail(attempt, error, kind, retry=retry))
+        return await self._report(self._calls.session_of(attempt).fail(attempt, error, kind, retry=retry))
 
     async def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself)."""
@@ -314,7 +316,7 @@ class Worker(AsyncClient):
             raise BadArgument(argument="concurrency", given=concurrency, expected="at least 1")
         check_async_handler(handler)
         self._must_be_open()
-        handlers = self._handlers = TaskRunner(self._state, self._claiming, handler, concurrency)
+        handlers = self._handlers = TaskRunner(self._calls, self._claiming, handler, concurrency)
         try:
             with stopped_by_signals(self.stop, self._begins_grace):
                 await handlers.work()
@@ -391,7 +393,7 @@ class Worker(AsyncClient):
         for attempt in self._state.held:
             attempt.mark_cancelled("stopped")
         if self._is_open:
-            await self._finish(self._run(self._state.leave()))
+            await self._finish(self._run(self._calls.leave()))
         self._closed = True
         await self._transport.close()
         if self._heartbeat is not None:
@@ -405,12 +407,12 @@ class Worker(AsyncClient):
     ) -> None:
         try:
             if error is not None and not (self._closed or self._transport.is_forked):
-                attempt = self._state.worked_on(() if self._handlers is None else self._handlers.attempts)
+                attempt = self._calls.worked_on(() if self._handlers is None else self._handlers.attempts)
                 if (found := exit_of_loop()) is not None:  # of a task or callback that the block began
                     error, attempt_id = found
                     attempt = next((one for one in self._state.held if one.id == attempt_id), None)
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the other attempts are given back in any case
-                    await self._finish(self._run(self._state.fail_attempt(attempt, error, ending)))
+                    await self._finish(self._run(self._calls.fail_attempt(attempt, error, ending)))
         finally:
             await self.close()

@@ -26,6 +26,7 @@ from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
+from broker.worker.calls import WorkerCalls, number_wanted
 from broker.worker.ending import Ending
 from broker.worker.grace import Grace, grace_of
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
@@ -33,7 +34,7 @@ from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
-from broker.worker.state import Policies, StaleWeights, WorkerState, default_name, number_wanted
+from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class Worker(BlockingClient):
         except BaseException:
             transport.close()
             raise
+        self._calls = WorkerCalls(transport.io, self._state)
         self._claiming = threading.Lock()
         self._termination = TerminationAsExit(Grace(self._state.name, grace_s, self._begins_grace))
         self._closed = False
@@ -134,7 +136,7 @@ class Worker(BlockingClient):
             interval_s=heartbeat_s,
         )
         try:
-            self._run(self._state.join())
+            self._run(self._calls.join())
             if heartbeat:
                 self._heartbeat.start()
         except BaseException:  # also when a signal raises: only this worker can end the sessions that have joined
@@ -195,7 +197,7 @@ class Worker(BlockingClient):
         self._termination.insist(holds=self._state.holds)
         self._refuse_forked()
         with self._claiming:
-            return self._run(self._state.claim(n, timeout))
+            return self._run(self._calls.claim(n, timeout))
 
     def _refuse_forked(self) -> None:
         if self._transport.is_forked:
@@ -226,14 +228,14 @@ class Worker(BlockingClient):
                 self._termination.insist()
                 self._refuse_forked()
                 with self._claiming:
-                    batch = self._run(self._state.next_batch(n))
+                    batch = self._run(self._calls.next_batch(n))
                 if not batch:
                     return
                 yield batch
         finally:
-            ahead = self._state.end_batches()
+            ahead = self._calls.end_batches()
             if ahead and not self._closed and not self._transport.is_forked:
-                self._run(self._state.give_back(ahead))
+                self._run(self._calls.give_back(ahead))
 
     def submit(self, attempt: Attempt, result: Any, *, policy: Policy | None = None) -> Submitted:
         """Submits a result. A result that is submitted again counts once.
@@ -250,7 +252,7 @@ class Worker(BlockingClient):
         turn: list[bool] = []
         try:
             self._take_turn_into(turn)
-            return self._run(self._state.submit(attempt, result, policy, claims=bool(turn)))
+            return self._run(self._calls.submit(attempt, result, policy, claims=bool(turn)))
         finally:
             if turn:
                 self._claiming.release()
@@ -264,7 +266,7 @@ class Worker(BlockingClient):
         turn: list[bool] = []
         try:
             self._take_turn_into(turn)
-            return self._run(self._state.submit_many(results, claims=bool(turn)))
+            return self._run(self._calls.submit_many(results, claims=bool(turn)))
         finally:
             if turn:
                 self._claiming.release()
@@ -275,16 +277,16 @@ class Worker(BlockingClient):
         Results never wait for another thread that waits for work. The lock is taken and noted in one call of a function
         in C: between the two no signal handler runs, so none that raises leaves the lock held.
         """
-        if self._state.iterating and not self._transport.is_forked:
+        if self._calls.iterating and not self._transport.is_forked:
             turn.extend(filter(None, map(self._claiming.acquire, (False,))))
 
     def reject(self, attempt: Attempt, reason: str = "") -> Submitted:
         """The verdict that this rollout must not be trained on; final for its slot."""
-        return self._run(self._state.reject(attempt, reason))
+        return self._run(self._calls.reject(attempt, reason))
 
     def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:
         """Gives attempts back without penalty."""
-        return self._run(self._state.release(attempts))
+        return self._run(self._calls.release(attempts))
 
     def fail(
         self, attempt: Attempt, error: str | BaseException, kind: FailureKind = "task", *, retry: bool = True
@@ -302,7 +304,7 @@ class Worker(BlockingClient):
         Raises:
             BadArgument: kind is another word, or retry is False for a worker's fault.
         """
-        return self._run(self._state.session_of(attempt).fail(attempt, error, kind, retry=retry))
+        return self._run(self._calls.session_of(attempt).fail(attempt, error, kind, retry=retry))
 
     def renew(self) -> None:
         """Renews the leases now (the heartbeat does so by itself). A forked child may not call it."""
@@ -401,21 +403,21 @@ class Worker(BlockingClient):
                 self._refused = not_plain(handler)  # `run` gives the attempt back
                 return
             if attempt.cancelled:
-                self._state.session_of(attempt).forget([attempt.id])
+                self._state.sessions[attempt.run].forget([attempt.id])
                 return
             during = "encoding"
-            submission = self._state.session_of(attempt).submission(attempt, result)
+            submission = self._state.sessions[attempt.run].submission(attempt, result)
             during = "sending"
-            self._run(self._state.hand_in(attempt, submission))
+            self._run(self._calls.hand_in(attempt, submission))
         except BaseException as error:  # noqa: BLE001 - whatever a handler does, its attempt ends with it
-            self._run(self._state.fail_attempt(attempt, error, judged(error, during)))
+            self._run(self._calls.fail_attempt(attempt, error, judged(error, during)))
 
     def _give_back(self) -> None:
         held = self._state.held
         for attempt in held:
             attempt.mark_cancelled("stopped")
         if held:
-            self._finish(self._state.release(held))
+            self._finish(self._calls.release(held))
 
     def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
         """Makes a call that ends the work, for a limited time: the process may be killed soon after."""
@@ -460,7 +462,7 @@ class Worker(BlockingClient):
         self._heartbeat.stop(HEARTBEAT_ENDS_WITHIN_S)
         for attempt in self._state.held:
             attempt.mark_cancelled("stopped")
-        self._finish(self._state.leave())
+        self._finish(self._calls.leave())
 
     def __enter__(self) -> Self:
         self._termination.install()
@@ -471,10 +473,10 @@ class Worker(BlockingClient):
     ) -> None:
         try:
             if error is not None and not (self._closed or self._transport.is_forked):
-                attempt = self._state.worked_on(self._permits.attempts if self._permits is not None else ())
+                attempt = self._calls.worked_on(self._permits.attempts if self._permits is not None else ())
                 ending = judged(error, "block")
                 if attempt is not None and ending.how != "released":  # the other attempts are given back in any case
-                    self._finish(self._state.fail_attempt(attempt, error, ending))
+                    self._finish(self._calls.fail_attempt(attempt, error, ending))
         finally:
             self.close()
 

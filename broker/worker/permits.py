@@ -72,7 +72,7 @@ class Permits(Locked):
 
     def take(self, attempt: Attempt) -> None:
         """Notes that a handler begins."""
-        session = self._state.session_of(attempt)
+        session = self._state.sessions[attempt.run]
         with self._lock:
             self._working[attempt.id] = _Place(attempt, session.id, (session.lease_ms or 0) / 1000)
 
@@ -118,7 +118,7 @@ class Permits(Locked):
             return sum(self._has_hung(place) for place in self._lost.values()) >= self._concurrency
 
     def _has_hung(self, place: _Place) -> bool:
-        session_id = self._state.session_of(place.attempt).id
+        session_id = self._state.sessions[place.attempt.run].id
         if place.attempt.cancel_reason == "expired" and place.session_id == session_id:
             return True  # its session goes on: the attempt took longer than the run allows
         assert place.taken_back_at is not None, "it is lost"

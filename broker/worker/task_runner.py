@@ -14,12 +14,12 @@ from typing import Any
 from broker.errors import BrokerError, TooBig
 from broker.protocol.worker import Submission
 from broker.values.attempt import Attempt
+from broker.worker.calls import WorkerCalls
 from broker.worker.handler_outcome import During, Outcome, judged, not_awaitable
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.permits import LOOK_EVERY_S, Permits
 from broker.worker.raised import is_a
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
-from broker.worker.state import WorkerState
 
 Handler = Callable[[Attempt], Awaitable[Any]]
 
@@ -33,15 +33,15 @@ class TaskRunner:
     there is no work, a second call waits for it.
 
     Args:
-        state: the worker.
+        calls: the worker's.
         claiming: the lock that a claim holds.
         handler: the user's.
         concurrency: attempts at the same time.
     """
 
-    def __init__(self, state: WorkerState, claiming: asyncio.Lock, handler: Handler, concurrency: int) -> None:
-        self._state, self._claiming = state, claiming
-        self._handler, self._permits = handler, Permits(state, concurrency)
+    def __init__(self, calls: WorkerCalls, claiming: asyncio.Lock, handler: Handler, concurrency: int) -> None:
+        self._calls, self._state, self._claiming = calls, calls.state, claiming
+        self._handler, self._permits = handler, Permits(calls.state, concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._results: deque[_Result] = deque()
         self._waiting: asyncio.Task[list[Attempt]] | None = None
@@ -110,7 +110,7 @@ class TaskRunner:
             await self._send()
         if given_back:
             with suppress(BrokerError):
-                await self._state.release(given_back)
+                await self._calls.release(given_back)
         if going_on := [task for attempt_id, task in self._tasks.items() if not self._permits.lost(attempt_id)]:
             await asyncio.wait(going_on)
 
@@ -167,7 +167,7 @@ class TaskRunner:
         await asyncio.wait([waiting])
         self._waiting = None
         if not waiting.cancelled() and waiting.exception() is None:
-            await self._state.give_back(waiting.result())
+            await self._calls.give_back(waiting.result())
 
     def _collect(self) -> None:
         """Starts handlers for the attempts that the wait has brought; raises its error."""
@@ -178,7 +178,7 @@ class TaskRunner:
 
     async def _wait(self, n: int, *, is_told: bool) -> list[Attempt]:
         async with self._claiming:
-            return await self._state.claim(n, None, is_told=is_told)
+            return await self._calls.claim(n, None, is_told=is_told)
 
     def _start(self, attempts: list[Attempt]) -> None:
         for attempt in attempts:
@@ -193,7 +193,7 @@ class TaskRunner:
             self._cancelled.discard(attempt.id)
             self._permits.give(attempt)
             if attempt.cancelled:
-                self._state.session_of(attempt).forget([attempt.id])
+                self._state.sessions[attempt.run].forget([attempt.id])
             self._changed.set()
 
     async def _work_on(self, attempt: Attempt) -> None:
@@ -208,7 +208,7 @@ class TaskRunner:
                 return
             result: Any = await outcome
             during = "encoding"
-            submission = self._state.session_of(attempt).submission(attempt, result)
+            submission = self._state.sessions[attempt.run].submission(attempt, result)
             if not attempt.cancelled:
                 self._results.append((attempt, submission))
         except BaseException as error:
@@ -217,7 +217,7 @@ class TaskRunner:
             outcome = judged(error, during)
             if outcome.how == "rejected":  # a verdict is sent with the results
                 if not attempt.cancelled:
-                    rejection = self._state.session_of(attempt).rejection(attempt, outcome.reason)
+                    rejection = self._state.sessions[attempt.run].rejection(attempt, outcome.reason)
                     self._results.append((attempt, rejection))
                 return
             await self._end(attempt, error, outcome)
@@ -252,7 +252,7 @@ class TaskRunner:
         """Reports an attempt that an exception ended."""
         self._reporting.add(attempt.id)
         try:
-            await self._state.fail_attempt(attempt, error, outcome)
+            await self._calls.fail_attempt(attempt, error, outcome)
         finally:
             self._reporting.discard(attempt.id)
 
@@ -261,11 +261,11 @@ class TaskRunner:
         session, piece = self._next_piece()
         items = [submission for _, submission in piece]
         free = 0 if self._ended else min(ITEMS_PER_CALL, self._permits.room)
-        claims = free > 0 and not self._results and not self._claiming.locked() and self._state.may_claim(session)
+        claims = free > 0 and not self._results and not self._claiming.locked() and self._calls.may_claim(session)
         try:
             if claims:
                 async with self._claiming:
-                    _, attempts = await self._state.submit_and_claim(session, items, free)
+                    _, attempts = await self._calls.submit_and_claim(session, items, free)
                 self._is_told = attempts is not None and len(attempts) < free
                 self._start(attempts or [])
             else:

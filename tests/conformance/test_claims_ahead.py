@@ -51,7 +51,7 @@ def is_waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_run_that_vanishes_while_a_worker_waits_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     lab.checks_state = lab.keeps_config = False
     lab.go_live()
-    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", 0.3)
+    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", 0.3)
     begun = is_waiting(monkeypatch)
     with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=1)):
         with Worker(lab.url, lab.run, heartbeat=False) as worker:
@@ -395,8 +395,8 @@ def test_a_signal_handler_that_raises_leaves_the_turn_to_claim_free(
     def not_sent(*_: Any, **__: Any) -> None:
         """In place of what sends results."""
 
-    worker._state._batch_size = 1
-    monkeypatch.setattr(worker._state, call, not_sent)
+    worker._calls._batch_size = 1
+    monkeypatch.setattr(worker._calls, call, not_sent)
     monkeypatch.setattr(worker, "_run", not_sent)
     submit: Any = worker.submit if call == "submit" else worker.submit_many
     given: Any = (None, b"x") if call == "submit" else ([],)
@@ -415,5 +415,5 @@ def test_a_signal_handler_that_raises_leaves_the_turn_to_claim_free(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        worker._state._batch_size = 0
+        worker._calls._batch_size = 0
     assert came > 100

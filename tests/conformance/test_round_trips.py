@@ -15,7 +15,6 @@ from broker.connections.server import Pool
 from broker.protocol import anyone, scripts
 from broker.protocol import worker as calls
 from broker.trainer import batches
-from broker.worker.state import WorkerState
 from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, tasks
 from tests.lossy_proxy import LossyProxy
@@ -326,7 +325,7 @@ def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
     lab: Lab, sent: Sent, monkeypatch: pytest.MonkeyPatch, ends: str
 ):
     """A retry that is due, and a dead worker's attempts: only a claim finds them."""
-    monkeypatch.setattr("broker.worker.state.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.go_live()
     trainer = lab.trainer(consumer_batch_size=4, retry_backoff_ms=50)
     worker = lab.worker(heartbeat=False)
@@ -357,7 +356,7 @@ def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
 
 def test_a_loop_asks_with_a_new_policy_before_it_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """What was answered to the one before says nothing about it."""
-    monkeypatch.setattr("broker.worker.state.WEIGHTS_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.calls.WEIGHTS_AGAIN_S", FAR_AWAY_S)
     trainer = lab.trainer(consumer_batch_size=1, max_staleness=1)
     worker = lab.worker()
     trainer.enqueue(tasks(2))
@@ -638,4 +637,4 @@ def test_a_batch_size_that_is_none_is_refused(worker: Worker):
     for n in (0, 1001):
         with pytest.raises(BrokerError, match="1 to 1000"):
             next(worker.batches(n))
-    assert not WorkerState(worker._transport.io, ["r"], name="w").iterating
+    assert not worker._calls.iterating
