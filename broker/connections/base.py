@@ -255,7 +255,7 @@ class BaseTransport(ABC):
         sole = self._topology.sole
         server = None if sole is None else self._servers.get(sole)
         commands, loads = ([], []) if server is None or server.info is None else server.commands(calls)
-        if server is None or not commands or loads:
+        if server is None or not commands or loads or not server.allowed.covers(calls):
             await self.wait_marker(keys, timeout_s)
             return None
         if self._was_interrupted():
@@ -477,6 +477,8 @@ class BaseTransport(ABC):
         server = self._servers.get(endpoint)
         if server is None or server.info is None:
             server = await self._server(endpoint, until)
+        if not server.allowed.covers(calls) and (refused := await self._refused(server, calls, until, asking)):
+            return await self._run_others(endpoint, calls, refused, until, asking)
         for _ in range(_MOST_TURNS):
             commands, loads = server.commands(calls)
             replies = await self._exchange(server, commands, until, asking)
@@ -489,14 +491,13 @@ class BaseTransport(ABC):
                 self._use_scripts(server)
                 continue
             if server.calls_functions and any(lacks_function(error) for error in errors):
+                server.forget_scripts()
                 await self._load_functions(server, until)
                 continue
-            for name, reply in zip(loads, replies, strict=False):
-                if isinstance(reply, ErrorReply) and not passes(reply) and redirection(reply) is None:
-                    raise refusal(reply, self._address.shown, name, server.supports_shebang)
+            self._check_loads(server, loads, replies)
             if any(error.code == "NOSCRIPT" for error in errors):
                 # Restarted, flushed or newly promoted. Calls that were executed run again: they are replay-safe.
-                server.known.clear()
+                server.forget_scripts()
                 continue
             for error in errors:
                 if (owner := self._redirect(server, error)) is not None:
@@ -505,6 +506,40 @@ class BaseTransport(ABC):
             server.known.update(loads)
             return server.outcomes(calls, replies[len(loads) :])
         raise Failure(NOT_READY, f"{endpoint} forgets its scripts at once")
+
+    def _check_loads(self, server: Server, loads: Sequence[str], replies: Sequence[Any]) -> None:
+        """Raises the error of a server that refuses for good to load a script."""
+        for name, reply in zip(loads, replies, strict=False):
+            if isinstance(reply, ErrorReply) and not passes(reply) and redirection(reply) is None:
+                raise refusal(reply, self._address.shown, name, server.supports_shebang)
+
+    async def _refused(
+        self, server: Server, calls: Sequence[ScriptCall[Any]], until: float, asking: bool
+    ) -> dict[int, BrokerError]:
+        """Asks whether this client's user may call all of some scripts; the calls that it may not, by their place."""
+        questions = server.allowed.questions(calls, server.supports_shebang)
+        asked = [call for _, call in questions]
+        answers = await self._run(server.endpoint, asked, until, asking) if asked else []
+        refused: dict[tuple[str, str], BrokerError] = {}
+        for (names, call), answer in zip(questions, answers, strict=True):
+            error = server.allowed.told(names, call.keys[0], answer, self._address.shown)
+            if error is not None:
+                refused.update(dict.fromkeys(((name, call.keys[0]) for name in names), error))
+        places = ((call.script, call.keys[0]) for call in calls)
+        return {i: refused[place] for i, place in enumerate(places) if place in refused}
+
+    async def _run_others(
+        self,
+        endpoint: Endpoint,
+        calls: Sequence[ScriptCall[Any]],
+        refused: dict[int, BrokerError],
+        until: float,
+        asking: bool,
+    ) -> list[Any]:
+        """As `_run`, without the calls that are refused: each has its error."""
+        left = [call for i, call in enumerate(calls) if i not in refused]
+        answers = iter(await self._run(endpoint, left, until, asking) if left else ())
+        return [refused[i] if i in refused else next(answers) for i in range(len(calls))]
 
     async def _plain(
         self, endpoint: Endpoint, commands: Sequence[RedisCommand], until: float, asking: bool = False

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from broker.connections.allowed import Allowed
 from broker.connections.connection import Connection, RedisCommand
 from broker.connections.credentials import Login
 from broker.connections.endpoint import Endpoint
@@ -126,6 +127,7 @@ class Server:
         waits: connections for calls that do.
         info: its kind and version, once it was asked.
         known: the scripts that it has.
+        allowed: the scripts that this client's user may call.
         calls_functions: whether script calls are called as functions of a library
             (see `broker.protocol.function_library`).
     """
@@ -146,6 +148,7 @@ class Server:
         self._on_new, self._login = on_new, login
         self.info: ServerInfo | None = None
         self.known: set[str] = set()
+        self.allowed = Allowed()
         self.calls_functions = False
         self.pool = Pool(opened, self._greet, limiter, timeout_s, closed)
         self.waits = Pool(opened, self._greet, None, timeout_s, interrupted)
@@ -183,11 +186,18 @@ class Server:
             end = start + len(call.before) + 1
             error = next((reply for reply in replies[start:end] if isinstance(reply, ErrorReply)), None)
             if error is not None:
+                if error.code == "NOPERM":  # the user's rights have changed: the next call asks before it is made
+                    self.allowed.forget()
                 outcomes.append(refusal(error, self._address.shown, call.script, self.supports_shebang))
             else:
                 outcomes.append(call.outcome(replies[end - 1]))
             start = end
         return outcomes
+
+    def forget_scripts(self) -> None:
+        """Another server, or one that was restarted: it has none of the scripts, and its users may be others."""
+        self.known.clear()
+        self.allowed.forget()
 
     def drop(self) -> None:
         """As `Pool.drop`."""
@@ -206,7 +216,7 @@ class Server:
             raise Failure(NO_PRIMARY, "it is not a primary any more")
         if info != self.info:
             # Another server has this address now; it has none of the scripts.
-            self.known.clear()
+            self.forget_scripts()
             self.info = info
             self.calls_functions = info.supports_shebang
 

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from broker.errors import BrokerError
+from broker.protocol.keys import run_of
 
 T = TypeVar("T")
+
+_UNREADABLE = (
+    "the answer of a script cannot be read: a script of this run may have been stopped half-way, as where its user's "
+    "rights were taken away; `broker audit --deep` names what is damaged, a recovery mends it"
+)
 
 Argument = str | bytes | int
 #: The clock of a call, ARGV[1] of every script: milliseconds that a caller injects, or "" for the server's clock.
@@ -39,3 +45,7 @@ class ScriptCall(Generic[T]):
             return self.parse(reply)
         except BrokerError as problem:
             return problem
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+            said = BrokerError("UNREADABLE", message=_UNREADABLE, script=self.script, run=run_of(self.keys[0]) or "")
+            said.__cause__ = problem
+            return said

@@ -100,6 +100,8 @@ def _slots(numbers: bytes) -> tuple[tuple[int, int, int], ...]:
 def _claimed_with(random: str) -> Callable[[Any], Claimed]:
     def parse(reply: Any) -> Claimed:
         reason, due, version, epoch, run_version, run_epoch, blob_seq, blob, now, *tasks = reply
+        if len(tasks) % 4:
+            raise ValueError("a task without its slots")
         return Claimed(
             reason.decode(),
             int(due),

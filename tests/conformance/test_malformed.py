@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.errors import BrokerError
-from broker.protocol import admission, anyone, gateway, recovery, scripts, task_row, trainer, worker
+from broker.protocol import admission, anyone, gateway, recovery, rights, scripts, task_row, trainer, worker
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
@@ -143,6 +143,8 @@ class Subject:
             case "note_status":
                 change = gateway.StatusChange("held", self.held, "H", "old", "new", "c", "held", "1.5")
                 return gateway.note_status(run, change, now=now)
+            case "rights":
+                return rights.missing(run, ["HSET", "ZADD"], now=now)
             case "note_ends":
                 return gateway.note_ends(run, ["held", "ready"], now=now)
             case "admission_open":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker import protocol
-from broker.protocol import admission, anyone, gateway, recovery, scripts, task_row, trainer, worker
+from broker.protocol import admission, anyone, gateway, recovery, rights, scripts, task_row, trainer, worker
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
@@ -84,6 +84,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
         ),
     ],
     "note_ends": [gateway.note_ends(RUN, ["a"]), gateway.note_ends(RUN, ["a", "b"], now=5)],
+    "rights": [rights.missing(RUN, ["ZADD"]), rights.missing(RUN, ["ZADD", "ZREM"], now=5)],
     "commit": [recovery.commit(RUN, CALL_ID, 3), recovery.commit(RUN, operator_call_id("r"), 3, "1.x", now=5)],
 }
 
