@@ -27,7 +27,7 @@ from broker.errors import (
     UnsupportedServer,
 )
 from broker.errors.from_reply import from_reply
-from broker.protocol import scripts
+from broker.protocol import rights, scripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ _REPLIES = (
     | dict.fromkeys(("DENIED", "NOAUTH", "WRONGPASS"), LOGIN)
     | {"NOPERM": RIGHTS}
 )
-_NAMED_COMMAND = re.compile(r"the '[^']+' command|access (a|one of the|at least one of the) key")
+_NAMED_COMMAND = re.compile(r"the ('[^']+'(, )?)+ commands?|access (a|one of the|at least one of the) key")
 
 #: Parts of OpenSSL's reasons: the server refuses our certificate, or there is no protocol in common.
 _OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
@@ -317,7 +317,7 @@ def refusal(error: ErrorReply, url: str, script: str = "", shebang: bool = True)
         if failure.kind is RIGHTS and script:
             # Redis up to 7.0 does not say which command.
             named = _NAMED_COMMAND.search(error.text)
-            may_be = "" if named else f", which calls {', '.join(scripts.commands(script))}"
+            may_be = "" if named else f", which calls {', '.join(rights.commands(script))}"
             failure = Failure(RIGHTS, f"{error.words} (script {script}{may_be})")
         return failure.told(url)
     if script and (line := SCRIPT_LINE.search(error.text)):

@@ -19,8 +19,6 @@ from broker.protocol.keys import NEVER_THERE
 
 _INCLUDE = re.compile(r"^\s*--\s*@include\s+(\S+)\s*$")
 _FLAGS = re.compile(r"^--\s*Flags:\s*(.*?)\s*$")
-#: The commands in a script: in a call, or as an argument of one of the two functions that make calls.
-_COMMANDS = re.compile(r"(?:call|call_in_pieces)\('([A-Z]+)'|_writes, '([A-Z]+)', '([A-Z]+)'")
 _KNOWN_FLAGS = frozenset({"allow-oom", "no-writes", "allow-stale", "no-cluster", "allow-cross-slot-keys"})
 
 #: The folders of the Lua files, in the installed package or in a source checkout; the package is looked at first.
@@ -97,12 +95,6 @@ def load(name: str, shebang: bool) -> Script:
     source = ("\n".join(line.text for line in lines) + "\n").encode()
     origins = tuple((line.file, line.number) for line in lines)
     return Script(name, source, hashlib.sha1(source).hexdigest(), flags, origins)
-
-
-def commands(name: str) -> list[str]:
-    """The commands that a script may call, sorted: its caller needs the right to all of them."""
-    source = load(name, shebang=True).source.decode()
-    return sorted({word for words in _COMMANDS.findall(source) for word in words if word})
 
 
 def _shebang(flags: tuple[str, ...]) -> str:

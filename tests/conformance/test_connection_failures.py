@@ -27,7 +27,6 @@ from broker.errors import (
     UnsupportedServer,
 )
 from broker.local_server.socket_paths import socket_path
-from broker.protocol import scripts
 from tests.conformance.clients import LoopClient, make_client
 from tests.lossy_proxy import ScriptedServer, bulk
 from tests.servers import ServerKind, ServerUnderTest, cluster, free_port, real_kinds, redis_kinds, sentinel
@@ -340,15 +339,6 @@ def test_missing_rights_inside_a_script_name_the_command(server: ServerUnderTest
     server.command("ACL", "SETUSER", "w", "+hset", "resetkeys", "~other:*")
     with pytest.raises(AuthenticationFailed, match=r"key(?!.*which calls)"):
         Trainer(url, "r", RunConfig(consumer_batch_size=1))
-
-
-def test_the_commands_that_a_script_calls_are_those_that_its_user_needs(server: ServerUnderTest):
-    called = {name.lower() for script in ("open", "stats", "trim") for name in scripts.commands(script)}
-    rights = [f"+{name}" for name in ("info", "script|load", "evalsha", *called)]
-    server.command("ACL", "SETUSER", "w", "on", ">pw", "~*", "-@all", *rights)
-    config = RunConfig(consumer_batch_size=1)
-    with Trainer(server.url.replace("redis://", "redis://w:pw@"), "r", config) as trainer:
-        assert trainer.version == 0
 
 
 # -- clusters that do not know their hosts -----------------------------------------------------------------------------
