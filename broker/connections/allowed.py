@@ -1,6 +1,6 @@
 """Whether a client's user may call whole scripts: a script that is denied a command on its way has written a half."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from broker.connections.error_reply import ErrorReply
@@ -9,12 +9,22 @@ from broker.errors import BrokerError
 from broker.protocol import keys, rights
 from broker.protocol.script_call import ScriptCall
 
+#: Makes script calls on the server that is asked; returns the value of each, or its error.
+RunCalls = Callable[[Sequence[ScriptCall[Any]]], Awaitable[list[Any]]]
+#: A script and a run's state key.
+_Place = tuple[str, str]
+
 
 class Allowed:
-    """The scripts that a client may call, by run, as far as one server was asked. Threads may share it."""
+    """The scripts that a client may call, by run, as far as one server was asked. Threads may share it.
 
-    def __init__(self) -> None:
-        self._places: set[tuple[str, str]] = set()  # of a script and a run's state key
+    Args:
+        url: of the server, without password.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._places: set[_Place] = set()
 
     def covers(self, calls: Sequence[ScriptCall[Any]]) -> bool:
         """Whether nothing is left to ask about these calls."""
@@ -28,46 +38,58 @@ class Allowed:
         """The server or its users may be others now: asks again."""
         self._places.clear()
 
-    def questions(
-        self, calls: Sequence[ScriptCall[Any]], can_ask: bool
-    ) -> list[tuple[tuple[str, ...], ScriptCall[Sequence[str]]]]:
-        """What to ask before these calls: some scripts, and the script call that asks about them.
+    async def ask(self, calls: Sequence[ScriptCall[Any]], run: RunCalls, *, can_ask: bool) -> dict[int, BrokerError]:
+        """Asks about what is left to ask, in one round trip.
 
         Args:
-            calls: the calls.
-            can_ask: whether the server can be asked. If it cannot, nothing is asked about any script.
+            calls: which are about to be made.
+            run: makes calls.
+            can_ask: whether the server can be asked. If it cannot, all calls may be made.
+
+        Returns:
+            The error of each call that must not be made, by its place among the calls.
         """
-        found: dict[tuple[str, str], tuple[tuple[str, ...], ScriptCall[Sequence[str]]]] = {}
+        questions: dict[_Place, ScriptCall[Sequence[str]]] = {}
         for call in calls:
             place = (call.script, call.keys[0])
-            run = keys.run_of(call.keys[0])
             if place in self._places:
                 continue
-            if run is None or not can_ask or not rights.writes(call.script):
+            name = keys.run_of(call.keys[0])
+            if can_ask and name is not None and rights.writes(call.script):
+                questions[place] = rights.missing(name, rights.needed(_together(call.script)))
+            else:
                 self._places.add(place)
-                continue
-            scripts = rights.ENTRIES.get(call.script, (call.script,))
-            found[place] = scripts, rights.missing(run, rights.needed(scripts))
-        return list(found.values())
+        answers = await run(list(questions.values())) if questions else []
+        errors = {place: self._told(place, answer) for place, answer in zip(questions, answers, strict=True)}
+        places = ((call.script, call.keys[0]) for call in calls)
+        return {i: error for i, place in enumerate(places) if (error := errors.get(place)) is not None}
 
-    def told(
-        self, scripts: tuple[str, ...], state_key: str, answer: Sequence[str] | BrokerError, url: str
-    ) -> BrokerError | None:
-        """Reads the answer to a question. Returns the error of each call of these scripts, None: it may be made.
+    def _told(self, place: _Place, answer: Sequence[str] | BrokerError) -> BrokerError | None:
+        """Reads the answer to a question. Returns the error of the calls that it was about, None: they may be made.
 
-        A server that refuses the question may take the call, or refuse it as a whole.
+        A server that refuses the question may take the calls, or refuse them as a whole.
         """
+        script, state_key = place
         missing = [] if isinstance(answer, BrokerError) else [line.split(" ", 1) for line in answer]
         if not missing:
-            self._places.update((script, state_key) for script in scripts)
+            self._places.update((other, state_key) for other in _together(script))
             return None
-        how = missing[0][0]
-        commands = [command for kind, command in missing if kind == how]
+        kind = missing[0][0]
+        commands = [command for other, command in missing if other == kind]
         named = ", ".join(f"'{command.lower()}'" for command in commands)
         words = "command" if len(commands) == 1 else "commands"
-        text = (
-            f"NOPERM the user has no permissions to run the {named} {words}"
-            if how == "denied"
-            else f"ERR unknown command {named}"
-        )
-        return refusal(ErrorReply(text), url, rights.needed(scripts)[commands[0]])
+        denied = f"NOPERM the user has no permissions to run the {named} {words}"
+        text = denied if kind == "denied" else f"ERR unknown command {named}"
+        return refusal(ErrorReply(text), self._url, rights.needed(_together(script))[commands[0]])
+
+
+def _together(script: str) -> tuple[str, ...]:
+    """The scripts that are asked about together with this one."""
+    return rights.ENTRIES.get(script, (script,))
+
+
+async def run_others(calls: Sequence[ScriptCall[Any]], run: RunCalls, refused: dict[int, BrokerError]) -> list[Any]:
+    """Makes the calls that are not refused. Returns the value or the error of each call."""
+    left = [call for i, call in enumerate(calls) if i not in refused]
+    answers = iter(await run(left) if left else ())
+    return [refused[i] if i in refused else next(answers) for i in range(len(calls))]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from broker.connections.allowed import run_others
 from broker.connections.connection import Connection, RedisCommand
 from broker.connections.credentials import Credentials, Login, asked_for
 from broker.connections.endpoint import Endpoint
@@ -477,8 +478,10 @@ class BaseTransport(ABC):
         server = self._servers.get(endpoint)
         if server is None or server.info is None:
             server = await self._server(endpoint, until)
-        if not server.allowed.covers(calls) and (refused := await self._refused(server, calls, until, asking)):
-            return await self._run_others(endpoint, calls, refused, until, asking)
+        if not server.allowed.covers(calls):
+            run = partial(self._run, endpoint, until=until, asking=asking)
+            if refused := await server.allowed.ask(calls, run, can_ask=server.supports_shebang):
+                return await run_others(calls, run, refused)
         for _ in range(_MOST_TURNS):
             commands, loads = server.commands(calls)
             replies = await self._exchange(server, commands, until, asking)
@@ -512,34 +515,6 @@ class BaseTransport(ABC):
         for name, reply in zip(loads, replies, strict=False):
             if isinstance(reply, ErrorReply) and not passes(reply) and redirection(reply) is None:
                 raise refusal(reply, self._address.shown, name, server.supports_shebang)
-
-    async def _refused(
-        self, server: Server, calls: Sequence[ScriptCall[Any]], until: float, asking: bool
-    ) -> dict[int, BrokerError]:
-        """Asks whether this client's user may call all of some scripts; the calls that it may not, by their place."""
-        questions = server.allowed.questions(calls, server.supports_shebang)
-        asked = [call for _, call in questions]
-        answers = await self._run(server.endpoint, asked, until, asking) if asked else []
-        refused: dict[tuple[str, str], BrokerError] = {}
-        for (names, call), answer in zip(questions, answers, strict=True):
-            error = server.allowed.told(names, call.keys[0], answer, self._address.shown)
-            if error is not None:
-                refused.update(dict.fromkeys(((name, call.keys[0]) for name in names), error))
-        places = ((call.script, call.keys[0]) for call in calls)
-        return {i: refused[place] for i, place in enumerate(places) if place in refused}
-
-    async def _run_others(
-        self,
-        endpoint: Endpoint,
-        calls: Sequence[ScriptCall[Any]],
-        refused: dict[int, BrokerError],
-        until: float,
-        asking: bool,
-    ) -> list[Any]:
-        """As `_run`, without the calls that are refused: each has its error."""
-        left = [call for i, call in enumerate(calls) if i not in refused]
-        answers = iter(await self._run(endpoint, left, until, asking) if left else ())
-        return [refused[i] if i in refused else next(answers) for i in range(len(calls))]
 
     async def _plain(
         self, endpoint: Endpoint, commands: Sequence[RedisCommand], until: float, asking: bool = False

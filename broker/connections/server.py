@@ -148,7 +148,8 @@ class Server:
         self._on_new, self._login = on_new, login
         self.info: ServerInfo | None = None
         self.known: set[str] = set()
-        self.allowed = Allowed()
+        self.allowed = Allowed(address.shown)
+        self._user: str = ""  # of the newest connection
         self.calls_functions = False
         self.pool = Pool(opened, self._greet, limiter, timeout_s, closed)
         self.waits = Pool(opened, self._greet, None, timeout_s, interrupted)
@@ -207,6 +208,9 @@ class Server:
     async def _greet(self, connection: Connection) -> None:
         login = await self._login()
         connection.until = login.until
+        if login.user != self._user:  # with other rights
+            self._user = login.user
+            self.allowed.forget()
         try:
             info = await greet(connection, self._address, login)
         except Failure as failure:

@@ -29,6 +29,7 @@ _OTHERS = {
     "discard": "ZSCORE",
     "enqueue": "SISMEMBER SREM",
     "fail": "HGETALL HKEYS ZSCORE",
+    "finish": "",
     "join": "",
     "leave": "ZSCORE",
     "note_ends": "HSETNX RPUSH",
