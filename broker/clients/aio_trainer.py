@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from broker.clients.base import AsyncClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, Credentials, open_async_transport
-from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
+from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
@@ -18,7 +19,7 @@ from broker.trainer.draws import DrawingTask, DrawOnLoop
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.feeder import feeder_of
 from broker.trainer.filtered import Accept
-from broker.trainer.saving import Saving, end_loop
+from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
@@ -197,28 +198,13 @@ class Trainer(AsyncClient):
         check_hook("save", save)
         check_hook("blob", blob)
         self._must_lead("batches")
-        saving, ask = Saving(checkpoint, every, save), self._transport.ask
-
-        async def saved(*, at_end: bool) -> None:
-            if saving.is_due(self.version, at_end=at_end):
-                if save is not None:
-                    await ask("save", save, self.version)
-                if checkpoint is not None:
-                    await self.checkpoint(checkpoint)
-                saving.last = self.version
+        form = functools.partial(self.next_batch, n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)
+        batches = BatchLoop(self, self._transport.ask, form, Saving(checkpoint, every, save), blob)
 
         async def loop() -> AsyncIterator[list[Rollout]]:
             self._state.deliver_again()
-            while True:
-                try:
-                    batch = await self.next_batch(n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)
-                except Exhausted as end:
-                    await saved(at_end=True)
-                    end_loop(end)
-                    return
+            while (batch := await batches.next()) is not None:
                 yield batch
-                await self.advance(None if blob is None else await ask("blob", blob, self.version + 1))
-                await saved(at_end=False)
 
         return loop()
 

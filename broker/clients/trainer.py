@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from broker.clients.background import in_background
 from broker.clients.base import BlockingClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, END_WITHIN_S, Credentials, open_transport
-from broker.errors import BadArgument, BrokerError, Exhausted, WaitTimeout
+from broker.errors import BadArgument, BrokerError, WaitTimeout
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
@@ -20,7 +21,7 @@ from broker.trainer.draws import DrawBlocking
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.feeder import feeder_of
 from broker.trainer.filtered import Accept
-from broker.trainer.saving import Saving, end_loop
+from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
@@ -266,28 +267,13 @@ class Trainer(BlockingClient):
         check_plain_hook("save", save)
         check_plain_hook("blob", blob)
         self._must_lead("batches")
-        saving = Saving(checkpoint, every, save)
-
-        def saved(*, at_end: bool) -> None:
-            if saving.is_due(self.version, at_end=at_end):
-                if save is not None:
-                    save(self.version)
-                if checkpoint is not None:
-                    self.checkpoint(checkpoint)
-                saving.last = self.version
+        form = functools.partial(self.next_batch, n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)
+        batches = BatchLoop(self, self._transport.io.ask, form, Saving(checkpoint, every, save), blob)
 
         def loop() -> Iterator[list[Rollout]]:
             self._state.deliver_again()
-            while True:
-                try:
-                    batch = self.next_batch(n, accept=accept, prefetch=prefetch, timeout=timeout, short=short)
-                except Exhausted as end:
-                    saved(at_end=True)
-                    end_loop(end)
-                    return
+            while (batch := self._run(batches.next())) is not None:
                 yield batch
-                self.advance(None if blob is None else blob(self.version + 1))
-                saved(at_end=False)
 
         return loop()
 

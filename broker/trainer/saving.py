@@ -1,14 +1,15 @@
-"""When a loop over batches saves: the weights first, then the checkpoint, between an advance and the next batch."""
+"""A loop over batches: it advances after each, and saves the weights, then the checkpoint, before the next one."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from broker.errors import BadArgument, Exhausted, RunFinished
 from broker.values.arguments import path_of, whole
+from broker.values.rollout import Rollout
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,77 @@ class Saving:
         return self.saves and version > 0 and version != self.last and (at_end or version % self.every == 0)
 
 
-def end_loop(end: Exhausted) -> None:
+class Trains(Protocol):
+    """The calls of a trainer that a loop over batches makes. In a client for asyncio the answers are awaited."""
+
+    @property
+    def version(self) -> int:
+        """The policy's version."""
+        ...
+
+    def advance(self, blob: bytes | None = None) -> Any:
+        """Ends the step."""
+        ...
+
+    def checkpoint(self, path: Any) -> Any:
+        """Makes the checkpoint."""
+        ...
+
+
+class BatchLoop:
+    """A loop over batches, which a client drives: each call of `next` ends a batch and gives the next one.
+
+    Args:
+        trainer: the client.
+        ask: calls a function, and awaits the answer in a client for asyncio: `BaseTransport.ask`.
+        next_batch: the client's, with the arguments of the loop.
+        saving: what to save, and how often.
+        blob: the user's function of a version, for `advance`; None: there is none.
+    """
+
+    def __init__(
+        self,
+        trainer: Trains,
+        ask: Callable[..., Awaitable[Any]],
+        next_batch: Callable[[], Any],
+        saving: Saving,
+        blob: Callable[[int], Any] | None,
+    ) -> None:
+        self._trainer, self._ask, self._next_batch, self._saving, self._blob = trainer, ask, next_batch, saving, blob
+        self._is_handed_out = False  # a batch, whose step has not been ended
+
+    async def next(self) -> list[Rollout] | None:
+        """Advances if a batch was handed out, saves what is due, and waits for the next batch; None: the loop ends.
+
+        Raises:
+            Exhausted: tasks are left, too few for a batch.
+            BrokerError: as the trainer's calls.
+        """
+        trainer, blob = self._trainer, self._blob
+        if self._is_handed_out:
+            given = None if blob is None else await self._ask("blob", blob, trainer.version + 1)
+            await self._ask("advance", trainer.advance, given)
+            await self._save(at_end=False)
+        try:
+            batch: list[Rollout] = await self._ask("next_batch", self._next_batch)
+        except Exhausted as end:
+            await self._save(at_end=True)
+            _end(end)
+            return None
+        self._is_handed_out = True
+        return batch
+
+    async def _save(self, *, at_end: bool) -> None:
+        saving, version = self._saving, self._trainer.version
+        if saving.is_due(version, at_end=at_end):
+            if saving.save is not None:
+                await self._ask("save", saving.save, version)
+            if saving.checkpoint is not None:
+                await self._ask("checkpoint", self._trainer.checkpoint, saving.checkpoint)
+            saving.last = version
+
+
+def _end(end: Exhausted) -> None:
     """Ends a loop over batches: the run is finished or no task is left. Warns of tasks that were never trained on.
 
     Args:
