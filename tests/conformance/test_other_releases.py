@@ -409,9 +409,9 @@ def loads_counted(lab: Lab) -> int:
 
 def other_library() -> scripts.Library:
     """Of a release whose scripts differ from this one's in a word."""
-    source, ours = scripts.library().source.decode(), scripts.library().name
-    name = f"broker_{0:012x}"
-    return scripts.Library(name, source.replace(ours, name).encode(), scripts.library().lines)
+    ours, name = scripts.library(), f"broker_{0:012x}"
+    functions = {script: function.replace(ours.name, name) for script, function in ours.functions.items()}
+    return scripts.Library(name, ours.source.decode().replace(ours.name, name).encode(), functions, ours.lines)
 
 
 def test_two_releases_take_turns_and_load_their_scripts_once(lab: Lab, monkeypatch: pytest.MonkeyPatch):
