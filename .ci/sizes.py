@@ -20,7 +20,7 @@ KNOWN = {
     "broker/clients/aio_trainer.py": (400, "one class: each call of the trainer for asyncio"),
     "broker/clients/aio_worker.py": (382, "one class: each call of the worker for asyncio"),
     "broker/clients/operator.py": (390, "one class: each call of an operator"),
-    "broker/clients/trainer.py": (540, "one class: each call of the trainer, with the arguments' documentation"),
+    "broker/clients/trainer.py": (601, "one class: each call of the trainer, with the arguments' documentation"),
     "broker/clients/worker.py": (465, "one class: each call of the worker, and its threads"),
     "broker/connections/base.py": (545, "what both transports do: find the server, send, judge, send again"),
     "broker/connections/sync.py": (370, "the blocking transport and its connection"),

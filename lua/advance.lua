@@ -2,7 +2,7 @@
 -- Transition: batched -> consumed, for the whole batch, by version + 1 alone
 -- KEYS: state
 -- ARGV: now, gate (3), step, digest (of the sealed batch; `-`: none), allow_empty (1), has_blob (1), blob
--- Returns: `version size`: the new version, and how many tasks were consumed
+-- Returns: `version size batch_size`: the new version, how many tasks were consumed, and B
 -- Errors: gate's, RECOVERING, EARLY (step, version, open), DIGEST (step, given, sealed), TOOBIG, BADARG
 -- Bound: constant
 -- Flags: allow-oom
@@ -43,5 +43,5 @@ return gated(FIELDS, function()
   end
   arm_workers()
   event('advance', state.version .. ' ' .. state.epoch)
-  return state.version .. ' ' .. int_text(size)
+  return table.concat({ state.version, int_text(size), batch_size() }, ' ')
 end)

@@ -6,27 +6,11 @@
 -- Errors: NORUN, SCHEMA, CONFIG (field, stored, given), FENCED (the token of an earlier epoch), BADARG
 -- Bound: the config fields
 -- Flags: none
--- @include creation
+-- @include config_change
 
 local FIELDS = hot_and({ 'epoch', 'tokens', 'order_seq', 'lineage', 'supply' })
 
 local CONFIG_START = 4
-
--- Compares or changes the config. `accepted` follows a changed batch size.
-local function change_config(update)
-  local differs, before = agree_on_config(CONFIG_START, update)
-  if not differs then return end
-  local b = batch_size()
-  if b ~= before then
-    bump('accepted', num('version') * (b - before))
-    for step = num('version'), num('step_next') - 1 do
-      local size = tonumber((redis.call('HGET', BATCHES, int_text(step)) or '0'):match('^%d+'))
-      bump('accepted', math.max(b, size) - math.max(before, size))
-    end
-  end
-  set('recheck', 1)
-  arm_workers()
-end
 
 return run(function()
   local token, update = ARGV[2], ARGV[3] == '1'
@@ -45,7 +29,7 @@ return run(function()
   local answer_tail = ' ' .. state.version .. ' ' .. state.step_next .. ' 0'
   if state.epoch:match('%.(%w+)$') == token then return state.epoch .. answer_tail end
   refuse_old_token(token)
-  change_config(update)
+  Config.change(CONFIG_START, update)
   local number = tonumber(state.epoch:match('^%d+')) + 1
   local epoch = int_text(number) .. '.' .. token
   take_over(epoch)

@@ -50,6 +50,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("dead", "list, show or retry tasks that ended dead or rejected", "dead"),
     Entry("pause", "stop handing out tasks (--drain: finish the groups that are started)", "pause"),
     Entry("resume", "hand out tasks again", "resume"),
+    Entry("configure", "change the config of a run while it runs", "configure"),
     Entry("finish", "say that the run is over: workers end by themselves", "finish"),
     Entry("cancel", "reject tasks that nobody needs any more", "cancel"),
     Entry("checkpoint", "write a checkpoint of a run by hand, and commit it", "checkpoint"),

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.clients.base import AsyncClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, Credentials, open_async_transport
@@ -23,6 +23,7 @@ from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
+from broker.values.config_change import ConfigChange, change_fields
 from broker.values.hooks import check_hook
 from broker.values.rollout import Rollout
 from broker.values.task import Task
@@ -333,6 +334,11 @@ class Trainer(AsyncClient):
         """As `broker.Trainer.resume`."""
         self._must_lead("resume")
         return await self._run(self._state.resume())
+
+    async def configure(self, **changes: Unpack[ConfigChange]) -> dict[str, Any]:
+        """As `broker.Trainer.configure`."""
+        self._must_lead("configure")
+        return await self._run(self._state.configure(change_fields(changes)))
 
     async def finish(self) -> int:
         """As `broker.Trainer.finish`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from broker.clients.base import BlockingClient
 from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, Credentials, open_transport
@@ -33,6 +33,7 @@ from broker.recovery.foreign import ForeignCheckpoint
 from broker.recovery.recover import RecoveryReport, checkpoint, find, recover_from
 from broker.trainer.state import TrainerState, in_pieces
 from broker.values.arguments import path_of, seconds_of, whole
+from broker.values.config_change import ConfigChange, change_fields, values_before
 from broker.values.hooks import check_plain_hook
 from broker.values.names import check_name
 from broker.values.progress import Progress
@@ -240,6 +241,13 @@ class Operator(BlockingClient):
         """
         before = self._call(trainer.pause(check_name("run", run), _request(), "", halted=halted))
         return before.ended if halted else before.mode
+
+    def configure(self, run: str, **changes: Unpack[ConfigChange]) -> dict[str, Any]:
+        """Changes the config of a run that goes on, as `Trainer.configure` says. Its trainer is not fenced.
+
+        The trainer learns a new batch size at its next `advance`.
+        """
+        return values_before(self._call(trainer.configure(check_name("run", run), _request(), change_fields(changes))))
 
     def finish(self, run: str) -> int:
         """The run is over, as `Trainer.finish` says. Returns how many tasks are left."""

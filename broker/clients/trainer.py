@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.clients.background import in_background
 from broker.clients.base import BlockingClient
@@ -25,6 +25,7 @@ from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TrainerState
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
+from broker.values.config_change import ConfigChange, change_fields
 from broker.values.hooks import check_plain_hook
 from broker.values.rollout import Rollout
 from broker.values.task import Task
@@ -492,6 +493,26 @@ class Trainer(BlockingClient):
         """
         self._must_lead("resume")
         return self._run(self._state.resume())
+
+    def configure(self, **changes: Unpack[ConfigChange]) -> dict[str, Any]:
+        """Changes the config of the run while it runs; nobody is fenced.
+
+        When a change of each field takes effect is in `broker.values.config_change.TAKES_EFFECT` and in
+        docs/operations.md. No field is refused.
+
+        Args:
+            changes: fields of `RunConfig` with their new values.
+
+        Returns:
+            The fields that changed, with their values before. If nobody ever gave max_concurrent_rollouts, a new batch
+            size changes it, too.
+
+        Raises:
+            BadArgument: a field is unknown, or its value is out of range.
+            Recovering: a recovery is under way.
+        """
+        self._must_lead("configure")
+        return self._run(self._state.configure(change_fields(changes)))
 
     def finish(self) -> int:
         """The run is over: workers' loops end by themselves, and no further batch is formed.

@@ -61,7 +61,10 @@ class ConfigMismatch(BrokerError):
         "the run is stored with {field}={stored}, but {field}={given} was given",
         "the run is stored with another configuration than the one given",
     )
-    remedy = "open it with update=True to change the stored configuration, or give the stored one"
+    remedy = (
+        "give the stored value or leave the field out; to change it, open the run with update=True, or call "
+        "`trainer.configure`, or `broker configure` while a trainer runs"
+    )
 
     def _advice(self) -> str:
         if self.fields.get("field") != "kind":

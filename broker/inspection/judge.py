@@ -184,6 +184,7 @@ class Judge:
         self._event = ""
         self._rules: dict[str, Callable[..., None]] = {
             "open": self._opened,
+            "configure": self._configured,
             "enqueue": self._enqueued,
             "start": self._started,
             "claim": self._claimed,
@@ -426,12 +427,16 @@ class Judge:
         elif self.epoch and number > before + 1:
             self.notes.append(f"events were switched off between the epochs {self.epoch} and {epoch}")
             self.forget()
+        self._configured()
+        self.epoch = epoch
+
+    def _configured(self, *_before: str) -> None:
+        """The config may have been another one before: what it judged so far is in doubt."""
         if not self._keeps_config:
             self.doubts += [breach for breach in self.breaches if self._by_config[breach.rule]]
             self.breaches = [breach for breach in self.breaches if not self._by_config[breach.rule]]
             self.broken -= self._by_config
             self._by_config.clear()
-        self.epoch = epoch
 
     def _committed(self, _version: str, floor: str) -> None:
         self._floor, self._has_committed = int(floor), True

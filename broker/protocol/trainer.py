@@ -202,15 +202,16 @@ def retry(run: str, call_id: CallId, tasks: Sequence[str], *, now: Now = "") -> 
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """The new version and how many tasks were consumed."""
+    """The new version, how many tasks were consumed, and B (0 in an answer of an earlier release)."""
 
     version: int
     size: int
+    batch_size: int = 0
 
 
 def _advanced(reply: Any) -> Advanced:
-    version, size = words(reply)
-    return Advanced(int(version), int(size))
+    version, size, *batch_size = words(reply)
+    return Advanced(int(version), int(size), int(batch_size[0]) if batch_size else 0)
 
 
 def advance(
@@ -254,6 +255,17 @@ def _paused(reply: Any) -> Paused:
 def pause(run: str, call_id: CallId, mode: str, *, halted: bool = False, now: Now = "") -> ScriptCall[Paused]:
     """Sets the mode: `paused`, `draining` or empty, which ends a halt, too, where `halted` says so."""
     return ScriptCall("pause", (keys.state(run),), (now, *call_id.args, mode, int(halted)), _paused)
+
+
+def _configured(reply: Any) -> dict[str, str]:
+    parts = words(reply)
+    return {name: "" if before == "-" else before for name, before in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def configure(run: str, call_id: CallId, changes: Mapping[str, str], *, now: Now = "") -> ScriptCall[dict[str, str]]:
+    """Changes fields of the config. Returns those that changed, with their values before, as the run stores them."""
+    pairs = [part for item in changes.items() for part in item]
+    return ScriptCall("configure", (keys.state(run),), (now, *call_id.args, *pairs), _configured)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from broker.connections.base import BaseTransport
-from broker.errors import BadArgument, Early, Gone, Recovering, WaitTimeout
+from broker.errors import BadArgument, Early, Gone, Recovering, TooMany, WaitTimeout
 from broker.protocol import anyone, trainer
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.trainer import Taken
@@ -200,10 +200,17 @@ async def next_batch(
     state: TrainerState, step: int, n: int | None, accept: Accept | None, timeout: float | None, *, short: bool
 ) -> list[Rollout]:
     """The batch of a step; n None: the config's size."""
-    wanted = whole("n", state.config.batch_size if n is None else n, 1, MAX_BATCH_SIZE)
+    wanted = state.config.batch_size if n is None else whole("n", n, 1, MAX_BATCH_SIZE)
     if accept is not None and not callable(accept):
         raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
-    return await Forming(state, step, wanted, accept, short=short).batch(Deadline(timeout))
+    deadline = Deadline(timeout)
+    while True:
+        try:
+            return await Forming(state, step, wanted, accept, short=short).batch(deadline)
+        except TooMany:
+            if n is not None or (await state.read_config()).batch_size == wanted:
+                raise
+            wanted = state.config.batch_size  # an operator has made it smaller
 
 
 def share_of(size: int, rank: int, world: int) -> range:

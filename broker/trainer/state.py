@@ -24,6 +24,7 @@ from broker.trainer.numbered_calls import NumberedCalls
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
 from broker.values.codec import encode
 from broker.values.config import RunConfig
+from broker.values.config_change import values_before
 from broker.values.hooks import check_plain_hook
 from broker.values.names import check_name
 from broker.values.task import Task
@@ -326,6 +327,8 @@ class TrainerState:
         while more == anyone.TRIM_AGAIN or (more == 1 and rest > 0):
             more = await self.trim()
             rest -= 1
+        if advanced.batch_size not in (0, self.config.batch_size):
+            await self.read_config()
         self.digests.pop(step, None)
         if self.version == step:  # no other thread has done it
             self.version = advanced.version
@@ -362,6 +365,17 @@ class TrainerState:
             lambda call_id: trainer.pause(self.run, call_id, "", halted=True, now=self.now)
         )
         return before.ended
+
+    async def configure(self, changes: dict[str, str]) -> dict[str, Any]:
+        """Changes fields of the config. Returns the values before of those that changed."""
+        before = await self.numbered.call(lambda call_id: trainer.configure(self.run, call_id, changes, now=self.now))
+        await self.read_config()
+        return values_before(before)
+
+    async def read_config(self) -> RunConfig:
+        """Reads the config of the run, which an operator may have changed."""
+        self.config = RunConfig.from_fields(await self.io.call(anyone.stats(self.run, now=self.now)))
+        return self.config
 
     async def finish(self) -> int:
         """The run is over. Returns how many tasks are left."""

@@ -133,7 +133,7 @@ class RunConfig(Model, frozen=True):
         """
         given = {name: _stored(name, fields[name]) for name in cls.model_fields if name in fields}
         config = cls.model_validate(given)
-        # As `concurrency_follows` in lua/include/creation.lua.
+        # As `Config.follows` in lua/include/creation.lua.
         if fields.get("concurrency_given") != "1" and config.max_concurrent_rollouts == config.batch_size:
             config = cls.model_validate({**given, "max_concurrent_rollouts": None})
         return config

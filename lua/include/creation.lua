@@ -2,12 +2,10 @@
 -- @include lineage
 -- How a run and an epoch begin.
 
--- This text is longer than an entry of a listpack may be, so the server keeps the state as a hash table. In a listpack, reading one
--- field walks over the others.
-local ABOUT = 'state of a run of rollout-broker; change it through the commands and the client only, never by hand'
+local Config = {}
 
 -- Returns arguments i and i + 1: the name of a config field, which is checked, and its value.
-local function config_arg(i)
+Config.arg = function(i)
   local name = ARGV[i]
   if not DEFAULTS[name] and name ~= 'consumer_batch_size' and name ~= 'max_concurrent_rollouts' then
     fail('BADARG', 'argument', 'config', 'given', name:sub(1, 100))
@@ -16,26 +14,26 @@ local function config_arg(i)
 end
 
 -- Whether C follows B because nobody gave a C. Earlier releases did not store whether C was given; then C follows B if they are equal.
-local function concurrency_follows()
+Config.follows = function()
   return field('concurrency_given') ~= '1' and tonumber(state.max_concurrent_rollouts) == batch_size()
 end
 
-local function follow_batch_size() set('max_concurrent_rollouts', int_text(batch_size())) end
+Config.follow = function() set('max_concurrent_rollouts', int_text(batch_size())) end
 
 -- Stores every config field: those given, in pairs of arguments from `first` on, and the defaults of the others.
-local function create_config(first)
+Config.create = function(first)
   for name, value in pairs(DEFAULTS) do set(name, value) end
-  for i = first, #ARGV, 2 do set(config_arg(i)) end
+  for i = first, #ARGV, 2 do set(Config.arg(i)) end
   if not state.consumer_batch_size then fail('BADARG', 'argument', 'consumer_batch_size', 'given', 'nothing') end
-  if state.max_concurrent_rollouts then set('concurrency_given', 1) else follow_batch_size() end
+  if state.max_concurrent_rollouts then set('concurrency_given', 1) else Config.follow() end
 end
 
 -- Compares the given fields with the stored ones. Without `update` a difference is refused (CONFIG); with it, the stored field changes.
 -- Fields that are not given stay; only C follows B if nobody ever gave C. Returns whether a field differed, and the batch size before.
-local function agree_on_config(first, update)
-  local before, follows, differs = batch_size(), concurrency_follows(), false
+Config.agree = function(first, update)
+  local before, follows, differs = batch_size(), Config.follows(), false
   for i = first, #ARGV, 2 do
-    local name, given = config_arg(i)
+    local name, given = Config.arg(i)
     local stored = field(name)
     if stored ~= given then
       if not update then fail('CONFIG', 'field', name, 'stored', stored or '', 'given', given) end
@@ -47,15 +45,17 @@ local function agree_on_config(first, update)
       if field('concurrency_given') ~= '1' then set('concurrency_given', 1) end
     end
   end
-  if follows and batch_size() ~= before then follow_batch_size() end
+  if follows and batch_size() ~= before then Config.follow() end
   return differs, before
 end
 
 -- Creates the run with the config in the pairs of arguments from `first_config` on.
 local function create_run(epoch, first_config)
-  create_config(first_config)
+  Config.create(first_config)
   set('schema', 1)
-  set('about', ABOUT)
+  -- This text is longer than an entry of a listpack may be, so the server keeps the state as a hash table. In a listpack, reading one
+  -- field walks over the others.
+  set('about', 'state of a run of rollout-broker; change it through the commands and the client only, never by hand')
   for _, name in ipairs({ 'version', 'step_next', 'accepted', 'running', 'floor', 'call', 'open_size', 'due', 'want',
     'order_seq', 'first_seq', 'session_seq', 'blob_seq', 'bytes_from', 'tasks_from' }) do
     set(name, 0)

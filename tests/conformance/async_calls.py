@@ -28,6 +28,7 @@ def calls_of(trainer: Trainer, worker: Worker, attempt: Attempt) -> dict[Trainer
             "recover": lambda: trainer.recover(version=0),
             "settle": trainer.settle,
             "pause": trainer.pause,
+            "configure": lambda: trainer.configure(max_attempts=4),
             "finish": trainer.finish,
             "drain": trainer.drain,
             "resume": trainer.resume,

@@ -176,7 +176,7 @@ def test_advance_names_the_batch_it_trained(lab: Lab):
             trainer.send(calls.advance, 0, digest, allow_empty=True)
         assert caught.value.fields["sealed"] == taken.digest
     assert lab.stat("version") == 0
-    assert trainer.advance(0, taken.digest) == calls.Advanced(1, 1)
+    assert trainer.advance(0, taken.digest) == calls.Advanced(1, 1, 1)
 
 
 def test_the_digest_tells_batches_apart(lab: Lab):

@@ -311,7 +311,7 @@ def test_large_pieces_of_a_feeder_do_not_open_it_either(lab: Lab):
     lab.go_live()
     trainer = lab.trainer(consumer_batch_size=4)
     payloads = (bytes([i]) * 3_000_000 for i in range(9))
-    trainer.feed((Task(id=f"t{i}", payload=payload) for i, payload in enumerate(payloads)), ahead=9)
+    trainer.feed((Task(id=f"t{i}", payload=payload) for i, payload in enumerate(payloads)), ahead=20)
     with Operator(lab.url) as operator:
         operator.finish(lab.run)
     wait_until(lambda: lab.stat("n_pending") == 9, "the feeder has brought all")

@@ -93,6 +93,8 @@ class Subject:
                 return trainer.advance(run, call_id, 0, self.digest, blob=b"b", now=now)
             case "pause":
                 return trainer.pause(run, call_id, "paused", now=now)
+            case "configure":
+                return trainer.configure(run, call_id, {"max_staleness": "3", "lease_ms": "60000"}, now=now)
             case "finish":
                 return trainer.finish(run, call_id, now=now)
             case "repair":

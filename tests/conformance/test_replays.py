@@ -51,6 +51,10 @@ def of_pause(lab: Lab, trainer: RawTrainer) -> Prepared:
     return calls.pause, ("paused",), {}
 
 
+def of_configure(lab: Lab, trainer: RawTrainer) -> Prepared:
+    return calls.configure, ({"consumer_batch_size": "1", "max_staleness": ""},), {}
+
+
 def of_finish(lab: Lab, trainer: RawTrainer) -> Prepared:
     return calls.finish, (), {}
 
@@ -61,7 +65,7 @@ def of_repair(lab: Lab, trainer: RawTrainer) -> Prepared:
 
 
 EVERY_CALL = [
-    of_enqueue, of_take, of_discard, of_cancel, of_retry, of_advance, of_an_empty_advance, of_pause, of_finish, of_repair,
+    of_enqueue, of_take, of_discard, of_cancel, of_retry, of_advance, of_an_empty_advance, of_pause, of_configure, of_finish, of_repair,
 ]  # fmt: skip
 
 

@@ -221,7 +221,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_concurrency_that_was_given_follows": ("return field('concurrency_given') ~= '1' and", "return", WALK),
         "the_concurrency_follows_nothing": (
-            "if follows and batch_size() ~= before then follow_batch_size() end", "", WALK,
+            "if follows and batch_size() ~= before then Config.follow() end", "", WALK,
         ),
         "an_update_gives_no_concurrency": (
             "follows = false\n      if field('concurrency_given')", "if false and field('x')", WALK,
@@ -737,10 +737,18 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "session_numbers_are_used_again": ("bump('session_seq', 1)", "set('session_seq', 1)", WALK),
         "nobody_looks_at_a_lease": ("due_at(now + lease)", "", WALK),
     },
-    "open.lua": {
-        "no_wake_on_config": ("arm_workers()", "", "marker_is_armed"),
+    "configure.lua": {
+        "a_config_changes_during_a_recovery": ("refuse_while_recovering()", "", "and_of_admission_is_refused", WALK),
+        "the_config_of_an_admission_run_changes": ("state.admission == '1'", "false", "and_of_admission_is_refused"),
+        "a_config_is_only_compared": ("Config.change(FIRST_ARG, true)", "Config.change(FIRST_ARG, false)", "configure_changes", WALK),
+    },
+    "include/config_change.lua": {
+        "no_wake_on_config": ("arm_workers()", "", "marker_is_armed", "wakes_workers"),
         "a_new_batch_size_leaves_accepted_alone": ("bump('accepted', num('version') * (b - before))", "", WALK),
         "an_unsealed_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
+        "what_follows_is_not_told": (
+            "names[#names + 1] = 'max_concurrent_rollouts' -- it may follow the batch size", "", "follows_a_new_batch_size", WALK,
+        ),
     },
     "finish.lua": {
         "finish_wakes_no_trainer": ("arm_trainer(true)", "", "waiting_trainer_is_told_at_once", WALK),

@@ -10,6 +10,7 @@ from .calls import (
     Answer,
     Call,
     Cancel,
+    Configure,
     Discard,
     Enqueue,
     Finish,
@@ -241,6 +242,15 @@ def pause(world: World, choose: Chooser) -> None:
 def resume(world: World, choose: Chooser) -> None:
     """By the trainer or an operator."""
     send(world, choose, Resume(halted=chance(choose, 70)), operator=chance(choose, 50))
+
+
+def configure(world: World, choose: Chooser) -> None:
+    """By the trainer or an operator: a few fields, mostly one that differs."""
+    run = world.model.run
+    if run is None:
+        return
+    config, unsaid = changed_config(choose, run.config), tuple(some(choose, MAY_BE_UNSAID, len(MAY_BE_UNSAID)))
+    send(world, choose, Configure(config=config, unsaid=unsaid), operator=chance(choose, 50))
 
 
 def finish(world: World, choose: Chooser) -> None:

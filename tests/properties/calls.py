@@ -5,7 +5,7 @@ A call is immutable and hashable, so that it can be kept, sent again late, and p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .config import Config
@@ -140,6 +140,14 @@ class Resume(Numbered):
     """Ends a pause; a halt, too, where that is said."""
 
     halted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Configure(Numbered):
+    """Changes the fields of the config that are not `unsaid`."""
+
+    config: Config = field(default_factory=Config)
+    unsaid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +306,19 @@ class Trim:
 
 #: What goes through the trainer's channel, or comes from an operator.
 Gated = (
-    Enqueue | Take | Discard | Advance | Cancel | Pause | Resume | Finish | Retry | Commit | RecoverSweep | RecoverEnd
+    Enqueue
+    | Take
+    | Discard
+    | Advance
+    | Cancel
+    | Pause
+    | Resume
+    | Finish
+    | Configure
+    | Retry
+    | Commit
+    | RecoverSweep
+    | RecoverEnd
 )
 
 Call = Open | RecoverBegin | Gated | Join | Claim | Renew | Leave | Submit | SetBytes | Release | Fail | Requeue | Trim

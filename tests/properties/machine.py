@@ -89,9 +89,13 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def operate(self, data: Any) -> None:
-        """Cancel, pause, resume, finish, retry."""
+        """Cancel, pause, resume, finish, configure, retry."""
         drawn = Drawn(data)
-        act = (actions.resume, actions.retry, actions.cancel, actions.pause, actions.finish)[drawn.integer(0, 4)]
+        calls = (
+            *(actions.resume, actions.retry, actions.cancel, actions.pause),
+            *(actions.finish, actions.configure),
+        )
+        act = calls[drawn.integer(0, len(calls) - 1)]
         act(self.world, drawn)
 
     @rule(data=st.data())

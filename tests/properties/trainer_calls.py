@@ -11,6 +11,7 @@ from .calls import (
     Answer,
     Cancel,
     Commit,
+    Configure,
     Discard,
     Enqueue,
     Finish,
@@ -33,7 +34,7 @@ from .transitions import finish, reset_stale, restart
 
 #: How many answers to operators are remembered.
 REMEMBERED_REQUESTS = 64
-STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Finish, Retry, Commit)
+STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Finish, Configure, Retry, Commit)
 
 
 def open_run(run: Run | None, call: Open) -> tuple[Run | None, Answer]:
@@ -135,6 +136,8 @@ def _execute(run: Run, call: Numbered) -> Answer:
             return _set_mode(run, "", ends_halt=call.halted)
         case Finish():
             return _finish_run(run)
+        case Configure():
+            return _configure(run, call)
         case Retry():
             words = _each(run, call.tasks, lambda task: _retry(run, task))["answers"]
             if "retried" in words:
@@ -150,6 +153,16 @@ def _set_mode(run: Run, mode: str, *, ends_halt: bool = False) -> Answer:
     if ends_halt and halted:
         breaker.resume(run)
     return {"before": before, "halted": halted}
+
+
+def _configure(run: Run, call: Configure) -> Answer:
+    """Changes fields of the config; answers what those that changed were before."""
+    before = run.config
+    run.config, run.concurrency_given = with_said(
+        before, call.config, call.unsaid, concurrency_given=run.concurrency_given
+    )
+    changed = [each.name for each in fields(Config) if getattr(before, each.name) != getattr(run.config, each.name)]
+    return {"before": {name: getattr(before, name) for name in changed}}
 
 
 def _finish_run(run: Run) -> Answer:

@@ -30,6 +30,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (actions.pause, 1),
     (actions.resume, 4),
     (actions.finish, 1),
+    (actions.configure, 1),
     (actions.retry, 3),
     (actions.requeue, 4),
     (actions.trim, 3),

@@ -17,6 +17,7 @@ from .calls import (
     Cancel,
     Claim,
     Commit,
+    Configure,
     Discard,
     Enqueue,
     Fail,
@@ -146,6 +147,10 @@ class Wire:
                 return trainer.pause(run, call_id, call.mode, now=now)
             case Resume():
                 return trainer.pause(run, call_id, "", halted=call.halted, now=now)
+            case Configure():
+                fields_said = config_fields(call.config, call.unsaid)
+                del fields_said["events_maxlen"]
+                return trainer.configure(run, call_id, fields_said, now=now)
             case Finish():
                 return trainer.finish(run, call_id, now=now)
             case Retry():
@@ -220,6 +225,8 @@ class Wire:
                 return {"version": parsed.version, "size": parsed.size}
             case Discard() | Cancel() | Retry():
                 return {"answers": parsed}
+            case Configure():
+                return {"before": {name: _config_value(text) for name, text in parsed.items()}}
             case Finish():
                 return {
                     "before": parsed.before,
@@ -248,6 +255,10 @@ class Wire:
         if parsed.sealed:
             answer["digest"] = parsed.digest
         return answer
+
+
+def _config_value(text: str) -> int | str | None:
+    return int(text) if text.isdecimal() else text or None
 
 
 def _claimed(parsed: worker.Claimed) -> Answer:

@@ -104,7 +104,8 @@ def test_a_sentence_says_what_happened_to_what_and_what_to_do() -> None:
     text = str(errors.ConfigMismatch(field="max_staleness", stored=2, given=3, run="math"))
     assert text == (
         "the run is stored with max_staleness=2, but max_staleness=3 was given (run=math): "
-        "open it with update=True to change the stored configuration, or give the stored one [CONFIG]"
+        "give the stored value or leave the field out; to change it, open the run with update=True, or call "
+        "`trainer.configure`, or `broker configure` while a trainer runs [CONFIG]"
     )
 
 

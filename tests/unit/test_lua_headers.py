@@ -43,6 +43,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "retry": [trainer.retry(RUN, CALL_ID, ["a", "b"], now=5)],
     "advance": [trainer.advance(RUN, CALL_ID, 1, "-"), trainer.advance(RUN, CALL_ID, 1, "ff", blob=b"b", now=5)],
     "pause": [trainer.pause(RUN, CALL_ID, "paused", now=5)],
+    "configure": [trainer.configure(RUN, CALL_ID, {"a": "1", "b": "2"}, now=5)],
     "finish": [trainer.finish(RUN, CALL_ID, now=5)],
     "repair": [trainer.repair(RUN, CALL_ID, now=5)],
     "join": [worker.join(RUN, "w", "n", 5, now=5)],

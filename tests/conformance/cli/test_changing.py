@@ -295,3 +295,26 @@ def test_finish_says_what_is_left_and_the_run_says_that_it_is_finished(broker: A
     assert f"What is left stays as it is: {waiting} waiting" in explained
     assert "[finished]" in explained
     assert "the run is finished" in broker("tail", RUN, "--from", "start", "--no-follow").out
+
+
+def test_configure_says_what_changed_and_when(broker: Any, trainer: Trainer) -> None:
+    before = trainer.config.max_concurrent_rollouts
+    told = broker("configure", RUN, "max_concurrent_rollouts=77", "max_attempts=3")
+    assert (told.code, told.out.splitlines()) == (
+        0,
+        [
+            f"max_concurrent_rollouts: {before} -> 77. It takes effect with the next claim; what is running goes on.",
+            "max_attempts was 3 already",
+        ],
+    )
+    found = broker("configure", RUN, "max_staleness=none", "on_stale=drop", "--json").json
+    assert (found["before"]["on_stale"], found["config"]["on_stale"]) == ("requeue", "drop")
+    assert found["config"]["max_staleness"] is None
+    assert trainer.pause() == "", "the trainer is not fenced"
+    assert (
+        f"before it was: max_concurrent_rollouts {before}" in broker("tail", RUN, "--from", "start", "--no-follow").out
+    )
+    for wrong in ("max_attempts", "max_attempts=few", "max_attempts=0", "speed=3", "max_concurrent_rollouts=none"):
+        refused = broker("configure", RUN, wrong)
+        assert (refused.code, "BADARG" in refused.err) == (2, True), wrong
+    assert broker("verify", RUN).code == 0

@@ -29,6 +29,7 @@ ON_A_RUN: Sequence[Sequence[str]] = (
     ("dead", "retry", "--all"),
     ("pause",),
     ("resume",),
+    ("configure", "max_attempts=4"),
     ("finish",),
     ("cancel", "t"),
     ("purge", "--yes"),
