@@ -14,6 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from broker.errors import BadArgument, NoRun
+from broker.integrations.areal.pull.places import PullPlaces
 from broker.integrations.areal.release import known_release
 from broker.integrations.areal.staleness import DEFAULT_LEASE_S, StalenessManager
 from broker.operator import Operator
@@ -44,6 +45,7 @@ def install(
     owner: str | None = None,
     lease_s: float = DEFAULT_LEASE_S,
     update: bool = False,
+    pull: bool = False,
 ) -> Installation:
     """Makes AReaL count its rollouts in Redis or Valkey, from here on in this process.
 
@@ -59,6 +61,8 @@ def install(
         owner: name of this process, shown to people; None: host and process id.
         lease_s: as of `StalenessManager`.
         update: as of `StalenessManager`.
+        pull: the training controller does not push rollouts to its workers. It enqueues its prompts in the run, and
+            workers pull them: its own, and those of `pull_rollouts`.
 
     Returns:
         What was done; its `uninstall` undoes it.
@@ -75,7 +79,7 @@ def install(
         operator.stats(run)
     if _installed is not None:
         _installed.uninstall()
-    _installed = Installation(url, run, owner, lease_s, update, version)
+    _installed = Installation(url, run, owner, lease_s, update, version, pull)
     return _installed
 
 
@@ -88,7 +92,9 @@ class Installation:
         replaced: what was replaced, dotted names.
     """
 
-    def __init__(self, url: str, run: str, owner: str | None, lease_s: float, update: bool, version: str) -> None:
+    def __init__(
+        self, url: str, run: str, owner: str | None, lease_s: float, update: bool, version: str, pull: bool
+    ) -> None:
         self._url, self._run, self._owner, self._lease_s, self._update = url, run, owner, lease_s, update
         self._version = version
         self._undo: list[tuple[Any, str, Any]] = []
@@ -100,15 +106,15 @@ class Installation:
         for name in _USERS:
             self._module(name)
         executors = self._module(_EXECUTORS)
-        self._own = self._member(self._module(_MANAGERS), "StalenessManager")
-        executor, dispatcher = (self._member(executors, name) for name in ("WorkflowExecutor", "BatchTaskDispatcher"))
+        self._own = self.member(self._module(_MANAGERS), "StalenessManager")
+        executor, dispatcher = (self.member(executors, name) for name in ("WorkflowExecutor", "BatchTaskDispatcher"))
         for owned, names in (
             (executor, ("initialize", "_resolve_dp_world_size")),
             (dispatcher, ("initialize", "submit_task_input", "destroy")),
         ):
             for name in names:
-                self._member(owned, name)
-        self._member(self._module(_LOGGING), "getLogger")
+                self.member(owned, name)
+        self.member(self._module(_LOGGING), "getLogger")
         try:
             in_place = self._class_in_place()
             for name, module in sorted(sys.modules.items()):
@@ -117,8 +123,9 @@ class Installation:
                     and getattr(module, "__dict__", {}).get("StalenessManager") is self._own
                 ):
                     self._replace(module, "StalenessManager", in_place)
-            self._wrap(executor, "initialize", self._initialize_executor)
-            self._wrap(dispatcher, "initialize", self._initialize_dispatcher)
+            self.wrap(executor, "initialize", self._initialize_executor)
+            self.wrap(dispatcher, "initialize", self._initialize_dispatcher)
+            self._pull = PullPlaces(self, url, run, lease_s, update=update) if pull else None
         except BaseException:
             self.uninstall()
             raise
@@ -152,7 +159,7 @@ class Installation:
 
     # AReaL's loggers have a root of their own: what any other logger says is not shown, unless by itself.
     def _show_lines(self) -> None:
-        logger = self._member(self._module(_LOGGING), "getLogger")("broker")
+        logger = self.member(self._module(_LOGGING), "getLogger")("broker")
         self._shown, self._level = _Shown(logger), _broker_log.level
         _broker_log.addHandler(self._shown)
         if self._level == logging.NOTSET:
@@ -168,7 +175,8 @@ class Installation:
                 raise
             raise self._unlike(name) from None
 
-    def _member(self, holder: Any, name: str) -> Any:
+    def member(self, holder: Any, name: str) -> Any:
+        """What has this name. Raises BadArgument: AReaL is not as this release was."""
         if not hasattr(holder, name):
             raise self._unlike(f"{_name_of(holder)}.{name}")
         return getattr(holder, name)
@@ -183,7 +191,8 @@ class Installation:
         self._undo.append((holder, name, getattr(holder, name)))
         setattr(holder, name, new)
 
-    def _wrap(self, holder: Any, name: str, around: Callable[..., Any]) -> None:
+    def wrap(self, holder: Any, name: str, around: Callable[..., Any]) -> None:
+        """Replaces a method; `around` gets the original and the arguments."""
         original = getattr(holder, name)
 
         @functools.wraps(original)
@@ -220,6 +229,8 @@ class Installation:
         if max_staleness >= UNBOUNDED:
             _log.info("role %s evaluates: AReaL's own StalenessManager counts it", role)
             return self._own(provider, max_concurrent, batch, max_staleness)
+        if self._pull is not None and role == TRAINING_ROLE:
+            return self._pull.make(provider, max_concurrent, batch, max_staleness)
         run = self._run if role == TRAINING_ROLE else f"{self._run}/{role}"
         manager = StalenessManager(
             provider, max_concurrent * ranks, batch * ranks, max_staleness, share=max(1, batch), url=self._url, run=run,

@@ -19,6 +19,7 @@ from broker.integrations.areal.asker import Asker
 from broker.integrations.areal.listener import Listener
 from broker.integrations.areal.owner_counters import OwnerCounters
 from broker.integrations.areal.reporter import Reporter
+from broker.integrations.areal.versions import Versions
 from broker.protocol import keys
 from broker.protocol.admission import Standing
 from broker.values.config import RunConfig
@@ -102,6 +103,7 @@ class StalenessManager:
         if share is not None and not 0 <= share <= max(1, consumer_batch_size):
             raise BadArgument(argument="share", given=share, expected="None, or 0 to consumer_batch_size")
         self.version_provider = version_provider
+        self._versions = Versions(version_provider)
         self._max_concurrent_rollouts = max_concurrent_rollouts
         self._consumer_batch_size = consumer_batch_size
         self._max_staleness = max_staleness
@@ -326,7 +328,7 @@ class StalenessManager:
         return self._asker.ask(version, asks=asks, within_s=ANSWER_S)
 
     def _version(self) -> int:
-        return int(self.version_provider.get_version())
+        return self._versions.now()
 
     def _wake(self) -> bool:
         return self._listener.notify()

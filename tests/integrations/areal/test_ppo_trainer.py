@@ -1,11 +1,13 @@
 """AReaL's real `PPOTrainer`, on a CPU with a tiny model and a fake engine, is killed at random and recovers.
 
-Where `BROKER_TEST_AREAL` names checkouts of AReaL (see `test_own_suites.py`).
+Where `BROKER_TEST_AREAL` names checkouts of AReaL (see `test_own_suites.py`). `BROKER_TEST_KILLS` says how often it is
+killed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Generator
@@ -23,7 +25,10 @@ from tests.threads import InThread
 
 #: As in `ppo_child.py`.
 B, C = 4, 6
-STEPS, S, KILLS = 24, 1, 2
+KILLS = int(os.environ.get("BROKER_TEST_KILLS", "2"))
+STEPS, S = 8 * (KILLS + 1), 1
+#: What AReaL says where it was killed in the middle of writing its own files: it then starts over from version 0.
+DAMAGED = "Failed to load recover info"
 #: AReaL alone takes a minute to import on a busy machine.
 PATIENCE_S = 400.0
 
@@ -87,11 +92,13 @@ def test_a_trainer_that_is_killed_at_random_goes_on_from_its_checkpoint_within_t
                 trainer.wait_until(lambda t=trainer: t.said("ready"), "it is ready", PATIENCE_S)
                 (ready,) = trainer.said("ready")
                 # The checkpoint of a step may be missing that was being written.
-                assert ready["ready"] in ({0} if not trained else {trained[-1], trained[-1] + 1})
+                expected = {trained[-1], trained[-1] + 1} if trained else {0}
+                assert ready["ready"] in expected or (ready["ready"] == 0 and DAMAGED in "".join(trainer.out))
                 assert ready["capacity"] <= min(C, (S + 1) * B)
                 if life < KILLS:
-                    n = random.randint(3, 7)
+                    n = random.randint(1, 7)
                     trainer.wait_until(lambda t=trainer, n=n: len(t.steps) >= n, f"{n} steps are trained", PATIENCE_S)
+                    time.sleep(random.uniform(0, 0.3))
                 else:
                     trainer.wait_until(lambda t=trainer: t.said("done"), "it has ended", PATIENCE_S)
                 trainer.kill()
