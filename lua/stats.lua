@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now
--- Returns: pairs of name, value: the whole state hash except its blob, tokens, description and stored answer; the defaults of config fields that it does not store; `now`, `capacity`, the size of each set, and `n_lapsed`: the sessions that have been silent for longer than their lease
+-- Returns: pairs of name, value: the whole state hash except its blob, tokens, description and stored answer; the defaults of config fields that it does not store; `time_b` for each bucket b of `times` (submit.lua); `now`, `capacity`, the size of each set, and `n_lapsed`: the sessions that have been silent for longer than their lease
 -- Errors: NORUN, SCHEMA
 -- Bound: constant
 -- Flags: no-writes
@@ -31,6 +31,11 @@ return run(function()
       answer[#answer + 1] = name
       answer[#answer + 1] = value
     end
+  end
+  local times = redis.call('HGETALL', key('times'))
+  for i = 1, #times, 2 do
+    answer[#answer + 1] = 'time_' .. times[i]
+    answer[#answer + 1] = times[i + 1]
   end
   local function add(name, value)
     answer[#answer + 1] = name

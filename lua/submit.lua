@@ -14,6 +14,7 @@ local FIELDS = hot_and({ 'timeouts', 'total_results' })
 local ITEM = 6
 local stored, n_stored = {}, 0 -- key, bytes of the inline results to store
 local persisted, accepted = {}, 0
+local times = {} -- bucket -> how many of the attempts that this call accepts were held so long
 
 -- Keeps the bytes of a repeated submit, which are those of the accepted result. If that result was freed already, deletes them.
 local function keep_or_free(t, attempt)
@@ -49,6 +50,15 @@ local function use_newer(t, k, s, version, epoch)
   if s.newest ~= t.newest and tonumber(s.newest) > tonumber(t.newest) then t.newest = s.newest end
 end
 
+-- Counts how long an accepted attempt was held. Bucket b of the hash `times` is for 2^(b/2) to 2^((b+1)/2) ms: it is the exponent of the
+-- square, which math.frexp gives plus 1. The number of buckets is bounded by the clock's range.
+local function note_time(s)
+  local ms = math.max(1, now - s.at)
+  local _, exponent = math.frexp(ms * ms)
+  local bucket = small_text(exponent - 1)
+  times[bucket] = (times[bucket] or 0) + 1
+end
+
 local function accept(t, k, s, attempt, at)
   zdel(SESSION .. s.session, attempt)
   if state.timeouts then zdel(DEADLINES, attempt) end
@@ -60,6 +70,7 @@ local function accept(t, k, s, attempt, at)
     n_stored = n_stored + 2
   end
   accepted = accepted + 1
+  note_time(s)
   event('done', attempt .. ' ' .. s.newest)
   end_check(t, 'done')
   return 'accepted'
@@ -111,6 +122,7 @@ return run(function()
   if accepted > 0 then bump('total_results', accepted) end
   for from = 1, n_stored, 1000 do redis.call('MSET', unpack(stored, from, math.min(from + 999, n_stored))) end
   for i = 1, #persisted do redis.call('PERSIST', RESULT_BYTES.key(persisted[i])) end
+  for bucket, count in pairs(times) do redis.call('HINCRBY', key('times'), bucket, count) end
   flush()
   return answer
 end)

@@ -78,12 +78,15 @@ class BatchWait:
 def _reason(explanation: Explanation) -> tuple[bool, str]:
     """Whether work goes on, and who has held a slot longest, or what the run stands still for."""
     from broker.inspection.situation import situation  # as above
+    from broker.inspection.times import compared
 
     found = situation(explanation)
     if found.word != "working" or not explanation.held:
         return found.word == "working", found.sentence.removeprefix("No: ").removeprefix("Yes: ")
     oldest = min(explanation.held, key=lambda row: row.at_ms)
-    held_for = duration((explanation.now_ms - oldest.at_ms) / 1000)
+    held_s, stats = (explanation.now_ms - oldest.at_ms) / 1000, explanation.stats
+    slow = compared(held_s, stats.generation_s.get("p50"), stats.timed)
     others = explanation.holding.held - 1
     more = f", and {count(others, 'slot')} more" if others > 0 else ""
-    return True, f"{attempt_id(oldest.attempt_id).task} on {worker_of(oldest.session)} for {held_for}{more}"
+    how_long = f"{duration(held_s)}, {slow}" if slow else duration(held_s)
+    return True, f"{attempt_id(oldest.attempt_id).task} on {worker_of(oldest.session)} for {how_long}{more}"

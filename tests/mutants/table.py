@@ -875,6 +875,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "silent_ones_not_counted": ("now - lag_before))", "now - lease_lag))", "fell_silent"),
     },
     "submit.lua": {
+        "times_are_counted_for_what_is_refused_too": (
+            "  bump('total_late', 1)", "  bump('total_late', 1)\n  if s then note_time(s) end", WALK,
+        ),
+        "times_are_not_counted": ("  note_time(s)\n", "", "quantiles_of_generation", WALK),
+        "a_bucket_is_a_factor_of_two": (
+            "math.frexp(ms * ms)", "math.frexp(ms)", "quantiles_of_generation", WALK,
+        ),
         "submit_ignores_staleness": ("elseif too_old(t.oldest) then", "elseif false then", "resets_all", WALK),
         "newest_policy_not_written": (
             "s.newest, s.newest_epoch = version, epoch\n    slot_changed(t, k, s)",

@@ -106,6 +106,7 @@ def view_from_dump(dump: Dump) -> View:
         "streak": _taken(found, "streak") if state.get("streak_results") == state.get("total_results", "0") else {},
         "halted": int(state.get("halted") or 0),
         "halt": _taken(found, "halt"),
+        "times": {int(bucket): int(count) for bucket, count in _pairs(found.get("times", [])).items()},
         "results": {},
         "aside": {
             "clocks": (clock, int(state.get("clock_offset", 0)), clock - int(state.get("lease_lag", 0))),

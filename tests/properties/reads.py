@@ -36,6 +36,8 @@ def compare_reads(execute: Execute, run: str, view: View, now: int) -> None:
         require(row is not None and row.requeues == task["requeues"], f"task: {row}")
     stats = execute(anyone.stats(run, now=now))
     require(int(stats["capacity"]) == capacity(view), f"stats: capacity {stats['capacity']}, not {capacity(view)}")
+    times = {int(name[5:]): int(number) for name, number in stats.items() if name.startswith("time_")}
+    require(times == view["times"], f"stats: times {times}, not {view['times']}")
     for name in SIZES:
         size = int(stats[f"n_{name}"])
         require(size == len(view[name]), f"stats: {name} is {size}, not {len(view[name])}")

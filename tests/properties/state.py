@@ -161,6 +161,8 @@ class Run:
     sessions: dict[str, Session] = field(default_factory=lambda: {})
     #: The bytes of results that the broker keeps, by attempt id.
     results: dict[str, bytes] = field(default_factory=lambda: {})
+    #: How long accepted attempts were held: bucket -> how many; bucket b is for 2^(b/2) to 2^((b+1)/2) ms.
+    times: dict[int, int] = field(default_factory=dict[int, int])
     orders: int = 0
     #: Ids of finished tasks whose records were freed, and whether they ended dead or rejected.
     finished: dict[str, bool] = field(default_factory=dict[str, bool])

@@ -65,6 +65,7 @@ def view_of(run: Run | None) -> View:
         "streak": breaker.streak(run),
         "halted": run.breaker.halted,
         "halt": run.breaker.halt,
+        "times": dict(run.times),
         "results": {attempt: run.results[attempt] for attempt in wanted_results(run)},
     }
 

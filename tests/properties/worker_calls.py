@@ -247,6 +247,8 @@ def _submit_one(run: Run, item: SubmitItem, there: bool) -> Answer:
             slot.newest, slot.newest_epoch = item.policy
         task.newest = max(task.newest or 0, item.policy[0])
     run.count("results")
+    bucket = (max(1, run.clock_ms - slot.claimed_ms) ** 2).bit_length() - 1
+    run.times[bucket] = run.times.get(bucket, 0) + 1
     end_check(run, task, "done", "")
     return {"answer": "accepted"}
 

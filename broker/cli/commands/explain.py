@@ -11,6 +11,7 @@ from broker.cli.plain import to_plain
 from broker.errors.words import count, duration
 from broker.inspection.reasons import batch_progress, formula, next_claim, untrained
 from broker.inspection.situation import situation
+from broker.inspection.times import compared, quantiles_told
 from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
@@ -103,12 +104,14 @@ def _tell_holders(explanation: Explanation, output: Output) -> None:
         output.line(f"{silent} been silent for longer than a lease; the next claims take back what they hold.")
     if not explanation.held:
         return
+    if stats.generation_s:
+        output.line(f"Accepted attempts took {quantiles_told(stats.generation_s)}.")
     rows = [
         (
             row.attempt_id,
             worker_of(row.session),
             f"{row.version}",
-            duration((explanation.now_ms - row.at_ms) / 1000),
+            _held_for(explanation, row.at_ms),
             _lease(row.deadline_ms, explanation.now_ms),
         )
         for row in explanation.held
@@ -116,6 +119,12 @@ def _tell_holders(explanation: Explanation, output: Output) -> None:
     output.table(Table(("attempt", "worker", "version", "held for", "lease"), rows, numeric=frozenset({2, 3})))
     if len(rows) < held:
         output.line(f"and {least}{held - len(rows):,} more, which are not listed: of tasks that started later")
+
+
+def _held_for(explanation: Explanation, at_ms: int) -> str:
+    stats, seconds = explanation.stats, (explanation.now_ms - at_ms) / 1000
+    slow = compared(seconds, stats.generation_s.get("p50"), stats.timed)
+    return f"{duration(seconds)}, {slow}" if slow else duration(seconds)
 
 
 def _tell_due(explanation: Explanation, output: Output) -> None:

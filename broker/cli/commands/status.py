@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.errors.words import count
+from broker.inspection.times import quantiles_told
 
 if TYPE_CHECKING:
     from broker.inspection.stats import Stats
@@ -93,6 +94,8 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
         )
     if stats.recovering is not None:
         rows.append(("recovering", f"to version {stats.recovering}"))
+    if stats.generation_s:
+        rows.append(("accepted attempts took", quantiles_told(stats.generation_s)))
     if stats.floor:
         rows.append(("recoverable from", f"version {stats.floor}"))
     if stats.operator_checkpoints:
