@@ -8,6 +8,7 @@
 -- Flags: allow-oom
 -- @include refusal
 -- @include result_bytes
+-- @include verdicts
 
 local FIELDS = hot_and({ 'timeouts', 'total_results' })
 
@@ -34,7 +35,7 @@ local function refuse(attempt, verdict, by_set)
     return 'accepted'
   end
   if by_set and not (same and letter(t, k) == 'D') then RESULT_BYTES.free(attempt) end
-  if same and s.why == 'rejected' and verdict == 'r' then return 'rejected' end
+  if same and Verdicts.rejected(s) and verdict == 'r' then return 'rejected' end
   bump('total_late', 1)
   local answer, why, by = refusal(attempt)
   event('late', attempt .. ' ' .. why .. ' ' .. by)
@@ -90,8 +91,7 @@ local function submit(at)
     stale_task(t)
   elseif verdict == 'r' then
     if by_set then RESULT_BYTES.free(attempt) end
-    reject_attempt(t, k, s, ARGV[at + 5] ~= '' and ARGV[at + 5] or 'rejected')
-    return 'rejected'
+    return Verdicts.reject(t, k, s, ARGV[at + 5])
   elseif by_set and redis.call('EXISTS', RESULT_BYTES.key(attempt)) == 0 then
     return 'noresult'
   else
@@ -111,8 +111,8 @@ return run(function()
   local ids, answer = {}, {}
   for i = 1, n do
     local at = 2 + (i - 1) * ITEM
-    local verdict, bytes = ARGV[at + 1], ARGV[at + 4]
-    if verdict ~= 'a' and verdict ~= 'r' then fail('BADARG', 'argument', 'verdict', 'given', verdict) end
+    local bytes = ARGV[at + 4]
+    Verdicts.check(ARGV[at + 1])
     if bytes ~= 'i' and bytes ~= 's' then fail('BADARG', 'argument', 'bytes', 'given', bytes) end
     if ARGV[at + 2] ~= '' then int_arg(at + 2, 'version', 0, MAX_INT) end
     ids[i] = ARGV[at]

@@ -18,7 +18,7 @@ from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.draws import DrawingTask, DrawOnLoop
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.feeder import feeder_of
-from broker.trainer.filtered import Accept
+from broker.trainer.filter import Accept
 from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
 from broker.values.arguments import path_of

@@ -44,7 +44,7 @@ from broker.errors.kinds import (
     UnsupportedServer,
     WaitTimeout,
 )
-from broker.errors.of_handlers import Reject, WorkerFault
+from broker.errors.raised_by_handlers import Reject, WorkerFault
 
 __all__ = [
     "BY_CODE",

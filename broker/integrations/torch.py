@@ -24,7 +24,7 @@ from broker.errors import BadArgument, Exhausted, NoRun, WaitTimeout
 from broker.integrations.tensors import collate, pack, pad, torch
 from broker.protocol import keys
 from broker.trainer.batches import share_of
-from broker.trainer.filtered import Accept
+from broker.trainer.filter import Accept
 from broker.values.config import RunConfig
 from broker.values.hooks import check_plain_hook
 from broker.values.rollout import Rollout

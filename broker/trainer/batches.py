@@ -8,17 +8,17 @@ from contextlib import suppress
 from typing import Any
 
 from broker.connections.base import BaseTransport
-from broker.errors import BadArgument, Early, Gone, Recovering, TooMany, WaitTimeout
+from broker.errors import Early, Gone, Recovering, TooMany, WaitTimeout
 from broker.protocol import anyone, trainer
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.trainer import Taken
 from broker.trainer.batch_reader import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
 from broker.trainer.batch_wait import BatchWait
 from broker.trainer.exhausted import exhausted
-from broker.trainer.filtered import Accept, Gathered
+from broker.trainer.filter import Accept, Gathered, check_filter
 from broker.trainer.run_halted import run_halted
 from broker.trainer.state import TrainerState
-from broker.values.arguments import seconds_of, shown, whole
+from broker.values.arguments import seconds_of, whole
 from broker.values.config import MAX_BATCH_SIZE
 from broker.values.rollout import Rollout
 
@@ -163,9 +163,7 @@ class Forming:
             gathered.is_whole = True
         else:
             gathered.is_whole = await self._look_at_all(gathered, taken.size)
-        for look in gathered.new():
-            look.accepted = bool(await state.io.ask("accept", gathered.accept, look.rollout))
-        refused = gathered.refused()
+        refused = await gathered.refused(state.io)
         if refused:
             is_whole, gathered.is_whole = gathered.is_whole, False
             await state.discard(refused, "filtered")
@@ -201,8 +199,7 @@ async def next_batch(
 ) -> list[Rollout]:
     """The batch of a step; n None: the config's size."""
     wanted = state.config.batch_size if n is None else whole("n", n, 1, MAX_BATCH_SIZE)
-    if accept is not None and not callable(accept):
-        raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
+    check_filter(accept)
     deadline = Deadline(timeout)
     while True:
         try:

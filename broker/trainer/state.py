@@ -19,7 +19,7 @@ from broker.protocol.trainer import NewTask, Opened
 from broker.trainer.batch_reader import ResultSizes
 from broker.trainer.enqueued import Arrival, Enqueued
 from broker.trainer.feed_state import Feeding, FeedState, FeedStopped
-from broker.trainer.filtered import Gathered
+from broker.trainer.filter import Gathered
 from broker.trainer.numbered_calls import NumberedCalls
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
 from broker.values.codec import encode

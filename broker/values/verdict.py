@@ -10,5 +10,7 @@ from typing import Final, Literal
 #: A handler rejects by raising `Reject`, a loop over attempts with `Worker.reject`.
 Verdict = Literal["accept", "reject"]
 
-#: How `submit.lua` is sent a verdict, and checks it.
+#: How `submit.lua` is sent a verdict; `lua/include/verdicts.lua` checks it.
 LETTERS: Final[Mapping[Verdict, str]] = MappingProxyType({"accept": "a", "reject": "r"})
+#: What `submit.lua` answers to a verdict that counts.
+ANSWERS: Final[Mapping[Verdict, str]] = MappingProxyType({"accept": "accepted", "reject": "rejected"})

@@ -359,8 +359,8 @@ class WorkerCalls:
         try:
             if attempt.cancelled:
                 return
-            if outcome.how == "rejected":
-                await session.submit([session.rejection(attempt, outcome.reason)])
+            if outcome.verdict is not None:
+                await session.submit([session.verdict(attempt, outcome.verdict, outcome.reason)])
             elif outcome.how == "failed":
                 trace = traceback_of(error)
                 await session.fail(attempt, outcome.reason, outcome.kind, retry=outcome.retry, trace=trace)
@@ -389,7 +389,7 @@ class WorkerCalls:
     async def reject(self, attempt: Attempt, reason: str) -> Submitted:
         """The verdict that the rollout must not be trained on."""
         session = self.session_of(attempt)
-        answers, _ = await session.submit([session.rejection(attempt, reason)])
+        answers, _ = await session.submit([session.verdict(attempt, "reject", reason)])
         return answers[0]
 
     async def release(self, attempts: Attempt | Iterable[Attempt]) -> list[Submitted]:

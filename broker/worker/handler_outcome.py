@@ -22,6 +22,7 @@ from broker.errors import (
 )
 from broker.protocol.worker import TRACE_BYTES, FailureKind
 from broker.values.hooks import is_async
+from broker.values.verdict import Verdict
 from broker.worker.raised import is_a, name_of, trace_of
 from broker.worker.signals import told_to_end
 
@@ -82,16 +83,18 @@ class Outcome:
     """How an attempt ended that has no result to submit.
 
     Args:
-        how: `rejected`: a verdict; `failed`: counted; `released`: without penalty.
+        how: `judged`: by a verdict; `failed`: counted; `released`: without penalty.
         reason: in words that can be sent.
         retry: whether a failure may be tried again.
         kind: whose fault a failure is.
+        verdict: what the worker says of the rollout; None if it failed or is given back.
     """
 
-    how: Literal["rejected", "failed", "released"]
+    how: Literal["judged", "failed", "released"]
     reason: str = ""
     retry: bool = True
     kind: FailureKind = "task"
+    verdict: Verdict | None = None
 
 
 def judged(error: BaseException, during: During) -> Outcome:
@@ -107,7 +110,7 @@ def judged(error: BaseException, during: During) -> Outcome:
         during: where it comes from.
     """
     if is_a(error, Reject):
-        return Outcome("rejected", words_of(error, str))
+        return Outcome("judged", words_of(error, str), verdict="reject")
     outside = is_a(error, ServerUnavailable, ReadOnlyServer)
     if during == "block":
         outside = outside or _ended_from_outside(error)

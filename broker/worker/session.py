@@ -23,6 +23,7 @@ from broker.values.arguments import check_type, shown
 from broker.values.attempt import Attempt
 from broker.values.codec import decode, encode
 from broker.values.policy import Policy
+from broker.values.verdict import ANSWERS, Verdict
 from broker.worker.activity import Activity
 from broker.worker.handler_outcome import sendable, traceback_of, words_of
 from broker.worker.missing_run import MissingRun
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 #: Attempts of one submit or claim call.
 ITEMS_PER_CALL = 64
 #: Answers to results and verdicts that count.
-_COUNTS = frozenset({"accepted", "rejected"})
+_COUNTS = frozenset(ANSWERS.values())
 #: Bytes of results above which a submit call has fewer of them.
 BYTES_PER_CALL = 8 * 1024 * 1024
 
@@ -321,9 +322,9 @@ class Session(Locked):
             raise TooBig(what="result", subject=attempt.id, size=len(body), limit=joined.max_result_bytes)
         return Submission(attempt.id, "accept", body, used)
 
-    def rejection(self, attempt: Attempt, reason: str) -> Submission:
-        """The verdict that a rollout must not be trained on; a reason of more than 2000 bytes is cut."""
-        return Submission(attempt.id, "reject", _words("reason", reason).encode())
+    def verdict(self, attempt: Attempt, verdict: Verdict, reason: str) -> Submission:
+        """A verdict without a result; a reason of more than 2000 bytes is cut."""
+        return Submission(attempt.id, verdict, _words("reason", reason).encode())
 
     async def submit(
         self, items: Sequence[Submission], then: tuple[ScriptCall[Any], ...] = ()

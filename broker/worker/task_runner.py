@@ -215,10 +215,10 @@ class TaskRunner:
             if self._comes_from_outside(attempt, error):
                 raise
             outcome = judged(error, during)
-            if outcome.how == "rejected":  # a verdict is sent with the results
+            if outcome.verdict is not None:  # it is sent with the results
                 if not attempt.cancelled:
-                    rejection = self._state.sessions[attempt.run].rejection(attempt, outcome.reason)
-                    self._results.append((attempt, rejection))
+                    session = self._state.sessions[attempt.run]
+                    self._results.append((attempt, session.verdict(attempt, outcome.verdict, outcome.reason)))
                 return
             await self._end(attempt, error, outcome)
             # Raised from this task, it would end the event loop, and `run` without its clean-up.

@@ -1,10 +1,10 @@
 -- @include endings
 -- @include breaker
--- Transitions of one held slot whose attempt ends without a result.
+-- Transitions of one held slot whose attempt ends without a result or a verdict.
 
-local function fail_slot_for_good(t, k, with_error)
+local function fail_slot_for_good(t, k)
   set_letter(t, k, 'F')
-  if with_error then t.errors = small_text(t.errors + 1) end
+  t.errors = small_text(t.errors + 1)
 end
 
 -- An expiry or an error uses up one of the slot's max_attempts tries. Returns whether the slot may be tried again.
@@ -12,7 +12,7 @@ local function spend_try(t, k, s)
   local tries = s.tries + 1
   s.tries = small_text(tries)
   if tries < num('max_attempts') then return true end
-  fail_slot_for_good(t, k, true)
+  fail_slot_for_good(t, k)
   return false
 end
 
@@ -37,7 +37,7 @@ local function fail_attempt(t, k, s, message, may_retry, by_worker)
     answer = 'retried'
     set_letter(t, k, 'O')
   elseif is_final then
-    fail_slot_for_good(t, k, true)
+    fail_slot_for_good(t, k)
   elseif spend_try(t, k, s) then
     answer = 'retried'
     local at = retry_at(s.tries)
@@ -54,14 +54,6 @@ local function fail_attempt(t, k, s, message, may_retry, by_worker)
   bump(by_worker and 'total_faults' or 'total_failed', 1)
   end_check(t, why, message)
   return answer
-end
-
--- Ends an attempt with the worker's verdict that its rollout must not be trained on. The slot fails for good, without an error.
-local function reject_attempt(t, k, s, reason)
-  end_hold(t, k, s, 'rejected')
-  fail_slot_for_good(t, k, false)
-  bump('total_verdicts', 1)
-  end_check(t, 'rejected', reason)
 end
 
 local function release_attempt(t, k, s)

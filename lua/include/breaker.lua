@@ -1,4 +1,4 @@
--- @include tasks
+-- @include verdicts
 -- @include backoff
 -- The breaker: a streak of failures without an accepted result between them halts the run (protocol, "The breaker").
 -- streak  <task> -> `session at slot:tries,slot:tries ...` of its failures in the streak, a line break, the last error
@@ -106,7 +106,7 @@ Breaker.give_back = function(t, taken)
     if s then
       s.tries = small_text(math.max(0, s.tries - tries))
       slot_changed(t, k, s)
-      if letter(t, k) == 'F' and s.why ~= 'rejected' then
+      if letter(t, k) == 'F' and not Verdicts.rejected(s) then
         t.errors = small_text(t.errors - 1)
         set_letter(t, k, 'O')
       end

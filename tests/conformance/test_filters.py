@@ -11,7 +11,7 @@ from broker import Rollout, Trainer, Worker, aio
 from broker.errors import Exhausted, WaitTimeout
 from broker.protocol import trainer as calls
 from broker.trainer import batches
-from broker.trainer.filtered import Gathered
+from broker.trainer.filter import Gathered
 from tests.conformance.clients import blocking, coroutine
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 from tests.threads import LoopThread

@@ -194,7 +194,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_release_costs_a_try": (
             "end_hold(t, k, s, 'released')", "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1", WALK,
         ),
-        "a_verdict_counts_as_an_error": ("fail_slot_for_good(t, k, false)", "fail_slot_for_good(t, k, true)", WALK),
     },
     "include/backoff.lua": {
         "backoff_constant": ("base * 2 ^ math.min(tries - 1, 40)", "base", "pause_that_doubles", WALK),
@@ -345,7 +344,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "an_expiry_in_pieces_is_several_events": (
             "if session ~= '' and field('streak_session') == session then", "if false then", WALK,
         ),
-        "a_verdict_is_taken_back": ("and s.why ~= 'rejected' then", "then", WALK),
+        "a_verdict_is_taken_back": ("and not Verdicts.rejected(s) then", "then", WALK),
         "a_resume_lets_the_failed_go_first": (
             "if t and due then Breaker.postpone(t, entries[t.id].taken, due) end", "", "lives_again_in_its_old_place", WALK,
         ),
@@ -691,6 +690,11 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "what_became_too_old_is_told_to_nobody": ("stale = true, revoked", "revoked", WALK),
         "what_is_revoked_is_told_to_nobody": ("revoked = true, ", "", WALK),
         "what_is_cancelled_is_told_to_nobody": ("revoked = true, cancelled = true", "revoked = true", WALK),
+    },
+    "include/verdicts.lua": {
+        "a_verdict_counts_as_an_error": (
+            "set_letter(t, k, 'F')", "set_letter(t, k, 'F')\n  t.errors = small_text(t.errors + 1)", WALK,
+        ),
     },
     "include/wake_markers.lua": {
         "a_pause_keeps_workers_from_the_end": (

@@ -1,4 +1,4 @@
-"""What a trainer knows of a batch that it forms with a filter."""
+"""The filter of a batch: asking the user's function, and what a trainer knows of the rollouts that it asks for."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any, cast
 
+from broker.connections.base import BaseTransport
+from broker.errors import BadArgument
 from broker.protocol.anyone import RolloutRow
+from broker.values.arguments import shown
 from broker.values.rollout import Rollout
 
 Accept = Callable[[Rollout], Any]
 
 #: Types whose equal values are interchangeable.
 _PLAIN = (int, float, str, bytes)
+
+
+def check_filter(accept: Accept | None) -> None:
+    """Refuses what is not a filter."""
+    if accept is not None and not callable(accept):
+        raise BadArgument(argument="accept", given=shown(accept), expected="a function of a Rollout, or None")
 
 
 @dataclass(slots=True)
@@ -78,8 +87,10 @@ class Gathered:
         """The rollouts that the filter has not judged, oldest first."""
         return sorted((look for look in self.looks.values() if look.accepted is None), key=lambda look: look.row.first)
 
-    def refused(self) -> list[str]:
-        """The tasks that the filter refused."""
+    async def refused(self, io: BaseTransport) -> list[str]:
+        """Asks the filter for each rollout that it has not judged. Returns the tasks that it refused."""
+        for look in self.new():
+            look.accepted = bool(await io.ask("accept", self.accept, look.rollout))
         return [task for task, look in self.looks.items() if look.accepted is False]
 
     def in_order(self, step: int, digest: str) -> list[Rollout] | None:
