@@ -25,7 +25,6 @@ from broker.integrations.agent_lightning_1.rollouts import (
 from broker.integrations.agent_lightning_1.shares import Who
 from broker.integrations.agent_lightning_1.storage import Storage
 from broker.protocol import trainer, worker
-from broker.protocol.gateway import Noted
 from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Submission
 
@@ -107,7 +106,7 @@ class Changes:
             why = _why_not(asking, shown, name, record, updates.get("last_attempt_id"), changes=False)
             if why is not None:
                 raise await self._late(shown, why)
-            noted: Noted = await self._storage.call(
+            noted = await self._storage.noted(
                 self._storage.noting(name.rollout, record, _updated(record, record.state, updates))
             )
             if noted.word == "noted":
@@ -169,7 +168,7 @@ class Changes:
                 raise await self._late(shown, f"its attempt is over: {_why(row)}")
             session = row.slots[0].session
         new = _updated(record, RolloutState.RUNNING, updates)
-        noted: Noted = await self._storage.call(
+        noted = await self._storage.noted(
             self._storage.noting(rollout, record, new, record.attempt, "H", session=session)
         )
         if noted.word != "noted":
@@ -184,7 +183,7 @@ class Changes:
         result = json.dumps({"rollout_id": rollout, "attempt_id": names.attempt_name(attempt)}).encode()
         new = _updated(record, RolloutState.SUCCEEDED, updates)
         # The second call does nothing unless the first one is accepted.
-        answers, noted = await self._storage.both(
+        answers, noted = await self._storage.noted_after(
             worker.submit(self._storage.run, [Submission(attempt, "accept", result)]),
             self._storage.noting(rollout, record, new, attempt, "D", ended=True),
         )
@@ -224,7 +223,7 @@ class Changes:
         attempt = record.attempt
         for _ in range(_TRIES):
             new = _updated(record, state, updates)
-            noted: Noted = await self._storage.call(self._storage.noting(rollout, record, new, attempt, ended=ended))
+            noted = await self._storage.noted(self._storage.noting(rollout, record, new, attempt, ended=ended))
             if noted.word == "noted":
                 return new, noted.payload
             found = await self._storage.record(rollout)

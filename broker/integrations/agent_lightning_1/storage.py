@@ -23,12 +23,12 @@ from typing import Any, Literal, TypeVar, cast
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
+from broker.integrations.agent_lightning_1.together import Together
 from broker.protocol import gateway, keys, task_row
 from broker.protocol.gateway import Noted, StatusChange
 from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.task_row import TaskRow
 
-S = TypeVar("S")
 T = TypeVar("T")
 
 #: Signs of life older than this are forgotten, seconds.
@@ -90,6 +90,7 @@ class Storage:
 
     def __init__(self, transport: AsyncTransport, run: str) -> None:
         self._transport, self.run = transport, run
+        self._together = Together(transport)
         self._rollouts, self._payloads = self._key("rollouts"), keys.key(run, "payloads")
         self._ends, self._ended, self._heard = self._key("ends"), self._key("ended"), self._key("heard")
         self._refused = self._key("refused")
@@ -114,9 +115,16 @@ class Storage:
             raise value
         return value
 
-    async def both(self, first: ScriptCall[S], second: ScriptCall[T]) -> tuple[S, T]:
-        """Two script calls in one exchange, in this order; raises an error of either."""
-        values = await self._transport.execute([first, second])
+    async def noted(self, call: ScriptCall[Noted]) -> Noted:
+        """The answer of a call of `noting`. It may share an exchange with those of other requests. Raises its error."""
+        (value,) = await self._together.execute([call])
+        if isinstance(value, BrokerError):
+            raise value
+        return value
+
+    async def noted_after(self, first: ScriptCall[T], call: ScriptCall[Noted]) -> tuple[T, Noted]:
+        """As `noted`, with another small call ahead of it. Returns both answers."""
+        values = await self._together.execute([first, call])
         for value in values:
             if isinstance(value, BrokerError):
                 raise value

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: How long requests under way may take to end when the server stops, seconds.
 STOP_WITHIN_S = int(END_WITHIN_S)
+#: How long a connection may be idle, seconds: longer than clients pause between two looks. A request that meets the
+#: closing of its connection fails.
+IDLE_S = 120
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -83,6 +86,7 @@ class Listener:
             lifespan="off",
             ws="none",
             server_header=False,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=STOP_WITHIN_S,
         )
         self._server = _Quiet(config)

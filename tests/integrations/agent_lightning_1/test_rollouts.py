@@ -212,7 +212,7 @@ def test_an_end_that_its_gateway_did_not_note_is_noted(
     client.create("r1")
     client.patch("r1", "running")
     with monkeypatch.context() as patched:
-        patched.setattr(Storage, "both", half)
+        patched.setattr(Storage, "noted_after", half)
         assert client.patch("r1", "succeeded").status == 500
     assert client.status("r1")["state"] == "succeeded"
     assert client.get("/api/rollouts/terminal").json["items"] == []

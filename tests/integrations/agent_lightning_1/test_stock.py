@@ -91,7 +91,8 @@ def running(client: Client, stock: Stock, names: list[str]) -> None:
 
 
 def test_the_stock_trainer_and_the_stock_controller_run_a_job(url: str, stock: Stock) -> None:
-    with gateway(url, QUICK) as served, fake_model() as model, stock.controller(served.named("c"), ASKS="1"):
+    patient = RunConfig(**{**QUICK.model_dump(), "lease_ms": 60_000})  # no controller dies here
+    with gateway(url, patient) as served, fake_model() as model, stock.controller(served.named("c"), ASKS="1"):
         completed = stock.script(TRAINER, served.endpoint, model.endpoint, "2", json.dumps(["a", "b", "bad"]))
         assert sorted(completed)[:4] == [[q, "succeeded", 1.0, 1, 2, None] for q in ("a", "a", "b", "b")]
         assert [one[:2] for one in sorted(completed)[4:]] == [["bad", "failed"]] * 2
@@ -115,9 +116,9 @@ def test_a_second_controller_ends_nothing_that_the_first_runs(client: Client, st
 def test_nor_does_one_with_the_same_address_and_no_name(client: Client, stock: Stock) -> None:
     names = [f"r{i}" for i in range(6)]
     client.create(*names, config=stock.local)
-    with stock.controller(client, RUNS_S="8"):
+    with stock.controller(client, RUNS_S="5"):
         running(client, stock, names)
-        with stock.controller(client, RUNS_S="8"):
+        with stock.controller(client, RUNS_S="5"):
             assert ended(client, 6) == done(names)
     assert sorted(stock.executions) == names
 
