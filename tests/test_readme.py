@@ -56,7 +56,11 @@ def test_the_trainer_and_the_worker_of_the_readme_train_together(url: str, tmp_p
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "last_line"),
-    [("threads.py", "trained 40 tasks in 10 steps"), ("asyncio_rollouts.py", "trained 160 tasks, rejected 1")],
+    [
+        ("threads.py", "trained 40 tasks in 10 steps"),
+        ("asyncio_rollouts.py", "trained 160 tasks, rejected 1"),
+        ("evaluation.py", "trained 40 tasks, evaluated 100"),
+    ],
 )
 def test_examples_run_to_their_end(name: str, last_line: str) -> None:
     ended = finished(ROOT / "examples" / name)
@@ -65,7 +69,7 @@ def test_examples_run_to_their_end(name: str, last_line: str) -> None:
     # The others belong to integrations, whose own tests run them.
     others = {"areal_processes.py", "agent_lightning_gateway.py", "torch_loop.py"}
     found = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert found == {"threads.py", "asyncio_rollouts.py"} | others
+    assert found == {"threads.py", "asyncio_rollouts.py", "evaluation.py"} | others
 
 
 def test_the_configuration_table_is_the_configuration() -> None:

@@ -27,6 +27,7 @@ from broker.values.arguments import path_of
 from broker.values.config import RunConfig
 from broker.values.config_change import ConfigChange, change_fields
 from broker.values.hooks import check_plain_hook
+from broker.values.policy import Policy
 from broker.values.rollout import Rollout
 from broker.values.task import Task
 
@@ -118,6 +119,11 @@ class Trainer(BlockingClient):
     def epoch(self) -> str:
         """This trainer's epoch, `<number>.<token>`."""
         return self._state.epoch
+
+    @property
+    def policy(self) -> Policy:
+        """The current policy, as this trainer knows it: its version, and the epoch that made it."""
+        return Policy(version=self._state.version, epoch=self._state.made_by)
 
     @property
     def config(self) -> RunConfig:

@@ -12,6 +12,7 @@ from broker.protocol import anyone, keys
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.ids import worker_of
 from broker.values.codec import decode
+from broker.values.judged import decode_payload
 from broker.values.rollout import Rollout, Sample
 
 #: Tasks whose rows are read in one call.
@@ -101,8 +102,9 @@ def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> li
             Sample(s.attempt_id, s.slot, decode(results.pop()), s.version, s.newest, worker_of(s.session))
             for s in row.samples
         ]
-        oldest = row.oldest
+        oldest, (payload, judged) = row.oldest, decode_payload(row.payload)
+        policy = None if judged is None else judged.policy
         rollouts.append(
-            Rollout(row.task, decode(row.payload), samples, oldest, row.newest, step, step - oldest, row.priority)
+            Rollout(row.task, payload, samples, oldest, row.newest, step, step - oldest, row.priority, policy)
         )
     return rollouts

@@ -22,10 +22,10 @@ from broker.trainer.feed_state import Feeding, FeedState, FeedStopped
 from broker.trainer.filter import Gathered
 from broker.trainer.numbered_calls import NumberedCalls
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
-from broker.values.codec import encode
 from broker.values.config import RunConfig
 from broker.values.config_change import values_before
 from broker.values.hooks import check_plain_hook
+from broker.values.judged import encode_payload
 from broker.values.names import check_name
 from broker.values.task import Task
 
@@ -87,6 +87,7 @@ class TrainerState:
         self.version = 0
         self.step_next = 0
         self.epoch = ""
+        self.made_by = ""  # the epoch that made the version
         self.cursor: Any = None
         self.fed = FeedState(run)
         self.digests: dict[int, str] = {}
@@ -136,6 +137,7 @@ class TrainerState:
         self.fed.supply = stored.get("supply", "")
         if not self.epoch:
             self.epoch = stored["epoch"]
+        self.made_by = stored.get("version_epoch") or self.epoch
         self._is_sure = True
         return stored
 
@@ -244,7 +246,7 @@ class TrainerState:
             # pydantic's own check is slow, and users may have no type checker.
             if type(task) is not Task and not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise BadArgument(argument="tasks", given=type(task).__name__, expected="broker.Task")
-            payload = encode(task.payload)
+            payload = encode_payload(task.payload)
             length = len(payload)
             if length > most:
                 raise TooBig(what="payload", subject=task.id, size=length, limit=most)
@@ -331,7 +333,7 @@ class TrainerState:
             await self.read_config()
         self.digests.pop(step, None)
         if self.version == step:  # no other thread has done it
-            self.version = advanced.version
+            self.version, self.made_by = advanced.version, self.epoch
             self.step_next = max(self.step_next, self.version)
         self._asked = None
         return self.version

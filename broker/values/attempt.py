@@ -32,6 +32,7 @@ class Attempt:
         samples: how many samples the task asks for.
         tries: expiries and errors of this slot so far.
         blob: the trainer's blob of this version (for example where the weights are), or None.
+        judges: whether the task is one of an evaluation (`Judged`): policy, version and blob are those that it carries.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Attempt:
     samples: int
     tries: int
     blob: bytes | None = field(default=None, repr=False)
+    judges: bool = field(default=False, repr=False)
     _cancel_reason: str | None = field(default=None, init=False, repr=False)
 
     @property

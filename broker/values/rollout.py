@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from broker.values.policy import Policy
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +43,7 @@ class Rollout:
         step: the step that trains it.
         staleness: step - version, in steps.
         priority: the task's priority.
+        judged: the policy that the task of an evaluation judges (`Judged`), whose own run has other versions; or None.
     """
 
     task: str
@@ -50,6 +54,7 @@ class Rollout:
     step: int
     staleness: int
     priority: int = 0
+    judged: Policy | None = None
 
     @property
     def results(self) -> list[Any]:

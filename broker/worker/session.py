@@ -21,7 +21,8 @@ from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.worker import ACCEPTED, Answer, Claimed, FailureKind, Joined, Renewed, Submission
 from broker.values.arguments import check_type, shown
 from broker.values.attempt import Attempt
-from broker.values.codec import decode, encode
+from broker.values.codec import encode
+from broker.values.judged import decode_payload
 from broker.values.policy import Policy
 from broker.values.verdict import ANSWERS, Verdict
 from broker.worker.activity import Activity
@@ -268,11 +269,15 @@ class Session(Locked):
         attempts: list[Attempt] = []
         for attempt_id, task, slot, _, tries, samples, raw in claimed.slots():
             try:
-                payload = decode(raw)
+                payload, judged = decode_payload(raw)
             except CodecError as error:
                 self._unreadable.append((attempt_id, str(error)))
                 continue
-            attempts.append(Attempt(attempt_id, run, task, slot, payload, version, policy, samples, tries, blob))
+            attempt = Attempt(attempt_id, run, task, slot, payload, version, policy, samples, tries, blob)
+            if judged is not None:
+                attempt.version, attempt.policy, attempt.blob = judged.policy.version, judged.policy, judged.blob
+                attempt.judges = True
+            attempts.append(attempt)
         return attempts
 
     def give_up(self) -> None:
@@ -315,7 +320,7 @@ class Session(Locked):
 
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
         """Encodes one result; refuses one that is too large."""
-        used = None if policy is None else _named(policy)
+        used = None if policy is None else _used(attempt, policy)
         body = encode(result)
         joined = self._joined
         if joined is not None and len(body) > joined.max_result_bytes:
@@ -419,6 +424,17 @@ def _named(policy: Policy | None) -> tuple[int, str] | None:
     """The version and epoch of weights that a caller names."""
     check_policy("policy", policy)
     return None if policy is None else (policy.version, policy.epoch)
+
+
+def _used(attempt: Attempt, policy: Policy) -> tuple[int, str] | None:
+    """The version and epoch of the newest weights that an attempt used; of an evaluation its own run knows none."""
+    used = _named(policy)
+    if not attempt.judges:
+        return used
+    if policy != attempt.policy:
+        expected = "that of the attempt: an evaluation judges one policy"
+        raise BadArgument(argument="policy", given=policy, expected=expected)
+    return None
 
 
 def check_policy(name: str, policy: object) -> None:
