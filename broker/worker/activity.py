@@ -70,10 +70,13 @@ class Activity(Locked):
 
     def look(self) -> None:
         """Logs what was done, when a minute is over."""
-        now = self._clock()
+        now, since = self._clock(), self._since
+        if since is None or now - since < TELL_EVERY_S:  # nearly always, and without the lock
+            return
         with self._lock:
-            if self._since is None or (seconds := now - self._since) < TELL_EVERY_S:
+            if self._since != since:  # another thread logs this minute
                 return
+            seconds = now - since
             done, failed = self._done, self._failed
             self._since, self._done, self._failed = now, 0, 0
         _log.info(
