@@ -20,23 +20,18 @@ class Allowed:
 
     Args:
         url: of the server, without password.
+
+    Attributes:
+        places: the scripts and runs about which nothing is left to ask.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._places: set[_Place] = set()
-
-    def covers(self, calls: Sequence[ScriptCall[Any]]) -> bool:
-        """Whether nothing is left to ask about these calls."""
-        places = self._places
-        for call in calls:  # noqa: SIM110 - a generator would cost more than all else here
-            if (call.script, call.keys[0]) not in places:
-                return False
-        return True
+        self.places: set[_Place] = set()
 
     def forget(self) -> None:
         """The server or its users may be others now: asks again."""
-        self._places.clear()
+        self.places.clear()
 
     async def ask(self, calls: Sequence[ScriptCall[Any]], run: RunCalls, *, can_ask: bool) -> dict[int, BrokerError]:
         """Asks about what is left to ask, in one round trip.
@@ -52,13 +47,13 @@ class Allowed:
         questions: dict[_Place, ScriptCall[Sequence[str]]] = {}
         for call in calls:
             place = (call.script, call.keys[0])
-            if place in self._places:
+            if place in self.places:
                 continue
             name = keys.run_of(call.keys[0])
             if can_ask and name is not None and rights.writes(call.script):
                 questions[place] = rights.missing(name, rights.needed(_together(call.script)))
             else:
-                self._places.add(place)
+                self.places.add(place)
         answers = await run(list(questions.values())) if questions else []
         errors = {place: self._told(place, answer) for place, answer in zip(questions, answers, strict=True)}
         places = ((call.script, call.keys[0]) for call in calls)
@@ -72,7 +67,7 @@ class Allowed:
         script, state_key = place
         missing = [] if isinstance(answer, BrokerError) else [line.split(" ", 1) for line in answer]
         if not missing:
-            self._places.update((other, state_key) for other in _together(script))
+            self.places.update((other, state_key) for other in _together(script))
             return None
         kind = missing[0][0]
         commands = [command for other, command in missing if other == kind]

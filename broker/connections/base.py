@@ -256,7 +256,7 @@ class BaseTransport(ABC):
         sole = self._topology.sole
         server = None if sole is None else self._servers.get(sole)
         commands, loads = ([], []) if server is None or server.info is None else server.commands(calls)
-        if server is None or not commands or loads or not server.allowed.covers(calls):
+        if server is None or not commands or loads or not server.may_run(calls):
             await self.wait_marker(keys, timeout_s)
             return None
         if self._was_interrupted():
@@ -478,7 +478,7 @@ class BaseTransport(ABC):
         server = self._servers.get(endpoint)
         if server is None or server.info is None:
             server = await self._server(endpoint, until)
-        if not server.allowed.covers(calls):
+        if not server.may_run(calls):
             run = partial(self._run, endpoint, until=until, asking=asking)
             if refused := await server.allowed.ask(calls, run, can_ask=server.supports_shebang):
                 return await run_others(calls, run, refused)

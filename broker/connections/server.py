@@ -159,6 +159,14 @@ class Server:
         """Whether scripts may begin with a `#!lua` line."""
         return self.info is not None and self.info.supports_shebang
 
+    def may_run(self, calls: Sequence[ScriptCall[Any]]) -> bool:
+        """Whether the client's user is known to have the rights that script calls need."""
+        known = self.allowed.places
+        for call in calls:  # noqa: SIM110 - a generator would cost more than all else here
+            if (call.script, call.keys[0]) not in known:
+                return False
+        return True
+
     def commands(self, calls: Sequence[ScriptCall[Any]]) -> tuple[list[RedisCommand], list[str]]:
         """The commands of script calls, and the names of the scripts that the first of the commands load."""
         commands: list[RedisCommand] = []
