@@ -10,7 +10,6 @@
 -- @include admission
 
 local CONFIG_START = 11
-local KEPT_ENDED = 1000
 
 local function create(token, lost_version)
   create_run('1.' .. token, CONFIG_START)
@@ -27,8 +26,9 @@ local function agree(update)
   if batch_size() ~= before then bump('accepted', num('version') * (batch_size() - before)) end
 end
 
+-- Keeps the last 1000 owners that ended.
 local function forget_ended()
-  local over = math.min(100, redis.call('ZCARD', ENDED_OWNERS) - KEPT_ENDED)
+  local over = math.min(100, redis.call('ZCARD', ENDED_OWNERS) - 1000)
   local old = over > 0 and redis.call('ZRANGE', ENDED_OWNERS, 0, over - 1) or {}
   for i = 1, #old do
     zdel(ENDED_OWNERS, old[i])

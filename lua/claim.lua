@@ -17,10 +17,13 @@ local function answer_head(reason, due_in, version_text, epoch)
   return { reason, due_in, version_text, epoch, state.version, state.version_epoch, seq, blob, now }
 end
 
--- In how many milliseconds to claim again: when a timer may be due, or when the lease clock would stand still if no call came; -1: no timer is set.
-local function due_in()
-  local due = num('due')
-  return due > 0 and math.max(0, math.min(due - now, lease_step)) or -1
+-- In how many milliseconds to claim again: when a timer may be due, when the session's quarantine ends, or when the lease clock would stand
+-- still if no call came; -1: no timer is set.
+local function due_in(session)
+  local due, entry = num('due'), Quarantine.of(session)
+  local till = entry and entry.till > now and entry.till - now or math.huge
+  if due > 0 then return math.max(0, math.min(due - now, lease_step, till)) end
+  return till < math.huge and till or -1
 end
 
 -- Answers a repeated claim: with those of its attempts that the session still holds.
@@ -61,7 +64,7 @@ return run(function()
   local reason = hand_out(n, limit, claim)
   hput(CALLS, session, ARGV[3] .. ' ' .. lease .. ' ' .. (reason or '-') .. ' ' .. claim.version_text .. ' '
     .. claim.epoch .. ' ' .. claim.random .. ' ' .. table.concat(claim.attempts, ' '))
-  local answer = answer_head(reason or '', due_in(), claim.version_text, claim.epoch)
+  local answer = answer_head(reason or '', due_in(session), claim.version_text, claim.epoch)
   flush()
   return add_granted(answer)
 end)

@@ -2,12 +2,14 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now
--- Returns: pairs of name, value: the whole state hash except its blob, tokens, description and stored answer; the defaults of config fields that it does not store; `time_b` for each bucket b of `times` (submit.lua); `now`, `capacity`, the size of each set, and `n_lapsed`: the sessions that have been silent for longer than their lease
+-- Returns: pairs of name, value: the whole state hash except its blob, tokens, description and stored answer; the defaults of config fields that it does not store; `time_b` for each bucket b of `times` (submit.lua); `now`, `capacity`, the size of each set, `n_lapsed`: the sessions that have been silent for longer than their lease, `n_quarantined`, and `quarantined`: `session ms ...`, the first 20 of them and for how much longer
 -- Errors: NORUN, SCHEMA
 -- Bound: constant
 -- Flags: no-writes
 -- @include admission_owners
+-- @include quarantine
 
+local MOST_NAMED = 20
 local HIDDEN = { answer = true, blob = true, tokens = true, about = true }
 
 -- How many sessions of a set of leases have been silent for longer than their lease, by the rule of silent_from in explain.lua.
@@ -50,6 +52,9 @@ return run(function()
   local leases = is_admission() and OWNER_LEASES or SESSIONS
   add('n_sessions', redis.call('ZCARD', leases))
   add('n_lapsed', count_silent(leases))
+  add('n_quarantined', Quarantine.count())
+  answer[#answer + 1] = 'quarantined'
+  answer[#answer + 1] = Quarantine.told(MOST_NAMED)
   add('n_tasks', redis.call('HLEN', TASKS))
   return answer
 end)

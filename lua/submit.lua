@@ -63,6 +63,7 @@ end
 local function accept(t, k, s, attempt, at)
   zdel(SESSION .. s.session, attempt)
   if state.timeouts then zdel(DEADLINES, attempt) end
+  Quarantine.forget(s.session)
   set_letter(t, k, 'D')
   if ARGV[at + 4] == 's' then
     persisted[#persisted + 1] = attempt

@@ -25,6 +25,7 @@ from broker.inspection.explanation import Explanation, explain
 from broker.inspection.stats import Stats, stats_of
 from broker.inspection.verification import Verification
 from broker.protocol import anyone, keys, scripts, task_row, trainer
+from broker.protocol.ids import worker_of
 from broker.protocol.parsing import text
 from broker.protocol.script_call import ScriptCall
 from broker.protocol.task_row import TaskRow
@@ -32,7 +33,7 @@ from broker.recovery.checkpoint import Checkpoint
 from broker.recovery.foreign import ForeignCheckpoint
 from broker.recovery.recover import RecoveryReport, checkpoint, find, recover_from
 from broker.trainer.state import TrainerState, in_pieces
-from broker.values.arguments import path_of, seconds_of, whole
+from broker.values.arguments import one_or_several, path_of, seconds_of, whole
 from broker.values.config_change import ConfigChange, change_fields, values_before
 from broker.values.hooks import check_plain_hook
 from broker.values.names import check_name
@@ -252,6 +253,21 @@ class Operator(BlockingClient):
     def finish(self, run: str) -> int:
         """The run is over, as `Trainer.finish` says. Returns how many tasks are left."""
         return self._call(trainer.finish(check_name("run", run), _request())).left
+
+    def readmit(self, run: str, workers: str | Iterable[str] = ()) -> list[str]:
+        """Ends quarantines before their time.
+
+        Args:
+            run: the run.
+            workers: names of workers, or ids of sessions; none: all that are quarantined.
+
+        Returns:
+            The sessions that get work again.
+        """
+        names: list[Any] = list(one_or_several("workers", workers, str, "names of workers, or one"))
+        for name in names:
+            check_name("worker", worker_of(name) if isinstance(name, str) else name)
+        return self._call(trainer.readmit(check_name("run", run), _request(), names))
 
     def requeue(self, run: str, limit: int = 100) -> int:
         """Takes back what is due: leases that ran out, time-outs, retries. Returns how many."""

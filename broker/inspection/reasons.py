@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.errors.words import count, listing
+from broker.errors.words import count, duration, listing
 from broker.inspection.capacity import terms_of
+from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
@@ -135,6 +136,16 @@ def halt_told(explanation: Explanation) -> str:
     )
     last = "".join(f" The last error: {row.error}" for row in halt.errors[:1])
     return f"{told}{who}{last}"
+
+
+def quarantine_told(stats: Stats) -> str:
+    """Which workers are quarantined, and for how long, in a sentence; empty if none is."""
+    if not stats.quarantined:
+        return ""
+    named = [f"{worker_of(session)} for {duration(left_s)}" for session, left_s in list(stats.quarantine.items())[:5]]
+    if stats.quarantined > len(named):
+        named.append(count(stats.quarantined - len(named), "other"))
+    return f"Quarantined, because their attempts failed while those of others succeeded: {listing(named)}."
 
 
 def _ways_out_of_a_halt(stats: Stats) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors.words import count, duration, listing
-from broker.inspection.reasons import batch_progress, next_claim
+from broker.inspection.reasons import batch_progress, next_claim, quarantine_told
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
@@ -19,7 +19,8 @@ class Situation:
 
     Attributes:
         word: `working`; or why the run stands still: `finished`, `no_worker`, `no_task`, `halted`, `paused`,
-            `draining`, `recovering`, `retries`, `weights_stale`, `trainer`, or `idle` if no reason is known.
+            `draining`, `recovering`, `retries`, `weights_stale`, `quarantined`, `trainer`, or `idle` if no reason is
+            known.
         sentence: the same for people.
     """
 
@@ -64,6 +65,8 @@ def _idle(explanation: Explanation, idle: str) -> Situation:
     """The situation when workers are connected and hold nothing, and the run is not paused or recovering."""
     stats = explanation.stats
     found = next_claim(explanation)
+    if found.reason == "open" and stats.quarantined >= stats.sessions - stats.lapsed:
+        return Situation("quarantined", f"No: {idle}. {quarantine_told(stats)}")
     if found.reason == "open":
         told = _told_stale(explanation)
         if told and told == len(_listed(explanation)):

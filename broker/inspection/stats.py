@@ -38,6 +38,8 @@ class Stats(Model, frozen=True):
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
         finished: somebody has said that the run is over.
         halted: after how many failures without an accepted result the run was halted; 0: it is not halted.
+        quarantined: workers that get no work for a while, because their attempts failed while others' succeeded.
+        quarantine: of the first 20 of these, how many seconds are left, by session.
         recovering: the version that a recovery under way goes back to, or None.
         floor: the oldest version to which a recovery may go; 0 in a new run. A trainer's committed checkpoints raise
             the floor; without any, it follows the version at a distance of retention_steps. None is never stored.
@@ -71,6 +73,8 @@ class Stats(Model, frozen=True):
     paused: Literal["", "paused", "draining"] = ""
     finished: bool = False
     halted: int = 0
+    quarantined: int = 0
+    quarantine: dict[str, float] = Field(default_factory=dict[str, float])
     recovering: int | None = None
     floor: int | None = None
     operator_checkpoints: list[int] = Field(default_factory=list[int])
@@ -79,6 +83,10 @@ class Stats(Model, frozen=True):
     generation_s: dict[str, float] = Field(default_factory=dict[str, float])
     timed: int = 0
     admission: bool = False
+
+
+def _seconds_left(words: list[str]) -> dict[str, float]:
+    return {session: int(left_ms) / 1000 for session, left_ms in zip(words[::2], words[1::2], strict=True)}
 
 
 def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
@@ -110,6 +118,8 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         paused=stored.get("paused") or "",  # pyright: ignore[reportArgumentType] -- checked by the model
         finished=bool(stored.get("finished")),
         halted=number("halted"),
+        quarantined=number("n_quarantined"),
+        quarantine=_seconds_left(stored.get("quarantined", "").split()),
         recovering=int(stored["recovering"]) if stored.get("recovering") else None,
         floor=number("floor"),
         operator_checkpoints=[

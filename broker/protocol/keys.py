@@ -29,7 +29,8 @@ def key(run: str, name: str) -> str:
         name: one of `state`, `policies`, `tasks`, `slots`, `payloads`, `pending`, `delayed`, `retries`, `open`,
             `running`, `ready`, `sessions`, `leases`,
             `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`,
-            `rejected`, `reasons`, `errors`, `faults`, `streak`, `halt`, `times`, `wake`,
+            `rejected`, `reasons`, `errors`, `faults`, `streak`, `halt`, `times`, `ailing`,
+            `quarantine`, `wake`,
             `wake:ready`, `revoked:<session>`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
             of an admission run `owners`, `owner_leases`, `owner_shares`, `ended_owners`, `wake:owner:<id>`;
             of the gateways `gateway:ends`, `gateway:ended`, `gateway:rollouts`, `gateway:held:<controller>`,

@@ -300,6 +300,11 @@ def finish(run: str, call_id: CallId, *, now: Now = "") -> ScriptCall[Finished]:
     return ScriptCall("finish", (keys.state(run),), (now, *call_id.args), _finished)
 
 
+def readmit(run: str, call_id: CallId, names: Sequence[str] = (), *, now: Now = "") -> ScriptCall[list[str]]:
+    """Ends the quarantine of sessions, or of all sessions of workers; no names: of all. Returns the sessions."""
+    return ScriptCall("readmit", (keys.state(run),), (now, *call_id.args, *names), words)
+
+
 def _repaired(reply: Any) -> dict[str, tuple[int, int]]:
     parts = words(reply)
     return {parts[i]: (int(parts[i + 1]), int(parts[i + 2])) for i in range(0, len(parts), 3)}

@@ -51,6 +51,10 @@ class RunConfig(Model, frozen=True):
         max_finished: how many dead tasks are kept to look at, and how many rejected ones.
         halt_after_failures: so many failed attempts of different tasks, without an accepted result between them, halt
             the run, until it is resumed. Where fewer tasks are left, it is halted when the last of them dies. 0: never.
+        quarantine_after: so many failed attempts in a row, of different tasks, keep a worker from getting more, if
+            results of others were accepted meanwhile. The first time it gets nothing for `retry_backoff_max_ms` (a
+            second at least), each further time for twice as long, up to 16 times. After that it gets one attempt at a
+            time until a result of it is accepted. 0: never.
         events_maxlen: entries kept in the event stream, one for each call with all its transitions; 0: off.
 
     Raises:
@@ -74,6 +78,7 @@ class RunConfig(Model, frozen=True):
     result_ttl_ms: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] = 3_600_000
     max_finished: _Count = 10_000
     halt_after_failures: Annotated[int, Field(ge=0, le=1_000)] = 64
+    quarantine_after: Annotated[int, Field(ge=0, le=1_000)] = 16
     events_maxlen: _Count = 10_000
 
     @model_validator(mode="before")

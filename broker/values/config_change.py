@@ -30,6 +30,7 @@ class ConfigChange(TypedDict, total=False):
     result_ttl_ms: int
     max_finished: int
     halt_after_failures: int
+    quarantine_after: int
     events_maxlen: int
 
 
@@ -52,6 +53,7 @@ TAKES_EFFECT: Final = {
     "result_ttl_ms": "for workers that join from now on",
     "max_finished": "with the next advance; what is freed stays so",
     "halt_after_failures": "with the next failure; a halt stays",
+    "quarantine_after": "with the next failure; a quarantine stays",
     "events_maxlen": "with the next call",
 }
 

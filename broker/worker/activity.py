@@ -34,6 +34,8 @@ class Activity(Locked):
         self._worker, self._clock = worker, clock
         self._since: float | None = None  # when the first attempt was claimed, and later when the last line was logged
         self._done = self._failed = 0  # since then
+        self._quarantined: set[str] = set()  # the runs that gave it no work for that reason
+        self._quarantine_told: dict[str, float] = {}  # when that may be said again
         self._shown: dict[str, float] = {}  # kinds of failures, and when the traceback of each is due again
 
     def started(self, run: str) -> None:
@@ -55,6 +57,29 @@ class Activity(Locked):
         if is_first:
             _log.info("worker %s has its first work: %s of run %s", self._worker, count(attempts, "attempt"), run)
         self.look()
+
+    def quarantined(self, run: str) -> None:
+        """A claim was answered `quarantined`. Warns once, until a result is accepted, and once in a minute at most."""
+        now = self._clock()
+        with self._lock:
+            is_told = run in self._quarantined or now < self._quarantine_told.get(run, now)
+            self._quarantined.add(run)
+            if not is_told:
+                self._quarantine_told[run] = now + TELL_EVERY_S
+        if not is_told:
+            _log.warning(
+                "worker %s is quarantined in run %s: all its last attempts failed, while those of others succeeded. "
+                "It waits; `broker explain %s` says for how long, and `broker readmit %s %s` ends that",
+                *(self._worker, run, run, run, self._worker),
+            )
+
+    def accepted(self, run: str) -> None:
+        """A result of the run was accepted."""
+        if run not in self._quarantined:
+            return
+        with self._lock:
+            self._quarantined.discard(run)
+        _log.info("worker %s has a result of run %s accepted, and gets as much work as before", self._worker, run)
 
     def done(self, results: int) -> None:
         """Results were accepted, or verdicts recorded."""

@@ -24,6 +24,8 @@ from broker.worker.state import WorkerState
 CLAIM_AGAIN_S = 5.0
 #: Reasons of a claim that left work for other workers: this one has stale weights, or has just failed at it.
 FOR_OTHERS = frozenset({"weights_stale", "faulted"})
+#: Reason of a claim of a worker that gets nothing for a while, or one attempt at a time.
+QUARANTINED = "quarantined"
 #: How long a worker waits before it asks again after such a claim, or asks the hook for weights again, seconds.
 WEIGHTS_AGAIN_S = 0.2
 #: How long a worker waits before it looks again for a run that has vanished, seconds.
@@ -191,13 +193,13 @@ class WorkerCalls:
         # A finished run is asked again with the next claim; its marker stays armed, for the other workers.
         going_on = [session for session in sessions if session.reason != "finished"]
         # Their own claims armed the markers again: these are for other workers.
-        waking = [session for session in going_on if session.reason not in FOR_OTHERS]
-        if not waking:
-            await self._pause(min(left, WEIGHTS_AGAIN_S))
-            return None
+        waking = [s for s in going_on if s.reason not in FOR_OTHERS and s.reason != QUARANTINED]
         dues = [due for session in going_on if (due := session.due_in_s) is not None]
-        if len(waking) < len(going_on):
+        if any(session.reason in FOR_OTHERS for session in going_on):
             dues.append(WEIGHTS_AGAIN_S)
+        if not waking:
+            await self._pause(max(0.001, min([left, *dues])))
+            return None
         answering = [session for session in waking if self.state.lanes.answers(session)]
         if answering and len(answering) < len(waking):
             waking = answering

@@ -262,6 +262,8 @@ class Session(Locked):
                 self._held[attempt.id] = attempt
             self._settled = self._number
         self._activity.claimed(self.run, len(attempts))
+        if claimed.reason == "quarantined":
+            self._activity.quarantined(self.run)
         return attempts
 
     def _attempts(self, claimed: Claimed, policy: Policy) -> list[Attempt]:
@@ -351,6 +353,8 @@ class Session(Locked):
                 raise answers
             if answers.count(ACCEPTED) == len(answers) or all(answer.word != "noresult" for answer in answers):
                 self.forget([item.attempt_id for item in items])
+                if ACCEPTED in answers:
+                    self._activity.accepted(self.run)
                 self._activity.done(sum(answer.word in _COUNTS for answer in answers))
                 return [submitted(answer) for answer in answers], others
         raise NoResult(attempt=items[0].attempt_id)

@@ -1,5 +1,6 @@
 -- @include endings
 -- @include breaker
+-- @include quarantine
 -- Transitions of one held slot whose attempt ends without a result or a verdict.
 
 local function fail_slot_for_good(t, k)
@@ -33,6 +34,7 @@ local function fail_attempt(t, k, s, message, may_retry, by_worker)
   local is_final = costs and not (may_retry or by_worker)
   Breaker.begin({ t.id }, '')
   Breaker.take(t, k, s, costs and not is_final and 1 or 0, message)
+  Quarantine.failed(s.session, t.id)
   if not costs then
     answer = 'retried'
     set_letter(t, k, 'O')
@@ -64,14 +66,13 @@ local function release_attempt(t, k, s)
 end
 
 -- An attempt id is `task#slot.claims.random`.
-local ATTEMPT_PATTERN = '^([^#]+)#(%d+)%.%d+%.%w+$'
-local PLACE_PATTERN = '^([^#]+)#(%d+)'
+local PATTERNS = { attempt = '^([^#]+)#(%d+)%.%d+%.%w+$', place = '^([^#]+)#(%d+)' }
 
 -- Reads the tasks and slots that attempt ids name, in two HMGETs.
 local function load_attempts(ids)
   local task_ids, names = {}, {}
   for i = 1, #ids do
-    local task, number = ids[i]:match(ATTEMPT_PATTERN)
+    local task, number = ids[i]:match(PATTERNS.attempt)
     if not task then fail('BADARG', 'argument', 'attempt', 'given', ids[i]) end
     task_ids[i] = task
     if number ~= '0' then names[#names + 1] = task .. '#' .. number end
@@ -83,7 +84,7 @@ end
 -- Returns the task, slot number and slot record of an attempt id, whether that attempt holds the slot, and whether it is the slot's last one.
 -- Both are decided by equality of the ids, never by their order.
 local function holder(id)
-  local task, number = id:match(PLACE_PATTERN)
+  local task, number = id:match(PATTERNS.place)
   local t, k = tasks[task], tonumber(number)
   local s = t and k < t.samples and small_text(k) == number and slot_of(t, k)
   if not s then return nil, k, nil, false, false end

@@ -1,5 +1,6 @@
 -- @include verdicts
 -- @include backoff
+-- @include quarantine
 -- The breaker: a streak of failures without an accepted result between them halts the run (protocol, "The breaker").
 -- streak  <task> -> `session at slot:tries,slot:tries ...` of its failures in the streak, a line break, the last error
 -- halt    the streak that halted the run, as `streak`; until the halt ends
@@ -156,15 +157,16 @@ Breaker.halt = function(ids)
   arm_trainer(true)
 end
 
--- Halts the run where enough has failed, or where nothing is left to try. What failed in this call must be written.
+-- Halts the run where enough has failed, where nothing is left to try, or where all sessions are quarantined. What failed in this call must be written.
 -- at_take: the trainer asks for a batch; else only a failure in this call can halt the run.
 Breaker.look = function(at_take)
   if not ((Breaker.failed or at_take) and Breaker.is_on()) then return end
-  if num('streak') < 2 or num('streak_results') ~= num('total_results') then return end
-  local is_long, ids = num('streak') >= num('halt_after_failures'), {}
-  if not is_long and Breaker.may_go_on() then return end
+  local n, ids = num('streak'), {}
+  if n < 1 or num('streak_results') ~= num('total_results') then return end
+  local is_enough = (n >= 2 and n >= num('halt_after_failures')) or Quarantine.is_over_all()
+  if not is_enough and (n < 2 or Breaker.may_go_on()) then return end
   for id in pairs(Breaker.streak()) do ids[#ids + 1] = id end
-  if not is_long and Breaker.died(ids) < 2 then return end
+  if not is_enough and Breaker.died(ids) < 2 then return end
   Breaker.halt(ids)
   flush()
 end
@@ -202,4 +204,5 @@ Breaker.resume = function()
   end
   set('halted', '')
   state.halted = false
+  Quarantine.end_all()
 end

@@ -125,12 +125,18 @@ local function hand_out(n, limit, claim)
   if state.halted then return 'halted' end
   if state.paused == 'paused' then return 'paused' end
   if state.recovering ~= '' then return 'recovering' end
+  local most = Quarantine.most(claim.session, n)
+  if most == 0 then
+    arm_again(true) -- the marker that woke this worker is for another one
+    return 'quarantined'
+  end
   if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then
     arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
     return 'weights_stale'
   end
-  claim_open(n, limit, claim)
-  if state.paused ~= 'draining' then claim_pending(n, limit, claim) end
-  arm_again(granted_count >= n or claim.passed > 0)
-  return granted_count < n and why_less(claim) or nil
+  claim_open(most, limit, claim)
+  if state.paused ~= 'draining' then claim_pending(most, limit, claim) end
+  arm_again(granted_count >= most or claim.passed > 0)
+  if granted_count >= n then return nil end
+  return granted_count < most and why_less(claim) or 'quarantined'
 end

@@ -14,7 +14,7 @@ local HOT = {
   'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
   'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
   'lease_lag', 'shortest_lease', 'due_by_us', 'failing', 'faulted',
-  'halted', 'finished',
+  'halted', 'finished', 'ailing',
 }
 
 -- The names of the hot fields and of more, for load_state.

@@ -64,6 +64,7 @@ local function expire_all(name, attempts, session)
     if holds then
       if not session then Breaker.begin({ t.id }, '') end
       expire_attempt(t, k, s)
+      if not session then Quarantine.failed(s.session, t.id) end
       n = n + 1
     end
   end
@@ -74,6 +75,7 @@ local function forget_session(id, why)
   zdel(SESSIONS, id)
   zdel(LEASES, id)
   hdel(CALLS, id)
+  Quarantine.forget(id)
   event('leave', id .. ' ' .. why)
 end
 

@@ -76,6 +76,8 @@ def _of_sessions(dump: dict[str, Any], tasks: dict[str, list[str]], slots: dict[
         found.append(f"sessions and calls differ by {sessions ^ calls}")
     if ended := set(dump.get("leases", {})) - sessions:  # a session that an older release began is not among them
         found.append(f"leases of no session: {ended}")
+    if ended := (set(dump.get("ailing", {})) | set(dump.get("quarantine", {}))) - sessions:
+        found.append(f"failures of no session: {ended}")
     held: set[str] = set()
     for name, members in dump.items():
         if name.startswith("session:"):

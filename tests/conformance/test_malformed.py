@@ -95,6 +95,8 @@ class Subject:
                 return trainer.pause(run, call_id, "paused", now=now)
             case "configure":
                 return trainer.configure(run, call_id, {"max_staleness": "3", "lease_ms": "60000"}, now=now)
+            case "readmit":
+                return trainer.readmit(run, call_id, ["w"], now=now)
             case "finish":
                 return trainer.finish(run, call_id, now=now)
             case "repair":

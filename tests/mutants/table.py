@@ -93,7 +93,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "whose_lease_just_ran_out",
         ),
         "claims_wait_longer_than_leases_go_on": (
-            "math.min(due - now, lease_step)", "due - now", "lease_clock_stands_still",
+            "math.min(due - now, lease_step, till)", "math.min(due - now, till)", "lease_clock_stands_still",
         ),
         "claims_when_full": ("-- Flags: none", "-- Flags: allow-oom", "full_server_refuses"),
         "an_old_claim_executes": (
@@ -314,7 +314,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "include/breaker.lua": {
         "nothing_halts": ("  Breaker.halt(ids)\n", "", "failures_of_different_tasks_halt", WALK),
         "only_the_threshold_halts": (
-            "if not is_long and Breaker.may_go_on() then return end", "if not is_long then return end",
+            "if not is_enough and (n < 2 or Breaker.may_go_on()) then return end", "if not is_enough then return end",
             "handler_that_fails_every_task_of_a_small_run", WALK,
         ),
         "failures_halt_while_tasks_are_left": (
@@ -329,7 +329,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "accepted_result_ends", WALK,
         ),
         "each_failure_is_an_event": ("if entries[ids[i]] then return end", "", "one_poison_prompt", WALK),
-        "one_event_halts": ("if num('streak') < 2 or", "if", "loses_all_tasks_with_one_worker", WALK),
+        "one_event_halts": ("(n < 2 or Breaker.may_go_on())", "Breaker.may_go_on()", "loses_all_tasks_with_one_worker", WALK),
         "the_breaker_cannot_be_off": (
             "return not state.halted and num('halt_after_failures') > 0", "return not state.halted", "breaker_is_off", WALK,
         ),
@@ -349,6 +349,44 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if t and due then Breaker.postpone(t, entries[t.id].taken, due) end", "", "lives_again_in_its_old_place", WALK,
         ),
         "a_halt_wakes_no_trainer": ("arm_trainer(true)", "", "waiting_trainer_is_told"),
+    },
+    "include/quarantine.lua": {
+        "nobody_is_quarantined": ("    Quarantine.begin(session, entry)\n", "", "worker_that_fails_everything", WALK),
+        "failures_quarantine_without_results_of_others": (
+            " and num('total_results') > entry.results) then", ") then", "nobody_else_succeeds", WALK,
+        ),
+        "failures_of_one_task_quarantine": (
+            "and not Quarantine.has(entry, name) then", "then", "one_task_that_fails_often", WALK,
+        ),
+        "quarantine_cannot_be_off": ("if after == 0 or state.halted", "if state.halted", "quarantine_is_off", WALK),
+        "failures_of_a_halted_run_quarantine": ("if after == 0 or state.halted then", "if after == 0 then", WALK),
+        "failures_in_quarantine_lengthen_it": (
+            "  if now < entry.till then return end\n  if #entry", "  if #entry", "what_it_still_held", WALK,
+        ),
+        "each_quarantine_is_as_short": ("first * 2 ^ entry.times", "first", "twice_as_long", WALK),
+        "quarantine_grows_without_bound": (
+            "math.min(first * 2 ^ entry.times, first * Quarantine.most_times)", "first * 2 ^ entry.times", "sixteen_times",
+        ),
+        "a_session_that_was_quarantined_needs_as_many_failures": (
+            "if entry.times > 0 or (#entry", "if (#entry", "twice_as_long", WALK,
+        ),
+        "after_quarantine_it_gets_all": (
+            "return math.min(n, math.max(0, 1 - redis.call('ZCARD', SESSION .. session)))", "return n", "one_at_a_time", WALK,
+        ),
+        "an_ended_session_stays_quarantined": (
+            "  if entry.times > 0 then zdel(key('quarantine'), session) end\n", "", "begins_anew", WALK,
+        ),
+        "one_quarantined_session_halts": (
+            "Quarantine.count() >= redis.call('ZCARD', SESSIONS)", "true", "worker_that_fails_everything", WALK,
+        ),
+        "sessions_quarantined_together_do_not_halt": ("return Quarantine.began and", "return false and", "all_workers_are", WALK),
+        "the_end_of_a_halt_ends_no_quarantine": (
+            "for i = 1, #names do Quarantine.forget(names[i]) end", "", "all_workers_are", WALK,
+        ),
+    },
+    "readmit.lua": {
+        "readmit_takes_only_sessions": (" or wanted[ids[i]:match('^(.*)~')]", "", "operator_lets_it_out", WALK),
+        "readmit_takes_all": ("if #ARGV < FIRST_ARG or wanted", "if true or wanted", "operator_lets_it_out", WALK),
     },
     "include/failures.lua": {
         "faults_never_count": ("return all[k] == nil", "return false", "three_workers_are_one_failure", WALK),
@@ -387,7 +425,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_faulty_worker_reads_one_page": ("looked = i - 1", "looked = there", "failed_at_the_first_tasks", WALK),
         "a_faulty_worker_keeps_the_marker": (
-            "arm_again(granted_count >= n or claim.passed > 0)", "arm_again(granted_count >= n)", "wakes_another",
+            "arm_again(granted_count >= most or claim.passed > 0)", "arm_again(granted_count >= most)", "wakes_another",
         ),
         "the_reason_of_a_faulty_worker_is_another": (
             "if claim.passed > 0 then return 'faulted' end", "", "another_worker_tries", WALK,
@@ -405,8 +443,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "t.first ~= '0' or t.again ~= '0,0'", "t.first ~= '0'", "goes_on_counting_its_claims", WALK,
         ),
         "open_slots_need_capacity": (
-            "  claim_open(n, limit, claim)",
-            "  if capacity() > 0 then claim_open(n, limit, claim) end", "open_slots_of",
+            "  claim_open(most, limit, claim)",
+            "  if capacity() > 0 then claim_open(most, limit, claim) end", "open_slots_of",
         ),
         "start_ignores_capacity": (
             "local room, offset, first, passed_before = capacity(),",
@@ -453,7 +491,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_stale_policy_may_claim": ("(claim.given and too_old(claim.version))", "false", WALK),
         "numbers_of_first_claims_are_given_twice": ("bump('first_seq', started)", "", WALK),
-        "a_claim_does_not_pass_the_wake_up_on": ("  arm_again(granted_count >= n or claim.passed > 0)\n", "", WALK),
+        "a_claim_does_not_pass_the_wake_up_on": ("  arm_again(granted_count >= most or claim.passed > 0)\n", "", WALK),
         "what_is_left_of_a_started_group_wakes_nobody": (
             "claim, int_text(first + started)) then still_open = true end",
             "claim, int_text(first + started)) then still_open = still_open end", WALK,

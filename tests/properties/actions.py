@@ -18,6 +18,7 @@ from .calls import (
     NewTask,
     Open,
     Pause,
+    Readmit,
     Requeue,
     Resume,
     Retry,
@@ -39,7 +40,7 @@ MOST_TRAINERS = 4
 #: Config fields that a call may leave out: all but the batch size and the fields that keep the bounds small.
 MAY_BE_UNSAID = [
     *("max_concurrent_rollouts", "max_staleness", "on_stale", "max_attempts", "attempt_timeout_ms"),
-    *("retry_backoff_ms", "retry_backoff_max_ms", "halt_after_failures"),
+    *("retry_backoff_ms", "retry_backoff_max_ms", "halt_after_failures", "quarantine_after"),
 ]
 #: The gate's own refusals, which do not use up a number.
 NOT_EXECUTED = ("FENCED", "OLDCALL", "REWOUND", "NORUN")
@@ -60,6 +61,7 @@ def any_config(choose: Chooser) -> Config:
         retention_steps=pick(choose, [100, 2, 0]),
         max_finished=pick(choose, [100, 2, 0]),
         halt_after_failures=pick(choose, [64, 0, 3, 2]),
+        quarantine_after=pick(choose, [2, 1, 0, 3, 16]),
     )
 
 
@@ -258,6 +260,14 @@ def finish(world: World, choose: Chooser) -> None:
     send(world, choose, Finish(), operator=chance(choose, 50))
     if chance(choose, 60):
         enqueue(world, choose)
+
+
+def readmit(world: World, choose: Chooser) -> None:
+    """Sessions are let out of quarantine: some of them, those of a worker, or all."""
+    run = world.model.run
+    ailing = sorted(run.ailing) if run else []
+    names = pick(choose, [(), ("w1",), ("w2", "w1"), tuple(some(choose, ailing, 2)) if ailing else ("nobody",)])
+    send(world, choose, Readmit(names=names), operator=chance(choose, 50))
 
 
 def retry(world: World, choose: Chooser) -> None:

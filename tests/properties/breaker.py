@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from . import quarantine
+
 if TYPE_CHECKING:
     from .state import Run, Task
 
@@ -24,6 +26,8 @@ class Breaker:
     session: str = ""
     #: Whether anything has failed in the present call.
     failed: bool = False
+    #: Whether a session was quarantined in the present call.
+    quarantined: bool = False
     #: After how many events the run was halted; 0: it is not.
     halted: int = 0
     #: The streak that halted it.
@@ -74,10 +78,12 @@ def look(run: Run, *, at_take: bool = False) -> None:
     """
     breaker = run.breaker
     has_failed, breaker.failed = breaker.failed, False
+    was_quarantined, breaker.quarantined = breaker.quarantined, False
     failed = streak(run)
-    if breaker.halted or run.config.halt_after_failures == 0 or not (has_failed or at_take) or breaker.events < 2:
+    if breaker.halted or run.config.halt_after_failures == 0 or not (has_failed or at_take) or not failed:
         return
-    if not failed or (breaker.events < run.config.halt_after_failures and not _died_out(run)):
+    is_long = breaker.events >= 2 and (breaker.events >= run.config.halt_after_failures or _died_out(run))
+    if not is_long and not (was_quarantined and quarantine.is_over_all(run)):
         return
     breaker.halted, breaker.halt = breaker.events, failed
     breaker.events, breaker.taken, breaker.session = 0, {}, ""
@@ -133,3 +139,4 @@ def resume(run: Run) -> None:
                 if index < len(task.slots) and task.slots[index].letter in "OW":
                     task.slots[index].letter, task.slots[index].due_ms = "W", due
     breaker.halted, breaker.halt = 0, {}
+    run.ailing.clear()

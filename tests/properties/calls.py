@@ -163,6 +163,13 @@ class Retry(Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class Readmit(Numbered):
+    """Ends the quarantine of sessions, or of all sessions of workers; no names: of all sessions."""
+
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Commit(Numbered):
     """A checkpoint of this version is safely written; an operator says of which epoch it is."""
 
@@ -316,6 +323,7 @@ Gated = (
     | Finish
     | Configure
     | Retry
+    | Readmit
     | Commit
     | RecoverSweep
     | RecoverEnd

@@ -23,6 +23,7 @@ class Config:
     max_finished: int = 10_000
     keep_checkpoints: int = 2
     halt_after_failures: int = 64
+    quarantine_after: int = 16
 
     @property
     def batch(self) -> int:

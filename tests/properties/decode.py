@@ -107,6 +107,8 @@ def view_from_dump(dump: Dump) -> View:
         "halted": int(state.get("halted") or 0),
         "halt": _taken(found, "halt"),
         "times": {int(bucket): int(count) for bucket, count in _pairs(found.get("times", [])).items()},
+        "ailing": {name: _ailing(value) for name, value in _pairs(found.get("ailing", [])).items()},
+        "quarantine": _scores(found.get("quarantine", [])),
         "results": {},
         "aside": {
             "clocks": (clock, int(state.get("clock_offset", 0)), clock - int(state.get("lease_lag", 0))),
@@ -129,6 +131,12 @@ def _taken(found: dict[str, Any], name: str) -> dict[str, dict[int, int]]:
         task: {int(slot): int(tries) for slot, _, tries in (each.partition(":") for each in words.split(","))}
         for task, words in slots.items()
     }
+
+
+def _ailing(value: bytes) -> list[int | str]:
+    """The failures of a session: results before them, times and end of its quarantine, tasks."""
+    results, times, until, *tasks = _text(value).split()
+    return [int(results), int(times), int(until), *tasks]
 
 
 def _given(lineage: str, orders: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Literal
 from .breaker import Breaker
 from .calls import Answer, Policy
 from .config import Config
+from .quarantine import Ailing
 
 TaskState = Literal["pending", "delayed", "running", "ready", "batched", "dead", "rejected"]
 #: Open, waiting for its backoff, held, done, failed for good.
@@ -197,6 +198,8 @@ class Run:
     joins: int = 0
     totals: dict[str, int] = field(default_factory=lambda: {})
     breaker: Breaker = field(default_factory=Breaker)
+    #: Sessions whose last attempts failed.
+    ailing: dict[str, Ailing] = field(default_factory=lambda: {})
     #: Sessions from which the last calls took an attempt: their heartbeats are woken.
     revoked: set[str] = field(default_factory=set[str])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
-from . import breaker, recovery_calls
+from . import breaker, quarantine, recovery_calls
 from .calls import (
     Advance,
     Answer,
@@ -19,6 +19,7 @@ from .calls import (
     Numbered,
     Open,
     Pause,
+    Readmit,
     RecoverEnd,
     RecoverSweep,
     Resume,
@@ -138,6 +139,8 @@ def _execute(run: Run, call: Numbered) -> Answer:
             return _finish_run(run)
         case Configure():
             return _configure(run, call)
+        case Readmit():
+            return {"sessions": quarantine.readmit(run, call.names)}
         case Retry():
             words = _each(run, call.tasks, lambda task: _retry(run, task))["answers"]
             if "retried" in words:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import breaker
+from . import breaker, quarantine
 from .calls import Answer
 from .state import Run, Slot, Task
 
@@ -155,12 +155,16 @@ def end_attempt(
         pass  # nothing is taken
     elif why == "rejected":
         slot.letter, outcome = "F", "final"
+        run.ailing.pop(slot.session, None)
     elif why in ("expired", "failed", "fault"):
         is_final = why == "failed" and not retry
         tries = 0 if is_final or (why == "fault" and not _faults_count(run, slot)) else 1
+        is_alive = counts is None  # else its lease has passed
         if counts is None:
             counts = breaker.begin(run, {task.id})
         breaker.take(run, task, index, tries, counts=counts)
+        if is_alive:
+            quarantine.failed(run, slot.session, task.id)
         slot.tries += tries
         if is_final or (tries and slot.tries >= config.max_attempts):
             slot.letter, slot.by_error, outcome = "F", True, "final"
@@ -230,6 +234,7 @@ def end_session(run: Run, session: str, why: str, most: int | None = None) -> in
             end_attempt(run, *found, why, counts=counts)
     if most is None or len(held) <= most:
         del run.sessions[session]
+        run.ailing.pop(session, None)
         return len(held)
     return most
 

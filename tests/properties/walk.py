@@ -32,6 +32,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (actions.finish, 1),
     (actions.configure, 1),
     (actions.retry, 3),
+    (actions.readmit, 1),
     (actions.requeue, 4),
     (actions.trim, 3),
     (actions.pass_time, 8),
@@ -47,6 +48,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (worker_actions.release, 3),
     (worker_actions.fail, 9),
     (worker_actions.outage, 3),
+    (worker_actions.sick_worker, 4),
 )
 
 #: How many actions a world has: with short worlds a walk meets more configs and early states.

@@ -27,6 +27,7 @@ from .calls import (
     Numbered,
     Open,
     Pause,
+    Readmit,
     RecoverBegin,
     RecoverEnd,
     RecoverSweep,
@@ -153,6 +154,8 @@ class Wire:
                 return trainer.configure(run, call_id, fields_said, now=now)
             case Finish():
                 return trainer.finish(run, call_id, now=now)
+            case Readmit():
+                return trainer.readmit(run, call_id, call.names, now=now)
             case Retry():
                 return trainer.retry(run, call_id, call.tasks, now=now)
             case _:
@@ -234,6 +237,8 @@ class Wire:
                     "running": parsed.running,
                     "ready": parsed.ready,
                 }
+            case Readmit():
+                return {"sessions": parsed}
             case Pause() | Resume():
                 return {"before": parsed.mode, "halted": parsed.halted}
             case _:

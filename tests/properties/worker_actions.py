@@ -223,6 +223,32 @@ def outage(world: World, choose: Chooser) -> None:
             _forget(world, attempt)
 
 
+def sick_worker(world: World, choose: Chooser) -> None:
+    """One worker fails whatever it gets, while another one works; at times the sick one waits for the end of its quarantine."""
+    run = world.model.run
+    if run is None:
+        return
+    ailing = [session for session in world.sessions if session.id in run.ailing and session.id in run.sessions]
+    sick = pick(choose, ailing) if ailing and chance(choose, 80) else _session(world, choose)
+    for _ in range(choose.integer(1, 4)):
+        other = _session(world, choose)
+        if sick is None or other is None:
+            return
+        if sick.id in run.ailing and chance(choose, 40):
+            world.now_ms += max(0, run.ailing[sick.id].until_ms - run.clock_ms)
+            world.call(Renew(sick.id, 0, tuple(sick.held)))
+        _claim(world, choose, sick, Claim(sick.id, sick.number + 1, choose.integer(1, 3), world.fresh("x")))
+        for attempt in tuple(sick.held):
+            world.call(Fail(attempt, "no engine", not chance(choose, 10), pick(choose, ["task", "task", "worker"])))
+            _forget(world, attempt)
+        if other is not sick:
+            _claim(world, choose, other, Claim(other.id, other.number + 1, 1, world.fresh("x")))
+            items = tuple(SubmitItem(attempt, data=f"{attempt} result 0".encode()) for attempt in other.held)
+            if items:
+                world.call(Submit(items))
+                other.held.clear()
+
+
 def _forget(world: World, attempt: str) -> None:
     for session in world.sessions:
         if attempt in session.held:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import breaker
+from dataclasses import replace
+
+from . import breaker, quarantine
 from .calls import Answer, Claim, Fail, Join, Leave, Policy, Release, Renew, Submit, SubmitItem, error
 from .state import Run, Session, Task
 from .transitions import (
@@ -68,17 +70,15 @@ def claim(run: Run, call: Claim) -> Answer:
     # A worker that names no policy cannot wait for a newer one. Its reason is the capacity instead.
     unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
     passed: list[str] = []
-    if (
-        not run.is_over
-        and not run.breaker.halted
-        and run.paused != "paused"
-        and run.recovering is None
-        and not unusable
-    ):
-        _claim_open(run, call, policy, attempts, passed)
+    most = quarantine.most(run, call.session, call.n)
+    limited = replace(call, n=most)
+    is_open = not run.is_over and not run.breaker.halted and run.paused != "paused" and run.recovering is None
+    if is_open and most and not unusable:
+        _claim_open(run, limited, policy, attempts, passed)
         if run.paused != "draining":
-            _start_tasks(run, call, policy, attempts, passed)
-    reason = "" if len(attempts) >= call.n else _reason(run, unusable, bool(passed))
+            _start_tasks(run, limited, policy, attempts, passed)
+    in_quarantine = len(attempts) >= most
+    reason = "" if len(attempts) >= call.n else _reason(run, unusable, bool(passed), in_quarantine=in_quarantine)
     session.answer = {"attempts": attempts, "reason": reason}
     return {**session.answer, **_newest(run)}
 
@@ -91,7 +91,7 @@ def _newest(run: Run) -> Answer:
     }
 
 
-def _reason(run: Run, unusable: bool, passed: bool) -> str:
+def _reason(run: Run, unusable: bool, passed: bool, *, in_quarantine: bool) -> str:
     if run.is_over:
         return "finished"
     if run.breaker.halted:
@@ -100,6 +100,8 @@ def _reason(run: Run, unusable: bool, passed: bool) -> str:
         return "paused"
     if run.recovering is not None:
         return "recovering"
+    if in_quarantine:
+        return "quarantined"
     if unusable:
         return "weights_stale"
     if passed:
@@ -249,6 +251,7 @@ def _submit_one(run: Run, item: SubmitItem, there: bool) -> Answer:
     run.count("results")
     bucket = (max(1, run.clock_ms - slot.claimed_ms) ** 2).bit_length() - 1
     run.times[bucket] = run.times.get(bucket, 0) + 1
+    run.ailing.pop(slot.session, None)
     end_check(run, task, "done", "")
     return {"answer": "accepted"}
 

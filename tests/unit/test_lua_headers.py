@@ -45,6 +45,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "pause": [trainer.pause(RUN, CALL_ID, "paused", now=5)],
     "configure": [trainer.configure(RUN, CALL_ID, {"a": "1", "b": "2"}, now=5)],
     "finish": [trainer.finish(RUN, CALL_ID, now=5)],
+    "readmit": [trainer.readmit(RUN, CALL_ID), trainer.readmit(RUN, CALL_ID, ["a", "b"], now=5)],
     "repair": [trainer.repair(RUN, CALL_ID, now=5)],
     "join": [worker.join(RUN, "w", "n", 5, now=5)],
     "leave": [worker.leave(RUN, "s", 5, now=5)],

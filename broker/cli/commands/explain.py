@@ -9,7 +9,7 @@ from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
 from broker.errors.words import count, duration
-from broker.inspection.reasons import batch_progress, formula, next_claim, untrained
+from broker.inspection.reasons import batch_progress, formula, next_claim, quarantine_told, untrained
 from broker.inspection.situation import situation
 from broker.inspection.times import compared, quantiles_told
 from broker.protocol.ids import worker_of
@@ -102,6 +102,8 @@ def _tell_holders(explanation: Explanation, output: Output) -> None:
     if stats.lapsed:
         silent = count(stats.lapsed, "more worker has", "more workers have")
         output.line(f"{silent} been silent for longer than a lease; the next claims take back what they hold.")
+    if stats.quarantined:
+        output.line(f"{quarantine_told(stats)} broker readmit {stats.run} ends that.")
     if not explanation.held:
         return
     if stats.generation_s:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from broker.cli import options
 from broker.cli.output import Output, Table
-from broker.errors.words import count
+from broker.errors.words import count, duration
 from broker.inspection.times import quantiles_told
+from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
     from broker.inspection.stats import Stats
@@ -92,6 +93,8 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
         rows.append(
             ("halted", f"{count(stats.halted, 'failure')} without an accepted result; broker explain {stats.run}")
         )
+    if stats.quarantined:
+        rows.append(("quarantined", in_quarantine(stats)))
     if stats.recovering is not None:
         rows.append(("recovering", f"to version {stats.recovering}"))
     if stats.generation_s:
@@ -107,6 +110,13 @@ def workers(stats: Stats) -> str:
     """How many workers are connected, and how many have been silent for longer than their lease."""
     connected = f"{stats.sessions - stats.lapsed:,}"
     return f"{connected}, and {stats.lapsed:,} silent for longer than their lease" if stats.lapsed else connected
+
+
+def in_quarantine(stats: Stats) -> str:
+    """The workers that are quarantined, and for how long."""
+    named = [f"{worker_of(session)} for {duration(left_s)}" for session, left_s in stats.quarantine.items()]
+    more = stats.quarantined - len(named)
+    return ", ".join(named) + (f", and {more:,} more" if more else "") + f"; broker readmit {stats.run}"
 
 
 def _now_rows(stats: Stats) -> list[tuple[str, str]]:

@@ -318,3 +318,25 @@ def test_configure_says_what_changed_and_when(broker: Any, trainer: Trainer) -> 
         refused = broker("configure", RUN, wrong)
         assert (refused.code, "BADARG" in refused.err) == (2, True), wrong
     assert broker("verify", RUN).code == 0
+
+
+def test_readmit_gives_work_again_to_a_worker_in_quarantine(broker: Any, url: str) -> None:
+    config = RunConfig(consumer_batch_size=9, quarantine_after=1)
+    with (
+        Trainer(url, run=RUN, config=config) as trainer,
+        Worker(url, run=RUN, name="good") as good,
+        Worker(url, run=RUN, name="sick") as sick,
+    ):
+        trainer.enqueue(Task(id=f"t{i}") for i in range(9))
+        held = sick.claim(2)
+        sick.fail(held[0], "no engine")
+        good.submit(good.claim(1)[0], b"x")
+        sick.fail(held[1], "no engine")
+        told = broker("status", RUN).out
+        assert "sick for" in told
+        assert f"broker readmit {RUN}" in told
+        assert "sick for" in broker("explain", RUN).out
+        assert broker("readmit", RUN, "good").code == 1
+        ended = broker("readmit", RUN, "sick")
+        assert (ended.code, ended.out) == (0, "1 worker gets work again: sick\n")
+        assert trainer.stats().quarantined == 0
