@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from broker.clients.background import in_background
 from broker.connections import AsyncTransport, Transport
+from broker.connections.background import in_background
 from broker.connections.interrupts import shorten
 from broker.connections.sync import run_blocking
 from broker.errors import BadArgument, ServerUnavailable

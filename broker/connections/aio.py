@@ -2,14 +2,17 @@
 
 import asyncio
 import inspect
+import ipaddress
 import math
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from broker.connections.background import in_background
 from broker.connections.base import BaseTransport
 from broker.connections.connection import (
     MUCH_BYTES,
@@ -165,7 +168,7 @@ class AsyncConnection:
                     self._streams = await asyncio.open_unix_connection(self._path)
                     return
                 tls: dict[str, Any] = {} if context is None else {"ssl": context, "server_hostname": host}
-                self._streams = await asyncio.open_connection(host, self._endpoint.port, **tls)
+                self._streams = await _opened(host, self._endpoint.port, tls, self._timeout_s)
             sock: socket.socket = self._streams[1].get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except (OSError, UnicodeError) as error:
@@ -252,3 +255,34 @@ class AsyncConnection:
             nothing = os.open(os.devnull, os.O_RDWR)
             os.dup2(nothing, opened.fileno(), inheritable=False)
             os.close(nothing)
+
+
+async def _opened(
+    host: str, port: int, tls: dict[str, Any], timeout_s: float
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connects to the first address of a host that takes the connection; a silent one leaves time for the others.
+
+    The event loop would look the name up in a thread for whose end the process waits, as long as the resolver does.
+    """
+    places = [host]
+    if not _is_address(host):
+        found, _ = in_background(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), "broker-resolver")
+        places = list(dict.fromkeys(str(place[0]) for *_, place in await asyncio.wrap_future(found)))
+    until = time.monotonic() + timeout_s
+    failed: OSError | None = None
+    for i, place in enumerate(places):
+        try:
+            async with asyncio.timeout(max(0.01, until - time.monotonic()) / (len(places) - i)):
+                return await asyncio.open_connection(place, port, **tls)
+        except OSError as error:
+            failed = failed or error
+    assert failed is not None, "a host has an address, or the resolver raised"
+    raise failed
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -242,6 +242,39 @@ def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTe
         assert ended.err.count("go to others only when their lease runs out") == 1, ended.err
 
 
+_RESOLVER = """
+import socket, time
+look_up, hangs = socket.getaddrinfo, threading.Event()
+
+def looked_up(*place, **named):
+    if hangs.is_set():
+        time.sleep(60)
+    return look_up(*place, **named)
+
+socket.getaddrinfo = looked_up
+signal.signal(signal.SIGUSR1, lambda *_: hangs.set())
+"""
+
+
+@pytest.mark.parametrize("name", ["run", "aio", "trainer", "aio trainer"])
+def test_sigterm_takes_a_few_seconds_while_the_resolver_hangs(own: ServerUnderTest, run: str, name: str):
+    begin(own, run)
+    with Child("-c", _HEAD + _RESOLVER + SCRIPTS[name], own.url.replace("127.0.0.1", "localhost"), run) as one:
+        one.expect("working")
+        one.send(signal.SIGUSR1)
+        own.kill()
+        try:
+            time.sleep(1)  # it connects again, and looks for the host
+            began = time.monotonic()
+            one.send(signal.SIGTERM)
+            ended = one.end()
+            took = time.monotonic() - began
+        finally:
+            own.start()
+    assert ended.code in {0, 143, -signal.SIGTERM}, ended.err
+    assert took < 20, f"it took {took:.1f} s: {ended.err}"
+
+
 @pytest.mark.parametrize("name", ["run", "aio"])
 def test_what_is_left_to_the_leases_is_said_once(own: ServerUnderTest, run: str, name: str):
     """Ctrl-C ends `run`. Neither `run` nor `close` after it can give the attempts back."""
