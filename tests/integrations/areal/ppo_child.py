@@ -37,6 +37,7 @@ from areal.api.cli_args import (
     ValidDatasetConfig,
 )
 from areal.trainer import rl_trainer
+from forks import in_lives
 
 from broker.integrations.areal import install
 
@@ -44,7 +45,7 @@ B, C, EACH_S = 4, 6, 0.03
 
 
 def say(**line: Any) -> None:
-    sys.stdout.write("@" + json.dumps(line) + "\n")
+    sys.stdout.write("\n@" + json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
@@ -238,4 +239,4 @@ def main(url: str, run: str, folder: str, steps: str, staleness: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    in_lives(main)

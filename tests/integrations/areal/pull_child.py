@@ -8,7 +8,6 @@ OWN says whether the workers that the controller makes pull, too. It says a line
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import ppo_child
 import torch
 from areal.trainer import rl_trainer
 from areal.utils.recover import RecoverInfo
+from forks import in_lives
 from ppo_child import B, say
 from pull_shape import Engine
 
@@ -90,4 +90,4 @@ def main(url: str, run: str, folder: str, steps: str, staleness: str, own: str) 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    in_lives(main)

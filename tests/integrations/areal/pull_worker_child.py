@@ -1,4 +1,7 @@
-"""A worker that AReaL's controller did not make: `python -m pull_worker_child URL RUN`. It says what it has loaded."""
+"""A worker that AReaL's controller did not make: `python -m pull_worker_child URL RUN`. It says what it has loaded.
+
+It joins the run when it gets a line.
+"""
 
 # pyright: reportMissingImports=false
 
@@ -28,7 +31,8 @@ def main(url: str, run: str) -> None:
             threading.Event().wait(0.05)
 
     threading.Thread(target=tell, daemon=True).start()
-    say(works=True)
+    say(imported=True)
+    sys.stdin.readline()  # AReaL takes a minute to import: it joins when it is told to
     pull_rollouts(engine, url, run, concurrency=3)
 
 

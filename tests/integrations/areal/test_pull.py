@@ -20,6 +20,7 @@ import pytest
 
 from broker.operator import Operator
 from tests.child import ROOT, Child
+from tests.integrations.areal.lives import PATIENCE_S, Life, Lives
 from tests.integrations.areal.test_own_suites import checkouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
@@ -28,8 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.processes]
 B, C = 4, 6
 S = 1
 KILLS = int(os.environ.get("BROKER_TEST_KILLS", "2"))
-#: AReaL alone takes a minute to import on a busy machine.
-PATIENCE_S = 400.0
 
 
 class Areal(Child):
@@ -52,9 +51,9 @@ class Areal(Child):
         self.wait_until(lambda: len(self.said(word)) >= n, f"{n} times {word}", PATIENCE_S)
 
 
-def kill(training: Areal, dumping: Path) -> None:
+def kill(training: Life, dumping: Path) -> None:
     """Kills it at any time but while AReaL writes its own files: it does not write these whole or not at all."""
-    while training.process.poll() is None:
+    while not training.said("dead"):
         training.send(signal.SIGSTOP)
         if not dumping.exists():
             break
@@ -96,10 +95,12 @@ def test_a_killed_worker_costs_no_prompt_and_one_that_joins_late_has_the_newest_
     checkout: Path, url: str, tmp_path: Path
 ) -> None:
     with ExitStack() as stack, Operator(url) as operator:
-        first = stack.enter_context(worker(checkout, url))
+        first, second = (stack.enter_context(worker(checkout, url)) for _ in range(2))
+        second.wait_for("imported")
         training = stack.enter_context(trainer(checkout, url, tmp_path, 60))
+        first.tell("join")
         training.wait_for("step", 2)
-        second = stack.enter_context(worker(checkout, url))
+        second.tell("join")
         second.wait_for("loaded")
         late = second.said("loaded")
         at = training.said("step")[-1]["step"]
@@ -120,29 +121,30 @@ def test_a_killed_trainer_uses_what_was_finished_and_trains_each_prompt_once(
 ) -> None:
     steps = 8 * (KILLS + 1)
     history: dict[int, dict[str, Any]] = {}
-    with worker(checkout, url), Operator(url) as operator:
-        for life in range(KILLS + 1):
-            with trainer(checkout, url, tmp_path, steps) as training:
-                training.wait_for("ready")
-                begins = training.said("ready")[0]["ready"]
-                expected = {len(history) - 1, len(history)} if history else {0}
-                assert begins in expected
-                if life < KILLS:
-                    training.wait_for("step", random.randint(1, 7))
-                    time.sleep(random.uniform(0, 0.3))
-                else:
-                    training.wait_for("done")
-                kill(training, tmp_path / "dumping")
-                history = {step: line for step, line in history.items() if step < begins}
-                history |= {line["step"]: line for line in training.said("step")}
-            if life < KILLS:  # the worker goes on meanwhile
-                before = operator.stats("pull").totals["results"]
-                full = (S + operator.stats("pull").version + 1) * B
-                deadline = time.monotonic() + 30
+    words = ("pull_child", url, "pull", str(tmp_path), str(steps), str(S), "0")
+    with worker(checkout, url) as beside, Lives(checkout, *words) as lives, Operator(url) as operator:
+        beside.tell("join")
+        for number in range(KILLS + 1):
+            life = lives.begin()
+            life.wait_for("ready")
+            begins = life.said("ready")[0]["ready"]
+            assert begins in ({len(history) - 1, len(history)} if history else {0})
+            if number < KILLS:
+                life.wait_for("step", random.randint(1, 7))
+                time.sleep(random.uniform(0, 0.3))
+            else:
+                life.wait_for("done")
+            kill(life, tmp_path / "dumping")
+            history = {step: line for step, line in history.items() if step < begins}
+            history |= {line["step"]: line for line in life.said("step")}
+            if number < KILLS:  # the worker goes on meanwhile
+                stats = operator.stats("pull")
+                full = (S + stats.version + 1) * B
+                deadline = time.monotonic() + 60
                 while (now := operator.stats("pull")).accepted < full and now.running:
                     assert time.monotonic() < deadline, now
                     time.sleep(0.05)
-                assert now.totals["results"] >= before
+                assert now.totals["results"] >= stats.totals["results"]
         check_history([history[step] for step in sorted(history)], steps)
         check_nothing_is_lost(operator)
 

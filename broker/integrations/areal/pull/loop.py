@@ -25,15 +25,15 @@ class PullLoop(RolloutWorkflow):
 
     async def arun_episode(self, engine: Any, data: dict[str, Any]) -> None:
         """Returns at once."""
-        thread = threading.Thread(target=self._work, args=(engine,), name="broker-areal-pull", daemon=True)
-        thread.start()
-
-    def _work(self, engine: Any) -> None:
-        wait = threading.Event()
         puller = Puller(engine, **self._settings)
-        while engine.initialized and not puller.is_over:
-            try:
-                puller.work()
-            except Exception:  # noqa: BLE001 - a worker that claims no more would be idle until the training ends
-                _log.exception("claiming failed and begins again")
-                wait.wait(_AGAIN_S)
+        threading.Thread(target=_work, args=(engine, puller), name="broker-areal-pull", daemon=True).start()
+
+
+def _work(engine: Any, puller: Puller) -> None:
+    wait = threading.Event()
+    while engine.initialized and not puller.is_over:
+        try:
+            puller.work()
+        except Exception:  # noqa: BLE001 - a worker that claims no more would be idle until the training ends
+            _log.exception("claiming failed and begins again")
+            wait.wait(_AGAIN_S)

@@ -53,7 +53,7 @@ class PublishedWeights:
             newest = self._newest
         if newest is None or newest["meta"].get("version") != version:
             newest = {}
-        return json.dumps({"version": version, "life": self.life, **newest}).encode()
+        return json.dumps({"version": version, "life": self.life, **newest}, default=str).encode()
 
     def close(self) -> None:
         """Deletes the folders, as AReaL would have."""
