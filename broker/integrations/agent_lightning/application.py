@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from broker.errors import CodecError, TooBig
 from broker.integrations.agent_lightning.gateway import Gateway, Received
 from broker.integrations.agent_lightning.messages import PostedRollout
 from broker.integrations.http_server.requests import (
     EXCEPTION_HANDLERS,
     MAX_BYTES_IN_FLIGHT,
     MAX_REQUEST_BYTES,
-    Answer,
     Authenticated,
     Bodies,
     client_of,
     in_time,
-    invalid,
     refuse_empty_token,
 )
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+_POSTED = TypeAdapter(PostedRollout)
 
 
 def application(
@@ -50,11 +49,11 @@ def application(
         BadArgument: the token is empty.
     """
     refuse_empty_token(token)
-    endpoints = _Endpoints(gateway, Bodies(max_request_bytes, max_bytes_in_flight))
+    endpoints, bodies = _Endpoints(gateway), Bodies(max_request_bytes, max_bytes_in_flight)
     app: ASGIApp = Starlette(
         routes=[
             Route("/task", in_time(endpoints.task), methods=["GET"]),
-            Route("/rollout", endpoints.rollout, methods=["POST"]),
+            Route("/rollout", bodies.validated(_POSTED, endpoints.rollout), methods=["POST"]),
             Route("/resources/latest", in_time(endpoints.latest_resources), methods=["GET"]),
             Route("/resources/{resource_id:path}", in_time(endpoints.resources), methods=["GET"]),
         ],
@@ -64,8 +63,8 @@ def application(
 
 
 class _Endpoints:
-    def __init__(self, gateway: Gateway, bodies: Bodies) -> None:
-        self._gateway, self._bodies = gateway, bodies
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     async def task(self, request: Request) -> Response:
         task = await self._gateway.next_task(client_of(request))
@@ -75,26 +74,9 @@ class _Endpoints:
             b'{"is_available":true,"task":' + task.model_dump_json().encode() + b"}", media_type="application/json"
         )
 
-    async def rollout(self, request: Request) -> Response:
-        async with self._bodies.read(request) as body:
-            try:
-                posted = PostedRollout.model_validate_json(body)
-            except ValidationError as error:
-                return invalid(error)
-            body.clear()
-            return await in_time(self._received(posted))(request)
-
-    def _received(self, posted: PostedRollout) -> Answer:
-        async def answer(request: Request) -> Response:
-            try:
-                received = await self._gateway.receive(posted, client_of(request))
-            except TooBig as error:
-                raise HTTPException(413, str(error)) from None
-            except CodecError as error:
-                raise HTTPException(422, str(error)) from None
-            return JSONResponse(_receipt(posted.rollout_id, received))
-
-        return answer
+    async def rollout(self, request: Request, posted: PostedRollout) -> Response:
+        received = await self._gateway.receive(posted, client_of(request))
+        return JSONResponse(_receipt(posted.rollout_id, received))
 
     async def latest_resources(self, request: Request) -> Response:
         bundle = await self._gateway.resources.latest()

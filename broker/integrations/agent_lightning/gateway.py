@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from broker.connections import open_async_transport
-from broker.errors import BadArgument, BrokerError, CodecError, NoResult, NoRun, TooBig
+from broker.errors import BadArgument, CodecError, NoResult, NoRun, TooBig
 from broker.integrations.agent_lightning.attempts import Attribution, Slot, attributed, brought_back
 from broker.integrations.agent_lightning.claims import Claims, Handed
 from broker.integrations.agent_lightning.messages import PostedRollout, Rollout, Task, TaskDescription
 from broker.integrations.agent_lightning.resources import Resources
-from broker.protocol import anyone, task_row, worker
+from broker.integrations.http_server.gateway import BaseGateway
+from broker.protocol import task_row, worker
 from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Granted, Submission
 from broker.values.codec import decode, encode
-from broker.values.names import check_name
 from broker.worker.handler_outcome import words_of
 from broker.worker.state import default_name
 
 _log = logging.getLogger(__name__)
 
-#: How long a call tries to reach a server that does not answer, seconds: well within a client's 10 s.
-PATIENCE_S = 5.0
-#: Pause between two looks for tasks that timed out, seconds.
-REQUEUE_EVERY_S = 0.5
 #: How many tasks that JSON cannot hold one request skips before it answers that there is no task.
 _UNFIT_TASKS = 10
 
@@ -55,7 +48,7 @@ class Received:
     why: str = ""
 
 
-class Gateway:
+class Gateway(BaseGateway):
     """One gateway of a run. It has no state of its own: any other gateway of the run can go on.
 
     Args:
@@ -71,37 +64,14 @@ class Gateway:
     def __init__(self, url: str, run: str, *, task_timeout_s: float | None = None) -> None:
         if task_timeout_s is not None and not 0.001 <= task_timeout_s <= 86_400:
             raise BadArgument(argument="task_timeout_s", given=task_timeout_s, expected="0.001 to 86400 seconds")
-        self.run = check_name("run", run)
-        self._transport = open_async_transport(url, timeout_s=PATIENCE_S, retry_for_s=PATIENCE_S)
+        super().__init__(url, run)
         timeout_ms = None if task_timeout_s is None else int(task_timeout_s * 1000)
         self._claims = Claims(self._transport, self.run, f"gateway-{default_name()}"[:200], timeout_ms)
         self.resources = Resources(self._transport, self.run)
-        self._upkeep: asyncio.Task[None] | None = None
 
-    async def open(self) -> Self:
-        """Connects, and begins to requeue tasks that time out. Raises NoRun, ServerUnavailable."""
-        try:
-            await self._claims.refresh()
-        except BaseException:
-            await self._transport.close()
-            raise
-        self._upkeep = asyncio.create_task(self._requeue_for_ever(), name=f"gateway-{self.run}")
-        return self
-
-    async def close(self) -> None:
-        """Closes the connections. Workers keep their tasks until these time out."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
-        await self._transport.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+    async def _find_run(self) -> None:
+        """Reads the run's config. Raises NoRun."""
+        await self._claims.refresh()
 
     async def next_task(self, client: str) -> Task | None:
         """A task for a client; None when there is no work now.
@@ -228,19 +198,6 @@ class Gateway:
         if row is None or row.letters[slot.number : slot.number + 1] not in {"H", "D"}:
             return ""
         return next((last.attempt_id for last in row.slots if last.slot == slot.number), "")
-
-    async def _requeue_for_ever(self) -> None:
-        """Takes back tasks that timed out, also while no worker asks for tasks; every gateway does."""
-        failing = False
-        while True:
-            try:
-                await self._claims.execute(anyone.requeue(self.run))
-                failing = False
-            except BrokerError as error:
-                if not failing:
-                    _log.warning("tasks that time out are not requeued for now: %s", error)
-                failing = True
-            await asyncio.sleep(REQUEUE_EVERY_S)
 
 
 def described(payload: Any) -> TaskDescription:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
@@ -13,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from broker.errors import CodecError, TooBig
 from broker.integrations.agent_lightning_1.gateway import Gateway
 from broker.integrations.agent_lightning_1.messages import (
     FINAL,
@@ -31,7 +29,6 @@ from broker.integrations.http_server.requests import (
     EXCEPTION_HANDLERS,
     MAX_BYTES_IN_FLIGHT,
     MAX_REQUEST_BYTES,
-    Answer,
     Authenticated,
     Bodies,
     client_of,
@@ -42,8 +39,6 @@ from broker.integrations.http_server.requests import (
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
-
-M = TypeVar("M")
 
 #: The header that may bring the token, beside Authorization.
 TOKEN_HEADER = b"x-api-key"
@@ -77,7 +72,7 @@ def application(
     """
     refuse_empty_token(token)
     endpoints = _Endpoints(gateway, Bodies(max_request_bytes, max_bytes_in_flight))
-    handlers = {**EXCEPTION_HANDLERS, Refused: _refused, TooBig: _too_big, CodecError: _invalid_value}
+    handlers = {**EXCEPTION_HANDLERS, Refused: _refused}
     app: ASGIApp = _Named(Starlette(routes=endpoints.routes(), exception_handlers=handlers))
     return app if token is None else Authenticated(app, token, header=TOKEN_HEADER, public=HEALTH)
 
@@ -108,23 +103,23 @@ class _Endpoints:
         """All routes, the most frequent ones first: each is compared with the path in turn."""
         rollouts = "/api/rollouts"
         return [
-            Route(f"{rollouts}/{{rollout_id}}", self._with_body(_PATCH, self._patch), methods=["PATCH"]),
-            Route(rollouts, self._with_body(_CREATED, self._create), methods=["POST"]),
+            Route(f"{rollouts}/{{rollout_id}}", self._bodies.validated(_PATCH, self._patch), methods=["PATCH"]),
+            Route(rollouts, self._bodies.validated(_CREATED, self._create), methods=["POST"]),
             Route(rollouts, in_time(self.listed), methods=["GET"]),
             Route(f"{rollouts}/terminal", in_time(self.terminal), methods=["GET"]),
             Route(f"{rollouts}/{{rollout_id}}", in_time(self.rollout), methods=["GET"]),
             Route(f"{rollouts}/{{rollout_id}}", in_time(self.delete), methods=["DELETE"]),
             Route(
                 f"{rollouts}/{{rollout_id}}/attempt/{{attempt_id}}/events",
-                self._with_body(_EVENT, self._event),
+                self._bodies.validated(_EVENT, self._event),
                 methods=["POST"],
             ),
             Route(f"{rollouts}/{{rollout_id}}/events", in_time(self.events), methods=["GET"]),
             Route(HEALTH, self.health, methods=["GET"]),
             Route("/api/gateway", in_time(self.about), methods=["GET"]),
-            Route("/api/models", self._with_body(_MODELS, self._register), methods=["POST"]),
+            Route("/api/models", self._bodies.validated(_MODELS, self._register), methods=["POST"]),
             Route("/api/models", in_time(self.forget_models), methods=["DELETE"]),
-            Route("/proxy/pause", self._with_body(_PAUSE, self._pause), methods=["POST"]),
+            Route("/proxy/pause", self._bodies.validated(_PAUSE, self._pause), methods=["POST"]),
             Route("/proxy/resume", in_time(self.resume), methods=["POST"]),
             Route("/proxy/state", in_time(self.state), methods=["GET"]),
             Route(
@@ -133,20 +128,6 @@ class _Endpoints:
                 methods=["POST"],
             ),
         ]
-
-    def _with_body(self, model: TypeAdapter[M], answer: Callable[[Request, M], Awaitable[Response]]) -> Answer:
-        """An endpoint whose requests have a body of this form."""
-
-        async def answered(request: Request) -> Response:
-            async with self._bodies.read(request) as body:
-                try:
-                    value = model.validate_json(bytes(body))
-                except ValidationError as error:
-                    return invalid(error)
-                body.clear()
-                return await in_time(lambda request: answer(request, value))(request)
-
-        return answered
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -274,11 +255,3 @@ def _json_list(rows: list[bytes], *, status: int = 200) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
     assert isinstance(error, Refused), "registered for it"
     return JSONResponse({"detail": error.detail}, status_code=error.status)
-
-
-async def _too_big(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
-    return JSONResponse({"detail": str(error)}, status_code=413)
-
-
-async def _invalid_value(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
-    return JSONResponse({"detail": str(error)}, status_code=422)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import secrets
-from types import TracebackType
-from typing import Self
 
-from broker.connections import open_async_transport
-from broker.errors import BrokerError, ConfigMismatch, NoRun
+from broker.errors import ConfigMismatch, NoRun
 from broker.integrations.agent_lightning_1.changes import Changes
 from broker.integrations.agent_lightning_1.controllers import Controllers
 from broker.integrations.agent_lightning_1.events import Events
@@ -18,16 +13,10 @@ from broker.integrations.agent_lightning_1.models import Models
 from broker.integrations.agent_lightning_1.proxy import Proxy, ProxyConfig, Send
 from broker.integrations.agent_lightning_1.rollouts import Rollouts
 from broker.integrations.agent_lightning_1.storage import Storage
+from broker.integrations.http_server.gateway import BaseGateway
 from broker.protocol import anyone, trainer
 from broker.values.config import RunConfig
-from broker.values.names import check_name
 
-_log = logging.getLogger(__name__)
-
-#: How long a call tries to reach a server that does not answer, seconds: well within a client's time-out.
-PATIENCE_S = 5.0
-#: Pause between two looks for leases and attempts that ran out, seconds.
-REQUEUE_EVERY_S = 0.5
 #: Freeing, and the search for ends that nobody noted, happen once in so many of these looks.
 _TIDY_EVERY = 20
 #: The config of a run that the gateway creates. An attempt may take five minutes longer than agent-lightning's default.
@@ -41,7 +30,7 @@ RUN_CONFIG = RunConfig(
 )
 
 
-class Gateway:
+class Gateway(BaseGateway):
     """One gateway of a run. It has no state of its own: any other gateway of the run can go on.
 
     Args:
@@ -64,9 +53,8 @@ class Gateway:
         proxy: ProxyConfig | None = None,
         send: Send | None = None,
     ) -> None:
-        self.run = check_name("run", run)
+        super().__init__(url, run)
         self._config = config or RUN_CONFIG
-        self._transport = open_async_transport(url, timeout_s=PATIENCE_S, retry_for_s=PATIENCE_S)
         self.storage = Storage(self._transport, self.run)
         self.controllers = Controllers(self.storage)
         self.rollouts = Rollouts(self.storage)
@@ -76,19 +64,9 @@ class Gateway:
         self.proxy = Proxy(self.models, self.events, proxy or ProxyConfig(), send)
         self._died_at = 0  # of the last death that was noted, ms of the run's clock
         self._seen_ends = 0  # the number of the last end that was looked at whether its task is freed
-        self._upkeep: asyncio.Task[None] | None = None
 
-    async def open(self) -> Self:
-        """Connects, creates the run if it is not there, and begins its upkeep. Raises ServerUnavailable."""
-        try:
-            await self._ensure_run()
-        except BaseException:
-            await self._transport.close()
-            raise
-        self._upkeep = asyncio.create_task(self._keep_up(), name=f"gateway-{self.run}")
-        return self
-
-    async def _ensure_run(self) -> None:
+    async def _find_run(self) -> None:
+        """Creates the run if it is not there."""
         try:
             await self.storage.call(anyone.stats(self.run))
         except NoRun:
@@ -100,19 +78,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Closes the connections. Controllers keep what they have until its lease runs out."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
         await self.proxy.close()
-        await self._transport.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+        await super().close()
 
     async def note_deaths(self) -> None:
         """Notes the rollouts that the broker ended itself: their last attempt's lease or time ran out."""
@@ -123,23 +90,9 @@ class Gateway:
                 return
             self._died_at = last
 
-    async def _keep_up(self) -> None:
-        """Takes back what ran out, also while no controller asks; every gateway does."""
-        looks, failing = 0, False
-        while True:
-            try:
-                await self.storage.call(anyone.requeue(self.run))
-                if looks % _TIDY_EVERY == 0:
-                    await self._tidy()
-                looks += 1
-                failing = False
-            except BrokerError as error:
-                if not failing:
-                    _log.warning("attempts that ran out are not requeued for now: %s", error)
-                failing = True
-            await asyncio.sleep(REQUEUE_EVERY_S)
-
-    async def _tidy(self) -> None:
+    async def _look(self, number: int) -> None:
+        if number % _TIDY_EVERY:
+            return
         await self.note_deaths()
         await self.storage.note_ends(await self.storage.unnoted_results())
         await self.storage.call(anyone.trim(self.run))

@@ -10,18 +10,20 @@ import hmac
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from broker.errors import BadArgument, BrokerError
+from broker.errors import BadArgument, BrokerError, CodecError, TooBig
 from broker.integrations.http_server.room import Full, Held, Room
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
+
+M = TypeVar("M")
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,20 @@ class Bodies:
         """The body; its bytes count until the block ends."""
         async with self._room.held(self._announced(request), ANSWER_WITHIN_S) as held:
             yield await self._received(request, held)
+
+    def validated(self, model: TypeAdapter[M], answer: Callable[[Request, M], Awaitable[Response]]) -> Answer:
+        """An endpoint whose requests have a body of this form. It is answered in time."""
+
+        async def answered(request: Request) -> Response:
+            async with self.read(request) as body:
+                try:
+                    value = model.validate_json(body)
+                except ValidationError as error:
+                    return invalid(error)
+                body.clear()
+                return await in_time(lambda request: answer(request, value))(request)
+
+        return answered
 
     def _announced(self, request: Request) -> int:
         """The length of the body by its header, bytes; 0 if the header does not say it."""
@@ -127,6 +143,14 @@ async def _full(request: Request, error: Exception) -> Response:  # noqa: ARG001
     return JSONResponse({"detail": str(error)}, status_code=503, headers={"retry-after": "5"})
 
 
+async def _too_big(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return JSONResponse({"detail": str(error)}, status_code=413)
+
+
+async def _invalid_value(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
+    return JSONResponse({"detail": str(error)}, status_code=422)
+
+
 async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the shape of a handler
     return Response(status_code=400)  # no client reads it
 
@@ -135,6 +159,8 @@ async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
 EXCEPTION_HANDLERS: dict[Any, ExceptionHandler] = {
     HTTPException: _refused,
     BrokerError: _unavailable,
+    TooBig: _too_big,
+    CodecError: _invalid_value,
     ClientDisconnect: _gone,
     Full: _full,
 }

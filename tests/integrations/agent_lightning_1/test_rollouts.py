@@ -224,7 +224,7 @@ def test_an_end_that_its_gateway_did_not_note_is_noted(
 
 def test_what_the_run_frees_is_forgotten(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.integrations.agent_lightning_1.gateway._TIDY_EVERY", 1)
-    config = RunConfig(**{**QUICK.model_dump(), "retention_steps": 1})
+    config = RunConfig(**{**QUICK.model_dump(), "lease_ms": 60_000, "retention_steps": 1})
     with Trainer(url, RUN, config) as trainer, gateway(url) as client:
         trainer.enqueue(Task(id=name) for name in "abcde")
         for name in client.ids():

@@ -134,14 +134,20 @@ def test_two_controllers_do_each_rollout_once(client: Client, stock: Stock, name
     assert sorted(stock.executions) == names
 
 
-def test_what_a_killed_controller_ran_is_tried_again(client: Client, stock: Stock) -> None:
-    """With its own server 4 of 4 failed, without another try."""
+def killed_with_four(client: Client, stock: Stock, runs_s: int) -> list[str]:
+    """Lets a controller `one` start four rollouts, and kills it. Returns their ids."""
     names = [f"r{i}" for i in range(4)]
     client.create(*names, config=stock.local)
-    with stock.controller(client.named("one"), RUNS_S="20") as one:
+    with stock.controller(client.named("one"), RUNS_S=str(runs_s)) as one:
         running(client, stock, names)
         one.kill()
         one.wait()
+    return names
+
+
+def test_what_a_killed_controller_ran_is_tried_again(client: Client, stock: Stock) -> None:
+    """With its own server 4 of 4 failed, without another try."""
+    names = killed_with_four(client, stock, runs_s=20)
     with stock.controller(client.named("two")):
         assert ended(client, 4) == done(names)
     assert sorted(stock.executions) == sorted(names * 2)
@@ -151,12 +157,7 @@ def test_what_a_killed_controller_ran_is_tried_again(client: Client, stock: Stoc
 
 
 def test_a_killed_controller_that_is_started_again_goes_on(client: Client, stock: Stock) -> None:
-    names = [f"r{i}" for i in range(4)]
-    client.create(*names, config=stock.local)
-    with stock.controller(client.named("one"), RUNS_S="30") as one:
-        running(client, stock, names)
-        one.kill()
-        one.wait()
+    names = killed_with_four(client, stock, runs_s=30)
     with stock.controller(client.named("one")):
         assert ended(client, 4) == done(names)
 
