@@ -336,6 +336,7 @@ class Trainer(BlockingClient):
 
         Raises:
             Gone: the batch is not kept any more.
+            RunHalted: the run is halted, and the trainer that forms this batch waits for it in vain.
             WaitTimeout: the batch was not sealed in time.
         """
         return self._run(read_batch(self._state.io, self._state.run, step, rank, world, timeout))

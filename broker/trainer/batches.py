@@ -16,7 +16,7 @@ from broker.trainer.batch_reader import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, R
 from broker.trainer.batch_wait import BatchWait
 from broker.trainer.exhausted import exhausted
 from broker.trainer.filter import Accept, Gathered, check_filter
-from broker.trainer.run_halted import run_halted
+from broker.trainer.run_halted import run_halted, waits_in_a_halt
 from broker.trainer.state import TrainerState
 from broker.values.arguments import seconds_of, whole
 from broker.values.config import MAX_BATCH_SIZE
@@ -102,7 +102,7 @@ class Forming:
                 continue
             state.fed.raise_error()
             if taken.halted:
-                raise await run_halted(state)
+                raise await run_halted(state.io, state.run, state.now)
             if taken.exhausted and (not taken.short or taken.left == 0):
                 raise await exhausted(state, left=taken.left, step=step, n=self._n)
             deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=state.run)
@@ -227,6 +227,8 @@ async def read_batch(
             piece = await io.call(anyone.batch(run, step, 0, 0))
             if piece.sealed:
                 break
+        if await waits_in_a_halt(io, run, step):
+            raise await run_halted(io, run)
         deadline.check(f"the batch of step {step}", run=run)
         await io.pause(max(0.0, deadline.left(pause_s)))
         pause_s = min(0.5, pause_s * 2)

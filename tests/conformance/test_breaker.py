@@ -313,6 +313,21 @@ def test_a_waiting_trainer_raises(lab: Lab):
         waiting.result()
 
 
+def test_a_rank_that_waits_for_a_batch_is_told_once_the_trainer_waits_in_vain(lab: Lab):
+    trainer, _ = halted_lab(lab)
+    with Trainer(lab.url, lab.run, attach=True, clock=lab.clock) as rank:
+        with pytest.raises(WaitTimeout):  # the trainer may still have enough for this batch
+            rank.read_batch(0, 1, 2, timeout=0.05)
+        with pytest.raises(RunHalted):
+            trainer.next_batch(timeout=5)
+        with pytest.raises(RunHalted) as caught:
+            rank.read_batch(0, 1, 2, timeout=20)
+        assert caught.value.fields["failures"] == 3
+        trainer.resume()
+        with pytest.raises(WaitTimeout):
+            rank.read_batch(0, 1, 2, timeout=0.05)
+
+
 def test_the_asyncio_trainer_is_told_and_resumes(lab: Lab):
     halted_lab(lab)
 
