@@ -13,28 +13,18 @@
 local FIELDS = hot_and({ 'timeouts', 'total_results' })
 
 local ITEM = 6
-local stored, n_stored = {}, 0 -- key, bytes of the inline results to store
-local persisted, accepted = {}, 0
+local accepted = 0
 local times = {} -- bucket -> how many of the attempts that this call accepts were held so long
-
--- Keeps the bytes of a repeated submit, which are those of the accepted result. If that result was freed already, deletes them.
-local function keep_or_free(t, attempt)
-  if t.state == 'X' or t.state == 'J' or (t.state == 'B' and RESULT_BYTES.freed(t)) then
-    RESULT_BYTES.free(attempt)
-  else
-    persisted[#persisted + 1] = attempt
-  end
-end
 
 -- Answers an attempt that does not hold its slot: repeats its own answer, or says why it is late. Deletes its bytes, unless they are those
 -- of its accepted result.
-local function refuse(attempt, verdict, by_set)
+local function refuse(attempt, verdict, how)
   local t, k, s, _, same = holder(attempt)
   if same and letter(t, k) == 'D' and verdict == 'a' then
-    if by_set then keep_or_free(t, attempt) end
+    ResultBytes.store_again(t, attempt, how)
     return 'accepted'
   end
-  if by_set and not (same and letter(t, k) == 'D') then RESULT_BYTES.free(attempt) end
+  if not (same and letter(t, k) == 'D') then ResultBytes.drop(attempt, how) end
   if same and Verdicts.rejected(s) and verdict == 'r' then return 'rejected' end
   bump('total_late', 1)
   local answer, why, by = refusal(attempt)
@@ -65,12 +55,7 @@ local function accept(t, k, s, attempt, at)
   if state.timeouts then zdel(DEADLINES, attempt) end
   Quarantine.forget(s.session)
   set_letter(t, k, 'D')
-  if ARGV[at + 4] == 's' then
-    persisted[#persisted + 1] = attempt
-  else
-    stored[n_stored + 1], stored[n_stored + 2] = RESULT_BYTES.key(attempt), ARGV[at + 5]
-    n_stored = n_stored + 2
-  end
+  ResultBytes.store(attempt, ARGV[at + 4], ARGV[at + 5])
   accepted = accepted + 1
   note_time(s)
   event('done', attempt .. ' ' .. s.newest)
@@ -80,10 +65,9 @@ end
 
 -- Submits the item in the arguments from `at` on, and returns its line of the answer.
 local function submit(at)
-  local attempt, verdict, version, epoch = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local by_set = ARGV[at + 4] == 's'
+  local attempt, verdict, version, epoch, how = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local t, k, s, holds = holder(attempt)
-  if not holds then return refuse(attempt, verdict, by_set) end
+  if not holds then return refuse(attempt, verdict, how) end
   if version == '' then version, epoch = s.version, s.epoch else version = int_text(tonumber(version)) end
   if not surviving(version, epoch) then
     release_attempt(t, k, s)
@@ -91,15 +75,15 @@ local function submit(at)
   elseif too_old(t.oldest) then
     stale_task(t)
   elseif verdict == 'r' then
-    if by_set then RESULT_BYTES.free(attempt) end
+    ResultBytes.drop(attempt, how)
     return Verdicts.reject(t, k, s, ARGV[at + 5])
-  elseif by_set and redis.call('EXISTS', RESULT_BYTES.key(attempt)) == 0 then
+  elseif ResultBytes.missing(attempt, how) then
     return 'noresult'
   else
     use_newer(t, k, s, version, epoch)
     return accept(t, k, s, attempt, at)
   end
-  if by_set then RESULT_BYTES.free(attempt) end
+  ResultBytes.drop(attempt, how)
   return 'stale'
 end
 
@@ -112,17 +96,15 @@ return run(function()
   local ids, answer = {}, {}
   for i = 1, n do
     local at = 2 + (i - 1) * ITEM
-    local bytes = ARGV[at + 4]
     Verdicts.check(ARGV[at + 1])
-    if bytes ~= 'i' and bytes ~= 's' then fail('BADARG', 'argument', 'bytes', 'given', bytes) end
+    ResultBytes.check(ARGV[at + 4])
     if ARGV[at + 2] ~= '' then int_arg(at + 2, 'version', 0, MAX_INT) end
     ids[i] = ARGV[at]
   end
   load_attempts(ids)
   for i = 1, n do answer[i] = submit(2 + (i - 1) * ITEM) end
   if accepted > 0 then bump('total_results', accepted) end
-  for from = 1, n_stored, 1000 do redis.call('MSET', unpack(stored, from, math.min(from + 999, n_stored))) end
-  for i = 1, #persisted do redis.call('PERSIST', RESULT_BYTES.key(persisted[i])) end
+  ResultBytes.write()
   for bucket, count in pairs(times) do redis.call('HINCRBY', key('times'), bucket, count) end
   flush()
   return answer

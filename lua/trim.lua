@@ -35,7 +35,7 @@ local function free_bytes(limit)
   for i = 1, n do
     local t = tasks[ids[i]]
     load_slots_of(t)
-    for _, result in ipairs(RESULT_BYTES.keys_of(t)) do unlink(result) end
+    ResultBytes.free_all(t)
   end
   if n == #ids and n < limit then
     set('bytes_from', step + 1)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from broker.protocol import keys
 from broker.protocol.parsing import text, texts
+from broker.protocol.result_bytes import INLINE, INLINE_BYTES, STORED, store
 from broker.protocol.script_call import Argument, Now, ScriptCall
 from broker.values.verdict import LETTERS, Verdict
 
@@ -220,10 +221,6 @@ def _answers(reply: Any) -> list[Answer]:
     return [_COMMON.get(line) or answer(line) for line in reply]
 
 
-#: Results up to this size, in bytes, are sent inside the call; larger ones are SET before it, which costs less there.
-INLINE_BYTES = 16 * 1024
-
-
 def submit(
     run: str,
     items: Sequence[Submission],
@@ -236,10 +233,10 @@ def submit(
     args: list[Argument] = [now]
     before: list[tuple[Argument, ...]] = []
     for item in items:
-        body, how = item.body, "i"
+        body, how = item.body, INLINE
         if item.verdict == "accept" and len(body) > inline_bytes:
-            before.append(("SET", keys.result(run, item.attempt_id), body, "NX", "PX", result_ttl_ms))
-            body, how = b"", "s"
+            before.append(store(run, item.attempt_id, body, result_ttl_ms))
+            body, how = b"", STORED
         version, epoch = item.policy or ("", "")
         args += (item.attempt_id, LETTERS[item.verdict], version, epoch, how, body)
     return ScriptCall("submit", (keys.state(run),), tuple(args), _answers, tuple(before))

@@ -8,9 +8,10 @@ from typing import cast
 
 from broker.connections.base import BaseTransport
 from broker.errors import Gone
-from broker.protocol import anyone, keys
+from broker.protocol import anyone
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.ids import worker_of
+from broker.protocol.result_bytes import fetch
 from broker.values.codec import decode
 from broker.values.judged import decode_payload
 from broker.values.rollout import Rollout, Sample
@@ -73,12 +74,11 @@ async def read_rollouts(
         Gone: the bytes of a result are not there any more.
     """
     attempts = [sample.attempt_id for row in rows for sample in row.samples]
-    prefix = keys.result(run, "")
     results = _present(there, attempts, step)
     count = min(_FIRST_KEYS, BYTES_PER_FETCH // sizes.largest) if sizes.largest else _FIRST_KEYS
     while len(results) < len(attempts):
         piece = attempts[len(results) : len(results) + max(1, count)]
-        values = await io.fetch([prefix + attempt for attempt in piece])
+        values = await fetch(io, run, piece)
         found = _present(values, piece, step)
         lengths = list(map(len, found))
         sizes.largest = max(lengths) if not results else max(sizes.largest, *lengths)

@@ -12,8 +12,7 @@ local function samples_good(t)
       end
     end
   end
-  local results = RESULT_BYTES.keys_of(t)
-  if #results > 0 and redis.call('EXISTS', unpack(results)) < #results then return false, 'bytes_gone' end
+  if not ResultBytes.are_there(t) then return false, 'bytes_gone' end
   return true
 end
 

@@ -2,8 +2,8 @@
 -- @include result_bytes
 -- The rows that describe rollouts in answers.
 
--- Appends to `row`, per done sample: slot, attempt, version, newest, session. Appends the keys of the results to `results`.
-local function add_samples(t, row, results)
+-- Appends to `row`, per done sample: slot, attempt, version, newest, session. Appends the attempts to `attempts`.
+local function add_samples(t, row, attempts)
   local n = #row
   for k = 0, t.samples - 1 do
     local s = slot_of(t, k)
@@ -11,7 +11,7 @@ local function add_samples(t, row, results)
       local attempt = attempt_id(t, k, s)
       row[n + 1], row[n + 2], row[n + 3], row[n + 4], row[n + 5] = k, attempt, s.version, s.newest, s.session
       n = n + 5
-      results[#results + 1] = RESULT_BYTES.key(attempt)
+      attempts[#attempts + 1] = attempt
     end
   end
   return row
@@ -19,10 +19,10 @@ end
 
 local MOST_SLOTS = 1000
 
--- Returns a row per task (id, priority, oldest, newest, first, payload, then its samples), and the keys of all their results.
+-- Returns a row per task (id, priority, oldest, newest, first, payload, then its samples), and the attempts of all their samples.
 -- Only the first tasks that have at most MOST_SLOTS slots together get rows, at least one task: a task may have 1024 slots.
 local function rows_of(ids)
-  local names, rows, results = {}, {}, {}
+  local names, rows, attempts = {}, {}, {}
   ids = { unpack(ids, 1, within_slots(ids, MOST_SLOTS)) }
   for i = 1, #ids do
     local t = tasks[ids[i]]
@@ -33,12 +33,10 @@ local function rows_of(ids)
   for i = 1, #ids do
     local t = tasks[ids[i]]
     local priority = TaskOptions.of(t).priority
-    rows[i] = add_samples(t, { t.id, priority, t.oldest, t.newest, t.first, payloads[i] or '' }, results)
+    rows[i] = add_samples(t, { t.id, priority, t.oldest, t.newest, t.first, payloads[i] or '' }, attempts)
   end
-  return rows, results
+  return rows, attempts
 end
-
-local MOST_RESULTS = 256
 
 -- The ids of the first members of a batch, which are given with their scores.
 local function first_ids(members, most)
@@ -47,14 +45,8 @@ local function first_ids(members, most)
   return ids
 end
 
--- Returns the rows of these tasks, and the results of all their samples: no results if there are more than MOST_RESULTS, or more than `bytes` bytes.
+-- Returns the rows of these tasks, and the bytes of the results of all their samples: none if they are too many, or more than `bytes` bytes.
 local function contents(ids, bytes)
-  local rows, results = rows_of(ids)
-  local sum = 0
-  if #results > MOST_RESULTS then return { rows, {} } end
-  for i = 1, #results do
-    sum = sum + redis.call('STRLEN', results[i])
-    if sum > bytes then return { rows, {} } end
-  end
-  return { rows, redis.call('MGET', unpack(results)) }
+  local rows, attempts = rows_of(ids)
+  return { rows, ResultBytes.read(attempts, bytes) }
 end

@@ -65,7 +65,7 @@ local function clear_slots(t, why, done_why)
     if c == 'H' then
       end_hold(t, k, s, why)
     elseif c == 'D' then
-      RESULT_BYTES.free(attempt_id(t, k, s))
+      ResultBytes.free(attempt_id(t, k, s))
       if done_why then
         s.why = done_why
         slot_changed(t, k, s)

@@ -7,7 +7,8 @@ from broker import Task
 from broker.errors import CodecError, Gone, NoResult, TooBig
 from broker.protocol import anyone
 from broker.protocol import worker as worker_calls
-from broker.protocol.worker import INLINE_BYTES, Submission
+from broker.protocol.result_bytes import INLINE_BYTES
+from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab, run_one, tasks
 
 LARGE = b"y" * (INLINE_BYTES + 1)

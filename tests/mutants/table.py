@@ -533,7 +533,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "the_newest_policy_used_is_not_judged": (
             "not surviving(s.newest, s.newest_epoch)", "false", "done_sample_that_used_lost_weights",
         ),
-        "lost_bytes_are_not_noticed": ("redis.call('EXISTS', unpack(results)) < #results", "false", WALK),
+        "lost_bytes_are_not_noticed": ("if not ResultBytes.are_there(t) then", "if false then", WALK),
         "what_lost_steps_consumed_stays_consumed": (
             "if t.state == 'B' and step < to.limit and", "if t.state == 'B' and", WALK,
         ),
@@ -564,19 +564,20 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_repeat_keeps_bytes_that_trim_freed": (
             "return step < from or (step == from and num('bytes_at') > 0)", "return false", WALK,
         ),
+        "results_above_the_limit": ("if sum > most then return {} end", "", "all_or_not_at_all"),
+        "results_below_the_limit_only": ("if sum > most then", "if sum >= most then", "all_or_not_at_all"),
+        "any_number_of_results": ("#attempts > 256 then", "false then", "as_many_as_one_command"),
+        "accept_without_bytes": ("redis.call('EXISTS', RESULT .. attempt) == 0", "false", "without_bytes", WALK),
+        "ttl_not_cleared": ("redis.call('PERSIST', kept[i])", "", "set_before_the_call", WALK),
     },
     "include/rows.lua": {
         "rows_backwards": (
             "ids[i] = members[2 * i - 1]", "ids[i] = members[#members - 2 * i + 1]", "order_of_the_batch",
         ),
         "results_backwards": (
-            "results[#results + 1] = RESULT_BYTES.key(attempt)",
-            "table.insert(results, 1, RESULT_BYTES.key(attempt))", "order_of_the_batch",
+            "attempts[#attempts + 1] = attempt", "table.insert(attempts, 1, attempt)", "order_of_the_batch",
         ),
         "more_rows_than_asked": ("math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
-        "results_above_the_limit": ("if sum > bytes then return { rows, {} } end", "", "all_or_not_at_all"),
-        "results_below_the_limit_only": ("if sum > bytes then", "if sum >= bytes then", "all_or_not_at_all"),
-        "any_number_of_results": ("if #results > MOST_RESULTS then", "if false then", "as_many_as_one_command"),
         "rows_of_any_number_of_slots": (
             "within_slots(ids, MOST_SLOTS)", "within_slots(ids, 1e9)", "large_groups_are_read",
         ),
@@ -704,7 +705,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "discard_keeps_accepted": (
             "zdel(READY, t.id)\n    bump('accepted', -1)", "zdel(READY, t.id)", "discard_takes", WALK,
         ),
-        "dropped_bytes_kept": ("RESULT_BYTES.free(attempt_id(t, k, s))", "", "starts_over"),
+        "dropped_bytes_kept": ("ResultBytes.free(attempt_id(t, k, s))", "", "starts_over"),
         "no_wake_on_requeue": (
             "zput(PENDING, t.id, place(t))\n    arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
         ),
@@ -720,7 +721,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "zdel(RETRIES, name)\n    end\n  end\n  return due", "end\n  end\n  return due", WALK,
         ),
         "bytes_of_dropped_results_stay": (
-            "RESULT_BYTES.free(attempt_id(t, k, s))\n      if done_why", "if done_why", WALK,
+            "ResultBytes.free(attempt_id(t, k, s))\n      if done_why", "if done_why", WALK,
         ),
         "what_is_taken_back_is_told_to_nobody": ("if TAKEN_BACK[why] then arm_session(s.session) end", "", WALK),
         "what_is_given_up_is_told_to_whoever_gave_it_up": ("if TAKEN_BACK[why] then arm", "if true then arm", WALK),
@@ -933,11 +934,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "then t.newest = s.newest end", "then t.newest = t.newest end", "told_by_the_newest",
         ),
         "time_outs_not_read": ("{ 'timeouts', 'total_results' }", "{ 'total_results' }", "switched_off"),
-        "accept_without_bytes": ("redis.call('EXISTS', RESULT_BYTES.key(attempt)) == 0", "false", "without_bytes"),
         "refused_bytes_kept": (
-            "if by_set and not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
+            "if not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
         ),
-        "ttl_not_cleared": ("redis.call('PERSIST', RESULT_BYTES.key(persisted[i]))", "", "set_before_the_call", WALK),
         "submit_denied_when_full": ("-- Flags: allow-oom", "-- Flags: none", "full_server_refuses"),
         "every_policy_survives": ("if not surviving(version, epoch) then", "if false then", WALK),
         "a_repeated_submit_is_refused": (
@@ -946,11 +945,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_done_attempt_stays_with_its_session": (
             "zdel(SESSION .. s.session, attempt)\n  if state.timeouts", "if state.timeouts", WALK,
         ),
-        "a_result_needs_no_bytes": (
-            "elseif by_set and redis.call('EXISTS', RESULT_BYTES.key(attempt)) == 0 then", "elseif false then", WALK,
-        ),
+        "a_result_needs_no_bytes": ("elseif ResultBytes.missing(attempt, how) then", "elseif false then", WALK),
         "a_refused_result_leaves_its_bytes": (
-            "if by_set and not (same and letter(t, k) == 'D') then RESULT_BYTES", "if false then RESULT_BYTES", WALK,
+            "if not (same and letter(t, k) == 'D') then ResultBytes", "if false then ResultBytes", WALK,
         ),
     },
     "take.lua": {
