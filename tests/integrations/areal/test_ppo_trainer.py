@@ -79,7 +79,7 @@ def test_a_trainer_that_is_killed_at_random_goes_on_from_its_checkpoint_within_t
             else:
                 life.wait_for("done")
             life.kill()
-            time.sleep(LEASE_S)  # a training that starts over must not train a step before this has passed
+            time.sleep(2 * LEASE_S)  # a training that starts over must not train a step before this has passed
             assert life.steps == list(range(ready["ready"], ready["ready"] + len(life.steps)))
             assert all(line["size"] == B for line in life.said("step"))
             trained = life.steps
