@@ -162,7 +162,7 @@ def _swept_first(explanation: Explanation) -> str:
     if lost and may_try_again:
         return f"take back {count(lost, 'slot')} of workers that are silent, and hand out what may be tried again"
     if _is_due(explanation, "deadlines") and may_try_again:
-        return "take back an attempt that has reached attempt_timeout_ms, and hand out its slot"
+        return "take back an attempt that has reached its time-out, and hand out its slot"
     return ""
 
 

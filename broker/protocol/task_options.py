@@ -21,6 +21,8 @@ class TaskOptions:
     samples: int = 1
     min_samples: int = 1
     priority: int = 0
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
 
     @staticmethod
     def of(task: Task) -> TaskOptions:

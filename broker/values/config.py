@@ -17,6 +17,8 @@ MAX_BATCH_SIZE: Final = 1_000_000
 MAX_STALENESS: Final = 1_000_000_000
 #: Longest time that can be configured, in milliseconds: a year.
 MAX_TIME_MS: Final = 366 * 24 * 3_600_000
+#: Most attempts of a slot.
+MAX_ATTEMPTS: Final = 1_000_000
 #: Largest value that Redis and Valkey store under one key with any setting, in bytes.
 MAX_VALUE_BYTES: Final = 4 * 1024**3
 
@@ -65,7 +67,7 @@ class RunConfig(Model, frozen=True):
     max_staleness: Annotated[int, Field(ge=0, le=MAX_STALENESS)] | None = 0
     max_concurrent_rollouts: Annotated[int | None, Field(validate_default=True, ge=0, le=1_000_000_000)] = None
     on_stale: Literal["requeue", "drop", "keep"] = "requeue"
-    max_attempts: Annotated[int, Field(ge=1, le=1_000_000)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 3
     max_stale_requeues: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     lease_ms: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] = 60_000
     attempt_timeout_ms: _TimeMs = 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from broker.values.config import MAX_ATTEMPTS, MAX_TIME_MS
 from broker.values.model import Model
 from broker.values.names import check_name, is_name
 
@@ -22,6 +23,8 @@ class Task(Model, frozen=True):
         samples: rollouts asked for (a GRPO group), 1 to 1024.
         min_samples: how many samples are enough when the others have failed for good; None becomes `samples`.
         priority: -1000 to 1000, larger ones are started first.
+        timeout_ms: limit on the time of one attempt at this task, 0: none; None: the run's `attempt_timeout_ms`.
+        max_attempts: expiries and errors of one slot until it has failed for good; None: the run's.
 
     Raises:
         BadName: the id is not allowed.
@@ -33,6 +36,8 @@ class Task(Model, frozen=True):
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
     min_samples: Annotated[int | None, Field(validate_default=True, ge=1, le=MAX_SAMPLES)] = None
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    timeout_ms: Annotated[int | None, Field(ge=0, le=MAX_TIME_MS)] = None
+    max_attempts: Annotated[int | None, Field(ge=1, le=MAX_ATTEMPTS)] = None
 
     if not TYPE_CHECKING:
 
@@ -41,6 +46,7 @@ class Task(Model, frozen=True):
             # of the cost of validating them. All others are validated, which makes the error's words.
             fields = {**_TASK_DEFAULTS, **given}
             samples, enough, priority = fields["samples"], fields["min_samples"], fields["priority"]
+            timeout_ms, attempts = fields["timeout_ms"], fields["max_attempts"]
             if (
                 not by_position
                 and type(self) is Task
@@ -51,6 +57,8 @@ class Task(Model, frozen=True):
                 and (enough is None or (type(enough) is int and 1 <= enough <= samples))
                 and type(priority) is int
                 and -MAX_PRIORITY <= priority <= MAX_PRIORITY
+                and (timeout_ms is None or (type(timeout_ms) is int and 0 <= timeout_ms <= MAX_TIME_MS))
+                and (attempts is None or (type(attempts) is int and 1 <= attempts <= MAX_ATTEMPTS))
             ):
                 if enough is None:
                     fields["min_samples"] = samples
@@ -79,4 +87,12 @@ class Task(Model, frozen=True):
 
 _set: Final = object.__setattr__
 #: In the order of the fields.
-_TASK_DEFAULTS: Final = {"id": None, "payload": None, "samples": 1, "min_samples": None, "priority": 0}
+_TASK_DEFAULTS: Final = {
+    "id": None,
+    "payload": None,
+    "samples": 1,
+    "min_samples": None,
+    "priority": 0,
+    "timeout_ms": None,
+    "max_attempts": None,
+}

@@ -12,7 +12,7 @@ end
 local function spend_try(t, k, s)
   local tries = s.tries + 1
   s.tries = small_text(tries)
-  if tries < num('max_attempts') then return true end
+  if tries < (TaskOptions.own(t, 'max_attempts') or num('max_attempts')) then return true end
   fail_slot_for_good(t, k)
   return false
 end

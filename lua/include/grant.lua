@@ -26,10 +26,11 @@ local function hold(t, k, claim)
   replace_slot(t, k, claims .. ',' .. tries .. claim.record_tail)
   local attempt = name .. '.' .. claims .. claim.id_tail
   zput(claim.book, attempt, claim.version)
-  if claim.timeout > 0 then
+  local timeout = TaskOptions.own(t, 'timeout_ms') or claim.timeout
+  if timeout > 0 then
     if not field('timeouts') then set('timeouts', 1) end -- attempts may have a deadline from now on, even if the config changes
-    zput(DEADLINES, attempt, lease_end(claim.timeout))
-    due_at(now + claim.timeout)
+    zput(DEADLINES, attempt, lease_end(timeout))
+    due_at(now + timeout)
   end
   event('claim', attempt .. claim.event_tail)
   claim.attempts[#claim.attempts + 1] = attempt

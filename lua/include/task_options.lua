@@ -9,6 +9,8 @@ local TASK_OPTIONS = { -- has_place: in `t.fixed`, and not by its name
   priority = { default = 0, low = -1000, high = 1000, has_place = true },
   samples = { default = 1, low = 1, high = 1024, has_place = true },
   min_samples = { default = 1, low = 1, high = 1024, has_place = true },
+  timeout_ms = { low = 0, high = 31622400000 }, -- not given: the run's attempt_timeout_ms
+  max_attempts = { low = 1, high = 1000000 }, -- not given: the run's
 }
 
 -- Returns the options that a call gives as text, by name; and `before`, `behind`: what is before and behind the order in `t.fixed`.
@@ -54,6 +56,12 @@ TaskOptions.of = function(t)
     for name, value in others:gmatch('/([%l_]+)=(%d+)') do parts[name] = tonumber(value) end
   end
   return parts
+end
+
+-- Returns an option without a place of its own, or nil: the task does not have it.
+TaskOptions.own = function(t, name)
+  if not t.fixed:find('=', 1, true) then return nil end
+  return tonumber(t.fixed:match('/' .. name .. '=(%d+)'))
 end
 
 TaskOptions.set_order = function(t, order)

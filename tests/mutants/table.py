@@ -187,7 +187,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "same and letter(t, k) == 'H', same", "letter(t, k) == 'H', same", WALK,
         ),
         "ended_attempts_count_as_holders": ("same and letter(t, k) == 'H', same", "same, same", WALK),
-        "one_try_more_than_max_attempts": ("if tries < num('max_attempts')", "if tries <= num('max_attempts')", WALK),
+        "one_try_more_than_max_attempts": ("if tries < (TaskOptions", "if tries <= (TaskOptions", WALK),
         "an_expiry_costs_no_try": (
             "if state.halted or spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')", WALK,
         ),
@@ -303,13 +303,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if claim.version > tonumber(t.newest) then", "if t.newest == '-1' then", WALK,
         ),
         "time_outs_are_not_kept": (
-            "zput(DEADLINES, attempt, lease_end(claim.timeout))\n    due_at(now + claim.timeout)", "", WALK,
+            "zput(DEADLINES, attempt, lease_end(timeout))\n    due_at(now + timeout)", "", WALK,
         ),
         "nobody_looks_at_a_time_out": (
-            "zput(DEADLINES, attempt, lease_end(claim.timeout))\n    due_at(now + claim.timeout)",
-            "zput(DEADLINES, attempt, lease_end(claim.timeout))", WALK,
+            "zput(DEADLINES, attempt, lease_end(timeout))\n    due_at(now + timeout)",
+            "zput(DEADLINES, attempt, lease_end(timeout))", WALK,
         ),
-        "time_outs_are_on_the_runs_clock": ("lease_end(claim.timeout)", "now + claim.timeout", WALK),
+        "time_outs_are_on_the_runs_clock": ("lease_end(timeout)", "now + timeout", WALK),
     },
     "include/breaker.lua": {
         "nothing_halts": ("  Breaker.halt(ids)\n", "", "failures_of_different_tasks_halt", WALK),
@@ -686,6 +686,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/task_options.lua": {
+        "no_task_has_options_of_its_own": (
+            "if not t.fixed:find('=', 1, true) then return nil end", "if true then return nil end", "over_that_of_the_run", WALK,
+        ),
         "options_of_the_task_before": (
             "local options = seen[text]", "local _, options = next(seen)", "its_own_numbers",
         ),

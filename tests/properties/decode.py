@@ -176,7 +176,9 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
             ],
             "payload": payloads.get(name),
             "samples": samples,
-            "min_samples": int(words[4]),
+            "min_samples": int(words[4].split("/")[0]),
+            "timeout_ms": _option(words[4], "timeout_ms"),
+            "max_attempts": _option(words[4], "max_attempts"),
             "priority": int(words[1]),
             "order": int(words[2].split("/")[0]),
             "born": int(words[2].split("/")[-1]),
@@ -191,6 +193,12 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
             task |= {"first": int(words[6]), "oldest": oldest, "newest": newest, "stale_requeues": int(words[9])}
         tasks[name] = task
     return tasks
+
+
+def _option(words: str, name: str) -> int | None:
+    """An option without a place of its own, `/name=value` behind min_samples; None: the task does not have it."""
+    found = [each.partition("=")[2] for each in words.split("/") if each.startswith(f"{name}=")]
+    return int(found[0]) if found else None
 
 
 def _error(stored: bytes | None) -> list[str] | None:

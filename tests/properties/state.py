@@ -72,6 +72,9 @@ class Task:
     ended_ms: int = 0
     #: Of its last failed attempt: its id, whose fault it was, and the error.
     last_error: tuple[str, str, str] | None = None
+    #: Over the run's, where given.
+    timeout_ms: int | None = None
+    max_attempts: int | None = None
 
     @property
     def place(self) -> tuple[int, int]:

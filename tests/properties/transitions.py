@@ -166,7 +166,7 @@ def end_attempt(
         if is_alive:
             quarantine.failed(run, slot.session, task.id)
         slot.tries += tries
-        if is_final or (tries and slot.tries >= config.max_attempts):
+        if is_final or (tries and slot.tries >= (task.max_attempts or config.max_attempts)):
             slot.letter, slot.by_error, outcome = "F", True, "final"
         elif tries and why != "expired" and config.retry_backoff_ms > 0:
             wait = min(config.retry_backoff_max_ms, config.retry_backoff_ms * 2 ** (slot.tries - 1))

@@ -161,7 +161,8 @@ def _hand_out(run: Run, call: Claim, policy: Policy, task: Task, attempts: list[
         slot.claims += 1
         slot.random, slot.policy, slot.session = call.random, policy, call.session
         slot.claimed_ms = run.clock_ms
-        slot.deadline_ms = run.lease_clock_ms + run.config.attempt_timeout_ms if run.config.attempt_timeout_ms else 0
+        timeout_ms = run.config.attempt_timeout_ms if task.timeout_ms is None else task.timeout_ms
+        slot.deadline_ms = run.lease_clock_ms + timeout_ms if timeout_ms else 0
         task.oldest = policy[0] if task.oldest is None else min(task.oldest, policy[0])
         task.newest = policy[0] if task.newest is None else max(task.newest, policy[0])
         attempts.append(

@@ -118,7 +118,7 @@ def test_the_batch_tells_what_it_lacks(words: str, changes: dict[str, Any]) -> N
     [
         ("take back 2 slots of workers that are silent", {"lost": 2}),
         ("hand out a slot whose backoff has passed", {"retries": 1000}),
-        ("take back an attempt that has reached attempt_timeout_ms", {"deadlines": 999}),
+        ("take back an attempt that has reached its time-out", {"deadlines": 999}),
     ],
 )
 def test_what_a_claim_sweeps_first_needs_no_capacity(

@@ -12,10 +12,19 @@ from broker.protocol.task_options import HAVE_PLACES, TaskOptions
 from broker.protocol.task_record import task_record
 from broker.protocol.task_row import TaskRow
 from broker.protocol.trainer import NewTask, enqueue, operator_call_id
+from broker.values.config import MAX_ATTEMPTS, MAX_TIME_MS
 from broker.values.task import MAX_PRIORITY, MAX_SAMPLES, Task
 
-GIVEN = [Task(id="a"), Task(id="b", samples=8), Task(id="c", samples=3, min_samples=2, priority=-5)]
-SAID = ["", "samples=8,min_samples=8", "samples=3,min_samples=2,priority=-5"]
+GIVEN = [
+    Task(id="a"),
+    Task(id="b", samples=8, timeout_ms=0),
+    Task(id="c", samples=3, min_samples=2, priority=-5, timeout_ms=9_000, max_attempts=2),
+]
+SAID = [
+    "",
+    "samples=8,min_samples=8,timeout_ms=0",
+    "samples=3,min_samples=2,priority=-5,timeout_ms=9000,max_attempts=2",
+]
 
 
 def test_each_option_is_a_field_of_a_task_and_of_its_row() -> None:
@@ -33,8 +42,14 @@ def test_the_scripts_have_the_same_options_defaults_and_bounds() -> None:
     )
     numbers = {name: tuple(map(int, (default or 0, low, high))) for name, default, low, high, _ in rows}
     none = TaskOptions()
-    bounds = {"samples": (1, MAX_SAMPLES), "min_samples": (1, MAX_SAMPLES), "priority": (-MAX_PRIORITY, MAX_PRIORITY)}
-    assert numbers == {name: (getattr(none, name), *bound) for name, bound in bounds.items()}
+    bounds = {
+        "samples": (1, MAX_SAMPLES),
+        "min_samples": (1, MAX_SAMPLES),
+        "priority": (-MAX_PRIORITY, MAX_PRIORITY),
+        "timeout_ms": (0, MAX_TIME_MS),
+        "max_attempts": (1, MAX_ATTEMPTS),
+    }
+    assert numbers == {name: (getattr(none, name) or 0, *bound) for name, bound in bounds.items()}
     assert {name for name, *_, placed in rows if placed} == set(HAVE_PLACES)
 
 
@@ -46,7 +61,9 @@ def test_a_call_names_the_options_that_are_not_the_default() -> None:
 
 @pytest.mark.parametrize("order", [b"7", b"9/7"])
 def test_a_record_gives_the_options_back(order: bytes) -> None:
-    record = task_record(b"R,-5," + order + b",3,2,1,40,6,7,0,2,-1,OHF;1,1,x,6,1.e,s,0,,6,1.e")
+    record = task_record(
+        b"R,-5," + order + b",3,2/timeout_ms=9000/max_attempts=2,1,40,6,7,0,2,-1,OHF;1,1,x,6,1.e,s,0,,6,1.e"
+    )
     options = TaskOptions.of(GIVEN[2])
     assert NewTask("c", b"", record).options.text == options.text
     assert (record.state, record.step, record.letters) == ("R", -1, "OHF")

@@ -97,6 +97,10 @@ def _show(operator: Operator, run_name: str, task_id: str, output: Output) -> in
         ("errors", f"{count(task.errors, 'slot')} failed with an error"),
         ("payload", count(task.payload_bytes, "byte")),
     ]
+    if task.timeout_ms is not None:
+        facts.append(("time-out", f"{task.timeout_ms} ms for an attempt" if task.timeout_ms else "none"))
+    if task.max_attempts is not None:
+        facts.append(("attempts", f"{task.max_attempts} at most for a slot"))
     if task.step >= 0:
         facts.append(("step", f"{task.step}"))
     output.table(Table(("", ""), facts, title=f"task {task.id}"))

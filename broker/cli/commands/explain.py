@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DUE = {
     "delayed": "a task's backoff ends",
     "retries": "a slot's backoff ends",
-    "deadlines": "an attempt reaches attempt_timeout_ms",
+    "deadlines": "an attempt reaches its time-out",
     "sessions": "a lease ends, unless its worker renews it",
 }
 
