@@ -19,7 +19,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 KNOWN = {
     "broker/clients/aio_trainer.py": (400, "one class: each call of the trainer for asyncio"),
     "broker/clients/aio_worker.py": (382, "one class: each call of the worker for asyncio"),
-    "broker/clients/operator.py": (437, "one class: each call of an operator"),
+    "broker/clients/operator.py": (450, "one class: each call of an operator"),
     "broker/clients/trainer.py": (601, "one class: each call of the trainer, with the arguments' documentation"),
     "broker/clients/worker.py": (465, "one class: each call of the worker, and its threads"),
     "broker/connections/base.py": (545, "what both transports do: find the server, send, judge, send again"),
@@ -32,7 +32,7 @@ KNOWN = {
     "broker/integrations/areal/staleness.py": (387, "one class: AReaL's surface and what is beyond it"),
     "broker/local_server/embedded.py": (400, "one server: found, started, guarded, shared, stopped"),
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
-    "broker/trainer/state.py": (402, "one class: what a trainer remembers"),
+    "broker/trainer/state.py": (437, "one class: what a trainer remembers"),
     "broker/values/codec.py": (390, "one format, both ways"),
     "broker/worker/calls.py": (423, "one class: waiting for work, claiming ahead, handing in"),
     "broker/worker/session.py": (449, "one class: a worker's session with a run"),

@@ -53,6 +53,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("configure", "change the config of a run while it runs", "configure"),
     Entry("finish", "say that the run is over: workers end by themselves", "finish"),
     Entry("readmit", "give work again to workers that are quarantined", "readmit"),
+    Entry("prioritise", "start tasks that wait earlier or later", "prioritise"),
     Entry("cancel", "reject tasks that nobody needs any more", "cancel"),
     Entry("checkpoint", "write a checkpoint of a run by hand, and commit it", "checkpoint"),
     Entry("recover", "take a run back to a checkpoint: counters, tasks, and what is in flight", "recover"),

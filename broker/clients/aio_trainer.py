@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -340,6 +340,11 @@ class Trainer(AsyncClient):
         """As `broker.Trainer.resume`."""
         self._must_lead("resume")
         return await self._run(self._state.resume())
+
+    async def prioritise(self, priorities: Mapping[str, int]) -> dict[str, str]:
+        """As `broker.Trainer.prioritise`."""
+        self._must_lead("prioritise")
+        return await self._run(self._state.prioritise(priorities))
 
     async def configure(self, **changes: Unpack[ConfigChange]) -> dict[str, Any]:
         """As `broker.Trainer.configure`."""

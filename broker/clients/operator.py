@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -32,7 +32,7 @@ from broker.protocol.task_row import TaskRow
 from broker.recovery.checkpoint import Checkpoint
 from broker.recovery.foreign import ForeignCheckpoint
 from broker.recovery.recover import RecoveryReport, checkpoint, find, recover_from
-from broker.trainer.state import TrainerState, in_pieces
+from broker.trainer.state import TrainerState, checked_priorities, in_pieces
 from broker.values.arguments import one_or_several, path_of, seconds_of, whole
 from broker.values.config_change import ConfigChange, change_fields, values_before
 from broker.values.hooks import check_plain_hook
@@ -242,6 +242,15 @@ class Operator(BlockingClient):
         """
         before = self._call(trainer.pause(check_name("run", run), _request(), "", halted=halted))
         return before.ended if halted else before.mode
+
+    def prioritise(self, run: str, priorities: Mapping[str, int]) -> dict[str, str]:
+        """Gives tasks that wait another priority: task -> `prioritised`, or the state it is in, or `unknown`."""
+        checked = checked_priorities(priorities)
+
+        def make(run: str, call_id: trainer.CallId, tasks: Sequence[str]) -> ScriptCall[list[str]]:
+            return trainer.prioritise(run, call_id, [(task, checked[task]) for task in tasks])
+
+        return self._by_ids(run, checked, make)
 
     def configure(self, run: str, **changes: Unpack[ConfigChange]) -> dict[str, Any]:
         """Changes the config of a run that goes on, as `Trainer.configure` says. Its trainer is not fenced.

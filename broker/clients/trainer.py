@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -500,6 +500,18 @@ class Trainer(BlockingClient):
         """
         self._must_lead("resume")
         return self._run(self._state.resume())
+
+    def prioritise(self, priorities: Mapping[str, int]) -> dict[str, str]:
+        """Gives tasks that wait another priority. Tasks of equal priority stay in the order of their enqueue.
+
+        Args:
+            priorities: task -> priority, -1000 to 1000; larger ones are started first.
+
+        Returns:
+            Task -> `prioritised`; or, where it was not changed, the state it is in, or `unknown`.
+        """
+        self._must_lead("prioritise")
+        return self._run(self._state.prioritise(priorities))
 
     def configure(self, **changes: Unpack[ConfigChange]) -> dict[str, Any]:
         """Changes the config of the run while it runs; nobody is fenced.

@@ -200,6 +200,14 @@ def retry(run: str, call_id: CallId, tasks: Sequence[str], *, now: Now = "") -> 
     return ScriptCall("retry", (keys.state(run),), (now, *call_id.args, *tasks), words)
 
 
+def prioritise(
+    run: str, call_id: CallId, priorities: Sequence[tuple[str, int]], *, now: Now = ""
+) -> ScriptCall[list[str]]:
+    """Gives tasks that wait another priority. Returns a word for each, at most 1000."""
+    pairs = [part for pair in priorities for part in pair]
+    return ScriptCall("prioritise", (keys.state(run),), (now, *call_id.args, *pairs), words)
+
+
 @dataclass(frozen=True, slots=True)
 class Advanced:
     """The new version, how many tasks were consumed, and B (0 in an answer of an earlier release)."""

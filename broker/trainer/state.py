@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,13 @@ from broker.trainer.enqueued import Arrival, Enqueued
 from broker.trainer.feed_state import Feeding, FeedState, FeedStopped
 from broker.trainer.filter import Gathered
 from broker.trainer.numbered_calls import NumberedCalls
-from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, whole
+from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, shown, whole
 from broker.values.config import RunConfig
 from broker.values.config_change import values_before
 from broker.values.hooks import check_plain_hook
 from broker.values.judged import encode_payload
 from broker.values.names import check_name
-from broker.values.task import Task
+from broker.values.task import MAX_PRIORITY, Task
 
 _log = logging.getLogger(__name__)
 
@@ -275,6 +275,15 @@ class TrainerState:
         """Starts dead or rejected tasks over: task -> `retried`, or the state it is in."""
         return await self._by_ids(tasks, lambda call_id, ids: trainer.retry(self.run, call_id, ids, now=self.now))
 
+    async def prioritise(self, priorities: Mapping[str, int]) -> dict[str, str]:
+        """Gives tasks that wait another priority: task -> `prioritised`, or the state it is in."""
+        checked = checked_priorities(priorities)
+
+        def make(call_id: trainer.CallId, ids: list[str]) -> ScriptCall[list[str]]:
+            return trainer.prioritise(self.run, call_id, [(task, checked[task]) for task in ids], now=self.now)
+
+        return await self._by_ids(checked, make)
+
     async def _by_ids(self, tasks: Iterable[str], make: Callable[[trainer.CallId, list[str]], Any]) -> dict[str, str]:
         async def send(piece: list[str]) -> list[str]:
             return await self.numbered.call(lambda call_id: make(call_id, piece))
@@ -406,6 +415,18 @@ async def in_pieces(tasks: Iterable[str], send: Callable[[list[str]], Awaitable[
     while piece := ids[len(words) : len(words) + IDS_PER_CALL]:
         words += await send(piece)
     return dict(zip(ids, words, strict=True))
+
+
+def checked_priorities(given: object) -> dict[str, int]:
+    """Priorities by task.
+
+    Raises:
+        BadArgument: it is no mapping, or a priority is no whole number from -1000 to 1000.
+    """
+    if not isinstance(given, Mapping):
+        raise BadArgument(argument="priorities", given=shown(given), expected="a mapping, task -> priority")
+    priorities: dict[Any, Any] = dict(given)  # pyright: ignore[reportUnknownArgumentType]
+    return {task: whole("priority", one, -MAX_PRIORITY, MAX_PRIORITY) for task, one in priorities.items()}
 
 
 def _cursor_text(cursor: Any) -> str:

@@ -64,6 +64,8 @@ TaskOptions.own = function(t, name)
   return tonumber(t.fixed:match('/' .. name .. '=(%d+)'))
 end
 
+TaskOptions.set_priority = function(t, priority) t.fixed = t.fixed:gsub('^[^,]*', int_text(priority)) end
+
 TaskOptions.set_order = function(t, order)
   t.fixed = t.fixed:gsub('^([^,]*),[^,]*', '%1,' .. int_text(order) .. '/' .. int_text(TaskOptions.of(t).born))
 end

@@ -29,6 +29,7 @@ def calls_of(trainer: Trainer, worker: Worker, attempt: Attempt) -> dict[Trainer
             "settle": trainer.settle,
             "pause": trainer.pause,
             "configure": lambda: trainer.configure(max_attempts=4),
+            "prioritise": lambda: trainer.prioritise({"t0": 1}),
             "finish": trainer.finish,
             "drain": trainer.drain,
             "resume": trainer.resume,

@@ -97,6 +97,8 @@ class Subject:
                 return trainer.configure(run, call_id, {"max_staleness": "3", "lease_ms": "60000"}, now=now)
             case "readmit":
                 return trainer.readmit(run, call_id, ["w"], now=now)
+            case "prioritise":
+                return trainer.prioritise(run, call_id, [("pending", 4), ("held", -4)], now=now)
             case "finish":
                 return trainer.finish(run, call_id, now=now)
             case "repair":

@@ -55,6 +55,10 @@ def of_configure(lab: Lab, trainer: RawTrainer) -> Prepared:
     return calls.configure, ({"consumer_batch_size": "1", "max_staleness": ""},), {}
 
 
+def of_prioritise(lab: Lab, trainer: RawTrainer) -> Prepared:
+    return calls.prioritise, ([("t3", 5), ("t0", 5), ("nobody", 5)],), {}
+
+
 def of_finish(lab: Lab, trainer: RawTrainer) -> Prepared:
     return calls.finish, (), {}
 
@@ -65,7 +69,7 @@ def of_repair(lab: Lab, trainer: RawTrainer) -> Prepared:
 
 
 EVERY_CALL = [
-    of_enqueue, of_take, of_discard, of_cancel, of_retry, of_advance, of_an_empty_advance, of_pause, of_configure, of_finish, of_repair,
+    of_enqueue, of_take, of_discard, of_cancel, of_retry, of_advance, of_an_empty_advance, of_pause, of_configure, of_prioritise, of_finish, of_repair,
 ]  # fmt: skip
 
 

@@ -805,6 +805,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "finish_during_a_recovery": ("refuse_while_recovering()", "", "during_a_recovery", WALK),
         "finish_of_an_admission_run": ("state.admission == '1'", "false", "and_for_admission"),
     },
+    "prioritise.lua": {
+        "a_new_priority_leaves_the_place": (
+            "if t.state == 'P' then zput(PENDING, t.id, place(t)) end", "", "started_in_the_new_order", WALK,
+        ),
+        "a_new_priority_is_not_kept": ("changed(t)", "", "keeps_it", WALK),
+        "a_delayed_task_becomes_pending": ("if t.state == 'P' then zput", "do zput", WALK),
+        "what_is_started_gets_a_priority": ("t and (t.state == 'P' or t.state == 'D')", "t", "which_could_not", WALK),
+        "priorities_change_during_a_recovery": ("refuse_while_recovering()", "", WALK),
+    },
     "pause.lua": {
         "any_resume_ends_a_halt": (" and rawget(ARGV, FIRST_ARG + 1) == '1' then", " then", "told_apart", WALK),
         "no_wake_on_resume": ("arm_anyway()", "", "marker_is_armed"),

@@ -18,6 +18,7 @@ from .calls import (
     NewTask,
     Open,
     Pause,
+    Prioritise,
     Readmit,
     Requeue,
     Resume,
@@ -255,6 +256,16 @@ def configure(world: World, choose: Chooser) -> None:
         return
     config, unsaid = changed_config(choose, run.config), tuple(some(choose, MAY_BE_UNSAID, len(MAY_BE_UNSAID)))
     send(world, choose, Configure(config=config, unsaid=unsaid), operator=chance(choose, 50))
+
+
+def prioritise(world: World, choose: Chooser) -> None:
+    """By the trainer or an operator: mostly tasks that wait."""
+    run = world.model.run
+    fit = sorted(t.id for t in run.tasks.values() if t.state in ("pending", "delayed")) if run else []
+    names = tuple(some(choose, fit, 3)) if fit and chance(choose, 80) else _names(world, choose)
+    priorities = tuple((name, pick(choose, [0, 1, -1000, 1000, 7])) for name in names)
+    if priorities:
+        send(world, choose, Prioritise(priorities=priorities), operator=chance(choose, 50))
 
 
 def finish(world: World, choose: Chooser) -> None:

@@ -158,6 +158,13 @@ class Finish(Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class Prioritise(Numbered):
+    """Gives tasks that wait another priority: (task, priority)."""
+
+    priorities: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Retry(Numbered):
     """Dead and rejected tasks start over."""
 
@@ -324,6 +331,7 @@ Gated = (
     | Resume
     | Finish
     | Configure
+    | Prioritise
     | Retry
     | Readmit
     | Commit

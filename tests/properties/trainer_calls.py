@@ -19,6 +19,7 @@ from .calls import (
     Numbered,
     Open,
     Pause,
+    Prioritise,
     Readmit,
     RecoverEnd,
     RecoverSweep,
@@ -35,7 +36,7 @@ from .transitions import finish, reset_stale, restart
 
 #: How many answers to operators are remembered.
 REMEMBERED_REQUESTS = 64
-STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Finish, Configure, Retry, Commit)
+STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Finish, Configure, Prioritise, Retry, Commit)
 
 
 def open_run(run: Run | None, call: Open) -> tuple[Run | None, Answer]:
@@ -141,6 +142,8 @@ def _execute(run: Run, call: Numbered) -> Answer:
             return _configure(run, call)
         case Readmit():
             return {"sessions": quarantine.readmit(run, call.names)}
+        case Prioritise():
+            return {"answers": [_prioritise(run, name, priority) for name, priority in call.priorities]}
         case Retry():
             words = _each(run, call.tasks, lambda task: _retry(run, task))["answers"]
             if "retried" in words:
@@ -166,6 +169,15 @@ def _configure(run: Run, call: Configure) -> Answer:
     )
     changed = [each.name for each in fields(Config) if getattr(before, each.name) != getattr(run.config, each.name)]
     return {"before": {name: getattr(before, name) for name in changed}}
+
+
+def _prioritise(run: Run, name: str, priority: int) -> str:
+    """A task that waits gets another priority, and keeps its number."""
+    task = run.tasks.get(name)
+    if task is None or task.state not in ("pending", "delayed"):
+        return "unknown" if task is None else run.visible_state(task)
+    task.priority = priority
+    return "prioritised"
 
 
 def _finish_run(run: Run) -> Answer:

@@ -31,6 +31,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (actions.resume, 4),
     (actions.finish, 1),
     (actions.configure, 1),
+    (actions.prioritise, 2),
     (actions.retry, 3),
     (actions.readmit, 1),
     (actions.requeue, 4),

@@ -27,6 +27,7 @@ from .calls import (
     Numbered,
     Open,
     Pause,
+    Prioritise,
     Readmit,
     RecoverBegin,
     RecoverEnd,
@@ -152,6 +153,8 @@ class Wire:
                 fields_said = config_fields(call.config, call.unsaid)
                 del fields_said["events_maxlen"]
                 return trainer.configure(run, call_id, fields_said, now=now)
+            case Prioritise():
+                return trainer.prioritise(run, call_id, call.priorities, now=now)
             case Finish():
                 return trainer.finish(run, call_id, now=now)
             case Readmit():
@@ -226,7 +229,7 @@ class Wire:
                 return self._taken(call, parsed)
             case Advance():
                 return {"version": parsed.version, "size": parsed.size}
-            case Discard() | Cancel() | Retry():
+            case Discard() | Cancel() | Retry() | Prioritise():
                 return {"answers": parsed}
             case Configure():
                 return {"before": {name: _config_value(text) for name, text in parsed.items()}}

@@ -44,6 +44,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "advance": [trainer.advance(RUN, CALL_ID, 1, "-"), trainer.advance(RUN, CALL_ID, 1, "ff", blob=b"b", now=5)],
     "pause": [trainer.pause(RUN, CALL_ID, "paused", now=5)],
     "configure": [trainer.configure(RUN, CALL_ID, {"a": "1", "b": "2"}, now=5)],
+    "prioritise": [trainer.prioritise(RUN, CALL_ID, [("a", 1), ("b", -1)], now=5)],
     "finish": [trainer.finish(RUN, CALL_ID, now=5)],
     "readmit": [trainer.readmit(RUN, CALL_ID), trainer.readmit(RUN, CALL_ID, ["a", "b"], now=5)],
     "repair": [trainer.repair(RUN, CALL_ID, now=5)],

@@ -340,3 +340,15 @@ def test_readmit_gives_work_again_to_a_worker_in_quarantine(broker: Any, url: st
         ended = broker("readmit", RUN, "sick")
         assert (ended.code, ended.out) == (0, "1 worker gets work again: sick\n")
         assert trainer.stats().quarantined == 0
+
+
+def test_prioritise_says_which_could_not_be_changed(broker: Any, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    told = broker("prioritise", RUN, "t1=7", f"{attempt.task}=7", "nobody=-1", "--json")
+    refused = {attempt.task: "running", "nobody": "unknown"}
+    assert (told.code, told.json) == (1, {"prioritised": ["t1"], "refused": refused})
+    assert broker("prioritise", RUN, "t1=8").code == 0
+    assert "priority 8" in broker("dead", RUN, "show", "t1").out
+    assert "task t1 has the priority 8 now" in broker("tail", RUN, "--from", "start", "--no-follow").out
+    for wrong in ("t1", "t1=high", "=3", "t1=1001"):
+        assert broker("prioritise", RUN, wrong).code == 2

@@ -30,6 +30,7 @@ ON_A_RUN: Sequence[Sequence[str]] = (
     ("pause",),
     ("resume",),
     ("configure", "max_attempts=4"),
+    ("prioritise", "t=1"),
     ("finish",),
     ("cancel", "t"),
     ("purge", "--yes"),
