@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from broker.errors import BadArgument, Exhausted, RunFinished
+from broker.errors import BadArgument, CheckpointError, Exhausted, RunFinished
 from broker.values.arguments import path_of, whole
 from broker.values.rollout import Rollout
 
 _log = logging.getLogger(__name__)
+
+
+def _check_that_it_can_be_written(path: Path) -> None:
+    """Raises CheckpointError where no file could be written, as the first save would after hours."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise CheckpointError(path=str(path), problem=f"could not be written: {error.strerror or error}") from error
+    if path.is_dir():
+        raise CheckpointError(path=str(path), problem="could not be written, this is a directory: name a file in it")
 
 
 @dataclass(slots=True)
@@ -37,7 +51,7 @@ class Saving:
         if self.every is not None and not self.saves:
             raise BadArgument(problem="every says how often to save: give checkpoint=PATH or save=FUNCTION with it")
         if self.checkpoint is not None:
-            path_of("checkpoint", self.checkpoint)
+            _check_that_it_can_be_written(path_of("checkpoint", self.checkpoint))
         self.every = 1 if self.every is None else whole("every", self.every, 1, 2**53 - 1)
 
     @property

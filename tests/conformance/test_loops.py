@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker import Rollout, Trainer, Worker, aio
-from broker.errors import BadArgument, Exhausted
+from broker.errors import BadArgument, CheckpointError, Exhausted
 from tests.conformance.lab import Lab, tasks
 from tests.threads import LoopThread
 
@@ -178,6 +178,18 @@ def test_what_cannot_be_saved_is_refused_before_the_first_batch(lab: Lab, flavou
     ):
         with pytest.raises(BadArgument, match=words):
             loops.trainer.batches(**options)
+    loops.close()
+
+
+@FLAVOURS
+def test_a_checkpoint_that_could_not_be_written_is_refused_before_the_first_batch(
+    lab: Lab, flavour: str, tmp_path: Path
+):
+    loops = Loops(lab, flavour)
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "c.json"):
+        with pytest.raises(CheckpointError, match="could not be written"):
+            loops.trainer.batches(checkpoint=path)
     loops.close()
 
 
