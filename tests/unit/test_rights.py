@@ -13,7 +13,7 @@ _BEGINS = re.compile(r"(?:local )?(?:function ([\w.]+)\(|([\w.]+) = function\()(
 _COMMANDS = re.compile(r"(?:call|call_in_pieces)\('([A-Z]+)'|_writes, '([A-Z]+)', '([A-Z]+)'")
 #: Commands that a script which only reads cannot reach, though it includes functions that call them.
 _WRITE = frozenset(
-    ["HDEL", "HSET", "HSETNX", "MSET", "PERSIST", "PEXPIRE", "RPUSH", "SADD", "SREM", "UNLINK", "XADD", "ZADD", "ZREM"]
+    ["HDEL", "HINCRBY", "HSET", "INCR", "MSET", "PERSIST", "PEXPIRE", "SADD", "SREM", "UNLINK", "XADD", "ZADD", "ZREM"]
 )
 _PLAIN = {"submit": {"SET"}}
 LUA = scripts.lua_directory()
