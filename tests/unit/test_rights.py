@@ -7,8 +7,8 @@ import pytest
 
 from broker.protocol import rights, scripts
 
-#: A function of a Lua file: these begin and end at the left margin, in lines of their own.
-_BEGINS = re.compile(r"(?:local )?(?:function ([\w.]+)\(|([\w.]+) = function\()(?!.*\bend$)")
+#: The beginning of a function of a Lua file. Its end is in the same line, or alone at the left margin.
+_BEGINS = re.compile(r"(?:local )?(?:function ([\w.]+)\(|([\w.]+) = function\()")
 #: The commands in a piece of Lua: in a call, or as arguments of the functions that make calls for others.
 _COMMANDS = re.compile(r"(?:call|call_in_pieces)\('([A-Z]+)'|_writes, '([A-Z]+)', '([A-Z]+)'")
 #: Commands that a script which only reads cannot reach, though it includes functions that call them.
@@ -30,6 +30,8 @@ def functions_of(source: str) -> tuple[str, dict[str, str]]:
             name, body = ((begins[1] or begins[2]), [line]) if begins else ("", [])
             if not begins:
                 at_once.append(line)
+            elif line.endswith(" end"):
+                functions[name], name = functions.get(name, "") + line, ""
         else:
             body.append(line)
             if line == "end":
