@@ -22,7 +22,7 @@ KNOWN = {
     "broker/clients/operator.py": (450, "one class: each call of an operator"),
     "broker/clients/trainer.py": (601, "one class: each call of the trainer, with the arguments' documentation"),
     "broker/clients/worker.py": (465, "one class: each call of the worker, and its threads"),
-    "broker/connections/base.py": (545, "what both transports do: find the server, send, judge, send again"),
+    "broker/connections/base.py": (495, "what both transports do: find the server, send, judge, send again"),
     "broker/connections/sync.py": (370, "the blocking transport and its connection"),
     "broker/errors/kinds.py": (445, "one class for each error code"),
     "broker/inspection/judge.py": (525, "the rules of one event log: one state, a method for each kind of event"),
@@ -34,7 +34,7 @@ KNOWN = {
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
     "broker/trainer/state.py": (437, "one class: what a trainer remembers"),
     "broker/values/codec.py": (390, "one format, both ways"),
-    "broker/worker/calls.py": (423, "one class: waiting for work, claiming ahead, handing in"),
+    "broker/worker/calls.py": (346, "one class: claiming, claiming ahead, handing in"),
     "broker/worker/session.py": (449, "one class: a worker's session with a run"),
 }
 

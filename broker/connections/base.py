@@ -5,9 +5,8 @@ import logging
 import math
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -35,12 +34,13 @@ from broker.connections.failures import (
     speaks_tls,
 )
 from broker.connections.partial_reads import PartialReads
-from broker.connections.retrying import Patience, pause_s, silence_s
+from broker.connections.retrying import Patience, silence_s
 from broker.connections.server import Limiter, Server, on_new
 from broker.connections.server_info import ServerInfo, refuse_login
 from broker.connections.tls_probe import ANSWERS_WITHIN_S, answers_plainly, answers_with_tls
 from broker.connections.topology import make_topology
 from broker.connections.url import Address
+from broker.connections.wake_markers import MarkerWaits
 from broker.errors import BrokerError, ClientClosed
 from broker.local_server.socket_paths import socket_path
 from broker.protocol import scripts
@@ -52,8 +52,6 @@ log = logging.getLogger(__name__)
 
 #: How often in a row a server may forget scripts that it was just given.
 _MOST_TURNS = 5
-#: How long a call that waits on several servers in turn waits on each, seconds.
-TURN_S = 0.1
 #: How long a sentinel, or a node that is asked for the table of slots, may be silent, seconds: there are others.
 _ASK_S = 2.0
 
@@ -66,7 +64,7 @@ class Turn(Protocol):
         ...
 
 
-class BaseTransport(ABC):
+class BaseTransport(MarkerWaits):
     """Everything that clients do outside of their process, as coroutines. A blocking client's never suspend.
 
     Args:
@@ -228,64 +226,6 @@ class BaseTransport(ABC):
 
         return await self._patience.persist(once)
 
-    async def wait_marker(self, keys: Sequence[str], timeout_s: float, turn_s: float = TURN_S) -> str | None:
-        """As `Transport.wait_marker`."""
-        deadline = time.monotonic() + timeout_s
-        try:
-            groups: dict[tuple[Endpoint, str], list[str]] = {}
-            for key in keys:
-                # Keys in different slots may not share a command, not even those of one node.
-                slot = key.partition("}")[0] if self._topology.has_slots else ""
-                groups.setdefault((await self._locate(key, deadline), slot), []).append(key)
-            while (left_s := deadline - time.monotonic()) > 0:
-                for (endpoint, _), part in groups.items():
-                    if self._was_interrupted():
-                        return None
-                    stay_s = left_s if len(groups) == 1 else min(turn_s, left_s)
-                    (reply,) = await self._wait_on(self._server_at(endpoint), part, stay_s)
-                    if reply is not None:
-                        return reply[0].decode()
-        except Failure as failure:
-            await self._after_failed_wait(failure, deadline)
-        return None
-
-    async def wait_and_execute(
-        self, keys: Sequence[str], timeout_s: float, calls: Sequence[ScriptCall[Any]]
-    ) -> list[Any] | None:
-        """As `Transport.wait_and_execute`."""
-        sole = self._topology.sole
-        server = None if sole is None else self._servers.get(sole)
-        commands, loads = ([], []) if server is None or server.info is None else server.commands(calls)
-        if server is None or not commands or loads or not server.may_run(calls):
-            await self.wait_marker(keys, timeout_s)
-            return None
-        if self._was_interrupted():
-            return None
-        deadline = time.monotonic() + timeout_s
-        try:
-            _, *replies = await self._wait_on(server, keys, timeout_s, commands)
-        except Failure as failure:
-            await self._after_failed_wait(failure, deadline)
-            return None
-        errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
-        if server.calls_functions and any(refuses_functions(error) for error in errors):
-            self._use_scripts(server)
-            return None
-        if any(passes(error) or lacks_function(error) or error.code == "NOSCRIPT" for error in errors):
-            return None
-        return server.outcomes(calls, replies)
-
-    async def _after_failed_wait(self, failure: Failure, deadline: float) -> None:
-        """Pauses after a failed wait: the caller claims and waits again, which could be a busy loop."""
-        self._note(failure)
-        if not failure.kind.passes:
-            raise failure.told(self._address.shown) from failure
-        log.debug("waiting on %s ended early: %s", self._address.shown, failure)
-        if not self._was_interrupted():
-            self._failed_waits += 1
-            with suppress(ClientClosed):
-                await self.pause(min(pause_s(self._failed_waits), max(0.0, deadline - time.monotonic())))
-
     async def server_info(self) -> ServerInfo:
         """As `Transport.server_info`."""
 
@@ -303,12 +243,6 @@ class BaseTransport(ABC):
             return await self._topology.primaries(self._ask, until)
 
         return await self._patience.persist(once)
-
-    def interrupt(self) -> None:
-        """As `Transport.interrupt`."""
-        self._interrupted = True
-        for server in list(self._servers.values()):
-            server.waits.interrupt()
 
     def end(self) -> None:
         """Closes all connections; calls under way fail."""
@@ -443,11 +377,6 @@ class BaseTransport(ABC):
         if not failure.stays:
             self._topology.forget()
 
-    def _was_interrupted(self) -> bool:
-        """Whether this wait is to end. The next wait does not end, unless the client was closed."""
-        was, self._interrupted = self._interrupted, self._closing.is_set()
-        return was
-
     # -- one try ---------------------------------------------------------------------------------------------------
 
     async def _placed(
@@ -543,28 +472,6 @@ class BaseTransport(ABC):
         """Calls scripts one by one from here on, until another server has this address."""
         log.debug("%s takes no functions, scripts are used", server.endpoint)
         server.calls_functions = False
-
-    async def _wait_on(
-        self, server: Server, keys: Sequence[str], timeout_s: float, then: Sequence[RedisCommand] = ()
-    ) -> list[Any]:
-        """Waits for a marker on one server, which then executes the other commands at once.
-
-        Returns:
-            The reply of BZPOPMIN (None: there was no marker), then the replies of the other commands.
-        """
-        # Redis reads "0" as "for ever".
-        command: RedisCommand = ("BZPOPMIN", *keys, f"{max(timeout_s, 0.001):.3f}")
-        try:
-            replies = await server.waits.exchange([command, *then], time.monotonic() + timeout_s, timeout_s)
-        except Failure as failure:
-            raise (failure.at(server.endpoint) if failure.kind.passes else failure) from failure
-        if isinstance(reply := replies[0], ErrorReply):
-            if self._redirect(server, reply) is not None:
-                raise Failure(MOVED, reply.text, stays=True)
-            self._pass(reply)
-            raise refusal(reply, self._address.shown)
-        self._failed_waits = 0
-        return replies
 
     def _redirect(self, server: Server, error: ErrorReply) -> Endpoint | None:
         """The node that ASK names; None for other errors, or without a cluster. Raises a Failure for MOVED."""

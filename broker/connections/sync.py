@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from broker.connections.base import TURN_S, BaseTransport
+from broker.connections.base import BaseTransport
 from broker.connections.connection import (
     MUCH_BYTES,
     READ_BYTES,
@@ -30,6 +30,7 @@ from broker.connections.resolve import opened_address
 from broker.connections.server import Limiter
 from broker.connections.server_info import ServerInfo
 from broker.connections.url import Address
+from broker.connections.wake_markers import TURN_S
 from broker.errors import BadArgument
 from broker.protocol.script_call import ScriptCall
 from broker.values.hooks import check_plain_hook, plain_answer

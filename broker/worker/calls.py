@@ -1,35 +1,22 @@
-"""The calls of a worker of one or several runs: it waits and claims, submits and gives back."""
+"""The calls of a worker of one or several runs: it claims, submits and gives back."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Container, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from broker.connections.base import BaseTransport
-from broker.errors import BadArgument, BrokerError, ClientClosed, NoRun, NoSession
+from broker.errors import BadArgument, BrokerError, NoRun, NoSession
 from broker.errors.words import count
 from broker.protocol.worker import Submission
 from broker.values.arguments import check_type, one_or_several, seconds_of, several, shown, whole
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
 from broker.worker.handler_outcome import Outcome, traceback_of, words_of
-from broker.worker.lanes import NOT_ANSWERING_AGAIN_S
-from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted, check_policy
+from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submitted
 from broker.worker.state import WorkerState
-
-#: Longest wait for a marker before claiming again, seconds.
-CLAIM_AGAIN_S = 5.0
-#: Reasons of a claim that left work for other workers: this one has stale weights, or has just failed at it.
-FOR_OTHERS = frozenset({"weights_stale", "faulted"})
-#: Reason of a claim of a worker that gets nothing for a while, or one attempt at a time.
-QUARANTINED = "quarantined"
-#: How long a worker waits before it asks again after such a claim, or asks the hook for weights again, seconds.
-WEIGHTS_AGAIN_S = 0.2
-#: How long a worker waits before it looks again for a run that has vanished, seconds.
-RUN_AGAIN_S = 1.0
+from broker.worker.wait_for_work import WaitForWork
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +41,7 @@ class WorkerCalls:
         self._ahead: list[Attempt] = []  # the next batch, claimed by the call that submitted the last results
         self._ahead_for: Policy | None = None  # the policy that was loaded when `_ahead` was claimed
         self._is_told = False  # whether that claim found no work for `_ahead_for`
-        self._woken_by: str | None = None  # the marker that this worker took and has not acted on yet
+        self._waiting = WaitForWork(io, state)
 
     @property
     def iterating(self) -> bool:
@@ -89,28 +76,23 @@ class WorkerCalls:
                     self._missed(session, error)
             if any(session.id for session in sessions):
                 return
-            await self._pause(self._look_again_in(RUN_AGAIN_S))
+            await self._waiting.for_missing_runs()
 
     def _missed(self, session: Session, error: NoRun) -> None:
         """A run is not there. Raises the error if no other one is there, and each was waited for long enough."""
         others = [other for other in self.state.sessions.values() if other is not session]
         session.missing.missed(error, has_others=any(not other.missing.is_over for other in others))
 
-    def _look_again_in(self, seconds: float) -> float:
-        """How long to wait before missing runs are looked for again, seconds: not beyond the patience for one."""
-        lefts = (session.missing.left_s for session in self.state.sessions.values())
-        return min([seconds, *(left_s for left_s in lefts if left_s is not None)])
-
     async def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> list[Attempt]:
         """Up to n attempts, from the preferred run first, 64 in a round trip; `there` are the first of them."""
         attempts = list(there)
-        woken_by, self._woken_by = self._woken_by, None
+        woken_by = self._waiting.taken_marker()
         try:
-            await self._load_weights()
+            await self._waiting.load_weights()
             if await self.state.lanes.ask(n, attempts, woken_by, lambda one, s: self._claim_of(one, s, n, attempts)):
                 woken_by = None
             if woken_by is not None:  # the run of this marker was not asked: its work is for another worker
-                await self._io.command("ZADD", woken_by, 0, "1")
+                await self._waiting.put_back(woken_by)
         except BrokerError as error:
             if not attempts:
                 raise
@@ -158,7 +140,7 @@ class WorkerCalls:
             is_told: whether a claim has just been answered with less than it asked for.
         """
         timeout_s = seconds_of("timeout", timeout_s)
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        until = self._waiting.deadline(timeout_s)
         attempts: list[Attempt] = []
         while not self.state.ended:
             if not attempts and not is_told:
@@ -168,76 +150,15 @@ class WorkerCalls:
             if self.state.lanes.are_finished:
                 self.state.lanes.tell_finished(self.state.activity)
                 return []
-            left = CLAIM_AGAIN_S if until is None else min(CLAIM_AGAIN_S, until - time.monotonic())
-            if left <= 0:
+            if (left := self._waiting.left_s(until)) <= 0:
                 return []
-            claimed = await self._wait(n, left)
+            claimed = await self._waiting.wait(n, left)
+            if claimed and self.session_of(claimed[0]).policy is not None:
+                # The policy was set meanwhile: these attempts were claimed for other weights.
+                await self.give_back(claimed)
+                claimed = None
             attempts, is_told = claimed or [], claimed is not None  # that answer says what another claim would say
         return attempts
-
-    async def _wait(self, n: int, left: float) -> list[Attempt] | None:
-        """Waits for a marker, for the next retry or lease, or for weights that may be used.
-
-        Returns:
-            The attempts of a claim in the same round trip; None when nothing was claimed.
-        """
-        sessions = list(self.state.sessions.values())
-        first = sessions[0]
-        if not all(session.id for session in sessions):
-            left = self._look_again_in(min(left, RUN_AGAIN_S))
-        if not any(session.id for session in sessions):
-            await self._pause(left)
-            return None
-        if await self._load_weights():
-            return None
-        # A finished run is asked again with the next claim; its marker stays armed, for the other workers.
-        going_on = [session for session in sessions if session.reason != "finished"]
-        # Their own claims armed the markers again: these are for other workers.
-        waking = [s for s in going_on if s.reason not in FOR_OTHERS and s.reason != QUARANTINED]
-        dues = [due for session in going_on if (due := session.due_in_s) is not None]
-        if any(session.reason in FOR_OTHERS for session in going_on):
-            dues.append(WEIGHTS_AGAIN_S)
-        if not waking:
-            await self._pause(max(0.001, min([left, *dues])))
-            return None
-        answering = [session for session in waking if self.state.lanes.answers(session)]
-        if answering and len(answering) < len(waking):
-            waking = answering
-            dues.append(NOT_ANSWERING_AGAIN_S)
-        seconds = max(0.001, min([left, *dues]))
-        if len(sessions) > 1 or first.policy is not None or not first.can_claim_waking:
-            self._woken_by = await self._io.wait_marker([session.marker for session in waking], seconds)
-            return None
-        attempts = await first.claim_waking(min(n, ITEMS_PER_CALL), seconds, lambda: self.state.ended)
-        if (
-            attempts and first.policy is not None
-        ):  # the policy was set meanwhile: these attempts were claimed for other weights
-            await self.give_back(attempts)
-            return None
-        return attempts
-
-    async def _pause(self, seconds: float) -> None:
-        """Waits. If the worker is closed meanwhile, the claim ends as if it had waited for work."""
-        with suppress(ClientClosed):
-            await self._io.pause(seconds)
-
-    async def _load_weights(self) -> bool:
-        """Asks the hook for the weights of each run whose own are too old. Returns whether it loaded others for any."""
-        hook, loaded_any = self.state.on_weights_stale, False
-        if hook is None:
-            return False
-        for session in self.state.sessions.values():
-            run_policy = session.run_policy
-            if session.reason != "weights_stale" or run_policy is None or time.monotonic() < session.ask_weights_at:
-                continue
-            named = {"run": session.run} if self.state.hook_takes_run else {}
-            loaded = await self._io.ask("on_weights_stale", hook, run_policy, session.blob, **named)
-            check_policy("on_weights_stale", loaded)
-            if loaded is None or loaded == session.policy:
-                session.ask_weights_at = time.monotonic() + WEIGHTS_AGAIN_S
-            else:
-                session.policy, session.reason, loaded_any = loaded, "", True
-        return loaded_any
 
     async def next_batch(self, n: int) -> list[Attempt]:
         """The next batch of an iteration, of up to n attempts; empty when it is over."""

@@ -51,7 +51,7 @@ def is_waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_run_that_vanishes_while_a_worker_waits_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     lab.checks_state = lab.keeps_config = False
     lab.go_live()
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", 0.3)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", 0.3)
     begun = is_waiting(monkeypatch)
     with Trainer(lab.url, lab.run, RunConfig(consumer_batch_size=1)):
         with Worker(lab.url, lab.run, heartbeat=False) as worker:

@@ -119,7 +119,7 @@ def test_a_worker_serves_the_preferred_run_first(lab: Lab):
 
 
 def test_a_worker_of_several_runs_wakes_for_each(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", 60.0)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", 60.0)
     other = f"{lab.run}/eval"
     trainers = [lab.trainer(), lab.trainer(run=other)]
     worker = lab.worker(lab.run, other)

@@ -325,7 +325,7 @@ def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
     lab: Lab, sent: Sent, monkeypatch: pytest.MonkeyPatch, ends: str
 ):
     """A retry that is due, and a dead worker's attempts: only a claim finds them."""
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.go_live()
     trainer = lab.trainer(consumer_batch_size=4, retry_backoff_ms=50)
     worker = lab.worker(heartbeat=False)
@@ -356,7 +356,7 @@ def test_what_is_due_is_found_by_a_loop_that_had_to_wait(
 
 def test_a_loop_asks_with_a_new_policy_before_it_waits(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """What was answered to the one before says nothing about it."""
-    monkeypatch.setattr("broker.worker.calls.WEIGHTS_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.WEIGHTS_AGAIN_S", FAR_AWAY_S)
     trainer = lab.trainer(consumer_batch_size=1, max_staleness=1)
     worker = lab.worker()
     trainer.enqueue(tasks(2))

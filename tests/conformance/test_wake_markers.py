@@ -331,7 +331,7 @@ def test_the_marker_is_armed(lab: Lab, path: Callable[[Lab], Callable[[], Any]])
 
 @pytest.mark.parametrize("path", blocking, ids=lambda path: path.__name__[3:])
 def test_a_blocked_worker_wakes_up(lab: Lab, path: Callable[[Lab], Callable[[], Any]], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", FAR_AWAY_S)
     act = path(lab)
     lab.unmark()
     worker = lab.worker(name="blocked", lease_s=3600.0)
@@ -361,7 +361,7 @@ def test_an_empty_run_lets_a_worker_sleep(lab: Lab, monkeypatch: pytest.MonkeyPa
 
 def test_one_wake_up_passes_from_worker_to_worker(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """Eight blocked workers, eight tasks in one call: each worker claims in vain at most a few times, and all get one."""
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", FAR_AWAY_S)
     trainer = lab.trainer(consumer_batch_size=8)
     workers = [lab.worker(name=f"w{i}") for i in range(8)]
     waiting = [InThread(lambda worker=worker: worker.claim(1, timeout=FAR_AWAY_S)) for worker in workers]
@@ -375,7 +375,7 @@ def test_one_wake_up_passes_from_worker_to_worker(lab: Lab, monkeypatch: pytest.
 
 def test_a_worker_wakes_for_what_is_next_due(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """No call arms a marker when time passes: the worker knows when to claim again."""
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.go_live()
     trainer = lab.trainer(retry_backoff_ms=200, lease_ms=3_600_000)
     worker = lab.worker()
@@ -387,7 +387,7 @@ def test_a_worker_wakes_for_what_is_next_due(lab: Lab, monkeypatch: pytest.Monke
 
 def test_a_worker_with_stale_weights_does_not_keep_the_marker(lab: Lab, monkeypatch: pytest.MonkeyPatch):
     """The one with usable weights gets the work though the other was woken."""
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", FAR_AWAY_S)
     trainer = lab.trainer(consumer_batch_size=1, max_staleness=0)
     trainer.advance(allow_empty=True)
     stale = lab.worker(name="stale", policy=Policy(version=0, epoch=trainer.epoch))
@@ -491,7 +491,7 @@ def is_blocked(lab: Lab) -> bool:
 
 @pytest.mark.parametrize("end", ["stop", "drain"])
 def test_stop_and_drain_end_a_wait(lab: Lab, end: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", FAR_AWAY_S)
     lab.trainer()
     worker = lab.worker()
     waiting = InThread(lambda: list(worker))
@@ -521,9 +521,9 @@ def test_closing_a_client_ends_its_waits(lab: Lab, monkeypatch: pytest.MonkeyPat
 def test_closing_a_worker_ends_its_pauses_as_its_waits(lab: Lab, loop: str, why: str, monkeypatch: pytest.MonkeyPatch):
     """A loop in another thread or task ends; it does not hear of the connections."""
     lab.checks_state = False
-    monkeypatch.setattr("broker.worker.calls.WEIGHTS_AGAIN_S", FAR_AWAY_S)
-    monkeypatch.setattr("broker.worker.calls.RUN_AGAIN_S", FAR_AWAY_S)
-    monkeypatch.setattr("broker.worker.calls.CLAIM_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.WEIGHTS_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.RUN_AGAIN_S", FAR_AWAY_S)
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", FAR_AWAY_S)
     pausing, pause = threading.Event(), BaseTransport.pause
 
     async def noted(self: BaseTransport, seconds: float) -> None:
