@@ -38,7 +38,7 @@ local function replay(words)
     if holds then
       local at, word = places[t.id] or #granted + 1, small_text(k) .. ' ' .. s.claims .. ' ' .. s.tries
       places[t.id], granted[at] = at, t
-      granted_slots[at] = granted_slots[at] and granted_slots[at] .. ' ' .. word or word
+      granted.slots[at] = granted.slots[at] and granted.slots[at] .. ' ' .. word or word
     end
   end
   return add_granted(answer_head(reason == '-' and '' or reason, 0, version, epoch))

@@ -71,7 +71,7 @@ _SENTENCES = {
     "finish": "the run is finished",
     "reopen": "the finished run is open again",
     "halt": "the run is halted: {failures} failures without an accepted result",
-    "quarantine": "worker session {session} is quarantined",
+    "quarantine": "worker session {session} is quarantined until {until} ms of the run's clock",
     "readmit": "worker session {session} is let out of quarantine",
     "halt_ended": "the halt after {failures} failures has ended",
     "retry": "task {task} starts over",

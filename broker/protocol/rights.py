@@ -37,6 +37,7 @@ _OTHERS = {
     "note_status": "INCR ZSCORE",
     "open": "",
     "pause": "HGETALL HKEYS",
+    "prioritise": "",
     "readmit": "",
     "recover_begin": "HGETALL HKEYS",
     "recover_commit": "HKEYS",

@@ -4,13 +4,18 @@
 
 local Config = {}
 
--- Returns arguments i and i + 1: the name of a config field, which is checked, and its value.
+-- Returns arguments i and i + 1: the name of a config field and its value. Both are checked: every value but on_stale's is a whole number,
+-- or an empty text for no bound. Ranges are the client's to check.
 Config.arg = function(i)
-  local name = ARGV[i]
+  local name, value = ARGV[i], ARGV[i + 1]
   if not DEFAULTS[name] and name ~= 'consumer_batch_size' and name ~= 'max_concurrent_rollouts' then
     fail('BADARG', 'argument', 'config', 'given', name:sub(1, 100))
   end
-  return name, ARGV[i + 1]
+  local is_number = value and value:find('^%d+$') and #value < 17
+  if name ~= 'on_stale' and not is_number and not (name == 'max_staleness' and value == '') then
+    fail('BADARG', 'argument', name, 'given', (value or ''):sub(1, 100), 'expected', 'a whole number')
+  end
+  return name, value
 end
 
 -- Whether C follows B because nobody gave a C. Earlier releases did not store whether C was given; then C follows B if they are equal.

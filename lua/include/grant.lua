@@ -1,7 +1,7 @@
 -- @include attempts
 -- Hands out slots to a session, and makes the answer for its worker.
 
-local granted, granted_slots = {}, {} -- the tasks in the order they were handed out, and `slot claims tries ...` of each
+local granted = { slots = {} } -- the tasks in the order they were handed out, and `slot claims tries ...` of each
 local granted_count = 0
 
 -- The parts of a claim that every slot record and attempt id repeats, as texts that are made once.
@@ -57,7 +57,7 @@ local function grant(t, n, claim)
   if claim.version > tonumber(t.newest) then t.newest = claim.version_text end
   changed(t)
   local n_granted = #granted + 1
-  granted[n_granted], granted_slots[n_granted] = t, words
+  granted[n_granted], granted.slots[n_granted] = t, words
   granted_count = granted_count + count
   return barred or at ~= nil
 end
@@ -88,7 +88,7 @@ local function add_granted(answer)
   local payloads = hmget(PAYLOADS, ids)
   for i = 1, #granted do
     answer[at + 1], answer[at + 2] = ids[i], payloads[i] or ''
-    answer[at + 3], answer[at + 4] = granted[i].samples, granted_slots[i]
+    answer[at + 3], answer[at + 4] = granted[i].samples, granted.slots[i]
     at = at + 4
   end
   return answer

@@ -9,28 +9,23 @@ local function page_size(slots_wanted)
   return math.ceil(slots_wanted / math.max(1, num('samples_hint'))) + 1
 end
 
-local function load_slots_for(page)
-  local names = {}
-  for i = 1, #page do
-    local t = page[i]
-    if t.first ~= '0' or t.again ~= '0,0' then -- else no slot was ever claimed
-      for k = 1, t.samples - 1 do
-        if letter(t, k) == 'O' then names[#names + 1] = slot_name(t, k) end
-      end
-    end
-  end
-  if #names > 0 then load_slots(names) end
-end
-
 -- Reads at most `wanted` tasks of the set `name` from `offset` on, with their open slots. Returns them, and how many ids there were (up to `size`).
 local function read_page(name, offset, size, wanted)
-  local ids, page = redis.call('ZRANGE', name, offset, offset + size - 1), {}
+  local ids, page, slots = redis.call('ZRANGE', name, offset, offset + size - 1), {}, {}
   local there = #ids
   for i = wanted + 1, there do ids[i] = nil end
   load_tasks(ids)
   if state.faulted then Failures.load(ids) end
-  for i = 1, #ids do page[i] = tasks[ids[i]] end
-  load_slots_for(page)
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    page[i] = t
+    if t.first ~= '0' or t.again ~= '0,0' then -- else no slot was ever claimed
+      for k = 1, t.samples - 1 do
+        if letter(t, k) == 'O' then slots[#slots + 1] = slot_name(t, k) end
+      end
+    end
+  end
+  if #slots > 0 then load_slots(slots) end
   return page, there
 end
 

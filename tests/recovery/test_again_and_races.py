@@ -184,8 +184,8 @@ ZOMBIE_CALLS: dict[str, Callable[[Trainer, Path], Any]] = {
     "drain": lambda zombie, path: zombie.drain(),
     "resume": lambda zombie, path: zombie.resume(),
     "repair": lambda zombie, path: zombie.audit(repair=True),
-    "checkpoint": lambda zombie, path: zombie.checkpoint(path),
-    "full checkpoint": lambda zombie, path: zombie.checkpoint(path, full=True),
+    "checkpoint": lambda zombie, path: zombie.checkpoint(path, weights=zombie.version),
+    "full checkpoint": lambda zombie, path: zombie.checkpoint(path, full=True, weights=zombie.version),
 }
 
 

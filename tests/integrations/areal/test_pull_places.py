@@ -161,9 +161,9 @@ def test_the_next_life_goes_on_from_areals_checkpoint_with_the_same_prompts(
     second = begin()
     assert second.controller.get_version() == 4
     assert operator.stats(run).version == 4
-    again = second.steps(1)
-    assert set(again) == lost  # they were ready, and are the oldest
-    trained += again + second.steps(4)
+    again = second.steps(2)
+    assert lost <= set(again)  # they were ready, with at most a batch of other prompts
+    trained += again + second.steps(3)
     assert len(set(trained)) == len(trained)
     stats = operator.stats(run)
     held = stats.consumed + stats.ready + stats.running + stats.pending + stats.delayed + stats.rejected
@@ -180,7 +180,7 @@ def test_a_life_without_a_checkpoint_starts_over_with_the_same_prompts(
     first.update(dump=False)
     second = begin()
     assert second.controller.get_version() == operator.stats(run).version == 0
-    assert {int(item["x"][0]) for item in second.batch()} == lost
+    assert lost <= set(second.steps(2))  # they were ready, with at most a batch of other prompts
     assert operator.stats(run).totals["enqueued"] == B * second.loader.position
 
 
