@@ -11,7 +11,7 @@ end
 
 -- Reads at most `wanted` tasks of the set `name` from `offset` on, with their open slots. Returns them, and how many ids there were (up to `size`).
 local function read_page(name, offset, size, wanted)
-  local ids, page, slots = redis.call('ZRANGE', name, offset, offset + size - 1), {}, {}
+  local ids, page, names = redis.call('ZRANGE', name, offset, offset + size - 1), {}, {}
   local there = #ids
   for i = wanted + 1, there do ids[i] = nil end
   load_tasks(ids)
@@ -21,11 +21,11 @@ local function read_page(name, offset, size, wanted)
     page[i] = t
     if t.first ~= '0' or t.again ~= '0,0' then -- else no slot was ever claimed
       for k = 1, t.samples - 1 do
-        if letter(t, k) == 'O' then slots[#slots + 1] = slot_name(t, k) end
+        if letter(t, k) == 'O' then names[#names + 1] = slot_name(t, k) end
       end
     end
   end
-  if #slots > 0 then load_slots(slots) end
+  if #names > 0 then load_slots(names) end
   return page, there
 end
 
