@@ -368,7 +368,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "math.min(first * 2 ^ entry.times, first * Quarantine.most_times)", "first * 2 ^ entry.times", "sixteen_times",
         ),
         "a_session_that_was_quarantined_needs_as_many_failures": (
-            "if entry.times > 0 or (#entry", "if (#entry", "twice_as_long", WALK,
+            "entry.times > 0 or (#entry.names >= after and num('total_results') > entry.results) then\n    Quarantine.begin(",
+            "#entry.names >= after and num('total_results') > entry.results then\n    entry.names = {}\n    Quarantine.begin(",
+            "twice_as_long", WALK,
         ),
         "after_quarantine_it_gets_all": (
             "return math.min(n, math.max(0, 1 - redis.call('ZCARD', SESSION .. session)))", "return n", "one_at_a_time", WALK,
