@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from broker.trainer.enqueued import Enqueued
     from broker.values.attempt import Attempt
     from broker.values.config import RunConfig
-    from broker.values.judged import Judged
+    from broker.values.evaluation_payload import Judged
     from broker.values.policy import Policy
     from broker.values.rollout import Rollout, Sample
     from broker.values.task import Task
@@ -125,7 +125,7 @@ _MODULES = {
     "broker.trainer.enqueued": ("Enqueued",),
     "broker.values.attempt": ("Attempt",),
     "broker.values.config": ("RunConfig",),
-    "broker.values.judged": ("Judged",),
+    "broker.values.evaluation_payload": ("Judged",),
     "broker.values.policy": ("Policy",),
     "broker.values.rollout": ("Rollout", "Sample"),
     "broker.values.task": ("Task",),

@@ -28,8 +28,8 @@ from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
 from broker.worker.calls import WorkerCalls, number_wanted
-from broker.worker.ending import Ending
 from broker.worker.grace import grace_of, tell_begun
+from broker.worker.grouped_submits import Submitter
 from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
@@ -37,8 +37,8 @@ from broker.worker.loop_signals import stopped_by_signals
 from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
 from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
-from broker.worker.submitter import Submitter
 from broker.worker.task_runner import Handler, TaskRunner
+from broker.worker.time_to_end import Ending
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -27,7 +27,6 @@ from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
 from broker.worker.calls import WorkerCalls, number_wanted
-from broker.worker.ending import Ending
 from broker.worker.grace import Grace, grace_of
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat, interval_of
@@ -35,6 +34,7 @@ from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
 from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
+from broker.worker.time_to_end import Ending
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from broker.protocol.anyone import RolloutRow
 from broker.protocol.ids import worker_of
 from broker.protocol.result_bytes import fetch
 from broker.values.codec import decode
-from broker.values.judged import decode_payload
+from broker.values.evaluation_payload import decode_payload
 from broker.values.rollout import Rollout, Sample
 
 #: Tasks whose rows are read in one call.

@@ -13,11 +13,11 @@ from broker.protocol import anyone, trainer
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.trainer import Taken
 from broker.trainer.batch_reader import RESULT_BYTES_WITH_ROWS, ROWS_PER_CALL, ResultSizes, read_rollouts, read_rows
-from broker.trainer.batch_wait import BatchWait
 from broker.trainer.exhausted import exhausted
 from broker.trainer.filter import Accept, Gathered, check_filter
 from broker.trainer.run_halted import run_halted, waits_in_a_halt
 from broker.trainer.state import TrainerState
+from broker.trainer.wait_log import BatchWait
 from broker.values.arguments import seconds_of, whole
 from broker.values.config import MAX_BATCH_SIZE
 from broker.values.rollout import Rollout

@@ -24,8 +24,8 @@ from broker.trainer.numbered_calls import NumberedCalls
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, shown, whole
 from broker.values.config import RunConfig
 from broker.values.config_change import values_before
+from broker.values.evaluation_payload import encode_payload
 from broker.values.hooks import check_plain_hook
-from broker.values.judged import encode_payload
 from broker.values.names import check_name
 from broker.values.task import MAX_PRIORITY, Task
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from broker.values.validation import refusal, wants_keywords
+from broker.values.validation_errors import refusal, wants_keywords
 
 
 class Model(BaseModel, frozen=True):

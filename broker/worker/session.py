@@ -22,7 +22,7 @@ from broker.protocol.worker import ACCEPTED, Answer, Claimed, FailureKind, Joine
 from broker.values.arguments import check_type, shown
 from broker.values.attempt import Attempt
 from broker.values.codec import encode
-from broker.values.judged import decode_payload
+from broker.values.evaluation_payload import decode_payload
 from broker.values.policy import Policy
 from broker.values.verdict import ANSWERS, Verdict
 from broker.worker.activity import Activity

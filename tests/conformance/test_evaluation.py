@@ -10,7 +10,7 @@ import pytest
 from broker import Attempt, BadArgument, Judged, Policy, Task, Worker, aio
 from broker.errors import CodecError
 from broker.values.codec import encode
-from broker.values.judged import decode_payload, encode_payload
+from broker.values.evaluation_payload import decode_payload, encode_payload
 from tests.conformance.lab import Lab, tasks
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from broker.inspection.times import compared, quantile_s
 from broker.protocol import anyone
-from broker.trainer import batch_wait, batches
+from broker.trainer import batches, wait_log
 from tests.conformance.lab import Lab, tasks
 
 
@@ -77,7 +77,7 @@ def test_it_survives_a_recovery_and_a_new_trainer(lab: Lab) -> None:
 def test_a_wait_compares_a_slow_attempt_with_the_median(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(batch_wait, "FIRST_AFTER_S", 0.0)
+    monkeypatch.setattr(wait_log, "FIRST_AFTER_S", 0.0)
     monkeypatch.setattr(batches, "LOOK_AGAIN_S", 0.01)
     caplog.set_level(logging.INFO, "broker")
     work(lab, [54_000] * 20)

@@ -8,7 +8,7 @@ import pytest
 from broker import Trainer, aio
 from broker.connections.sync import run_blocking
 from broker.errors import WaitTimeout
-from broker.trainer import batch_wait, batches
+from broker.trainer import batches, wait_log
 from tests.conformance.lab import Lab, tasks
 
 FLAVOURS = pytest.mark.parametrize("flavour", ["sync", "aio"])
@@ -17,7 +17,7 @@ FLAVOURS = pytest.mark.parametrize("flavour", ["sync", "aio"])
 @pytest.fixture(autouse=True)
 def told_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Waits are told from their first look on."""
-    monkeypatch.setattr(batch_wait, "FIRST_AFTER_S", 0.0)
+    monkeypatch.setattr(wait_log, "FIRST_AFTER_S", 0.0)
     monkeypatch.setattr(batches, "LOOK_AGAIN_S", 0.01)
     caplog.set_level(logging.INFO, "broker")
 
@@ -83,9 +83,9 @@ def test_a_batch_that_is_formed_ahead_is_not_waited_for(lab: Lab, caplog: pytest
 
 
 def test_it_is_told_at_growing_distances(lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setattr(batch_wait, "FIRST_AFTER_S", 30.0)
+    monkeypatch.setattr(wait_log, "FIRST_AFTER_S", 30.0)
     trainer, now = lab.trainer(), 0.0
-    wait = batch_wait.BatchWait(trainer._state, 0, 1, lambda: now)
+    wait = wait_log.BatchWait(trainer._state, 0, 1, lambda: now)
     told_at: list[float] = []
     while now <= 500:
         caplog.clear()
