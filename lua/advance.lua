@@ -41,7 +41,7 @@ return gated(FIELDS, function()
     set('blob', blob)
     bump('blob_seq', 1)
   end
-  arm_workers()
+  Markers.arm_workers()
   event('advance', state.version .. ' ' .. state.epoch)
   return table.concat({ state.version, int_text(size), batch_size() }, ' ')
 end)

@@ -34,7 +34,7 @@ local function set_supply(said, added)
     return
   end
   if said ~= state.supply then set('supply', said) end
-  if said == 'done' then arm_trainer(true) end -- it may wait for more tasks than there will be
+  if said == 'done' then Markers.arm_trainer(true) end -- it may wait for more tasks than there will be
 end
 
 return gated(FIELDS, function()
@@ -85,7 +85,7 @@ return gated(FIELDS, function()
     bump('total_enqueued', added)
   end
   if added + restarted > 0 then
-    arm_workers()
+    Markers.arm_workers()
     set('order_seq', order)
     set('samples_hint', options[1].samples)
   end

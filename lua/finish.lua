@@ -17,11 +17,11 @@ return gated(FIELDS, function()
   local before = state.finished and 1 or 0
   if before == 0 then
     set('finished', now)
-    arm_trainer(true)
+    Markers.arm_trainer(true)
     event('finish', '-')
   end
   if state.supply == 'more' then set('supply', 'interrupted') end -- a run that is opened again has another feeder
-  arm.finished = true
+  Markers.arm_finished()
   return table.concat({ before, redis.call('ZCARD', PENDING) + redis.call('ZCARD', DELAYED),
     redis.call('ZCARD', RUNNING), redis.call('ZCARD', READY) + num('open_size') }, ' ')
 end)

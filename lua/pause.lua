@@ -22,7 +22,7 @@ return gated(FIELDS, function()
     Breaker.resume()
     event('halt_ended', halted)
   end
-  arm_anyway()
+  Markers.arm_anyway()
   event(mode == '' and 'resume' or 'pause', mode == '' and '-' or mode)
   return (before ~= '' and before or '-') .. ' ' .. halted
 end)

@@ -21,7 +21,7 @@ local function release_held(t)
     if t.state == 'R' and letter(t, k) == 'H' then
       local s = slot_of(t, k)
       release_attempt(t, k, s)
-      arm_session(s.session)
+      Markers.arm_session(s.session)
     end
   end
 end

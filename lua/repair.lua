@@ -20,8 +20,8 @@ return gated(FIELDS, function()
     end
   end
   if #answer > 0 then
-    arm_anyway()
-    arm_trainer(true)
+    Markers.arm_anyway()
+    Markers.arm_trainer(true)
     event('repair', table.concat(answer, ' '))
   end
   return table.concat(answer, ' ')

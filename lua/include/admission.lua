@@ -184,6 +184,6 @@ local function wake_owners(owners)
     local id = waiting[i][1]
     owners[id].waiting = 0
     put_owner(id, owners[id])
-    arm_owner(id)
+    Markers.arm_owner(id)
   end
 end

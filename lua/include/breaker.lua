@@ -154,7 +154,7 @@ Breaker.halt = function(ids)
     if t and t.state:find('[PDRX]') then Breaker.give_back(t, entry.taken) end
   end
   Breaker.empty()
-  arm_trainer(true)
+  Markers.arm_trainer(true)
 end
 
 -- Halts the run where enough has failed, where nothing is left to try, or where all sessions are quarantined. What failed in this call must be written.

@@ -27,7 +27,7 @@ Config.change = function(first, update)
     end
   end
   set('recheck', 1)
-  arm_workers()
+  Markers.arm_workers()
   event('configure', table.concat(changes, ' '))
   return changes
 end

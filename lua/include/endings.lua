@@ -14,8 +14,8 @@ local function finish_task(t, final, reason, attempts_why)
   zput(name, t.id, now)
   hput(REASONS, t.id, reason)
   bump(total, 1)
-  arm_workers()
-  arm_trainer(true)
+  Markers.arm_workers()
+  Markers.arm_trainer(true)
   event(kind, t.id .. ' ' .. escape(reason))
 end
 
@@ -40,8 +40,8 @@ local function ready_task(t)
   changed(t)
   bump('running', -1)
   bump('accepted', 1)
-  arm_workers()
-  arm_trainer(false)
+  Markers.arm_workers()
+  Markers.arm_trainer(false)
   event('ready', t.id)
 end
 
@@ -61,6 +61,6 @@ local function end_check(t, why, reason)
     requeue_task(t, why)
   elseif letters:find('O', 1, true) then
     zput(OPEN, t.id, place(t))
-    arm_for_open_slot()
+    Markers.arm_for_open_slot()
   end
 end

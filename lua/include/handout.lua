@@ -105,16 +105,16 @@ end
 -- Arms the workers' marker again if the claim leaves work that another worker could claim: so one wake-up passes from worker to worker.
 local function arm_again(goes_on)
   if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
-  if still_open then arm_for_open_slot() end
+  if still_open then Markers.arm_for_open_slot() end
   if not goes_on then return end
   if still_pending == nil then still_pending = redis.call('ZCARD', PENDING) > started end
-  if still_pending and capacity() > 0 then arm_workers() end
+  if still_pending and capacity() > 0 then Markers.arm_workers() end
 end
 
 -- Returns the reason for handing out less than n, or nil.
 local function hand_out(n, limit, claim)
   if state.finished then
-    arm.finished = true -- the next worker that waits is told, too
+    Markers.arm_finished() -- the next worker that waits is told, too
     return 'finished'
   end
   if state.halted then return 'halted' end
@@ -126,7 +126,7 @@ local function hand_out(n, limit, claim)
     return 'quarantined'
   end
   if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then
-    arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
+    Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
     return 'weights_stale'
   end
   claim_open(most, limit, claim)

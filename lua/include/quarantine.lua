@@ -1,5 +1,4 @@
 -- @include writes
--- @include backoff
 -- Quarantine: a session whose attempts all fail while others are accepted gets none for a while (protocol, "Quarantine").
 -- ailing      <session> -> `results times until task ...` of a session that failed since its last result or verdict: how many results were
 --             accepted before, how often it was quarantined, until when, the different tasks that failed

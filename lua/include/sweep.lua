@@ -25,7 +25,7 @@ local function promote_tasks(ids)
       t.state = 'P'
       changed(t)
       zput(PENDING, t.id, place(t))
-      arm_workers()
+      Markers.arm_workers()
     end
   end
   return #ids
@@ -42,7 +42,7 @@ local function promote_slots(names)
     if t and t.state == 'R' and letter(t, k) == 'W' then
       set_letter(t, k, 'O')
       zput(OPEN, t.id, place(t))
-      arm_for_open_slot()
+      Markers.arm_for_open_slot()
     end
   end
   return #names

@@ -11,16 +11,16 @@ local function leave_state(t)
     zdel(RUNNING, t.id)
     zdel(OPEN, t.id)
     bump('running', -1)
-    arm_workers()
+    Markers.arm_workers()
   elseif t.state == 'Y' then
     zdel(READY, t.id)
     bump('accepted', -1)
-    arm_workers()
+    Markers.arm_workers()
   elseif t.state == 'B' then -- of the unsealed batch, or in a recovery: else callers never move a task out of a sealed batch
     zdel(key('batch:' .. t.step), t.id)
     bump('open_size', -1)
     bump('accepted', -1)
-    arm_workers()
+    Markers.arm_workers()
   elseif t.state == 'X' then
     zdel(DEAD, t.id)
     hdel(REASONS, t.id)
@@ -41,7 +41,7 @@ local function end_hold(t, k, s, why)
   if field('timeouts') then zdel(DEADLINES, attempt) end
   s.why = why
   slot_changed(t, k, s)
-  if TAKEN_BACK[why] then arm_session(s.session) end
+  if TAKEN_BACK[why] then Markers.arm_session(s.session) end
   event('ended', attempt .. ' ' .. why)
 end
 
@@ -90,7 +90,7 @@ local function wait_again(t, due)
   else
     t.state = 'P'
     zput(PENDING, t.id, place(t))
-    arm_workers()
+    Markers.arm_workers()
   end
   changed(t)
 end

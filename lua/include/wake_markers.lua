@@ -2,24 +2,27 @@
 -- The markers that wake clients that wait on the server: workers, the trainer, sessions that lose an attempt, owners that wait for a slot.
 -- A script notes whom its writes concern; flush() arms the markers at the end.
 
--- Whose markers flush() arms: what the functions below note, and `finished`: the run is finished, and each worker that waits has to be told.
+-- Whose markers flush() arms: what the functions below note.
 -- sessions: those that lose an attempt without having ended it themselves. owners: of an admission run.
 local arm = { sessions = {}, owners = {} }
+local Markers = {}
 
 -- For scripts that add pending tasks or raise capacity. The workers' marker is armed only if a claim could get work: an open slot, or a
 -- pending task within capacity.
-local function arm_workers() arm.workers = true end
+Markers.arm_workers = function() arm.workers = true end
 -- The trainer's marker is armed if it waits and enough rollouts are ready. It is also armed if a task ended dead or rejected: then fewer tasks
 -- may be left than the trainer waits for.
-local function arm_trainer(ended) arm.trainer, arm.task_ended = true, arm.task_ended or ended end
-local function arm_for_open_slot() arm.workers, arm.slot_opened = true, true end
+Markers.arm_trainer = function(ended) arm.trainer, arm.task_ended = true, arm.task_ended or ended end
+Markers.arm_for_open_slot = function() arm.workers, arm.slot_opened = true, true end
 -- Arms the workers' marker whether or not there is work, unless the run is paused: for pause, resume, repair and the end of a recovery.
 -- The owners of an admission run wait on this marker too, and such a run has no tasks.
-local function arm_anyway() arm_for_open_slot() end
+Markers.arm_anyway = function() Markers.arm_for_open_slot() end
+-- Arms the workers' marker in any case: the run is finished, and each worker that waits has to be told.
+Markers.arm_finished = function() arm.finished = true end
 -- Arms a session's own marker. The heartbeat waits on the marker and renews at once: the answer says which attempts to give up.
-local function arm_session(id) arm.sessions[id] = true end
+Markers.arm_session = function(id) arm.sessions[id] = true end
 -- Arms the marker of an owner that waits for a slot.
-local function arm_owner(id) arm.owners[id] = true end
+Markers.arm_owner = function(id) arm.owners[id] = true end
 
 local function arm_markers()
   if arm.finished then redis.call('ZADD', WAKE, 0, '1') end

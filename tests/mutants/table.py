@@ -69,7 +69,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "advance.lua": {
         "any_digest": ("if digest ~= sealed then", "if false then", "names_the_batch", WALK),
-        "no_wake_on_advance": ("arm_workers()", "", "marker_is_armed"),
+        "no_wake_on_advance": ("Markers.arm_workers()", "", "marker_is_armed"),
         "advance_does_not_settle_a_large_batch": (
             "bump('accepted', batch_size() - math.max(batch_size(), size))", "", WALK,
         ),
@@ -79,7 +79,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "advance_any_step": ("if step ~= version then fail('EARLY'", "if false then fail('EARLY'", WALK),
         "the_new_policy_has_no_epoch": ("set('version_epoch', state.epoch)", "", WALK),
-        "advance_wakes_nobody": ("arm_workers()\n  event('advance'", "event('advance'", WALK),
+        "advance_wakes_nobody": ("Markers.arm_workers()\n  event('advance'", "event('advance'", WALK),
     },
     "claim.lua": {
         "claims_not_remembered": ("if tonumber(last) == number then return replay(words) end", "", "claim_again", WALK),
@@ -130,7 +130,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "local opens = supply == '' or supply == 'begin'", "local opens = true", "feeder_at_work", WALK,
         ),
         "the_end_of_the_feeder_wakes_nobody": (
-            "if said == 'done' then arm_trainer(true) end", "", "woken_by_the_loaders_end", WALK,
+            "if said == 'done' then Markers.arm_trainer(true) end", "", "woken_by_the_loaders_end", WALK,
         ),
         "what_nobody_feeds_does_not_end_the_end": (
             "if added > 0 and state.supply == 'done' then set('supply', '') end", "", "that_nobody_feeds", WALK,
@@ -142,7 +142,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "taken_again_leaves_slots": (
             "for k = options.samples, t.samples - 1 do drop_slot(t, k) end", "", "what_is_given_now",
         ),
-        "no_wake_on_enqueue": ("arm_workers()", "", "marker_is_armed"),
+        "no_wake_on_enqueue": ("Markers.arm_workers()", "", "marker_is_armed"),
         "enqueue_overwrites": ("tasks[id] and state_word(tasks[id]) or (check", "(check", WALK),
         "enqueue_takes_one_name_twice": ("seen[id] and 'pending' or tasks[id]", "tasks[id]", WALK),
         "enqueue_again_takes_what_was_trained_on": (
@@ -151,7 +151,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "enqueue_again_takes_live_tasks": ("not (again and UNTRAINED[there])", "not (again and there)", WALK),
         "enqueue_takes_the_dead_unasked": ("not (again and UNTRAINED[there])", "not UNTRAINED[there]", WALK),
         "enqueue_again_counts_nothing": ("if restarted > 0 then bump('total_retried', restarted) end", "", WALK),
-        "enqueue_wakes_nobody": ("arm_workers()\n    set('order_seq', order)", "set('order_seq', order)", WALK),
+        "enqueue_wakes_nobody": ("Markers.arm_workers()\n    set('order_seq', order)", "set('order_seq', order)", WALK),
     },
     "explain.lua": {
         "deadlines_shown_on_the_lease_clock": (
@@ -235,10 +235,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "include/endings.lua": {
         "accepted_not_counted": ("bump('accepted', 1)", "", "the_formula", WALK),
         "stale_without_bound": ("stales + 1 > num('max_stale_requeues')", "false", "too_often"),
-        "no_wake_on_open_slot": ("    arm_for_open_slot()", "", "marker_is_armed"),
-        "no_wake_on_ready": ("  arm_workers()\n  arm_trainer(false)", "  arm_trainer(false)", "marker_is_armed"),
-        "no_wake_of_trainer": ("  arm_trainer(false)", "", "woken_once or blocked_trainer"),
-        "no_wake_of_trainer_at_an_end": ("  arm_trainer(true)", "", "blocked_trainer"),
+        "no_wake_on_open_slot": ("    Markers.arm_for_open_slot()", "", "marker_is_armed"),
+        "no_wake_on_ready": ("  Markers.arm_workers()\n  Markers.arm_trainer(false)", "  Markers.arm_trainer(false)", "marker_is_armed"),
+        "no_wake_of_trainer": ("  Markers.arm_trainer(false)", "", "woken_once or blocked_trainer"),
+        "no_wake_of_trainer_at_an_end": ("  Markers.arm_trainer(true)", "", "blocked_trainer"),
         "on_stale_drop_requeues": ("state.on_stale == 'drop' or", "", WALK),
         "stale_requeues_without_bound": ("or stales + 1 > num('max_stale_requeues')", "", WALK),
         "an_ended_slot_is_not_offered_again": (
@@ -251,9 +251,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "elseif not letters:find('[OWH]') then", "elseif not letters:find('[OWHF]') then", WALK,
         ),
         "an_open_slot_wakes_nobody": (
-            "zput(OPEN, t.id, place(t))\n    arm_for_open_slot()", "zput(OPEN, t.id, place(t))", WALK,
+            "zput(OPEN, t.id, place(t))\n    Markers.arm_for_open_slot()", "zput(OPEN, t.id, place(t))", WALK,
         ),
-        "ready_rollouts_do_not_wake_the_trainer": ("arm_trainer(false)", "", WALK),
+        "ready_rollouts_do_not_wake_the_trainer": ("Markers.arm_trainer(false)", "", WALK),
     },
     "include/freeing.lua": {
         "freed_dead_count_as_trained": (
@@ -348,7 +348,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_resume_lets_the_failed_go_first": (
             "if t and due then Breaker.postpone(t, entries[t.id].taken, due) end", "", "lives_again_in_its_old_place", WALK,
         ),
-        "a_halt_wakes_no_trainer": ("arm_trainer(true)", "", "waiting_trainer_is_told"),
+        "a_halt_wakes_no_trainer": ("Markers.arm_trainer(true)", "", "waiting_trainer_is_told"),
     },
     "include/quarantine.lua": {
         "nobody_is_quarantined": ("    Quarantine.begin(session, entry)\n", "", "worker_that_fails_everything", WALK),
@@ -416,11 +416,11 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "include/handout.lua": {
         "claims_of_a_finished_run_go_on": (
-            "  if state.finished then\n    arm.finished = true -- the next worker that waits is told, too\n    return 'finished'\n  end\n",
+            "  if state.finished then\n    Markers.arm_finished() -- the next worker that waits is told, too\n    return 'finished'\n  end\n",
             "", "hands_out_nothing_and_takes_results", WALK,
         ),
         "one_worker_is_told_that_the_run_is_finished": (
-            "arm.finished = true -- the next worker that waits is told, too\n", "", WALK,
+            "Markers.arm_finished() -- the next worker that waits is told, too\n", "", WALK,
         ),
         "claims_of_a_halted_run_go_on": (
             "if state.halted then return 'halted' end", "", "failures_of_different_tasks_halt", WALK,
@@ -460,9 +460,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "pause_ignored": ("if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out", WALK),
         "draining_starts_tasks": ("if state.paused ~= 'draining' then", "if true then", "draining_finishes"),
-        "no_wake_of_stale_weights": ("arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
+        "no_wake_of_stale_weights": ("Markers.arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
         "no_wake_of_what_is_left_pending": (
-            "if still_pending and capacity() > 0 then arm_workers() end", "", "marker_is_armed",
+            "if still_pending and capacity() > 0 then Markers.arm_workers() end", "", "marker_is_armed",
         ),
         "used_up_forgotten": (
             "redis.call('ZCARD', OPEN) > used_up", "redis.call('ZCARD', OPEN) > 0", "last_open_slots_wakes_nobody",
@@ -483,7 +483,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "pending_not_counted": (
             "still_pending = redis.call('ZCARD', PENDING) > started", "still_pending = false", "did_not_look_at", WALK,
         ),
-        "no_wake_of_what_is_left_open": ("if still_open then arm_for_open_slot() end", "", "marker_is_armed"),
+        "no_wake_of_what_is_left_open": ("if still_open then Markers.arm_for_open_slot() end", "", "marker_is_armed"),
         "claim_starts_one_too_many": (
             "local room, offset, first, passed_before = capacity(),", "local room, offset, first, passed_before = capacity() + 1,", WALK,
         ),
@@ -499,7 +499,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "claim, int_text(first + started)) then still_open = still_open end", WALK,
         ),
         "a_stale_worker_keeps_the_wake_up": (
-            "arm_for_open_slot() -- the marker that woke this worker is for one with newer weights", "", WALK,
+            "Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights", "", WALK,
         ),
         "claims_go_on_during_a_recovery": ("if state.recovering ~= '' then return 'recovering' end", "", WALK),
     },
@@ -556,7 +556,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "include/restart.lua": {
         "nobody_is_woken_in_a_run_that_is_opened_again": (
-            "arm_for_open_slot()\n  event('reopen'", "event('reopen'", "whoever_brings_tasks", WALK,
+            "Markers.arm_for_open_slot()\n  event('reopen'", "event('reopen'", "whoever_brings_tasks", WALK,
         ),
         "enqueue_again_keeps_the_old_samples": ("if samples then t.samples, t.fixed = samples, fixed end", "", WALK),
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
@@ -667,9 +667,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if cleared_enough() then return", "if false then return", "due_end_in_pieces",
         ),
         "a_session_ends_with_its_first_piece": ("if all and looked == #held then", "if all then", "due_end_in_pieces"),
-        "no_wake_on_due_task": ("\n      arm_workers()", "", "marker_is_armed"),
-        "no_wake_on_due_slot": ("arm_for_open_slot()", "", "marker_is_armed"),
-        "promotion_forgets_pending": ("zput(PENDING, t.id, place(t))\n      arm_workers()", "arm_workers()", WALK),
+        "no_wake_on_due_task": ("\n      Markers.arm_workers()", "", "marker_is_armed"),
+        "no_wake_on_due_slot": ("Markers.arm_for_open_slot()", "", "marker_is_armed"),
+        "promotion_forgets_pending": ("zput(PENDING, t.id, place(t))\n      Markers.arm_workers()", "Markers.arm_workers()", WALK),
         "promotion_forgets_the_open_slot": (
             "set_letter(t, k, 'O')\n      zput(OPEN, t.id, place(t))", "set_letter(t, k, 'O')", WALK,
         ),
@@ -712,14 +712,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "dropped_bytes_kept": ("ResultBytes.free(attempt_id(t, k, s))", "", "starts_over"),
         "no_wake_on_requeue": (
-            "zput(PENDING, t.id, place(t))\n    arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
+            "zput(PENDING, t.id, place(t))\n    Markers.arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
         ),
         "no_wake_when_a_task_stops_running": (
-            "bump('running', -1)\n    arm_workers()", "bump('running', -1)", "marker_is_armed",
+            "bump('running', -1)\n    Markers.arm_workers()", "bump('running', -1)", "marker_is_armed",
         ),
         "requeue_forgets_running_1": ("zdel(OPEN, t.id)\n    bump('running', -1)", "zdel(OPEN, t.id)", WALK),
         "a_requeued_task_is_in_no_set": (
-            "zput(PENDING, t.id, place(t))\n    arm_workers()\n  end\n  changed(t)", "end\n  changed(t)", WALK,
+            "zput(PENDING, t.id, place(t))\n    Markers.arm_workers()\n  end\n  changed(t)", "end\n  changed(t)", WALK,
         ),
         "cancel_leaves_live_attempts": ("if c == 'H' then\n      end_hold(t, k, s, why)", "if c == 'H' then", WALK),
         "a_cleared_slot_keeps_its_retry": (
@@ -728,8 +728,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "bytes_of_dropped_results_stay": (
             "ResultBytes.free(attempt_id(t, k, s))\n      if done_why", "if done_why", WALK,
         ),
-        "what_is_taken_back_is_told_to_nobody": ("if TAKEN_BACK[why] then arm_session(s.session) end", "", WALK),
-        "what_is_given_up_is_told_to_whoever_gave_it_up": ("if TAKEN_BACK[why] then arm", "if true then arm", WALK),
+        "what_is_taken_back_is_told_to_nobody": ("if TAKEN_BACK[why] then Markers.arm_session(s.session) end", "", WALK),
+        "what_is_given_up_is_told_to_whoever_gave_it_up": ("if TAKEN_BACK[why] then Markers.arm", "if true then Markers.arm", WALK),
         "a_time_out_is_told_to_nobody": ("expired = true, ", "", WALK),
         "what_became_too_old_is_told_to_nobody": ("stale = true, revoked", "revoked", WALK),
         "what_is_revoked_is_told_to_nobody": ("revoked = true, ", "", WALK),
@@ -745,8 +745,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if arm.finished then", "if arm.finished and state.paused ~= 'paused' then", WALK,
         ),
         "no_wake_of_those_who_listen_without_tasks": (
-            "local function arm_anyway() arm_for_open_slot() end",
-            "local function arm_anyway() arm_workers() end", "rare_calls_wake",
+            "Markers.arm_anyway = function() Markers.arm_for_open_slot() end",
+            "Markers.arm_anyway = function() Markers.arm_workers() end", "rare_calls_wake",
         ),
         "no_wake_where_a_task_waits": (
             "redis.call('ZCARD', PENDING) > 0)", "redis.call('ZCARD', PENDING) > 1)", "marker_is_armed", WALK,
@@ -791,7 +791,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_config_is_only_compared": ("Config.change(FIRST_ARG, true)", "Config.change(FIRST_ARG, false)", "configure_changes", WALK),
     },
     "include/config_change.lua": {
-        "no_wake_on_config": ("arm_workers()", "", "marker_is_armed", "wakes_workers"),
+        "no_wake_on_config": ("Markers.arm_workers()", "", "marker_is_armed", "wakes_workers"),
         "a_new_batch_size_leaves_accepted_alone": ("bump('accepted', num('version') * (b - before))", "", WALK),
         "an_unsealed_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
         "what_follows_is_not_told": (
@@ -799,8 +799,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "finish.lua": {
-        "finish_wakes_no_trainer": ("arm_trainer(true)", "", "waiting_trainer_is_told_at_once", WALK),
-        "finish_wakes_nobody": ("arm.finished = true", "", WALK),
+        "finish_wakes_no_trainer": ("Markers.arm_trainer(true)", "", "waiting_trainer_is_told_at_once", WALK),
+        "finish_wakes_nobody": ("Markers.arm_finished()", "", WALK),
         "finish_leaves_the_supply": (
             "if state.supply == 'more' then set('supply', 'interrupted') end", "", "gone_is_not_waited_for", WALK,
         ),
@@ -818,9 +818,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "pause.lua": {
         "any_resume_ends_a_halt": (" and rawget(ARGV, FIRST_ARG + 1) == '1' then", " then", "told_apart", WALK),
-        "no_wake_on_resume": ("arm_anyway()", "", "marker_is_armed"),
-        "no_wake_on_open_slot_after_pause": ("arm_anyway()", "arm_workers()", "marker_is_armed"),
-        "resume_wakes_nobody": ("arm_anyway()\n  event(mode", "event(mode", WALK),
+        "no_wake_on_resume": ("Markers.arm_anyway()", "", "marker_is_armed"),
+        "no_wake_on_open_slot_after_pause": ("Markers.arm_anyway()", "Markers.arm_workers()", "marker_is_armed"),
+        "resume_wakes_nobody": ("Markers.arm_anyway()\n  event(mode", "event(mode", WALK),
     },
     "recover_begin.lua": {
         "a_recovery_leaves_a_run_finished": (
@@ -855,9 +855,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "numbers_not_taken_over": (
             "  if (state.recover_lineage or '') ~= '' then", "  if false then", "results_of_the_time_after",
         ),
-        "no_wake_on_recovery": ("arm_anyway()", "", "marker_is_armed"),
-        "no_wake_on_open_slot_after_recovery": ("arm_anyway()", "arm_workers()", "marker_is_armed"),
-        "a_recovery_wakes_nobody": ("arm_anyway()\n  event('recovered'", "event('recovered'", WALK),
+        "no_wake_on_recovery": ("Markers.arm_anyway()", "", "marker_is_armed"),
+        "no_wake_on_open_slot_after_recovery": ("Markers.arm_anyway()", "Markers.arm_workers()", "marker_is_armed"),
+        "a_recovery_wakes_nobody": ("Markers.arm_anyway()\n  event('recovered'", "event('recovered'", WALK),
         "the_counters_are_not_recomputed": (
             "set('accepted', version * batch_size() + redis.call('ZCARD', READY))", "", WALK,
         ),
@@ -886,7 +886,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "an_end_known_from_a_file_alone": (
             "set('known_from', math.max(num('known_from'), num('recover_listed')))", "", "forgotten_discard_is_undone",
         ),
-        "what_a_recovery_gives_back_is_told_to_nobody": ("      arm_session(s.session)\n", "", WALK),
+        "what_a_recovery_gives_back_is_told_to_nobody": ("      Markers.arm_session(s.session)\n", "", WALK),
         "versions_of_the_lost_future_stay_on_kept_tasks": ("then mend_versions(t) end", "then end", WALK),
         "dropped_rows_cannot_come_again": (
             "if fate == 'finished' then remember_finished(t.id) end", "add_finished(t.id, true)", WALK,
@@ -917,7 +917,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "repair.lua": {
         "repair_changes_nothing": ("set(name, found[name])", "", "drifted_counters"),
-        "no_wake_on_repair": ("arm_anyway()", "", "marker_is_armed"),
+        "no_wake_on_repair": ("Markers.arm_anyway()", "", "marker_is_armed"),
     },
     "retry.lua": {
         "a_retry_leaves_the_run_finished": (
@@ -1085,7 +1085,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_repeated_open_is_another_epoch": (
             "if state.epoch:match('%.(%w+)$') == token then return", "if false then return", WALK,
         ),
-        "ended_tasks_do_not_wake_the_trainer": ("arm_trainer(true)", "", WALK),
+        "ended_tasks_do_not_wake_the_trainer": ("Markers.arm_trainer(true)", "", WALK),
     },
     LIBRARY: {
         "constants_of_the_first_run": ("if LAST ~= keys[1] then", "if not LAST then", "take_turns"),
