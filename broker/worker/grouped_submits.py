@@ -1,4 +1,4 @@
-"""Sends results that are submitted at the same time in one call."""
+"""Groups results that asyncio handlers submit at the same time: they go in one call of the session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's session with one run: its lease, its claims, its attempts."""
+"""A worker's session with one run: its lease, its claims, its attempts, and how results and verdicts are submitted."""
 
 from __future__ import annotations
 
