@@ -1,0 +1,119 @@
+"""GRPO on a small transformer, with generators as processes of their own: `python -m examples.grpo --help`.
+
+Starts a server, the generators and the trainer on this host, and starts again what dies. Generators on other hosts use
+`--role generator --url URL` with a folder that all hosts share.
+
+Needs the extras `embedded` and `torch`; with a URL, `embedded` is not needed.
+"""
+
+import argparse
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from broker.local_server.embedded import EmbeddedServer
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options, the same for all roles."""
+    made = argparse.ArgumentParser(prog="python -m examples.grpo", description=(__doc__ or "").split("\n")[0])
+    add = made.add_argument
+    add("--problems", choices=("sums", "tool"), default="tool", help="adding, or adding with a tool in several turns")
+    add("--steps", type=int, default=80, help="training steps (default: %(default)s)")
+    add("--generators", type=int, default=2, help="generator processes (default: %(default)s)")
+    add("--staleness", type=int, default=1, help="steps that a rollout may be behind (default: %(default)s)")
+    add("--batch", type=int, default=16, help="groups of 8 samples in a step (default: %(default)s)")
+    add("--size", choices=("tiny", "small", "85m"), default="small", help="the transformer (default: %(default)s)")
+    add("--device", default="cpu", help="a device of PyTorch (default: %(default)s)")
+    add("--places", type=int, default=64, help="samples that a generator makes at once (default: %(default)s)")
+    add("--warm-up", type=float, default=0.1, help="share of right answers before GRPO begins (default: %(default)s)")
+    add("--learning-rate", type=float, default=5e-4, help="of AdamW (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--kill-every", type=float, default=0.0, help="seconds between two kills of a random process; 0: none")
+    add("--folder", help="where weights, checkpoint and curve go (default: a temporary folder)")
+    add("--url", help="a server (default: an embedded one)")
+    add("--run", default="grpo", help="the run's name (default: %(default)s)")
+    add("--role", choices=("all", "trainer", "generator"), default="all", help="what this process is")
+    add("--name", default="generator-0", help="a generator's name")
+    return made
+
+
+@contextlib.contextmanager
+def ended_at_exit(processes: dict[str, "subprocess.Popen[bytes]"]) -> Generator[None]:
+    """Ends the processes when the block ends, however it ends."""
+    try:
+        yield
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait()
+
+
+def supervise(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Runs the generators and the trainer until the trainer is done, and starts again what was killed."""
+    rng = random.Random(options.seed)
+    server = None if options.url else EmbeddedServer()
+    url = server.url if server else options.url
+    common = [sys.executable, "-m", "examples.grpo", *arguments, "--url", url, "--folder", options.folder]
+    commands = {
+        f"generator-{number}": [*common, "--role", "generator", "--name", f"generator-{number}"]
+        for number in range(options.generators)
+    }
+    commands["trainer"] = [*common, "--role", "trainer"]
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        with ended_at_exit(processes):
+            next_kill = time.monotonic() + (options.kill_every or float("inf"))
+            while True:
+                for name, command in commands.items():
+                    process = processes.get(name)
+                    if process is None:
+                        processes[name] = subprocess.Popen(command)
+                    elif process.poll() == -signal.SIGKILL:
+                        print(f"{name} was killed: it starts again", flush=True)
+                        processes[name] = subprocess.Popen(command)
+                    elif process.returncode and name != "trainer":
+                        print(f"{name} ended with exit code {process.returncode}", file=sys.stderr)
+                        return process.returncode
+                if processes["trainer"].returncode is not None:
+                    return processes["trainer"].returncode
+                if time.monotonic() > next_kill:
+                    processes[rng.choice(sorted(processes))].kill()
+                    next_kill += options.kill_every
+                time.sleep(0.1)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if server is not None:
+            server.stop()
+
+
+def main(arguments: list[str]) -> int:
+    """Plays the role that the arguments name."""
+    options = parser().parse_args(arguments)
+    with contextlib.ExitStack() as stack:
+        if options.folder is None:
+            options.folder = stack.enter_context(tempfile.TemporaryDirectory())
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
+        if options.role == "all":
+            return supervise(options, arguments)
+        if options.role == "trainer":
+            from examples.grpo.trainer import train
+
+            train(options)
+        else:
+            from examples.grpo.generator import generate
+
+            generate(options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
