@@ -22,7 +22,7 @@ end
 
 -- `accepted` counts version * B for the steps trained so far, so a changed batch size changes it.
 local function agree(update)
-  local _, before = Config.agree(CONFIG_START, update)
+  local before = Config.agree(CONFIG_START, update)
   if batch_size() ~= before then bump('accepted', num('version') * (batch_size() - before)) end
 end
 

@@ -13,7 +13,7 @@ local FIELDS = gate_and({ 'open_size', 'supply', 'admission' })
 
 return gated(FIELDS, function()
   refuse_while_recovering()
-  if state.admission == '1' then fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks') end
+  refuse_admission()
   local before = state.finished and 1 or 0
   if before == 0 then
     set('finished', now)

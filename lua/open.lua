@@ -23,9 +23,7 @@ return run(function()
     flush()
     return epoch .. ' 0 0 1'
   end
-  if field('admission') == '1' then
-    fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks')
-  end
+  refuse_admission()
   local answer_tail = ' ' .. state.version .. ' ' .. state.step_next .. ' 0'
   if state.epoch:match('%.(%w+)$') == token then return state.epoch .. answer_tail end
   refuse_old_token(token)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from broker import Rollout
-from broker.integrations.torch import pad
+from broker.integrations.torch import collate
 
 
 @dataclass
@@ -33,16 +33,14 @@ def batch_of(rollouts: list[Rollout], device: str) -> Batch:
 
     Source: Shao et al., "DeepSeekMath", 2024, section 4.1.
     """
-    results = [result for rollout in rollouts for result in rollout.results]
-    tokens, _ = pad([result["tokens"] for result in results])
-    mask, _ = pad([result["mask"] for result in results])
-    behaviour, _ = pad([result["log_probabilities"] for result in results])
-    advantages = []
-    for rollout in rollouts:
-        rewards = torch.tensor([result["reward"] for result in rollout.results])
-        advantages.append((rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4))
+    columns = collate(rollouts)
+    rewards = columns["reward"].float().view(len(rollouts), -1)  # all groups have as many samples
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, correction=0, keepdim=True) + 1e-4)
     return Batch(
-        tokens.to(device), mask[:, 1:].to(device), behaviour[:, 1:].to(device), torch.cat(advantages).to(device)
+        columns["tokens"].to(device),
+        columns["mask"][:, 1:].to(device),
+        columns["log_probabilities"][:, 1:].to(device),
+        advantages.flatten().to(device),
     )
 
 

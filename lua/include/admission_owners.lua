@@ -12,8 +12,6 @@ local OWNER_FIELDS = {
   'number', 'running', 'enqueued', 'accepted', 'rejected', 'reserved', 'recovery', 'version', 'waiting',
 }
 
-local function is_admission() return field('admission') == '1' end
-
 local function owner_record(text)
   local o, i = {}, 0
   for word in text:gmatch('%S+') do

@@ -7,7 +7,7 @@ Config.change = function(first, update)
   for i = first, #ARGV, 2 do names[#names + 1] = ARGV[i] end
   names[#names + 1] = 'max_concurrent_rollouts' -- it may follow the batch size
   for i = 1, #names do was[names[i]] = field(names[i]) end
-  local _, before = Config.agree(first, update)
+  local before = Config.agree(first, update)
   local changes = {}
   for i = 1, #names do
     local name = names[i]

@@ -34,16 +34,15 @@ Config.create = function(first)
 end
 
 -- Compares the given fields with the stored ones. Without `update` a difference is refused (CONFIG); with it, the stored field changes.
--- Fields that are not given stay; only C follows B if nobody ever gave C. Returns whether a field differed, and the batch size before.
+-- Fields that are not given stay; only C follows B if nobody ever gave C. Returns the batch size before.
 Config.agree = function(first, update)
-  local before, follows, differs = batch_size(), Config.follows(), false
+  local before, follows = batch_size(), Config.follows()
   for i = first, #ARGV, 2 do
     local name, given = Config.arg(i)
     local stored = field(name)
     if stored ~= given then
       if not update then fail('CONFIG', 'field', name, 'stored', stored or '', 'given', given) end
       set(name, given)
-      differs = true
     end
     if name == 'max_concurrent_rollouts' and update then
       follows = false
@@ -51,7 +50,7 @@ Config.agree = function(first, update)
     end
   end
   if follows and batch_size() ~= before then Config.follow() end
-  return differs, before
+  return before
 end
 
 -- Creates the run with the config in the pairs of arguments from `first_config` on.

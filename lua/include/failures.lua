@@ -31,17 +31,10 @@ Failures.of = function(t)
   return Failures.cached[t.id]
 end
 
-Failures.had = function(f, session)
-  for i = 1, #f.sessions do
-    if f.sessions[i] == session then return true end
-  end
-  return false
-end
-
 -- Whether the session has just failed at slot k.
 Failures.bars = function(t, k, session)
   local f = Failures.of(t)[k]
-  return f and now < f.till and Failures.had(f, session)
+  return f and now < f.till and contains(f.sessions, session)
 end
 
 -- Whether the session has just failed at all open slots of the task.
@@ -59,7 +52,7 @@ Failures.add = function(t, k, session, pause_until)
   local all = Failures.of(t)
   local f = all[k] or { count = 0, sessions = {} }
   f.count = f.count + 1
-  if not Failures.had(f, session) then f.sessions[#f.sessions + 1] = session end
+  if not contains(f.sessions, session) then f.sessions[#f.sessions + 1] = session end
   f.till = math.max(now + Failures.least_bar_ms, pause_until(f.count) or 0)
   all[k] = #f.sessions < Failures.most_faulty and f or nil
   local texts = {}

@@ -34,13 +34,6 @@ Quarantine.forget = function(session)
   Quarantine.cached[session] = false
 end
 
-Quarantine.has = function(entry, name)
-  for i = 1, #entry.names do
-    if entry.names[i] == name then return true end
-  end
-  return false
-end
-
 -- The session is quarantined, for longer each time.
 Quarantine.begin = function(session, entry)
   local first = math.max(Quarantine.least_ms, num('retry_backoff_max_ms'))
@@ -63,7 +56,7 @@ Quarantine.failed = function(session, name)
     Quarantine.cached[session] = entry
   end
   if now < entry.till then return end
-  if #entry.names < after and not Quarantine.has(entry, name) then entry.names[#entry.names + 1] = name end
+  if #entry.names < after and not contains(entry.names, name) then entry.names[#entry.names + 1] = name end
   if entry.times > 0 or (#entry.names >= after and num('total_results') > entry.results) then
     Quarantine.begin(session, entry)
   end

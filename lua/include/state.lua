@@ -38,6 +38,13 @@ local function num(name)
   return tonumber(field(name) or 0) or 0
 end
 
+-- Whether the run only counts rollouts that processes of another system hold: it has no tasks.
+local function is_admission() return field('admission') == '1' end
+
+local function refuse_admission()
+  if is_admission() then fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks') end
+end
+
 local function set(name, value)
   if type(value) == 'number' then value = int_text(value) end
   state[name] = value

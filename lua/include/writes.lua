@@ -25,6 +25,13 @@ local function unlink(name)
 end
 
 -- Notes a transition for the event stream. All transitions of a call share one entry.
+local function contains(list, value)
+  for i = 1, #list do
+    if list[i] == value then return true end
+  end
+  return false
+end
+
 local function event(kind, text)
   if state.events_maxlen ~= '0' then
     local n = #events

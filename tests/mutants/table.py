@@ -356,7 +356,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             " and num('total_results') > entry.results) then", ") then", "nobody_else_succeeds", WALK,
         ),
         "failures_of_one_task_quarantine": (
-            "and not Quarantine.has(entry, name) then", "then", "one_task_that_fails_often", WALK,
+            "and not contains(entry.names, name) then", "then", "one_task_that_fails_often", WALK,
         ),
         "quarantine_cannot_be_off": ("if after == 0 or state.halted", "if state.halted", "quarantine_is_off", WALK),
         "failures_of_a_halted_run_quarantine": ("if after == 0 or state.halted then", "if after == 0 then", WALK),
@@ -393,15 +393,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "include/failures.lua": {
         "faults_never_count": ("return all[k] == nil", "return false", "three_workers_are_one_failure", WALK),
         "faults_of_one_worker_count": (
-            "if not Failures.had(f, session) then", "if true then", "faults_of_one_worker_never_count", WALK,
+            "if not contains(f.sessions, session) then", "if true then", "faults_of_one_worker_never_count", WALK,
         ),
         "a_faulty_worker_is_barred_for_ever": (
             "return f and now < f.till and", "return f and", "gets_what_it_failed_at_again", WALK,
         ),
         "a_faulty_worker_is_not_barred": (
-            "return f and now < f.till and Failures.had(f, session)", "return false", "another_worker_tries", WALK,
+            "return f and now < f.till and contains(f.sessions, session)", "return false", "another_worker_tries", WALK,
         ),
-        "all_workers_are_barred": ("and now < f.till and Failures.had(f, session)", "and now < f.till", WALK),
+        "all_workers_are_barred": ("and now < f.till and contains(f.sessions, session)", "and now < f.till", WALK),
         "a_faulty_worker_is_barred_from_the_group": (
             "if not Failures.bars(t, at - 1, session) then return false end\n  end\n  return true",
             "if Failures.bars(t, at - 1, session) then return true end\n  end\n  return false",
@@ -780,14 +780,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "join.lua": {
         "a_worker_serves_an_admission_run": (
-            "if field('admission') == '1' then", "if false then", "told_that_an_admission_run_has_no_tasks",
+            "  refuse_admission()\n", "", "told_that_an_admission_run_has_no_tasks",
         ),
         "session_numbers_are_used_again": ("bump('session_seq', 1)", "set('session_seq', 1)", WALK),
         "nobody_looks_at_a_lease": ("due_at(now + lease)", "", WALK),
     },
     "configure.lua": {
         "a_config_changes_during_a_recovery": ("refuse_while_recovering()", "", "and_of_admission_is_refused", WALK),
-        "the_config_of_an_admission_run_changes": ("state.admission == '1'", "false", "and_of_admission_is_refused"),
+        "the_config_of_an_admission_run_changes": ("refuse_admission()", "", "and_of_admission_is_refused"),
         "a_config_is_only_compared": ("Config.change(FIRST_ARG, true)", "Config.change(FIRST_ARG, false)", "configure_changes", WALK),
     },
     "include/config_change.lua": {
@@ -805,7 +805,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if state.supply == 'more' then set('supply', 'interrupted') end", "", "gone_is_not_waited_for", WALK,
         ),
         "finish_during_a_recovery": ("refuse_while_recovering()", "", "during_a_recovery", WALK),
-        "finish_of_an_admission_run": ("state.admission == '1'", "false", "and_for_admission"),
+        "finish_of_an_admission_run": ("refuse_admission()", "", "and_for_admission"),
     },
     "prioritise.lua": {
         "a_new_priority_leaves_the_place": (

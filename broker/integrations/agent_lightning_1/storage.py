@@ -108,12 +108,9 @@ class Storage:
         """Script calls in one exchange; their errors are among the answers."""
         return await self._transport.execute(calls)
 
-    async def call(self, call: ScriptCall[Any]) -> Any:
+    async def call(self, call: ScriptCall[T]) -> T:
         """One script call; raises its error."""
-        value = (await self._transport.execute([call]))[0]
-        if isinstance(value, BrokerError):
-            raise value
-        return value
+        return await self._transport.call(call)
 
     async def noted(self, call: ScriptCall[Noted]) -> Noted:
         """The answer of a call of `noting`. It may share an exchange with those of other requests. Raises its error."""

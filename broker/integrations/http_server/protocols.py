@@ -45,16 +45,26 @@ class _Deadline:
             self._overdue = None
 
 
-class H11Connection(H11Protocol):
-    """A connection whose requests `h11` parses. It bounds the bytes of headers by itself."""
+class _Timed(asyncio.Protocol):
+    """A connection that waits for headers from its beginning to its end; a parser's class says when they are there."""
 
+    loop: asyncio.AbstractEventLoop
     _deadline: _Deadline
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Waits for the first request."""
         super().connection_made(transport)
         self._deadline = _Deadline(self.loop, transport.close)
         self._deadline.begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
+        self._deadline.end()
+        super().connection_lost(exc)
+
+
+class H11Connection(_Timed, H11Protocol):
+    """A connection whose requests `h11` parses. It bounds the bytes of headers by itself."""
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes that arrived."""
@@ -64,11 +74,6 @@ class H11Connection(H11Protocol):
         else:
             self._deadline.end()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the connection."""
-        self._deadline.end()
-        super().connection_lost(exc)
-
 
 def _connection() -> Any:
     try:
@@ -76,18 +81,11 @@ def _connection() -> Any:
     except ImportError:
         return H11Connection
 
-    class HttpToolsConnection(HttpToolsProtocol):
+    class HttpToolsConnection(_Timed, HttpToolsProtocol):
         """A connection whose requests `httptools` parses."""
 
-        _deadline: _Deadline
         _in_headers = True
         _beside_body = 0
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            """Waits for the first request."""
-            super().connection_made(transport)
-            self._deadline = _Deadline(self.loop, transport.close)
-            self._deadline.begin()
 
         def on_message_begin(self) -> None:
             """A request begins. The piece of bytes with its first one is not counted: it is bounded by itself."""
@@ -114,11 +112,6 @@ def _connection() -> Any:
                 self._deadline.begin()
             else:
                 self._deadline.end()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            """Forgets the connection."""
-            self._deadline.end()
-            super().connection_lost(exc)
 
     return HttpToolsConnection
 
