@@ -53,7 +53,7 @@ def decoupled_ppo_loss(
 
     Args:
         new: `[N, T]`, log-probabilities under the weights in training.
-        proximal: `[N, T]`, under the weights at the begin of the step.
+        proximal: `[N, T]`, under the weights at the beginning of the step.
         behaviour: `[N, T]`, under the weights that generated.
         advantages: `[N]`.
         mask: `[N, T]`, 1.0 where a token counts.
