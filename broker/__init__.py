@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from broker.other_project import warn_of_other_project
+
 if TYPE_CHECKING:
     from broker.clients.trainer import Trainer
     from broker.clients.worker import Worker
@@ -143,3 +145,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+warn_of_other_project()

@@ -10,6 +10,9 @@ _EXIT_INTERRUPTED = 130
 def entry_point() -> NoReturn:
     """Runs the command with the arguments of the process and leaves it."""
     try:
+        from broker.other_project import warn_of_other_project
+
+        warn_of_other_project()  # again: where the other project came last, it has `broker/__init__.py`
         from broker.cli import main  # loading takes longer than a quick Ctrl-C
 
         main.entry_point()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import signal
@@ -147,7 +148,22 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _unknown_command(argv: Sequence[str]) -> CommandFailure | None:
+    """A failure that suggests the command that was meant, if `argv` names one that does not exist."""
+    given = argv[0] if argv else ""
+    names = [entry.name for entry in CATALOGUE]
+    if not given or given.startswith("-") or given in names:
+        return None
+    close = difflib.get_close_matches(given, names, n=3) or [name for name in names if name.startswith(given)]
+    meant = " or ".join(f"`broker {name}`" for name in close)
+    return CommandFailure(
+        f"there is no command {given!r}. " + (f"Did you mean {meant}? " if meant else "") + "`broker --help` lists all."
+    )
+
+
 def _dispatch(argv: Sequence[str], output: Output | None) -> int:
+    if (unknown := _unknown_command(argv)) is not None:
+        return _told(unknown)
     try:
         namespace = build_parser(argv).parse_args(argv)
     except SystemExit as finished:  # argparse has printed its help (0) or the error (2)

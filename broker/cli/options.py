@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from broker.cli.failure import CommandFailure
+from broker.values.names import URL_VARIABLE
 
 if TYPE_CHECKING:
     from broker.operator import Operator
-
-#: The environment variable for --url.
-URL_VARIABLE = "BROKER_URL"
 
 #: How long a command tries to reach a server that does not answer: shorter than a worker, because a person waits.
 PATIENCE_S = 3.0

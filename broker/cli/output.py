@@ -20,12 +20,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: headings (all empty: none) and rows of text; columns with an index in `numeric` are aligned right."""
+    """A table of text.
+
+    Args:
+        columns: the headings; all empty: none.
+        rows: the cells.
+        title: above the table.
+        numeric: the columns, by index, that are aligned right.
+        optional: the columns that a terminal too narrow for all leaves out, the first of these first. The others are
+            then not broken, whatever their width.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
     numeric: frozenset[int] = field(default_factory=frozenset[int])
+    optional: tuple[int, ...] = ()
+
+    def without(self, left_out: frozenset[int]) -> Table:
+        """This table without some of its columns."""
+        kept = [index for index in range(len(self.columns)) if index not in left_out]
+        return Table(
+            [self.columns[index] for index in kept],
+            [[row[index] for index in kept] for row in self.rows],
+            self.title,
+            frozenset(place for place, index in enumerate(kept) if index in self.numeric),
+        )
 
 
 class ShowProgress(Protocol):
@@ -109,8 +129,10 @@ class Output:
         console = self._terminal()
         if console is None:
             self.line(aligned(table))
+        elif (fitting := _fitting(table, console)) is None:
+            self.line(aligned(table.without(frozenset(table.optional))))  # the terminal wraps lines and breaks no cell
         else:
-            console.print(_drawn(table))
+            console.print(_drawn(fitting))
 
     def tables(self, tables: Sequence[Table]) -> None:
         """Prints several tables: below each other in a pipe; on a terminal, all but the first side by side."""
@@ -192,6 +214,25 @@ def _laid_out(tables: Sequence[Table]) -> RenderableType:
 
     first, *rest = (_drawn(table) for table in tables)
     return Group(first, Columns(rest, padding=(0, 4))) if rest else first
+
+
+def _fitting(table: Table, console: Console) -> Table | None:
+    """The table with as many of its optional columns as the terminal is wide enough for; None: it is too narrow."""
+    if not table.optional:
+        return table
+    for number in range(len(table.optional) + 1):
+        narrowed = table.without(frozenset(table.optional[:number]))
+        if _width(narrowed, console) <= console.width:
+            return narrowed
+    return None
+
+
+def _width(table: Table, console: Console) -> int:
+    """The width of a table that nothing narrows."""
+    from rich.measure import Measurement
+
+    widest = console.options.update(max_width=100_000)
+    return Measurement.get(console, widest, _drawn(table)).maximum
 
 
 def _drawn(table: Table) -> RenderableType:

@@ -10,8 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.clients.base import AsyncClient
-from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, Credentials, open_async_transport
-from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.connections import (
+    DEFAULT_RETRY_FOR_S,
+    DEFAULT_TIMEOUT_S,
+    Credentials,
+    open_async_transport,
+    url_or_variable,
+)
+from broker.errors import BadArgument, BrokerError
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
@@ -21,6 +27,7 @@ from broker.trainer.feeder import feeder_of
 from broker.trainer.filter import Accept
 from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
+from broker.trainer.wait_log import timed_out
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
 from broker.values.config_change import ConfigChange, change_fields
@@ -43,7 +50,7 @@ class Trainer(AsyncClient):
     A forked child must open another trainer: it cannot use the trainer that its parent opened.
 
     Args:
-        url: the server.
+        url: the server; None: the environment variable BROKER_URL.
         run: name of the run.
         config: how the run works; None: the run must exist.
         update: change the stored config in the fields that `config` was given; all others stay as they are.
@@ -57,8 +64,8 @@ class Trainer(AsyncClient):
 
     def __init__(
         self,
-        url: str,
-        run: str,
+        url: str | None = None,
+        run: str = "",
         config: RunConfig | None = None,
         *,
         update: bool = False,
@@ -70,7 +77,7 @@ class Trainer(AsyncClient):
     ) -> None:
         super().__init__(
             open_async_transport(
-                url,
+                url_or_variable(url),
                 timeout_s=timeout_s,
                 retry_for_s=retry_for_s,
                 credentials=credentials,
@@ -231,7 +238,7 @@ class Trainer(AsyncClient):
             batch = await asyncio.wait_for(asyncio.shield(task), timeout)
         except TimeoutError:
             if not task.done():
-                raise WaitTimeout(what=f"the batch of step {step}", seconds=timeout, run=self.run) from None
+                raise await self._run(timed_out(self._state.io, self.run, step, timeout, self._state.now)) from None
             batch = None
         except BrokerError:
             batch = None

@@ -22,6 +22,7 @@ from broker.connections import (
     Transport,
     open_async_transport,
     open_transport,
+    url_or_variable,
 )
 from broker.errors import BadArgument, BrokerError
 from broker.protocol.worker import FailureKind
@@ -51,7 +52,7 @@ class Worker(AsyncClient):
     must open another worker: it cannot use the worker that its parent opened.
 
     Args:
-        url: the server.
+        url: the server; None: the environment variable BROKER_URL.
         run: name of the run, or several in order of preference.
         name: shown to people; None: host and process id.
         lease_s: lease asked for, in seconds; None: the run's.
@@ -70,8 +71,8 @@ class Worker(AsyncClient):
 
     def __init__(
         self,
-        url: str,
-        run: str | Sequence[str],
+        url: str | None = None,
+        run: str | Sequence[str] = "",
         *,
         name: str | None = None,
         lease_s: float | None = None,
@@ -88,6 +89,7 @@ class Worker(AsyncClient):
     ) -> None:
         self._grace_s, self._heartbeat_s = grace_of(grace_s), interval_of(heartbeat_s, lease_s)
         name = default_name() if name is None else name
+        url = url_or_variable(url)
         super().__init__(
             open_async_transport(
                 url,

@@ -11,9 +11,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from broker.clients.base import BlockingClient
-from broker.connections import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, END_WITHIN_S, Credentials, open_transport
+from broker.connections import (
+    DEFAULT_RETRY_FOR_S,
+    DEFAULT_TIMEOUT_S,
+    END_WITHIN_S,
+    Credentials,
+    open_transport,
+    url_or_variable,
+)
 from broker.connections.background import in_background
-from broker.errors import BadArgument, BrokerError, WaitTimeout
+from broker.errors import BadArgument, BrokerError
 from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
@@ -23,6 +30,7 @@ from broker.trainer.feeder import feeder_of
 from broker.trainer.filter import Accept
 from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TrainerState
+from broker.trainer.wait_log import timed_out
 from broker.values.arguments import path_of
 from broker.values.config import RunConfig
 from broker.values.config_change import ConfigChange, change_fields
@@ -51,7 +59,8 @@ class Trainer(BlockingClient):
     one after the other. A call in a forked child is refused, and so is a signal handler's in the middle of another.
 
     Args:
-        url: the server, e.g. `redis://head:6379/0`; see the README for the kinds.
+        url: the server, e.g. `redis://head:6379/0`; see the README for the kinds. None: the environment variable
+            BROKER_URL.
         run: name of the run.
         config: how the run works; a run that does not exist is created. None: the run must exist. Of a run that
             exists, only the fields that the config was given are compared.
@@ -71,8 +80,8 @@ class Trainer(BlockingClient):
 
     def __init__(
         self,
-        url: str,
-        run: str,
+        url: str | None = None,
+        run: str = "",
         config: RunConfig | None = None,
         *,
         update: bool = False,
@@ -83,7 +92,7 @@ class Trainer(BlockingClient):
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
         transport = open_transport(
-            url,
+            url_or_variable(url),
             timeout_s=timeout_s,
             retry_for_s=retry_for_s,
             credentials=credentials,
@@ -309,7 +318,7 @@ class Trainer(BlockingClient):
             batch = future.result(timeout)
         except TimeoutError:
             if not future.done():
-                raise WaitTimeout(what=f"the batch of step {step}", seconds=timeout, run=self.run) from None
+                raise self._run(timed_out(self._state.io, self.run, step, timeout, self._state.now)) from None
             batch = None
         except BrokerError:
             batch = None

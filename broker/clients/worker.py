@@ -20,6 +20,7 @@ from broker.connections import (
     HEARTBEAT_ENDS_WITHIN_S,
     Credentials,
     open_transport,
+    url_or_variable,
 )
 from broker.errors import BadArgument, BrokerError
 from broker.protocol.worker import FailureKind
@@ -53,7 +54,7 @@ class Worker(BlockingClient):
     A forked child may submit results of its parent's attempts; to claim, it opens its own worker.
 
     Args:
-        url: the server.
+        url: the server; None: the environment variable BROKER_URL.
         run: name of the run, or several in order of preference.
         name: shown to people; None: host and process id.
         lease_s: seconds without a sign of life after which the attempts go to other workers; None: the run's lease.
@@ -85,8 +86,8 @@ class Worker(BlockingClient):
 
     def __init__(
         self,
-        url: str,
-        run: str | Sequence[str],
+        url: str | None = None,
+        run: str | Sequence[str] = "",
         *,
         name: str | None = None,
         lease_s: float | None = None,
@@ -104,7 +105,7 @@ class Worker(BlockingClient):
         check_plain_hook("on_weights_stale", on_weights_stale)
         grace_s, heartbeat_s = grace_of(grace_s), interval_of(heartbeat_s, lease_s)
         name = default_name() if name is None else name
-        opened = functools.partial(open_transport, url, credentials=credentials)
+        opened = functools.partial(open_transport, url_or_variable(url), credentials=credentials)
         transport = opened(timeout_s=timeout_s, retry_for_s=retry_for_s, name=f"broker:worker:{name}")
         super().__init__(transport)
         try:

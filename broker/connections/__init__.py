@@ -7,10 +7,19 @@ from broker.connections.aio import AsyncTransport
 from broker.connections.credentials import Credentials
 from broker.connections.server_info import ServerInfo
 from broker.connections.sync import Transport
+from broker.connections.url import url_or_variable
 from broker.errors import BadArgument
 from broker.values.arguments import seconds_of
 
-__all__ = ["AsyncTransport", "Credentials", "ServerInfo", "Transport", "open_async_transport", "open_transport"]
+__all__ = [
+    "AsyncTransport",
+    "Credentials",
+    "ServerInfo",
+    "Transport",
+    "open_async_transport",
+    "open_transport",
+    "url_or_variable",
+]
 
 #: How long a server may be silent before the connection counts as lost, seconds.
 DEFAULT_TIMEOUT_S = 10.0

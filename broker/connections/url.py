@@ -1,5 +1,6 @@
 """Reads connection URLs. No other module knows their form."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +11,7 @@ from broker.connections.tls import TLS_OPTIONS, Tls
 from broker.errors import BadUrl
 from broker.local_server.socket_paths import path_in_url
 from broker.values.arguments import check_type
+from broker.values.names import URL_VARIABLE
 
 Mode = Literal["single", "sentinel", "cluster", "embedded", "fakeredis"]
 
@@ -60,6 +62,17 @@ def without_password(url: str) -> str:
     """A URL for messages: without the part before the last `@`, even if malformed; a socket's path is shown."""
     masked = re.sub(r"^(?![^:/]*unix:///)([^:/]*://).*@", r"\1***@", url, flags=re.DOTALL)
     return re.sub(r"(password=)[^&]*", r"\1***", masked)
+
+
+def url_or_variable(url: str | None) -> str:
+    """The URL that was given; None: the one in the environment variable BROKER_URL.
+
+    Raises:
+        BadUrl: neither is there.
+    """
+    if url is None and not (url := os.environ.get(URL_VARIABLE)):
+        raise BadUrl(problem=f"no server was named: no URL was given, and {URL_VARIABLE} is not set")
+    return url
 
 
 def parse_url(url: str) -> Address:

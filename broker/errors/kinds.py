@@ -455,8 +455,12 @@ class WaitTimeout(BrokerError, TimeoutError):
     """The time that the caller was willing to wait has passed."""
 
     code = "TIMEOUT"
-    happened = ("{what} was not ready within {seconds} s", "the wait took longer than allowed")
-    remedy = "wait longer, or look at `explain()` for what the run waits for"
+    happened = (
+        "{what} was not ready within {seconds} s: {reason}",
+        "{what} was not ready within {seconds} s",
+        "the wait took longer than allowed",
+    )
+    remedy = "wait longer; print(trainer.explain()), or `broker explain`, says what the run waits for"
 
 
 _KINDS: Final[tuple[type[BrokerError], ...]] = (

@@ -47,6 +47,21 @@ class Explanation:
     holding: Holding
     halt: Halt | None = None
 
+    def __str__(self) -> str:
+        """The facts in words: whether work goes on, whether a worker would get a task now, what the batch lacks."""
+        from broker.inspection.reasons import batch_progress, next_claim
+        from broker.inspection.situation import situation
+
+        claim = next_claim(self)
+        lines = [
+            f"run {self.stats.run}: version {self.stats.version}, next step {self.stats.step_next}",
+            f"Is work going on? {situation(self).sentence}",
+            f"Would a worker with the newest weights get a task now? {claim.sentence}",
+            *(f"- {remedy}" for remedy in claim.remedies),
+            batch_progress(self.stats),
+        ]
+        return "\n".join(lines)
+
 
 async def explain(io: BaseTransport, run: str, now: Now, limit: int = 50) -> Explanation:
     """Gathers the facts in one round trip."""

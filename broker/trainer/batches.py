@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from broker.connections.base import BaseTransport
-from broker.errors import Early, Gone, Recovering, TooMany, WaitTimeout
+from broker.errors import Early, Gone, Recovering, TooMany
 from broker.protocol import anyone, trainer
 from broker.protocol.anyone import RolloutRow
 from broker.protocol.trainer import Taken
@@ -17,7 +16,7 @@ from broker.trainer.exhausted import exhausted
 from broker.trainer.filter import Accept, Gathered, check_filter
 from broker.trainer.run_halted import run_halted, waits_in_a_halt
 from broker.trainer.state import TrainerState
-from broker.trainer.wait_log import BatchWait
+from broker.trainer.wait_log import BatchWait, timed_out
 from broker.values.arguments import seconds_of, whole
 from broker.values.config import MAX_BATCH_SIZE
 from broker.values.rollout import Rollout
@@ -41,10 +40,10 @@ class Deadline:
         """Seconds left, at most the limit."""
         return at_most if self._at is None else min(at_most, self._at - time.monotonic())
 
-    def check(self, what: str, **fields: Any) -> None:
-        """Raises WaitTimeout once nothing is left."""
-        if self._at is not None and time.monotonic() >= self._at:
-            raise WaitTimeout(what=what, seconds=self.timeout_s, **fields)
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left."""
+        return self._at is not None and time.monotonic() >= self._at
 
 
 class Forming:
@@ -105,7 +104,10 @@ class Forming:
                 raise await run_halted(state.io, state.run, state.now)
             if taken.exhausted and (not taken.short or taken.left == 0):
                 raise await exhausted(state, left=taken.left, step=step, n=self._n)
-            deadline.check(f"the batch of step {step}", size=taken.size, n=self._n, run=state.run)
+            if deadline.is_over:
+                raise await timed_out(
+                    state.io, state.run, step, deadline.timeout_s, state.now, size=taken.size, n=self._n
+                )
             await self._wait.tell(taken.size)
             woken = await state.io.wait_marker((state.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
             if not woken:
@@ -229,7 +231,8 @@ async def read_batch(
                 break
         if await waits_in_a_halt(io, run, step):
             raise await run_halted(io, run)
-        deadline.check(f"the batch of step {step}", run=run)
+        if deadline.is_over:
+            raise await timed_out(io, run, step, timeout)
         await io.pause(max(0.0, deadline.left(pause_s)))
         pause_s = min(0.5, pause_s * 2)
     share = share_of(piece.size, rank, world)

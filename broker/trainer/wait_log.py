@@ -1,15 +1,17 @@
-"""The log of a trainer that waits for its batch: what the batch lacks, and who has it or why nobody works on it."""
+"""What a trainer says of a wait for its batch, in the log and at a time-out: who has the batch, or why nobody does."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from broker.errors import BrokerError
+from broker.connections.base import BaseTransport
+from broker.errors import BrokerError, WaitTimeout
 from broker.errors.words import count, duration
 from broker.protocol.ids import attempt_id, worker_of
+from broker.protocol.script_call import Now
 from broker.trainer.state import TrainerState
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ _log = logging.getLogger(__name__)
 FIRST_AFTER_S = 30.0
 #: The longest pause, seconds.
 LONGEST_DISTANCE_S = 600.0
+#: After a shorter wait, in seconds, a time-out does not ask for the reason: the caller polls.
+ASK_FROM_S = 0.5
 
 
 class BatchWait:
@@ -73,6 +77,30 @@ class BatchWait:
             duration(now - self._since),
             sentence,
         )
+
+
+async def timed_out(
+    io: BaseTransport, run: str, step: int, seconds: float | None, now: Now = "", **fields: Any
+) -> WaitTimeout:
+    """The error of a wait whose time is over; it says what the wait was for.
+
+    Args:
+        io: reaches the server.
+        run: the run.
+        step: the step whose batch was waited for.
+        seconds: how long the caller has waited.
+        now: injected time in milliseconds, for tests.
+        fields: more fields of the error.
+    """
+    what = f"the batch of step {step}"
+    if seconds is not None and seconds >= ASK_FROM_S:
+        from broker.inspection.explanation import explain
+
+        try:
+            fields["reason"] = _reason(await explain(io, run, now))[1].removesuffix(".")
+        except BrokerError as error:  # the wait was over all the same
+            _log.debug("what the batch of step %d waits for is not known: %s", step, error)
+    return WaitTimeout(what=what, seconds=seconds, run=run, **fields)
 
 
 def _reason(explanation: Explanation) -> tuple[bool, str]:

@@ -24,6 +24,10 @@ def is_name(value: object) -> bool:
     return isinstance(value, str) and _ALLOWED.fullmatch(value) is not None
 
 
+#: The environment variable with the URL of the server, for clients and commands that are given none.
+URL_VARIABLE = "BROKER_URL"
+
+
 def check_name(kind: NameKind, value: object) -> str:
     """Returns `value` if it is an allowed name, 1 to 200 characters of `A-Za-z0-9._:/@+-`.
 

@@ -94,3 +94,47 @@ def test_it_is_told_at_growing_distances(lab: Lab, monkeypatch: pytest.MonkeyPat
             told_at.append(now)
         now += 10
     assert told_at == [30, 90, 210, 450]
+
+
+@FLAVOURS
+def test_a_time_out_says_what_the_wait_was_for(lab: Lab, flavour: str):
+    trainer = lab.trainer(consumer_batch_size=3)
+    trainer.enqueue(tasks(3))
+    if flavour == "sync":
+        with pytest.raises(WaitTimeout) as caught:
+            trainer.next_batch(timeout=wait_log.ASK_FROM_S)
+        error = caught.value
+    else:
+
+        async def wait() -> WaitTimeout:
+            async with aio.Trainer(lab.url, lab.run, clock=lab.clock) as other:
+                with pytest.raises(WaitTimeout) as caught:
+                    await other.next_batch(timeout=wait_log.ASK_FROM_S)
+                return caught.value
+
+        error = asyncio.run(wait())
+    assert str(error).startswith("the batch of step 0 was not ready within 0.5 s: no worker is connected (")
+
+
+def test_a_rank_that_waits_in_vain_is_told_why(lab: Lab):
+    lab.trainer(consumer_batch_size=3).enqueue(tasks(3))
+    rank = lab.trainer(attach=True)
+    with pytest.raises(WaitTimeout, match="no worker is connected"):
+        rank.read_batch(0, timeout=wait_log.ASK_FROM_S)
+
+
+def test_a_poll_does_not_ask_for_the_reason(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=3)
+    trainer.enqueue(tasks(3))
+    with pytest.raises(WaitTimeout) as caught:
+        trainer.next_batch(timeout=0)
+    assert "reason" not in caught.value.fields
+
+
+def test_an_explanation_prints_as_words(lab: Lab):
+    trainer = lab.trainer(consumer_batch_size=3)
+    trainer.enqueue(tasks(3))
+    told = str(trainer.explain()).splitlines()
+    assert told[0] == f"run {lab.run}: version 0, next step 0"
+    assert told[1] == "Is work going on? No: no worker is connected."
+    assert told[2] == "Would a worker with the newest weights get a task now? Yes: 3 tasks may be started now."

@@ -107,6 +107,22 @@ def test_wrong_usage_is_exit_2_with_a_message(argv: Sequence[str], capsys: pytes
     assert "Traceback" not in printed.err
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("statsu", "`broker status`"), ("exp", "`broker explain`"), ("finsh", "`broker finish`")],
+)
+def test_a_mistyped_command_gets_a_suggestion(given: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([given, "math-7b"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"broker: there is no command '{given}'. Did you mean ")
+    assert meant in told
+
+
+def test_a_command_that_resembles_none_gets_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["xyzzy"]) == 2
+    assert capsys.readouterr().err == "broker: there is no command 'xyzzy'. `broker --help` lists all.\n"
+
+
 def test_seconds_that_are_too_few_are_told_with_the_range(capsys: pytest.CaptureFixture[str]) -> None:
     main.main(["status", "r", "--interval", "0"])
     assert "0 is not a number of seconds above 0 and up to 86400" in capsys.readouterr().err

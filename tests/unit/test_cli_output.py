@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -32,6 +33,35 @@ def test_a_terminal_gets_a_drawn_table_and_names_are_not_markup() -> None:
     Output(stdout=stream).table(TABLE)
     assert "[b]x" in stream.getvalue()
     assert "─" in stream.getvalue()
+
+
+WIDE = Table(
+    ("run", "version", "next step", "pending", "claims"),
+    [("math-7b/with-a-long-name/of-forty-characters", "12", "13", "40,000", "draining")],
+    numeric=frozenset({1, 2, 3}),
+    optional=(2, 3),
+)
+
+
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        ("120", ["run", "version", "next", "step", "pending", "claims"]),
+        ("90", ["run", "version", "pending", "claims"]),
+        ("78", ["run", "version", "claims"]),
+        ("40", ["run", "version", "claims"]),
+    ],
+)
+def test_a_narrow_terminal_leaves_columns_out_and_breaks_no_name(
+    width: str, headings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    stream = _Terminal()
+    Output(stdout=stream).table(WIDE)
+    lines = [re.sub("\x1b\\[[0-9]*m", "", line).split() for line in stream.getvalue().splitlines() if line.strip()]
+    assert lines[0] == headings
+    assert lines[-1][0] == "math-7b/with-a-long-name/of-forty-characters"
+    assert lines[-1][-1] == "draining"
 
 
 def test_without_rich_a_terminal_gets_aligned_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,10 @@ _COLUMNS = (
 )
 
 
+#: What a narrow terminal leaves out, in this order: next step, dead, capacity, ready, consumed, pending.
+_OPTIONAL = (2, 8, 3, 6, 7, 4)
+
+
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     options.add_url(parser)
@@ -59,7 +63,7 @@ def run(namespace: Namespace, output: Output) -> int:
             )
     if not output.as_json:
         if rows:
-            output.table(Table(_COLUMNS, rows, numeric=frozenset(range(1, len(_COLUMNS) - 1))))
+            output.table(Table(_COLUMNS, rows, numeric=frozenset(range(1, len(_COLUMNS) - 1)), optional=_OPTIONAL))
         else:
             output.note("no runs on this server")
     return 0
