@@ -86,13 +86,10 @@ class WorkerCalls:
     async def claim_once(self, n: int, there: Sequence[Attempt] = ()) -> list[Attempt]:
         """Up to n attempts, from the preferred run first, 64 in a round trip; `there` are the first of them."""
         attempts = list(there)
-        woken_by = self._waiting.taken_marker()
         try:
             await self._waiting.load_weights()
-            if await self.state.lanes.ask(n, attempts, woken_by, lambda one, s: self._claim_of(one, s, n, attempts)):
-                woken_by = None
-            if woken_by is not None:  # the run of this marker was not asked: its work is for another worker
-                await self._waiting.put_back(woken_by)
+            passed_over = await self.state.lanes.ask(n, attempts, lambda one, s: self._claim_of(one, s, n, attempts))
+            await self._waiting.pass_on(passed_over)
         except BrokerError as error:
             if not attempts:
                 raise

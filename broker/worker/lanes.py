@@ -13,7 +13,7 @@ from broker.errors import BrokerError, ClientClosed, ReadOnlyServer, ServerUnava
 from broker.worker.activity import Activity
 from broker.worker.session import Session
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: A run whose server does not answer is asked again after so many seconds, and tried for so many: its other runs wait.
 NOT_ANSWERING_AGAIN_S, NOT_ANSWERING_TRY_S = 5.0, 1.0
@@ -56,12 +56,8 @@ class Lanes:
             activity.finished([session.run for session in self._sessions])
 
     async def ask(
-        self,
-        n: int,
-        attempts: list[Any],
-        woken_by: str | None,
-        claim_of: Callable[[Session, float], Awaitable[None]],
-    ) -> bool:
+        self, n: int, attempts: list[Any], claim_of: Callable[[Session, float], Awaitable[None]]
+    ) -> list[Session]:
         """Asks the runs, the preferred one first, until there are n attempts.
 
         A run whose server does not answer is asked again from time to time, or when no other answers.
@@ -69,25 +65,25 @@ class Lanes:
         Args:
             n: most attempts wanted.
             attempts: those that there are.
-            woken_by: the marker that woke the worker, or None.
             claim_of: adds what a run gives, tried for so many seconds; infinity: as usual.
 
         Returns:
-            Whether the run of the marker was asked.
+            The runs that were passed over although their servers answer: there were n attempts already.
 
         Raises:
             ServerUnavailable, ReadOnlyServer: no run answers.
             BrokerError: a permanent failure, of any run.
         """
         now, failed = time.monotonic(), list[tuple[Session, BrokerError]]()
-        answered = asked = waited = False
+        passed_over: list[Session] = []
+        answered = waited = False
         for session in sorted(self._sessions, key=lambda session: now < self._ask_again_at.get(session.run, 0.0)):
             was_away, is_asked = not self.answers(session), len(attempts) < n
             if answered and was_away and now < self._ask_again_at[session.run]:
                 is_asked = False
-            # The marker of a run whose server is away cannot be armed again.
-            asked = asked or (session.marker == woken_by and (is_asked or was_away))
             if not is_asked:
+                if not was_away:
+                    passed_over.append(session)
                 continue
             try:
                 await claim_of(session, NOT_ANSWERING_TRY_S if waited or was_away else math.inf)
@@ -108,4 +104,4 @@ class Lanes:
         for session, error in failed:
             words = "worker %s goes on without the run %s for now: %s"
             self._warnings[session.run].tell(words, self._worker, session.run, error)
-        return asked
+        return passed_over

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from broker.connections.base import BaseTransport
 from broker.errors import ClientClosed
 from broker.values.attempt import Attempt
 from broker.worker.lanes import NOT_ANSWERING_AGAIN_S
-from broker.worker.session import ITEMS_PER_CALL, check_policy
+from broker.worker.session import ITEMS_PER_CALL, Session, check_policy
 from broker.worker.state import WorkerState
 
 #: Longest wait for a marker before claiming again, seconds.
@@ -27,7 +28,8 @@ RUN_AGAIN_S = 1.0
 class WaitForWork:
     """The waits of one worker between its claims.
 
-    A wait that ends by a marker takes it from the server: the next claim acts on it, or puts it back.
+    A wait that ends by a marker takes it from the server: the next claim asks the marker's run, or passes the marker
+    on to another worker.
 
     Args:
         io: waits.
@@ -38,14 +40,11 @@ class WaitForWork:
         self._io, self._state = io, state
         self._woken_by: str | None = None  # the marker that this worker took and has not acted on yet
 
-    def taken_marker(self) -> str | None:
-        """The marker that the last wait took, for the claim that acts on it; None: it took none."""
+    async def pass_on(self, passed_over: Iterable[Session]) -> None:
+        """Arms the marker that the last wait took again, if the claim after it passed over the marker's run."""
         woken_by, self._woken_by = self._woken_by, None
-        return woken_by
-
-    async def put_back(self, marker: str) -> None:
-        """Arms a marker that was taken again."""
-        await self._io.command("ZADD", marker, 0, "1")
+        if woken_by is not None and any(session.marker == woken_by for session in passed_over):
+            await self._io.command("ZADD", woken_by, 0, "1")
 
     @staticmethod
     def deadline(timeout_s: float | None) -> float | None:

@@ -102,13 +102,11 @@ local function why_less(claim)
   return 'at_capacity'
 end
 
--- Arms the workers' marker again if the claim leaves work that another worker could claim: so one wake-up passes from worker to worker.
-local function arm_again(goes_on)
+-- Passes the wake-up of this worker on if the claim leaves work: open slots, and with `or_pending` pending tasks.
+local function pass_on(or_pending)
   if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
-  if still_open then Markers.arm_for_open_slot() end
-  if not goes_on then return end
-  if still_pending == nil then still_pending = redis.call('ZCARD', PENDING) > started end
-  if still_pending and capacity() > 0 then Markers.arm_workers() end
+  if or_pending and still_pending == nil then still_pending = redis.call('ZCARD', PENDING) > started end
+  Markers.pass_on(still_open, or_pending and still_pending)
 end
 
 -- Returns the reason for handing out less than n, or nil.
@@ -122,7 +120,7 @@ local function hand_out(n, limit, claim)
   if state.recovering ~= '' then return 'recovering' end
   local most = Quarantine.most(claim.session, n)
   if most == 0 then
-    arm_again(true) -- the marker that woke this worker is for another one
+    pass_on(true) -- the marker that woke this worker is for another one
     return 'quarantined'
   end
   if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then
@@ -131,7 +129,7 @@ local function hand_out(n, limit, claim)
   end
   claim_open(most, limit, claim)
   if state.paused ~= 'draining' then claim_pending(most, limit, claim) end
-  arm_again(granted_count >= most or claim.passed > 0)
+  pass_on(granted_count >= most or claim.passed > 0)
   if granted_count >= n then return nil end
   return granted_count < most and why_less(claim) or 'quarantined'
 end

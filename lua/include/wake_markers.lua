@@ -14,6 +14,12 @@ Markers.arm_workers = function() arm.workers = true end
 -- may be left than the trainer waits for.
 Markers.arm_trainer = function(ended) arm.trainer, arm.task_ended = true, arm.task_ended or ended end
 Markers.arm_for_open_slot = function() arm.workers, arm.slot_opened = true, true end
+-- Arms the workers' marker again after a claim, if the claim leaves work that another worker could claim: so one wake-up passes from worker
+-- to worker. still_open, still_pending: whether the claim leaves open slots, and pending tasks.
+Markers.pass_on = function(still_open, still_pending)
+  if still_open then Markers.arm_for_open_slot() end
+  if still_pending and capacity() > 0 then Markers.arm_workers() end
+end
 -- Arms the workers' marker whether or not there is work, unless the run is paused: for pause, resume, repair and the end of a recovery.
 -- The owners of an admission run wait on this marker too, and such a run has no tasks.
 Markers.arm_anyway = function() Markers.arm_for_open_slot() end

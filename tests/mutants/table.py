@@ -427,7 +427,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_faulty_worker_reads_one_page": ("looked = i - 1", "looked = there", "failed_at_the_first_tasks", WALK),
         "a_faulty_worker_keeps_the_marker": (
-            "arm_again(granted_count >= most or claim.passed > 0)", "arm_again(granted_count >= most)", "wakes_another",
+            "pass_on(granted_count >= most or claim.passed > 0)", "pass_on(granted_count >= most)", "wakes_another",
         ),
         "the_reason_of_a_faulty_worker_is_another": (
             "if claim.passed > 0 then return 'faulted' end", "", "another_worker_tries", WALK,
@@ -461,9 +461,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "pause_ignored": ("if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out", WALK),
         "draining_starts_tasks": ("if state.paused ~= 'draining' then", "if true then", "draining_finishes"),
         "no_wake_of_stale_weights": ("Markers.arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
-        "no_wake_of_what_is_left_pending": (
-            "if still_pending and capacity() > 0 then Markers.arm_workers() end", "", "marker_is_armed",
-        ),
         "used_up_forgotten": (
             "redis.call('ZCARD', OPEN) > used_up", "redis.call('ZCARD', OPEN) > 0", "last_open_slots_wakes_nobody",
         ),
@@ -483,7 +480,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "pending_not_counted": (
             "still_pending = redis.call('ZCARD', PENDING) > started", "still_pending = false", "did_not_look_at", WALK,
         ),
-        "no_wake_of_what_is_left_open": ("if still_open then Markers.arm_for_open_slot() end", "", "marker_is_armed"),
         "claim_starts_one_too_many": (
             "local room, offset, first, passed_before = capacity(),", "local room, offset, first, passed_before = capacity() + 1,", WALK,
         ),
@@ -493,7 +489,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_stale_policy_may_claim": ("(claim.given and too_old(claim.version))", "false", WALK),
         "numbers_of_first_claims_are_given_twice": ("bump('first_seq', started)", "", WALK),
-        "a_claim_does_not_pass_the_wake_up_on": ("  arm_again(granted_count >= most or claim.passed > 0)\n", "", WALK),
+        "a_claim_does_not_pass_the_wake_up_on": ("  pass_on(granted_count >= most or claim.passed > 0)\n", "", WALK),
         "what_is_left_of_a_started_group_wakes_nobody": (
             "claim, int_text(first + started)) then still_open = true end",
             "claim, int_text(first + started)) then still_open = still_open end", WALK,
@@ -741,6 +737,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/wake_markers.lua": {
+        "no_wake_of_what_is_left_open": ("if still_open then Markers.arm_for_open_slot() end", "", "marker_is_armed"),
+        "no_wake_of_what_is_left_pending": (
+            "if still_pending and capacity() > 0 then Markers.arm_workers() end", "", "marker_is_armed",
+        ),
         "a_pause_keeps_workers_from_the_end": (
             "if arm.finished then", "if arm.finished and state.paused ~= 'paused' then", WALK,
         ),

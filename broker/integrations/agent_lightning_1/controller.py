@@ -29,7 +29,7 @@ import httpx
 
 from broker.worker.state import default_name
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: The environment variable for the key: every user of the machine can see arguments in the process list.
 KEY_VARIABLE = "AGL_KEY"

@@ -18,7 +18,7 @@ from broker.integrations.agent_lightning_1.messages import EventCreate
 from broker.integrations.agent_lightning_1.models import Model, Models, server_for
 from broker.integrations.agent_lightning_1.rollouts import Refused
 
-_log = logging.getLogger("broker")
+_log = logging.getLogger(__name__)
 
 #: How long a model may take to answer, seconds.
 ANSWER_WITHIN_S = 300.0
