@@ -55,6 +55,10 @@ local function accept(t, k, s, attempt, at)
   if state.timeouts then zdel(DEADLINES, attempt) end
   Quarantine.forget(s.session)
   set_letter(t, k, 'D')
+  if s.why ~= '' then
+    s.why = ''
+    slot_changed(t, k, s)
+  end
   ResultBytes.store(attempt, ARGV[at + 4], ARGV[at + 5])
   accepted = accepted + 1
   note_time(s)

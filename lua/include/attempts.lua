@@ -18,10 +18,13 @@ local function spend_try(t, k, s)
 end
 
 -- Ends an attempt whose lease or time-out has passed.
-local function expire_attempt(t, k, s)
+-- among_others: its session lost several tasks at once. Most of them are not to blame: it costs no try where the slot's attempt before did
+-- not expire too.
+local function expire_attempt(t, k, s, among_others)
+  local is_free = state.halted or (among_others and s.why ~= 'expired')
   end_hold(t, k, s, 'expired')
-  Breaker.take(t, k, s, 1, 'the lease or the time-out of the attempt passed')
-  if state.halted or spend_try(t, k, s) then set_letter(t, k, 'O') end
+  Breaker.take(t, k, s, is_free and 0 or 1, 'the lease or the time-out of the attempt passed')
+  if is_free or spend_try(t, k, s) then set_letter(t, k, 'O') end
   bump('total_expired', 1)
   end_check(t, 'expired')
 end

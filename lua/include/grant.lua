@@ -13,17 +13,20 @@ local function new_claim(session, random, version, epoch, given)
     session = session, passed = 0, attempts = {},
     version = version, version_text = version_text, epoch = epoch, given = given,
     id_tail = '.' .. random, book = SESSION .. session, timeout = num('attempt_timeout_ms'), random = random,
-    record_tail = ',' .. random .. ',' .. policy .. ',' .. session .. ',' .. int_text(now) .. ',,' .. policy,
+    record_head = ',' .. random .. ',' .. policy .. ',' .. session .. ',' .. int_text(now) .. ',',
+    record_tail = ',' .. policy,
     event_tail = ' ' .. version_text .. ' ' .. epoch .. ' ' .. session,
   }
 end
 
--- Slot k of t becomes held by the session, with the policy of this claim. Returns `slot claims tries`.
+-- Slot k of t becomes held by the session, with the policy of this claim. Its record keeps that the attempt before it expired.
+-- Returns `slot claims tries`.
 local function hold(t, k, claim)
   local name, slot = slot_name(t, k), small_text(k)
   local s, claims, tries = slot_of(t, k), '1', '0'
   if s then claims, tries = int_text(s.claims + 1), s.tries end
-  replace_slot(t, k, claims .. ',' .. tries .. claim.record_tail)
+  local before = s and s.why == 'expired' and 'expired' or ''
+  replace_slot(t, k, claims .. ',' .. tries .. claim.record_head .. before .. claim.record_tail)
   local attempt = name .. '.' .. claims .. claim.id_tail
   zput(claim.book, attempt, claim.version)
   local timeout = TaskOptions.own(t, 'timeout_ms') or claim.timeout

@@ -9,7 +9,8 @@
 --   letters: one for each slot: O open, W waiting for its backoff, H held, D done, F failed for good; empty: all slots are open
 --   slot: the record of the first slot, empty before its first claim. The records of the other slots, which most tasks do not have, are in SLOTS
 -- SLOTS    <task>#<slot> -> claims,tries,random,version,epoch,session,at,why,newest,newest_epoch   (from its first claim on)
---   claims: numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: held or done)
+--   claims: numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: done or held);
+--   while the slot is held, `expired` says that the attempt before expired
 -- PAYLOADS <task> -> bytes;  REASONS <task> -> why it is dead or rejected
 --
 -- In the cache all fields except `samples` are texts as they are stored, because turning a number into text costs as much as a command.

@@ -48,12 +48,22 @@ local function promote_slots(names)
   return #names
 end
 
+-- Whether a session loses attempts of several tasks at once: of these tasks, or with the piece of its attempts before.
+local function lost_several(ids, session)
+  local several = field('lost_several') == session
+  for i = 2, #ids do several = several or ids[i] ~= ids[1] end
+  if several then set('lost_several', session) end
+  return several
+end
+
 -- Expires the given attempts of the set `name`, in their order. session: the one whose lease passed, if it did. Returns how many held their slot, and how many it dealt with.
 local function expire_all(name, attempts, session)
   load_attempts(attempts)
+  local several = false
   if session then
     local ids = {}
     for i = 1, #attempts do ids[i] = attempts[i]:match('^[^#]+') end
+    several = lost_several(ids, session)
     Breaker.begin(ids, session)
   end
   local n = 0
@@ -63,7 +73,7 @@ local function expire_all(name, attempts, session)
     local t, k, s, holds = holder(attempts[i])
     if holds then
       if not session then Breaker.begin({ t.id }, '') end
-      expire_attempt(t, k, s)
+      expire_attempt(t, k, s, several)
       if not session then Quarantine.failed(s.session, t.id) end
       n = n + 1
     end

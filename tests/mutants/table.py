@@ -175,8 +175,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "local costs = not state.halted and", "local costs =", "no_failure_costs_an_attempt", WALK,
         ),
         "an_expiry_in_a_halted_run_costs_a_try": (
-            "if state.halted or spend_try(t, k, s)", "if spend_try(t, k, s)", "no_failure_costs_an_attempt", WALK,
+            "local is_free = state.halted or", "local is_free =", "no_failure_costs_an_attempt", WALK,
         ),
+        "a_lost_session_costs_each_task_a_try": (
+            "state.halted or (among_others and s.why ~= 'expired')", "state.halted", "beside_a_poison_prompt", WALK,
+        ),
+        "a_prompt_that_kills_its_workers_costs_nothing": (
+            "(among_others and s.why ~= 'expired')", "among_others", "poison_prompt_ends", WALK,
+        ),
+        "what_a_lost_session_did_not_take_is_noted": ("is_free and 0 or 1, 'the lease", "1, 'the lease", WALK),
         "a_fault_is_a_failure": (
             "(not by_worker or Failures.add(t, k, s.session, retry_at))", "true", "another_worker_tries", WALK,
         ),
@@ -189,7 +196,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "ended_attempts_count_as_holders": ("same and letter(t, k) == 'H', same", "same, same", WALK),
         "one_try_more_than_max_attempts": ("if tries < (TaskOptions", "if tries <= (TaskOptions", WALK),
         "an_expiry_costs_no_try": (
-            "if state.halted or spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')", WALK,
+            "if is_free or spend_try(t, k, s) then set_letter(t, k, 'O') end", "set_letter(t, k, 'O')", WALK,
         ),
         "a_release_costs_a_try": (
             "end_hold(t, k, s, 'released')", "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1", WALK,
@@ -651,6 +658,12 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "include/sweep.lua": {
         "each_attempt_of_a_dead_session_is_an_event": (
             "if not session then Breaker.begin({ t.id }, '') end", "Breaker.begin({ t.id }, '')", "dies_with_many_tasks", WALK,
+        ),
+        "one_lost_task_costs_no_try": (
+            "for i = 2, #ids do several = several or ids[i] ~= ids[1] end", "several = true", "the_only_task", WALK,
+        ),
+        "the_last_piece_of_a_lost_session_costs_a_try": (
+            "local several = field('lost_several') == session", "local several = false", "in_pieces", WALK,
         ),
         "an_expiry_never_halts": ("  Breaker.look()\n", "", "dies_with_many_tasks", WALK),
         "leases_never_end": ("n = n + expire_sessions(limit)", "", "to_the_millisecond"),

@@ -38,6 +38,8 @@ class Slot:
     due_ms: int = 0
     #: Hard deadline of the attempt, 0 for none.
     deadline_ms: int = 0
+    #: The attempt before the one that holds it expired.
+    expired_before: bool = False
     #: F because of an error (an expiry counts as one).
     by_error: bool = False
     #: Sessions whose worker faults count together, how many faults those were, and until when these sessions do not get
@@ -199,6 +201,8 @@ class Run:
     #: Those that operators wrote: nothing is kept for them.
     by_operators: list[int] = field(default_factory=lambda: [])
     joins: int = 0
+    #: The last session that lost attempts of several tasks; it may expire in pieces.
+    lost_several: str = ""
     totals: dict[str, int] = field(default_factory=lambda: {})
     breaker: Breaker = field(default_factory=Breaker)
     #: Sessions whose last attempts failed.

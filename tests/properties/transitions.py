@@ -130,12 +130,20 @@ def end_check(run: Run, task: Task, why: str, reason: str) -> None:
 
 
 def end_attempt(
-    run: Run, task: Task, index: int, why: str, reason: str = "", retry: bool = True, counts: bool | None = None
+    run: Run,
+    task: Task,
+    index: int,
+    why: str,
+    reason: str = "",
+    retry: bool = True,
+    counts: bool | None = None,
+    among_others: bool = False,
 ) -> str:
     """A held slot's attempt ends without a result.
 
     Args:
         counts: whether the breaker notes what it takes; None: it is a failure of its own.
+        among_others: the session lost several tasks at once. It costs no try where the attempt before did not expire.
         why: `expired`, `failed`, `fault` (of the worker), `rejected`, `released`, or `stale` (its policy does not
             survive: no penalty).
 
@@ -158,7 +166,8 @@ def end_attempt(
         run.ailing.pop(slot.session, None)
     elif why in ("expired", "failed", "fault"):
         is_final = why == "failed" and not retry
-        tries = 0 if is_final or (why == "fault" and not _faults_count(run, slot)) else 1
+        is_spared = (among_others and not slot.expired_before) or (why == "fault" and not _faults_count(run, slot))
+        tries = 0 if is_final or is_spared else 1
         is_alive = counts is None  # else its lease has passed
         if counts is None:
             counts = breaker.begin(run, {task.id})
@@ -228,10 +237,13 @@ def end_session(run: Run, session: str, why: str, most: int | None = None) -> in
     counts = (
         breaker.begin(run, {task.id for _, _, task, _ in held[:most]}, session) if held and why == "expired" else None
     )
+    several = run.lost_several == session or len({task.id for _, _, task, _ in held[:most]}) > 1
+    if several and why == "expired":
+        run.lost_several = session
     for _, attempt, _, _ in held[:most]:
         found = holder(run, attempt)
         if found is not None:
-            end_attempt(run, *found, why, counts=counts)
+            end_attempt(run, *found, why, counts=counts, among_others=several)
     if most is None or len(held) <= most:
         del run.sessions[session]
         run.ailing.pop(session, None)

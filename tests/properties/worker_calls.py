@@ -156,6 +156,7 @@ def _hand_out(run: Run, call: Claim, policy: Policy, task: Task, attempts: list[
     for index, slot in enumerate(task.slots):
         if not task.open_to(index, call.session, run.clock_ms) or len(attempts) >= call.n:
             continue
+        slot.expired_before = slot.ended == "expired"
         slot.letter, slot.ended = "H", ""
         slot.newest, slot.newest_epoch = policy
         slot.claims += 1
