@@ -10,8 +10,9 @@
 -- @include gate
 -- @include freed_ids
 -- @include restart
+-- @include awaited
 
-local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued', 'supply' })
+local FIELDS = gate_and({ 'order_seq', 'finished_ids', 'max_payload_bytes', 'total_enqueued', 'supply', 'awaited' })
 -- What a call says of the supply -> what is stored; empty: as set_supply says.
 local SUPPLIES = { [''] = '', begin = 'more', more = 'more', done = 'done' }
 
@@ -90,6 +91,7 @@ return gated(FIELDS, function()
     set('samples_hint', options[1].samples)
   end
   if restarted > 0 then bump('total_retried', restarted) end
+  Awaited.drop(ids)
   set_supply(SUPPLIES[supply], added + restarted)
   if opens then reopen() end
   if ARGV[FIRST_ARG] == '1' then set('cursor', ARGV[FIRST_ARG + 1]) end

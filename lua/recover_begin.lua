@@ -9,10 +9,11 @@
 -- @include creation
 -- @include target
 -- @include freed_ids
+-- @include awaited
 
 local FIELDS = hot_and({
   'epoch', 'tokens', 'recoveries', 'checkpoints', 'operator_checkpoints', 'floor', 'recover_limit', 'order_seq',
-  'begin_answer', 'lineage', 'supply',
+  'begin_answer', 'lineage', 'supply', 'awaited',
 })
 
 local MAX_VERSION = 1000000000 -- so that (S + version + 1) * B stays exact
@@ -109,6 +110,7 @@ return run(function()
     take_over(epoch)
   end
   if state.finished then set('finished', '') end
+  if listed_order >= 0 then Awaited.forget() end
   local limit = common_limit(version)
   local lost = consumed_by_lost_steps(limit)
   drop_policies_above(math.min(version, num('version')))

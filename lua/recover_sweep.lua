@@ -1,5 +1,5 @@
 -- Does a piece of a recovery: decides what becomes of each task given, and changes the task. The call may be repeated.
--- Transition: running -> pending or delayed; ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; tasks that the checkpoint calls finished, or does not know -> forgotten
+-- Transition: running -> pending or delayed; ready, batched, consumed, dead, rejected -> pending; batched, consumed -> ready; tasks that the checkpoint calls finished, or does not know -> forgotten; (none), listed -> waited for
 -- KEYS: state
 -- ARGV: now, gate (3), then per task: listed (1: the checkpoint lists it as unfinished), task
 -- Returns: `done name count ...`: how many of the tasks were dealt with (the caller calls again with the rest), and counts of what became of them
@@ -9,11 +9,13 @@
 -- @include gate
 -- @include attempts
 -- @include recovery
+-- @include awaited
 -- @include restart
 -- @include freed_ids
 
 local FIELDS = gate_and({
   'finished_ids', 'recover_limit', 'recover_order', 'recover_lost', 'recover_listed', 'recover_in_flight', 'open_size',
+  'awaited',
 })
 
 local function release_held(t)
@@ -65,8 +67,13 @@ local function remember_finished(id)
   set('known_version', num('recovering'))
 end
 
+local missing = {} -- the tasks that the checkpoint lists and the server does not know
+
 local function act(t, fate, id)
-  if fate == 'missing' then return drop_finished(id) end
+  if fate == 'missing' then
+    missing[#missing + 1] = id
+    return drop_finished(id)
+  end
   local stays = fate == 'keep' or fate == 'ready'
   if stays and (t.state == 'R' or t.state == 'Y' or t.state == 'B') then mend_versions(t) end
   if fate == 'ready' then
@@ -83,7 +90,7 @@ end
 
 return gated(FIELDS, function()
   if state.recovering == '' then fail('EARLY', 'recovering', 'no') end
-  return walk(FIRST_ARG, {
+  local answer = walk(FIRST_ARG, {
     version = num('recovering'),
     limit = num('recover_limit'),
     common = num('recover_order'),
@@ -91,4 +98,6 @@ return gated(FIELDS, function()
     by_cursor = state.recover_lost == 'cursor',
     requeue_in_flight = state.recover_in_flight == 'requeue',
   }, act)
+  if #missing > 0 then Awaited.add(missing) end
+  return answer
 end)

@@ -11,7 +11,7 @@
 -- @include rows
 -- @include breaker
 
-local FIELDS = gate_and({ 'open_size', 'recheck', 'supply', 'streak' })
+local FIELDS = gate_and({ 'open_size', 'recheck', 'supply', 'streak', 'awaited' })
 
 -- Answers a take of a batch that was sealed before: its size and digest.
 local function sealed_already(step)
@@ -113,7 +113,7 @@ return gated(FIELDS, function()
   if limit > 0 then more, told = fill(step, n, limit, seal and 0 or most) end
   local n_taken = #told
   local size = num('open_size')
-  local left = size
+  local left = size + num('awaited')
   for _, name in ipairs({ PENDING, DELAYED, RUNNING, READY }) do left = left + redis.call('ZCARD', name) end
   local exhausted = left < n and not may_grow
   local digest = '-'

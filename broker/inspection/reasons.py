@@ -177,14 +177,26 @@ def batch_progress(stats: Stats) -> str:
     if stats.step_next > stats.version:
         return f"The batch of step {stats.version} is sealed and being trained."
     batch, have = stats.config.batch_size, stats.ready + stats.batched
-    left = have + stats.running + stats.pending + stats.delayed
+    left = have + stats.running + stats.pending + stats.delayed + stats.awaited
     name = f"The batch of step {stats.step_next}"
     if have >= batch:
         return f"{name} can be taken: it needs {batch}, and {count(have, 'is', 'are')} ready."
     if left < batch:
         needs = f"it needs {batch}, and {count(left, 'is', 'are')} left"
         return f"{name} cannot be filled: {needs}. Enqueue more, or take a short batch."
-    return f"{name} has {have} of {batch}; {count(stats.running, 'is', 'are')} running."
+    return f"{name} has {have} of {batch}; {count(stats.running, 'is', 'are')} running.{awaited_told(stats)}"
+
+
+def awaited_told(stats: Stats) -> str:
+    """A sentence if tasks are left that the last recovery named; else empty."""
+    if not stats.awaited:
+        return ""
+    named = count(stats.awaited, "task", "tasks")
+    verb = "is" if stats.awaited == 1 else "are"
+    return (
+        f" {named} that the last recovery named (`RecoveryReport.missing`) {verb} still missing: "
+        "the trainer enqueues or cancels what is missing."
+    )
 
 
 def untrained(stats: Stats) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors.words import count, duration, listing
-from broker.inspection.reasons import batch_progress, next_claim, quarantine_told
+from broker.inspection.reasons import awaited_told, batch_progress, next_claim, quarantine_told
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
@@ -110,6 +110,8 @@ def _nothing_left(stats: Stats) -> str:
     """A sentence if no task is left for workers; else empty."""
     if stats.pending or stats.delayed or stats.running:
         return ""
+    if stats.awaited:
+        return f" No task is left to work on.{awaited_told(stats)}"
     if stats.ready or stats.batched or stats.step_next > stats.version:
         return f" No task is left to work on; the trainer has the rest. {batch_progress(stats)}"
     ended = {"consumed": stats.consumed, "dead": stats.dead, "rejected": stats.rejected}

@@ -30,6 +30,7 @@ class Stats(Model, frozen=True):
         open_slots: running tasks with open slots.
         ready: rollouts that are not in a batch.
         batched: size of the unsealed batch.
+        awaited: tasks that the last recovery named as missing, and that nobody has enqueued again or cancelled yet.
         consumed: trained on.
         dead: ended by errors, and still kept.
         rejected: refused, dropped or cancelled, and still kept.
@@ -65,6 +66,7 @@ class Stats(Model, frozen=True):
     open_slots: int = 0
     ready: int
     batched: int
+    awaited: int = 0
     consumed: int
     dead: int
     rejected: int
@@ -110,6 +112,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         open_slots=number("n_open"),
         ready=number("n_ready"),
         batched=number("open_size"),
+        awaited=number("awaited"),
         consumed=number("total_consumed"),
         dead=number("n_dead"),
         rejected=number("n_rejected"),

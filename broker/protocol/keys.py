@@ -30,7 +30,7 @@ def key(run: str, name: str) -> str:
             `running`, `ready`, `sessions`, `leases`,
             `session:<id>`, `calls`, `deadlines`, `batch:<step>`, `batches`, `result:<attempt_id>`, `dead`,
             `rejected`, `reasons`, `errors`, `faults`, `streak`, `halt`, `times`, `ailing`,
-            `quarantine`, `wake`,
+            `quarantine`, `awaited`, `wake`,
             `wake:ready`, `revoked:<session>`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
             of an admission run `owners`, `owner_leases`, `owner_shares`, `ended_owners`, `wake:owner:<id>`;
             of the gateways `gateway:ends`, `gateway:ended`, `gateway:rollouts`, `gateway:held:<controller>`,

@@ -66,7 +66,8 @@ class RecoveryReport:
         running: the counter, before and after.
         capacity: before and after.
         cursor: the position from which the data loader goes on.
-        missing: ids of unfinished tasks that the server does not know; the caller enqueues them again.
+        missing: ids of unfinished tasks that the server does not know; the caller enqueues them again. Until then, or
+            until they are cancelled, `next_batch` counts them as left in the run.
         restored: how many unfinished tasks that the server did not know were put back from a full checkpoint.
         source: the checkpoint file that was used; None: no file, or not one of the broker's.
         source_by_operator: whether an operator wrote that file: the trainer saved no weights beside it.
@@ -176,6 +177,7 @@ async def collect(
     mine = place(version, stored["epoch"])
     writer: TasksWriter | None = (await state.io.blocking(lambda: TasksWriter(mine.path))) if full else None
     unfinished: set[str] = set()
+    awaited = await _awaited(state, stored)
     dead: set[str] = set()
     try:
         seen, total = 0, int(stored["n_tasks"])
@@ -197,7 +199,7 @@ async def collect(
         _must_hold(state, after, calls)
         _must_be_as_before(state.run, stored, after)
         revivable = await may_live_again(state.io, state.run, dead - unfinished, stored, after)
-        unfinished.update(revivable)
+        unfinished.update(revivable, awaited)
         await _add_tasks(state, writer, revivable)
         tasks_file = (await state.io.blocking(writer.finish)) if writer is not None else None
     except BaseException:
@@ -241,6 +243,14 @@ def _must_hold(state: TrainerState, stored: dict[str, str], calls: int) -> None:
         raise Rewound(call=calls, last=int(stored["call"]), version=stored["version"])
     if stored["recovering"]:
         raise Recovering(version=stored["recovering"])
+
+
+async def _awaited(state: TrainerState, stored: dict[str, str]) -> set[str]:
+    """The tasks that the last recovery named and that are not there yet: they are unfinished too."""
+    if not int(stored.get("awaited") or 0):
+        return set()
+    ids: list[bytes] = await state.io.command("HKEYS", keys.key(state.run, "awaited"))
+    return {text(task) for task in ids}
 
 
 async def _add_tasks(state: TrainerState, writer: TasksWriter | None, records: Mapping[str, TaskRecord]) -> None:
@@ -371,8 +381,8 @@ async def recover(
         pass
     restored = 0
     if missing and source is not None and source.tasks_path is not None:
-        restored = await _restore(state, source.tasks_path, set(missing))
-        missing = []
+        back = await _restore(state, source.tasks_path, set(missing))
+        restored, missing = len(back), sorted(set(missing) - back)
     await state.refresh()
     return _report(state.run, state.cursor, to, begun, counts, after, missing, restored, source)
 
@@ -405,18 +415,18 @@ async def _walk(
             return counts, known
 
 
-async def _restore(state: TrainerState, path: Path, missing: set[str]) -> int:
-    """Enqueues the missing tasks from a full checkpoint."""
-    restored = 0
+async def _restore(state: TrainerState, path: Path, missing: set[str]) -> set[str]:
+    """Enqueues the missing tasks from a full checkpoint, and returns those that it has."""
+    restored = set[str]()
     pieces: Iterator[list[NewTask]] = read_tasks(path)
     while (piece := (await state.io.blocking(lambda: next(pieces, None)))) is not None:
         wanted = [task for task in piece if task.id in missing]
         for at in range(0, len(wanted), 64):
             part = wanted[at : at + 64]
-            answer = await state.numbered.call(
+            await state.numbered.call(
                 lambda call_id, part=part: trainer.enqueue(state.run, call_id, part, now=state.now)
             )
-            restored += answer.added
+            restored.update(task.id for task in part)
     return restored
 
 

@@ -123,7 +123,7 @@ end
 
 -- Whether a task is left that could still succeed, or more will come.
 Breaker.may_go_on = function()
-  if field('supply') == 'more' then return true end
+  if field('supply') == 'more' or num('awaited') > 0 then return true end
   for _, name in ipairs({ PENDING, DELAYED, RUNNING }) do
     if redis.call('ZCARD', name) > 0 then return true end
   end

@@ -202,6 +202,18 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "end_hold(t, k, s, 'released')", "end_hold(t, k, s, 'released')\n  s.tries = s.tries + 1", WALK,
         ),
     },
+    "cancel.lua": {
+        "cancelling_a_named_task_wakes_no_trainer": (
+            "if next(dropped) then Markers.arm_trainer(true) end", "", "nobody_will_bring_them", WALK,
+        ),
+    },
+    "include/awaited.lua": {
+        "nobody_notes_what_a_recovery_names": ("hput(key('awaited'), ids[i], 1)\n      bump('awaited', 1)", "", "is_waited_for", WALK),
+        "named_tasks_that_are_there_are_waited_for": (
+            "hdel(key('awaited'), ids[i])\n      bump('awaited', -1)", "", "is_waited_for", WALK,
+        ),
+        "what_an_earlier_recovery_named_stays": ("  unlink(key('awaited'))\n  set('awaited', 0)", "", WALK),
+    },
     "include/backoff.lua": {
         "backoff_constant": ("base * 2 ^ math.min(tries - 1, 40)", "base", "pause_that_doubles", WALK),
         "backoff_without_bound": (
@@ -328,8 +340,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if redis.call('ZCARD', name) > 0 then return true end", "", "no_small_run_is_halted", WALK,
         ),
         "failures_halt_while_more_will_come": (
-            "if field('supply') == 'more' then return true end", "", "feeder_that_has_more", WALK,
+            "field('supply') == 'more' or", "", "feeder_that_has_more", WALK,
         ),
+        "named_tasks_cannot_succeed": (" or num('awaited') > 0 then", " then", "while_named_tasks_are_missing", WALK),
         "one_dead_task_halts": ("Breaker.died(ids) < 2 then", "Breaker.died(ids) < 1 then", "tasks_that_were_cancelled", WALK),
         "results_do_not_end_the_streak": (
             "if num('streak') > 0 and num('streak_results') ~= num('total_results') then", "if false then",
@@ -836,6 +849,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "resume_wakes_nobody": ("Markers.arm_anyway()\n  event(mode", "event(mode", WALK),
     },
     "recover_begin.lua": {
+        "a_recovery_by_version_forgets_what_is_named": (
+            "if listed_order >= 0 then Awaited.forget() end", "Awaited.forget()", "by_version_forgets_none", WALK,
+        ),
         "a_recovery_leaves_a_run_finished": (
             "if state.finished then set('finished', '') end", "", "whoever_brings_tasks", WALK,
         ),
@@ -978,6 +994,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "take.lua": {
+        "named_tasks_are_not_left": ("size + num('awaited')", "size", "is_waited_for", WALK),
         "a_feeder_is_not_waited_for": (
             "left < n and not may_grow", "left < n", "slow_loader_makes_no_small_batch", WALK,
         ),

@@ -97,7 +97,7 @@ def look(run: Run, *, at_take: bool = False) -> None:
 def _died_out(run: Run) -> bool:
     """Whether at least two tasks died of the streak, and nothing that could still succeed is left or will come."""
     tasks = run.tasks.values()
-    if run.supply == "more" or any(task.state in ("pending", "delayed", "running") for task in tasks):
+    if run.supply == "more" or run.awaited or any(task.state in ("pending", "delayed", "running") for task in tasks):
         return False
     return sum(run.tasks[name].state == "dead" for name in streak(run) if name in run.tasks) >= 2
 

@@ -103,6 +103,7 @@ def view_from_dump(dump: Dump) -> View:
             for name, value in state.items()
             if name.startswith("total_") and name != "total_requests" and value != "0"
         },
+        "awaited": _awaited(found, int(state.get("awaited", 0))),
         "streak": _taken(found, "streak") if state.get("streak_results") == state.get("total_results", "0") else {},
         "halted": int(state.get("halted") or 0),
         "halt": _taken(found, "halt"),
@@ -137,6 +138,12 @@ def _ailing(value: bytes) -> list[int | str]:
     """The failures of a session: results before them, times and end of its quarantine, tasks."""
     results, times, until, *tasks = _text(value).split()
     return [int(results), int(times), int(until), *tasks]
+
+
+def _awaited(found: dict[str, Any], count: int) -> list[str]:
+    names = sorted(_pairs(found.get("awaited", [])))
+    assert len(names) == count, f"{names} are waited for, and counted as {count}"
+    return names
 
 
 def _given(lineage: str, orders: int) -> list[str]:

@@ -78,6 +78,11 @@ class ProtocolMachine(RuleBasedStateMachine):
         recovery_actions.recover(self.world, Drawn(data))
 
     @rule(data=st.data())
+    def bring_late(self, data: Any) -> None:
+        """Tasks that a recovery named."""
+        recovery_actions.bring_late(self.world, Drawn(data))
+
+    @rule(data=st.data())
     def undo_a_part(self, data: Any) -> None:
         """A recovery that undoes a part of a group."""
         recovery_actions.undo_a_part(self.world, Drawn(data))

@@ -45,7 +45,8 @@ def finish_everything(world: World) -> None:
     run = world.model.run
     assert run is not None
     number += 1
-    world.call(Enqueue(token, number, cursor=run.cursor))  # a finished run is open again
+    late = tuple(world.known[name] for name in sorted(run.awaited))
+    world.call(Enqueue(token, number, tasks=late, cursor=run.cursor))  # a finished run is open again
     session = world.call(Join("w9", world.fresh("n"), 60_000))["session"]
     for claims in range(1, MOST_ROUNDS):
         if not unfinished(run):

@@ -6,6 +6,7 @@ from . import actions, worker_actions
 from .breaker import streak
 from .calls import (
     Advance,
+    Cancel,
     Checkpoint,
     Commit,
     Enqueue,
@@ -18,7 +19,7 @@ from .calls import (
     SubmitItem,
     task_options,
 )
-from .chooser import Chooser, chance, pick, weighted
+from .chooser import Chooser, chance, pick, some, weighted
 from .ghost import Ghost, require
 from .state import Run, Task
 from .world import TrainerClient, World
@@ -32,7 +33,7 @@ def save(world: World, choose: Chooser) -> None:
     run = world.model.run
     if run is None or run.recovering is not None:
         return
-    world.checkpoints = [*world.checkpoints, checkpoint_of(run, world.ghost)][-MOST_FILES:]
+    world.checkpoints = [*world.checkpoints, checkpoint_of(run, world.ghost, world.known)][-MOST_FILES:]
     if chance(choose, 70):
         version = run.version + pick(choose, [1, -1, -2]) if chance(choose, 10) else run.version
         actions.send(world, choose, Commit(version=max(0, version)))
@@ -41,14 +42,19 @@ def save(world: World, choose: Chooser) -> None:
         actions.send(world, choose, Commit(version=file.version, epoch=file.epoch), operator=True)
 
 
-def checkpoint_of(run: Run, ghost: Ghost) -> Checkpoint:
-    """The checkpoint that a scan of the run gives."""
+def checkpoint_of(run: Run, ghost: Ghost, known: dict[str, NewTask]) -> Checkpoint:
+    """The checkpoint that a scan of the run gives.
+
+    Args:
+        known: tasks by id, among them those that the last recovery named.
+    """
     ends = ("consumed", "dead", "rejected")
     unfinished = {
         task.id: NewTask(task.id, task.payload, **task_options(task))
         for task in run.tasks.values()
         if run.visible_state(task) not in ends or (task.state == "dead" and task.id in streak(run))
     }
+    unfinished |= {name: known[name] for name in run.awaited}
     policies = tuple((version, epoch) for version, epoch in run.policies.items() if version <= run.version)
     recoveries = tuple(run.recoveries)
     ended = frozenset(run.tasks.keys() - unfinished.keys())
@@ -151,6 +157,7 @@ def _held(group: Task, version: int = 0) -> list[str]:
 
 def _recover_to(world: World, choose: Chooser, version: int, file: Checkpoint | None) -> None:
     client = TrainerClient(world.fresh("token000"))
+    world.known |= file.unfinished if file else {}
     begin = RecoverBegin(
         client.token,
         version,
@@ -206,8 +213,22 @@ def _enqueue_missing(world: World, choose: Chooser, client: TrainerClient, file:
     run = world.model.run
     assert run is not None
     missing = tuple(task for name, task in file.unfinished.items() if name not in run.tasks)
+    if missing and chance(choose, 20):  # some of them come later
+        missing = missing[: choose.integer(0, len(missing) - 1)]
     if missing:
         actions.send(world, choose, Enqueue(tasks=missing, cursor=run.cursor), client=client)
+
+
+def bring_late(world: World, choose: Chooser) -> None:
+    """Somebody brings tasks that the last recovery named, or says that nobody will."""
+    run = world.model.run
+    if run is None or not run.awaited:
+        return
+    names = some(choose, sorted(run.awaited), 3)
+    if chance(choose, 70):
+        actions.send(world, choose, Enqueue(tasks=tuple(world.known[name] for name in names), cursor=run.cursor))
+    else:
+        actions.send(world, choose, Cancel(tasks=tuple(names)), operator=chance(choose, 50))
 
 
 #: Actions of clients that have not noticed that the server lost writes.

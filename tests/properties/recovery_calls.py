@@ -71,6 +71,8 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     run.recover_limit = limit
     take_epoch(run, call.token, file_number)
     run.is_over = False
+    if has_list:
+        run.awaited.clear()
     run.policies = {version: epoch for version, epoch in known.items() if version <= call.version}
     run.policies.setdefault(call.version, run.epoch)
     run.version = run.step_next = run.recovering = call.version
@@ -125,6 +127,7 @@ def sweep(run: Run, call: RecoverSweep) -> Answer:
             _place(run, task, listed)
         elif listed:
             run.finished.pop(name, None)
+            run.awaited.add(name)
     return {"done": len(call.tasks)}
 
 

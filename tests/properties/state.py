@@ -201,6 +201,8 @@ class Run:
     #: Those that operators wrote: nothing is kept for them.
     by_operators: list[int] = field(default_factory=lambda: [])
     joins: int = 0
+    #: Tasks that a recovery named to be enqueued again, and that are not there yet.
+    awaited: set[str] = field(default_factory=set[str])
     #: The last session that lost attempts of several tasks; it may expire in pieces.
     lost_several: str = ""
     totals: dict[str, int] = field(default_factory=lambda: {})

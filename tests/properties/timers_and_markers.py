@@ -43,6 +43,7 @@ def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
     if claimable(view):
         require(aside["wake"], "G9: a claim would get something, and no waiting worker is woken")
     left = sum(len(view[kind]) for kind in ("pending", "delayed", "running", "ready")) + (view["run"]["open_size"] or 0)
+    left += len(view["awaited"])
     run_dry = left < waits.left and view["run"]["supply"] != "more"
     run_dry = run_dry or view["run"]["finished"]
     if waits.ready and view["run"]["recovering"] is None and (len(view["ready"]) >= waits.ready or run_dry):

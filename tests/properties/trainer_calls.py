@@ -131,7 +131,10 @@ def _execute(run: Run, call: Numbered) -> Answer:
         case Advance():
             return advance(run, call)
         case Cancel():
-            return _each(run, call.tasks, lambda task: _cancel(run, task))
+            words = _each(run, call.tasks, lambda task: _cancel(run, task))["answers"]
+            words = ["cancelled" if name in run.awaited else word for name, word in zip(call.tasks, words, strict=True)]
+            run.awaited.difference_update(call.tasks)
+            return {"answers": words}
         case Pause():
             return _set_mode(run, call.mode)
         case Resume():
@@ -209,6 +212,7 @@ def enqueue(run: Run, call: Enqueue) -> Answer:
             states.append(run.visible_state(task) if task else freed)
             continue
         run.finished.pop(new.id, None)
+        run.awaited.discard(new.id)
         give_number(run)
         slots = [Slot() for _ in range(new.samples)]
         run.tasks[new.id] = Task(
@@ -277,7 +281,8 @@ def take(run: Run, call: Take) -> Answer:
     batch = run.batches.setdefault(call.step, Batch(call.step))
     taken = _fill(run, batch, call)
     size = len(batch.tasks)
-    left = sum(task.state in ("pending", "delayed", "running", "ready") for task in run.tasks.values()) + size
+    left = sum(task.state in ("pending", "delayed", "running", "ready") for task in run.tasks.values())
+    left += size + len(run.awaited)
     grows = run.supply == "more"
     exhausted, short = left < call.n and not grows, not grows and (call.short or run.supply == "done")
     last_one = exhausted and short and left == size and size > 0

@@ -62,6 +62,7 @@ def view_of(run: Run | None) -> View:
         "dead": sorted(t.id for t in run.tasks.values() if t.state == "dead"),
         "rejected": sorted(t.id for t in run.tasks.values() if t.state == "rejected"),
         "totals": {name: count for name, count in run.totals.items() if count},
+        "awaited": sorted(run.awaited),
         "streak": breaker.streak(run),
         "halted": run.breaker.halted,
         "halt": run.breaker.halt,

@@ -23,6 +23,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (recovery_actions.save, 3),
     (recovery_actions.recover, 2),
     (recovery_actions.undo_a_part, 5),
+    (recovery_actions.bring_late, 4),
     (recovery_actions.remember, 3),
     (recovery_actions.fail_over, 3),
     (actions.discard, 4),

@@ -113,6 +113,8 @@ class World:
         self.bag: list[Call] = []
         #: Checkpoints on the trainers' disks.
         self.checkpoints: list[Checkpoint] = []
+        #: The tasks of all checkpoints that were recovered from: what can be brought again.
+        self.known: dict[str, NewTask] = {}
         #: The data set, as far as it was read: with cursor `c<n>` the loader has read the first n rows.
         self.rows: list[NewTask] = []
         #: Every attempt that was ever handed out.
