@@ -99,6 +99,8 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
         rows.append(("recovering", f"to version {stats.recovering}"))
     if stats.generation_s:
         rows.append(("accepted attempts took", quantiles_told(stats.generation_s)))
+    if stats.awaited:
+        rows.append(("missing", f"{count(stats.awaited, 'task')} that the last recovery named"))
     if stats.floor:
         rows.append(("recoverable from", f"version {stats.floor}"))
     if stats.operator_checkpoints:
