@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from broker.integrations.agent_lightning.gateway import Gateway, Received
 from broker.integrations.agent_lightning.messages import PostedRollout
@@ -23,6 +21,7 @@ from broker.integrations.http_server.requests import (
     in_time,
     refuse_empty_token,
 )
+from broker.integrations.http_server.routes import Route, Routes
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -50,14 +49,14 @@ def application(
     """
     refuse_empty_token(token)
     endpoints, bodies = _Endpoints(gateway), Bodies(max_request_bytes, max_bytes_in_flight)
-    app: ASGIApp = Starlette(
-        routes=[
-            Route("/task", in_time(endpoints.task), methods=["GET"]),
-            Route("/rollout", bodies.validated(_POSTED, endpoints.rollout), methods=["POST"]),
-            Route("/resources/latest", in_time(endpoints.latest_resources), methods=["GET"]),
-            Route("/resources/{resource_id:path}", in_time(endpoints.resources), methods=["GET"]),
+    app: ASGIApp = Routes(
+        [
+            Route("GET", "/task", in_time(endpoints.task)),
+            Route("POST", "/rollout", bodies.validated(_POSTED, endpoints.rollout)),
+            Route("GET", "/resources/latest", in_time(endpoints.latest_resources)),
+            Route("GET", "/resources/{resource_id:path}", in_time(endpoints.resources)),
         ],
-        exception_handlers=EXCEPTION_HANDLERS,
+        EXCEPTION_HANDLERS,
     )
     return app if token is None else Authenticated(app, token)
 

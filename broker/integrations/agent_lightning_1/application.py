@@ -7,10 +7,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from broker.integrations.agent_lightning_1.gateway import Gateway
 from broker.integrations.agent_lightning_1.messages import (
@@ -36,6 +34,7 @@ from broker.integrations.http_server.requests import (
     invalid,
     refuse_empty_token,
 )
+from broker.integrations.http_server.routes import Route, Routes
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -73,7 +72,7 @@ def application(
     refuse_empty_token(token)
     endpoints = _Endpoints(gateway, Bodies(max_request_bytes, max_bytes_in_flight))
     handlers = {**EXCEPTION_HANDLERS, Refused: _refused}
-    app: ASGIApp = _Named(Starlette(routes=endpoints.routes(), exception_handlers=handlers))
+    app: ASGIApp = _Named(Routes(endpoints.routes(), handlers))
     return app if token is None else Authenticated(app, token, header=TOKEN_HEADER, public=HEALTH)
 
 
@@ -100,32 +99,32 @@ class _Endpoints:
         self._gateway, self._bodies = gateway, bodies
 
     def routes(self) -> list[Route]:
-        """All routes, the most frequent ones first: each is compared with the path in turn."""
+        """All routes."""
         rollouts = "/api/rollouts"
         return [
-            Route(f"{rollouts}/{{rollout_id}}", self._bodies.validated(_PATCH, self._patch), methods=["PATCH"]),
-            Route(rollouts, self._bodies.validated(_CREATED, self._create), methods=["POST"]),
-            Route(rollouts, in_time(self.listed), methods=["GET"]),
-            Route(f"{rollouts}/terminal", in_time(self.terminal), methods=["GET"]),
-            Route(f"{rollouts}/{{rollout_id}}", in_time(self.rollout), methods=["GET"]),
-            Route(f"{rollouts}/{{rollout_id}}", in_time(self.delete), methods=["DELETE"]),
+            Route("PATCH", f"{rollouts}/{{rollout_id}}", self._bodies.validated(_PATCH, self._patch)),
+            Route("POST", rollouts, self._bodies.validated(_CREATED, self._create)),
+            Route("GET", rollouts, in_time(self.listed)),
+            Route("GET", f"{rollouts}/terminal", in_time(self.terminal)),
+            Route("GET", f"{rollouts}/{{rollout_id}}", in_time(self.rollout)),
+            Route("DELETE", f"{rollouts}/{{rollout_id}}", in_time(self.delete)),
             Route(
+                "POST",
                 f"{rollouts}/{{rollout_id}}/attempt/{{attempt_id}}/events",
                 self._bodies.validated(_EVENT, self._event),
-                methods=["POST"],
             ),
-            Route(f"{rollouts}/{{rollout_id}}/events", in_time(self.events), methods=["GET"]),
-            Route(HEALTH, self.health, methods=["GET"]),
-            Route("/api/gateway", in_time(self.about), methods=["GET"]),
-            Route("/api/models", self._bodies.validated(_MODELS, self._register), methods=["POST"]),
-            Route("/api/models", in_time(self.forget_models), methods=["DELETE"]),
-            Route("/proxy/pause", self._bodies.validated(_PAUSE, self._pause), methods=["POST"]),
-            Route("/proxy/resume", in_time(self.resume), methods=["POST"]),
-            Route("/proxy/state", in_time(self.state), methods=["GET"]),
+            Route("GET", f"{rollouts}/{{rollout_id}}/events", in_time(self.events)),
+            Route("GET", HEALTH, self.health),
+            Route("GET", "/api/gateway", in_time(self.about)),
+            Route("POST", "/api/models", self._bodies.validated(_MODELS, self._register)),
+            Route("DELETE", "/api/models", in_time(self.forget_models)),
+            Route("POST", "/proxy/pause", self._bodies.validated(_PAUSE, self._pause)),
+            Route("POST", "/proxy/resume", in_time(self.resume)),
+            Route("GET", "/proxy/state", in_time(self.state)),
             Route(
+                "POST",
                 "/proxy/rollout/{rollout_id}/attempt/{attempt_id}/mode/{mode}/openai/v1/{path:path}",
                 self.model_request,
-                methods=["POST"],
             ),
         ]
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,6 +19,8 @@ HEADERS_WITHIN_S = 10.0
 #: The most bytes of a request beside those of its body: its headers, and the frames of a chunked body, which may take
 #: as much again as the body.
 HEADERS_BYTES = 64 * 1024
+#: The most bytes of an answer that are copied to be sent together with the bytes ahead of them.
+_JOINED_BYTES = 64 * 1024
 
 
 class _Deadline:
@@ -45,6 +47,63 @@ class _Deadline:
             self._overdue = None
 
 
+class _Joined(asyncio.Transport):
+    """Sends the headers of an answer together with its body. uvicorn writes them one after the other.
+
+    Each write is a packet of its own, which costs as much as the parser, and wakes a client that then waits again.
+
+    Args:
+        transport: the connection.
+        loop: the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport, self._loop = transport, loop
+        self._kept: bytes | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends the second bytes of each two with the first ones; first ones that nothing follows are sent, too."""
+        if not data:
+            return
+        if self._kept is None:
+            self._kept = bytes(data)
+            self._loop.call_soon(self._send)
+        elif len(data) <= _JOINED_BYTES:
+            kept, self._kept = self._kept, None
+            self._transport.write(kept + data)
+        else:
+            self._send()
+            self._transport.write(data)
+
+    def _send(self) -> None:
+        """Sends what is kept."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            self._transport.write(kept)
+
+    def close(self) -> None:
+        """Closes the connection after what was written."""
+        self._send()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is being closed."""
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As of the connection."""
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        """As of the connection."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """As of the connection."""
+        self._transport.resume_reading()
+
+
 class _Timed(asyncio.Protocol):
     """A connection that waits for headers from its beginning to its end; a parser's class says when they are there."""
 
@@ -53,8 +112,9 @@ class _Timed(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Waits for the first request."""
-        super().connection_made(transport)
-        self._deadline = _Deadline(self.loop, transport.close)
+        joined = _Joined(cast("asyncio.Transport", transport), self.loop)  # uvloop's have another base class
+        super().connection_made(joined)
+        self._deadline = _Deadline(self.loop, joined.close)
         self._deadline.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -19,9 +19,10 @@ from starlette.responses import JSONResponse, Response
 
 from broker.errors import BadArgument, BrokerError, CodecError, TooBig
 from broker.integrations.http_server.room import Full, Held, Room
+from broker.integrations.http_server.routes import Answer, ErrorAnswer
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 M = TypeVar("M")
 
@@ -35,9 +36,6 @@ MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 ANSWER_WITHIN_S = 8.0
 #: How long a body may take to arrive, seconds.
 BODY_WITHIN_S = 60.0
-
-#: An endpoint.
-Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Bodies:
@@ -57,27 +55,44 @@ class Bodies:
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncGenerator[bytearray]:
         """The body; its bytes count until the block ends."""
-        async with self._room.held(self._announced(request), ANSWER_WITHIN_S) as held:
-            yield await self._received(request, held)
+        held = await self._room.hold(self._announced(request), ANSWER_WITHIN_S)
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                body = await self._received(request, held)
+            yield body
+        except TimeoutError:
+            raise _late_body() from None
+        finally:
+            held.end()
 
     def validated(self, model: TypeAdapter[M], answer: Callable[[Request, M], Awaitable[Response]]) -> Answer:
         """An endpoint whose requests have a body of this form. It is answered in time."""
 
         async def answered(request: Request) -> Response:
-            async with self.read(request) as body:
-                try:
+            held = await self._room.hold(self._announced(request), ANSWER_WITHIN_S)
+            body: bytearray | None = None
+            try:
+                # One limit for both parts, because each limit costs as much as the rest of this function.
+                async with asyncio.timeout(BODY_WITHIN_S) as limit:
+                    body = await self._received(request, held)
                     value = model.validate_json(body)
-                except ValidationError as error:
-                    return invalid(error)
-                body.clear()
-                return await in_time(lambda request: answer(request, value))(request)
+                    body.clear()
+                    limit.reschedule(asyncio.get_running_loop().time() + ANSWER_WITHIN_S)
+                    return await answer(request, value)
+            except ValidationError as error:
+                return invalid(error)
+            except TimeoutError:
+                raise _late_body() if body is None else _late_answer() from None
+            finally:
+                held.end()
 
         return answered
 
     def _announced(self, request: Request) -> int:
         """The length of the body by its header, bytes; 0 if the header does not say it."""
-        announced = request.headers.get("content-length", "0")
-        size = int(announced[:20]) if announced.isdecimal() else 0
+        headers: Sequence[tuple[bytes, bytes]] = request.scope["headers"]
+        announced = next((value for name, value in headers if name == b"content-length"), b"0")
+        size = int(announced[:20]) if announced.isdigit() else 0
         if size > self._max_request_bytes:
             raise self._too_large()
         return size
@@ -87,16 +102,24 @@ class Bodies:
 
     async def _received(self, request: Request, held: Held) -> bytearray:
         body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_WITHIN_S):
-                async for piece in request.stream():
-                    body += piece
-                    if len(body) > self._max_request_bytes:
-                        raise self._too_large()
-                    held.grow(len(body))
-        except TimeoutError:
-            raise HTTPException(408, f"The request did not arrive within {BODY_WITHIN_S:g} seconds.") from None
-        return body
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self._max_request_bytes:
+                raise self._too_large()
+            held.grow(len(body))
+            if not message.get("more_body", False):
+                return body
+
+
+def _late_body() -> HTTPException:
+    return HTTPException(408, f"The request did not arrive within {BODY_WITHIN_S:g} seconds.")
+
+
+def _late_answer() -> HTTPException:
+    return HTTPException(503, f"The broker did not answer within {ANSWER_WITHIN_S:g} seconds.")
 
 
 def in_time(answer: Answer) -> Answer:
@@ -107,7 +130,7 @@ def in_time(answer: Answer) -> Answer:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 return await answer(request)
         except TimeoutError:
-            raise HTTPException(503, f"The broker did not answer within {ANSWER_WITHIN_S:g} seconds.") from None
+            raise _late_answer() from None
 
     return answer_in_time
 
@@ -156,7 +179,7 @@ async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
 
 
 #: The answers of errors, by their type.
-EXCEPTION_HANDLERS: dict[Any, ExceptionHandler] = {
+EXCEPTION_HANDLERS: dict[type[Exception], ErrorAnswer] = {
     HTTPException: _refused,
     BrokerError: _unavailable,
     TooBig: _too_big,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 
 class Full(Exception):
@@ -17,6 +15,11 @@ class Held:
 
     def __init__(self, room: Room, size: int) -> None:
         self._room, self.size = room, size
+
+    def end(self) -> None:
+        """Gives the bytes back."""
+        self._room.give_back(self.size)
+        self.size = 0
 
     def grow(self, size: int) -> None:
         """Holds at least the given number of bytes, for a body whose length was not announced.
@@ -50,9 +53,14 @@ class Room:
             raise Full(f"{self._most - self._left} of {self._most} bytes for requests are in use: try again later.")
         self._left -= size
 
-    @asynccontextmanager
-    async def held(self, size: int, within_s: float) -> AsyncGenerator[Held]:
-        """Holds room for a body.
+    def give_back(self, size: int) -> None:
+        """Gives bytes back, for requests that wait."""
+        self._left += size
+        if self._waiting:
+            self._let_in()
+
+    async def hold(self, size: int, within_s: float) -> Held:
+        """Holds room for a body, until `Held.end`.
 
         Args:
             size: bytes of the body.
@@ -61,18 +69,13 @@ class Room:
         Raises:
             Full: other requests held the room for all that time.
         """
-        await self._wait_for(size, within_s)
-        held = Held(self, size)
-        try:
-            yield held
-        finally:
-            self._left += held.size
-            self._let_in()
-
-    async def _wait_for(self, size: int, within_s: float) -> None:
         if not self._waiting and size <= self._left:
             self._left -= size
-            return
+        else:
+            await self._wait_for(size, within_s)
+        return Held(self, size)
+
+    async def _wait_for(self, size: int, within_s: float) -> None:
         turn = (size, asyncio.get_running_loop().create_future())
         self._waiting.append(turn)
         try:
