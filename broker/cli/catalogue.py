@@ -57,6 +57,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("cancel", "reject tasks that nobody needs any more", "cancel"),
     Entry("checkpoint", "write a checkpoint of a run by hand, and commit it", "checkpoint"),
     Entry("recover", "take a run back to a checkpoint: counters, tasks, and what is in flight", "recover"),
+    Entry("acl", "print the server's ACL rules for trainers, workers, observers and admins of a run", "acl"),
     Entry("functions", "list the releases' function libraries on a server; --delete-old deletes old ones", "functions"),
     Entry("purge", "delete everything of a run", "purge"),
 )

@@ -15,7 +15,13 @@ from broker.connections.allowed import run_others
 from broker.connections.connection import Connection, RedisCommand
 from broker.connections.credentials import Credentials, Login, asked_for
 from broker.connections.endpoint import Endpoint
-from broker.connections.error_reply import ErrorReply, lacks_function, redirection, refuses_functions
+from broker.connections.error_reply import (
+    ErrorReply,
+    lacks_function,
+    redirection,
+    refuses_functions,
+    refuses_reading_apart,
+)
 from broker.connections.failures import (
     CLOSED,
     LOGIN,
@@ -419,8 +425,7 @@ class BaseTransport(MarkerWaits):
                 return [call.outcome(reply) for call, reply in zip(calls, replies, strict=True)]
             if server.info is not None and server.info.sentinel:
                 raise Failure(OTHER_MODE, "it is a sentinel; connect with redis+sentinel://host:port/service")
-            if server.calls_functions and any(refuses_functions(error) for error in errors):
-                self._use_scripts(server)
+            if self._calls_otherwise(server, errors):
                 continue
             if server.calls_functions and any(lacks_function(error) for error in errors):
                 server.forget_scripts()
@@ -467,6 +472,16 @@ class BaseTransport(MarkerWaits):
         if reply.code != "READONLY":  # a replica may still run scripts that only read
             self._pass(reply)
         self._use_scripts(server)
+
+    def _calls_otherwise(self, server: Server, errors: Sequence[ErrorReply]) -> bool:
+        """Whether errors say that this server, or the user, needs other commands for script calls from here on."""
+        if server.reads_apart and any(refuses_reading_apart(error) for error in errors):
+            server.reads_apart = False
+        elif server.calls_functions and any(refuses_functions(error) for error in errors):
+            self._use_scripts(server)
+        else:
+            return False
+        return True
 
     def _use_scripts(self, server: Server) -> None:
         """Calls scripts one by one from here on, until another server has this address."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 _OF_COMMANDS = frozenset({"ERR", "NOPERM", "DENIED"})
 UNKNOWN_COMMAND = re.compile(r"(unknown|unsupported) (sub)?command", re.IGNORECASE)
 _FCALL = re.compile(r"\bfcall\b", re.IGNORECASE)
+_READING = re.compile(r"\b(fcall|evalsha)_ro\b", re.IGNORECASE)
 #: The place in a script where an error happened.
 SCRIPT_LINE = re.compile(r'(user_script|user_function|\[string "<python>"\]):(\d+)')
 #: The form in which servers before Redis 7 report an error of a command inside a script.
@@ -46,6 +47,11 @@ class Redirection:
 def lacks_function(error: ErrorReply) -> bool:
     """Whether a function call failed because the server does not have the library."""
     return "Function not found" in error.text
+
+
+def refuses_reading_apart(error: ErrorReply) -> bool:
+    """Whether a call failed because the server, or this user's rights, know no FCALL_RO or EVALSHA_RO."""
+    return error.code in _OF_COMMANDS and _READING.search(error.text) is not None
 
 
 def refuses_functions(error: ErrorReply) -> bool:

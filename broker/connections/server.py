@@ -16,7 +16,7 @@ from broker.connections.failures import GARBLED, NO_PRIMARY, NOT_REDIS, Failure,
 from broker.connections.retrying import silence_s
 from broker.connections.server_info import ServerInfo, greet
 from broker.connections.url import Address
-from broker.protocol import scripts
+from broker.protocol import rights, scripts
 from broker.protocol.keys import NEVER_THERE
 from broker.protocol.script_call import ScriptCall
 
@@ -130,6 +130,8 @@ class Server:
         allowed: the scripts that this client's user may call.
         calls_functions: whether script calls are called as functions of a library
             (see `broker.protocol.function_library`).
+        reads_apart: whether scripts that only read are called by FCALL_RO and EVALSHA_RO, which a user may call who may
+            only read the run's keys. Servers before Redis 7 have neither.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Server:
         self.allowed = Allowed(address.shown)
         self._user: str = ""  # of the newest connection
         self.calls_functions = False
+        self.reads_apart = False
         self.pool = Pool(opened, self._greet, limiter, timeout_s, closed)
         self.waits = Pool(opened, self._greet, None, timeout_s, interrupted)
 
@@ -171,12 +174,14 @@ class Server:
         """The commands of script calls, and the names of the scripts that the first of the commands load."""
         commands: list[RedisCommand] = []
         in_cluster = self.info is not None and self.info.cluster
+        reading: frozenset[str] = rights.READING if self.reads_apart else frozenset()
         if self.calls_functions:
             functions = scripts.library().functions
             for call in calls:
                 commands += call.before
                 keys = _keys_in_cluster(call) if in_cluster else call.keys
-                commands.append(("FCALL", functions[call.script], len(keys), *keys, *call.args))
+                name = "FCALL_RO" if call.script in reading else "FCALL"
+                commands.append((name, functions[call.script], len(keys), *keys, *call.args))
             return commands, []
         shebang = self.supports_shebang
         loads = list(dict.fromkeys(call.script for call in calls if call.script not in self.known))
@@ -184,7 +189,8 @@ class Server:
         for call in calls:
             commands += call.before
             keys = _keys_in_cluster(call) if in_cluster else call.keys
-            commands.append(("EVALSHA", scripts.load(call.script, shebang).sha1, len(keys), *keys, *call.args))
+            name = "EVALSHA_RO" if call.script in reading else "EVALSHA"
+            commands.append((name, scripts.load(call.script, shebang).sha1, len(keys), *keys, *call.args))
         return commands, loads
 
     def outcomes(self, calls: Sequence[ScriptCall[Any]], replies: Sequence[Any]) -> list[Any]:
@@ -230,7 +236,7 @@ class Server:
             # Another server has this address now; it has none of the scripts.
             self.forget_scripts()
             self.info = info
-            self.calls_functions = info.supports_shebang
+            self.calls_functions = self.reads_apart = info.supports_shebang
 
 
 def on_new(failure: Failure, endpoint: Endpoint, address: Address) -> Failure:

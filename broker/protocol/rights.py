@@ -64,6 +64,9 @@ _OTHERS_READING = {
 #: Of no script, but of the client itself: a worker sends the bytes of results ahead.
 _BEFORE = {"submit": "SET"}
 
+#: The scripts that only read.
+READING = frozenset({*_OTHERS_READING, "rights"})
+
 #: The scripts that a client is about to call when it calls the first of them: it asks about all of them at once.
 ENTRIES: dict[str, tuple[str, ...]] = {
     "join": ("join", "claim", "renew", "submit", "fail", "release", "leave", "requeue"),

@@ -40,9 +40,9 @@ class Sent:
         self._scripts: dict[str, str] = {}
 
     def _name(self, command: RedisCommand) -> str:
-        if command[0] == "FCALL":
+        if command[0] in ("FCALL", "FCALL_RO"):
             return str(command[1]).rpartition("_")[2]
-        if command[0] == "EVALSHA":
+        if command[0] in ("EVALSHA", "EVALSHA_RO"):
             return self._script_of(str(command[1]))
         return str(command[0])
 

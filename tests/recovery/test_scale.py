@@ -206,7 +206,7 @@ def _recover(lab: Lab, path: Path, what: str) -> tuple[RecoveryReport, PartialRe
         lab.command("CONFIG", "SET", "slowlog-log-slower-than", -1)
     entries = [entry for entry in lab.command("SLOWLOG", "GET", -1) if entry[3][0].upper() != b"CONFIG"]
     slowest = max(
-        ((entry[2], entry[3][entry[3][0] == b"FCALL"].decode()) for entry in entries),
+        ((entry[2], entry[3][entry[3][0].startswith(b"FCALL")].decode()) for entry in entries),
         default=(_LOGGED_US, "nothing logged, less than"),
     )
     print(  # noqa: T201 -- the measurement is what is asked for
