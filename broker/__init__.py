@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Undone,
         UnsupportedServer,
         WaitTimeout,
+        WeightsUnavailable,
         WorkerFault,
     )
     from broker.inspection.audit import Audit
@@ -107,6 +108,7 @@ __all__ = [
     "Undone",
     "UnsupportedServer",
     "WaitTimeout",
+    "WeightsUnavailable",
     "Worker",
     "WorkerFault",
     "__version__",

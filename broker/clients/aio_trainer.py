@@ -309,11 +309,11 @@ class Trainer(AsyncClient):
         in_flight: str = "keep",
         missing_ok: bool = False,
         allow_loss: bool = False,
-        blob: bytes | None = None,
+        blob: bytes | Callable[[int], Any] | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> RecoveryReport:
-        """As `broker.Trainer.recover`; `progress` may be a coroutine function."""
+        """As `broker.Trainer.recover`; `blob` and `progress` may be coroutine functions."""
         check_hook("progress", progress)
         if not dry_run:
             self._must_lead("recover")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -33,6 +34,7 @@ from broker.worker.grace import grace_of, tell_begun
 from broker.worker.grouped_submits import Submitter
 from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat, interval_of
+from broker.worker.loaded_weights import LoadWeights
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.loop_signals import stopped_by_signals
 from broker.worker.loop_watch import LoopWatch
@@ -58,6 +60,8 @@ class Worker(AsyncClient):
         lease_s: lease asked for, in seconds; None: the run's.
         policy: as `broker.Worker`.
         on_weights_stale: as `broker.Worker`; may be a coroutine function.
+        load_weights: as `broker.Worker`; may be a coroutine function.
+        weights_cache: as `broker.Worker`.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
         wait_for_run_s: as `broker.Worker`; `open` waits.
@@ -78,6 +82,8 @@ class Worker(AsyncClient):
         lease_s: float | None = None,
         policy: Policies = None,
         on_weights_stale: StaleWeights | None = None,
+        load_weights: LoadWeights | None = None,
+        weights_cache: str | os.PathLike[str] | None = None,
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
         wait_for_run_s: float | None = None,
@@ -107,6 +113,8 @@ class Worker(AsyncClient):
                 lease_s=lease_s,
                 policy=policy,
                 on_weights_stale=on_weights_stale,
+                load_weights=load_weights,
+                weights_cache=weights_cache,
                 clock=clock,
                 wait_for_run_s=wait_for_run_s,
             )

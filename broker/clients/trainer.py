@@ -439,7 +439,7 @@ class Trainer(BlockingClient):
         in_flight: str = "keep",
         missing_ok: bool = False,
         allow_loss: bool = False,
-        blob: bytes | None = None,
+        blob: bytes | Callable[[int], bytes | None] | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> RecoveryReport:
@@ -456,7 +456,8 @@ class Trainer(BlockingClient):
             in_flight: `keep` attempts in flight whose policy survives, or `requeue` them all.
             missing_ok: a path without any file means version 0.
             allow_loss: go below the floor although tasks were freed.
-            blob: what workers get with their claims at that version; None: the checkpoint's.
+            blob: what workers get with their claims at that version, or a function that is called with the version
+                before anything is changed, and returns it; None: the checkpoint's.
             dry_run: report what would happen and change nothing.
             progress: called with the number of tasks dealt with so far, and about how many there are.
 
@@ -471,6 +472,8 @@ class Trainer(BlockingClient):
             Fenced: another trainer took over meanwhile.
         """
         check_plain_hook("progress", progress)
+        if callable(blob):
+            check_plain_hook("blob", blob)
         if not dry_run:
             self._must_lead("recover")
             self._drop_ahead()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ from broker.worker.calls import WorkerCalls, number_wanted
 from broker.worker.grace import Grace, grace_of
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat, interval_of
+from broker.worker.loaded_weights import LoadWeights
 from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
@@ -64,6 +66,13 @@ class Worker(BlockingClient):
         on_weights_stale: called with a run's policy and newest blob when the loaded weights are too old to start the
             run's work. Returns the policy that was loaded, or None to be called again. With several runs it is called
             for each; a hook with a parameter `run` gets the run's name. Nothing is claimed while it is called.
+        load_weights: called with a version and the path of its weights, which a `broker.weights.Publisher` wrote;
+            whenever a claim tells of newer weights, and before any attempt of theirs is handed out. Other handlers may
+            be generating meanwhile: their results name these weights as the newest ones used. A hook with a parameter
+            `run` gets the run's name. Attempts of an evaluation bring their own weights: `broker.weights.fetched`. In
+            place of `policy` and `on_weights_stale`.
+        weights_cache: a folder of this host in which to keep copies of weights, fetched once for all of its workers;
+            None: as `broker.weights.fetched`.
         clock: injected time in milliseconds, for tests.
         heartbeat: False: the caller renews the lease itself, with `renew`.
         wait_for_run_s: how long to wait for a run that is not there (yet, or any more), in seconds. Of several runs,
@@ -93,6 +102,8 @@ class Worker(BlockingClient):
         lease_s: float | None = None,
         policy: Policies = None,
         on_weights_stale: StaleWeights | None = None,
+        load_weights: LoadWeights | None = None,
+        weights_cache: str | os.PathLike[str] | None = None,
         clock: Callable[[], int] | None = None,
         heartbeat: bool = True,
         wait_for_run_s: float | None = None,
@@ -103,6 +114,7 @@ class Worker(BlockingClient):
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
         check_plain_hook("on_weights_stale", on_weights_stale)
+        check_plain_hook("load_weights", load_weights)
         grace_s, heartbeat_s = grace_of(grace_s), interval_of(heartbeat_s, lease_s)
         name = default_name() if name is None else name
         opened = functools.partial(open_transport, url_or_variable(url), credentials=credentials)
@@ -116,6 +128,8 @@ class Worker(BlockingClient):
                 lease_s=lease_s,
                 policy=policy,
                 on_weights_stale=on_weights_stale,
+                load_weights=load_weights,
+                weights_cache=weights_cache,
                 clock=clock,
                 wait_for_run_s=wait_for_run_s,
             )
@@ -170,7 +184,8 @@ class Worker(BlockingClient):
     def claim_reason(self) -> str:
         """Why the last claim gave less than asked.
 
-        `finished` (the run is over), `halted`, `paused`, `recovering`, `weights_stale`, `faulted` (what waits is what
+        `finished` (the run is over), `halted`, `paused`, `recovering`, `weights_stale`, `weights_missing` (published
+        weights cannot be had), `faulted` (what waits is what
         this worker has just failed at), `draining`, `empty`, `max_concurrent`, `at_capacity`, or "".
         """
         return self._state.reason

@@ -43,6 +43,7 @@ from broker.errors.kinds import (
     Undone,
     UnsupportedServer,
     WaitTimeout,
+    WeightsUnavailable,
 )
 from broker.errors.raised_by_handlers import Reject, WorkerFault
 
@@ -85,6 +86,7 @@ __all__ = [
     "Undone",
     "UnsupportedServer",
     "WaitTimeout",
+    "WeightsUnavailable",
     "WorkerFault",
 ]
 

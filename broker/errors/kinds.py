@@ -199,6 +199,14 @@ class CheckpointError(BrokerError):
     remedy = "nothing was changed; use another checkpoint, or mend the file's place"
 
 
+class WeightsUnavailable(BrokerError):
+    """Published weights were removed, or their host does not answer."""
+
+    code = "WEIGHTS"
+    happened = ("the weights {name} cannot be had: {problem}", "published weights cannot be had")
+    remedy = "a worker with `load_weights` asks again by itself; elsewhere, raise WorkerFault, or publish with pin=True"
+
+
 class BadArgument(BrokerError, ValueError):
     """An argument is out of its range or of the wrong type."""
 
@@ -471,6 +479,7 @@ _KINDS: Final[tuple[type[BrokerError], ...]] = (
         Gone,
         Undone,
         CheckpointError,
+        WeightsUnavailable,
         BadArgument,
         NoResult,
         TooBig,

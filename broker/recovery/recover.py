@@ -277,7 +277,7 @@ async def recover_from(
     in_flight: str,
     missing_ok: bool,
     allow_loss: bool,
-    blob: bytes | None,
+    blob: bytes | Callable[[int], Any] | None,
     dry_run: bool,
     progress: Progress | None,
 ) -> RecoveryReport:
@@ -289,7 +289,7 @@ async def recover_from(
         )
     if version is not None:
         version = whole("version", version, 0, MAX_VERSION)
-    if blob is not None:
+    if blob is not None and not callable(blob):
         blob = bytes_of("blob", blob)
     made: Checkpoint | None = None
     if source is not None:
@@ -298,10 +298,18 @@ async def recover_from(
             version = found.version
         else:
             made = found
+    if callable(blob):
+        blob = None if dry_run else await _asked_for(state, blob, made.version if made else version or 0)
     to = target_of(made, version or 0, in_flight, blob, allow_loss=allow_loss)
     if dry_run:
         return await preview(state, to, made, progress)
     return await recover(state, to, made, progress)
+
+
+async def _asked_for(state: TrainerState, blob: Callable[[int], Any], version: int) -> bytes | None:
+    """The blob that the user's function gives for the version that a recovery goes to; None: the checkpoint's."""
+    given = await state.io.ask("blob", blob, version)
+    return None if given is None else bytes_of("blob", given)
 
 
 async def find(

@@ -97,10 +97,30 @@ class WorkerCalls:
         except BaseException:  # cancelled: the caller will not get these attempts
             self._forget(attempts)
             raise
-        return attempts
+        return await self._with_weights(attempts)
+
+    async def _with_weights(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Loads the weights of the newest versions that are known; gives attempts back that are for other weights."""
+        weights = self.state.weights
+        if weights is None:
+            return attempts
+        try:
+            for session in self.state.sessions.values():
+                await weights.load(session)
+            for_these = [attempt for attempt in attempts if weights.are_for(self.session_of(attempt), attempt)]
+        except BaseException:
+            await self.give_back(attempts)
+            raise
+        if len(for_these) < len(attempts):
+            ids = {attempt.id for attempt in for_these}
+            await self.give_back([attempt for attempt in attempts if attempt.id not in ids])
+        self._forget(attempt for attempt in for_these if attempt.cancelled)  # while the weights were loaded
+        return [attempt for attempt in for_these if not attempt.cancelled]
 
     async def _claim_of(self, session: Session, patience_s: float, n: int, attempts: list[Attempt]) -> None:
         """Adds what one run gives, up to n attempts; one that is not there gives nothing, and its session is over."""
+        if self.state.weights is not None and self.state.weights.must_wait(session):
+            return
         try:
             while len(attempts) < n:
                 wanted = min(n - len(attempts), ITEMS_PER_CALL)
@@ -150,6 +170,8 @@ class WorkerCalls:
             if (left := self._waiting.left_s(until)) <= 0:
                 return []
             claimed = await self._waiting.wait(n, left)
+            if claimed is not None and self.state.weights is not None:
+                claimed = await self._with_weights(claimed)
             if claimed and self.session_of(claimed[0]).policy is not None:
                 # The policy was set meanwhile: these attempts were claimed for other weights.
                 await self.give_back(claimed)
@@ -180,8 +202,13 @@ class WorkerCalls:
         return ahead
 
     def may_claim(self, session: Session) -> bool:
-        """Whether a claim may be sent with results: with several runs it may not, for the preferred one comes first."""
-        return not self.state.ended and len(self.state.sessions) == 1 and bool(session.id)
+        """Whether a claim may be sent with results.
+
+        With several runs it may not, for the preferred one comes first; nor with `load_weights`, as results do not wait
+        for weights.
+        """
+        is_single = len(self.state.sessions) == 1 and self.state.weights is None
+        return not self.state.ended and is_single and bool(session.id)
 
     def _claims_ahead(self, session: Session, items: Sequence[Submission]) -> bool:
         """Whether the next batch is claimed with these results: the last ones of the batch that was handed out."""

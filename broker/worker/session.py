@@ -104,6 +104,8 @@ class Session(Locked):
         self._held: dict[str, Attempt] = {}
         self._blob: tuple[int, bytes | None] = (0, None)  # the number of the newest blob on the server, and its bytes
         self._claimed_policy: Policy | None = None  # the policy of the newest claim
+        self.blob_policy: Policy | None = None  # the policy that the newest blob came with
+        self.loaded: Policy | None = None  # the newest policy whose weights `load_weights` has loaded
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
         self.missing, self._activity = missing, activity
         self.ask_weights_at = 0.0  # by time.monotonic: when the user's hook may be asked for newer weights again
@@ -254,7 +256,7 @@ class Session(Locked):
             self._blob = (claimed.blob_seq, claimed.blob or None)
         self.reason = claimed.reason
         self._due_at = None if claimed.due_in_ms < 0 else time.monotonic() + claimed.due_in_ms / 1000
-        self.run_policy = _policy(self.run_policy, claimed.run_version, claimed.run_epoch)
+        self.run_policy = self.blob_policy = _policy(self.run_policy, claimed.run_version, claimed.run_epoch)
         policy = self._claimed_policy = _policy(self._claimed_policy, claimed.version, claimed.epoch)
         attempts = self._attempts(claimed, policy)
         with self._lock:
@@ -322,6 +324,9 @@ class Session(Locked):
 
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
         """Encodes one result; refuses one that is too large."""
+        if policy is None and self.loaded is not None and not attempt.judges:
+            # They may have been loaded while the rollout was generated.
+            policy = self.loaded if self.loaded.version > attempt.version else None
         used = None if policy is None else _used(attempt, policy)
         body = encode(result)
         joined = self._joined

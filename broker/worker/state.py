@@ -10,13 +10,14 @@ from typing import Any
 
 from broker.connections.base import BaseTransport
 from broker.errors import BadArgument
-from broker.values.arguments import one_or_several, seconds_of, shown
+from broker.values.arguments import check_type, one_or_several, seconds_of, shown
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_hook, check_plain_hook, takes
 from broker.values.names import check_name
 from broker.values.policy import Policy
 from broker.worker.activity import Activity
 from broker.worker.lanes import Lanes
+from broker.worker.loaded_weights import LoadedWeights, LoadWeights
 from broker.worker.missing_run import MissingRun
 from broker.worker.session import Session, check_policy
 
@@ -42,6 +43,8 @@ class WorkerState:
         lease_s: lease asked for, in seconds; None: each run's own.
         policy: the weights it has loaded, for several runs by their names; None: always the run's current ones.
         on_weights_stale: the user's hook, or None.
+        load_weights: the user's hook that loads published weights, or None.
+        weights_cache: where this host keeps them, or None.
         clock: injected time in milliseconds, or None.
         wait_for_run_s: how long to wait for a run that is not there, seconds; None: not when the worker is opened,
             but for ever for a run that vanished later.
@@ -56,6 +59,8 @@ class WorkerState:
         lease_s: float | None = None,
         policy: Policies = None,
         on_weights_stale: StaleWeights | None = None,
+        load_weights: LoadWeights | None = None,
+        weights_cache: str | os.PathLike[str] | None = None,
         clock: Callable[[], int] | None = None,
         wait_for_run_s: float | None = None,
     ) -> None:
@@ -73,6 +78,11 @@ class WorkerState:
             )
         check_plain_hook("clock", clock)
         check_hook("on_weights_stale", on_weights_stale)
+        check_hook("load_weights", load_weights)
+        if load_weights is not None and (policy is not None or on_weights_stale is not None):
+            raise BadArgument(problem="load_weights was given with policy or on_weights_stale: give one of them")
+        if weights_cache is not None:
+            check_type("weights_cache", weights_cache, (str, os.PathLike), "a path, or None")
         self.waits_for_run = wait_for_run_s is not None
         patience_s = seconds_of("wait_for_run_s", wait_for_run_s)
         if patience_s is not None and patience_s < 0:
@@ -94,6 +104,11 @@ class WorkerState:
         self.policy = policy
         self.on_weights_stale = on_weights_stale
         self.hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
+        self.weights = (
+            None
+            if load_weights is None
+            else LoadedWeights(io, load_weights, weights_cache, self.sessions.values(), lambda: self.stopping)
+        )
         self.draining = False
         self.stopping = False
 

@@ -55,6 +55,7 @@ def test_a_synchronous_client_refuses_an_async_hook_when_it_is_given(lab: Lab, t
             lambda: aio.Worker(lab.url, lab.run, clock=hook),
         ],
         "on_weights_stale": [lambda: Worker(lab.url, lab.run, on_weights_stale=hook)],
+        "load_weights": [lambda: Worker(lab.url, lab.run, load_weights=hook)],
     }
     epoch = trainer.epoch
     for name, calls in given.items():

@@ -34,6 +34,7 @@ CODES = {
     "OOM": "OutOfMemory",
     "UNDONE": "Undone",
     "CHECKPOINT": "CheckpointError",
+    "WEIGHTS": "WeightsUnavailable",
     "AUTH": "AuthenticationFailed",
     "TLS": "CertificateRefused",
     "READONLY": "ReadOnlyServer",
