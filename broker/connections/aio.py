@@ -20,7 +20,6 @@ from broker.connections.connection import (
     Connection,
     RedisCommand,
     ReplyReader,
-    in_chunks,
     packed,
 )
 from broker.connections.credentials import Credentials
@@ -187,7 +186,7 @@ class AsyncConnection:
         try:
             # How long the server may be silent; each chunk of a reply starts this time again.
             async with asyncio.timeout(patience_s) as silence:
-                for chunk in in_chunks(chunks):
+                for chunk in chunks:
                     writer.write(chunk)
                     if self._path and writer.is_closing():
                         self._read_last_words(writer)

@@ -126,8 +126,11 @@ class _Garbled(Failure):
         super().__init__(GARBLED, f"what it answers is not the protocol of Redis: {text}")
 
 
-def packed(commands: Iterable[RedisCommand]) -> list[bytes]:
-    """The bytes of commands. Large values are not copied; commands without such values are packed in C."""
+def packed(commands: Iterable[RedisCommand]) -> list[bytes | memoryview]:
+    """The bytes of commands, in chunks of limited size.
+
+    Large values are not copied; commands without such values are packed in C.
+    """
     parts: list[bytes] = []
     small: list[bytes] = []
     try:
@@ -144,7 +147,7 @@ def packed(commands: Iterable[RedisCommand]) -> list[bytes]:
         raise NotSendable(problem=f"an argument cannot be sent ({error})") from error
     if small:
         parts.append(small[0] if len(small) == 1 else b"".join(small))
-    return parts
+    return list(_in_chunks(parts)) if max(map(len, parts), default=0) > _WRITE_BYTES else [*parts]
 
 
 def _encode(argument: str | bytes | int) -> bytes:
@@ -158,9 +161,8 @@ _pack_small = cast("Callable[[RedisCommand], bytes]", hiredis.pack_command)  # p
 _pack_large = cast("Callable[..., list[bytes]]", serializer.pack)  # pyright: ignore[reportUnknownMemberType]
 
 
-def in_chunks(packed: Iterable[bytes]) -> Generator[bytes | memoryview]:
-    """The bytes of commands, in chunks of limited size."""
-    for part in packed:
+def _in_chunks(parts: Iterable[bytes]) -> Generator[bytes | memoryview]:
+    for part in parts:
         if len(part) <= _WRITE_BYTES:
             yield part
         else:

@@ -18,7 +18,6 @@ from broker.connections.connection import (
     Connection,
     RedisCommand,
     ReplyReader,
-    in_chunks,
     packed,
 )
 from broker.connections.credentials import Credentials
@@ -296,7 +295,7 @@ class BlockingConnection:
             if wait_s:
                 sock.settimeout(self._timeout_s + wait_s)
             try:
-                for chunk in in_chunks(chunks):
+                for chunk in chunks:
                     sock.sendall(chunk)
             except ConnectionError:
                 # A server that refuses the bytes of a call says why before it closes.

@@ -1,4 +1,4 @@
-"""Script calls of workers."""
+"""Script calls of workers; that of `submit` is in `result_bytes.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from broker.protocol import keys
 from broker.protocol.parsing import text, texts
-from broker.protocol.result_bytes import INLINE, INLINE_BYTES, STORED, store
-from broker.protocol.script_call import Argument, Now, ScriptCall
-from broker.values.verdict import LETTERS, Verdict
+from broker.protocol.script_call import Now, ScriptCall
+from broker.values.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,34 +216,14 @@ ACCEPTED = Answer("accepted")
 _COMMON = {b"accepted": ACCEPTED}
 
 
-def _answers(reply: Any) -> list[Answer]:
+def answers(reply: Any) -> list[Answer]:
+    """Reads the answer of submit or release."""
     return [_COMMON.get(line) or answer(line) for line in reply]
-
-
-def submit(
-    run: str,
-    items: Sequence[Submission],
-    *,
-    result_ttl_ms: int = 3_600_000,
-    inline_bytes: int = INLINE_BYTES,
-    now: Now = "",
-) -> ScriptCall[list[Answer]]:
-    """Submits at most 256 results or verdicts; an answer for each, in order."""
-    args: list[Argument] = [now]
-    before: list[tuple[Argument, ...]] = []
-    for item in items:
-        body, how = item.body, INLINE
-        if item.verdict == "accept" and len(body) > inline_bytes:
-            before.append(store(run, item.attempt_id, body, result_ttl_ms))
-            body, how = b"", STORED
-        version, epoch = item.policy or ("", "")
-        args += (item.attempt_id, LETTERS[item.verdict], version, epoch, how, body)
-    return ScriptCall("submit", (keys.state(run),), tuple(args), _answers, tuple(before))
 
 
 def release(run: str, attempts: Sequence[str], *, now: Now = "") -> ScriptCall[list[Answer]]:
     """Gives at most 1000 attempts back without penalty."""
-    return ScriptCall("release", (keys.state(run),), (now, *attempts), _answers)
+    return ScriptCall("release", (keys.state(run),), (now, *attempts), answers)
 
 
 #: Longest traceback that goes with a failure, bytes.

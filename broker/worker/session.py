@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 from broker.connections.base import BaseTransport
 from broker.connections.forks import Locked
-from broker.errors import BadArgument, BrokerError, CodecError, NoResult, NoRun, NoSession, TooBig, WorkerFault
-from broker.protocol import keys, worker
+from broker.errors import BadArgument, BrokerError, CodecError, NoRun, NoSession, TooBig, WorkerFault
+from broker.protocol import keys, result_bytes, worker
 from broker.protocol.ids import worker_of
 from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.worker import ACCEPTED, Answer, Claimed, FailureKind, Joined, Renewed, Submission
@@ -346,23 +346,13 @@ class Session(Locked):
         Returns:
             An answer for each item, and the outcomes of the others.
         """
-        ttl = self._joined.result_ttl_ms if self._joined else 3_600_000
-        others: list[Any] | None = None
-        for _ in range(3):
-            call = worker.submit(self.run, items, result_ttl_ms=ttl, now=self.now)
-            outcomes = await self._io.execute((call, *(then if others is None else ())))
-            answers: list[Answer] | BrokerError = outcomes[0]
-            if others is None:
-                others = outcomes[1:]
-            if isinstance(answers, BrokerError):
-                raise answers
-            if answers.count(ACCEPTED) == len(answers) or all(answer.word != "noresult" for answer in answers):
-                self.forget([item.attempt_id for item in items])
-                if ACCEPTED in answers:
-                    self._activity.accepted(self.run)
-                self._activity.done(sum(answer.word in _COUNTS for answer in answers))
-                return [submitted(answer) for answer in answers], others
-        raise NoResult(attempt=items[0].attempt_id)
+        ttl_ms = self._joined.result_ttl_ms if self._joined else result_bytes.TTL_MS
+        answers, others = await result_bytes.submit(self._io, self.run, items, then=then, ttl_ms=ttl_ms, now=self.now)
+        self.forget([item.attempt_id for item in items])
+        if ACCEPTED in answers:
+            self._activity.accepted(self.run)
+        self._activity.done(sum(answer.word in _COUNTS for answer in answers))
+        return [submitted(answer) for answer in answers], others
 
     async def release(self, attempts: Sequence[str]) -> list[Submitted]:
         """Gives attempts back without penalty."""

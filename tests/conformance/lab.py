@@ -13,7 +13,7 @@ from broker.connections import open_transport
 from broker.inspection.events import Follower
 from broker.inspection.verification import verify
 from broker.operator import Operator
-from broker.protocol import anyone, keys, task_row, trainer, worker
+from broker.protocol import anyone, keys, result_bytes, task_row, trainer, worker
 from broker.protocol.script_call import ScriptCall
 from broker.protocol.task_options import TaskOptions
 from broker.protocol.task_row import TaskRow
@@ -284,7 +284,9 @@ class RawWorker:
     def submit(self, attempt: str, body: bytes = b"x", *, verdict: Verdict = "accept", **options: Any) -> worker.Answer:
         """Submits one result or verdict."""
         policy = options.pop("policy", None)
-        (answer,) = self.lab.call(worker.submit, [worker.Submission(attempt, verdict, body, policy)], **options)
+        (answer,) = self.lab.call(
+            result_bytes.submit_call, [worker.Submission(attempt, verdict, body, policy)], **options
+        )
         return answer
 
     def release(self, *attempts: str) -> list[worker.Answer]:

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from broker import RunConfig, Task, Trainer
+from broker.protocol import result_bytes
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
 from broker.protocol.trainer import NewTask
@@ -36,7 +37,7 @@ def reach(lab: Lab, run: str, config: RunConfig, version: int, finished: int, ru
         assert len(claimed.granted) == 1, "the state is not within reach"
         if i < finished:
             submission = worker_calls.Submission(claimed.granted[0].attempt_id, "accept", b"x")
-            lab.transport.execute([worker_calls.submit(run, [submission], now=lab.now)])
+            lab.transport.execute([result_bytes.submit_call(run, [submission], now=lab.now)])
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2, 5])

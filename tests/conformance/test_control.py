@@ -132,17 +132,20 @@ def test_a_worker_of_several_runs_wakes_for_each(lab: Lab, monkeypatch: pytest.M
         worker.submit(attempt, b"x")
 
 
-def test_a_worker_of_several_runs_leaves_the_marker_of_the_one_that_it_does_not_ask(lab: Lab):
-    """The worker was woken for one run, and found due work in the other."""
+def test_a_worker_of_several_runs_leaves_the_marker_of_the_one_that_it_does_not_ask(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    """The worker was woken for one run, and found due work in the other. No wait ends by its time-out."""
+    monkeypatch.setattr("broker.worker.wait_for_work.CLAIM_AGAIN_S", 60.0)
     other = f"{lab.run}/eval"
-    first, second = lab.trainer(retry_backoff_ms=500), lab.trainer(run=other)
+    first, second = lab.trainer(retry_backoff_ms=20_000), lab.trainer(run=other)
     failing = lab.worker()
     first.enqueue(Task(id="again"))
     failing.fail(failing.claim()[0], "boom")
     worker = lab.worker(lab.run, other)
     waiting = InThread(lambda: worker.claim(1, timeout=60))
     wait_until(lambda: all(s._settled == s._number for s in worker._state.sessions.values()), "claimed in vain")
-    lab.pass_ms(600)
+    lab.pass_ms(20_100)
     second.enqueue(Task(id="new"))
     (attempt,) = waiting.result()
     assert attempt.task == "again"

@@ -4,7 +4,7 @@ import pytest
 
 from broker import Task
 from broker.operator import Operator
-from broker.protocol import anyone
+from broker.protocol import anyone, result_bytes
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, names_of
@@ -137,7 +137,8 @@ def test_large_groups_that_end_with_what_is_due_end_in_pieces(lab: Lab, by: str)
     done = [one for one in held if "#7." not in one]
     for first in range(0, len(done), 200):
         lab.call(
-            worker_calls.submit, [worker_calls.Submission(one, "accept", b"x") for one in done[first : first + 200]]
+            result_bytes.submit_call,
+            [worker_calls.Submission(one, "accept", b"x") for one in done[first : first + 200]],
         )
     assert sorted(lab.states().values()) == ["running"] * 5
 

@@ -5,7 +5,7 @@ import pytest
 from broker import Task, Worker
 from broker.connections.sync import run_blocking
 from broker.operator import Operator
-from broker.protocol import anyone
+from broker.protocol import anyone, result_bytes
 from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, names_of, run_one, tasks
 
@@ -350,7 +350,7 @@ def test_submits_of_one_call_are_answered_one_by_one(lab: Lab):
         worker_calls.Submission(a, "accept", b"again"),
         worker_calls.Submission("nobody#0.1.x", "accept", b"x"),
     ]
-    words = [answer.word for answer in lab.call(worker_calls.submit, items)]
+    words = [answer.word for answer in lab.call(result_bytes.submit_call, items)]
     assert words == ["accepted", "unknown", "rejected", "accepted", "unknown"]
     assert lab.dump()[f"result:{a}"] == b"first"
     assert lab.result_keys() == {a}

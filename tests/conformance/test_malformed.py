@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from broker.errors import BrokerError
-from broker.protocol import admission, anyone, gateway, recovery, rights, scripts, task_row, trainer, worker
+from broker.protocol import (
+    admission,
+    anyone,
+    gateway,
+    recovery,
+    result_bytes,
+    rights,
+    scripts,
+    task_row,
+    trainer,
+    worker,
+)
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
@@ -115,7 +126,7 @@ class Subject:
             case "submit":
                 policy = (0, self.trainer.opened.epoch)
                 items = [Submission(self.held, "accept", b"x", policy), Submission("pending#0.1.a", "reject", b"x")]
-                return worker.submit(run, items, now=now)
+                return result_bytes.submit_call(run, items, now=now)
             case "release":
                 return worker.release(run, [self.held, "pending#0.1.a"], now=now)
             case "fail":

@@ -14,7 +14,7 @@ from broker import ConfigMismatch, RunConfig, Task
 from broker.errors import BadArgument, BrokerError, Exhausted, SchemaMismatch, WaitTimeout
 from broker.errors.from_reply import from_reply
 from broker.operator import Operator
-from broker.protocol import admission, keys, scripts, trainer, worker
+from broker.protocol import admission, keys, result_bytes, scripts, trainer, worker
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.script_call import ScriptCall
 from tests.conformance.lab import Lab, names_of, run_one, tasks
@@ -158,7 +158,7 @@ def _the_old_session_goes_on(old: Lab) -> None:
     held = ["t11#0.1.r1", "group#2.1.r2"]
     renewed = old.call(worker.renew, session.decode(), 7, held)
     assert renewed.abandon == {}
-    (answer,) = old.call(worker.submit, [worker.Submission(held[0], "accept", b"late")])
+    (answer,) = old.call(result_bytes.submit_call, [worker.Submission(held[0], "accept", b"late")])
     assert answer.word == "accepted"
     assert [one.word for one in old.call(worker.release, held[1:])] == ["released"]
     assert old.call(worker.leave, session.decode())

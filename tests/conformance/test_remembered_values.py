@@ -3,9 +3,8 @@
 import pytest
 
 from broker.errors import BadArgument
-from broker.protocol import anyone
+from broker.protocol import anyone, result_bytes
 from broker.protocol import trainer as calls
-from broker.protocol import worker as worker_calls
 from broker.protocol.task_options import TaskOptions
 from broker.protocol.trainer import NewTask
 from broker.protocol.worker import Submission
@@ -108,7 +107,7 @@ def test_each_policy_in_a_call_is_judged_by_itself(lab: Lab, wrong: str, good_fi
     policies = [good, bad] if good_first else [bad, good]
 
     answers = lab.call(
-        worker_calls.submit,
+        result_bytes.submit_call,
         [Submission(attempt, "accept", b"x", policy) for attempt, policy in zip(attempts, policies, strict=True)],
     )
 

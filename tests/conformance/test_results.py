@@ -5,8 +5,7 @@ import pytest
 
 from broker import Task
 from broker.errors import CodecError, Gone, NoResult, TooBig
-from broker.protocol import anyone
-from broker.protocol import worker as worker_calls
+from broker.protocol import anyone, result_bytes
 from broker.protocol.result_bytes import INLINE_BYTES
 from broker.protocol.worker import Submission
 from tests.conformance.lab import Lab, run_one, tasks
@@ -27,7 +26,9 @@ def test_large_results_are_set_before_the_call(lab: Lab):
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("t")
     attempt = worker.take_one()
-    script_call = worker_calls.submit(lab.run, [Submission(attempt, "accept", LARGE)], result_ttl_ms=5_000, now=lab.now)
+    script_call = result_bytes.submit_call(
+        lab.run, [Submission(attempt, "accept", LARGE)], result_ttl_ms=5_000, now=lab.now
+    )
     ((command, key, body, *options),) = script_call.before
     assert (command, key, body, options) == ("SET", lab.key(f"result:{attempt}"), LARGE, ["NX", "PX", 5_000])
     lab.command(*script_call.before[0])
@@ -44,7 +45,7 @@ def test_accept_without_bytes_changes_nothing_and_asks_for_them(lab: Lab):
     trainer, worker = lab.raw_trainer(), lab.raw_worker()
     trainer.enqueue("t")
     attempt = worker.take_one()
-    script_call = worker_calls.submit(lab.run, [Submission(attempt, "accept", LARGE)], now=lab.now)
+    script_call = result_bytes.submit_call(lab.run, [Submission(attempt, "accept", LARGE)], now=lab.now)
     script_call.before = ()
     before = lab.dump()
     assert [answer.word for answer in lab.do(script_call)] == ["noresult"]
@@ -56,7 +57,7 @@ def test_the_client_sends_missing_bytes_again_and_gives_up_with_an_error(lab: La
     trainer, worker = lab.trainer(consumer_batch_size=2), lab.worker()
     trainer.enqueue(tasks(2))
     first, second = worker.claim(2)
-    made, lose = worker_calls.submit, 2
+    made, lose = result_bytes.submit_call, 2
 
     def without_bytes(*args, **options):
         nonlocal lose
@@ -66,7 +67,7 @@ def test_the_client_sends_missing_bytes_again_and_gives_up_with_an_error(lab: La
             script_call.before = ()
         return script_call
 
-    monkeypatch.setattr("broker.worker.session.worker.submit", without_bytes)
+    monkeypatch.setattr("broker.protocol.result_bytes.submit_call", without_bytes)
     assert worker.submit(first, LARGE).answer == "accepted"
     lose = 99
     with pytest.raises(NoResult) as caught:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from broker import Policy, Task
+from broker.protocol import result_bytes
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, run_one, tasks
@@ -267,7 +268,8 @@ def test_large_groups_that_are_too_old_are_reset_in_pieces(lab: Lab, met_by: str
     for first in range(0, 2000, 200):
         if met_by == "take":
             lab.call(
-                worker_calls.submit, [worker_calls.Submission(one, "accept", b"x") for one in held[first : first + 200]]
+                result_bytes.submit_call,
+                [worker_calls.Submission(one, "accept", b"x") for one in held[first : first + 200]],
             )
         else:
             worker.release(*(one for one in held[first : first + 200] if "#0." not in one))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.protocol import anyone
+from broker.protocol import anyone, result_bytes
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
 from tests.conformance.lab import Lab, RawTrainer
@@ -77,7 +77,7 @@ def test_results_are_at_most_as_many_as_one_command_takes(lab: Lab):
     granted = [*worker.claim(1_000).granted, *worker.claim(1, random="r2").granted]
     for at in range(0, len(granted), 256):
         piece = granted[at : at + 256]
-        lab.call(worker_calls.submit, [worker_calls.Submission(one.attempt_id, "accept", b"x") for one in piece])
+        lab.call(result_bytes.submit_call, [worker_calls.Submission(one.attempt_id, "accept", b"x") for one in piece])
 
     taken = take(trainer, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from broker.protocol import anyone, recovery, trainer, worker
+from broker.protocol import anyone, recovery, result_bytes, trainer, worker
 from broker.protocol.script_call import ScriptCall
 from broker.protocol.task_options import TaskOptions
 from broker.values.config import RunConfig
@@ -190,7 +190,7 @@ class Wire:
         body = item.data if item.verdict == "accept" else item.reason.encode()
         sent = worker.Submission(item.attempt, item.verdict, body, item.policy)
         size = ALWAYS_INLINE if item.how == "inline" else NEVER_INLINE
-        return worker.submit(self._run, [sent], inline_bytes=size, now=now)
+        return result_bytes.submit_call(self._run, [sent], inline_bytes=size, now=now)
 
     def answer(self, call: Call, parsed: Any) -> Answer:
         """The script call's answer, in the words of the model."""

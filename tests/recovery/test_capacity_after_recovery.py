@@ -8,7 +8,7 @@ import pytest
 
 from broker import Task, Trainer
 from broker.errors import WaitTimeout
-from broker.protocol import anyone
+from broker.protocol import anyone, result_bytes
 from broker.protocol import trainer as trainer_calls
 from broker.protocol import worker as worker_calls
 from broker.protocol.worker import Submission
@@ -146,7 +146,7 @@ def _work(lab: Lab, worker: RawWorker) -> None:
         claimed = lab.call(worker_calls.claim, worker.session, worker.number, 64, f"r{worker.number}x")
         if not claimed.granted:
             return
-        lab.call(worker_calls.submit, [Submission(one.attempt_id, "accept", body=b"x") for one in claimed.granted])
+        lab.call(result_bytes.submit_call, [Submission(one.attempt_id, "accept", body=b"x") for one in claimed.granted])
 
 
 class _Watch:

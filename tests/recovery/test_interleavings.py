@@ -10,7 +10,7 @@ import pytest
 
 from broker import BrokerError, RunConfig, Task, Trainer
 from broker.errors import CheckpointError, Fenced, Recovering, Undone
-from broker.protocol import anyone, recovery
+from broker.protocol import anyone, recovery, result_bytes
 from broker.protocol import trainer as trainer_calls
 from broker.protocol import worker as worker_calls
 from broker.protocol.recovery import Begin
@@ -327,7 +327,7 @@ def test_a_late_duplicate_of_a_submit_does_not_lend_bytes_to_a_recovery(lab: Lab
     trainer.enqueue("a", "b", "c", "d", "e")
     attempt = worker.take_one()
     item = worker_calls.Submission(attempt, "accept", body=b"x" * 100_000)
-    lab.call(worker_calls.submit, [item], result_ttl_ms=60_000)
+    lab.call(result_bytes.submit_call, [item], result_ttl_ms=60_000)
     for step in range(4):
         raw_step(trainer, step)
         worker.work(1)
@@ -335,7 +335,7 @@ def test_a_late_duplicate_of_a_submit_does_not_lend_bytes_to_a_recovery(lab: Lab
     token = "a1b2c3d4e5f6"
     lab.call(recovery.begin, token, Begin(0), None)
 
-    (answer,) = lab.call(worker_calls.submit, [item], result_ttl_ms=60_000)  # the late copy
+    (answer,) = lab.call(result_bytes.submit_call, [item], result_ttl_ms=60_000)  # the late copy
 
     assert answer.word == "accepted"
     lab.call(recovery.sweep, trainer_call_id(token, 1), list("abcde"), lambda _: False)

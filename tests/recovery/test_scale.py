@@ -14,7 +14,7 @@ import pytest
 
 from broker import RunConfig, Trainer
 from broker.connections import open_transport
-from broker.protocol import anyone, trainer, worker
+from broker.protocol import anyone, result_bytes, trainer, worker
 from broker.protocol.script_call import ScriptCall
 from broker.protocol.task_options import TaskOptions
 from broker.protocol.trainer import NewTask
@@ -93,7 +93,10 @@ class Filler:
     def submit(self, attempts: list[str], *, verdict: Verdict = "accept") -> None:
         items = [Submission(attempt, verdict, b"x") for attempt in attempts]
         self._send(
-            [worker.submit(self.lab.run, items[at : at + 250], now=self.lab.now) for at in range(0, len(items), 250)]
+            [
+                result_bytes.submit_call(self.lab.run, items[at : at + 250], now=self.lab.now)
+                for at in range(0, len(items), 250)
+            ]
         )
 
     def fail(self, attempts: list[str], *, may_retry: bool) -> None:

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from broker import protocol
-from broker.protocol import admission, anyone, gateway, recovery, rights, scripts, task_row, trainer, worker
+from broker.protocol import (
+    admission,
+    anyone,
+    gateway,
+    recovery,
+    result_bytes,
+    rights,
+    scripts,
+    task_row,
+    trainer,
+    worker,
+)
 from broker.protocol.admission import Counted, OwnerReport, Recovery
 from broker.protocol.recovery import Begin
 from broker.protocol.script_call import ScriptCall
@@ -53,7 +64,9 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "claim": [worker.claim(RUN, "s", 1, 1, "r"), worker.claim(RUN, "s", 1, 1, "r", policy=(1, "1.x"), now=5)],
     "renew": [worker.renew(RUN, "s", 1, []), worker.renew(RUN, "s", 1, ["a", "b"], now=5)],
     "submit": [
-        worker.submit(RUN, [Submission("a", "accept", b"x"), Submission("b", "reject", b"x", (1, "1.x"))], now=5)
+        result_bytes.submit_call(
+            RUN, [Submission("a", "accept", b"x"), Submission("b", "reject", b"x", (1, "1.x"))], now=5
+        )
     ],
     "release": [worker.release(RUN, ["a", "b"], now=5)],
     "fail": [worker.fail(RUN, "a", "boom", may_retry=True, now=5)],

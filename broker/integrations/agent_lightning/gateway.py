@@ -10,13 +10,13 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from broker.errors import BadArgument, CodecError, NoResult, NoRun, TooBig
+from broker.errors import BadArgument, CodecError, NoRun, TooBig
 from broker.integrations.agent_lightning.attempts import Attribution, Slot, attributed, brought_back
 from broker.integrations.agent_lightning.claims import Claims, Handed
 from broker.integrations.agent_lightning.messages import PostedRollout, Rollout, Task, TaskDescription
 from broker.integrations.agent_lightning.resources import Resources
 from broker.integrations.http_server.gateway import BaseGateway
-from broker.protocol import task_row, worker
+from broker.protocol import result_bytes, task_row, worker
 from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Granted, Submission
 from broker.values.codec import decode, encode
@@ -184,13 +184,9 @@ class Gateway(BaseGateway):
             digest = hashlib.sha256(body).hexdigest()[:32]
             if not await self._claims.first_writer(slot.name, attempt_id, digest):
                 attempt_id = slot.no_attempt
-        ttl_ms = self._claims.config.result_ttl_ms
-        for _ in range(3):  # large bytes are sent ahead of the call, and again if the server lost them
-            call = worker.submit(self.run, [Submission(attempt_id, "accept", body)], result_ttl_ms=ttl_ms)
-            answers: list[Answer] = await self._claims.execute(call)
-            if answers[0].word != "noresult":
-                return answers[0]
-        raise NoResult(attempt=attempt_id)
+        ttl_ms, item = self._claims.config.result_ttl_ms, Submission(attempt_id, "accept", body)
+        (answer,), _ = await result_bytes.submit(self._transport, self.run, [item], ttl_ms=ttl_ms)
+        return answer
 
     async def _holder(self, slot: Slot) -> str:
         """The attempt that holds a slot or has filled it; empty if none has."""

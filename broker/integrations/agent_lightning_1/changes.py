@@ -7,7 +7,6 @@ import logging
 import time
 from dataclasses import replace
 
-from broker.errors import NoResult
 from broker.integrations.agent_lightning_1 import names
 from broker.integrations.agent_lightning_1.controllers import Controllers
 from broker.integrations.agent_lightning_1.messages import FINAL, Record, RolloutState, StatusPatch, rollout_json
@@ -183,15 +182,13 @@ class Changes:
         result = json.dumps({"rollout_id": rollout, "attempt_id": names.attempt_name(attempt)}).encode()
         new = _updated(record, RolloutState.SUCCEEDED, updates)
         # The second call does nothing unless the first one is accepted.
-        answers, noted = await self._storage.noted_after(
-            worker.submit(self._storage.run, [Submission(attempt, "accept", result)]),
+        answer, noted = await self._storage.submitted(
+            Submission(attempt, "accept", result),
             self._storage.noting(rollout, record, new, attempt, "D", ended=True),
         )
         self._controllers.forget(record)
-        if answers[0].word == "noresult":
-            raise NoResult(attempt=attempt)
-        if answers[0].word != "accepted":
-            raise await self._ended(shown, rollout, answers[0])
+        if answer.word != "accepted":
+            raise await self._ended(shown, rollout, answer)
         if noted.word == "noted":
             return new, noted.payload
         return await self._end(rollout, record, RolloutState.SUCCEEDED, updates, ended=True)

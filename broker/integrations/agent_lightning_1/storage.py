@@ -24,10 +24,11 @@ from broker.connections import AsyncTransport
 from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
 from broker.integrations.agent_lightning_1.together import Together
-from broker.protocol import gateway, keys, task_row
+from broker.protocol import gateway, keys, result_bytes, task_row
 from broker.protocol.gateway import Noted, StatusChange
 from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.task_row import TaskRow
+from broker.protocol.worker import Answer, Submission
 
 T = TypeVar("T")
 
@@ -119,13 +120,12 @@ class Storage:
             raise value
         return value
 
-    async def noted_after(self, first: ScriptCall[T], call: ScriptCall[Noted]) -> tuple[T, Noted]:
-        """As `noted`, with another small call ahead of it. Returns both answers."""
-        values = await self._together.execute([first, call])
-        for value in values:
-            if isinstance(value, BrokerError):
-                raise value
-        return values[0], values[1]
+    async def submitted(self, item: Submission, call: ScriptCall[Noted]) -> tuple[Answer, Noted]:
+        """As `noted`, with a small result ahead of it. Returns both answers."""
+        (answer,), (noted,) = await result_bytes.submit(self._together, self.run, [item], then=[call])
+        if isinstance(noted, BrokerError):
+            raise noted
+        return answer, noted
 
     async def record(self, rollout: str) -> Record | None:
         """The record of one rollout."""

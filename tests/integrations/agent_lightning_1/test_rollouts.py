@@ -16,7 +16,9 @@ from broker.connections import open_transport
 from broker.integrations.agent_lightning_1.gateway import RUN_CONFIG
 from broker.integrations.agent_lightning_1.storage import Storage
 from broker.operator import Operator
+from broker.protocol import result_bytes
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.worker import Submission
 from tests.integrations.agent_lightning_1.serving import QUICK, RUN, Client, gateway
 from tests.waiting import wait_until
 
@@ -205,14 +207,14 @@ def test_the_list_of_the_ended_is_in_their_order_and_its_cursor_counts(client: C
 def test_an_end_that_its_gateway_did_not_note_is_noted(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def half(storage: Storage, first: ScriptCall[Any], _second: ScriptCall[Any]) -> None:
-        await storage.call(first)
+    async def half(storage: Storage, item: Submission, _call: ScriptCall[Any]) -> None:
+        await storage.call(result_bytes.submit_call(storage.run, [item]))
         raise RuntimeError("the gateway died here")
 
     client.create("r1")
     client.patch("r1", "running")
     with monkeypatch.context() as patched:
-        patched.setattr(Storage, "noted_after", half)
+        patched.setattr(Storage, "submitted", half)
         assert client.patch("r1", "succeeded").status == 500
     assert client.status("r1")["state"] == "succeeded"
     assert client.get("/api/rollouts/terminal").json["items"] == []
