@@ -6,7 +6,7 @@
 -- Errors: none
 -- Bound: the commands given, at most 100
 -- Flags: no-writes
--- @include run
+-- @include frame
 
 return run(function()
   local answer, may_call = {}, redis.acl_check_cmd

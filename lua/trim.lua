@@ -6,12 +6,32 @@
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit tasks of each kind, until the tasks of the call have 1000 slots together (it finishes the last of these tasks); the number of batches that are kept, if a step had none
 -- Flags: allow-oom
--- @include freeing
+-- @include freed_ids
 -- @include result_bytes
 -- @include breaker
 
 local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
 local ended = { dead = 0, rejected = 0 } -- how many of each this call freed
+local slots_left = 1000 -- a call frees tasks with a bounded number of slots, because a task may have 1024
+local stopped = false -- whether tasks were left for the next call because of the bound
+
+-- Reads the tasks into the cache. Returns how many of them, from the first on, this call may free: those that begin within the rest of its slots.
+local function within_bounds(ids)
+  load_tasks(ids)
+  for i = 1, #ids do
+    if slots_left <= 0 then
+      stopped = true
+      return i - 1
+    end
+    slots_left = slots_left - (tasks[ids[i]] and tasks[ids[i]].samples or 1)
+  end
+  return #ids
+end
+
+local function forget(t)
+  add_finished(t.id, t.state == 'B')
+  drop_records(t)
+end
 
 -- Returns the first step from `from` on that has a batch, or `bound` if there is none below it. Steps without a batch are skipped at once.
 local function next_kept(from, bound)

@@ -31,7 +31,7 @@ from broker.values.attempt import Attempt
 from broker.values.policy import Policy
 from broker.worker.calls import WorkerCalls, number_wanted
 from broker.worker.grace import grace_of, tell_begun
-from broker.worker.grouped_submits import Submitter
+from broker.worker.grouped_submits import GroupedSubmits
 from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.loaded_weights import LoadWeights
@@ -41,7 +41,7 @@ from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
 from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
 from broker.worker.task_runner import Handler, TaskRunner
-from broker.worker.time_to_end import Ending
+from broker.worker.time_to_end import TimeToEnd
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -127,11 +127,11 @@ class Worker(AsyncClient):
         self._claiming = asyncio.Lock()
         self._looking = 0  # calls that wait for work, or for their turn to
         self._reports = set[asyncio.Task[Any]]()  # calls about attempts that end also where their callers are cancelled
-        self._submitters = {run: Submitter(session) for run, session in self._state.sessions.items()}
+        self._grouped = {run: GroupedSubmits(session) for run, session in self._state.sessions.items()}
         self._heartbeat: Heartbeat | None = None
         self._handlers: TaskRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending = Ending()
+        self._ending = TimeToEnd()
         self._closed = False
 
     async def open(self) -> Self:
@@ -249,7 +249,7 @@ class Worker(AsyncClient):
         if self._may_claim():
             return await self._report(self._calls.submit(attempt, result, policy, claims=True), claims=True)
         submission = self._calls.session_of(attempt).submission(attempt, result, policy)
-        return await self._submitters[attempt.run].submit(submission)
+        return await self._grouped[attempt.run].submit(submission)
 
     async def submit_many(self, results: Iterable[tuple[Attempt, Any]]) -> list[Submitted]:
         """Submits many results, 64 in a round trip; an answer for each, in order.
@@ -397,7 +397,7 @@ class Worker(AsyncClient):
         if self._heartbeat is not None:
             await asyncio.to_thread(self._heartbeat.stop, HEARTBEAT_ENDS_WITHIN_S)
         await self._end_handlers()
-        senders = [submitter.sender for submitter in self._submitters.values() if submitter.sender is not None]
+        senders = [grouped.sender for grouped in self._grouped.values() if grouped.sender is not None]
         if reports := [*self._reports, *senders]:
             await self._finish(asyncio.wait(reports))
         for attempt in self._state.held:

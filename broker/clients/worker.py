@@ -37,7 +37,7 @@ from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
 from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
-from broker.worker.time_to_end import Ending
+from broker.worker.time_to_end import TimeToEnd
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Worker(BlockingClient):
         self._closed = False
         self._refused: BadArgument | None = None  # the handler is one for asyncio
         self._permits: Permits | None = None  # of the present or last `run`
-        self._ending = Ending()
+        self._ending = TimeToEnd()
         self._heartbeat = Heartbeat(
             self._transport,
             lambda silent_s: opened(timeout_s=silent_s, retry_for_s=silent_s, name=f"broker:heartbeat:{name}"),

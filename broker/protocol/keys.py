@@ -2,7 +2,7 @@
 
 All keys of a run share one hash tag, so that a run lives in one slot of Redis Cluster. The Lua side derives the same
 names from the state key
-(`lua/include/run.lua`).
+(`lua/include/frame.lua`).
 """
 
 from __future__ import annotations

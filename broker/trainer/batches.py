@@ -16,7 +16,7 @@ from broker.trainer.exhausted import exhausted
 from broker.trainer.filter import Accept, Gathered, check_filter
 from broker.trainer.run_halted import run_halted, waits_in_a_halt
 from broker.trainer.state import TrainerState
-from broker.trainer.wait_log import BatchWait, timed_out
+from broker.trainer.wait_log import WaitLog, timed_out
 from broker.values.arguments import seconds_of, whole
 from broker.values.config import MAX_BATCH_SIZE
 from broker.values.rollout import Rollout
@@ -60,7 +60,7 @@ class Forming:
     def __init__(self, state: TrainerState, step: int, n: int, accept: Accept | None, *, short: bool) -> None:
         self._state, self._step, self._n, self._short = state, step, n, short
         self._epoch = state.epoch
-        self._wait = BatchWait(state, step, n)
+        self._wait = WaitLog(state, step, n)
         self._gone = 0  # how often the unsealed batch lost rollouts while it was read
         self._gathered = None if accept is None else self._gathered_by(accept)
 

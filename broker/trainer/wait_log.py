@@ -27,8 +27,8 @@ LONGEST_DISTANCE_S = 600.0
 ASK_FROM_S = 0.5
 
 
-class BatchWait:
-    """One wait for a batch.
+class WaitLog:
+    """The log of one wait for a batch.
 
     Args:
         state: the trainer.

@@ -10,7 +10,7 @@ from broker.connections.forks import Locked
 from broker.errors import BrokerError
 from broker.errors.words import count, duration
 from broker.values.attempt import Attempt
-from broker.worker.raised import is_a
+from broker.worker.exception_parts import is_a
 from broker.worker.signals import told_to_end
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session, Submi
 _Waiting = tuple[Submission, "asyncio.Future[Submitted]"]
 
 
-class Submitter:
+class GroupedSubmits:
     """Submits for one session. One call is under way at a time; results that come meanwhile go with the next one.
 
     Args:

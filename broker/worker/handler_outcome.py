@@ -23,7 +23,7 @@ from broker.errors import (
 from broker.protocol.worker import TRACE_BYTES, FailureKind
 from broker.values.hooks import is_async
 from broker.values.verdict import Verdict
-from broker.worker.raised import is_a, name_of, trace_of
+from broker.worker.exception_parts import is_a, name_of, trace_of
 from broker.worker.signals import told_to_end
 
 #: Longest reason that goes with a failure or a verdict, bytes of UTF-8.

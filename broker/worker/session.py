@@ -26,9 +26,9 @@ from broker.values.evaluation_payload import decode_payload
 from broker.values.policy import Policy
 from broker.values.verdict import ANSWERS, Verdict
 from broker.worker.activity import Activity
+from broker.worker.exception_parts import is_a
 from broker.worker.handler_outcome import sendable, traceback_of, words_of
 from broker.worker.missing_run import MissingRun
-from broker.worker.raised import is_a
 
 _log = logging.getLogger(__name__)
 

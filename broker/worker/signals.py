@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Any, cast
 
+from broker.worker.exception_parts import chain_of, is_a, trace_of
 from broker.worker.grace import Grace
-from broker.worker.raised import chain_of, is_a, trace_of
 
 #: The signals that ask a process to end. Other signal handlers may raise (an alarm's), but do not end the process.
 _ENDING = tuple(

@@ -15,10 +15,10 @@ from broker.errors import BrokerError, TooBig
 from broker.protocol.worker import Submission
 from broker.values.attempt import Attempt
 from broker.worker.calls import WorkerCalls
+from broker.worker.exception_parts import is_a
 from broker.worker.handler_outcome import During, Outcome, judged, not_awaitable
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.permits import LOOK_EVERY_S, Permits
-from broker.worker.raised import is_a
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
 
 Handler = Callable[[Attempt], Awaitable[Any]]

@@ -12,7 +12,7 @@ from broker.connections import END_WITHIN_S
 _log = logging.getLogger(__name__)
 
 
-class Ending:
+class TimeToEnd:
     """The calls that end a worker's work: all of them together have a limited time, for the process may be killed soon.
 
     Args:

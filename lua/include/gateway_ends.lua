@@ -1,4 +1,4 @@
--- @include run
+-- @include frame
 -- The tasks that ended, for the clients of gateways: each once, with numbers in the order in which they ended.
 
 local ENDS, ENDED = key('gateway:ends'), key('gateway:ended') -- the sorted set of tasks by number, and the newest number

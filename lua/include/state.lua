@@ -1,13 +1,5 @@
--- @include run
--- @include defaults
--- The run's state hash. load_state reads its fields in one HMGET, scripts change them in memory, and flush() writes them in one HSET.
-
-local state, state_changed = {}, {}
-local now = 0 -- the run's clock
-local lease_lag = 0 -- by how many ms the lease clock is behind the run's clock
-local lag_before = 0 -- the lease_lag before this script
-local lease_step = math.huge -- by how many ms the lease clock may advance between two scripts
-local oldest_good = nil -- the oldest version that is not too old; nil: not computed yet; -math.huge: no bound
+-- @include timers
+-- The run's state at the beginning of a script, and what follows from it: capacity, staleness, the policies that survive.
 
 -- The hot fields, which nearly every script needs.
 local HOT = {
@@ -23,101 +15,6 @@ local function hot_and(more)
   for i = 1, #HOT do names[i] = HOT[i] end
   for i = 1, #more do names[#names + 1] = more[i] end
   return names
-end
-
-local function field(name)
-  local value = state[name]
-  if value == nil then
-    value = redis.call('HGET', STATE, name) or DEFAULTS[name] or false
-    state[name] = value
-  end
-  return value
-end
-
-local function num(name)
-  return tonumber(field(name) or 0) or 0
-end
-
--- Whether the run only counts rollouts that processes of another system hold: it has no tasks.
-local function is_admission() return field('admission') == '1' end
-
-local function refuse_admission()
-  if is_admission() then fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks') end
-end
-
-local function set(name, value)
-  if type(value) == 'number' then value = int_text(value) end
-  state[name] = value
-  state_changed[name] = value
-  oldest_good = nil
-end
-
--- bump is called often, so it leaves the number a number: HSET turns it into text.
-local function bump(name, n)
-  local value = state[name]
-  value = (type(value) == 'number' and value or num(name)) + n
-  state[name], state_changed[name] = value, value
-end
-
-local function batch_size()
-  return math.max(1, tonumber(state.consumer_batch_size))
-end
-
--- Sets the run's clock and the lease clock.
--- The run's clock is the server's time plus an offset, and never goes back. When the server's clock steps back (for example in a failover
--- to a server whose clock is behind), the offset grows by that step, once, and time goes on from where it stood.
--- Between two scripts the lease clock advances with the run's clock, but by at most a third of the shortest lease. A live worker renews
--- three times within its lease. While the server is frozen or absent, or when its clock steps forward, no worker can renew. Then
--- each lease loses that third, not the whole gap.
--- If ARGV[1] gives the time, that is the run's clock (unless a later time was seen), and the lease clock has no such bound.
-local function set_clock()
-  local before = num('clock')
-  lease_lag = num('lease_lag')
-  lag_before = lease_lag
-  if ARGV[1] ~= '' then
-    now = math.max(before, int_arg(1, 'now', 1, 35184372088832))
-  else
-    local time, offset, shortest = redis.call('TIME'), num('clock_offset'), num('shortest_lease')
-    local at = time[1] * 1000 + math.floor(time[2] / 1000) + offset
-    now = math.max(before, at)
-    if now > at then set('clock_offset', offset + now - at) end
-    if shortest > 0 then lease_step = math.max(1, math.floor(shortest / 3)) end
-    if now - before > lease_step then
-      lease_lag = lease_lag + now - before - lease_step
-      set('lease_lag', lease_lag)
-    end
-  end
-  if now > before then set('clock', now) end
-end
-
--- Deadlines of sessions and attempts are stored as LEASE_ZERO plus the lease clock. A smaller deadline was stored by a release that had
--- only the run's clock. While such a release shares the run, it takes the deadlines of this release to be far away, and ends none of them.
-local LEASE_ZERO = 70368744177664
-
--- The deadline of a lease of `ms` milliseconds that begins now.
-local function lease_end(ms) return LEASE_ZERO + now - lease_lag + ms end
-
--- When a stored deadline passes, on the run's clock, if the lease clock does not fall further behind until then.
-local function run_time(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lease_lag end
-
--- When the first timer of the set `name` is due, on the run's clock; nil: the set is empty. on_clock: run_time or silent_from.
-local function earliest(name, on_clock)
-  local first
-  for _, low in ipairs({ '-inf', LEASE_ZERO }) do
-    local at = redis.call('ZRANGEBYSCORE', name, low, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-    if at then first = math.min(first or math.huge, on_clock(tonumber(at))) end
-  end
-  return first
-end
-
--- When the first timer of all is due, on the run's clock; 0: there is none.
-local function first_due()
-  local first = 0
-  for _, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
-    local at = earliest(name, run_time)
-    if at and (first == 0 or at < first) then first = at end
-  end
-  return first
 end
 
 -- Reads the fields `names`, which include the hot ones, and sets the clock. Refuses an unknown schema, and a missing run unless it may be missing.
@@ -180,11 +77,4 @@ local function surviving(version, epoch)
   local policy = version .. ' ' .. epoch
   if known_policies[policy] == nil then known_policies[policy] = is_surviving(tonumber(version), epoch) end
   return known_policies[policy]
-end
-
--- Remembers that a timer is due at `at`, on the run's clock. `due` is a lower bound, because the lease clock can only fall further behind.
--- Claims look at the timers only once `due` has passed.
-local function due_at(at)
-  local due = num('due')
-  if due == 0 or at < due then set('due', at) end
 end

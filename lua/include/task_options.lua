@@ -1,4 +1,4 @@
--- @include run
+-- @include frame
 -- The options of a task: what an enqueue says of it besides its id and payload. A new option needs a row here, and no place in a list:
 -- calls name it (`samples=8,priority=3`; what a call does not name has its default), and records hold it behind min_samples.
 -- `t.fixed` of a record: `priority,order/born,samples,min_samples`, then `/name=value` for each option without a place of its own.

@@ -85,7 +85,7 @@ def test_a_batch_that_is_formed_ahead_is_not_waited_for(lab: Lab, caplog: pytest
 def test_it_is_told_at_growing_distances(lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(wait_log, "FIRST_AFTER_S", 30.0)
     trainer, now = lab.trainer(), 0.0
-    wait = wait_log.BatchWait(trainer._state, 0, 1, lambda: now)
+    wait = wait_log.WaitLog(trainer._state, 0, 1, lambda: now)
     told_at: list[float] = []
     while now <= 500:
         caplog.clear()

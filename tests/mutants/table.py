@@ -274,14 +274,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "ready_rollouts_do_not_wake_the_trainer": ("Markers.arm_trainer(false)", "", WALK),
     },
-    "include/freeing.lua": {
-        "freed_dead_count_as_trained": (
-            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, true)", "outage_is_over",
-        ),
-        "freed_trained_count_as_dead": (
-            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, false)", "outage_is_over",
-        ),
-    },
     "include/gate.lua": {
         "no_fence": ("if id ~= (state.epoch", "if false and id ~= (state.epoch", "fence"),
         "replays_execute": ("if call == last then return state.answer end", "", "trainer_call_again", WALK),
@@ -600,15 +592,17 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "within_slots(ids, MOST_SLOTS)", "within_slots(ids, 1e9)", "large_groups_are_read",
         ),
     },
+    "include/fields.lua": {
+        "fields_read_alone_have_no_default": ("name) or DEFAULTS[name] or false", "name)", "no_script_needs_a_field"),
+        "too_old_kept_over_calls": ("local oldest_good = nil --", "local oldest_good --", "judged_anew"),
+    },
     "include/state.lua": {
         "missing_fields_have_no_default": (
             "= got[i] or DEFAULTS[names[i]] or false", "= got[i]", "no_script_needs_a_field",
         ),
-        "fields_read_alone_have_no_default": ("name) or DEFAULTS[name] or false", "name)", "no_script_needs_a_field"),
         "no_concurrency_without_one": (
             "state.max_concurrent_rollouts = int_text(batch_size())", "local _", "no_script_needs_a_field",
         ),
-        "too_old_kept_over_calls": ("local oldest_good = nil --", "local oldest_good --", "judged_anew"),
         "policies_known_by_version": (
             "local policy = version .. ' ' .. epoch", "local policy = version", "judged_by_itself",
         ),
@@ -624,15 +618,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "older_policies_survive": (
             "redis.call('HGET', POLICIES, int_text(version))) == epoch",
             "redis.call('HGET', POLICIES, int_text(version))) ~= false", "judged_by_itself", WALK,
-        ),
-        "clock_goes_back": (
-            "now = math.max(before, int_arg(", "now = math.min(MAX_INT, int_arg(", "depends_on_the_clock",
-        ),
-        "time_stands_still": (
-            "if now > at then set('clock_offset', offset + now - at) end", "", "after_the_clock_went_back", WALK,
-        ),
-        "leases_lose_the_whole_gap": (
-            "if now - before > lease_step then", "if false then", "frozen_server or step_forward", WALK,
         ),
         "due_as_an_older_release_says": ("if state.due ~= state.due_by_us then", "if false then", "beside_many"),
         "a_policy_needs_no_epoch": (
@@ -653,6 +638,17 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "stale_check_too_strict": (
             "oldest_good = s and num('step_next') - s or",
             "oldest_good = s and num('step_next') - math.max(0, s - 1) or", WALK,
+        ),
+    },
+    "include/timers.lua": {
+        "clock_goes_back": (
+            "now = math.max(before, int_arg(", "now = math.min(MAX_INT, int_arg(", "depends_on_the_clock",
+        ),
+        "time_stands_still": (
+            "if now > at then set('clock_offset', offset + now - at) end", "", "after_the_clock_went_back", WALK,
+        ),
+        "leases_lose_the_whole_gap": (
+            "if now - before > lease_step then", "if false then", "frozen_server or step_forward", WALK,
         ),
         "the_clock_goes_back": ("now = math.max(before, at)\n", "now = at\n", WALK),
         "a_step_back_counts_twice": (
@@ -1109,6 +1105,12 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "trim_frees_the_bytes_of_the_last_batch": (
             "if step >= num('version') - 1 then return false end",
             "if step >= num('version') then return false end", WALK,
+        ),
+        "freed_dead_count_as_trained": (
+            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, true)", "outage_is_over",
+        ),
+        "freed_trained_count_as_dead": (
+            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, false)", "outage_is_over",
         ),
     },
     EVERY: {

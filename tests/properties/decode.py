@@ -8,7 +8,7 @@ from .view import View
 
 Dump = list[Any]
 
-#: Where the lease clock begins in the stored deadlines (lua/include/state.lua).
+#: Where the lease clock begins in the stored deadlines (lua/include/timers.lua).
 LEASE_ZERO = 70_368_744_177_664
 
 STATES = {

@@ -245,7 +245,7 @@ def test_the_errors_that_a_script_raises_are_in_its_header(name: str):
 
 
 #: The includes that read arguments by number, and which: these are the same in each script.
-FRAME = {"run": set[int](), "state": {1}, "gate": {2, 3, 4}}
+FRAME = {"timers": {1}, "gate": {2, 3, 4}}
 
 
 @pytest.mark.parametrize("path", sorted((LUA / "include").glob("*.lua")), ids=lambda path: path.stem)

@@ -64,9 +64,9 @@ def test_every_call_in_lua_names_its_command(path: Path):
     """Else the test above would not see the command."""
     code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
     unnamed = re.findall(r"redis\.p?call\((?!'[A-Z]+')[^,)]*", code)
-    assert unnamed == (["redis.call(command"] * 2 if path.stem == "run" else [])
+    assert unnamed == (["redis.call(command"] * 2 if path.stem == "frame" else [])
     by_others = re.findall(r"\bcall_in_pieces\((?!'[A-Z]+')[^,)]*", code)
-    expected = {"run": ["call_in_pieces(command"], "writes": ["call_in_pieces(remove", "call_in_pieces(add"]}
+    expected = {"frame": ["call_in_pieces(command"], "writes": ["call_in_pieces(remove", "call_in_pieces(add"]}
     assert by_others == expected.get(path.stem, [])
     assert len(re.findall(r"\bwrite_logs\(", code)) == len(
         re.findall(r"_writes, '[A-Z]+', '[A-Z]+'|write_logs\(writes", code)

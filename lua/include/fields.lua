@@ -1,0 +1,44 @@
+-- @include frame
+-- @include defaults
+-- The fields of the run's state hash. load_state reads them in one HMGET, scripts change them in memory, and flush() writes them in one HSET.
+
+local state, state_changed = {}, {}
+local oldest_good = nil -- the oldest version that is not too old; nil: not computed yet; -math.huge: no bound
+
+local function field(name)
+  local value = state[name]
+  if value == nil then
+    value = redis.call('HGET', STATE, name) or DEFAULTS[name] or false
+    state[name] = value
+  end
+  return value
+end
+
+local function num(name)
+  return tonumber(field(name) or 0) or 0
+end
+
+-- Whether the run only counts rollouts that processes of another system hold: it has no tasks.
+local function is_admission() return field('admission') == '1' end
+
+local function refuse_admission()
+  if is_admission() then fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks') end
+end
+
+local function set(name, value)
+  if type(value) == 'number' then value = int_text(value) end
+  state[name] = value
+  state_changed[name] = value
+  oldest_good = nil
+end
+
+-- bump is called often, so it leaves the number a number: HSET turns it into text.
+local function bump(name, n)
+  local value = state[name]
+  value = (type(value) == 'number' and value or num(name)) + n
+  state[name], state_changed[name] = value, value
+end
+
+local function batch_size()
+  return math.max(1, tonumber(state.consumer_batch_size))
+end
