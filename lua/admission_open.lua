@@ -72,7 +72,7 @@ return run(function()
     end
     put_share(id, {
       given = share, share = 0, base = -owner.accepted, joined = num('admission_joins'), unused = 0, since = 0,
-      based = owner.history, announced = '-',
+      based = owner.history, announced = '-', first = -1, found = 0,
     })
     zput(OWNER_LEASES, id, now + lease)
     event('join', id)

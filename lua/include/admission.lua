@@ -108,15 +108,33 @@ local function take_recovery(owners, o, r)
   count_since(r.owner, o)
 end
 
+-- Starts the run over, for owners that began at version 0 and may have trained steps since, up to `highest`. Rollouts of the
+-- ended owners no longer count. An owner with fewer accepted rollouts than its steps took did not train them here: its share of these
+-- steps counts as trained. An owner that is a step behind has not reported all that it accepted yet.
+local function start_over(owners, r, highest)
+  local bases, accepted = {}, highest * batch_size()
+  for id, o in pairs(owners) do
+    local version = id == r.owner and r.version or o.version
+    bases[id] = math.max(0, o.share * math.max(version, highest - 1) - o.accepted)
+    accepted = accepted + bases[id] + o.accepted - o.share * highest
+  end
+  if num('version') ~= highest or num('accepted') ~= accepted then begin_history(owners, highest, accepted) end
+  for id, o in pairs(owners) do
+    o.base = bases[id]
+    put_share(id, o)
+  end
+end
+
 -- Begins a new life of the run: a training was started again under the same name, perhaps before the earlier leases had passed.
 -- No owner of the earlier training has reported since. If new owners announced a recovery, the run goes on from the version
--- that they recovered to, or from the highest version that they report. If none did and all are at version 0, the run starts
--- over, and counts no rollouts of the ended owners. Else nothing changes.
-local function begin_life(owners, highest)
+-- that they recovered to, or from the highest version that they report. If none did and all began at version 0, the run starts
+-- over. Else nothing changes.
+local function begin_life(owners, r, highest)
   set('admission_life', num('admission_joins'))
-  local recovered, accepted = {}, 0
+  local recovered, accepted, began = {}, 0, 0
   for id, o in pairs(owners) do
     if o.announced == history() then recovered[#recovered + 1] = id end
+    began = math.max(began, o.first)
   end
   if #recovered > 0 then
     local to = num('admission_recovered_to')
@@ -124,30 +142,35 @@ local function begin_life(owners, highest)
     begin_history(owners, to, to * batch_size() + accepted)
     for _, id in ipairs(recovered) do count_since(id, owners[id]) end
     if highest > to then take_version({}, highest) end
-  elseif highest == 0 then
-    for _, o in pairs(owners) do accepted = accepted + o.accepted end
-    if num('version') == 0 and num('accepted') == accepted then return end
-    begin_history(owners, 0, accepted)
-    for id, o in pairs(owners) do
-      o.base = 0
-      put_share(id, o)
-    end
+  elseif began == 0 then
+    start_over(owners, r, highest)
   end
 end
 
--- An owner that reports after other owners joined is of one training with them. If all owners that joined before have
--- ended, those that joined later are another training.
-local function take_life(owners, o, r)
-  local life, highest = num('admission_life'), r.version
-  if o.joined <= life then
-    if life < num('admission_joins') then set('admission_life', num('admission_joins')) end
-    return
+-- An owner reports after others joined: those are of one training with it. But an owner that began at version 0, while the run was
+-- further, is not, nor is any that joined after it: it starts over beside a process of the earlier training that still reports.
+local function adopt(owners)
+  local life = num('admission_joins')
+  for _, o in pairs(owners) do
+    local is_new = o.joined > num('admission_life')
+    if is_new and (o.first < 0 or (o.first == 0 and o.found > 0)) then life = math.min(life, o.joined - 1) end
   end
+  if num('admission_life') < life then set('admission_life', life) end
+end
+
+-- If all owners that joined before have ended, those that joined later are another training.
+local function take_life(owners, o, r)
+  if o.first < 0 and r.version >= 0 then
+    o.first, o.found = r.version, num('version')
+    put_share(r.owner, o)
+  end
+  local life, highest = num('admission_life'), r.version
+  if o.joined <= life then return adopt(owners) end
   for _, other in pairs(owners) do
     if other.joined <= life then return end
     if other ~= o then highest = math.max(highest, other.version) end
   end
-  if r.version >= 0 then begin_life(owners, highest) end
+  if r.version >= 0 then begin_life(owners, r, highest) end
 end
 
 local function take_numbers(o, r)

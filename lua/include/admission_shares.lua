@@ -5,7 +5,8 @@
 --   base: `base + accepted` is the owner's account, of which `share * version` rollouts were trained; joined: its number in the order of joining;
 --   unused: of an ended owner, the rollouts that it had accepted and no step had trained;
 --   since: how many rollouts it had accepted when it announced its newest recovery;
---   based: the history in which `base` holds; announced: the history that began with a recovery which this owner announced.
+--   based: the history in which `base` holds; announced: the history that began with a recovery which this owner announced;
+--   first: the version of the owner's first report that had one (-1: none had); found: the run's version then.
 
 local SHARES = key('owner_shares')
 local SHARE_FIELDS = { 'given', 'share', 'base', 'joined', 'unused', 'since' }
@@ -14,6 +15,7 @@ local function put_share(id, o)
   local words = {}
   for i = 1, #SHARE_FIELDS do words[i] = int_text(o[SHARE_FIELDS[i]]) end
   words[#words + 1], words[#words + 2] = o.based, o.announced
+  words[#words + 1], words[#words + 2] = int_text(o.first), int_text(o.found)
   hput(SHARES, id, table.concat(words, ' '))
 end
 
@@ -23,6 +25,7 @@ local function read_share(o, text)
   for word in (text or ''):gmatch('%S+') do words[#words + 1] = word end
   for i, name in ipairs(SHARE_FIELDS) do o[name] = tonumber(words[i] or (name == 'given' and -1 or 0)) end
   o.based, o.announced = words[7] or history(), words[8] or '-'
+  o.first, o.found = tonumber(words[9] or -1), tonumber(words[10] or 0)
   return text
 end
 

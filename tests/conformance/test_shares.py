@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +85,21 @@ def let_lease_end(lab: Lab, *others: Rank) -> None:
         lab.pass_ms(LEASE_MS // 3)
         for other in others:
             other.report()
+
+
+def trains(ranks: Sequence[Rank], steps: int, *, at_most: bool = False) -> None:
+    """Trains so many steps of one rollout for each rank, or as many as they may start rollouts for."""
+    for _ in range(steps):
+        for rank in ranks:
+            if rank.accepted <= rank.version and not rank.running:
+                assert rank.starts() or at_most, f"rank {rank.name} waits for ever at version {rank.version}"
+            if rank.running:
+                rank.accepts(1)
+        if any(rank.accepted <= rank.version for rank in ranks):
+            return
+        for rank in ranks:
+            rank.version += 1
+            rank.report()
 
 
 @pytest.mark.parametrize(("given", "expected"), [((None, None), (5, 3)), ((6, 2), (6, 2)), ((2, 6), (2, 6))])
@@ -212,7 +228,81 @@ def test_a_training_that_starts_over_later_has_its_capacity_at_once(lab: Lab) ->
     assert Rank(lab, "b").join(16).starts_all() == 16
 
 
-def test_a_training_that_recovers_while_the_lease_of_the_dead_one_lives_goes_on_from_there(lab: Lab) -> None:
+@pytest.mark.parametrize("share", [None, 1])
+@pytest.mark.parametrize("steps_before", [0, 1, 3])
+def test_a_training_that_starts_over_and_trains_while_the_leases_of_the_dead_live_never_deadlocks(
+    lab: Lab, steps_before: int, share: int | None
+) -> None:
+    """It trains as many steps as it can before the leases end, and its capacity then is that of its own version."""
+    dead = [Rank(lab, name, share).join(2, 1) for name in "ab"]
+    trains(dead, steps_before)
+    assert dead[0].starts()
+    dead[0].accepts(1)
+    new = [Rank(lab, name, share).join(2, 1) for name in "cd"]
+    trains(new, 5, at_most=True)
+    let_lease_end(lab, *new)
+    standing = new[0].report()
+    version = new[0].version
+    ahead = sum(rank.accepted + rank.running for rank in new) - version * 2
+    assert (standing.version, standing.capacity) == (version, 2 * 2 - ahead)
+    trains(new, 3)
+    if version:
+        return
+    raise AssertionError("no step was trained within the lease: the test shows nothing")
+
+
+def test_an_owner_that_loads_its_version_later_and_outlives_the_others_opens_no_capacity_of_all_versions(
+    lab: Lab,
+) -> None:
+    """Its first report says 0, but it trained none of the steps."""
+    old = Rank(lab, "a").join(4, 2)
+    old.accepted, old.version = 268 * 4, 268
+    old.report()
+    late = Rank(lab, "b").join(4, 2)
+    late.report()
+    late.version = 268
+    let_lease_end(lab, late)
+    standing = late.report()
+    assert (standing.version, standing.capacity) == (268, 12)
+
+
+def test_a_training_that_starts_over_while_a_process_of_the_dead_one_hangs_beside_it_counts_from_0_when_that_ends(
+    lab: Lab,
+) -> None:
+    """It still reports, as a rank does that waits for a rank that died."""
+    dead = [Rank(lab, name, 1).join(2, 1) for name in "ab"]
+    trains(dead, 3)
+    new = [Rank(lab, name, 1).join(2, 1) for name in "cd"]
+    for _ in range(5):
+        lab.pass_ms(LEASE_MS // 3)
+        for rank in (dead[0], *new):
+            rank.report()
+        trains(new, 1, at_most=True)
+        dead[0].report()
+    dead[0].leave()
+    trains(new, 3)
+    assert new[0].report().version == new[0].version
+
+
+def test_shares_that_an_earlier_release_stored_go_on(lab: Lab) -> None:
+    """That has eight words for each owner."""
+    ranks = [Rank(lab, name, 1).join(2, 1) for name in "ab"]
+    trains(ranks, 2)
+    key = f"rb1:{{{lab.run}}}:owner_shares"
+    for owner in "ab":
+        words = lab.command("HGET", key, owner).split()
+        assert len(words) == 10
+        lab.command("HSET", key, owner, b" ".join(words[:8]))
+    trains(ranks, 3)
+    new = [Rank(lab, name, 1).join(2, 1) for name in "cd"]
+    let_lease_end(lab, *new)
+    trains(new, 3)
+
+
+@pytest.mark.parametrize("begins_at_0", [True, False])
+def test_a_training_that_recovers_while_the_lease_of_the_dead_one_lives_goes_on_from_there(
+    lab: Lab, *, begins_at_0: bool
+) -> None:
     """Both announce the same version; what the dead one accepted since is gone with it."""
     dead = Rank(lab, "a").join(4)
     dead.recovers(268)
@@ -222,7 +312,8 @@ def test_a_training_that_recovers_while_the_lease_of_the_dead_one_lives_goes_on_
     assert dead.starts_all() == 4
     dead.accepts(3)
     new = Rank(lab, "b").join(4)
-    new.report()
+    if begins_at_0:
+        new.report()
     new.recovers(268)
     let_lease_end(lab, new)
     standing = new.report()
@@ -234,6 +325,7 @@ def test_an_owner_that_reports_beside_a_newer_one_is_of_the_same_training(lab: L
     one.running = 2
     one.accepts(2)
     other = Rank(lab, "b").join(4)
+    other.report()
     one.report()
     let_lease_end(lab, other)
     assert other.report().accepted == 2

@@ -57,14 +57,28 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "second_rank_erases_nothing",
         ),
         "a_new_life_keeps_the_counts": (
-            "if r.version >= 0 then begin_life(owners, highest) end", "", "starts_over_at_once", "starts_over_later",
+            "if r.version >= 0 then begin_life(owners, r, highest) end", "", "starts_over_at_once", "starts_over_later",
+        ),
+        "a_training_that_trained_meanwhile_is_taken_for_the_dead_one": (
+            "elseif began == 0 then", "elseif began == 0 and highest == 0 then", "trains_while_the_leases",
+        ),
+        "steps_trained_meanwhile_count_as_untrained": (
+            "accepted = accepted + bases[id] + o.accepted - o.share * highest", "accepted = accepted + o.accepted",
+            "trains_while_the_leases",
+        ),
+        "a_version_that_was_loaded_counts_as_trained_here": (
+            "bases[id] = math.max(0, o.share * math.max(version, highest - 1) - o.accepted)", "bases[id] = 0",
+            "loads_its_version_later",
+        ),
+        "a_process_that_hangs_adopts_the_new_training": (
+            "if is_new and (o.first < 0 or (o.first == 0 and o.found > 0)) then life = math.min(life, o.joined - 1) end",
+            "", "hangs_beside_it",
         ),
         "a_new_life_that_recovered_keeps_the_counts": (
             "if #recovered > 0 then", "if false then", "goes_on_from_there",
         ),
         "one_training_is_taken_for_two": (
-            "if life < num('admission_joins') then set('admission_life', num('admission_joins')) end", "",
-            "is_of_the_same_training",
+            "if num('admission_life') < life then set('admission_life', life) end", "", "is_of_the_same_training",
         ),
     },
     "advance.lua": {
