@@ -108,14 +108,16 @@ local function take_recovery(owners, o, r)
   count_since(r.owner, o)
 end
 
--- Starts the run over, for owners that began at version 0 and may have trained steps since, up to `highest`. Rollouts of the
--- ended owners no longer count. An owner with fewer accepted rollouts than its steps took did not train them here: its share of these
--- steps counts as trained. An owner that is a step behind has not reported all that it accepted yet.
-local function start_over(owners, r, highest)
+-- Takes the run back to where the new training is, which may have trained steps since, up to `highest`. Rollouts of the ended
+-- owners no longer count. An owner counts as having trained all steps before its first report; one that has not reported, before the
+-- first report of another (`began`). An owner with fewer accepted rollouts than its steps took did not train them here: its share of
+-- these steps counts as trained. An owner that is a step behind has not reported all that it accepted yet.
+local function go_back(owners, r, began, highest)
   local bases, accepted = {}, highest * batch_size()
   for id, o in pairs(owners) do
     local version = id == r.owner and r.version or o.version
-    bases[id] = math.max(0, o.share * math.max(version, highest - 1) - o.accepted)
+    local first = o.first < 0 and began or o.first
+    bases[id] = math.max(o.share * first, o.share * math.max(version, highest - 1) - o.accepted)
     accepted = accepted + bases[id] + o.accepted - o.share * highest
   end
   if num('version') ~= highest or num('accepted') ~= accepted then begin_history(owners, highest, accepted) end
@@ -127,14 +129,15 @@ end
 
 -- Begins a new life of the run: a training was started again under the same name, perhaps before the earlier leases had passed.
 -- No owner of the earlier training has reported since. If new owners announced a recovery, the run goes on from the version
--- that they recovered to, or from the highest version that they report. If none did and all began at version 0, the run starts
--- over. Else nothing changes.
+-- that they recovered to, or from the highest version that they report. If none did, and each began at version 0 or behind the run,
+-- the run goes back to them. Else nothing changes.
 local function begin_life(owners, r, highest)
   set('admission_life', num('admission_joins'))
-  local recovered, accepted, began = {}, 0, 0
+  local recovered, accepted, began, goes_back = {}, 0, highest, true
   for id, o in pairs(owners) do
     if o.announced == history() then recovered[#recovered + 1] = id end
-    began = math.max(began, o.first)
+    if o.first >= 0 then began = math.min(began, o.first) end
+    goes_back = goes_back and (o.first <= 0 or o.first < o.found)
   end
   if #recovered > 0 then
     local to = num('admission_recovered_to')
@@ -142,18 +145,18 @@ local function begin_life(owners, r, highest)
     begin_history(owners, to, to * batch_size() + accepted)
     for _, id in ipairs(recovered) do count_since(id, owners[id]) end
     if highest > to then take_version({}, highest) end
-  elseif began == 0 then
-    start_over(owners, r, highest)
+  elseif goes_back then
+    go_back(owners, r, began, highest)
   end
 end
 
--- An owner reports after others joined: those are of one training with it. But an owner that began at version 0, while the run was
--- further, is not, nor is any that joined after it: it starts over beside a process of the earlier training that still reports.
+-- An owner reports after others joined: those are of one training with it. But an owner that began behind the run is not, nor is any
+-- that joined after it: another training goes on beside a process of the earlier one that still reports.
 local function adopt(owners)
   local life = num('admission_joins')
   for _, o in pairs(owners) do
     local is_new = o.joined > num('admission_life')
-    if is_new and (o.first < 0 or (o.first == 0 and o.found > 0)) then life = math.min(life, o.joined - 1) end
+    if is_new and (o.first < 0 or o.first < o.found) then life = math.min(life, o.joined - 1) end
   end
   if num('admission_life') < life then set('admission_life', life) end
 end

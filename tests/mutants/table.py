@@ -60,18 +60,27 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if r.version >= 0 then begin_life(owners, r, highest) end", "", "starts_over_at_once", "starts_over_later",
         ),
         "a_training_that_trained_meanwhile_is_taken_for_the_dead_one": (
-            "elseif began == 0 then", "elseif began == 0 and highest == 0 then", "trains_while_the_leases",
+            "elseif goes_back then", "elseif goes_back and highest == 0 then", "trains_while_the_leases",
+        ),
+        "a_training_that_goes_back_and_announces_nothing_is_taken_for_the_dead_one": (
+            "(o.first <= 0 or o.first < o.found)", "o.first <= 0", "goes_back_and_announces_nothing",
+        ),
+        "who_goes_back_has_trained_nothing_before": (
+            "math.max(o.share * first, ", "math.max(0, ", "goes_back_and_announces_nothing",
+        ),
+        "who_has_not_reported_has_trained_nothing_before": (
+            "o.first < 0 and began or o.first", "math.max(0, o.first)", "goes_back_and_announces_nothing",
         ),
         "steps_trained_meanwhile_count_as_untrained": (
             "accepted = accepted + bases[id] + o.accepted - o.share * highest", "accepted = accepted + o.accepted",
             "trains_while_the_leases",
         ),
         "a_version_that_was_loaded_counts_as_trained_here": (
-            "bases[id] = math.max(0, o.share * math.max(version, highest - 1) - o.accepted)", "bases[id] = 0",
+            ", o.share * math.max(version, highest - 1) - o.accepted)", ")",
             "loads_its_version_later",
         ),
         "a_process_that_hangs_adopts_the_new_training": (
-            "if is_new and (o.first < 0 or (o.first == 0 and o.found > 0)) then life = math.min(life, o.joined - 1) end",
+            "if is_new and (o.first < 0 or o.first < o.found) then life = math.min(life, o.joined - 1) end",
             "", "hangs_beside_it",
         ),
         "a_new_life_that_recovered_keeps_the_counts": (

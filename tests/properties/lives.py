@@ -1,7 +1,7 @@
-"""Trainings that start over under one name, while leases of the dead training live: a search of the rule for it.
+"""Trainings that start over, or go back, under one name, while leases of the dead training live: a search of the rule for it.
 
 A run learns that a training is another one only when all owners of the training before have ended. Until then the new
-owners may train steps, which they count from version 0, and the run counts for both trainings.
+owners may train steps, and the run counts for both trainings.
 """
 
 from __future__ import annotations
@@ -55,10 +55,17 @@ Beginning = tuple[int, int, list[int]] | None
 
 def begin(world: World, batch: int) -> Beginning:
     """The rule: it goes on from the highest version, and only what the new owners accepted and did not train counts."""
-    if any(owner.first for owner in world.new):
+    if any(owner.first is not None and 0 < owner.first >= owner.found for owner in world.new):
         return None
     highest = max(owner.version for owner in world.new)
-    bases = [max(0, owner.share * max(owner.version, highest - 1) - owner.accepted) for owner in world.new]
+    began = min(owner.first for owner in world.new if owner.first is not None)
+    bases = [
+        max(
+            owner.share * (began if owner.first is None else owner.first),
+            owner.share * max(owner.version, highest - 1) - owner.accepted,
+        )
+        for owner in world.new
+    ]
     ahead = [base + owner.accepted - owner.share * highest for base, owner in zip(bases, world.new, strict=True)]
     return highest, highest * batch + sum(ahead), bases
 
@@ -66,6 +73,11 @@ def begin(world: World, batch: int) -> Beginning:
 def begin_at_zero_only(world: World, batch: int) -> Beginning:
     """A wrong rule: a training that trained a step meanwhile is taken for a part of the dead one."""
     return begin(world, batch) if all(owner.version <= 0 for owner in world.new) else None
+
+
+def begin_after_zero_only(world: World, batch: int) -> Beginning:
+    """A wrong rule: a training that goes back to a checkpoint and announces nothing is taken for a part of the dead one."""
+    return None if any(owner.first for owner in world.new) else begin(world, batch)
 
 
 def begin_with_all(world: World, batch: int) -> Beginning:
@@ -76,7 +88,7 @@ def begin_with_all(world: World, batch: int) -> Beginning:
 
 def may_be_of_the_dead(owner: Owner) -> bool:
     """Whether an owner that joined later may be of one training with an earlier one that reports."""
-    return owner.first is not None and (owner.first > 0 or owner.found == 0)
+    return owner.first is not None and owner.first >= owner.found
 
 
 def anyone_may(_: Owner) -> bool:
@@ -90,7 +102,7 @@ class Search:
     Args:
         given: the shares of the new ranks: as many as the dead had.
         staleness: of the bound.
-        version: of the dead training.
+        version: of the dead training; back_to: where the new one begins, if not at 0.
         had: of each dead rank, how many rollouts it had accepted and not trained, and how many it had running.
         steps: the new training has this many steps.
         hangs: the dead may report as long as their leases live.
@@ -99,10 +111,11 @@ class Search:
 
     def __init__(
         self, given: Sequence[int], staleness: int, version: int, had: Sequence[tuple[int, int]], *, steps: int = 3,
-        hangs: bool = False, begins: Callable[[World, int], Beginning] = begin,
+        back_to: int = 0, hangs: bool = False, begins: Callable[[World, int], Beginning] = begin,
         adopts: Callable[[Owner], bool] = may_be_of_the_dead,
     ) -> None:  # fmt: skip
-        self.given, self.steps, self.hangs, self.begins, self.adopts = given, steps, hangs, begins, adopts
+        self.given, self.hangs, self.begins, self.adopts = given, hangs, begins, adopts
+        self.back_to, self.ends_at = back_to, back_to + steps
         self.trains = [1 if one == UNSAID else one for one in given]
         self.bound = Bound(sum(self.trains), staleness, 99)
         dead = tuple(
@@ -123,7 +136,7 @@ class Search:
             world = queue.popleft()
             held = sum(owner.hand + owner.running for owner in world.new)
             assert held <= (self.bound.staleness + 1) * self.bound.batch, f"above the bound: {world}"
-            if world.new and world.new[0].trained == self.steps:
+            if world.new and world.new[0].trained == self.ends_at:
                 goals.append(world)
                 continue
             for following in self._next(world):
@@ -145,7 +158,9 @@ class Search:
         if len(world.new) < len(self.given):
             # Nothing is kept for a rank that asked for no share and has not joined: those join together.
             joining = self.given if self.given[0] == UNSAID else self.given[len(world.new) : len(world.new) + 1]
-            yield self._assigned(world._replace(new=(*world.new, *map(Owner, joining))))
+            yield self._assigned(
+                world._replace(new=(*world.new, *(Owner(one, trained=self.back_to) for one in joining)))
+            )
         for i, owner in enumerate(world.dead):
             ahead = owner.base + owner.accepted - owner.share * world.version
             lost = max(0, ahead) if owner.given > 0 else 0

@@ -1,4 +1,4 @@
-"""A training that starts over under the name of a dead one: every schedule, and rules that a schedule breaks."""
+"""A training that starts over, or goes back, under the name of a dead one: every schedule, and rules that a schedule breaks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.properties.lives import Search, anyone_may, begin_at_zero_only, begin_with_all
+from tests.properties.lives import Search, anyone_may, begin_after_zero_only, begin_at_zero_only, begin_with_all
 from tests.properties.shares import UNSAID
 
 
@@ -29,6 +29,17 @@ def test_a_process_that_starts_over_trains_on_within_the_bound(given: int, stale
             Search([given], staleness, version, had, hangs=True).run()
 
 
+@pytest.mark.parametrize("back_to", [1, 3])
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+@pytest.mark.parametrize("given", [1, 2, UNSAID])
+def test_a_process_that_goes_back_and_announces_nothing_trains_on_within_the_bound(
+    given: int, staleness: int, back_to: int
+) -> None:
+    batch = 1 if given == UNSAID else given
+    for had in deaths(1, (staleness + 1) * batch):
+        Search([given], staleness, 4, had, back_to=back_to, hangs=True).run()
+
+
 @pytest.mark.parametrize("had", [((0, 0), (0, 0)), ((2, 1), (0, 1))])
 @pytest.mark.parametrize("version", [0, 1, 2])
 @pytest.mark.parametrize("given", [1, UNSAID])
@@ -36,6 +47,8 @@ def test_ranks_that_start_over_train_on_within_the_bound(
     given: int, version: int, had: Sequence[tuple[int, int]]
 ) -> None:
     Search([given, given], 1, version, had, steps=2).run()
+    if version == 2:
+        Search([given, given], 1, version, had, steps=2, back_to=1).run()
     if version and given != UNSAID:
         Search([given, given], 1, version, had, steps=2, hangs=True).run()
 
@@ -45,6 +58,7 @@ def test_ranks_that_start_over_train_on_within_the_bound(
     [
         ({"begins": begin_at_zero_only}, 1, 2),
         ({"begins": begin_with_all}, 0, 1),
+        ({"begins": begin_after_zero_only, "back_to": 1}, 0, 2),
         ({"adopts": anyone_may, "hangs": True}, 0, 1),
     ],
 )

@@ -26,6 +26,8 @@ FOR_S = float(os.environ.get("BROKER_TEST_RANKS_S", "20"))
 KILL_EVERY_S = 15.0
 #: Longest time without a step, in seconds; a step takes a tenth of one.
 STILL_S = 15.0
+#: Longest start of three processes on a busy machine, in seconds.
+_PATIENCE_S = 300.0
 
 
 class Life:
@@ -42,7 +44,7 @@ class Life:
             )
             for i, (share, mean_ms) in enumerate(RANKS)
         ]
-        self.ranks[0].wait_until(lambda: all(rank.out for rank in self.ranks), "each has trained a step")
+        self.ranks[0].wait_until(lambda: all(rank.out for rank in self.ranks), "each has trained a step", _PATIENCE_S)
 
     @property
     def done(self) -> list[int]:
