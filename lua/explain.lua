@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, limit (how many sessions and how many running tasks to look at)
--- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim that got less than it asked for), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session), next due (delayed, retries, time-outs, sessions; 0: none), first pending task, oldest ready task (or empty), totals (sessions counted, of these the ones with a live lease that hold a slot, slots held under live leases, slots held under leases that have passed), halt (empty: none, else after how many failures, when, names of the workers that failed, at most 100, then per task, the last to fail first and at most limit: id, session, at, error)
+-- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim that got less than it asked for), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session, tries, max_attempts, time-out in ms (0: none), 1 if the attempt before expired), next due (delayed, retries, time-outs, sessions; 0: none), first pending task, oldest ready task (or empty), totals (sessions counted, of these the ones with a live lease that hold a slot, slots held under live leases, slots held under leases that have passed), halt (empty: none, else after how many failures, when, names of the workers that failed, at most 100, then per task, the last to fail first and at most limit: id, session, at, error)
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit sessions, limit tasks and their slots; the totals take one ZCARD for each session, of the first 10000 sessions
 -- Flags: no-writes
@@ -54,7 +54,11 @@ local function slots_held(limit)
     for k = 0, t.samples - 1 do
       local s = slot_of(t, k)
       if letter(t, k) == 'H' and #rows < limit then
-        rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, s.at, lease_of(s.session) }
+        local most = TaskOptions.own(t, 'max_attempts') or num('max_attempts')
+        local timeout = TaskOptions.own(t, 'timeout_ms') or num('attempt_timeout_ms')
+        local again = s.why == 'expired' and 1 or 0
+        rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, s.at, lease_of(s.session), s.tries,
+          int_text(most), int_text(timeout), again }
       end
     end
   end

@@ -14,7 +14,7 @@ local FIELDS = gate_and({ 'finished_ids' })
 
 return gated(FIELDS, function()
   refuse_while_recovering()
-  local ids, answer = task_args(FIRST_ARG), {}
+  local ids, answer, any = task_args(FIRST_ARG), {}, false
   for i = 1, #ids do
     local t = tasks[ids[i]]
     if t and (t.state == 'X' or t.state == 'J') then
@@ -23,11 +23,11 @@ return gated(FIELDS, function()
       restart_task(t)
       bump('total_retried', 1)
       event('retry', t.id)
-      answer[i] = 'retried'
+      answer[i], any = 'retried', true
     else
       answer[i] = not t and freed_word(ids[i]) or state_word(t)
     end
   end
-  if table.concat(answer, ' '):find('retried', 1, true) then reopen() end
+  if any then reopen() end
   return table.concat(answer, ' ')
 end)

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -36,7 +36,7 @@ from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.loaded_weights import LoadWeights
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
-from broker.worker.loop_signals import stopped_by_signals
+from broker.worker.loop_signals import grace_at_sigterm, stopped_by_signals
 from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
 from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
@@ -66,7 +66,8 @@ class Worker(AsyncClient):
         heartbeat: False: the caller renews the lease itself, with `renew`.
         wait_for_run_s: as `broker.Worker`; `open` waits.
         heartbeat_s: as `broker.Worker`.
-        grace_s: how long `run` may finish what is held after SIGTERM, in seconds. A second SIGTERM stops the worker.
+        grace_s: how long `run` and loops may finish what is held after SIGTERM, in seconds. Nothing more is claimed. A
+            second SIGTERM stops `run`. During a loop it ends the process with exit code 143; so does the grace's end.
         credentials: called at each new connection; returns user and password, and perhaps for how many seconds they
             are valid. For tokens that are replaced; it may be a coroutine function. None: the URL's are used.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
@@ -228,13 +229,14 @@ class Worker(AsyncClient):
         n = number_wanted(n)
         self._state.lanes.ask_again()
         try:
-            while not self._state.stopping:
-                async with self._turn():
-                    batch = await self._run(self._calls.next_batch(n))
-                if not batch:
-                    return
-                WORKED_ON.set(batch[0].id)
-                yield batch
+            with grace_at_sigterm(self.stop, self._begins_grace) if self._grace_s else nullcontext():
+                while not self._state.stopping:
+                    async with self._turn():
+                        batch = await self._run(self._calls.next_batch(n))
+                    if not batch:
+                        return
+                    WORKED_ON.set(batch[0].id)
+                    yield batch
         finally:
             ahead = self._calls.end_batches()
             if ahead and not self._closed:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors.words import count, duration, listing
 from broker.inspection.capacity import terms_of
-from broker.protocol.ids import worker_of
+from broker.protocol.ids import attempt_id, worker_of
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
     from broker.inspection.stats import Stats
+    from broker.protocol.anyone import Halt
 
 _BINDING = {
     "none": "No term binds: capacity is positive.",
@@ -127,15 +129,29 @@ def _stopped(explanation: Explanation) -> NextClaim | None:
 
 def halt_told(explanation: Explanation) -> str:
     """Why a run is halted, in sentences."""
-    halt, failures = explanation.halt, count(explanation.stats.halted, "failure")
+    halt, failures, stats = explanation.halt, count(explanation.stats.halted, "failure"), explanation.stats
+    if stats.halted_by:
+        return (
+            f"the run is halted, because all its workers were quarantined: {listing(_workers(stats.halted_by))}."
+            + _last_error(halt)
+        )
     told = f"the run is halted: it had {failures} of different tasks without an accepted result between them."
     if halt is None:
         return told
     who = f" They were attempts of {listing(halt.workers[:5])}" + (
         f" and {count(len(halt.workers) - 5, 'other')}." if len(halt.workers) > 5 else "."
     )
-    last = "".join(f" The last error: {row.error}" for row in halt.errors[:1])
-    return f"{told}{who}{last}"
+    return f"{told}{who}{_last_error(halt)}"
+
+
+def _last_error(halt: Halt | None) -> str:
+    return "".join(f" The last error: {row.error}" for row in (halt.errors[:1] if halt else ()))
+
+
+def _workers(sessions: Sequence[str]) -> list[str]:
+    """The names of the workers of some sessions, each once; of many the first five."""
+    names = list(dict.fromkeys(map(worker_of, sessions)))
+    return names[:5] + ([count(len(names) - 5, "other")] if len(names) > 5 else [])
 
 
 def quarantine_told(stats: Stats) -> str:
@@ -156,14 +172,26 @@ def _ways_out_of_a_halt(stats: Stats) -> tuple[str, ...]:
 
 def _swept_first(explanation: Explanation) -> str:
     """The slots that the next claims take back and hand out again, in words; empty if none is due."""
-    lost, may_try_again = explanation.holding.lost, explanation.stats.config.max_attempts > 1
     if _is_due(explanation, "retries"):
         return "hand out a slot whose backoff has passed"
-    if lost and may_try_again:
+    if (lost := explanation.holding.lost) and _may_be_tried_again(explanation, lost):
         return f"take back {count(lost, 'slot')} of workers that are silent, and hand out what may be tried again"
-    if _is_due(explanation, "deadlines") and may_try_again:
+    if _is_due(explanation, "deadlines") and any(
+        row.timeout_ms and row.tries + 1 < row.max_attempts for row in explanation.held
+    ):
         return "take back an attempt that has reached its time-out, and hand out its slot"
     return ""
+
+
+def _may_be_tried_again(explanation: Explanation, lost: int) -> bool:
+    """Whether one of the slots that silent workers hold may be tried again after it is taken back."""
+    rows = [row for row in explanation.held if row.deadline_ms <= explanation.now_ms]
+    tasks: dict[str, set[str]] = {}
+    for row in rows:
+        tasks.setdefault(row.session, set()).add(attempt_id(row.attempt_id).task)
+    costs_nothing = (len(tasks[row.session]) > 1 and not row.again for row in rows)
+    has_tries = (row.tries + 1 < row.max_attempts for row in rows)
+    return len(rows) < lost or any(costs_nothing) or any(has_tries)
 
 
 def _is_due(explanation: Explanation, name: str) -> bool:

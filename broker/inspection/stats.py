@@ -39,6 +39,7 @@ class Stats(Model, frozen=True):
         paused: "" (open), "paused" (no claims) or "draining" (open slots only).
         finished: somebody has said that the run is over.
         halted: after how many failures without an accepted result the run was halted; 0: it is not halted.
+        halted_by: where the run was halted because all its workers were quarantined: the first 100 of these sessions.
         quarantined: workers that get no work for a while, because their attempts failed while others' succeeded.
         quarantine: of the first 20 of these, how many seconds are left, by session.
         recovering: the version that a recovery under way goes back to, or None.
@@ -75,6 +76,7 @@ class Stats(Model, frozen=True):
     paused: Literal["", "paused", "draining"] = ""
     finished: bool = False
     halted: int = 0
+    halted_by: list[str] = Field(default_factory=list[str])
     quarantined: int = 0
     quarantine: dict[str, float] = Field(default_factory=dict[str, float])
     recovering: int | None = None
@@ -121,6 +123,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         paused=stored.get("paused") or "",  # pyright: ignore[reportArgumentType] -- checked by the model
         finished=bool(stored.get("finished")),
         halted=number("halted"),
+        halted_by=(stored.get("halted_by") or "").split() if stored.get("halted") else [],
         quarantined=number("n_quarantined"),
         quarantine=_seconds_left(stored.get("quarantined", "").split()),
         recovering=int(stored["recovering"]) if stored.get("recovering") else None,

@@ -132,13 +132,23 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:
-    """A slot that an attempt holds, and when the lease of its session ends."""
+    """A slot that an attempt holds, and when the lease of its session ends.
+
+    Args:
+        tries: how many tries the slot has used up, of `max_attempts`: the task's own, else the run's.
+        timeout_ms: how long the attempt may take, milliseconds: the task's own, else the run's; 0: no limit.
+        again: whether the attempt before expired.
+    """
 
     attempt_id: str
     session: str
     version: int
     at_ms: int
     deadline_ms: int
+    tries: int = 0
+    max_attempts: int = 0
+    timeout_ms: int = 0
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +225,7 @@ _TIMERS: tuple[str, ...] = ("delayed", "retries", "deadlines", "sessions")
 
 def _facts(reply: Any) -> Facts:
     sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2]), _reason(text(s[3]))) for s in reply[1])
-    held = tuple(HeldRow(text(h[0]), text(h[1]), int(h[2]), int(h[3]), int(h[4])) for h in reply[2])
+    held = tuple(HeldRow(text(h[0]), text(h[1]), *map(int, h[2:8]), again=int(h[8]) == 1) for h in reply[2])
     due = dict(zip(_TIMERS, (int(float(d)) for d in reply[3]), strict=True))
     holding = Holding(*map(int, reply[6]))
     return Facts(int(reply[0]), sessions, held, due, text(reply[4]), text(reply[5]), holding, _halt(reply[7]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker.connections.base import BaseTransport
-from broker.errors import RunHalted
+from broker.errors import BrokerError, RunHalted
 from broker.protocol import anyone, keys
 from broker.protocol.ids import worker_of
 from broker.protocol.script_call import Now
@@ -21,12 +23,25 @@ async def waits_in_a_halt(io: BaseTransport, run: str, step: int) -> bool:
 
 async def run_halted(io: BaseTransport, run: str, now: Now = "") -> RunHalted:
     """The error of a run that is halted; also where the halt has just been ended by somebody else."""
-    halt = (await io.call(anyone.facts(run, 100, now=now))).halt
+    stored, facts = await io.execute((anyone.stats(run, now=now), anyone.facts(run, 100, now=now)))
+    if isinstance(stored, BrokerError):
+        raise stored
+    if isinstance(facts, BrokerError):
+        raise facts
+    halt = facts.halt
     if halt is None:
         return RunHalted(run=run)
-    named, more = halt.workers[:_WORKERS], len(halt.workers) - _WORKERS
-    workers = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+    quarantined = tuple(dict.fromkeys(worker_of(session) for session in (stored.get("halted_by") or "").split()))
+    workers = _listed(quarantined or halt.workers)
     last = {row.error: row for row in reversed(halt.errors)}  # each error once, of the last task that met it
     rows = sorted(last.values(), key=lambda row: -row.at_ms)[:_ERRORS]
     errors = ", ".join(f"{row.error[:_CHARS]} (task {row.task} on {worker_of(row.session)})" for row in rows)
-    return RunHalted(run=run, failures=halt.failures, workers=workers, errors=errors)
+    found = RunHalted(run=run, failures=halt.failures, workers=workers, errors=errors)
+    if quarantined:
+        found.fields["quarantined"] = len(quarantined)
+    return found
+
+
+def _listed(workers: Sequence[str]) -> str:
+    more = len(workers) - _WORKERS
+    return ", ".join(workers[:_WORKERS]) + (f" and {more} more" if more > 0 else "")

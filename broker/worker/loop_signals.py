@@ -9,7 +9,55 @@ import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
+from broker.worker.signals import exit_by
+
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def grace_at_sigterm(stop: Callable[[], None], begins_grace: Callable[[], float]) -> Generator[None]:
+    """A loop of the user's over a worker's attempts: SIGTERM begins the grace, and a second one ends the process.
+
+    The user's signal handlers stay.
+
+    Args:
+        stop: stops the worker, which holds nothing.
+        begins_grace: called at the first SIGTERM. Returns for how many seconds the worker may finish what it holds;
+            then SystemExit ends the event loop. 0: it holds nothing.
+    """
+    loop, came, timers = asyncio.get_running_loop(), False, list[asyncio.TimerHandle]()
+
+    def over(seconds: float) -> None:
+        _tell_over(seconds)
+        exit_by(signal.SIGTERM)
+
+    def told() -> None:
+        nonlocal came
+        if came:
+            exit_by(signal.SIGTERM)
+        came = True
+        if seconds := begins_grace():
+            timers.append(loop.call_later(seconds, over, seconds))
+        else:
+            stop()
+
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if is_free:
+        try:
+            loop.add_signal_handler(signal.SIGTERM, told)
+        except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or not on Unix
+            is_free = False
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        if is_free and not loop.is_closed():
+            loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _tell_over(seconds: float) -> None:
+    _log.warning("what the worker could not finish in %g s (grace_s) is given back", seconds)
 
 
 @contextmanager
@@ -33,7 +81,7 @@ def stopped_by_signals(stop: Callable[[], None], begins_grace: Callable[[], floa
     grace: list[asyncio.TimerHandle] = []
 
     def over(seconds: float) -> None:
-        _log.warning("what the worker could not finish in %g s (grace_s) is given back", seconds)
+        _tell_over(seconds)
         stop()
 
     for number in taken_over:

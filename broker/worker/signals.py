@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import CodeType, FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from broker.worker.exception_parts import chain_of, is_a, trace_of
 from broker.worker.grace import Grace
@@ -106,6 +106,11 @@ class TerminationAsExit:
     RAISING = (_exit.__code__, _interrupt.__code__, insist.__code__)
 
 
+def exit_by(number: int) -> NoReturn:
+    """Ends the process as the signal asks, but only after the user's cleanup."""
+    raise SystemExit(128 + number)
+
+
 def told_to_end(error: BaseException) -> bool:
     """Whether a signal that asks the process to end raised an exception, or one that the exception came from.
 
@@ -131,6 +136,7 @@ def told_to_end(error: BaseException) -> bool:
 def _codes_of_handlers() -> Iterator[CodeType]:
     """The code of each signal handler of an ending signal: the user's, asyncio's and ours."""
     yield from TerminationAsExit.RAISING
+    yield exit_by.__code__
     for number in _ENDING:
         handler: Any = signal.getsignal(number)
         if not callable(handler):  # the system's

@@ -7,7 +7,7 @@
 -- The streak counts while `total_results` is `streak_results`: no result was accepted since. `streak` is its number of events.
 
 local Breaker = {}
-Breaker.most_of_error, Breaker.many_tries = 200, 41
+Breaker.most_of_error, Breaker.many_tries, Breaker.most_named = 200, 41, 100
 Breaker.entries = false -- of the streak, by task, once they are read
 Breaker.failed = false -- whether anything has failed in this call
 Breaker.notes = false -- whether what the present failure takes is noted, of a task that is not in the streak
@@ -141,8 +141,10 @@ Breaker.died = function(ids)
   return died
 end
 
-Breaker.halt = function(ids)
+-- quarantined: whether it is because all sessions are quarantined; their names are kept.
+Breaker.halt = function(ids, quarantined)
   set('halted', num('streak'))
+  set('halted_by', quarantined and table.concat(Quarantine.names(Breaker.most_named), ' ') or '')
   set('halted_at', now)
   bump('total_halts', 1)
   event('halt', int_text(num('streak')))
@@ -163,11 +165,12 @@ Breaker.look = function(at_take)
   if not ((Breaker.failed or at_take) and Breaker.is_on()) then return end
   local n, ids = num('streak'), {}
   if n < 1 or num('streak_results') ~= num('total_results') then return end
-  local is_enough = (n >= 2 and n >= num('halt_after_failures')) or Quarantine.is_over_all()
+  local is_long = n >= 2 and n >= num('halt_after_failures')
+  local is_enough = is_long or Quarantine.is_over_all()
   if not is_enough and (n < 2 or Breaker.may_go_on()) then return end
   for id in pairs(Breaker.streak()) do ids[#ids + 1] = id end
   if not is_enough and Breaker.died(ids) < 2 then return end
-  Breaker.halt(ids)
+  Breaker.halt(ids, is_enough and not is_long)
   flush()
 end
 

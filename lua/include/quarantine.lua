@@ -72,6 +72,11 @@ Quarantine.most = function(session, n)
   return math.min(n, math.max(0, 1 - redis.call('ZCARD', SESSION .. session)))
 end
 
+-- The first sessions of those that are quarantined.
+Quarantine.names = function(most)
+  return redis.call('ZRANGEBYSCORE', key('quarantine'), '(' .. int_text(now), '+inf', 'LIMIT', 0, most)
+end
+
 -- How many sessions are quarantined.
 Quarantine.count = function()
   return redis.call('ZCOUNT', key('quarantine'), '(' .. int_text(now), '+inf')

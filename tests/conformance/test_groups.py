@@ -141,6 +141,11 @@ def test_large_groups_that_end_with_what_is_due_end_in_pieces(lab: Lab, by: str)
             [worker_calls.Submission(one, "accept", b"x") for one in done[first : first + 200]],
         )
     assert sorted(lab.states().values()) == ["running"] * 5
+    if by == "lease":  # the first expiry of slots that are lost together costs no try
+        lab.pass_ms(1_001)
+        assert lab.call(anyone.requeue) == 5
+        assert len(lab.raw_worker("again", lease_ms=1_000).claim(1000).granted) == 5
+        assert sorted(lab.states().values()) == ["running"] * 5
 
     lab.pass_ms(1_001)
 
@@ -151,7 +156,7 @@ def test_large_groups_that_end_with_what_is_due_end_in_pieces(lab: Lab, by: str)
     raw.enqueue("next", samples=2)
     assert [one.task for one in other.claim(2).granted] == ["next", "next"]
     assert sorted(lab.states().values()) == ["dead"] * 5 + ["running"]
-    assert lab.stat("total_expired") == 5
+    assert lab.stat("total_expired") == (10 if by == "lease" else 5)
 
 
 def test_a_group_is_done_by_several_workers(lab: Lab):

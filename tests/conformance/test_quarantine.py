@@ -174,7 +174,10 @@ def test_a_worker_that_joins_anew_begins_anew(lab: Lab):
 
 
 def test_the_run_is_halted_when_all_workers_are_quarantined(lab: Lab):
-    """Mutants: sessions_quarantined_together_do_not_halt, the_end_of_a_halt_ends_no_quarantine."""
+    """Mutants: sessions_quarantined_together_do_not_halt, the_end_of_a_halt_ends_no_quarantine.
+
+    Also nobody_is_named_whose_quarantine_halted.
+    """
     trainer, good, sick = quarantined_lab(lab)
     held = good.claim(2)
     good.fail(held[0], "no engine")
@@ -185,10 +188,13 @@ def test_the_run_is_halted_when_all_workers_are_quarantined(lab: Lab):
     good.fail(held[1], "no engine")
     assert trainer.stats().quarantined == 2
     assert trainer.stats().halted == 1
-    with pytest.raises(RunHalted):
+    with pytest.raises(RunHalted, match="2 workers are quarantined, and no other is connected: good, sick; 1 attempt"):
         trainer.next_batch(timeout=5)
+    assert "all its workers were quarantined: good and sick. The last error: no engine" in str(trainer.explain())
+    lab.pass_ms(100_000)  # their quarantine passes, the halt stays
+    assert [session.partition("~")[0] for session in trainer.stats().halted_by] == ["good", "sick"]
     assert trainer.resume() == "halted"
-    assert trainer.stats().quarantined == 0
+    assert (trainer.stats().quarantined, trainer.stats().halted_by) == (0, [])
     assert len(sick.claim(1)) == len(good.claim(1)) == 1
 
 

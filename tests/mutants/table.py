@@ -346,7 +346,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "time_outs_are_on_the_runs_clock": ("lease_end(timeout)", "now + timeout", WALK),
     },
     "include/breaker.lua": {
-        "nothing_halts": ("  Breaker.halt(ids)\n", "", "failures_of_different_tasks_halt", WALK),
+        "nothing_halts": ("  Breaker.halt(ids, is_enough and not is_long)\n", "", "failures_of_different_tasks_halt", WALK),
+        "nobody_is_named_whose_quarantine_halted": ("Breaker.halt(ids, is_enough and not is_long)", "Breaker.halt(ids)", "all_workers_are"),
         "only_the_threshold_halts": (
             "if not is_enough and (n < 2 or Breaker.may_go_on()) then return end", "if not is_enough then return end",
             "handler_that_fails_every_task_of_a_small_run", WALK,
@@ -969,7 +970,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "retry.lua": {
         "a_retry_leaves_the_run_finished": (
-            "if table.concat(answer, ' '):find('retried', 1, true) then reopen() end", "", "whoever_brings_tasks", WALK,
+            "if any then reopen() end", "", "whoever_brings_tasks", WALK,
         ),
         "retry_knows_nothing_of_what_was_freed": (
             "not t and freed_word(ids[i]) or state_word(t)", "state_word(t)", "what_became_of_freed",

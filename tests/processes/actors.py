@@ -140,9 +140,14 @@ def finish(url: str, run: str, way: str, grace_s: str) -> None:
 
     async def main() -> None:
         async with aio.Worker(url, run, grace_s=grace) as worker:
-            await worker.run(handler, concurrency=2)
+            if way == "aio":
+                await worker.run(handler, concurrency=2)
+            else:
+                async for attempt in worker:
+                    await worker.submit(attempt, await handler(attempt))
+            say("after the loop")
 
-    if way == "aio":
+    if way in {"aio", "aio loop"}:
         asyncio.run(main())
     else:
         with Worker(url, run, grace_s=grace) as worker:

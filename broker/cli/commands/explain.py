@@ -114,11 +114,19 @@ def _tell_holders(explanation: Explanation, output: Output) -> None:
             worker_of(row.session),
             f"{row.version}",
             _held_for(explanation, row.at_ms),
+            duration(row.timeout_ms / 1000) if row.timeout_ms else "none",
+            f"{row.tries} of {row.max_attempts}",
             _lease(row.deadline_ms, explanation.now_ms),
         )
         for row in explanation.held
     ]
-    output.table(Table(("attempt", "worker", "version", "held for", "lease"), rows, numeric=frozenset({2, 3})))
+    output.table(
+        Table(
+            ("attempt", "worker", "version", "held for", "time-out", "tries used", "lease"),
+            rows,
+            numeric=frozenset({2, 3, 4}),
+        )
+    )
     if len(rows) < held:
         output.line(f"and {least}{held - len(rows):,} more, which are not listed: of tasks that started later")
 
