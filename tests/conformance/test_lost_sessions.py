@@ -1,5 +1,9 @@
 """What it costs a task that the session of its worker is lost, with other tasks or alone."""
 
+import pytest
+
+from broker import Task
+from broker.inspection.reasons import next_claim
 from broker.protocol import anyone
 from tests.conformance.lab import Lab, tasks
 
@@ -61,3 +65,25 @@ def test_a_session_that_is_taken_back_in_pieces_lost_several_tasks(lab: Lab):
         lab.call(anyone.requeue, limit=2)
     assert lab.stat("n_sessions") == 0
     assert [tries_of(lab, f"t{i}") for i in range(3)] == [0] * 3
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ([Task(id="a")], "empty"),
+        ([Task(id="a"), Task(id="b")], "open"),
+        ([Task(id="a", max_attempts=2, timeout_ms=60_000)], "open"),
+        ([Task(id="a", max_attempts=1)], "empty"),
+    ],
+)
+def test_explain_knows_what_the_next_claim_takes_back(lab: Lab, lost: list[Task], reason: str):
+    trainer = lab.trainer(consumer_batch_size=8, max_attempts=1, lease_ms=LEASE_MS)
+    trainer.enqueue(lost)
+    assert len(lab.worker().claim(2)) == len(lost)
+    row = trainer.explain().held[0]
+    assert (row.tries, row.max_attempts, row.timeout_ms) == (0, lost[0].max_attempts or 1, lost[0].timeout_ms or 0)
+    lab.pass_ms(LEASE_MS + 1)
+    assert next_claim(trainer.explain()).reason == reason
+    assert [attempt.task for attempt in lab.worker().claim(2)] == (
+        [task.id for task in lost] if reason == "open" else []
+    )

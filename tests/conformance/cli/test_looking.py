@@ -83,7 +83,9 @@ def test_explain_tells_who_holds_what_and_what_binds(broker: Any, worker: Worker
     assert "min(2 - 2, (1 + 0 + 1) * 2 - (0 + 2))" in told.out
     assert "The term of max_concurrent_rollouts is the one that binds." in told.out
     assert "1 worker connected, 4 slots held" in told.out
-    assert re.search(rf"^{re.escape(first.id)} +w1 +0 +\d\.\d s +(\d+ s|1 min) left$", told.out, flags=re.MULTILINE)
+    assert re.search(
+        rf"^{re.escape(first.id)} +w1 +0 +\d\.\d s +none +0 of 3 +(\d+ s|1 min) left$", told.out, flags=re.MULTILINE
+    )
     assert "a lease ends, unless its worker renews it" in told.out
 
 
