@@ -66,8 +66,8 @@ class Worker(AsyncClient):
         heartbeat: False: the caller renews the lease itself, with `renew`.
         wait_for_run_s: as `broker.Worker`; `open` waits.
         heartbeat_s: as `broker.Worker`.
-        grace_s: how long `run` and loops may finish what is held after SIGTERM, in seconds. Nothing more is claimed. A
-            second SIGTERM stops `run`. During a loop it ends the process with exit code 143; so does the grace's end.
+        grace_s: for how many seconds `run` and loops may finish what is held after SIGTERM. A second one stops `run`,
+            and ends the process (exit code 143) during a loop, as the grace's end does.
         credentials: called at each new connection; returns user and password, and perhaps for how many seconds they
             are valid. For tokens that are replaced; it may be a coroutine function. None: the URL's are used.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.

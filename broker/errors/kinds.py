@@ -316,15 +316,14 @@ class RunHalted(BrokerError):
     """So many attempts failed, without an accepted result between them, that the run was halted.
 
     Its fields `failures`, `workers` (names, with commas between them) and `errors` (the last ones) say what failed.
-    Where the run was halted because all its workers were quarantined, `workers` are these, `quarantined` their number.
+    `quarantined`: it was halted because all its workers were quarantined, so many.
     """
 
     code = "HALTED"
     happened = (
         (
             "run {run} is halted: {quarantined:worker is|workers are} quarantined, and no other is connected: "
-            "{workers}; "
-            "{failures:attempt|attempts} failed since the last accepted result, the last errors: {errors}"
+            "{workers}; {failures:attempt|attempts} failed since the last accepted result, the last errors: {errors}"
         ),
         (
             "run {run} is halted: {failures:attempt|attempts} of different tasks failed without an accepted result "
