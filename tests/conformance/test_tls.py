@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from broker import RunConfig, Task, Trainer, Worker
 from broker.errors import BadUrl, CertificateRefused, ServerUnavailable, UnsupportedServer
 from tests.conformance.clients import make_client
+from tests.conformance.test_credentials import Tokens
 from tests.lossy_proxy import LossyProxy, ScriptedServer
 from tests.servers import ServerUnderTest, free_port, real_kinds
 from tests.threads import InThread
@@ -65,6 +67,25 @@ def test_a_certificate_that_checks_or_need_not(certificate: Path, port: int, fla
         value = b"x" * 5_000_000
         client.command("SET", "a", value)
         assert client.command("GET", "a") == value
+
+
+def test_tokens_that_are_replaced_all_the_time_over_tls(certificate: Path):
+    with tls_server(certificate, "no") as (server, tls_port):
+        url, tokens = f"rediss://localhost:{tls_port}?ssl_ca_certs={certificate}/cert.pem", Tokens(server)
+        with (
+            Trainer(url, "r", RunConfig(consumer_batch_size=1), credentials=tokens) as trainer,
+            Worker(url, "r", credentials=tokens, lease_s=30.0) as worker,
+        ):
+            for step in range(3):
+                tokens.replace()
+                trainer.enqueue([Task(id=f"t{step}")])
+                tokens.replace()
+                for attempt in worker.claim(1, timeout=20):
+                    worker.submit(attempt, "x")
+                tokens.replace()
+                assert [rollout.task for rollout in trainer.next_batch(timeout=20)] == [f"t{step}"]
+                trainer.advance()
+        assert tokens.asked > 6
 
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])

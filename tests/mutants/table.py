@@ -204,7 +204,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "state.halted or (among_others and s.why ~= 'expired')", "state.halted", "beside_a_poison_prompt", WALK,
         ),
         "a_prompt_that_kills_its_workers_costs_nothing": (
-            "(among_others and s.why ~= 'expired')", "among_others", "poison_prompt_ends", WALK,
+            "(among_others and s.why ~= 'expired')", "among_others", "poison_prompt_ends",
         ),
         "what_a_lost_session_did_not_take_is_noted": ("is_free and 0 or 1, 'the lease", "1, 'the lease", WALK),
         "a_fault_is_a_failure": (

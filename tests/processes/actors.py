@@ -3,7 +3,7 @@
 `python -m tests.processes.actors KIND URL RUN [OPTION=VALUE ...]`: prints a JSON line for each thing that it does; reads
 nothing. Kinds: `hold` (claims and keeps), `loop`, `run`, `aio` (the three worker loops, which never finish their work), `work`
 (works until it is stopped), `train` (takes a batch and keeps it), `storm` (claims, and ends attempts in every way), `late` (submits when it is woken),
-`finish` (its work ends when the test says so, within its grace),
+`finish` (its work ends when the test says so, within its grace), `sick` (fails everything),
 `interrupted` and `interrupted_trainer` (a signal breaks off their calls anywhere), `deaf` (loses what SIGTERM raises, at first).
 """
 
@@ -119,6 +119,16 @@ def work(url: str, run: str, lease_s: str = "") -> None:
         say("ready")
         for attempt in worker:
             worker.submit(attempt, {"by": os.getpid(), "task": attempt.task})
+
+
+def sick(url: str, run: str) -> None:
+    """Fails everything, until it is stopped."""
+
+    def fail(attempt: Attempt) -> None:
+        raise RuntimeError("no engine")
+
+    with Worker(url, run, name="sick") as worker:
+        worker.run(fail)
 
 
 def finish(url: str, run: str, way: str, grace_s: str) -> None:
@@ -272,7 +282,7 @@ def train(url: str, run: str) -> None:
 
 KINDS: dict[str, Callable[..., None]] = {
     "hold": hold, "late": late, "loop": loop, "run": run, "aio": aio_run, "work": work, "storm": storm,
-    "finish": finish,
+    "finish": finish, "sick": sick,
     "interrupted": interrupted, "interrupted_trainer": interrupted_trainer, "deaf": deaf, "train": train,
 }  # fmt: skip
 
