@@ -24,7 +24,7 @@ local function check_wanted(step, n)
   if step > num('step_next') or step > num('version') + 1 then
     fail('EARLY', 'step', int_text(step), 'step_next', state.step_next, 'version', state.version)
   end
-  local s = max_staleness()
+  local s = Staleness.admitted()
   if not s then return end
   local bound = (step > num('version') and s or s + 1) * batch_size()
   if n > bound then fail('TOOMANY', 'n', int_text(n), 'bound', int_text(bound), 'step', int_text(step)) end

@@ -111,13 +111,13 @@ end
 
 -- Frees policies that are too old to be used, even after a recovery to the floor.
 local function free_policies(limit)
-  local s = max_staleness()
-  if not s or state.on_stale == 'keep' then return false end
-  local needed = num('version') - num('floor') + s + 2
+  local d = Staleness.limit()
+  if not d or state.on_stale == 'keep' then return false end
+  local needed = num('version') - num('floor') + d + 2
   if redis.call('HLEN', POLICIES) <= needed then return false end
   local freed = 0
   for _, version in ipairs(redis.call('HKEYS', POLICIES)) do
-    if freed < limit and tonumber(version) < num('floor') - s - 1 then
+    if freed < limit and tonumber(version) < num('floor') - d - 1 then
       hdel(POLICIES, version)
       freed = freed + 1
     end

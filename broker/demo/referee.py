@@ -27,7 +27,12 @@ class Referee(Judge):
 
     def __init__(self, batch_size: int, max_staleness: int) -> None:
         super().__init__(
-            RunConfig(consumer_batch_size=batch_size, max_staleness=max_staleness, max_concurrent_rollouts=_NO_BOUND)
+            RunConfig(
+                consumer_batch_size=batch_size,
+                max_staleness=max_staleness,
+                staleness_limit=max_staleness,
+                max_concurrent_rollouts=_NO_BOUND,
+            )
         )
         self._joined: set[str] = set()
 

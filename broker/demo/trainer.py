@@ -46,6 +46,7 @@ def run_config(options: DemoOptions, lease_s: float) -> RunConfig:
     return RunConfig(
         consumer_batch_size=options.batch_size,
         max_staleness=options.max_staleness,
+        staleness_limit=options.max_staleness,
         max_concurrent_rollouts=options.max_concurrent,
         lease_ms=round(lease_s * 1000),
         max_attempts=_MAX_ATTEMPTS,

@@ -522,7 +522,7 @@ class Judge:
         self._by_config[rule] += 1
 
     def _is_too_old(self, version: int, step: int) -> bool:
-        bound = self._config.max_staleness
+        bound = self._config.oldest_trained
         return bound is not None and self._config.on_stale != "keep" and step - version > bound
 
     def _survives(self, version: int, epoch: str) -> bool:

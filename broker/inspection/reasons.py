@@ -65,7 +65,7 @@ def next_claim(explanation: Explanation) -> NextClaim:
     config, terms = stats.config, terms_of(stats)
     following = f"version {stats.version + 1}"
     # Even the newest version may be too stale for the next batch: nothing starts, and running tasks are reset when met.
-    overtaken = config.on_stale != "keep" and config.max_staleness is not None and _lag(stats) > config.max_staleness
+    overtaken = config.on_stale != "keep" and config.oldest_trained is not None and _lag(stats) > config.oldest_trained
     if stats.open_slots and not overtaken:
         tasks = count(stats.open_slots, "running task has", "running tasks have")
         return NextClaim("open", f"Yes: {tasks} open slots, which need no capacity.")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: Bounds under which B * (S + version + 1) stays below 2^53, where the server's numbers are exact, up to version 8e9.
 MAX_BATCH_SIZE: Final = 1_000_000
 MAX_STALENESS: Final = 1_000_000_000
+#: The default of `staleness_limit` is so many times `max_staleness`.
+LIMIT_FOR_EACH_STEP: Final = 4
 #: Longest time that can be configured, in milliseconds: a year.
 MAX_TIME_MS: Final = 366 * 24 * 3_600_000
 #: Most attempts of a slot.
@@ -35,7 +37,10 @@ class RunConfig(Model, frozen=True):
 
     Args:
         consumer_batch_size: rollouts per training step, 0 to 1,000,000; B = max(1, this).
-        max_staleness: S, the most steps that a rollout may be behind the step that trains it; None: no bound.
+        max_staleness: S, how many steps generation may run ahead of training; None: no bound. It admits new tasks, and
+            so sets the mean staleness.
+        staleness_limit: D, the most steps that a trained rollout is behind the step that trains it: `on_stale` acts
+            beyond it. At least S. None, or not given: 4 * S, also when an update changes S; no bound without one for S.
         max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None, or not given: C = B, also
             when an update changes B, until the run is created or updated with a number.
         on_stale: what happens to a task that is too old: done again, dropped, or kept (no check).
@@ -65,6 +70,7 @@ class RunConfig(Model, frozen=True):
 
     consumer_batch_size: Annotated[int, Field(ge=0, le=MAX_BATCH_SIZE)]
     max_staleness: Annotated[int, Field(ge=0, le=MAX_STALENESS)] | None = 0
+    staleness_limit: Annotated[int, Field(ge=0, le=MAX_STALENESS)] | None = None
     max_concurrent_rollouts: Annotated[int | None, Field(validate_default=True, ge=0, le=1_000_000_000)] = None
     on_stale: Literal["requeue", "drop", "keep"] = "requeue"
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 3
@@ -96,6 +102,25 @@ class RunConfig(Model, frozen=True):
         batch_size = info.data.get("consumer_batch_size")
         return given if given is not None or batch_size is None else max(1, batch_size)
 
+    @field_validator("staleness_limit")
+    @classmethod
+    def _limit_is_not_below(cls, given: int | None, info: ValidationInfo) -> int | None:
+        if given is None or "max_staleness" not in info.data:
+            return given
+        staleness = info.data["max_staleness"]
+        if staleness is None:
+            raise ValueError("must be None where max_staleness is None")
+        if given < staleness:
+            raise ValueError(f"must be max_staleness ({staleness}) or more")
+        return given
+
+    @property
+    def oldest_trained(self) -> int | None:
+        """D, the most steps that a trained rollout is behind the step that trains it; None: no bound."""
+        if self.max_staleness is None or self.staleness_limit is not None:
+            return self.staleness_limit
+        return LIMIT_FOR_EACH_STEP * self.max_staleness
+
     @property
     def batch_size(self) -> int:
         """B = max(1, consumer_batch_size)."""
@@ -122,11 +147,12 @@ class RunConfig(Model, frozen=True):
 
         Args:
             document: value by name; names that this release does not know are ignored, missing ones take their default.
+                A release without `staleness_limit` had `max_staleness` in its place.
 
         Raises:
             BadArgument: a value is out of range or of the wrong type, or consumer_batch_size is missing.
         """
-        return cls.model_validate({name: document[name] for name in cls.model_fields if name in document})
+        return cls.model_validate(_with_limit({name: document[name] for name in cls.model_fields if name in document}))
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Self:
@@ -138,12 +164,23 @@ class RunConfig(Model, frozen=True):
         Raises:
             BadArgument: a value is not a number in range, or consumer_batch_size is missing.
         """
-        given = {name: _stored(name, fields[name]) for name in cls.model_fields if name in fields}
+        given = _with_limit({name: _stored(name, fields[name]) for name in cls.model_fields if name in fields})
         config = cls.model_validate(given)
         # As `Config.follows` in lua/include/creation.lua.
         if fields.get("concurrency_given") != "1" and config.max_concurrent_rollouts == config.batch_size:
             config = cls.model_validate({**given, "max_concurrent_rollouts": None})
         return config
+
+
+def _with_limit(stored: dict[str, Any]) -> dict[str, Any]:
+    """As `Staleness.limit` in lua/include/state.lua: an update may have raised S above D."""
+    staleness = stored.get("max_staleness")
+    if "max_staleness" not in stored:
+        return stored
+    limit = stored.get("staleness_limit", staleness)
+    if isinstance(limit, int):
+        limit = None if staleness is None else max(limit, staleness)
+    return {**stored, "staleness_limit": limit}
 
 
 def _stored(name: str, text: str) -> int | str | None:

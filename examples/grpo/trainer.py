@@ -101,6 +101,7 @@ def train(options: argparse.Namespace) -> None:
     config = RunConfig(
         consumer_batch_size=options.batch,
         max_staleness=options.staleness,
+        staleness_limit=options.staleness,
         max_concurrent_rollouts=options.batch * (options.staleness + 1),
         lease_ms=10_000,
     )

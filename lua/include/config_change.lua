@@ -13,7 +13,7 @@ Config.change = function(first, update)
     local name = names[i]
     if was[name] ~= nil and state[name] ~= was[name] then
       changes[#changes + 1] = name
-      changes[#changes + 1] = was[name] == '' and '-' or was[name]
+      changes[#changes + 1] = (was[name] or '') == '' and '-' or was[name]
       was[name] = nil
     end
   end

@@ -4,15 +4,19 @@
 
 local Config = {}
 
+-- The config fields without a row in DEFAULTS.
+Config.no_default = { consumer_batch_size = true, max_concurrent_rollouts = true, staleness_limit = true }
+
 -- Returns arguments i and i + 1: the name of a config field and its value. Both are checked: every value but on_stale's is a whole number,
 -- or an empty text for no bound. Ranges are the client's to check.
 Config.arg = function(i)
   local name, value = ARGV[i], ARGV[i + 1]
-  if not DEFAULTS[name] and name ~= 'consumer_batch_size' and name ~= 'max_concurrent_rollouts' then
+  if not DEFAULTS[name] and not Config.no_default[name] then
     fail('BADARG', 'argument', 'config', 'given', name:sub(1, 100))
   end
   local is_number = value and value:find('^%d+$') and #value < 17
-  if name ~= 'on_stale' and not is_number and not (name == 'max_staleness' and value == '') then
+  local may_be_empty = name == 'max_staleness' or name == 'staleness_limit'
+  if name ~= 'on_stale' and not is_number and not (may_be_empty and value == '') then
     fail('BADARG', 'argument', name, 'given', (value or ''):sub(1, 100), 'expected', 'a whole number')
   end
   return name, value
@@ -28,6 +32,7 @@ Config.follow = function() set('max_concurrent_rollouts', int_text(batch_size())
 -- Stores every config field: those given, in pairs of arguments from `first` on, and the defaults of the others.
 Config.create = function(first)
   for name, value in pairs(DEFAULTS) do set(name, value) end
+  set('staleness_limit', '')
   for i = first, #ARGV, 2 do set(Config.arg(i)) end
   if not state.consumer_batch_size then fail('BADARG', 'argument', 'consumer_batch_size', 'given', 'nothing') end
   if state.max_concurrent_rollouts then set('concurrency_given', 1) else Config.follow() end
@@ -40,6 +45,7 @@ Config.agree = function(first, update)
   for i = first, #ARGV, 2 do
     local name, given = Config.arg(i)
     local stored = field(name)
+    if name == 'staleness_limit' and not stored then stored = state.max_staleness end
     if stored ~= given then
       if not update then fail('CONFIG', 'field', name, 'stored', stored or '', 'given', given) end
       set(name, given)

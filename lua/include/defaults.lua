@@ -1,6 +1,7 @@
 -- The values of config fields that a run does not store, because a release created it that did not have the field.
 -- A new run stores all fields, so a different default in a later release changes no existing run.
 -- consumer_batch_size is always stored; max_concurrent_rollouts is the batch size if it was never given (include/state.lua).
+-- staleness_limit is max_staleness where it is not stored, and an empty text in a new run whose trainer does not give it (include/state.lua).
 
 local DEFAULTS = {
   max_staleness = '0', on_stale = 'requeue', max_attempts = '3', max_stale_requeues = '10', lease_ms = '60000',

@@ -6,7 +6,7 @@ local HOT = {
   'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
   'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
   'lease_lag', 'shortest_lease', 'due_by_us', 'failing', 'faulted',
-  'halted', 'finished', 'ailing',
+  'halted', 'finished', 'ailing', 'staleness_limit',
 }
 
 -- The names of the hot fields and of more, for load_state.
@@ -35,14 +35,21 @@ local function load_state(names, may_be_missing)
   if state.due ~= state.due_by_us then set('due', first_due()) end -- an earlier release stored `due`, and does not know the leases of this release
 end
 
+local Staleness = {}
+
 -- Returns S, or nil if staleness has no bound.
-local function max_staleness()
-  return tonumber(state.max_staleness or '')
+Staleness.admitted = function() return tonumber(state.max_staleness or '') end
+
+-- Returns D, or nil if staleness has no bound. Where nobody gave it, it is a multiple of S. Earlier releases did not store it: there it is S.
+Staleness.limit = function()
+  local s, limit = Staleness.admitted(), state.staleness_limit
+  if not s or not limit then return s end
+  return math.max(s, tonumber(limit) or 4 * s)
 end
 
 -- Returns the two terms of AReaL's capacity formula (protocol, "Capacity"): by concurrency, and by staleness (nil: no bound).
 local function capacity_terms()
-  local running, s = tonumber(state.running), max_staleness()
+  local running, s = tonumber(state.running), Staleness.admitted()
   local by_concurrency = math.max(1, tonumber(state.max_concurrent_rollouts)) - running
   if not s then return by_concurrency, nil end
   return by_concurrency, (s + state.version + 1) * batch_size() - (state.accepted + running)
@@ -56,8 +63,8 @@ end
 -- Whether a version, a number or its text, is too old for the next step.
 local function too_old(version)
   if not oldest_good then
-    local s = state.on_stale ~= 'keep' and max_staleness()
-    oldest_good = s and num('step_next') - s or -math.huge
+    local limit = state.on_stale ~= 'keep' and Staleness.limit()
+    oldest_good = limit and num('step_next') - limit or -math.huge
   end
   return tonumber(version) < oldest_good
 end

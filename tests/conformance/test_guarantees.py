@@ -152,7 +152,8 @@ def test_g5_no_batch_holds_a_rollout_that_is_too_old(lab: Lab, staleness: int):
 
 def test_g5_a_result_that_waited_too_long_is_done_again(lab: Lab):
     """Mutants: take_ignores_staleness."""
-    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1, max_concurrent_rollouts=9), lab.worker()
+    limits = {"max_staleness": 1, "staleness_limit": 1, "max_concurrent_rollouts": 9}
+    trainer, worker = lab.trainer(consumer_batch_size=1, **limits), lab.worker()
     trainer.enqueue(tasks(2))
     first, second = worker.claim(2)
     worker.submit(second, "old")

@@ -24,6 +24,8 @@ from tests.servers import ServerUnderTest
 RELEASES = ("first",)
 STORED = Path(__file__).parent / "stored"
 #: Fields of the config that the makers of the runs did not give: they have their defaults.
+#: What a run of that trainer has now: the release had no limit of staleness of its own.
+KEPT = {**CONFIG, "staleness_limit": CONFIG["max_staleness"]}
 NOT_GIVEN = set(RunConfig.model_fields) - set(CONFIG)
 
 State = dict[str, str]
@@ -118,7 +120,7 @@ def change_state(lab: Lab, change: Callable[[State], None], run: str = "") -> No
 def test_a_stored_run_goes_on_to_its_end(old: Lab, change: Callable[[State], None], given: dict[str, Any] | None):
     change_state(old, change)
     one = old.trainer(reopen=given is None, **(given or {}))
-    assert (one.version, one.config) == (2, RunConfig(**CONFIG))
+    assert (one.version, one.config) == (2, RunConfig(**KEPT))
     states = old.states()
     assert set(states.values()) == {
         "pending",
@@ -185,7 +187,7 @@ def test_a_file_of_an_older_release_creates_the_run(old: Lab, release: Path):
     with Operator(old.url) as operator:
         report = operator.recover(old.run, release / "checkpoint")
         assert report.restored > 0
-        assert operator.stats(old.run).config == RunConfig(**CONFIG)
+        assert operator.stats(old.run).config == RunConfig(**KEPT)
     assert old.states()["t02"] == "pending"
 
 
@@ -199,7 +201,7 @@ def test_no_script_needs_a_field_of_the_config(old: Lab):
         )
     old.keeps_config = False
     one = old.trainer(consumer_batch_size=2)
-    assert one.config == RunConfig(consumer_batch_size=2)
+    assert one.config == RunConfig(consumer_batch_size=2, staleness_limit=0)
     assert one.stats().config == one.config
     assert old.call(trainer.open_run, "another0", {}).version == 2
     hands = old.raw_worker("new")
@@ -211,7 +213,7 @@ def test_no_script_needs_a_field_of_the_config(old: Lab):
     with Operator(old.url) as operator:
         assert operator.audit(TASKS).problems == []
         operator.explain(TASKS)
-        assert operator.stats(ADMISSION).config == RunConfig(consumer_batch_size=4)
+        assert operator.stats(ADMISSION).config == RunConfig(consumer_batch_size=4, staleness_limit=0)
 
 
 @pytest.mark.parametrize("change", CHANGES)

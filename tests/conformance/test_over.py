@@ -89,7 +89,7 @@ def test_what_was_cancelled_is_not_held(lab: Lab, held: Make):
 
 
 def test_what_became_too_old_is_not_held(lab: Lab, held: Make):
-    trainer = lab.trainer(max_staleness=1, max_concurrent_rollouts=9, consumer_batch_size=2)
+    trainer = lab.trainer(max_staleness=1, staleness_limit=1, max_concurrent_rollouts=9, consumer_batch_size=2)
     trainer.enqueue(tasks(4))
     with held() as worker:
         over = worker.claim(4)

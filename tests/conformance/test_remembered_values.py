@@ -59,7 +59,7 @@ def test_what_is_too_old_is_judged_anew_by_each_call(lab: Lab, by: str):
     """
     run, young_run = lab.run, f"{lab.run}/young"
     lab.runs.add(young_run)
-    config = {"consumer_batch_size": 4, "max_staleness": 1, "max_concurrent_rollouts": 9}
+    config = {"consumer_batch_size": 4, "max_staleness": 1, "staleness_limit": 1, "max_concurrent_rollouts": 9}
     lab.run = young_run
     young_trainer, young_worker = lab.raw_trainer(**config), lab.raw_worker()
     young_trainer.enqueue("t")

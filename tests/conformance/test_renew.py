@@ -11,7 +11,13 @@ from tests.conformance.lab import Lab, RawTrainer
 
 def patient(lab: Lab, **config: Any) -> RawTrainer:
     """A trainer with room for everything."""
-    fields = {"consumer_batch_size": 9, "max_staleness": 1, "max_concurrent_rollouts": 9, **config}
+    fields = {
+        "consumer_batch_size": 9,
+        "max_staleness": 1,
+        "staleness_limit": 1,
+        "max_concurrent_rollouts": 9,
+        **config,
+    }
     return lab.raw_trainer(**fields)
 
 

@@ -81,7 +81,8 @@ def test_the_client_sends_missing_bytes_again_and_gives_up_with_an_error(lab: La
 @pytest.mark.parametrize("why", ["superseded", "released", "failed", "cancelled", "dead", "stale", "unknown", "policy"])
 def test_a_refused_result_leaves_no_bytes(lab: Lab, why: str, size: int):
     """Mutants: refused_bytes_kept."""
-    trainer = lab.raw_trainer(consumer_batch_size=1, max_staleness=1, retry_backoff_ms=0, max_concurrent_rollouts=9)
+    limits = {"max_staleness": 1, "staleness_limit": 1, "max_concurrent_rollouts": 9}
+    trainer = lab.raw_trainer(consumer_batch_size=1, **limits, retry_backoff_ms=0)
     worker, other = lab.raw_worker(), lab.raw_worker()
     from broker.protocol import trainer as calls
 
@@ -141,7 +142,7 @@ def test_a_repeat_after_the_bytes_were_freed_leaves_none(lab: Lab):
 
 
 def test_done_slots_of_a_task_that_starts_over_lose_their_bytes(lab: Lab):
-    trainer, worker = lab.raw_trainer(consumer_batch_size=1, max_staleness=1), lab.raw_worker()
+    trainer, worker = lab.raw_trainer(consumer_batch_size=1, max_staleness=1, staleness_limit=1), lab.raw_worker()
     trainer.enqueue("t", samples=3)
     attempts = [one.attempt_id for one in worker.claim(3).granted]
     worker.submit(attempts[0], b"small")

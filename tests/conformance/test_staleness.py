@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from broker import Policy, Task
+from broker.errors import ConfigMismatch
 from broker.protocol import result_bytes
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
@@ -12,8 +13,9 @@ from tests.conformance.lab import Lab, run_one, tasks
 
 
 def old_task(lab: Lab, **fields: Any):
-    """A task with one sample done and one held, both of version 0, whose turn is over: S = 1, next step 2."""
-    trainer = lab.trainer(**{"consumer_batch_size": 1, "max_staleness": 1, "max_concurrent_rollouts": 9, **fields})
+    """A task with one sample done and one held, both of version 0, whose turn is over: D = 1, next step 2."""
+    limits = {"max_staleness": 1, "staleness_limit": 1, "max_concurrent_rollouts": 9}
+    trainer = lab.trainer(**{"consumer_batch_size": 1, **limits, **fields})
     worker = lab.worker()
     trainer.enqueue(Task(id="t", samples=2))
     done, held = worker.claim(2)
@@ -27,7 +29,8 @@ def old_task(lab: Lab, **fields: Any):
 @pytest.mark.parametrize(("on_stale", "state"), [("requeue", "pending"), ("drop", "rejected"), ("keep", "running")])
 def test_whatever_meets_a_task_that_is_too_old_resets_all_of_it(lab: Lab, met_by: str, on_stale: str, state: str):
     """Mutants: submit_ignores_staleness, renew_ignores_staleness, claim_ignores_staleness."""
-    trainer = lab.trainer(consumer_batch_size=1, max_staleness=1, max_concurrent_rollouts=9, on_stale=on_stale)
+    limits = {"max_staleness": 1, "staleness_limit": 1, "max_concurrent_rollouts": 9}
+    trainer = lab.trainer(consumer_batch_size=1, **limits, on_stale=on_stale)
     worker, other = lab.worker(), lab.worker()
     trainer.enqueue(Task(id="t", samples=3))
     done, held = worker.claim(2)  # the third slot stays open, for a claim to meet
@@ -75,6 +78,78 @@ def test_not_too_old_means_not_touched(lab: Lab):
     assert worker.submit(attempt, b"x").answer == "accepted"
     (rollout,) = trainer.next_batch(timeout=1)
     assert rollout.staleness == 2
+
+
+def test_tasks_are_admitted_by_the_one_number_and_reset_by_the_other(lab: Lab):
+    """S = 1 lets B * (S + 1) tasks start; D = 3 is the staleness at which one that was overtaken starts over.
+
+    Mutants: the_limit_of_age_is_the_staleness, admission_by_the_limit.
+    """
+    trainer = lab.trainer(consumer_batch_size=1, max_staleness=1, staleness_limit=3, max_concurrent_rollouts=9)
+    worker = lab.worker()
+    trainer.enqueue(tasks(12))
+    slow, other = worker.claim(9)
+    assert worker.claim_reason == "at_capacity"
+    for _ in range(3):
+        worker.submit(other, b"x")
+        trainer.next_batch(timeout=1)
+        trainer.advance()
+        (other,) = worker.claim(9)
+        worker.renew()
+        assert not slow.cancelled
+    assert worker.submit(slow, b"late").answer == "accepted"
+    (rollout,) = trainer.next_batch(timeout=1)
+    assert (rollout.task, rollout.staleness) == ("t0", 3)
+    trainer.advance()
+    (slow,) = worker.claim(9)
+    for _ in range(4):
+        worker.submit(other, b"x")
+        trainer.next_batch(timeout=1)
+        trainer.advance()
+        (other,) = worker.claim(9)
+    worker.renew()
+    assert slow.cancel_reason == "stale"
+
+
+def test_a_limit_that_nobody_gave_follows_the_staleness(lab: Lab):
+    """Mutants: the_limit_that_nobody_gave_is_the_staleness, a_limit_below_the_staleness_counts."""
+    lab.keeps_config = False
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=1, max_concurrent_rollouts=9), lab.worker()
+    assert (trainer.config.staleness_limit, trainer.config.oldest_trained) == (None, 4)
+    trainer.enqueue(tasks(1))
+    (attempt,) = worker.claim()
+    for _ in range(8):
+        trainer.advance(allow_empty=True)
+    assert trainer.configure(max_staleness=2) == {"max_staleness": 1}
+    worker.renew()
+    assert not attempt.cancelled
+    trainer.advance(allow_empty=True)
+    assert trainer.configure(staleness_limit=4, max_staleness=2) == {"staleness_limit": None}
+    assert trainer.configure(max_staleness=9) == {"max_staleness": 2}
+    assert trainer.config.oldest_trained == 9
+    worker.renew()
+    assert not attempt.cancelled
+    trainer.configure(max_staleness=8)
+    worker.renew()
+    assert attempt.cancel_reason == "stale"
+
+
+def test_a_run_of_an_earlier_release_keeps_its_bound(lab: Lab):
+    """Such a run stores no `staleness_limit`. Mutants: a_run_without_a_limit_gets_one, what_a_stored_run_has_is_not_told."""
+    lab.keeps_config = False
+    trainer, worker, _, held = old_task(lab, staleness_limit=None)
+    lab.command("HDEL", lab.key("state"), "staleness_limit")
+    reopened = lab.trainer(consumer_batch_size=1, max_staleness=1, staleness_limit=1)
+    assert (reopened.config.staleness_limit, reopened.config.oldest_trained) == (1, 1)
+    assert lab.trainer(consumer_batch_size=1, max_staleness=1).config == reopened.config
+    with pytest.raises(ConfigMismatch) as caught:
+        lab.trainer(consumer_batch_size=1, max_staleness=1, staleness_limit=4)
+    assert caught.value.fields == {"field": "staleness_limit", "stored": "1", "given": "4"}
+    worker.renew()
+    assert held.cancel_reason == "stale"
+    trainer = lab.trainer(reopen=True)
+    assert trainer.configure(staleness_limit=None) == {"staleness_limit": None}
+    assert trainer.config.oldest_trained == 4
 
 
 def test_too_often_too_old_ends_rejected_and_is_counted(lab: Lab):
@@ -141,7 +216,7 @@ def test_the_default_policy_is_the_current_one(lab: Lab):
 
 
 def test_a_worker_says_which_weights_it_has_loaded(lab: Lab):
-    trainer = lab.trainer(consumer_batch_size=1, max_staleness=2, max_concurrent_rollouts=9)
+    trainer = lab.trainer(consumer_batch_size=1, max_staleness=2, staleness_limit=2, max_concurrent_rollouts=9)
     loaded = Policy(version=0, epoch=trainer.epoch)
     worker = lab.worker(policy=loaded)
     trainer.enqueue(tasks(5))

@@ -23,7 +23,9 @@ Command = Sequence[str | bytes | int]
 @pytest.fixture
 def trainer(lab: Lab) -> Trainer:
     """Batches of two, at most four tasks at once, results at most one version old."""
-    return lab.trainer(consumer_batch_size=2, max_staleness=1, max_concurrent_rollouts=4, max_attempts=2)
+    return lab.trainer(
+        consumer_batch_size=2, max_staleness=1, staleness_limit=1, max_concurrent_rollouts=4, max_attempts=2
+    )
 
 
 def train(trainer: Trainer) -> list[str]:

@@ -10,7 +10,7 @@ from broker.protocol import trainer as calls
 from tests.conformance.lab import Lab, RawTrainer, RawWorker
 
 #: Enough for all tasks here to run at once.
-ROOM = {"consumer_batch_size": 9, "max_staleness": 1, "max_concurrent_rollouts": 9}
+ROOM = {"consumer_batch_size": 9, "max_staleness": 1, "staleness_limit": 1, "max_concurrent_rollouts": 9}
 
 
 def open_slots(lab: Lab, *ids: str, trainer: RawTrainer) -> RawWorker:

@@ -248,6 +248,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/creation.lua": {
+        "what_a_stored_run_has_is_not_told": (
+            "if name == 'staleness_limit' and not stored then stored = state.max_staleness end", "",
+            "of_an_earlier_release_keeps",
+        ),
         "a_feeder_outlives_its_trainer": (
             "if field('supply') == 'more' then set('supply', 'interrupted') end", "", "more_ends_with_its_trainer", WALK,
         ),
@@ -621,6 +625,22 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "too_old_kept_over_calls": ("local oldest_good = nil --", "local oldest_good --", "judged_anew"),
     },
     "include/state.lua": {
+        "the_limit_of_age_is_the_staleness": (
+            "state.on_stale ~= 'keep' and Staleness.limit()", "state.on_stale ~= 'keep' and Staleness.admitted()",
+            "admitted_by_the_one_number", WALK,
+        ),
+        "admission_by_the_limit": (
+            "local running, s = tonumber(state.running), Staleness.admitted()",
+            "local running, s = tonumber(state.running), Staleness.limit()", "admitted_by_the_one_number", WALK,
+        ),
+        "the_limit_that_nobody_gave_is_the_staleness": (
+            "tonumber(limit) or 4 * s", "tonumber(limit) or s", "a_limit_that_nobody_gave", WALK,
+        ),
+        "a_limit_below_the_staleness_counts": (
+            "return math.max(s, tonumber(limit) or 4 * s)", "return tonumber(limit) or 4 * s",
+            "a_limit_that_nobody_gave", WALK,
+        ),
+        "a_run_without_a_limit_gets_one": ("if not s or not limit then return s end", "if not s then return s end\n  limit = limit or ''", "of_an_earlier_release_keeps"),
         "missing_fields_have_no_default": (
             "= got[i] or DEFAULTS[names[i]] or false", "= got[i]", "no_script_needs_a_field",
         ),
@@ -660,8 +680,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "stale_check_off_by_one": ("tonumber(version) < oldest_good", "tonumber(version) < oldest_good - 1", WALK),
         "stale_check_too_strict": (
-            "oldest_good = s and num('step_next') - s or",
-            "oldest_good = s and num('step_next') - math.max(0, s - 1) or", WALK,
+            "oldest_good = limit and num('step_next') - limit or",
+            "oldest_good = limit and num('step_next') - math.max(0, limit - 1) or", WALK,
         ),
     },
     "include/timers.lua": {

@@ -40,7 +40,7 @@ MOST_TASKS = 40
 MOST_TRAINERS = 4
 #: Config fields that a call may leave out: all but the batch size and the fields that keep the bounds small.
 MAY_BE_UNSAID = [
-    *("max_concurrent_rollouts", "max_staleness", "on_stale", "max_attempts", "attempt_timeout_ms"),
+    *("max_concurrent_rollouts", "max_staleness", "staleness_limit", "on_stale", "max_attempts", "attempt_timeout_ms"),
     *("retry_backoff_ms", "retry_backoff_max_ms", "halt_after_failures", "quarantine_after"),
 ]
 #: The gate's own refusals, which do not use up a number.
@@ -49,9 +49,11 @@ NOT_EXECUTED = ("FENCED", "OLDCALL", "REWOUND", "NORUN")
 
 def any_config(choose: Chooser) -> Config:
     """A config with numbers so small that a walk soon reaches every bound."""
+    staleness = pick(choose, [1, 0, 0, 1, 2, None])
     return Config(
         consumer_batch_size=pick(choose, [2, 1, 3, 0]),
-        max_staleness=pick(choose, [1, 0, 0, 1, 2, None]),
+        max_staleness=staleness,
+        staleness_limit=None if staleness is None else pick(choose, [staleness, None, staleness + 1]),
         max_concurrent_rollouts=pick(choose, [4, 2, 1, 8]),
         on_stale=pick(choose, ["requeue", "requeue", "drop", "keep"]),
         max_attempts=pick(choose, [3, 2, 1, 5]),
@@ -71,9 +73,16 @@ def changed_config(choose: Chooser, config: Config) -> Config:
     other = any_config(choose)
     one = pick(
         choose,
-        ["max_staleness", "on_stale", "consumer_batch_size", "attempt_timeout_ms", "max_concurrent_rollouts", ""],
+        [
+            *("max_staleness", "staleness_limit", "on_stale", "consumer_batch_size"),
+            *("attempt_timeout_ms", "max_concurrent_rollouts", ""),
+        ],
     )
-    return replace(config, **{one: getattr(other, one)}) if one else other
+    config = replace(config, **{one: getattr(other, one)}) if one else other
+    staleness, limit = config.max_staleness, config.staleness_limit
+    # What a client refuses: a limit below the staleness.
+    is_refused = limit is not None and (staleness is None or limit < staleness)
+    return replace(config, staleness_limit=None) if is_refused else config
 
 
 def open_run(world: World, choose: Chooser) -> None:

@@ -13,6 +13,7 @@ class Config:
     consumer_batch_size: int = 2
     max_staleness: int | None = 0
     max_concurrent_rollouts: int = 4
+    staleness_limit: int | None = None
     on_stale: Literal["requeue", "drop", "keep"] = "requeue"
     max_attempts: int = 3
     max_stale_requeues: int = 10
@@ -24,6 +25,13 @@ class Config:
     keep_checkpoints: int = 2
     halt_after_failures: int = 64
     quarantine_after: int = 16
+
+    @property
+    def limit(self) -> int | None:
+        """D of docs/protocol.md, Notation."""
+        if self.max_staleness is None:
+            return None
+        return max(self.max_staleness, 4 * self.max_staleness if self.staleness_limit is None else self.staleness_limit)
 
     @property
     def batch(self) -> int:

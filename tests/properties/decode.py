@@ -80,6 +80,7 @@ def view_from_dump(dump: Dump) -> View:
         "config": {
             "batch": max(1, int(state["consumer_batch_size"])),
             "staleness": int(state["max_staleness"]) if state["max_staleness"] else None,
+            "limit": _limit(state),
             "concurrent": max(1, int(state["max_concurrent_rollouts"])),
             "on_stale": state["on_stale"],
         },
@@ -144,6 +145,16 @@ def _awaited(found: dict[str, Any], count: int) -> list[str]:
     names = sorted(_pairs(found.get("awaited", [])))
     assert len(names) == count, f"{names} are waited for, and counted as {count}"
     return names
+
+
+def _limit(state: dict[str, str]) -> int | None:
+    """D, of docs/protocol.md, Notation."""
+    if not state["max_staleness"]:
+        return None
+    staleness, limit = int(state["max_staleness"]), state.get("staleness_limit")
+    if limit is None:
+        return staleness
+    return max(staleness, int(limit) if limit else 4 * staleness)
 
 
 def _given(lineage: str, orders: int) -> list[str]:

@@ -139,7 +139,7 @@ class Ghost:
         if not answer["sealed"] or call.step in self.sealed:
             return
         names = after["batches"][call.step]
-        staleness = after["config"]["staleness"]
+        limit = after["config"]["limit"]
         for name in names:
             for index in range(after["tasks"][name]["samples"]):
                 attempt = self.accepted.get((name, index))
@@ -151,8 +151,8 @@ class Ghost:
                 survives = issued.epoch == self.history.get(issued.version)
                 require(survives, f"G6: {attempt} is of a lost future: {issued}")
                 age = call.step - issued.version
-                if staleness is not None and after["config"]["on_stale"] != "keep":
-                    require(age <= staleness, f"G5: step {call.step} trains {attempt} of staleness {age}")
+                if limit is not None and after["config"]["on_stale"] != "keep":
+                    require(age <= limit, f"G5: step {call.step} trains {attempt} of staleness {age}")
         again = self.trained_before & set(names)
         require(not again, f"G6: {sorted(again)} were consumed by a step that survives")
         for step, others in self.sealed.items():

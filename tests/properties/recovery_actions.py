@@ -139,8 +139,8 @@ def undo_a_part(world: World, choose: Chooser) -> None:
 
 def _resets_soon(run: Run) -> bool:
     """Whether a sample that is two versions old is too old."""
-    staleness = run.config.max_staleness
-    return staleness is not None and staleness < 2 and run.config.on_stale != "keep"
+    limit = run.config.limit
+    return limit is not None and limit < 2 and run.config.on_stale != "keep"
 
 
 def _large_group(run: Run) -> Task | None:

@@ -314,9 +314,10 @@ class Run:
 
     def too_old(self, version: int | None) -> bool:
         """Whether a rollout of this version could not be trained by the next step any more."""
-        if version is None or self.config.on_stale == "keep" or self.config.max_staleness is None:
+        limit = self.config.limit
+        if version is None or self.config.on_stale == "keep" or limit is None:
             return False
-        return self.step_next - version > self.config.max_staleness
+        return self.step_next - version > limit
 
     def unsealed(self, task: Task) -> bool:
         """Whether it is in a batch that may still change: the open one, or one that a recovery undoes."""

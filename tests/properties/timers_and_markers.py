@@ -61,7 +61,7 @@ def claimable(view: View) -> bool:
     """Whether a claim by the run's policy would get work, although no timer is due."""
     config, run = view["config"], view["run"]
     age = run["step_next"] - run["version"]
-    old = config["staleness"] is not None and config["on_stale"] != "keep" and age > config["staleness"]
+    old = config["limit"] is not None and config["on_stale"] != "keep" and age > config["limit"]
     if run["finished"] or view["halted"] or run["paused"] == "paused" or old or run["recovering"] is not None:
         return False
     if any("O" in (slot[0] for slot in view["tasks"][name]["slots"]) for name in view["open"]):

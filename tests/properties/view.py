@@ -38,6 +38,7 @@ def view_of(run: Run | None) -> View:
         "config": {
             "batch": run.config.batch,
             "staleness": run.config.max_staleness,
+            "limit": run.config.limit,
             "concurrent": run.config.concurrent,
             "on_stale": run.config.on_stale,
         },

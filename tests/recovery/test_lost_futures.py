@@ -229,7 +229,7 @@ def test_a_held_sample_that_is_older_than_a_done_one_still_decides_of_the_age_of
 
     G5: else the old sample is accepted, and trained at a step for which it is too old.
     """
-    trainer = lab.raw_trainer(consumer_batch_size=1, max_staleness=2, max_concurrent_rollouts=9)
+    trainer = lab.raw_trainer(consumer_batch_size=1, max_staleness=2, staleness_limit=2, max_concurrent_rollouts=9)
     low, high = lab.raw_worker(), lab.raw_worker()
     trainer.enqueue("group", samples=3)
     first, old = (one.attempt_id for one in high.claim(2).granted)  # slots 0 and 1, version 0

@@ -158,7 +158,12 @@ LOST_FUTURES: dict[str, LostFuture] = {
 def begun(lab: Lab) -> tuple[Trainer, Worker, dict[int, list[str]]]:
     """A run at version 2, with what its two steps trained on."""
     trainer = lab.trainer(
-        consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=8, retry_backoff_ms=5_000, max_attempts=9
+        consumer_batch_size=2,
+        max_staleness=2,
+        staleness_limit=2,
+        max_concurrent_rollouts=8,
+        retry_backoff_ms=5_000,
+        max_attempts=9,
     )
     worker = lab.worker()
     singles, groups = tasks(24), [Task(id=f"g{i}", samples=3, min_samples=2) for i in range(4)]

@@ -81,6 +81,7 @@ class Walk:
         self.config = RunConfig(
             consumer_batch_size=self.b,
             max_staleness=self.s,
+            staleness_limit=None if self.s is None else rng.choice([self.s, self.s, None]),
             max_concurrent_rollouts=rng.choice([1, 3, 8]),
             on_stale=rng.choice(["requeue", "keep"]),
             keep_checkpoints=rng.choice([1, 2, 3]),
@@ -260,8 +261,9 @@ class Walk:
             for sample in rollout.samples:
                 policy = self.ledger.claimed[sample.attempt_id]
                 assert self.ledger.policies.get(policy.version) == policy.epoch, "delivered from a lost future"
-                if self.s is not None and self.config.on_stale != "keep":
-                    assert self.trainer.version - sample.version <= self.s, "too stale"
+                limit = self.config.oldest_trained
+                if limit is not None and self.config.on_stale != "keep":
+                    assert self.trainer.version - sample.version <= limit, "too stale"
         assert not set(names) & self.ledger.finished
         self.ledger.batch = names
         return True

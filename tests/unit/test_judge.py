@@ -55,7 +55,8 @@ advance 2 3.cc
 
 
 def config(max_staleness: int | None = 1, **fields: Any) -> RunConfig:
-    return RunConfig(consumer_batch_size=1, max_staleness=max_staleness, **{"max_concurrent_rollouts": 10, **fields})
+    others = {"staleness_limit": max_staleness, "max_concurrent_rollouts": 10, **fields}
+    return RunConfig(consumer_batch_size=1, max_staleness=max_staleness, **others)
 
 
 def judged(text: str, max_staleness: int = 1, **options: Any) -> Judge:

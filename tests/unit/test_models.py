@@ -117,13 +117,20 @@ def test_validating_a_mapping_raises_the_same_error() -> None:
 
 @given(
     size=st.integers(0, MAX_BATCH_SIZE),
-    staleness=st.none() | st.integers(0, MAX_STALENESS),
+    staleness=st.none() | st.integers(0, MAX_STALENESS - 9),
+    above=st.none() | st.integers(0, 9),
     concurrent=st.none() | st.integers(0, 10**9),
     on_stale=st.sampled_from(["requeue", "drop", "keep"]),
 )
-def test_a_config_survives_storage(size: int, staleness: int | None, concurrent: int | None, on_stale: Any) -> None:
+def test_a_config_survives_storage(
+    size: int, staleness: int | None, above: int | None, concurrent: int | None, on_stale: Any
+) -> None:
     config = RunConfig(
-        consumer_batch_size=size, max_staleness=staleness, max_concurrent_rollouts=concurrent, on_stale=on_stale
+        consumer_batch_size=size,
+        max_staleness=staleness,
+        staleness_limit=None if staleness is None or above is None else staleness + above,
+        max_concurrent_rollouts=concurrent,
+        on_stale=on_stale,
     )
     fields = config.to_fields()
     assert all(type(text) is str for text in fields.values())
@@ -164,7 +171,9 @@ def test_the_scripts_have_the_same_defaults() -> None:
     config = RunConfig(consumer_batch_size=1)
     all_given = RunConfig(**{name: getattr(config, name) for name in RunConfig.model_fields}).to_fields()
     assert of_lua == {
-        name: text for name, text in all_given.items() if name not in ("consumer_batch_size", "max_concurrent_rollouts")
+        name: text
+        for name, text in all_given.items()
+        if name not in ("consumer_batch_size", "max_concurrent_rollouts", "staleness_limit")
     }
 
 
@@ -172,6 +181,32 @@ def test_no_bound_on_staleness_is_stored_as_the_empty_string() -> None:
     fields = RunConfig(consumer_batch_size=4, max_staleness=None).to_fields()
     assert fields["max_staleness"] == ""
     assert RunConfig.from_fields(fields).max_staleness is None
+
+
+def test_the_limit_of_staleness_follows_the_staleness_where_nobody_gave_it() -> None:
+    def limit(**fields: Any) -> int | None:
+        return RunConfig(consumer_batch_size=4, **fields).oldest_trained
+
+    assert (limit(), limit(max_staleness=3), limit(max_staleness=None)) == (0, 12, None)
+    assert (limit(max_staleness=2, staleness_limit=2), limit(staleness_limit=5)) == (2, 5)
+    with pytest.raises(BadArgument, match=r"staleness_limit must be max_staleness \(2\) or more, not 1"):
+        limit(max_staleness=2, staleness_limit=1)
+    with pytest.raises(BadArgument, match="staleness_limit must be None where max_staleness is None, not 7"):
+        limit(max_staleness=None, staleness_limit=7)
+
+
+def test_the_limit_of_staleness_of_an_older_release_is_the_staleness() -> None:
+    stored = {"consumer_batch_size": "4", "max_staleness": "2"}
+    document = {"consumer_batch_size": 4, "max_staleness": 2}
+    for config in (RunConfig.from_fields(stored), RunConfig.from_document(document)):
+        assert (config.staleness_limit, config.oldest_trained) == (2, 2)
+    assert RunConfig.from_document(document | {"max_staleness": None}).oldest_trained is None
+
+
+def test_a_limit_of_staleness_that_an_update_left_below_counts_as_the_staleness() -> None:
+    stored = {"consumer_batch_size": "4", "max_staleness": "5", "staleness_limit": "2"}
+    assert RunConfig.from_fields(stored).oldest_trained == 5
+    assert RunConfig.from_fields(stored | {"max_staleness": ""}).oldest_trained is None
 
 
 def test_stored_fields_may_stand_among_others_and_be_incomplete() -> None:

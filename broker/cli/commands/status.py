@@ -74,7 +74,11 @@ def tables(stats: Stats) -> list[Table]:
 
 def _run_rows(stats: Stats) -> list[tuple[str, str]]:
     config = stats.config
-    bound = "no bound" if config.max_staleness is None else f"max_staleness {config.max_staleness}"
+    bound = (
+        "no bound"
+        if config.max_staleness is None
+        else f"max_staleness {config.max_staleness}, limit {config.oldest_trained}"
+    )
     rows = [
         ("version", f"{stats.version}"),
         ("next step", f"{stats.step_next}"),

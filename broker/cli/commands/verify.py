@@ -36,7 +36,7 @@ def configure(parser: ArgumentParser) -> None:
         "  G2  each slot accepts one result at most\n"
         "  G3  a slot is held by one attempt at a time, and only its result is accepted\n"
         "  G4  no task is started beyond capacity\n"
-        "  G5  no batch holds a rollout that is staler than max_staleness\n"
+        "  G5  no batch holds a rollout that is staler than staleness_limit\n"
         "  G6  a recovery puts back what it undid, and nothing of an undone policy is trained on\n"
         "Then it compares the counters, and each task that the log names, with the server. The run may\n"
         "be busy. It changes nothing.\n\n"
