@@ -46,6 +46,8 @@ class Publisher:
             workers see the folder. Clients show a token that they get with the blob. The bytes are not encrypted.
         url: what workers call instead of that address, such as `http://trainer-0:8400`; None: the address, or this
             host's name where it is `0.0.0.0` or `[::]`.
+        checksum: whether copies are compared with the SHA-256 of each file, which takes the trainer about a second for
+            each gigabyte. False: their sizes alone are compared, which is enough where all workers read in the folder.
 
     Raises:
         BadArgument: an argument cannot be used.
@@ -53,11 +55,17 @@ class Publisher:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, keep: int = 3, listen: str | None = None, url: str | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 3,
+        listen: str | None = None,
+        url: str | None = None,
+        checksum: bool = True,
     ) -> None:
         check_type("folder", folder, (str, os.PathLike), "a path")
         self._folder = Path(folder).absolute()
-        self._keep = whole("keep", keep, 2, 1_000_000)
+        self._keep, self._checksum = whole("keep", keep, 2, 1_000_000), checksum
         if url is not None:
             check_type("url", url, str, "a URL, or None")
             if listen is None:
@@ -100,7 +108,7 @@ class Publisher:
         try:
             draft.mkdir()
             _write(writer, draft / WEIGHTS, version)
-            manifest = measured(draft).encode()
+            manifest = measured(draft, checksum=self._checksum).encode()
             (draft / MANIFEST).write_bytes(manifest)
             if pin:
                 (self._folder / f"{name}{_PIN}").touch()

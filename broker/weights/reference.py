@@ -69,7 +69,7 @@ class File:
     Args:
         path: below the publication, with slashes: `weights`, or `weights/...`.
         size: in bytes.
-        sha256: its digest, in hexadecimal digits.
+        sha256: its digest, in hexadecimal digits; "": it was not made.
     """
 
     path: str
@@ -108,12 +108,12 @@ class Manifest:
         return cls(files, folders)
 
 
-def measured(publication: Path) -> Manifest:
+def measured(publication: Path, *, checksum: bool = True) -> Manifest:
     """The manifest of what was written into a publication's folder."""
     weights, folders = publication / WEIGHTS, list[str]()
     paths = list(_files_below(weights, folders, publication)) if weights.is_dir() else [weights]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        files = tuple(pool.map(functools.partial(_file, publication), paths))
+        files = tuple(pool.map(functools.partial(_file, publication, checksum), paths))
     return Manifest(files, tuple(folders))
 
 
@@ -123,10 +123,10 @@ def _files_below(weights: Path, folders: list[str], publication: Path) -> Iterat
         yield from (Path(at, name) for name in sorted(names))
 
 
-def _file(publication: Path, path: Path) -> File:
+def _file(publication: Path, has_digest: bool, path: Path) -> File:
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-        return File(path.relative_to(publication).as_posix(), os.fstat(stream.fileno()).st_size, digest.hexdigest())
+        digest = hashlib.file_digest(stream, "sha256").hexdigest() if has_digest else ""
+        return File(path.relative_to(publication).as_posix(), os.fstat(stream.fileno()).st_size, digest)
 
 
 def is_whole(publication: Path, digest: str) -> bool:

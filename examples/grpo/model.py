@@ -131,37 +131,65 @@ class Transformer(nn.Module):
         size, count = self.size, len(prompts)
         shape = (size.layers, 2, count, size.heads, size.context, size.width // size.heads)
         caches = torch.zeros(shape, device=device, dtype=self.head.weight.dtype)
-        given = [encode(prompt) for prompt in prompts]  # what comes next in a row without being chosen
-        rows: list[list[int]] = [[given[row].pop(0)] for row in range(count)]
-        chosen: list[list[float]] = [[0.0] for _ in range(count)]
-        logs: list[list[float]] = [[0.0] for _ in range(count)]
-        ended = [False] * count
+        rows = Rows(prompts, answer)
         for position in range(size.context - 1):
-            newest = torch.tensor([row[-1] for row in rows], device=device)
+            newest = torch.tensor(rows.newest, device=device)
             x = (self.tokens(newest) + self.positions.weight[position])[:, None]
             for block, cache in zip(self.blocks, caches, strict=True):
                 x = block(x, cache, position)
             log_softmax = self.head(self.norm(x[:, 0])).float().log_softmax(-1)
             drawn = log_softmax.argmax(-1) if greedy else torch.multinomial(log_softmax.exp(), 1)[:, 0]
             both = torch.stack([drawn.double(), log_softmax.gather(1, drawn[:, None])[:, 0].double()]).tolist()
-            for row in range(count):
-                if ended[row]:
-                    rows[row].append(END)
-                    continue
-                is_given = bool(given[row])
-                rows[row].append(given[row].pop(0) if is_given else int(both[0][row]))
-                chosen[row].append(0.0 if is_given else 1.0)
-                logs[row].append(0.0 if is_given else both[1][row])
-                if not is_given:
-                    ended[row] = rows[row][-1] == END
-                    given[row] += encode(answer(decode(rows[row])))
-            if all(ended):
+            if rows.extend(*both):
                 break
+        return rows.results()
+
+
+class Rows:
+    """Texts that grow by one token at a time: one that the environment gives, or one that the model chose.
+
+    Args:
+        prompts: what the environment gives at first.
+        answer: what it gives after a token of the model.
+    """
+
+    def __init__(self, prompts: list[str], answer: Callable[[str], str]) -> None:
+        self._answer = answer
+        self._texts = [prompt[0] for prompt in prompts]
+        self._given = [encode(prompt[1:])[::-1] for prompt in prompts]  # what comes next, the next one last
+        self._chosen: list[list[float]] = [[0.0] for _ in prompts]
+        self._logs: list[list[float]] = [[0.0] for _ in prompts]
+        self._ended = [False] * len(prompts)
+        self.newest = [CHARACTERS.index(text) for text in self._texts]
+
+    def extend(self, drawn: list[float], logs: list[float]) -> bool:
+        """Extends each row by a token: the drawn one, unless another is given. Returns whether all rows have ended."""
+        for row in range(len(self._texts)):
+            if self._ended[row]:
+                continue
+            given = self._given[row]
+            is_given = bool(given)
+            token = self.newest[row] = given.pop() if is_given else int(drawn[row])
+            self._texts[row] += CHARACTERS[token]
+            self._chosen[row].append(0.0 if is_given else 1.0)
+            self._logs[row].append(0.0 if is_given else logs[row])
+            if not is_given:
+                self._ended[row] = token == END
+                self._given[row] = encode(self._answer(self._texts[row]))[::-1]
+        return all(self._ended)
+
+    def results(self) -> list[dict[str, np.ndarray]]:
+        """What `Transformer.sample` returns."""
         return [
             {
-                "tokens": np.array(rows[row][: len(chosen[row])], np.int64),
-                "mask": np.array(chosen[row], np.float32),
-                "log_probabilities": np.array(logs[row], np.float32),
+                "tokens": np.array(encode(text), np.int64),
+                "mask": np.array(chosen, np.float32),
+                "log_probabilities": np.array(logs, np.float32),
             }
-            for row in range(count)
+            for text, chosen, logs in zip(self._texts, self._chosen, self._logs, strict=True)
         ]
+
+
+def dtype_on(device: str) -> torch.dtype:
+    """The type that weights have for generating on a device."""
+    return torch.bfloat16 if device.startswith("cuda") else torch.float32

@@ -3,24 +3,26 @@
 # pyright: basic, reportMissingImports=false
 
 import argparse
+import contextlib
 import json
 import random
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from broker import Rollout, RunConfig, Task, Trainer
+from broker import Exhausted, Judged, Policy, Rollout, RunConfig, Task, Trainer, WaitTimeout
 from broker.integrations.torch import pad
-from examples.grpo import weights
+from broker.weights import Publisher
 from examples.grpo.loss import batch_of, decoupled_ppo_loss
-from examples.grpo.model import SIZES, Transformer, decode, encode
+from examples.grpo.model import SIZES, Transformer, decode, dtype_on, encode
 from examples.grpo.problems import PROBLEMS, Problems
 
 #: Steps between two checkpoints.
 EVERY = 5
+#: Problems of an evaluation.
+QUESTIONS = 64
 
 
 def warm_up(model: Transformer, problems: Problems, enough: float, seed: int, device: str) -> None:
@@ -54,57 +56,164 @@ class Learner:
 
     Args:
         options: of the command.
+        publisher: of its weights.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, publisher: Publisher) -> None:
         torch.manual_seed(options.seed)
-        self.options, self.folder = options, Path(options.folder)
+        self.options, self.folder, self.publisher = options, Path(options.folder), publisher
         self.model = Transformer(SIZES[options.size]).to(options.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.learning_rate, weight_decay=0.0)
-        self.life = uuid.uuid4().hex[:8]  # so that a trainer that starts again never writes a file of the one before
+        self.published = b""  # the blob of the newest version
+        self.publish_s = 0.0  # how long it took to publish it
+
+    def begin(self, version: int) -> bytes:
+        """The weights that a life of this program begins with: what was saved, or a warmed-up model."""
+        if version > 0:
+            state = torch.load(self.folder / f"state.v{version}.pt", map_location=self.options.device)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            problems = PROBLEMS[self.options.problems]()
+            warm_up(self.model, problems, self.options.warm_up, self.options.seed, self.options.device)
+        return self.publish(version)
 
     def publish(self, version: int) -> bytes:
-        """What generators need of a version: the weights."""
-        return weights.write(self.folder / f"weights.{self.life}.v{version}.pt", self.model.state_dict())
+        """Publishes what generators need of a version, in the type that they generate with."""
+        begun = time.perf_counter()
+        state = {name: tensor.to(dtype_on(self.options.device)) for name, tensor in self.model.state_dict().items()}
+        is_judged = evaluates(self.options, version)
+        self.published = self.publisher.publish(version, lambda path: torch.save(state, path), pin=is_judged)
+        self.publish_s = time.perf_counter() - begun
+        return self.published
 
     def save(self, version: int) -> None:
-        """What this program needs to go on. Older files are kept as long as a rollout may need them."""
+        """Saves what this program needs to go on. A checkpoint names it after it is whole."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        weights.write(self.folder / f"state.v{version}.pt", state)
-        weights.forget(self.options.folder, before=version - EVERY - self.options.staleness)
-
-    def load(self, version: int) -> None:
-        """What was saved."""
-        state = weights.read(self.folder / f"state.v{version}.pt", self.options.device)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        torch.save(state, self.folder / f"state.v{version}.pt")
+        for path in self.folder.glob("state.v*.pt"):  # two checkpoints are kept
+            if int(path.suffixes[0].removeprefix(".v")) < version - 2 * EVERY:
+                path.unlink()
 
     def step(self, rollouts: list[Rollout]) -> None:
         """One step of GRPO with two updates."""
+        device = torch.device(self.options.device)
         batch = batch_of(rollouts, self.options.device)
-        with torch.no_grad():
+        mixed = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+        with torch.no_grad(), mixed:
             proximal = self.model.log_probabilities(batch.tokens)
         for _ in range(2):
-            new = self.model.log_probabilities(batch.tokens)
+            with mixed:
+                new = self.model.log_probabilities(batch.tokens)
             loss = decoupled_ppo_loss(new, proximal, batch.behaviour, batch.advantages, batch.mask)
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # so that the time of the step is the step's
+
+
+def evaluates(options: argparse.Namespace, version: int) -> bool:
+    """Whether a version is evaluated."""
+    return options.evaluate_every > 0 and version % options.evaluate_every == 0
+
+
+def questions(options: argparse.Namespace, policy: Policy, blob: bytes) -> Iterator[Task]:
+    """The problems of an evaluation, the same for each version. No training problem has their numbers."""
+    problems = PROBLEMS[options.problems]()
+    for number in range(QUESTIONS):
+        prompt = problems.prompt(random.Random(f"evaluation/{number}"))
+        yield Task(id=f"{policy.epoch}/v{policy.version}/{number}", payload=Judged(prompt, policy, blob))
+
+
+class Evaluations:
+    """The lane in which some versions are evaluated beside training, with the most probable tokens.
+
+    Args:
+        lane: its trainer.
+        learner: has the weights.
+    """
+
+    def __init__(self, lane: Trainer, learner: Learner) -> None:
+        self._lane, self._learner = lane, learner
+        self._rewards: dict[Policy, list[float]] = {}
+
+    def begin(self, policy: Policy) -> None:
+        """Has the generators evaluate the newest version, if it is to be evaluated."""
+        if evaluates(self._learner.options, policy.version):
+            self._lane.enqueue(questions(self._learner.options, policy, self._learner.published))
+
+    def look(self, timeout: float) -> None:
+        """Takes what has been evaluated, and writes a line of JSON for each whole evaluation.
+
+        Raises:
+            Exhausted: no evaluation is under way.
+            WaitTimeout: none has ended in that time.
+        """
+        for rollout in self._lane.next_batch(timeout=timeout):
+            assert rollout.judged is not None, "every task of this run is of an evaluation"
+            found = self._rewards.setdefault(rollout.judged, [])
+            found.append(rollout.results[0]["reward"])
+            if len(found) == QUESTIONS:
+                self._tell(rollout.judged.version, sum(found) / QUESTIONS)
+        self._lane.advance()
+
+    def _tell(self, version: int, reward: float) -> None:
+        self._learner.publisher.unpin(version)
+        print(f"version {version:3}: reward {reward:.2f} in evaluation", flush=True)
+        line = {"version": version, "reward": reward, "at": time.time()}
+        with (self._learner.folder / "evaluations.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
 
 
 def train(options: argparse.Namespace) -> None:
     """Trains to `options.steps` and writes a line of JSON for each step to `curve.jsonl`."""
     torch.set_num_threads(1)
-    learner, problems = Learner(options), PROBLEMS[options.problems]()
-    checkpoint, curve = Path(options.folder, "checkpoint"), Path(options.folder, "curve.jsonl")
     config = RunConfig(
         consumer_batch_size=options.batch,
         max_staleness=options.staleness,
         staleness_limit=options.staleness,
         max_concurrent_rollouts=options.batch * (options.staleness + 1),
-        lease_ms=10_000,
+        lease_ms=options.lease_ms,
     )
+    lane = RunConfig(consumer_batch_size=QUESTIONS, max_staleness=None, lease_ms=options.lease_ms)
+    with (
+        Publisher(Path(options.folder, "weights"), checksum=False) as publisher,
+        TimedTrainer(options.url, options.run, config) as trainer,
+        Trainer(options.url, f"{options.run}/eval", lane) as evaluation,
+    ):
+        learner = Learner(options, publisher)
+        evaluations = Evaluations(evaluation, learner)
+        steps(trainer, learner, evaluations)
+        with contextlib.suppress(Exhausted):
+            while True:
+                evaluations.look(timeout=60.0)
+        evaluation.finish()
+        trainer.finish()  # the generators end
+
+
+class TimedTrainer(Trainer):
+    """Notes how long the calls of a step take in the broker."""
+
+    in_calls_s = 0.0
+
+    def advance(self, blob: bytes | None = None, *, allow_empty: bool = False) -> int:
+        begun = time.perf_counter()
+        version = super().advance(blob, allow_empty=allow_empty)
+        self.in_calls_s += time.perf_counter() - begun
+        return version
+
+    def time_of_reading(self) -> float:
+        """Seconds to read the batch of the present step once more: what of `next_batch` is no waiting."""
+        begun = time.perf_counter()
+        self.read_batch(self.version)
+        return time.perf_counter() - begun
+
+
+def steps(trainer: TimedTrainer, learner: Learner, evaluations: Evaluations) -> None:
+    """The steps of training, with the evaluations that they begin."""
+    options, checkpoint = learner.options, learner.folder / "checkpoint"
     judged: list[float] = []
 
     def is_informative(rollout: Rollout) -> bool:
@@ -113,32 +222,37 @@ def train(options: argparse.Namespace) -> None:
         judged.append(reward)
         return 0.0 < reward < 1.0
 
-    with Trainer(options.url, options.run, config) as trainer, curve.open("a", encoding="utf-8") as lines:
-        if any(checkpoint.parent.glob("checkpoint*")):
-            learner.load(trainer.recover(checkpoint).version_to)
-        else:
-            warm_up(learner.model, problems, options.warm_up, options.seed, options.device)
-            trainer.recover(blob=learner.publish(0))
-        trainer.feed(tasks(problems, options.seed))
+    trainer.recover(checkpoint, missing_ok=True, blob=learner.begin)
+    trainer.feed(tasks(PROBLEMS[options.problems](), options.seed))
+    batches = trainer.batches(
+        accept=is_informative, checkpoint=checkpoint, every=EVERY, save=learner.save, blob=learner.publish
+    )
+    with (learner.folder / "curve.jsonl").open("a", encoding="utf-8") as lines:
         ended = time.perf_counter()
-        for rollouts in trainer.batches(
-            accept=is_informative, checkpoint=checkpoint, every=EVERY, save=learner.save, blob=learner.publish
-        ):
+        for rollouts in batches:
             got = time.perf_counter()
+            evaluations.begin(trainer.policy)
             if trainer.version == options.steps:
-                trainer.finish()  # the generators end
-                break
+                return
+            with contextlib.suppress(Exhausted, WaitTimeout):
+                evaluations.look(timeout=0.0)
+            in_calls_s, trainer.in_calls_s = trainer.in_calls_s + trainer.time_of_reading(), 0.0
+            began = time.perf_counter()
             learner.step(rollouts)
+            trained = time.perf_counter()
             line = {
                 "step": trainer.version + 1,
                 "reward": sum(judged) / max(1, len(judged)),
                 "staleness": sum(rollout.staleness for rollout in rollouts) / len(rollouts),
-                "waited_s": got - ended,
-                "trained_s": time.perf_counter() - got,
+                "waited_s": got - ended - learner.publish_s,
+                "published_s": learner.publish_s,
+                "in_broker_s": in_calls_s,
+                "trained_s": trained - began,
                 "at": time.time(),
             }
             judged.clear()
+            learner.publish_s = 0.0
             print(f"step {line['step']:3}: reward {line['reward']:.2f}, staleness {line['staleness']:.1f}", flush=True)
             lines.write(json.dumps(line) + "\n")
             lines.flush()
-            ended = time.perf_counter()
+            ended = trained

@@ -241,6 +241,18 @@ def test_a_download_that_is_not_what_was_published_is_not_there(tmp_path: Path, 
     assert [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] == []
 
 
+def test_without_checksums_sizes_are_compared(tmp_path: Path) -> None:
+    publisher = Publisher(tmp_path / "published", checksum=False)
+    blob = publisher.publish(0, a_folder)
+    with fetched(blob, tmp_path / "cache") as path:
+        assert (path / "a name with spaces").stat().st_size == 3_000_000
+    blob = publisher.publish(1, a_folder)
+    with fetched(blob) as path:
+        os.truncate(path / "a name with spaces", 5)
+    with pytest.raises(WeightsUnavailable, match="5 of 3000000"), fetched(blob, tmp_path / "cache"):
+        pass
+
+
 def test_a_connection_that_breaks_in_the_middle_leaves_nothing_and_the_next_try_brings_it(
     tmp_path: Path, served: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
