@@ -60,10 +60,10 @@ class LoadedWeights:
     async def load(self, session: Session) -> None:
         """Has the hook load the weights that the run's newest blob names, if it names others than are loaded.
 
-        If they cannot be had, the run has to wait.
+        If they cannot be had, the run has to wait. Of a finished run nothing is loaded: its trainer may have ended.
         """
         blob, run, policy = session.blob, session.run, session.blob_policy
-        if blob == self._blobs.get(run) or self.must_wait(session):
+        if blob == self._blobs.get(run) or self.must_wait(session) or session.reason == "finished":
             return
         reference = Reference.decode(blob)
         if reference is None and session.loaded is not None:

@@ -100,6 +100,19 @@ def test_removed_weights_are_waited_for_and_the_attempts_are_given_back(
     assert (attempt.task, attempt.version, loads.versions) == ("t0", 2, [2])
 
 
+def test_a_finished_run_ends_its_workers_although_the_weights_are_gone(lab: Lab, publisher: Publisher) -> None:
+    trainer, loads = a_trainer(lab), Loads()
+    blob = published(publisher, 1)
+    trainer.advance(blob, allow_empty=True)
+    reference = Reference.decode(blob)
+    assert reference is not None
+    shutil.rmtree(Path(reference.folder, reference.name))
+    trainer.finish()
+    worker = lab.worker(load_weights=loads)
+    assert list(worker) == []
+    assert (worker.claim_reason, loads) == ("finished", [])
+
+
 def test_weights_that_are_removed_while_they_are_read_are_not_the_hooks_fault(lab: Lab, publisher: Publisher) -> None:
     trainer, loaded = a_trainer(lab), list[int]()
     trainer.enqueue(tasks(1))

@@ -32,5 +32,9 @@ def test_a_transformer_learns_to_use_the_tool_and_each_step_is_trained(tmp_path:
     assert [step["step"] for step in steps] == list(range(1, 81))
     assert all(step["staleness"] <= 1 for step in steps)
     assert mean(step["reward"] for step in steps[:2]) < 0.3
+    evaluations = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text("utf-8").splitlines()]
+    assert {line["version"] for line in evaluations} == {0, 20, 40, 60, 80}
     if not how:  # kills undo steps since the last checkpoint, and what was learned in them
         assert mean(step["reward"] for step in steps[-5:]) > 0.8
+        assert evaluations[0]["reward"] < 0.3
+        assert evaluations[-1]["reward"] > 0.8
