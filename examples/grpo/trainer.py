@@ -228,7 +228,7 @@ def steps(trainer: TimedTrainer, learner: Learner, evaluations: Evaluations) -> 
         accept=is_informative, checkpoint=checkpoint, every=EVERY, save=learner.save, blob=learner.publish
     )
     with (learner.folder / "curve.jsonl").open("a", encoding="utf-8") as lines:
-        ended = time.perf_counter()
+        ended, learner.publish_s = time.perf_counter(), 0.0
         for rollouts in batches:
             got = time.perf_counter()
             evaluations.begin(trainer.policy)
