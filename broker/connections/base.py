@@ -145,7 +145,7 @@ class BaseTransport(MarkerWaits):
 
     async def call(self, call: ScriptCall[T], patience_s: float = math.inf) -> T:
         """Sends one script call; raises its BrokerError, and what `execute` raises. `patience_s`: as `execute`."""
-        value = (await (self.execute((call,)) if math.isinf(patience_s) else self.execute((call,), patience_s)))[0]
+        (value,) = await self.execute((call,), patience_s)
         if isinstance(value, BrokerError):
             raise value
         return value
@@ -275,13 +275,13 @@ class BaseTransport(MarkerWaits):
             server = self._servers[endpoint] = Server(
                 endpoint,
                 self._address,
-                opened,
-                self._limiter(),
-                self._timeout_s,
-                self._closing.is_set,
-                lambda: self._interrupted,
-                self._on_new,
-                self._login,
+                opened=opened,
+                limiter=self._limiter(),
+                timeout_s=self._timeout_s,
+                closed=self._closing.is_set,
+                interrupted=lambda: self._interrupted,
+                on_new=self._on_new,
+                login=self._login,
             )
         return server
 

@@ -37,6 +37,7 @@ class Pool:
 
     def __init__(
         self,
+        *,
         opened: Callable[[float], Awaitable[Connection]],
         greet: Callable[[Connection], Awaitable[None]],
         limiter: Limiter | None,
@@ -121,6 +122,15 @@ class Pool:
 class Server:
     """One server.
 
+    Args:
+        endpoint: its address.
+        address: what the URL says.
+        opened, limiter, timeout_s: as `Pool`.
+        closed: whether the client was closed: all exchanges are to fail.
+        interrupted: whether the next wait is to end at once.
+        on_new: the failure of a connection's first exchange, after a look at the server.
+        login: the login of a new connection.
+
     Attributes:
         endpoint: its address.
         pool: connections for calls that do not block in the server.
@@ -138,6 +148,7 @@ class Server:
         self,
         endpoint: Endpoint,
         address: Address,
+        *,
         opened: Callable[[float], Awaitable[Connection]],
         limiter: Limiter | None,
         timeout_s: float,
@@ -154,8 +165,9 @@ class Server:
         self._user: str = ""  # of the newest connection
         self.calls_functions = False
         self.reads_apart = False
-        self.pool = Pool(opened, self._greet, limiter, timeout_s, closed)
-        self.waits = Pool(opened, self._greet, None, timeout_s, interrupted)
+        greet = self._greet
+        self.pool = Pool(opened=opened, greet=greet, limiter=limiter, timeout_s=timeout_s, interrupted=closed)
+        self.waits = Pool(opened=opened, greet=greet, limiter=None, timeout_s=timeout_s, interrupted=interrupted)
 
     @property
     def supports_shebang(self) -> bool:

@@ -38,7 +38,7 @@ class LoopClient:
         """The result of a coroutine, on the loop of the client."""
         return self._thread.do(call)
 
-    def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+    def execute(self, script_calls: Sequence[ScriptCall[Any]], *_: Any) -> list[Any]:
         return self.run(self.transport.execute(script_calls))
 
     def command(self, *args: str | bytes | int) -> Any:
@@ -108,7 +108,7 @@ def unanswered(trainer: Trainer, how: Unanswered) -> Generator[None]:
         else ServerUnavailable(url="", seconds=30, last="silence")
     )
 
-    def broken(script_calls: Any) -> Any:
+    def broken(script_calls: Any, *_: Any) -> Any:
         if how == "only the call" and script_calls[0].script == "advance":
             return [*execute(script_calls)[:1], anyone.TRIM_AGAIN]
         if how != "not sent":

@@ -195,7 +195,7 @@ def test_a_cancelled_claim_of_many_holds_nothing(lab: Lab, trainer: Trainer, mon
     async def main() -> None:
         execute, calls = AsyncTransport.execute, 0
 
-        async def second_hangs(self: AsyncTransport, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        async def second_hangs(self: AsyncTransport, script_calls: Sequence[ScriptCall[Any]], *_: Any) -> list[Any]:
             nonlocal calls
             if script_calls[0].script == "claim":
                 calls += 1
@@ -222,7 +222,9 @@ def test_handlers_that_are_cancelled_claim_nothing_more(lab: Lab, trainer: Train
         execute, submitting = AsyncTransport.execute, asyncio.Event()
         begun: list[str] = []
 
-        async def first_submit_hangs(self: AsyncTransport, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+        async def first_submit_hangs(
+            self: AsyncTransport, script_calls: Sequence[ScriptCall[Any]], *_: Any
+        ) -> list[Any]:
             if script_calls[0].script == "submit" and not submitting.is_set():
                 submitting.set()
                 await asyncio.Event().wait()

@@ -425,7 +425,7 @@ def test_a_repeated_answer_hides_nothing_from_the_filter(lab: Lab, monkeypatch: 
     io = trainer._transport.io
     execute = blocking(io.execute)
 
-    def twice(script_calls: Any) -> Any:
+    def twice(script_calls: Any, *_: Any) -> Any:
         if script_calls[0].script == "take":
             monkeypatch.setattr(io, "execute", coroutine(execute))
             execute(script_calls)
@@ -442,7 +442,7 @@ def interrupt_after(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[s
     io, made = trainer._transport.io, list[str]()
     execute = blocking(io.execute)
 
-    def interrupted(script_calls: Any) -> Any:
+    def interrupted(script_calls: Any, *_: Any) -> Any:
         made.append(script_calls[0].script)
         monkeypatch.setattr(io, "execute", coroutine(execute))
         execute(script_calls)

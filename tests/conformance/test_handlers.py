@@ -203,7 +203,7 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
         with Worker(lab.url, lab.run) as worker:
             execute = blocking(worker._transport.io.execute)
 
-            def broken(script_calls: Any) -> Any:
+            def broken(script_calls: Any, *_: Any) -> Any:
                 if failing(script_calls):
                     raise ServerUnavailable(url="", seconds=30, last="silence")
                 return execute(script_calls)
@@ -219,7 +219,7 @@ def test_an_attempt_that_could_not_be_reported_is_given_to_others(
             async with aio.Worker(lab.url, lab.run) as worker:
                 execute = worker._transport.execute
 
-                async def broken(script_calls: Any) -> Any:
+                async def broken(script_calls: Any, *_: Any) -> Any:
                     if failing(script_calls):
                         raise ServerUnavailable(url="", seconds=30, last="silence")
                     return await execute(script_calls)

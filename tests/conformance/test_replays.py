@@ -388,11 +388,11 @@ def test_the_outcome_of_a_lost_call_is_settled_before_the_next(lab: Lab, monkeyp
     io = trainer._transport.io
     execute = blocking(io.execute)
 
-    def executed_but_unanswered(script_calls: Any) -> Any:
+    def executed_but_unanswered(script_calls: Any, *_: Any) -> Any:
         execute(script_calls)
         raise ConnectionError("no answer")
 
-    def never_sent(script_calls: Any) -> Any:
+    def never_sent(script_calls: Any, *_: Any) -> Any:
         raise ConnectionError("not sent")
 
     for broken, task in ((executed_but_unanswered, "a"), (never_sent, "b")):
@@ -410,7 +410,7 @@ def test_a_claim_whose_answer_was_lost_for_good_is_given_back(lab: Lab, monkeypa
     io = worker._transport.io
     execute = blocking(io.execute)
 
-    def executed_but_unanswered(script_calls: Any) -> Any:
+    def executed_but_unanswered(script_calls: Any, *_: Any) -> Any:
         execute(script_calls)
         raise ConnectionError("no answer")
 

@@ -279,7 +279,7 @@ def test_what_was_claimed_before_an_error_is_handed_out(
     io = worker._transport.io
     execute, calls = blocking(io.execute), 0
 
-    def failing_at_last(script_calls: Any) -> Any:
+    def failing_at_last(script_calls: Any, *_: Any) -> Any:
         nonlocal calls
         calls += 1
         return execute(script_calls) if calls == 1 else [BrokerError("OOM")]

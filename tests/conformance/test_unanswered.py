@@ -47,7 +47,7 @@ def test_an_advance_of_asyncio_that_was_cancelled_is_made_once(lab: Lab):
             worker = lab.worker()
             execute = trainer._transport.execute
 
-            async def executed_and_cancelled(script_calls: Any) -> Any:
+            async def executed_and_cancelled(script_calls: Any, *_: Any) -> Any:
                 await execute(script_calls)
                 raise asyncio.CancelledError
 
@@ -133,7 +133,7 @@ def test_a_recovery_that_was_interrupted_at_its_end_is_known(lab: Lab):
         trainer.advance()
     execute = blocking(trainer._transport.io.execute)
 
-    def interrupted_at_its_end(script_calls: Any) -> Any:
+    def interrupted_at_its_end(script_calls: Any, *_: Any) -> Any:
         if script_calls[0].script == "trim":
             raise KeyboardInterrupt
         return execute(script_calls)
@@ -249,7 +249,7 @@ def test_what_came_with_a_payload_that_cannot_be_read_is_not_held_by_nobody(lab:
     trainer.send(calls.enqueue, [NewTask("good", encode(1)), NewTask("bad", b"\xc1")])
     execute = blocking(worker._transport.io.execute)
 
-    def broken(script_calls: Any) -> Any:
+    def broken(script_calls: Any, *_: Any) -> Any:
         if script_calls[0].script == "fail":
             raise ServerUnavailable(url="", seconds=30, last="silence")
         return execute(script_calls)

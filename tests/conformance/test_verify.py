@@ -278,7 +278,7 @@ class Meddler:
     def __init__(self, lab: Lab, meddle: Callable[[str], Any]) -> None:
         self._lab, self._meddle = lab, meddle
 
-    def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+    def execute(self, script_calls: Sequence[ScriptCall[Any]], *_: Any) -> list[Any]:
         return self._lab.transport.execute(script_calls)
 
     def command(self, *args: str | bytes | int) -> Any:

@@ -68,7 +68,7 @@ class MortalTransport:
             whole()
         return self._die()
 
-    def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+    def execute(self, script_calls: Sequence[ScriptCall[Any]], *_: Any) -> list[Any]:
         return self._through(lambda: self._execute(script_calls[:1]), lambda: self._execute(script_calls))
 
     def command(self, *args: Any) -> Any:

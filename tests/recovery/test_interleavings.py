@@ -127,7 +127,7 @@ class _Counting:
         self._execute = io.execute
         io.execute = self.execute  # type: ignore[method-assign]
 
-    async def execute(self, script_calls: Any) -> Any:
+    async def execute(self, script_calls: Any, *_: Any) -> Any:
         self.calls += 1
         assert self.calls < 10_000, "does not end"
         return await self._execute(script_calls)
@@ -180,7 +180,7 @@ class _Held:
         self.executed, self.may_answer = threading.Event(), threading.Event()
         io.execute = self.execute  # type: ignore[method-assign]
 
-    async def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+    async def execute(self, script_calls: Sequence[ScriptCall[Any]], *_: Any) -> list[Any]:
         outcomes = await self._execute(script_calls)
         if script_calls[0].script == self._script and not self.executed.is_set():
             self.executed.set()

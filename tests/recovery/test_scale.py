@@ -177,7 +177,7 @@ class PartialReads:
     def _commands(self) -> int:
         return int(self._command("INFO", "stats").split(b"total_commands_processed:")[1].split(b"\r")[0])
 
-    async def execute(self, script_calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+    async def execute(self, script_calls: Sequence[ScriptCall[Any]], *_: Any) -> list[Any]:
         self.calls += 1
         before = self._commands()
         answers = await self._execute(script_calls)

@@ -21,7 +21,7 @@ class Recorded:
         self.exchanges: list[list[str]] = []
         self._ends: list[asyncio.Future[None]] = []
 
-    async def execute(self, calls: Sequence[ScriptCall[Any]]) -> list[Any]:
+    async def execute(self, calls: Sequence[ScriptCall[Any]], *_: Any) -> list[Any]:
         self.exchanges.append([call.script for call in calls])
         self._ends.append(asyncio.get_running_loop().create_future())
         await self._ends[len(self.exchanges) - 1]
