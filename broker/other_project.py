@@ -10,27 +10,28 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from pathlib import Path
 
 _METADATA = (".dist-info", ".egg-info")
 
 
 @functools.cache  # once in a process
-def warn_of_other_project(package: Path = Path(__file__).parent) -> None:
+def warn_of_other_project(package: str | os.PathLike[str] | None = None) -> None:
     """Warns if the folder that holds this package also has the metadata of a distribution named `broker`.
 
     Args:
-        package: the folder of this package.
+        package: another folder than this package's, for tests.
     """
+    # The import of every client waits for this, and pathlib takes longer to import than all else that it needs.
+    folder = os.path.dirname(package or os.path.dirname(__file__))  # noqa: PTH120
     try:
-        names = os.listdir(package.parent)  # noqa: PTH208 - names alone, and the import of every client waits for it
+        names = os.listdir(folder)  # noqa: PTH208
     except OSError:  # within a zip file
         return
     found = [name for name in names if name.startswith("broker-") and name.endswith(_METADATA)]
     if found:
         other = found[0].rpartition(".")[0].replace("-", " ")
         warnings.warn(
-            f"{other}, another project, is installed in {package.parent}, where rollout-broker is. Both have a package "
+            f"{other}, another project, is installed in {folder}, where rollout-broker is. Both have a package "
             "and a command `broker`, and have replaced files of each other. Uninstall both, then install "
             "rollout-broker again.",
             stacklevel=3,

@@ -18,7 +18,6 @@ from broker.connections import (
     url_or_variable,
 )
 from broker.errors import BadArgument, BrokerError
-from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.draws import DrawingTask, DrawOnLoop
@@ -39,6 +38,7 @@ from broker.values.task import Task
 if TYPE_CHECKING:
     from broker.inspection.audit import Audit
     from broker.inspection.explanation import Explanation
+    from broker.inspection.stats import Stats
     from broker.recovery.checkpoint import Checkpoint
     from broker.recovery.recover import RecoveryReport
     from broker.values.progress import Progress

@@ -21,7 +21,6 @@ from broker.connections import (
 )
 from broker.connections.background import in_background
 from broker.errors import BadArgument, BrokerError
-from broker.inspection.stats import Stats
 from broker.protocol import anyone
 from broker.trainer.batches import next_batch, read_batch
 from broker.trainer.draws import DrawBlocking
@@ -42,6 +41,7 @@ from broker.values.task import Task
 if TYPE_CHECKING:
     from broker.inspection.audit import Audit
     from broker.inspection.explanation import Explanation
+    from broker.inspection.stats import Stats
     from broker.recovery.checkpoint import Checkpoint
     from broker.recovery.recover import RecoveryReport
     from broker.values.progress import Progress

@@ -17,10 +17,19 @@ def test_the_package_alone_loads_no_library():
     )
 
 
+def test_the_package_alone_loads_nothing_slow():
+    assert "pathlib" not in loaded_by("import broker") - loaded_by("pass")
+
+
 @pytest.mark.parametrize("name", ["Trainer", "Worker", "Task"])
 def test_a_client_loads_no_recovery_and_no_reports(name: str):
     assert loaded_by(f"from broker import {name}").isdisjoint(
-        {"broker.recovery.recover", "broker.recovery.checkpoint", "broker.inspection.explanation"}
+        {
+            "broker.recovery.recover",
+            "broker.recovery.checkpoint",
+            "broker.inspection.explanation",
+            "broker.inspection.stats",
+        }
     )
 
 
