@@ -1,4 +1,4 @@
-"""A server for the tests of this folder's folders."""
+"""A server for the tests of the folders below this one."""
 
 from __future__ import annotations
 
