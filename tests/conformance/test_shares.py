@@ -251,21 +251,24 @@ def test_a_training_that_starts_over_and_trains_while_the_leases_of_the_dead_liv
     raise AssertionError("no step was trained within the lease: the test shows nothing")
 
 
-@pytest.mark.parametrize("is_late", [True, False])
+@pytest.mark.parametrize("ends", ["before it", "beside it", "with its leases"])
 @pytest.mark.parametrize("share", [None, 1])
 def test_a_training_that_goes_back_and_announces_nothing_counts_from_where_it_is(
-    lab: Lab, share: int | None, *, is_late: bool
+    lab: Lab, share: int | None, ends: str
 ) -> None:
     """AReaL's tag v1.0.4 announces no recovery. S = 0: each step needs its whole batch."""
     dead = [Rank(lab, name, share).join(2) for name in "ab"]
     trains(dead, 5)
     assert dead[0].starts()
     dead[0].accepts(1)
-    if is_late:
+    if ends == "before it":
         for rank in dead:
             rank.leave()
     new = [Rank(lab, name, share, version=3).join(2) for name in "cd"]
-    if not is_late:
+    if ends == "beside it":
+        for rank in dead:
+            rank.leave()
+    elif ends == "with its leases":
         let_lease_end(lab, *new)
     standing = new[0].report()
     assert (standing.version, standing.accepted, standing.capacity) == (3, 6, 2)
@@ -277,6 +280,18 @@ def test_a_training_that_goes_back_and_announces_nothing_counts_from_where_it_is
         for rank in new:
             rank.version = 3 + step
             rank.report()
+
+
+def test_what_a_training_that_goes_back_and_announces_nothing_accepted_meanwhile_counts(lab: Lab) -> None:
+    dead = Rank(lab, "a", 2, version=5, accepted=10).join(2, 1)
+    dead.report()
+    new = Rank(lab, "b", 2, version=3).join(2, 1)
+    for _ in range(2):
+        assert new.starts()
+    new.accepts(2)
+    let_lease_end(lab, new)
+    standing = new.report()
+    assert (standing.version, standing.accepted, standing.capacity) == (3, 8, 2)
 
 
 def test_an_owner_that_loads_its_version_later_and_outlives_the_others_opens_no_capacity_of_all_versions(

@@ -66,7 +66,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "(o.first <= 0 or o.first < o.found)", "o.first <= 0", "goes_back_and_announces_nothing",
         ),
         "who_goes_back_has_trained_nothing_before": (
-            "math.max(o.share * first, ", "math.max(0, ", "goes_back_and_announces_nothing",
+            "math.max(o.share * first, ", "math.max(0, ", "goes_back_and_announces_nothing_accepted",
         ),
         "who_has_not_reported_has_trained_nothing_before": (
             "o.first < 0 and began or o.first", "math.max(0, o.first)", "goes_back_and_announces_nothing",
