@@ -27,6 +27,7 @@ KNOWN = {
     "broker/errors/kinds.py": (494, "one class for each error code"),
     "broker/inspection/judge.py": (525, "the rules of one event log: one state, a method for each kind of event"),
     "broker/inspection/verification.py": (350, "one command: a consistent cut, its replay, the comparison"),
+    "broker/inspection/timeline.py": (335, "one reader of the event log: a method for each kind of event"),
     "broker/integrations/agent_lightning_1/storage.py": (345, "every key of the gateway, and the commands for it"),
     "broker/integrations/areal/installation.py": (315, "one class: AReaL's places, found, replaced and put back"),
     "broker/integrations/areal/staleness.py": (387, "one class: AReaL's surface and what is beyond it"),
@@ -34,6 +35,7 @@ KNOWN = {
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
     "broker/trainer/state.py": (437, "one class: what a trainer remembers"),
     "broker/values/codec.py": (390, "one format, both ways"),
+    "broker/web/application.py": (390, "every page and every question of the pages, with who may ask it"),
     "broker/worker/calls.py": (346, "one class: claiming, claiming ahead, handing in"),
     "broker/worker/session.py": (449, "one class: a worker's session with a run"),
 }

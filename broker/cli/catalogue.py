@@ -41,6 +41,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("demo", "train a real policy asynchronously, on this machine, in a minute or two", "demo"),
     Entry("serve", "run a private server in the foreground and print its URL", "serve"),
     Entry("gateway", "serve a run to workers that speak another system's protocol over HTTP", "gateway"),
+    Entry("web", "serve pages that show runs in a browser", "web"),
     Entry("runs", "list the runs on a server", "runs"),
     Entry("status", "show a run's counters; --watch keeps them on the screen", "status"),
     Entry("explain", "say in words why workers get tasks or do not, and what would change it", "explain"),

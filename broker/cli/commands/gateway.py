@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,8 @@ from broker.cli.output import Output
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+    from broker.integrations.http_server import foreground
 
 #: The environment variable for the token: every user of the machine can see --token in the process list.
 TOKEN_VARIABLE = "BROKER_GATEWAY_TOKEN"  # noqa: S105 - the name of a variable
@@ -93,7 +93,7 @@ def run(namespace: Namespace, output: Output) -> int:
     with extra_needed("gateway", "the gateway", _EXTRA):
         for name in sorted(_EXTRA - (frozenset() if namespace.protocol == REST else _REST_ONLY)):
             import_module(name)
-        from broker.integrations.http_server import serving
+        from broker.integrations.http_server import foreground, serving
     token: str | None = os.environ.get(TOKEN_VARIABLE) if namespace.token is None else namespace.token
     if token == "":
         raise CommandFailure(
@@ -118,37 +118,16 @@ def run(namespace: Namespace, output: Output) -> int:
     except OSError as error:
         raise CommandFailure(f"cannot listen on {namespace.host} port {namespace.port}: {error.strerror}") from error
 
-    async def serve() -> int:
-        ended = asyncio.Event()
-        caught: list[int] = []
-        loop = asyncio.get_running_loop()
+    def say() -> None:
+        _say(output, namespace, listener.endpoint, has_token=token is not None)
 
-        def told(number: int) -> None:
-            caught.append(number)
-            ended.set()
-            for one in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(one)  # a second signal ends the process at once
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, told, number)
-        try:
-            async with _application(namespace, url, token) as app:
-                await listener.start(app)
-                _say(output, namespace, listener.endpoint, has_token=token is not None)
-                await ended.wait()
-                await listener.stop()
-        finally:
-            await listener.stop()
-        return caught[0]
-
-    with _handlers_kept(), asyncio.Runner(loop_factory=serving.new_event_loop) as runner:
-        number = runner.run(serve())
-    signal.raise_signal(number)
-    return 128 + number  # if the process was started with the signal ignored
+    return foreground.serve(listener, lambda: _application(namespace, url, token), say)
 
 
 @asynccontextmanager
-async def _application(namespace: Namespace, url: str, token: str | None) -> AsyncGenerator[ASGIApp]:
+async def _application(
+    namespace: Namespace, url: str, token: str | None
+) -> AsyncGenerator[tuple[ASGIApp, foreground.End]]:
     """The application of an open gateway."""
     limits = {
         "max_request_bytes": namespace.max_request_bytes,
@@ -159,7 +138,7 @@ async def _application(namespace: Namespace, url: str, token: str | None) -> Asy
         from broker.integrations.agent_lightning.gateway import Gateway
 
         async with Gateway(url, namespace.run, task_timeout_s=namespace.task_timeout) as gateway:
-            yield application.application(gateway, token=token, **limits)
+            yield application.application(gateway, token=token, **limits), _nothing_to_end
     else:
         from broker.integrations.agent_lightning_1 import application as rest
         from broker.integrations.agent_lightning_1.gateway import Gateway as RestGateway
@@ -173,7 +152,11 @@ async def _application(namespace: Namespace, url: str, token: str | None) -> Asy
             routed_experts=namespace.routed_experts,
         )
         async with RestGateway(url, namespace.run, proxy=proxy) as opened:
-            yield rest.application(opened, token=token, **limits)
+            yield rest.application(opened, token=token, **limits), _nothing_to_end
+
+
+def _nothing_to_end() -> None:
+    """A gateway has no request that would go on by itself."""
 
 
 def _say(output: Output, namespace: Namespace, endpoint: str, *, has_token: bool) -> None:
@@ -185,14 +168,3 @@ def _say(output: Output, namespace: Namespace, endpoint: str, *, has_token: bool
     output.note(f"serving run {namespace.run} to {clients}; Ctrl-C stops it")
     if not has_token and namespace.host not in {"127.0.0.1", "::1", "localhost"}:
         output.note(f"without --token, whoever reaches {endpoint} may take tasks and report rollouts")
-
-
-@contextmanager
-def _handlers_kept() -> Generator[None]:
-    """Restores the signal handlers: the event loop replaces them, and leaves the system's defaults."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

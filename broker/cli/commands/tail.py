@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from broker.cli import options, transitions
+from broker.cli import options
 from broker.cli.failure import CommandFailure
 from broker.cli.output import Output
+from broker.inspection import transitions
 
 if TYPE_CHECKING:
     from broker.operator import Event, Operator

@@ -9,8 +9,8 @@ from broker.cli import options
 from broker.cli.failure import EXIT_FINDING, EXIT_OK, EXIT_UNUSABLE, CommandFailure
 from broker.cli.output import Output
 from broker.cli.plain import to_plain
-from broker.cli.transitions import clock
 from broker.errors.words import count, duration, listing
+from broker.inspection.transitions import clock
 
 if TYPE_CHECKING:
     from broker.inspection.judge import Breach

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.transitions import FIELDS, clock, named, sentence
+from broker.inspection.transitions import FIELDS, clock, named, sentence
 from broker.protocol import scripts
 
 
