@@ -6,10 +6,8 @@
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: one task
 -- Flags: allow-oom
--- @include attempts
+-- @include gateway_records
 -- @include gateway_ends
-
-local ROLLOUTS, HELD, HEARD = key('gateway:rollouts'), key('gateway:held:'), key('gateway:heard')
 
 local function is_over(attempt, wanted)
   if wanted ~= 'H' and wanted ~= 'D' then fail('BADARG', 'argument', 'letter', 'given', wanted) end
@@ -18,19 +16,10 @@ local function is_over(attempt, wanted)
   return not same or letter(t, k) ~= wanted
 end
 
--- Refuses what commands below could not take: a call that has begun to write must not fail.
-local function text_arg(i, name, pattern, most)
-  local given = ARGV[i]
-  if given ~= '' and (#given > most or not given:find(pattern)) then
-    fail('BADARG', 'argument', name, 'given', given:sub(1, 100))
-  end
-  return given
-end
-
 return run(function()
   load_state()
   local task, attempt, wanted, old, new = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-  local holding, held = HELD .. text_arg(7, 'controller', '^[%w%._:/@+-]+$', 200), ARGV[8]
+  local holding, held = holding_arg(7), ARGV[8]
   local heard, ended = text_arg(9, 'heard', '^%d+%.?%d*$', 20), int_arg(10, 'ended', 0, 1) == 1
   if wanted ~= '' and is_over(attempt, wanted) then return { 'over' } end
   local record = redis.call('HGET', ROLLOUTS, task)

@@ -64,3 +64,35 @@ def note_status(run: str, change: StatusChange, *, now: Now = "") -> ScriptCall[
     given = (change.task, change.attempt, change.letter, change.old, change.new, change.controller)
     args = (now, *given, change.held, change.heard, int(change.ended))
     return ScriptCall("note_status", (keys.state(run),), args, _noted)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAttempt:
+    """An attempt that a gateway claimed for a controller.
+
+    Args:
+        attempt: the attempt.
+        old, new: its rollout's record as the gateway knows it (empty: it has none), and as it is to be.
+        held: what the controller has of it.
+    """
+
+    attempt: str
+    old: str
+    new: str
+    held: str
+
+
+def note_given(
+    run: str, controller: str, given: Sequence[GivenAttempt], *, now: Now = ""
+) -> ScriptCall[tuple[Literal["noted", "over", "changed"], ...]]:
+    """Writes down at most 1000 attempts of a controller, of which the run and the records are as the gateway knows.
+
+    Returns:
+        A word for each: `noted`; `over`: it does not hold its slot; `changed`: the record is another.
+    """
+    items = [part for one in given for part in (one.attempt, one.old, one.new, one.held)]
+    return ScriptCall("note_given", (keys.state(run),), (now, controller, *items), _words)
+
+
+def _words(reply: Any) -> Any:
+    return tuple(reply.decode().split())

@@ -34,6 +34,7 @@ _OTHERS = {
     "join": "",
     "leave": "ZSCORE",
     "note_ends": "INCR ZSCORE",
+    "note_given": "",
     "note_status": "INCR ZSCORE",
     "open": "",
     "pause": "HGETALL HKEYS",

@@ -34,7 +34,7 @@ _OF_TRAINERS = (
     "retry",
     *sorted(rights.READING),
 )
-_OF_GATEWAYS = (*_OF_WORKERS, *_OF_TRAINERS, "note_ends", "note_status")
+_OF_GATEWAYS = (*_OF_WORKERS, *_OF_TRAINERS, "note_ends", "note_given", "note_status")
 #: Commands by which views read: events, lists of tasks, sizes.
 _VIEWS = "hget hgetall hkeys hlen hmget hscan mget strlen xlen xrange xrevrange zcard zrange zrevrange"
 
@@ -73,7 +73,7 @@ ROLES: dict[str, Role] = {
             "`broker gateway`: what a trainer and a worker may do, and the gateway's own keys",
             tuple(dict.fromkeys(_OF_GATEWAYS)),
             f"{_VIEWS} bzpopmin del function|load get getrange hdel hincrby hset hsetnx lindex lpush lrange lrem lset "
-            "ltrim pexpire rpush set unlink zadd zcount zrangebyscore zrem zremrangebyscore zscore",
+            "ltrim pexpire rpush set unlink zadd zcount zrangebyscore zrem zremrangebyscore zscan zscore",
         ),
         Role(
             "observer",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.protocol import gateway
-from broker.protocol.gateway import Noted, StatusChange
+from broker.protocol.gateway import GivenAttempt, Noted, StatusChange
 from tests.conformance.lab import Lab
 
 ROLLOUTS, HELD, HEARD = "gateway:rollouts", "gateway:held:c", "gateway:heard"
@@ -96,3 +96,47 @@ def test_what_is_said_beside_the_state_leaves_what_the_controller_has(lab: Lab) 
     assert lab.command("HGET", lab.key(HELD), attempt) == b"has it"
     assert noted(lab, attempt, old="new", new="newer").word == "noted"  # however the slot is
     assert lab.command("HGET", lab.key(HELD), attempt) is None
+
+
+def given(lab: Lab, attempt: str, old: str = "old") -> str:
+    (word,) = lab.call(gateway.note_given, "c", [GivenAttempt(attempt, old, "new", "has it")])
+    return word
+
+
+def test_an_attempt_is_given_once(lab: Lab) -> None:
+    attempt = held_one(lab)
+    for _ in range(2):  # a repeated call has the same effect
+        assert given(lab, attempt) == "noted"
+        assert record(lab) == b"new"
+        assert lab.command("HGETALL", lab.key(HELD)) == [attempt.encode(), b"has it"]
+
+
+def test_an_attempt_is_given_unless_it_is_over(lab: Lab) -> None:
+    attempt = held_one(lab)
+    worker = lab.raw_worker()
+    worker.release(attempt)
+    other = worker.take_one()
+    answers = lab.call(
+        gateway.note_given, "c", [GivenAttempt(attempt, "old", "mine", ""), GivenAttempt(other, "old", "new", "")]
+    )
+    assert answers == ("over", "noted")
+    assert record(lab) == b"new"
+    assert lab.command("HKEYS", lab.key(HELD)) == [other.encode()]
+
+
+@pytest.mark.parametrize(("stored", "known"), [("another", "old"), (None, "old"), ("another", "")])
+def test_an_attempt_is_given_unless_its_record_is_another(lab: Lab, stored: str | None, known: str) -> None:
+    attempt = held_one(lab)
+    lab.command("HDEL", lab.key(ROLLOUTS), "t")
+    if stored is not None:
+        lab.command("HSET", lab.key(ROLLOUTS), "t", stored)
+    assert given(lab, attempt, known) == "changed"
+    assert record(lab) == (None if stored is None else stored.encode())
+    assert lab.command("EXISTS", lab.key(HELD)) == 0
+
+
+def test_a_rollout_that_has_no_record_yet_gets_one(lab: Lab) -> None:
+    attempt = held_one(lab)
+    lab.command("HDEL", lab.key(ROLLOUTS), "t")
+    assert given(lab, attempt, "") == "noted"
+    assert record(lab) == b"new"

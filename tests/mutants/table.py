@@ -1115,6 +1115,16 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "redis.call('INCR', ENDED)", "redis.call('ZCARD', ENDS) + 1", "ends_are_noted_once",
         ),
     },
+    "note_given.lua": {
+        "an_attempt_is_given_that_is_over": ("if not holds then", "if false then", "given_unless_it_is_over"),
+        "a_given_record_is_overwritten": (
+            "(found[i] or '') ~= old and found[i] ~= new", "false", "given_unless_its_record_is_another",
+        ),
+        "a_repeated_gift_is_refused": (
+            "(found[i] or '') ~= old and found[i] ~= new", "(found[i] or '') ~= old", "given_once",
+        ),
+        "a_given_attempt_is_not_held": ("call_in_pieces('HSET', holding, held, 2)", "", "given_once"),
+    },
     "note_status.lua": {
         "a_start_of_an_attempt_that_is_over": (
             "not same or letter(t, k) ~= wanted", "letter(t, k) ~= wanted", "whose_slot_another_one_holds",

@@ -93,6 +93,10 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     ],
     "admission_report": [admission.report(RUN, "o", 5, REPORT, now=5)],
     "admission_leave": [admission.leave(RUN, "o", 5, REPORT, now=5)],
+    "note_given": [
+        gateway.note_given(RUN, "c", [gateway.GivenAttempt("a#0.1.x", "", "new", "held")]),
+        gateway.note_given(RUN, "c", [gateway.GivenAttempt(f"a#{i}.1.x", "old", "new", "held") for i in (0, 1)], now=5),
+    ],
     "note_status": [
         gateway.note_status(RUN, gateway.StatusChange("a", "", "", "old", "new", "")),
         gateway.note_status(

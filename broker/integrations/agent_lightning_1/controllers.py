@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from broker.errors import BrokerError, NoSession
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 _MOST = 1000
 #: The number of a claim that every claim of a session has: its unknown attempts are given back.
 _ALL_CLAIMS = 2**53 - 1
+#: How often new attempts are noted while others change their rollouts' records.
+_TRIES = 10
 #: Controllers that did not ask for so long are forgotten here, seconds; their attempts are not.
 _FORGET_AFTER_S = 3600.0
 
@@ -191,30 +194,52 @@ class Controllers:
             if not kept[attempt].started:
                 kept[attempt].shown_at = now
         shown_again = {attempt: kept[attempt] for attempt in seen if not kept[attempt].started}
-        tasks = [attempt_id(attempt).task for attempt in [*seen, *given]]
-        storage = self._storage
+        attempts, storage = [*seen, *given], self._storage
+        # What another gateway ended since is noted again here. The next list finds that it is over.
         records, stored = await storage.records_and_payloads(
-            tasks,
-            [*storage.taking(asking.name, gone), *storage.giving(asking.name, {**shown_again, **given})],
+            [attempt_id(attempt).task for attempt in attempts],
+            [*storage.taking(asking.name, gone), *storage.giving(asking.name, shown_again)],
         )
-        changed: dict[str, Record] = {}
+        known = dict(zip(attempts, records, strict=True))
+        known.update(await self._given(asking.name, given, known))
         rows: list[bytes] = []
-        one.given = {name: known for name, known in one.given.items() if known.record.attempt in kept}
-        for attempt, task, found, body in zip([*seen, *given], tasks, records, stored, strict=True):
-            record = found or Record(now, now)
-            is_new = attempt in given
-            if is_new:
-                record.attempt, record.by, record.state = attempt, asking.name, RolloutState.QUEUING.value
-                changed[task] = record
+        one.given = {name: of for name, of in one.given.items() if of.record.attempt in kept}
+        for attempt, body in zip(attempts, stored, strict=True):
+            record, held = known[attempt] or Record(now, now), kept.get(attempt) or given.get(attempt)
+            if held is None:
+                continue
             name = shown(attempt)
-            one.given[name] = Given((given if is_new else kept)[attempt].session, record)
-            state = RolloutState.RUNNING if not is_new and kept[attempt].started else RolloutState.QUEUING
+            one.given[name] = Given(held.session, record)
+            state = RolloutState.RUNNING if held.started else RolloutState.QUEUING
             payload = payloads.get(attempt) or (None if body is None else shown_payload(body))
             if payload is not None and state in states:
                 rows.append(rollout_json(name, payload, record, state.value, full_name(attempt)))
-        if changed:
-            await storage.save_all(changed)
         return rows
+
+    async def _given(
+        self, controller: str, given: dict[str, Held], known: Mapping[str, Record | None]
+    ) -> dict[str, Record | None]:
+        """Notes new attempts of a controller, and returns their records. Takes out of `given` those that are over.
+
+        Another gateway may change a record at the same time: it ends the attempt before, or deletes the rollout.
+        """
+        left = {attempt: known[attempt] for attempt in given}
+        noted: dict[str, Record | None] = {}
+        for _ in range(_TRIES):
+            new = {attempt: _of_attempt(old, attempt, controller) for attempt, old in left.items()}
+            words = await self._storage.note_given(
+                controller, [(attempt, left[attempt], record, given[attempt]) for attempt, record in new.items()]
+            )
+            of = dict(zip(new, words, strict=True))
+            noted.update({attempt: record for attempt, record in new.items() if of[attempt] == "noted"})
+            changed = [attempt for attempt in new if of[attempt] == "changed"]
+            if not changed:
+                break
+            found = await self._storage.records([attempt_id(attempt).task for attempt in changed])
+            left = dict(zip(changed, found, strict=True))
+        for attempt in [attempt for attempt in given if attempt not in noted]:
+            del given[attempt]
+        return noted
 
     async def _fit(
         self, granted: Sequence[Granted], session: str, shown_at: float
@@ -232,6 +257,12 @@ class Controllers:
             payloads[grant.attempt_id] = payload
             given[grant.attempt_id] = Held(session, started=False, by_k8s=is_for_k8s(payload), shown_at=shown_at)
         return payloads, given
+
+
+def _of_attempt(old: Record | None, attempt: str, controller: str) -> Record:
+    """The record of a rollout whose new attempt a controller is given."""
+    now = time.time()
+    return replace(old or Record(now, now), attempt=attempt, by=controller, state=RolloutState.QUEUING.value)
 
 
 def _payload(grant: Granted) -> bytes:

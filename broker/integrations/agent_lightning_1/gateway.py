@@ -63,6 +63,7 @@ class Gateway(BaseGateway):
         self.models = Models(self._transport, self.run)
         self.proxy = Proxy(self.models, self.events, proxy or ProxyConfig(), send)
         self._died_at = 0  # of the last death that was noted, ms of the run's clock
+        self._ready_cursor = 0  # of the search for results whose ends nobody noted
         self._seen_ends = 0  # the number of the last end that was looked at whether its task is freed
 
     async def _find_run(self) -> None:
@@ -94,7 +95,8 @@ class Gateway(BaseGateway):
         if number % _TIDY_EVERY:
             return
         await self.note_deaths()
-        await self.storage.note_ends(await self.storage.unnoted_results())
+        unnoted, self._ready_cursor = await self.storage.unnoted_results(self._ready_cursor)
+        await self.storage.note_ends(unnoted)
         await self.storage.call(anyone.trim(self.run))
         self._seen_ends = await self.storage.forget_freed(self._seen_ends)
         await self.storage.forget_signs()

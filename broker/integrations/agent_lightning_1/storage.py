@@ -25,7 +25,7 @@ from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
 from broker.integrations.agent_lightning_1.together import Together
 from broker.protocol import gateway, keys, result_bytes, task_row
-from broker.protocol.gateway import Noted, StatusChange
+from broker.protocol.gateway import GivenAttempt, Noted, StatusChange
 from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Submission
@@ -184,11 +184,6 @@ class Storage:
             [("HSETNX", self._rollouts, rollout, record.stored()) for rollout, record in records.items()]
         )
 
-    def saving(self, records: Mapping[str, Record]) -> list[tuple[Argument, ...]]:
-        """The commands that write records."""
-        parts = [part for rollout, record in records.items() for part in (rollout, record.stored())]
-        return [("HSET", self._rollouts, *parts)] if parts else []
-
     async def held(self, controller: str) -> dict[str, Held]:
         """What a controller was given, and has not ended."""
         flat: list[bytes] = await self._transport.command("HGETALL", self._held(controller))
@@ -203,9 +198,19 @@ class Storage:
         """The commands that forget what a controller had."""
         return [("HDEL", self._held(controller), *attempts)] if attempts else []
 
-    async def save_all(self, records: Mapping[str, Record]) -> None:
-        """Writes records."""
-        await self._transport.pipeline(self.saving(records))
+    async def note_given(
+        self, controller: str, given: Sequence[tuple[str, Record | None, Record, Held]]
+    ) -> tuple[Literal["noted", "over", "changed"], ...]:
+        """Writes down what a controller is given: each attempt, the record that has to be the newest, the new one.
+
+        Returns:
+            A word for each, as `broker.protocol.gateway.note_given`.
+        """
+        items = [
+            GivenAttempt(attempt, "" if old is None else old.stored(), new.stored(), held.stored())
+            for attempt, old, new, held in given
+        ]
+        return await self.call(gateway.note_given(self.run, controller, items)) if items else ()
 
     def noting(
         self,
@@ -295,15 +300,19 @@ class Storage:
         if there:
             await self.call(gateway.note_ends(self.run, there))
 
-    async def unnoted_results(self) -> list[str]:
-        """Tasks with an accepted result that nobody noted as ended: their gateway died in between."""
-        names: list[bytes] = await self._transport.command("ZRANGE", keys.key(self.run, "ready"), 0, -1)
-        unnoted: list[str] = []
-        for at in range(0, len(names), _PIECE):
-            piece = names[at : at + _PIECE]
-            noted: list[bytes | None] = await self._transport.pipeline([("ZSCORE", self._ends, name) for name in piece])
-            unnoted += [name.decode() for name, mark in zip(piece, noted, strict=True) if mark is None]
-        return unnoted
+    async def unnoted_results(self, cursor: int) -> tuple[list[str], int]:
+        """Tasks with an accepted result that nobody noted as ended: their gateway died in between.
+
+        Args:
+            cursor: 0, or the cursor of the piece before.
+
+        Returns:
+            Those of a piece of all such tasks, and the cursor of the next piece; 0: this was the last one.
+        """
+        after, flat = await self._transport.command("ZSCAN", keys.key(self.run, "ready"), cursor, "COUNT", _PIECE)
+        names: list[bytes] = flat[::2]
+        noted: list[bytes | None] = await self._transport.pipeline([("ZSCORE", self._ends, name) for name in names])
+        return [name.decode() for name, mark in zip(names, noted, strict=True) if mark is None], int(after)
 
     async def append_event(self, rollout: str, attempt: str, event: bytes, heard: str, timestamp: float) -> None:
         """Adds an event; `heard` is the attempt's id in the broker, or empty."""

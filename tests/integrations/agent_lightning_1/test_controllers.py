@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,8 +15,12 @@ pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig
 from broker.integrations.agent_lightning_1 import controllers, shares
+from broker.integrations.agent_lightning_1.gateway import Gateway
+from broker.integrations.agent_lightning_1.rollouts import Rollouts
 from broker.integrations.agent_lightning_1.shares import Who, who
+from broker.integrations.agent_lightning_1.storage import Storage
 from broker.operator import Operator
+from broker.protocol import keys
 from tests.integrations.agent_lightning_1.serving import QUICK, RUN, Client, gateway
 from tests.waiting import wait_until
 
@@ -282,3 +289,69 @@ def test_names_of_controllers() -> None:
 
 def test_a_name_that_no_controller_can_have_is_not_found(client: Client) -> None:
     assert client.get("/controller/a%20b/api/rollouts", state_in="queuing").status == 404
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[Storage], Awaitable[None]]]:
+    """What happens once after a gateway has claimed attempts and read their records, and before it notes them."""
+    steps: list[Callable[[Storage], Awaitable[None]]] = []
+    read = Storage.records_and_payloads
+
+    async def read_then(self: Storage, rollouts: Sequence[str], before: Any = ()) -> Any:
+        found = await read(self, rollouts, before)
+        if rollouts and steps:
+            await steps.pop()(self)
+        return found
+
+    monkeypatch.setattr(Storage, "records_and_payloads", read_then)
+    return steps
+
+
+def test_a_rollout_that_is_deleted_as_it_is_claimed_stays_deleted(
+    client: Client, between: list[Callable[[Storage], Awaitable[None]]]
+) -> None:
+    async def delete(storage: Storage) -> None:
+        await Rollouts(storage).delete("r1")
+
+    client.create("r1", "r2")
+    between.append(delete)
+    assert client.named("a").ids() == ["r2"]
+    assert client.get("/api/rollouts/r1").status == 404
+    assert client.get("/api/rollouts/r2").status == 200
+
+
+def test_what_another_gateway_writes_as_a_rollout_is_claimed_is_not_lost(
+    client: Client, between: list[Callable[[Storage], Awaitable[None]]]
+) -> None:
+    async def write(storage: Storage) -> None:
+        old = await storage.record("r1")
+        assert old is not None
+        new = replace(old, error="of the attempt before", version=7)
+        assert (await storage.noted(storage.noting("r1", old, new))).word == "noted"
+
+    client.create("r1")
+    between.append(write)
+    (shown,) = client.named("a").listed()
+    assert (shown["status"]["error_message"], shown["status"]["version"]) == ("of the attempt before", 7)
+    client.named("a").run("r1")
+    assert client.status("r1")["version"] == 9
+
+
+def test_results_whose_ends_nobody_noted_are_found_in_pieces(url: str) -> None:
+    names = {f"t{i}" for i in range(3_000)}
+
+    async def scenario() -> tuple[set[str], int]:
+        async with Gateway(url, RUN) as opened:
+            parts = [part for name in names for part in (1, name)]
+            await opened._transport.command("ZADD", keys.key(RUN, "ready"), *parts)  # pyright: ignore[reportPrivateUsage]
+            found, cursor, longest = set[str](), 0, 0
+            while True:
+                piece, cursor = await opened.storage.unnoted_results(cursor)
+                found.update(piece)
+                longest = max(longest, len(piece))
+                if not cursor:
+                    return found, longest
+
+    found, longest = asyncio.run(scenario())
+    assert found == names
+    assert longest < 1_500

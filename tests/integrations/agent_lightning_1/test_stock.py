@@ -172,8 +172,9 @@ def test_a_restart_of_the_server_loses_nothing(url: str, stock: Stock, monkeypat
     with started(*command) as first:
         client = Client(first.read_line())
         client.create(*names, config=stock.local)
-        with stock.controller(client.named("one"), size=2, RUNS_S="3"):
-            wait_until(lambda: len(stock.executions) == 2, "two of them run", timeout_s=60)
+        # The agents work for longer than the server is away: one that cannot report its reward fails, and runs again.
+        with stock.controller(client.named("one"), size=3, RUNS_S="15"):
+            wait_until(lambda: len(stock.executions) == 3, "three of them run", timeout_s=60)
             first.kill()
             with started(*command) as second:
                 assert second.read_line() == client.endpoint
