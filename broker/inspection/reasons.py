@@ -176,9 +176,7 @@ def _swept_first(explanation: Explanation) -> str:
         return "hand out a slot whose backoff has passed"
     if (lost := explanation.holding.lost) and _may_be_tried_again(explanation, lost):
         return f"take back {count(lost, 'slot')} of workers that are silent, and hand out what may be tried again"
-    if _is_due(explanation, "deadlines") and any(
-        row.timeout_ms and row.tries + 1 < row.max_attempts for row in explanation.held
-    ):
+    if _is_due(explanation, "deadlines") and _timed_out_may_be_tried_again(explanation):
         return "take back an attempt that has reached its time-out, and hand out its slot"
     return ""
 
@@ -192,6 +190,12 @@ def _may_be_tried_again(explanation: Explanation, lost: int) -> bool:
     costs_nothing = (len(tasks[row.session]) > 1 and not row.again for row in rows)
     has_tries = (row.tries + 1 < row.max_attempts for row in rows)
     return len(rows) < lost or any(costs_nothing) or any(has_tries)
+
+
+def _timed_out_may_be_tried_again(explanation: Explanation) -> bool:
+    """Whether an attempt that has reached its time-out leaves a try. If none of these is listed, it may."""
+    over = [row for row in explanation.held if row.timeout_ms and row.at_ms + row.timeout_ms <= explanation.now_ms]
+    return not over or any(row.tries + 1 < row.max_attempts for row in over)
 
 
 def _is_due(explanation: Explanation, name: str) -> bool:

@@ -482,7 +482,7 @@ def test_a_take_that_does_not_seal_brings_the_rows_of_all_that_it_took(lab: Lab)
 def test_what_a_take_reset_is_not_told_of(lab: Lab):
     """Mutants: tells_of_what_it_reset."""
     trainer, worker = (
-        lab.raw_trainer(consumer_batch_size=1, max_staleness=1, max_concurrent_rollouts=9),
+        lab.raw_trainer(consumer_batch_size=1, max_staleness=1, staleness_limit=1, max_concurrent_rollouts=9),
         lab.raw_worker(),
     )
     trainer.enqueue("a", "b")

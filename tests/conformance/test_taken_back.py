@@ -104,7 +104,7 @@ def test_what_another_sample_of_the_group_ends_is_heard(lab: Lab, opened: Opened
 
 def test_a_task_that_another_call_finds_too_old_is_heard(lab: Lab, opened: Opened):
     lab.go_live()
-    fields = RunConfig(consumer_batch_size=1, max_staleness=1, max_concurrent_rollouts=9)
+    fields = RunConfig(consumer_batch_size=1, max_staleness=1, staleness_limit=1, max_concurrent_rollouts=9)
     with Trainer(lab.url, lab.run, fields) as trainer, opened(lab.url, lab.run, lease_s=LEASE_S) as worker:
         trainer.enqueue(tasks(1, samples=2))
         attempts = claimed(worker, 1)

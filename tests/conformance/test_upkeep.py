@@ -88,7 +88,7 @@ def test_dead_and_rejected_tasks_are_kept_up_to_a_bound_each(lab: Lab):
 
 
 def test_policies_that_cannot_matter_any_more_are_forgotten(lab: Lab):
-    trainer = lab.trainer(max_staleness=1, retention_steps=5)
+    trainer = lab.trainer(max_staleness=1, staleness_limit=1, retention_steps=5)
     for _ in range(20):
         trainer.advance(allow_empty=True)
     while lab.call(anyone.trim):

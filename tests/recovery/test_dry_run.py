@@ -39,7 +39,12 @@ def _compare(lab: Lab, trainer: Trainer, *source: Any, **options: Any) -> None:
 @pytest.mark.parametrize("in_flight", ["keep", "requeue"])
 def test_a_dry_run_reports_exactly_what_recovery_then_does(lab: Lab, tmp_path: Path, lost_future: str, in_flight: str):
     trainer = lab.trainer(
-        consumer_batch_size=2, max_staleness=2, max_concurrent_rollouts=8, retry_backoff_ms=5_000, max_attempts=9
+        consumer_batch_size=2,
+        max_staleness=2,
+        staleness_limit=2,
+        max_concurrent_rollouts=8,
+        retry_backoff_ms=5_000,
+        max_attempts=9,
     )
     worker = lab.worker()
     singles, groups = tasks(24), [Task(id=f"g{i}", samples=3, min_samples=2) for i in range(4)]

@@ -335,7 +335,7 @@ def test_a_server_that_went_back_does_not_overwrite_a_good_checkpoint(lab: Lab, 
 
 def test_workers_that_have_loaded_surviving_weights_go_on_after_a_loss(lab: Lab, tmp_path: Path):
     """The checkpoint knows who made each version: nobody loads again what he has, and lost versions stay lost."""
-    trainer, worker = lab.trainer(max_staleness=2, max_concurrent_rollouts=9), lab.worker()
+    trainer, worker = lab.trainer(max_staleness=2, staleness_limit=2, max_concurrent_rollouts=9), lab.worker()
     trainer.enqueue(tasks(12))
     policies: list[Policy] = []
     for _ in range(4):

@@ -6,7 +6,7 @@ from broker.inspection.capacity import Terms, terms_of
 from broker.inspection.explanation import Explanation, explanation_of
 from broker.inspection.reasons import batch_progress, formula, next_claim
 from broker.inspection.stats import Stats
-from broker.protocol.anyone import Facts, Holding
+from broker.protocol.anyone import Facts, HeldRow, Holding
 from broker.values.config import RunConfig
 
 
@@ -23,9 +23,9 @@ def make_stats(*, size: int = 4, staleness: int | None = 2, concurrency: int = 1
     return Stats(run="r", epoch="1.ab", capacity=min(terms), config=config, **(waiting | values))
 
 
-def explained(stats: Stats, *, lost: int = 0, **due_ms: int) -> Explanation:
-    """A run's numbers, slots of silent workers, and when the first of a kind is due; now is 1000 ms."""
-    return explanation_of(stats, Facts(1000, (), (), due_ms, "", "", Holding(stats.sessions, 0, 0, lost)))
+def explained(stats: Stats, *held: HeldRow, lost: int = 0, **due_ms: int) -> Explanation:
+    """A run's numbers, held slots, how many are silent workers', when the first of a kind is due; now is 1000 ms."""
+    return explanation_of(stats, Facts(1000, (), held, due_ms, "", "", Holding(stats.sessions, 0, 0, lost)))
 
 
 def test_the_formula_shows_its_numbers() -> None:
@@ -136,9 +136,29 @@ def test_what_a_claim_sweeps_first_needs_no_capacity(
 def test_what_silent_workers_held_is_not_handed_out_where_it_cannot_be_used() -> None:
     overtaken = make_stats(staleness=0, step_next=6, accepted=24, running=1, pending=9)
     assert next_claim(explained(overtaken, lost=2)).reason == "at_capacity"
-    once = make_stats(running=4, pending=9, concurrency=4)
-    once = once.model_copy(update={"config": once.config.model_copy(update={"max_attempts": 1})})
-    assert next_claim(explained(once, lost=2)).reason == "max_concurrent"
+
+    full = make_stats(running=4, pending=9, concurrency=4)
+
+    def reason(tasks: str, *, max_attempts: int) -> str:
+        held = [HeldRow(f"{task}#{k}.1.ab", "w-1", 5, 0, 900, 0, max_attempts) for k, task in enumerate(tasks)]
+        return next_claim(explained(full, *held, lost=2)).reason
+
+    assert reason("aa", max_attempts=1) == "max_concurrent"
+    assert reason("aa", max_attempts=2) == "open"
+    assert reason("ab", max_attempts=1) == "open", "several lost tasks use up no try"
+
+
+def test_a_time_out_is_told_of_where_the_slot_may_be_tried_again() -> None:
+    full = make_stats(running=4, pending=9, concurrency=4)
+
+    def reason(*rows: tuple[int, int]) -> str:
+        """Of slots that were claimed at 0, with their time-outs and limits of attempts."""
+        held = [HeldRow(f"{k}#0.1.ab", "w-1", 5, 0, 9000, 0, most, ms) for k, (ms, most) in enumerate(rows)]
+        return next_claim(explained(full, *held, deadlines=999)).reason
+
+    assert reason((999, 1), (2000, 3), (0, 3)) == "max_concurrent"
+    assert reason((999, 1), (1000, 2)) == "open"
+    assert reason((2000, 1)) == "open", "the slot is not among those that are listed"
 
 
 def test_a_task_whose_backoff_has_passed_is_started_where_there_is_capacity() -> None:

@@ -101,13 +101,13 @@ def test_explain_begins_with_whether_work_is_going_on(broker: Any, url: str, tra
         for attempt in attempts:
             worker.release(attempt)
         assert first()[2] == "  No: 1 worker is connected and holds nothing, though tasks may be handed out."
-        for _ in range(2):
+        for _ in range(5):  # beyond staleness_limit, which is 4
             trainer.advance(allow_empty=True)
         assert worker.claim(1) == []
         assert worker.claim_reason == "weights_stale"
         assert first()[2] == (
             "  No: 1 worker is connected and holds nothing."
-            " The weights of 1 of 1 worker looked at were too old at the last claim: the run is at version 2."
+            " The weights of 1 of 1 worker looked at were too old at the last claim: the run is at version 5."
         )
 
 
