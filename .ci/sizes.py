@@ -36,7 +36,7 @@ KNOWN = {
     "broker/trainer/state.py": (437, "one class: what a trainer remembers"),
     "broker/values/codec.py": (390, "one format, both ways"),
     "broker/web/application.py": (390, "every page and every question of the pages, with who may ask it"),
-    "broker/worker/calls.py": (346, "one class: claiming, claiming ahead, handing in"),
+    "broker/worker/claims_and_results.py": (346, "one class: claiming, claiming ahead, handing in"),
     "broker/worker/session.py": (449, "one class: a worker's session with a run"),
 }
 

@@ -55,7 +55,7 @@ local function slots_held(limit)
       local s = slot_of(t, k)
       if letter(t, k) == 'H' and #rows < limit then
         local most = TaskOptions.own(t, 'max_attempts') or num('max_attempts')
-        local timeout = TaskOptions.own(t, 'timeout_ms') or num('attempt_timeout_ms')
+        local timeout = Timeouts.of(t, num('attempt_timeout_ms'))
         local again = s.why == 'expired' and 1 or 0
         rows[#rows + 1] = { attempt_id(t, k, s), s.session, s.version, s.at, lease_of(s.session), s.tries,
           int_text(most), int_text(timeout), again }

@@ -18,7 +18,10 @@ local FIELDS = gate_and({
   'awaited',
 })
 
-local function release_held(t)
+-- What becomes of a task that the walk comes to.
+local Fates = {}
+
+Fates.release_held = function(t)
   for k = 0, t.samples - 1 do
     if t.state == 'R' and letter(t, k) == 'H' then
       local s = slot_of(t, k)
@@ -29,14 +32,14 @@ local function release_held(t)
 end
 
 -- Deletes a task with its results.
-local function forget_task(t)
+Fates.forget_task = function(t)
   load_slots_of(t)
   clear_slots(t, 'revoked')
   leave_state(t)
   drop_records(t)
 end
 
-local function back_to_ready(t)
+Fates.back_to_ready = function(t)
   zdel(key('batch:' .. t.step), t.id)
   t.state, t.step = 'Y', '-1'
   zput(READY, t.id, t.first)
@@ -45,7 +48,7 @@ local function back_to_ready(t)
 end
 
 -- Recomputes the task's range of versions from its held and done samples: an attempt by a lost policy, released since, may have widened it.
-local function mend_versions(t)
+Fates.mend_versions = function(t)
   if tonumber(t.newest) <= num('recovering') or not t.letters:find('[HD]') then return end
   local oldest, newest = math.huge, -1
   for k = 0, t.samples - 1 do
@@ -61,7 +64,7 @@ end
 
 -- Remembers that a task is finished. The server knows this only from the checkpoint, so from now on the server is known from that checkpoint:
 -- a recovery by an older checkpoint has to bring the task again.
-local function remember_finished(id)
+Fates.remember_finished = function(id)
   add_finished(id, true)
   set('known_from', math.max(num('known_from'), num('recover_listed')))
   set('known_version', num('recovering'))
@@ -75,14 +78,14 @@ local function act(t, fate, id)
     return drop_finished(id)
   end
   local stays = fate == 'keep' or fate == 'ready'
-  if stays and (t.state == 'R' or t.state == 'Y' or t.state == 'B') then mend_versions(t) end
+  if stays and (t.state == 'R' or t.state == 'Y' or t.state == 'B') then Fates.mend_versions(t) end
   if fate == 'ready' then
-    back_to_ready(t)
+    Fates.back_to_ready(t)
   elseif fate == 'release' then
-    release_held(t)
+    Fates.release_held(t)
   elseif fate == 'finished' or fate == 'dropped' then
-    if fate == 'finished' then remember_finished(t.id) end -- the data loader may bring a dropped task again
-    forget_task(t)
+    if fate == 'finished' then Fates.remember_finished(t.id) end -- the data loader may bring a dropped task again
+    Fates.forget_task(t)
   elseif fate == 'pending' then
     if t.state == 'X' or t.state == 'J' then restart_task(t) else requeue_task(t, 'recovery') end
   end

@@ -52,7 +52,7 @@ end
 
 local function accept(t, k, s, attempt, at)
   zdel(SESSION .. s.session, attempt)
-  if state.timeouts then zdel(DEADLINES, attempt) end
+  Timeouts.clear(attempt)
   Quarantine.forget(s.session)
   set_letter(t, k, 'D')
   if s.why ~= '' then

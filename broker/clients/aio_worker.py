@@ -29,7 +29,7 @@ from broker.errors import BadArgument, BrokerError
 from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.policy import Policy
-from broker.worker.calls import WorkerCalls, number_wanted
+from broker.worker.claims_and_results import WorkerCalls, number_wanted
 from broker.worker.grace import grace_of, tell_begun
 from broker.worker.grouped_submits import GroupedSubmits
 from broker.worker.handler_outcome import check_async_handler, judged

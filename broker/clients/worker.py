@@ -28,7 +28,7 @@ from broker.protocol.worker import FailureKind
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
-from broker.worker.calls import WorkerCalls, number_wanted
+from broker.worker.claims_and_results import WorkerCalls, number_wanted
 from broker.worker.grace import Grace, grace_of
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat, interval_of

@@ -6,6 +6,7 @@ Imports nothing of the broker.
 """
 
 from broker.errors.base import BrokerError
+from broker.errors.handler_verdicts import Reject, WorkerFault
 from broker.errors.kinds import (
     BY_CODE,
     AuthenticationFailed,
@@ -45,7 +46,6 @@ from broker.errors.kinds import (
     WaitTimeout,
     WeightsUnavailable,
 )
-from broker.errors.raised_by_handlers import Reject, WorkerFault
 
 __all__ = [
     "BY_CODE",

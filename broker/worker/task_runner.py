@@ -14,7 +14,7 @@ from typing import Any
 from broker.errors import BrokerError, TooBig
 from broker.protocol.worker import Submission
 from broker.values.attempt import Attempt
-from broker.worker.calls import WorkerCalls
+from broker.worker.claims_and_results import WorkerCalls
 from broker.worker.exception_parts import is_a
 from broker.worker.handler_outcome import During, Outcome, judged, not_awaitable
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop

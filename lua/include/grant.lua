@@ -29,12 +29,7 @@ local function hold(t, k, claim)
   replace_slot(t, k, claims .. ',' .. tries .. claim.record_head .. before .. claim.record_tail)
   local attempt = name .. '.' .. claims .. claim.id_tail
   zput(claim.book, attempt, claim.version)
-  local timeout = TaskOptions.own(t, 'timeout_ms') or claim.timeout
-  if timeout > 0 then
-    if not field('timeouts') then set('timeouts', 1) end -- attempts may have a deadline from now on, even if the config changes
-    zput(DEADLINES, attempt, lease_end(timeout))
-    due_at(now + timeout)
-  end
+  Timeouts.begin(attempt, t, claim.timeout)
   event('claim', attempt .. claim.event_tail)
   claim.attempts[#claim.attempts + 1] = attempt
   return slot .. ' ' .. claims .. ' ' .. tries

@@ -1,3 +1,4 @@
+-- @include attempt_timeouts
 -- @include result_bytes
 -- Transitions of whole tasks. Each function changes a task record in the cache; flush() writes it.
 
@@ -38,7 +39,7 @@ local TAKEN_BACK = { expired = true, stale = true, revoked = true, cancelled = t
 local function end_hold(t, k, s, why)
   local attempt = attempt_id(t, k, s)
   zdel(SESSION .. s.session, attempt)
-  if field('timeouts') then zdel(DEADLINES, attempt) end
+  Timeouts.clear(attempt)
   s.why = why
   slot_changed(t, k, s)
   if TAKEN_BACK[why] then Markers.arm_session(s.session) end

@@ -340,14 +340,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "the_newest_version_is_the_first_one": (
             "if claim.version > tonumber(t.newest) then", "if t.newest == '-1' then", WALK,
         ),
-        "time_outs_are_not_kept": (
-            "zput(DEADLINES, attempt, lease_end(timeout))\n    due_at(now + timeout)", "", WALK,
-        ),
+    },
+    "include/attempt_timeouts.lua": {
+        "time_outs_are_not_kept": ("zput(DEADLINES, attempt, lease_end(ms))\n  due_at(now + ms)", "", WALK),
         "nobody_looks_at_a_time_out": (
-            "zput(DEADLINES, attempt, lease_end(timeout))\n    due_at(now + timeout)",
-            "zput(DEADLINES, attempt, lease_end(timeout))", WALK,
+            "zput(DEADLINES, attempt, lease_end(ms))\n  due_at(now + ms)",
+            "zput(DEADLINES, attempt, lease_end(ms))", WALK,
         ),
-        "time_outs_are_on_the_runs_clock": ("lease_end(timeout)", "now + timeout", WALK),
+        "time_outs_are_on_the_runs_clock": ("lease_end(ms)", "now + ms", WALK),
+        "a_time_out_outlives_its_attempt": ("if field('timeouts') then zdel(DEADLINES, attempt) end", "", "switched_off"),
     },
     "include/breaker.lua": {
         "nothing_halts": ("  Breaker.halt(ids, is_enough and not is_long)\n", "", "failures_of_different_tasks_halt", WALK),
@@ -949,16 +950,16 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "newest_that_was_used",
         ),
         "dropped_rows_are_finished": (
-            "if fate == 'finished' then remember_finished(t.id) end",
+            "if fate == 'finished' then Fates.remember_finished(t.id) end",
             "remember_finished(t.id)", "not_taken_for_those_of_the_checkpoint",
         ),
         "an_end_known_from_a_file_alone": (
             "set('known_from', math.max(num('known_from'), num('recover_listed')))", "", "forgotten_discard_is_undone",
         ),
         "what_a_recovery_gives_back_is_told_to_nobody": ("      Markers.arm_session(s.session)\n", "", WALK),
-        "versions_of_the_lost_future_stay_on_kept_tasks": ("then mend_versions(t) end", "then end", WALK),
+        "versions_of_the_lost_future_stay_on_kept_tasks": ("then Fates.mend_versions(t) end", "then end", WALK),
         "dropped_rows_cannot_come_again": (
-            "if fate == 'finished' then remember_finished(t.id) end", "add_finished(t.id, true)", WALK,
+            "if fate == 'finished' then Fates.remember_finished(t.id) end", "add_finished(t.id, true)", WALK,
         ),
     },
     "renew.lua": {
@@ -1016,7 +1017,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "newest_of_the_task_not_changed": (
             "then t.newest = s.newest end", "then t.newest = t.newest end", "told_by_the_newest",
         ),
-        "time_outs_not_read": ("{ 'timeouts', 'total_results' }", "{ 'total_results' }", "switched_off"),
         "refused_bytes_kept": (
             "if not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
         ),
@@ -1026,7 +1026,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if same and letter(t, k) == 'D' and verdict == 'a' then", "if false then", WALK,
         ),
         "a_done_attempt_stays_with_its_session": (
-            "zdel(SESSION .. s.session, attempt)\n  if state.timeouts", "if state.timeouts", WALK,
+            "zdel(SESSION .. s.session, attempt)\n  Timeouts.clear", "Timeouts.clear", WALK,
         ),
         "a_result_needs_no_bytes": ("elseif ResultBytes.missing(attempt, how) then", "elseif false then", WALK),
         "a_refused_result_leaves_its_bytes": (
