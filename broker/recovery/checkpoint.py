@@ -158,16 +158,28 @@ def refuse_all_but_files(path: Path) -> None:
     """Raises CheckpointError if the path is not a file's: a rename would replace a device or a pipe."""
     try:
         mode = path.stat().st_mode
+        is_open_file = _names_an_open_file(path)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
         raise CheckpointError(path=str(path), problem=f"could not be written: {reason_of(error)}") from error
     if stat.S_ISDIR(mode):
         raise CheckpointError(path=str(path), problem="could not be written, this is a directory: name a file in it")
-    # A name of an open file, such as /dev/stdout: a rename would replace the name.
-    is_handle = path.is_symlink() and path.absolute().parts[1] in {"dev", "proc"}
-    if is_handle or not stat.S_ISREG(mode):
+    if is_open_file or not stat.S_ISREG(mode):
         raise CheckpointError(path=str(path), problem="could not be written, this is a device, a pipe or a socket")
+
+
+def _names_an_open_file(path: Path) -> bool:
+    """Whether it is a link such as /dev/stdout or /proc/self/fd/1, or leads to one: a rename would replace it.
+
+    Folders below /dev, such as /dev/shm, hold files like any other: the names of open files are in /dev itself.
+    """
+    while path.is_symlink():
+        path = path.parent.resolve() / path.name
+        if path.parent == Path("/dev") or path.is_relative_to("/proc"):
+            return True
+        path = path.parent / path.readlink()
+    return False
 
 
 def write_atomically(path: Path, pieces: Iterable[bytes]) -> None:

@@ -33,7 +33,11 @@ def test_clients_for_asyncio_use_it_too(lab: Lab, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("client", [Trainer, Worker, aio.Trainer, aio.Worker])
-def test_without_both_the_error_names_the_variable(client: type, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("variable", [None, ""])
+def test_without_both_the_error_names_the_variable(client: type, variable: str | None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("BROKER_URL", raising=False)
-    with pytest.raises(BadUrl, match="BROKER_URL is not set"):
-        client(run="math-7b")
+    if variable is not None:
+        monkeypatch.setenv("BROKER_URL", variable)
+    for given in ({}, {"url": None}):
+        with pytest.raises(BadUrl, match="no URL was given, and BROKER_URL is not set"):
+            client(run="math-7b", **given)

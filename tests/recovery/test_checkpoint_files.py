@@ -324,6 +324,23 @@ def test_places_that_are_no_files_are_refused(lab: Lab, saved: tuple[Trainer, Wo
         if place.is_symlink():  # as /dev/stdout is, of a file
             with pytest.raises(CheckpointError, match="this is a device"):
                 trainer.checkpoint(place)
+            (tmp_path / "name of an open file").symlink_to(place)
+            with pytest.raises(CheckpointError, match="this is a device"):
+                trainer.checkpoint(tmp_path / "name of an open file")
+            assert (tmp_path / "name of an open file").readlink() == place
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="this system keeps no files in memory")  # noqa: S108
+def test_a_folder_in_memory_takes_checkpoints(lab: Lab, saved: tuple[Trainer, Worker, Path]):
+    """The name of a checkpoint is a link there, below /dev: it must not be taken for the name of an open file."""
+    trainer, _, _ = saved
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # noqa: S108
+        path = Path(folder) / "broker.json"
+        for _ in range(2):
+            trainer.checkpoint(path)
+        assert path.is_symlink()
+        trainer.recover(path)
+        assert trainer.version == 4
 
 
 @pytest.mark.parametrize(

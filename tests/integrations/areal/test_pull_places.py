@@ -148,6 +148,7 @@ def test_each_step_gets_a_whole_batch_and_no_prompt_twice(
     assert (stats.version, stats.consumed) == (6, 6 * B)
     assert stats.rejected
     assert stats.config.max_concurrent_rollouts == C
+    assert stats.config.max_staleness == stats.config.staleness_limit == S  # AReaL has one bound
     assert stats.config.lease_ms == 1500
 
 

@@ -69,8 +69,8 @@ class PullPlaces:
                 "without it"
             )
         config = RunConfig(
-            consumer_batch_size=batch, max_staleness=max_staleness, max_concurrent_rollouts=max_concurrent,
-            lease_ms=self._lease_ms,
+            consumer_batch_size=batch, max_staleness=max_staleness, staleness_limit=max_staleness,
+            max_concurrent_rollouts=max_concurrent, lease_ms=self._lease_ms,
         )  # fmt: skip
         made = PulledRollouts(controller, self._url, self._run, config, update=self._update)
         _place(made, controller)
