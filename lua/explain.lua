@@ -1,10 +1,10 @@
 -- Says who holds the slots and which timers are due: the facts behind `broker explain`.
 -- Transition: none
 -- KEYS: state
--- ARGV: now, limit (how many sessions and how many running tasks to look at)
--- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim that got less than it asked for), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session, tries, max_attempts, time-out in ms (0: none), 1 if the attempt before expired), next due (delayed, retries, time-outs, sessions; 0: none), first pending task, oldest ready task (or empty), totals (sessions counted, of these the ones with a live lease that hold a slot, slots held under live leases, slots held under leases that have passed), halt (empty: none, else after how many failures, when, names of the workers that failed, at most 100, then per task, the last to fail first and at most limit: id, session, at, error)
+-- ARGV: now, limit (how many sessions and how many running tasks to look at), worker (its sessions alone are listed; empty: of all workers)
+-- Returns: now, list of sessions (id, lease deadline, attempts held, reason of the last claim that got less than it asked for, length of the lease), list of held slots of the oldest running tasks (attempt, session, version, at, lease deadline of the session, tries, max_attempts, time-out in ms (0: none), 1 if the attempt before expired), next due (delayed, retries, time-outs, sessions; 0: none), first pending task, oldest ready task (or empty), totals (sessions counted, of these the ones with a live lease that hold a slot, slots held under live leases, slots held under leases that have passed), halt (empty: none, else after how many failures, when, names of the workers that failed, at most 100, then per task, the last to fail first and at most limit: id, session, at, error)
 -- Errors: NORUN, SCHEMA, BADARG
--- Bound: limit sessions, limit tasks and their slots; the totals take one ZCARD for each session, of the first 10000 sessions
+-- Bound: limit sessions, limit tasks and their slots; where a worker is named, the first 10000 sessions are looked at; the totals take one ZCARD for each session, of the first 10000 sessions
 -- Flags: no-writes
 -- @include breaker
 
@@ -17,13 +17,19 @@ local MOST_COUNTED = 10000
 -- Why the session's last claim got less than it asked for; '-': it got all; empty: the session has not claimed.
 local function last_reason(call) return call and call:match('^%d+ %d+ (%S+)') or '' end
 
-local function sessions_seen(limit)
-  local rows, got, ids = {}, redis.call('ZRANGE', SESSIONS, 0, limit - 1, 'WITHSCORES'), {}
-  for i = 1, #got, 2 do ids[#ids + 1] = got[i] end
+local function sessions_seen(limit, worker)
+  local rows, ids, ends = {}, {}, {}
+  local got = redis.call('ZRANGE', SESSIONS, 0, (worker == '' and limit or MOST_COUNTED) - 1, 'WITHSCORES')
+  for i = 1, #got, 2 do
+    if #ids < limit and (worker == '' or got[i]:match('^(.*)~') == worker) then
+      ids[#ids + 1], ends[#ids + 1] = got[i], got[i + 1]
+    end
+  end
   local calls = hmget(CALLS, ids)
   for i = 1, #ids do
-    local deadline = int_text(silent_from(tonumber(got[2 * i])))
-    rows[i] = { ids[i], deadline, redis.call('ZCARD', SESSION .. ids[i]), last_reason(calls[i]) }
+    local lease = (calls[i] or ''):match('^%d+ (%d+)') or '0'
+    rows[i] = { ids[i], int_text(silent_from(tonumber(ends[i]))), redis.call('ZCARD', SESSION .. ids[i]), last_reason(calls[i]),
+      lease }
   end
   return rows
 end
@@ -97,6 +103,6 @@ return run(function()
   for i, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
     due[i] = int_text(earliest(name, silent_from) or 0)
   end
-  return { int_text(now), sessions_seen(limit), slots_held(limit), due, redis.call('ZRANGE', PENDING, 0, 0)[1] or '',
+  return { int_text(now), sessions_seen(limit, ARGV[3]), slots_held(limit), due, redis.call('ZRANGE', PENDING, 0, 0)[1] or '',
     redis.call('ZRANGE', READY, 0, 0)[1] or '', totals(), halt_seen(limit) }
 end)

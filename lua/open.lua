@@ -20,6 +20,7 @@ return run(function()
   if not state.schema then
     local epoch = '1.' .. token
     create_run(epoch, CONFIG_START)
+    set('trainer_at', now)
     flush()
     return epoch .. ' 0 0 1'
   end
@@ -31,6 +32,7 @@ return run(function()
   local number = tonumber(state.epoch:match('^%d+')) + 1
   local epoch = int_text(number) .. '.' .. token
   take_over(epoch)
+  set('trainer_at', now)
   event('open', epoch)
   flush()
   return epoch .. answer_tail

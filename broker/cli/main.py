@@ -37,7 +37,7 @@ examples:
   broker serve --port 6399                      a private server; prints its URL
   export BROKER_URL=redis://127.0.0.1:6399/0
   broker runs                                   what is on the server
-  broker status math-7b --watch                 a run's counters, live
+  broker watch math-7b                          a run, live
   broker explain math-7b                        why do my workers get nothing?
   broker tail math-7b --json | jq .             every transition as it happens
 

@@ -158,6 +158,19 @@ class Output:
         with Live(console=console, auto_refresh=False) as live, _logged_above():
             yield lambda tables: live.update(_laid_out(tables), refresh=True)
 
+    @contextmanager
+    def screen(self) -> Generator[Console | None]:
+        """The terminal for a picture that the caller draws; None: the output is no terminal, is JSON, or lacks rich.
+
+        Within it, log lines are printed above the picture.
+        """
+        console = None if self.as_json else self._terminal()
+        if console is None:
+            yield None
+            return
+        with _logged_above():
+            yield console
+
     def _append(self, tables: Sequence[Table]) -> None:
         self.tables(tables)
         self.line()

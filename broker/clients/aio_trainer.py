@@ -9,12 +9,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from broker.clients.background import in_loop
 from broker.clients.base import AsyncClient
 from broker.connections import (
     DEFAULT_RETRY_FOR_S,
     DEFAULT_TIMEOUT_S,
     Credentials,
     open_async_transport,
+    open_transport,
     url_or_variable,
 )
 from broker.errors import BadArgument, BrokerError
@@ -24,6 +26,7 @@ from broker.trainer.draws import DrawingTask, DrawOnLoop
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.feeder import feeder_of
 from broker.trainer.filter import Accept
+from broker.trainer.pulse import Pulse
 from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TASKS_PER_CALL, TrainerState
 from broker.trainer.wait_log import timed_out
@@ -75,9 +78,10 @@ class Trainer(AsyncClient):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
+        url = url_or_variable(url)
         super().__init__(
             open_async_transport(
-                url_or_variable(url),
+                url,
                 timeout_s=timeout_s,
                 retry_for_s=retry_for_s,
                 credentials=credentials,
@@ -89,7 +93,8 @@ class Trainer(AsyncClient):
         except BaseException:
             self._transport.give_up()
             raise
-        self._attached = attach
+        self._attached, self._url, self._credentials = attach, url, credentials
+        self._pulse: Pulse | None = None
         self._ahead: tuple[int, asyncio.Task[list[Rollout]]] | None = None
         self._feeding: asyncio.Task[None] | None = None
 
@@ -102,6 +107,16 @@ class Trainer(AsyncClient):
             self._is_open = False
             await self._transport.close()
             raise
+        if not self._attached and self._pulse is None:
+            loop = asyncio.get_running_loop()
+            credentials = None if self._credentials is None else in_loop(self._credentials, loop, DEFAULT_TIMEOUT_S)
+            name = f"broker:pulse:{self.run}"
+            self._pulse = Pulse(
+                self,
+                self._state,
+                functools.partial(open_transport, self._url, retry_for_s=0.0, credentials=credentials, name=name),
+            )
+            self._pulse.start()
         return self
 
     @property
@@ -406,6 +421,8 @@ class Trainer(AsyncClient):
         if not self._transport.is_forked:
             await self._drop_ahead()
             self._state.fed.stop()
+            if self._pulse is not None:
+                self._pulse.stop(0.0)  # it may wait for credentials from this loop
             if self._feeding is not None:
                 self._feeding.cancel()
                 await asyncio.gather(self._feeding, return_exceptions=True)

@@ -109,9 +109,16 @@ class Operator(BlockingClient):
         """One consistent look at a run. Raises NoRun."""
         return stats_of(run, self._call(anyone.stats(check_name("run", run))))
 
-    def explain(self, run: str, limit: int = 50) -> Explanation:
-        """Why the run goes on or stands still, with at most `limit` workers and tasks by name. Raises NoRun."""
-        return self._run(explain(self.transport.io, check_name("run", run), "", limit))
+    def explain(self, run: str, limit: int = 50, worker: str | None = None) -> Explanation:
+        """Why the run goes on or stands still, with at most `limit` workers and tasks by name. Raises NoRun.
+
+        Args:
+            run: the run.
+            limit: of the lists.
+            worker: the name of a worker: the explanation lists its sessions alone.
+        """
+        named = "" if worker is None else check_name("worker", worker)
+        return self._run(explain(self.transport.io, check_name("run", run), "", limit, named))
 
     def audit(
         self, run: str, *, repair: bool = False, deep: bool = False, progress: Callable[[int], None] | None = None

@@ -27,6 +27,7 @@ from broker.trainer.draws import DrawBlocking
 from broker.trainer.enqueued import Enqueued
 from broker.trainer.feeder import feeder_of
 from broker.trainer.filter import Accept
+from broker.trainer.pulse import Pulse
 from broker.trainer.saving import BatchLoop, Saving
 from broker.trainer.state import TrainerState
 from broker.trainer.wait_log import timed_out
@@ -68,7 +69,7 @@ class Trainer(BlockingClient):
         attach: only read (ranks of a data-parallel trainer): no fence, and no call that changes the run.
         clock: injected time in milliseconds, for tests.
         credentials: called at each new connection; returns user and password, and perhaps for how many seconds they
-            are valid. For tokens that are replaced; None: the URL's are used.
+            are valid. For tokens that are replaced; a thread of the trainer may call it. None: the URL's are used.
         timeout_s: how long the server may be silent before the connection counts as lost, in seconds.
         retry_for_s: for how long after its first try a call may be tried again, in seconds; `math.inf`: for ever.
 
@@ -91,8 +92,9 @@ class Trainer(BlockingClient):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry_for_s: float = DEFAULT_RETRY_FOR_S,
     ) -> None:
+        url = url_or_variable(url)
         transport = open_transport(
-            url_or_variable(url),
+            url,
             timeout_s=timeout_s,
             retry_for_s=retry_for_s,
             credentials=credentials,
@@ -102,9 +104,16 @@ class Trainer(BlockingClient):
         self._attached = attach
         self._ahead: tuple[int, Future[list[Rollout]]] | None = None
         self._thread: threading.Thread | None = None  # that forms it
+        self._pulse: Pulse | None = None
         try:
             self._state = TrainerState(transport.io, run, config, update=update, clock=clock)
             self._run(self._state.refresh() if attach else self._state.open())
+            if not attach:
+                opened = functools.partial(
+                    open_transport, url, retry_for_s=0.0, credentials=credentials, name=f"broker:pulse:{run}"
+                )
+                self._pulse = Pulse(self, self._state, opened)
+                self._pulse.start()
         except BaseException:
             transport.close()
             raise
@@ -605,6 +614,8 @@ class Trainer(BlockingClient):
     def close(self) -> None:
         """Closes the connections. The run stays as it is, and another trainer may open it."""
         self._state.fed.stop()
+        if self._pulse is not None:
+            self._pulse.stop(END_WITHIN_S)
         self._transport.close()
         if self._thread is not None:
             self._thread.join(END_WITHIN_S)

@@ -63,9 +63,9 @@ class Explanation:
         return "\n".join(lines)
 
 
-async def explain(io: BaseTransport, run: str, now: Now, limit: int = 50) -> Explanation:
-    """Gathers the facts in one round trip."""
-    stored, facts = await io.execute((anyone.stats(run, now=now), anyone.facts(run, limit, now=now)))
+async def explain(io: BaseTransport, run: str, now: Now, limit: int = 50, worker: str = "") -> Explanation:
+    """Gathers the facts in one round trip; with the name of a worker, `sessions` are its own."""
+    stored, facts = await io.execute((anyone.stats(run, now=now), anyone.facts(run, limit, worker, now=now)))
     if isinstance(stored, BrokerError):
         raise stored
     if isinstance(facts, BrokerError):

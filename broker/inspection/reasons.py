@@ -202,6 +202,18 @@ def _is_due(explanation: Explanation, name: str) -> bool:
     return 0 < explanation.due.get(name, 0) <= explanation.now_ms
 
 
+#: A trainer that has given no sign of life for longer is taken to be dead, seconds. It gives one every 10 s.
+TRAINER_SILENT_S = 60.0
+
+
+def trainer_silent(stats: Stats) -> str:
+    """A sentence if the trainer has been silent for too long, with a space before it; else empty."""
+    silent_s = stats.trainer_silent_s
+    if stats.finished or silent_s is None or silent_s < TRAINER_SILENT_S:
+        return ""
+    return f" The trainer has given no sign of life for {duration(silent_s)}."
+
+
 def batch_progress(stats: Stats) -> str:
     """How full the trainer's next batch is, in a sentence."""
     if stats.admission:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors.words import count, duration, listing
-from broker.inspection.reasons import awaited_told, batch_progress, next_claim, quarantine_told
+from broker.inspection.reasons import awaited_told, batch_progress, next_claim, quarantine_told, trainer_silent
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
@@ -78,12 +78,17 @@ def _idle(explanation: Explanation, idle: str) -> Situation:
     if found.reason == "draining":
         return Situation("draining", f"No: {idle}.{_nothing_more(stats)}")
     if stats.ready + stats.batched >= stats.config.batch_size or stats.step_next > stats.version:
-        return Situation("trainer", f"No: {idle}. They wait for the trainer. {batch_progress(stats)}")
+        return Situation("trainer", _trainer(stats, idle))
     if explanation.holding.lost:  # said in `idle` already: the next claims take it back
         return Situation("idle", f"No: {idle}.{_with_stale_weights(explanation)}")
     if stats.running or stats.delayed:
         return Situation("retries", f"No: {idle}. What is left waits for a retry{_next_retry(explanation)}.")
-    return Situation("trainer", f"No: {idle}. They wait for the trainer. {batch_progress(stats)}")
+    return Situation("trainer", _trainer(stats, idle))
+
+
+def _trainer(stats: Stats, idle: str) -> str:
+    """The sentence where the workers wait for the trainer."""
+    return f"No: {idle}. They wait for the trainer. {batch_progress(stats)}{trainer_silent(stats)}"
 
 
 def _of_processes(stats: Stats) -> Situation:
@@ -113,7 +118,8 @@ def _nothing_left(stats: Stats) -> str:
     if stats.awaited:
         return f" No task is left to work on.{awaited_told(stats)}"
     if stats.ready or stats.batched or stats.step_next > stats.version:
-        return f" No task is left to work on; the trainer has the rest. {batch_progress(stats)}"
+        rest = " No task is left to work on; the trainer has the rest."
+        return f"{rest} {batch_progress(stats)}{trainer_silent(stats)}"
     ended = {"consumed": stats.consumed, "dead": stats.dead, "rejected": stats.rejected}
     words = listing(f"{number:,} {name}" for name, number in ended.items() if number)
     return f" No task is left: {words}." if words else " No task has been enqueued."

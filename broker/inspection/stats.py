@@ -52,6 +52,8 @@ class Stats(Model, frozen=True):
         generation_s: how long attempts were held whose results were accepted, over the run's life, in seconds: `p50`,
             `p90` and `p99`, right within 19%. Empty before the first result.
         timed: how many attempts these are.
+        trainer_silent_s: how long ago the trainer gave its last sign of life, in seconds. A thread gives one every
+            10 s, also while the trainer computes. None: none is known (a trainer of an earlier release).
         admission: the run holds no tasks: it counts processes that start rollouts by themselves (AReaL).
     """
 
@@ -86,11 +88,17 @@ class Stats(Model, frozen=True):
     totals: dict[str, int] = Field(default_factory=dict[str, int])
     generation_s: dict[str, float] = Field(default_factory=dict[str, float])
     timed: int = 0
+    trainer_silent_s: float | None = None
     admission: bool = False
 
 
 def _seconds_left(words: list[str]) -> dict[str, float]:
     return {session: int(left_ms) / 1000 for session, left_ms in zip(words[::2], words[1::2], strict=True)}
+
+
+def _silent_s(stored: Mapping[str, str]) -> float | None:
+    at_ms = stored.get("trainer_at")
+    return None if not at_ms else max(0, int(stored["now"]) - int(at_ms)) / 1000
 
 
 def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
@@ -141,5 +149,6 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         },
         generation_s={name: round(seconds, 4) for name, seconds in quantiles.items() if seconds is not None},
         timed=sum(buckets.values()),
+        trainer_silent_s=_silent_s(stored),
         admission=stored.get("admission") == "1",
     )

@@ -122,12 +122,14 @@ class SessionRow:
     """A worker process, connected until its lease has passed.
 
     `reason` is why its last claim got less than it asked for; empty: it got all; None: it never claimed.
+    `lease_ms` is the length of its lease, which each sign of life begins anew.
     """
 
     session: str
     deadline_ms: int
     held: int
     reason: str | None = None
+    lease_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ _TIMERS: tuple[str, ...] = ("delayed", "retries", "deadlines", "sessions")
 
 
 def _facts(reply: Any) -> Facts:
-    sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2]), _reason(text(s[3]))) for s in reply[1])
+    sessions = tuple(SessionRow(text(s[0]), int(s[1]), int(s[2]), _reason(text(s[3])), int(s[4])) for s in reply[1])
     held = tuple(HeldRow(text(h[0]), text(h[1]), *map(int, h[2:8]), again=int(h[8]) == 1) for h in reply[2])
     due = dict(zip(_TIMERS, (int(float(d)) for d in reply[3]), strict=True))
     holding = Holding(*map(int, reply[6]))
@@ -235,6 +237,6 @@ def _reason(stored: str) -> str | None:
     return "" if stored == "-" else stored or None
 
 
-def facts(run: str, limit: int = 50, *, now: Now = "") -> ScriptCall[Facts]:
-    """The facts behind `broker explain`."""
-    return ScriptCall("explain", (keys.state(run),), (now, limit), _facts)
+def facts(run: str, limit: int = 50, worker: str = "", *, now: Now = "") -> ScriptCall[Facts]:
+    """The facts behind `broker explain`; with the name of a worker, `sessions` are its own."""
+    return ScriptCall("explain", (keys.state(run),), (now, limit, worker), _facts)

@@ -23,6 +23,7 @@ _OTHERS = {
     "admission_open": "HLEN",
     "admission_report": "",
     "advance": "",
+    "beat": "",
     "cancel": "ZSCORE",
     "claim": "HGETALL HKEYS ZCOUNT ZSCORE",
     "commit": "",
@@ -71,7 +72,7 @@ READING = frozenset({*_OTHERS_READING, "rights"})
 #: The scripts that a client is about to call when it calls the first of them: it asks about all of them at once.
 ENTRIES: dict[str, tuple[str, ...]] = {
     "join": ("join", "claim", "renew", "submit", "fail", "release", "leave", "requeue"),
-    "open": ("open", "enqueue", "take", "advance", "trim", "requeue"),
+    "open": ("open", "beat", "enqueue", "take", "advance", "trim", "requeue"),
     "recover_begin": ("recover_begin", "recover_sweep", "recover_commit"),
     "admission_open": ("admission_open", "admission_report", "admission_leave"),
 }

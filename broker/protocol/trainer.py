@@ -61,6 +61,11 @@ def open_run(
     return ScriptCall("open", (keys.state(run),), (now, token, int(update), *pairs), _opened)
 
 
+def beat(run: str, token: str, *, now: Now = "") -> ScriptCall[int]:
+    """The trainer's sign of life. Returns when it was given, milliseconds of the run's clock."""
+    return ScriptCall("beat", (keys.state(run),), (now, token), int)
+
+
 # Not frozen: one is made for each task, and a frozen object takes three times as long.
 @dataclass(slots=True)
 class NewTask:

@@ -100,6 +100,8 @@ class Subject:
                 return trainer.cancel(run, call_id, ["held", "ready"], now=now)
             case "retry":
                 return trainer.retry(run, call_id, ["dead", "rejected"], now=now)
+            case "beat":
+                return trainer.beat(run, call_id.id, now=now)
             case "advance":
                 return trainer.advance(run, call_id, 0, self.digest, blob=b"b", now=now)
             case "pause":

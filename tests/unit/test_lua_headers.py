@@ -38,6 +38,7 @@ REPORT = OwnerReport(1, 2, 3, 4, 5, 6, asks=True, version=7, recovery=Recovery()
 #: Calls of every wrapper: without optional arguments, and with all of them and two of each repetition.
 CALLS: dict[str, list[ScriptCall[Any]]] = {
     "open": [trainer.open_run(RUN, "token123", None), trainer.open_run(RUN, "token123", {"a": "1", "b": "2"}, now=5)],
+    "beat": [trainer.beat(RUN, "token123"), trainer.beat(RUN, "token123", now=5)],
     "enqueue": [
         trainer.enqueue(RUN, CALL_ID, []),
         trainer.enqueue(

@@ -20,7 +20,9 @@ def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     options.add_run(parser)
     parser.add_argument(
-        "--watch", action="store_true", help="keep it on the screen until Ctrl-C; with --json one object a look"
+        "--watch",
+        action="store_true",
+        help="as `broker watch RUN`, until q or Ctrl-C; with --json one object a look",
     )
     parser.add_argument(
         "--interval",
@@ -34,7 +36,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_examples(
         parser,
         "  broker status math-7b\n"
-        "  broker status math-7b --watch --interval 0.5\n"
+        "  broker status math-7b --watch --interval 0.5    as `broker watch math-7b`\n"
         "  broker status math-7b --json | jq .capacity",
     )
 
@@ -54,10 +56,9 @@ def run(namespace: Namespace, output: Output) -> int:
             while True:
                 output.json(operator.stats(namespace.run))
                 time.sleep(namespace.interval)
-        with output.live() as show:
-            while True:
-                show(tables(operator.stats(namespace.run)))
-                time.sleep(namespace.interval)
+        from broker.cli.commands.watch import watch_run
+
+        return watch_run(operator, namespace.run, namespace.interval, output)
 
 
 def tables(stats: Stats) -> list[Table]:

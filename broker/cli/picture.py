@@ -1,0 +1,310 @@
+"""The picture of a run for a terminal: what it does, how fast, what holds it up, who works on what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.bar import Bar
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from broker.cli import transitions
+from broker.errors.words import count, duration
+from broker.inspection.capacity import terms_of
+from broker.inspection.history import History, ended, left, results, waste
+from broker.inspection.reasons import next_claim, untrained
+from broker.inspection.situation import situation
+from broker.inspection.times import compared, quantiles_told
+from broker.protocol.ids import attempt_id, worker_of
+
+if TYPE_CHECKING:
+    from broker.inspection.explanation import Explanation
+    from broker.inspection.stats import Stats
+    from broker.protocol.anyone import HeldRow, SessionRow
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+#: From this width on the numbers stand in two columns.
+_WIDE = 96
+#: Lines of each list, where the terminal does not say how high it is.
+_LINES = 5
+#: The most versions behind that the bars show.
+_BEHIND = 6
+_BINDING = {
+    "none": "capacity is open",
+    "concurrency": "max_concurrent_rollouts binds",
+    "staleness": "max_staleness binds",
+}
+
+
+@dataclass(slots=True)
+class Cursor:
+    """What the keys have selected.
+
+    Attributes:
+        of: the list: `workers` or `slots`.
+        row: the place in it.
+        is_open: whether the selected row is shown with all that is known.
+    """
+
+    of: str = "workers"
+    row: int = 0
+    is_open: bool = False
+
+
+@dataclass(slots=True)
+class Told:
+    """What the event log told: the last transitions, the newest last, and how stale tasks were that were batched."""
+
+    last: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
+    staleness: Counter[int] = field(default_factory=Counter[int])
+
+
+def picture(
+    explanation: Explanation, history: History, told: Told, cursor: Cursor, *, width: int, lines: int = _LINES
+) -> RenderableType:
+    """The picture.
+
+    Args:
+        explanation: the newest look.
+        history: this look and those before it.
+        told: of the event log.
+        cursor: what is selected.
+        width: of the terminal, in columns.
+        lines: of each list.
+    """
+    stats = explanation.stats
+    parts: list[RenderableType] = [_heading(stats), _what_goes_on(explanation), _progress(history, stats, width)]
+    numbers, rates = _numbers(explanation), _rates(history, stats, told, width)
+    if width >= _WIDE:
+        both = Table.grid(expand=True, padding=(0, 2))
+        both.add_column(ratio=1)
+        both.add_column(ratio=1)
+        both.add_row(numbers, rates)
+        parts.append(both)
+    else:
+        parts += [numbers, rates]
+    if not stats.admission:
+        parts += [_workers(explanation, cursor, lines), _slots(explanation, cursor, lines)]
+    if cursor.is_open:
+        parts.append(_detail(explanation, cursor))
+    parts.append(_last(told, lines))
+    parts.append(Text("q quit   tab list   ↑ ↓ select   enter details", style="dim"))
+    return Group(*parts)
+
+
+def _heading(stats: Stats) -> Text:
+    text = Text(f"run {stats.run}", style="bold", overflow="fold")
+    text.append(f"   version {stats.version}, next step {stats.step_next}", style="not bold")
+    return text
+
+
+def _what_goes_on(explanation: Explanation) -> Text:
+    found, claim = situation(explanation), next_claim(explanation)
+    style = {"working": "green", "finished": "green"}.get(found.word, "yellow")
+    if found.word in ("halted", "no_worker", "quarantined"):
+        style = "bold red"
+    text = Text(found.sentence.removeprefix("Yes: ").removeprefix("No: "), style=style)
+    if claim.reason != "open" and found.word != "finished":
+        text.append(f"\n{claim.sentence.removeprefix('No: ')}", style="default")
+        for remedy in claim.remedies[:2]:
+            text.append(f"\n- {remedy}", style="dim")
+    for sentence in untrained(explanation.stats)[:1]:
+        text.append(f"\n{sentence}", style="dim")
+    return text
+
+
+def _progress(history: History, stats: Stats, width: int) -> RenderableType:
+    if stats.admission:
+        return Text("")
+    progress = history.progress()
+    if not progress.ended + progress.left:
+        return Text("no task has been enqueued", style="dim")
+    when = "" if progress.left_s is None or not progress.left else f", about {duration(progress.left_s)} left"
+    told = f"{progress.share:4.0%}  {progress.ended:,} of {progress.ended + progress.left:,} tasks ended{when}"
+    row = Table.grid(padding=(0, 1))
+    row.add_row(Bar(1.0, 0.0, progress.share, width=max(8, min(30, width - len(told) - 2)), color="green"), told)
+    return row
+
+
+def _grid(rows: Sequence[tuple[str, RenderableType]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column()
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid
+
+
+def _numbers(explanation: Explanation) -> RenderableType:
+    stats, terms = explanation.stats, terms_of(explanation.stats)
+    connected = stats.sessions - stats.lapsed
+    silent = f", {stats.lapsed:,} silent" if stats.lapsed else ""
+    rows: list[tuple[str, RenderableType]] = [
+        ("capacity", f"{stats.capacity:,}: {_BINDING[terms.binding]}"),
+        ("processes" if stats.admission else "workers", f"{connected:,} connected{silent}"),
+    ]
+    if stats.admission:
+        rows.append(("running", f"{stats.running:,}"))
+        return _grid(rows)
+    holding = explanation.holding
+    rows += [
+        ("slots held", f"{holding.held:,} by {count(holding.busy, 'worker')}"),
+        ("waiting", f"{stats.pending:,}" + (f", and {stats.delayed:,} after an error" if stats.delayed else "")),
+        ("running", f"{stats.running:,}"),
+        ("ready", f"{stats.ready + stats.batched:,} of {stats.config.batch_size:,}"),
+        ("trained on", f"{stats.consumed:,}"),
+        ("dead, rejected", f"{stats.dead:,}, {stats.rejected:,}"),
+    ]
+    silent_s = stats.trainer_silent_s
+    if silent_s is not None:
+        rows.append(("trainer's sign", f"{duration(silent_s)} ago"))
+    return _grid(rows)
+
+
+def _rates(history: History, stats: Stats, told: Told, width: int) -> RenderableType:
+    columns = max(8, min(24, width - 40))
+    rows: list[tuple[str, RenderableType]] = []
+    counts = (("results", results), ("tasks ended", ended)) if not stats.admission else (("accepted", results),)
+    for name, of in counts:
+        rate = history.rate(of)
+        told_rate = "-" if rate is None else f"{rate * 60:,.1f}/min" if rate < 10 else f"{rate:,.0f}/s"
+        rows.append((name, Text(f"{sparkline(history.course(of, columns))} {told_rate}", style="cyan")))
+    if stats.generation_s:
+        rows.append(("accepted took", quantiles_told(stats.generation_s)))
+    if lost := waste(stats):
+        rows.append(("in vain", ", ".join(f"{number:,} {words}" for words, number in lost.items())))
+    total = told.staleness.total()
+    for behind in sorted(told.staleness)[:_BEHIND]:
+        share = told.staleness[behind] / total
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(Bar(1.0, 0.0, share, width=max(6, columns - 6), color="cyan"), f"{share:4.0%}")
+        rows.append((f"{behind} behind", bar))
+    return _grid(rows)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as blocks of an eighth of a line; the largest fills it."""
+    top = max(values, default=0.0)
+    return "".join(_BLOCKS[0 if top <= 0 else round(value / top * 8)] for value in values)
+
+
+def workers_in_order(explanation: Explanation) -> list[SessionRow]:
+    """The listed workers: those that hold most first."""
+    return sorted(explanation.sessions, key=lambda row: (-row.held, row.session))
+
+
+def slots_in_order(explanation: Explanation) -> list[HeldRow]:
+    """The listed slots: those held longest first."""
+    return sorted(explanation.held, key=lambda row: row.at_ms)
+
+
+def _list(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], selected: int | None) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for index, column in enumerate(columns):
+        least = min(24, max((len(row[0]) for row in rows), default=0)) if not index else None
+        table.add_column(column, header_style="dim", overflow="ellipsis", no_wrap=True, min_width=least)
+    for place, row in enumerate(rows):
+        table.add_row(*(escape(cell) for cell in row), style="reverse" if place == selected else None)
+    return table
+
+
+def _window(rows: int, cursor_row: int, lines: int) -> range:
+    """The rows that are shown, with the selected one among them."""
+    first = max(0, min(cursor_row - lines + 1, rows - lines))
+    return range(first, min(rows, first + lines))
+
+
+def _workers(explanation: Explanation, cursor: Cursor, lines: int) -> RenderableType:
+    rows = workers_in_order(explanation)
+    at = min(cursor.row, max(0, len(rows) - 1)) if cursor.of == "workers" else 0
+    shown = _window(len(rows), at, lines)
+    cells = [(worker_of(rows[i].session), f"{rows[i].held}", _worker_state(explanation, rows[i])) for i in shown]
+    more = max(0, explanation.stats.sessions - len(cells))
+    title = "workers" + (f", and {more:,} more" if more else "")
+    selected = shown.index(at) if cursor.of == "workers" and rows else None
+    return _list(title, ("name", "holds", "last claim"), cells, selected)
+
+
+def _worker_state(explanation: Explanation, row: SessionRow) -> str:
+    if row.deadline_ms <= explanation.now_ms:
+        return f"silent, its lease passed {duration((explanation.now_ms - row.deadline_ms) / 1000)} ago"
+    quarantined = explanation.stats.quarantine.get(row.session)
+    if quarantined is not None:
+        return f"quarantined for {duration(quarantined)}"
+    return {None: "-", "": "got all"}.get(row.reason, row.reason or "")
+
+
+def _slots(explanation: Explanation, cursor: Cursor, lines: int) -> RenderableType:
+    rows, stats = slots_in_order(explanation), explanation.stats
+    at = min(cursor.row, max(0, len(rows) - 1)) if cursor.of == "slots" else 0
+    shown = _window(len(rows), at, lines)
+    cells: list[tuple[str, str, str]] = []
+    for row in (rows[i] for i in shown):
+        held_s = (explanation.now_ms - row.at_ms) / 1000
+        slow = compared(held_s, stats.generation_s.get("p50"), stats.timed)
+        cells.append(
+            (attempt_id(row.attempt_id).task, worker_of(row.session), duration(held_s) + (f", {slow}" if slow else ""))
+        )
+    more = max(0, explanation.holding.held + explanation.holding.lost - len(cells))
+    title = "held longest" + (f", and {more:,} slots more" if more else "")
+    selected = shown.index(at) if cursor.of == "slots" and rows else None
+    return _list(title, ("task", "worker", "for"), cells, selected)
+
+
+def _detail(explanation: Explanation, cursor: Cursor) -> RenderableType:
+    """All that is known of the selected row."""
+    rows: list[tuple[str, RenderableType]] = []
+    if cursor.of == "workers":
+        sessions = workers_in_order(explanation)
+        if not sessions:
+            return Text("no worker", style="dim")
+        row = sessions[min(cursor.row, len(sessions) - 1)]
+        sign_s = (explanation.now_ms - row.deadline_ms + row.lease_ms) / 1000
+        held = [slot.attempt_id for slot in slots_in_order(explanation) if slot.session == row.session]
+        rows = [
+            ("session", Text(row.session, overflow="fold")),
+            ("last sign of life", f"{duration(max(0.0, sign_s))} ago, its lease is {duration(row.lease_ms / 1000)}"),
+            ("last claim", _worker_state(explanation, row)),
+            ("holds", Text("\n".join(held[:10]) or f"{row.held}", overflow="fold")),
+        ]
+    else:
+        slots = slots_in_order(explanation)
+        if not slots:
+            return Text("no slot is held", style="dim")
+        slot = slots[min(cursor.row, len(slots) - 1)]
+        rows = [
+            ("attempt", Text(slot.attempt_id, overflow="fold")),
+            ("session", Text(slot.session, overflow="fold")),
+            ("version", f"{slot.version}"),
+            ("more", f"broker dead {explanation.stats.run} show {attempt_id(slot.attempt_id).task}"),
+        ]
+    return _grid(rows)
+
+
+def _last(told: Told, lines: int) -> RenderableType:
+    text = Text("last transitions", style="bold", no_wrap=True, overflow="ellipsis")
+    for at_ms, kind, words in reversed(told.last[-lines:]):
+        line = f"\n{transitions.clock(at_ms)[:8]}  {transitions.sentence(kind, words.split())}"
+        text.append(line, style="not bold")
+    return text
+
+
+def overview(rows: Sequence[tuple[Stats, History]], selected: int) -> RenderableType:
+    """All runs of a server, with the selected one."""
+    cells: list[tuple[str, ...]] = []
+    for stats, history in rows:
+        rate = history.rate(results)
+        state = "finished" if stats.finished else "halted" if stats.halted else stats.paused or "open"
+        told = "-" if rate is None else f"{rate * 60:,.0f}/min"
+        cells.append(
+            (stats.run, f"{stats.version}", f"{stats.sessions - stats.lapsed}", f"{left(stats):,}", told, state)
+        )
+    title = f"{count(len(rows), 'run')}"
+    columns = ("run", "version", "workers", "left", "results", "state")
+    table = _list(title, columns, cells, min(selected, len(rows) - 1) if rows else None)
+    return Group(table, Text("q quit   ↑ ↓ select   enter open", style="dim"))
