@@ -56,6 +56,7 @@ def watcher(lab: Lab) -> Generator[Watcher]:
     lab.trainer(
         consumer_batch_size=2,
         max_staleness=1,
+        staleness_limit=1,
         max_concurrent_rollouts=4,
         halt_after_failures=3,
         quarantine_after=0,
