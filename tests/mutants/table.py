@@ -178,7 +178,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "explain.lua": {
         "deadlines_shown_on_the_lease_clock": (
-            "silent_from(tonumber(got[2 * i]))", "got[2 * i]", "g9 or shown_of_leases",
+            "silent_from(tonumber(ends[i]))", "ends[i]", "g9 or shown_of_leases",
         ),
         "silence_by_a_clock_that_stands": ("LEASE_ZERO + lag_before", "LEASE_ZERO + lease_lag", "fell_silent"),
         "all_are_connected": ("silent_from(tonumber(got[i + 1])) <= now", "false", "fell_silent"),
