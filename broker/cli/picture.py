@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from broker.cli import transitions
 from broker.errors.words import count, duration
+from broker.inspection import transitions
 from broker.inspection.capacity import terms_of
 from broker.inspection.history import History, ended, left, results, waste
 from broker.inspection.reasons import next_claim, untrained
