@@ -28,8 +28,8 @@ local function sessions_seen(limit, worker)
   local calls = hmget(CALLS, ids)
   for i = 1, #ids do
     local lease = (calls[i] or ''):match('^%d+ (%d+)') or '0'
-    rows[i] = { ids[i], int_text(silent_from(tonumber(ends[i]))), redis.call('ZCARD', SESSION .. ids[i]), last_reason(calls[i]),
-      lease }
+    local deadline = int_text(silent_from(tonumber(ends[i])))
+    rows[i] = { ids[i], deadline, redis.call('ZCARD', SESSION .. ids[i]), last_reason(calls[i]), lease }
   end
   return rows
 end
@@ -103,6 +103,7 @@ return run(function()
   for i, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
     due[i] = int_text(earliest(name, silent_from) or 0)
   end
-  return { int_text(now), sessions_seen(limit, ARGV[3]), slots_held(limit), due, redis.call('ZRANGE', PENDING, 0, 0)[1] or '',
-    redis.call('ZRANGE', READY, 0, 0)[1] or '', totals(), halt_seen(limit) }
+  local first_pending, first_ready = redis.call('ZRANGE', PENDING, 0, 0)[1], redis.call('ZRANGE', READY, 0, 0)[1]
+  return { int_text(now), sessions_seen(limit, ARGV[3]), slots_held(limit), due, first_pending or '', first_ready or '', totals(),
+    halt_seen(limit) }
 end)
