@@ -104,6 +104,6 @@ return run(function()
     due[i] = int_text(earliest(name, silent_from) or 0)
   end
   local first_pending, first_ready = redis.call('ZRANGE', PENDING, 0, 0)[1], redis.call('ZRANGE', READY, 0, 0)[1]
-  return { int_text(now), sessions_seen(limit, ARGV[3]), slots_held(limit), due, first_pending or '', first_ready or '', totals(),
-    halt_seen(limit) }
+  return { int_text(now), sessions_seen(limit, ARGV[3]), slots_held(limit), due, first_pending or '', first_ready or '',
+    totals(), halt_seen(limit) }
 end)
