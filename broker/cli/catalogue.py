@@ -47,6 +47,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("status", "show a run's counters; --watch keeps them on the screen", "status"),
     Entry("explain", "say in words why workers get tasks or do not, and what would change it", "explain"),
     Entry("health", "say whether a worker or the trainer is alive, for probes; exit 1 if it is not", "health"),
+    Entry("metrics", "print the numbers of runs for Prometheus, or serve them with --port", "metrics"),
     Entry("tail", "follow what happens in a run, transition by transition", "tail"),
     Entry("audit", "recompute a run's counters from its structures; exit 1 if they disagree", "audit"),
     Entry("verify", "replay a run's event log against the guarantees; exit 1 if one is broken", "verify"),

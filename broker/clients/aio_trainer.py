@@ -390,6 +390,12 @@ class Trainer(AsyncClient):
 
         return stats_of(self.run, await self._run(call))
 
+    async def metrics(self) -> dict[str, float]:
+        """As `broker.Trainer.metrics`."""
+        from broker.inspection.metrics import flat
+
+        return flat(await self.stats())
+
     async def capacity(self) -> int:
         """As `broker.Trainer.capacity`."""
         return (await self.stats()).capacity

@@ -581,6 +581,15 @@ class Trainer(BlockingClient):
 
         return stats_of(self.run, stored)
 
+    def metrics(self) -> dict[str, float]:
+        """The run's numbers in one flat dict, for W&B, TensorBoard or MLflow: `broker/tasks/ready` and others.
+
+        docs/operations.md lists them.
+        """
+        from broker.inspection.metrics import flat
+
+        return flat(self.stats())
+
     def capacity(self) -> int:
         """How many tasks may be started now; may be negative."""
         return self.stats().capacity

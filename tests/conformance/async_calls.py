@@ -37,6 +37,7 @@ def calls_of(trainer: Trainer, worker: Worker, attempt: Attempt) -> dict[Trainer
             "stats": trainer.stats,
             "capacity": trainer.capacity,
             "explain": trainer.explain,
+            "metrics": trainer.metrics,
             "audit": trainer.audit,
         },
         worker: {
