@@ -334,7 +334,7 @@ def test_places_that_are_no_files_are_refused(lab: Lab, saved: tuple[Trainer, Wo
 def test_a_folder_in_memory_takes_checkpoints(lab: Lab, saved: tuple[Trainer, Worker, Path]):
     """The name of a checkpoint is a link there, below /dev: it must not be taken for the name of an open file."""
     trainer, _, _ = saved
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = Path(folder) / "broker.json"
         for _ in range(2):
             trainer.checkpoint(path)

@@ -86,8 +86,6 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
     def do_GET(self) -> None:
         """Answers /metrics; /healthz: this process lives; /readyz: the broker's server answers it."""
         from broker.errors import BrokerError
@@ -97,6 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, "ok\n")
         elif path in ("/metrics", "/readyz"):
             try:
+                assert isinstance(self.server, _Server)
                 text = self.server.scraped()
             except BrokerError as error:
                 self._answer(503, f"{error}\n")
