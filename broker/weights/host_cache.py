@@ -67,13 +67,21 @@ class HostCache:
             ValueError: `stopping` said so. Also what `fill` raises.
         """
         while True:
-            lock = self._locked(name, fcntl.LOCK_SH, stopping)
-            if self._has(name):
-                return Entry(self._folder / name, lock)
-            lock.close()
-            with self._locked(name, fcntl.LOCK_EX, stopping):
-                if not self._has(name):
-                    self._bring(name, fill)
+            lock = self._locked(name, fcntl.LOCK_SH)
+            if lock is not None:
+                if self._has(name):
+                    return Entry(self._folder / name, lock)
+                lock.close()
+                # Not waited for: another process may have brought it, and read it as long as it likes.
+                lock = self._locked(name, fcntl.LOCK_EX)
+            if lock is not None:
+                with lock:
+                    if not self._has(name):
+                        self._bring(name, fill)
+            elif stopping():
+                raise ValueError("the worker ends")
+            else:
+                time.sleep(_LOOK_EVERY_S)
 
     def _has(self, name: str) -> bool:
         return (self._folder / name / MANIFEST).exists()
@@ -90,19 +98,18 @@ class HostCache:
         draft.rename(self._folder / name)
         self._forget(name)
 
-    def _locked(self, name: str, how: int, stopping: Callable[[], bool]) -> IO[bytes]:
+    def _locked(self, name: str, how: int) -> IO[bytes] | None:
+        """The lock file, locked; None: another process holds the lock."""
         path = self._folder / f"{name}.lock"
         while True:
             lock = path.open("ab")
             try:
                 fcntl.flock(lock, how | fcntl.LOCK_NB)
-                if _is(lock, path):
-                    return lock
             except BlockingIOError:
-                if stopping():
-                    lock.close()
-                    raise ValueError("the worker ends") from None
-                time.sleep(_LOOK_EVERY_S)
+                lock.close()
+                return None
+            if _is(lock, path):
+                return lock
             lock.close()
 
     def _forget(self, newest: str) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from broker.errors import BadArgument, WeightsUnavailable
 from broker.weights import Publisher, fetched, fetching
-from broker.weights.host_cache import HostCache
+from broker.weights.host_cache import Entry, HostCache
 from broker.weights.reference import Manifest, Reference, measured
 from tests.threads import InThread
 from tests.waiting import wait_until
@@ -292,6 +295,27 @@ def test_one_of_many_readers_brings_it_and_the_others_wait(tmp_path: Path) -> No
     assert {entry.path for entry in entries} == {tmp_path / name}
     for entry in entries:
         entry.close()
+
+
+def test_a_reader_that_comes_second_to_bring_it_shares_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found nothing, and another process brings it and goes on reading, before this one asks to be the one."""
+    name, held, flock = "v1.0123456789abcdef-1", list[Entry](), fcntl.flock
+
+    def fill(draft: Path) -> None:
+        (draft / "manifest.json").touch()
+
+    def late(lock: IO[bytes], how: int) -> None:
+        if how & fcntl.LOCK_EX and not held:
+            monkeypatch.setattr(fcntl, "flock", flock)
+            held.append(HostCache(tmp_path).entry(name, fill, lambda: False))
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    until = time.monotonic() + 5
+    HostCache(tmp_path).entry(name, fill, lambda: time.monotonic() > until).close()
+    held[0].close()
 
 
 def test_a_reader_that_is_not_needed_any_more_does_not_wait(tmp_path: Path) -> None:
