@@ -67,8 +67,11 @@ def test_whatever_meets_a_task_that_is_too_old_resets_all_of_it(lab: Lab, met_by
 
 
 def test_not_too_old_means_not_touched(lab: Lab):
-    """Staleness exactly S is allowed. Mutants: too_old_one_early."""
-    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=2, max_concurrent_rollouts=9), lab.worker()
+    """Staleness exactly D is allowed. Mutants: too_old_one_early."""
+    trainer, worker = (
+        lab.trainer(consumer_batch_size=1, max_staleness=2, staleness_limit=2, max_concurrent_rollouts=9),
+        lab.worker(),
+    )
     trainer.enqueue(tasks(1))
     (attempt,) = worker.claim()
     trainer.advance(allow_empty=True)
