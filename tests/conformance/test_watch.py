@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -235,7 +236,7 @@ def test_q_ends_it_on_a_terminal(embedded: EmbeddedServer, argv: tuple[str, ...]
         pid, terminal = pty.fork()
         if not pid:  # the child has the terminal
             environment = {**os.environ, "BROKER_URL": embedded.url, "TERM": "xterm", "COLUMNS": "60", "LINES": "40"}
-            os.execvpe("python", ["python", "-m", "broker", *argv], environment)  # noqa: S606
+            os.execve(sys.executable, [sys.executable, "-m", "broker", *argv], environment)  # noqa: S606
         try:
             read_until(terminal, "math-7b")
             if argv == ("watch",):
