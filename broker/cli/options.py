@@ -49,6 +49,13 @@ def add_url(parser: ArgumentParser) -> None:
     )
 
 
+def add_interval(parser: ArgumentParser) -> None:
+    """The option --interval."""
+    parser.add_argument(
+        "--interval", type=positive_seconds, default=1.0, metavar="SECONDS", help="time between looks (default: 1)"
+    )
+
+
 def positive_seconds(text: str) -> float:
     """An argument in seconds above 0, for argparse."""
     try:

@@ -10,6 +10,9 @@ from broker.protocol.parsing import text
 from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.task_options import TaskOptions
 
+#: What the letters of `TaskRow.letters` say of each slot.
+SLOT_LETTERS = {"O": "open", "W": "waits for its backoff", "H": "held", "D": "done", "F": "failed for good"}
+
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:

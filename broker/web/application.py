@@ -24,9 +24,10 @@ from broker.errors import BadName, BrokerError, NoRun
 from broker.integrations.http_server.requests import EXCEPTION_HANDLERS, Bodies, in_time
 from broker.protocol import keys
 from broker.protocol.ids import worker_of
+from broker.protocol.task_row import SLOT_LETTERS
 from broker.values.names import check_name
 from broker.web.access import COOKIE, HEADERS, SECRET_HEADER, SESSION_S, Access
-from broker.web.snapshot import LETTERS, overview_row
+from broker.web.snapshot import overview_row
 from broker.web.task_history import history_of, payload_in_words
 from broker.web.watchers import PATIENCE_S, Watchers
 
@@ -282,7 +283,7 @@ class _Endpoints:
                 raise HTTPException(404, f"Run {run} knows no task {task}.")
             row: dict[str, Any] = {} if found is None else asdict(found)
             for slot, letter in zip(row.get("slots", ()), row.get("letters", ""), strict=False):
-                slot.update(worker=worker_of(slot["session"]), now=LETTERS.get(letter, letter))
+                slot.update(worker=worker_of(slot["session"]), now=SLOT_LETTERS.get(letter, letter))
             payload = None
             if self._site.show_payloads and found is not None:
                 payload = payload_in_words(operator.transport.command("HGET", keys.key(run, "payloads"), task))

@@ -24,9 +24,6 @@ STRAGGLERS: Final = 20
 TRANSITIONS: Final = 40
 ERRORS: Final = 20
 
-#: The names of `SlotRow.letters`.
-LETTERS: Final = {"O": "open", "W": "waits for its backoff", "H": "held", "D": "done", "F": "failed for good"}
-
 
 def overview_row(stats: Stats) -> dict[str, Any]:
     """A run in the list of runs."""

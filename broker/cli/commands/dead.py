@@ -12,12 +12,11 @@ from broker.cli.failure import EXIT_FINDING, CommandFailure
 from broker.cli.output import Output, Table
 from broker.errors.words import count
 from broker.protocol.ids import worker_of
+from broker.protocol.task_row import SLOT_LETTERS
 
 if TYPE_CHECKING:
     from broker.operator import Operator
     from broker.protocol.task_row import FailureRow
-
-_LETTERS = {"O": "open", "W": "waits for its backoff", "H": "held", "D": "done", "F": "failed for good"}
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -107,7 +106,7 @@ def _show(operator: Operator, run_name: str, task_id: str, output: Output) -> in
     rows = [
         (
             f"{slot.slot}",
-            _LETTERS.get(letter, letter),
+            SLOT_LETTERS.get(letter, letter),
             f"{slot.tries}",
             slot.attempt_id,
             worker_of(slot.session),

@@ -24,13 +24,7 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="as `broker watch RUN`, until q or Ctrl-C; with --json one object a look",
     )
-    parser.add_argument(
-        "--interval",
-        type=options.positive_seconds,
-        default=1.0,
-        metavar="SECONDS",
-        help="time between looks (default: 1)",
-    )
+    options.add_interval(parser)
     options.add_url(parser)
     options.add_json(parser)
     options.add_examples(

@@ -32,13 +32,7 @@ _FIXED_LINES = 26
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", metavar="RUN", nargs="?", help="the run's name; without it all runs are shown")
-    parser.add_argument(
-        "--interval",
-        type=options.positive_seconds,
-        default=1.0,
-        metavar="SECONDS",
-        help="time between looks (default: 1)",
-    )
+    options.add_interval(parser)
     options.add_url(parser)
     options.add_json(parser)
     options.add_examples(
