@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -13,6 +14,12 @@ from broker import RunConfig, Task, Trainer, Worker
 from broker.cli.main import main
 from broker.connections import open_transport
 from broker.errors import AuthenticationFailed, BrokerError
+from broker.integrations.agent_lightning.gateway import Gateway as LegacyGateway
+from broker.integrations.agent_lightning.messages import PostedRollout, ResourcesUpdate
+from broker.integrations.agent_lightning_1.gateway import Gateway
+from broker.integrations.agent_lightning_1.messages import EventCreate, RolloutCreate, RolloutState, StatusPatch
+from broker.integrations.agent_lightning_1.models import Model, PauseRequest
+from broker.integrations.agent_lightning_1.shares import Who
 from broker.operator import Operator
 from broker.protocol import keys, rights, scripts
 from broker.protocol.roles import ROLES, rules
@@ -94,6 +101,64 @@ def test_trainer_and_worker_train_save_and_recover(as_role: Callable[..., str], 
         assert trainer.explain().stats.version == 3
         trainer.recover(path)
         trainer.finish()
+
+
+def test_a_gateway_of_agent_lightning_1_does_all_that_it_is_asked(server: ServerUnderTest, as_role: Callable[..., str]):
+    url, one, both = as_role("gateway"), Who("c", False), frozenset({RolloutState.QUEUING, RolloutState.RUNNING})
+
+    async def work() -> None:
+        async with Gateway(url, RUN) as gateway:
+            await gateway.rollouts.create([RolloutCreate(input=i, rollout_id=f"r{i}") for i in range(4)])
+            assert len(await gateway.controllers.listed(one, both, 3)) == 3
+            for state in (RolloutState.RUNNING, RolloutState.SUCCEEDED):
+                await gateway.changes.patch(one, "r0", StatusPatch(state=state))
+            for message in ("boom", "local controller shutdown"):
+                failed = StatusPatch(state=RolloutState.FAILED, error_message=message)
+                await gateway.changes.patch(one, "r1" if message == "boom" else "r2", failed)
+            await gateway.events.add("r0", "0", EventCreate(event_type="reward", data={"value": 1}))
+            experts = {"messages": [{"role": "user", "content": "x"}], "routed_experts": "AA=="}
+            for _ in range(2):
+                await gateway.events.add("r0", "0", EventCreate(event_type="model_request", data=experts))
+            await gateway.storage.replace_event("r0", "0", 0, b"{}")
+            await gateway.storage.silent_for_s("r3#0.1.x")
+            await gateway.storage.refuse("events")
+            await gateway.rollouts.delete("r3")
+            await gateway._look(0)
+            assert [rollout for rollout, _, _ in (await gateway.rollouts.ended(0, 10)).items] == ["r0"]
+            assert await gateway.rollouts.get("r0")
+            assert await gateway.storage.refused() == {"events": 1}
+            await gateway.models.register([Model(model="m", endpoint="http://x")])
+            await gateway.models.pause(PauseRequest())
+            await gateway.models.leave((await gateway.models.enter()).ticket)
+            await gateway.models.resume()
+            await gateway.models.delete_all()
+
+    asyncio.run(work())
+    assert server.command("ACL", "LOG") == []
+
+
+def test_a_gateway_of_agent_lightning_does_all_that_it_is_asked(
+    server: ServerUnderTest, busy: Trainer, as_role: Callable[..., str]
+):
+    url = as_role("gateway")
+
+    async def work() -> None:
+        async with LegacyGateway(url, RUN) as gateway:
+            task = await gateway.next_task("c")
+            assert task is not None
+            posted = PostedRollout.model_validate({"rollout_id": task.rollout_id, "final_reward": 1.0})
+            assert (await gateway.receive(posted, "c")).stored
+            other = PostedRollout.model_validate({"rollout_id": task.rollout_id, "final_reward": 2.0})
+            assert not (await gateway.receive(other, "c")).stored
+            await gateway.resources.publish(
+                ResourcesUpdate(resources_id="r", create_time=1.0, update_time=1.0, resources={})
+            )
+            assert await gateway.resources.latest()
+            await gateway._look(0)
+
+    server.command("ACL", "LOG", "RESET")
+    asyncio.run(work())
+    assert server.command("ACL", "LOG") == []
 
 
 def test_a_worker_that_comes_before_the_library_works_by_scripts(
