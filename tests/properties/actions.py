@@ -78,9 +78,12 @@ def changed_config(choose: Chooser, config: Config) -> Config:
             *("attempt_timeout_ms", "max_concurrent_rollouts", ""),
         ],
     )
-    config = replace(config, **{one: getattr(other, one)}) if one else other
+    return _that_a_client_takes(replace(config, **{one: getattr(other, one)}) if one else other)
+
+
+def _that_a_client_takes(config: Config) -> Config:
+    """The config without a limit below the staleness, which a client refuses. A stored one may have it: fields change one by one."""
     staleness, limit = config.max_staleness, config.staleness_limit
-    # What a client refuses: a limit below the staleness.
     is_refused = limit is not None and (staleness is None or limit < staleness)
     return replace(config, staleness_limit=None) if is_refused else config
 
@@ -88,7 +91,7 @@ def changed_config(choose: Chooser, config: Config) -> Config:
 def open_run(world: World, choose: Chooser) -> None:
     """A trainer starts, mostly with the stored config."""
     run = world.model.run
-    config: Config | None = run.config if run else any_config(choose)
+    config: Config | None = _that_a_client_takes(run.config) if run else any_config(choose)
     update = False
     if run and chance(choose, 60):
         config, update = changed_config(choose, run.config), chance(choose, 80)
