@@ -8,7 +8,7 @@
 -- Flags: no-writes
 -- @include counters
 
-local FIELDS = hot_and({ 'open_size' })
+local FIELDS = hot_and({ 'open_size', 'awaited', 'ailing' })
 
 return run(function()
   load_state(FIELDS)

@@ -9,7 +9,7 @@
 -- @include gate
 -- @include counters
 
-local FIELDS = gate_and({ 'open_size' })
+local FIELDS = gate_and({ 'open_size', 'awaited', 'ailing' })
 
 return gated(FIELDS, function()
   local found, answer = recomputed(), {}

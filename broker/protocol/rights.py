@@ -46,7 +46,7 @@ _OTHERS = {
     "recover_sweep": "EXISTS SADD SREM ZSCORE",
     "release": "ZSCORE",
     "renew": "ZMSCORE ZSCORE",
-    "repair": "",
+    "repair": "HLEN",
     "requeue": "HGETALL HKEYS ZCOUNT ZSCORE",
     "retry": "SISMEMBER",
     "submit": "EXISTS HINCRBY MSET PERSIST ZSCORE",
@@ -55,7 +55,7 @@ _OTHERS = {
 }
 #: The same for those that only read.
 _OTHERS_READING = {
-    "audit": "",
+    "audit": "HLEN",
     "batch": "",
     "check": "ZSCORE",
     "explain": "HGETALL ZSCORE",

@@ -1,5 +1,5 @@
 -- @include admission_owners
--- The counters, recomputed from the structures by (I1) and (I2) of the protocol.
+-- The counters, recomputed from the structures: two by (I1) and (I2) of the protocol, the others as sizes.
 
 local function recomputed()
   local version, step_next, b = num('version'), num('step_next'), batch_size()
@@ -9,7 +9,10 @@ local function recomputed()
     accepted = accepted + math.max(b, redis.call('ZCARD', key('batch:' .. int_text(step))))
   end
   if is_admission() then accepted = num('accepted') end -- its owners count the rollouts; no set holds them
-  return { running = redis.call('ZCARD', RUNNING) + admission_running(), accepted = accepted, open_size = open_size }
+  return {
+    running = redis.call('ZCARD', RUNNING) + admission_running(), accepted = accepted, open_size = open_size,
+    awaited = redis.call('HLEN', key('awaited')), ailing = redis.call('HLEN', key('ailing')),
+  }
 end
 
-local COUNTERS = { 'accepted', 'running', 'open_size' }
+local COUNTERS = { 'accepted', 'running', 'open_size', 'awaited', 'ailing' }

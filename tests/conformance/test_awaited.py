@@ -97,6 +97,21 @@ def test_a_recovery_by_version_forgets_none_and_one_by_a_file_names_its_own(lab:
     assert trainer.stats().awaited == 0
 
 
+def test_an_audit_counts_them_and_a_repair_ends_a_wait_for_none(lab: Lab, tmp_path: Path):
+    """Mutant: an_audit_trusts_the_number_of_named_tasks."""
+    trainer, missing = recovered(lab, tmp_path / "b.json")
+    assert trainer.audit().ok
+    lab.command("HINCRBY", lab.key("state"), "awaited", 2)
+    assert trainer.audit().drift == {"awaited": (5, 3)}
+    trainer.cancel(missing)
+    with pytest.raises(WaitTimeout):
+        trainer.next_batch(timeout=0, short=True)
+    assert trainer.audit(repair=True).drift == {"awaited": (2, 0)}
+    assert trainer.audit().ok
+    with pytest.raises(Exhausted):
+        trainer.next_batch(timeout=5, short=True)
+
+
 def test_explain_says_what_is_missing(lab: Lab, tmp_path: Path):
     trainer, _ = recovered(lab, tmp_path / "b.json")
     lab.worker()

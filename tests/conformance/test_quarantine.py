@@ -61,6 +61,15 @@ def test_a_worker_that_fails_everything_while_others_succeed_gets_no_work(lab: L
     assert trainer.stats().quarantined == 0
 
 
+def test_an_audit_counts_the_sessions_that_failed(lab: Lab):
+    """Mutant: an_audit_trusts_the_number_of_sessions_that_failed."""
+    trainer, _, sick = quarantined_lab(lab)
+    lab.command("HSET", lab.key("state"), "ailing", 0)
+    assert reason(sick) == (1, "")
+    assert trainer.audit(repair=True).drift == {"ailing": (0, 1)}
+    assert reason(sick) == (0, "quarantined")
+
+
 def test_a_worker_is_not_quarantined_where_nobody_else_succeeds(lab: Lab):
     """Mutant: failures_quarantine_without_results_of_others."""
     trainer, sick = lab.trainer(consumer_batch_size=40, quarantine_after=2), lab.worker()

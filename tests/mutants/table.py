@@ -985,6 +985,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if tonumber(last) <= number and redis.call('ZCARD'", "if redis.call('ZCARD'", WALK,
         ),
     },
+    "include/counters.lua": {
+        "an_audit_trusts_the_number_of_named_tasks": (
+            "redis.call('HLEN', key('awaited'))", "num('awaited')", "audit_counts_them",
+        ),
+        "an_audit_trusts_the_number_of_sessions_that_failed": (
+            "redis.call('HLEN', key('ailing'))", "num('ailing')", "audit_counts_the_sessions",
+        ),
+    },
     "repair.lua": {
         "repair_changes_nothing": ("set(name, found[name])", "", "drifted_counters"),
         "no_wake_on_repair": ("Markers.arm_anyway()", "", "marker_is_armed"),
