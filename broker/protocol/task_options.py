@@ -19,6 +19,7 @@ class TaskOptions:
     """
 
     samples: int = 1
+    enough: int | None = None
     min_samples: int = 1
     priority: int = 0
     timeout_ms: int | None = None
@@ -58,7 +59,7 @@ _given: Callable[[Task], tuple[int | None, ...]] = attrgetter(*_NAMES)
 @lru_cache(maxsize=1024)  # most tasks of a data set have equal options
 def _shared(given: tuple[int | None, ...]) -> TaskOptions:
     options: dict[str, Any] = dict(zip(_NAMES, given, strict=True))
-    options["min_samples"] = options["min_samples"] or options["samples"]
+    options["min_samples"] = options["min_samples"] or options["enough"] or options["samples"]
     return TaskOptions(**options)
 
 

@@ -11,7 +11,14 @@ from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.task_options import TaskOptions
 
 #: What the letters of `TaskRow.letters` say of each slot.
-SLOT_LETTERS = {"O": "open", "W": "waits for its backoff", "H": "held", "D": "done", "F": "failed for good"}
+SLOT_LETTERS = {
+    "O": "open",
+    "W": "waits for its backoff",
+    "H": "held",
+    "D": "done",
+    "F": "failed for good",
+    "S": "closed: enough were done",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,10 @@ class Task(Model, frozen=True):
         id: unique within the run; 1 to 200 characters of `A-Za-z0-9._:/@+-`.
         payload: for the worker: `bytes`, or any value that `broker.values.codec.encode` takes.
         samples: rollouts asked for (a GRPO group), 1 to 1024.
-        min_samples: how many samples are enough when the others have failed for good; None becomes `samples`.
+        enough: the task is ready when so many samples are done, and the others are no longer worked on. What is
+            left out is what takes long: see "Groups that do not wait" in docs/operations.md. None: all samples.
+        min_samples: how many samples make the task useful when the others have failed for good; None becomes `enough`,
+            or `samples`.
         priority: -1000 to 1000, larger ones are started first.
         timeout_ms: limit on the time of one attempt at this task, 0: none; None: the run's `attempt_timeout_ms`.
         max_attempts: expiries and errors of one slot until it has failed for good; None: the run's.
@@ -34,6 +37,7 @@ class Task(Model, frozen=True):
     id: Annotated[str, BeforeValidator(lambda value: check_name("task", value))]
     payload: Any = None
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
+    enough: Annotated[int | None, Field(ge=1, le=MAX_SAMPLES)] = None
     min_samples: Annotated[int | None, Field(validate_default=True, ge=1, le=MAX_SAMPLES)] = None
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     timeout_ms: Annotated[int | None, Field(ge=0, le=MAX_TIME_MS)] = None
@@ -45,7 +49,8 @@ class Task(Model, frozen=True):
             # Data sets make many tasks. Fields of exactly the right types are set as by `model_construct`, at a third
             # of the cost of validating them. All others are validated, which makes the error's words.
             fields = {**_TASK_DEFAULTS, **given}
-            samples, enough, priority = fields["samples"], fields["min_samples"], fields["priority"]
+            samples, least, priority = fields["samples"], fields["min_samples"], fields["priority"]
+            enough = samples if fields["enough"] is None else fields["enough"]
             timeout_ms, attempts = fields["timeout_ms"], fields["max_attempts"]
             if (
                 not by_position
@@ -54,14 +59,16 @@ class Task(Model, frozen=True):
                 and is_name(fields["id"])
                 and type(samples) is int
                 and 1 <= samples <= MAX_SAMPLES
-                and (enough is None or (type(enough) is int and 1 <= enough <= samples))
+                and type(enough) is int
+                and 1 <= enough <= samples
+                and (least is None or (type(least) is int and 1 <= least <= enough))
                 and type(priority) is int
                 and -MAX_PRIORITY <= priority <= MAX_PRIORITY
                 and (timeout_ms is None or (type(timeout_ms) is int and 0 <= timeout_ms <= MAX_TIME_MS))
                 and (attempts is None or (type(attempts) is int and 1 <= attempts <= MAX_ATTEMPTS))
             ):
-                if enough is None:
-                    fields["min_samples"] = samples
+                if least is None:
+                    fields["min_samples"] = enough
                 _set(self, "__dict__", fields)
                 _set(self, "__pydantic_fields_set__", set(given))
                 _set(self, "__pydantic_extra__", None)
@@ -69,14 +76,15 @@ class Task(Model, frozen=True):
             else:
                 super().__init__(*by_position, **given)
 
-    @field_validator("min_samples")
+    @field_validator("enough", "min_samples")
     @classmethod
     def _within_samples(cls, given: int | None, info: ValidationInfo) -> int | None:
-        samples = info.data.get("samples")
-        if given is None or samples is None:
-            return samples
-        if given > samples:
-            raise ValueError(f"must not be above samples, which is {samples}")
+        name = "enough" if info.field_name == "min_samples" and info.data.get("enough") is not None else "samples"
+        most = info.data.get(name)
+        if given is None:
+            return most if info.field_name == "min_samples" else None
+        if most is not None and given > most:
+            raise ValueError(f"must not be above {name}, which is {most}")
         return given
 
     @property
@@ -91,6 +99,7 @@ _TASK_DEFAULTS: Final = {
     "id": None,
     "payload": None,
     "samples": 1,
+    "enough": None,
     "min_samples": None,
     "priority": 0,
     "timeout_ms": None,

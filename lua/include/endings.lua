@@ -49,6 +49,23 @@ end
 local function end_check(t, why, reason)
   local letters = t.letters
   if not letters:find('[^D]') then return ready_task(t) end
+  local wanted = TaskOptions.own(t, 'enough')
+  if wanted and select(2, letters:gsub('D', '')) >= wanted then
+    -- Its other slots close, and their live attempts end as `surplus`.
+    load_slots_of(t)
+    for k = 0, t.samples - 1 do
+      local c = letter(t, k)
+      if c == 'H' then
+        end_hold(t, k, slot_of(t, k), 'surplus')
+        bump('total_surplus', 1)
+      elseif c == 'W' then
+        zdel(RETRIES, slot_name(t, k))
+      end
+    end
+    zdel(OPEN, t.id)
+    t.letters = t.letters:gsub('[OWH]', 'S')
+    return ready_task(t)
+  end
   local enough = true
   if letters:find('F', 1, true) then
     enough = t.samples - select(2, letters:gsub('F', '')) >= TaskOptions.of(t).min_samples

@@ -6,7 +6,7 @@
 --   order: the task's number in the order of enqueue; of a retried task `order/born`, its new number and its first one;
 --   first: number of its first claim since it last waited in `pending` or `delayed` (0: none)
 --   oldest, newest: versions of its samples (-1: none); step: of its batch, or step_next when it ended dead or rejected (-1: none)
---   letters: one for each slot: O open, W waiting for its backoff, H held, D done, F failed for good; empty: all slots are open
+--   letters: one for each slot: O open, W waiting for its backoff, H held, D done, F failed for good, S surplus; empty: all slots are open
 --   slot: the record of the first slot, empty before its first claim. The records of the other slots, which most tasks do not have, are in SLOTS
 -- SLOTS    <task>#<slot> -> claims,tries,random,version,epoch,session,at,why,newest,newest_epoch   (from its first claim on)
 --   claims: numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: done or held);

@@ -9,6 +9,7 @@ local TASK_OPTIONS = { -- has_place: in `t.fixed`, and not by its name
   priority = { default = 0, low = -1000, high = 1000, has_place = true },
   samples = { default = 1, low = 1, high = 1024, has_place = true },
   min_samples = { default = 1, low = 1, high = 1024, has_place = true },
+  enough = { low = 1, high = 1024 }, -- not given: all samples
   timeout_ms = { low = 0, high = 31622400000 }, -- not given: the run's attempt_timeout_ms
   max_attempts = { low = 1, high = 1000000 }, -- not given: the run's
 }
@@ -28,7 +29,8 @@ TaskOptions.read = function(text, seen)
     options[name] = int_in(value, name, option.low, option.high)
     if not option.has_place then others = others .. '/' .. name .. '=' .. int_text(options[name]) end
   end
-  int_in(small_text(options.min_samples), 'min_samples', 1, options.samples)
+  if options.enough then int_in(small_text(options.enough), 'enough', 1, options.samples) end
+  int_in(small_text(options.min_samples), 'min_samples', 1, options.enough or options.samples)
   options.before = small_text(options.priority) .. ','
   options.behind = ',' .. small_text(options.samples) .. ',' .. small_text(options.min_samples) .. others
   seen[text] = options

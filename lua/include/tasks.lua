@@ -32,7 +32,7 @@ local function leave_state(t)
 end
 
 -- The ends by which an attempt is taken from its worker.
-local TAKEN_BACK = { expired = true, stale = true, revoked = true, cancelled = true }
+local TAKEN_BACK = { expired = true, stale = true, revoked = true, cancelled = true, surplus = true }
 
 -- Ends the attempt that holds slot k: its session and the deadlines lose the attempt, and the slot remembers why it ended. A worker
 -- that did not end the attempt itself is told at once.
@@ -83,7 +83,7 @@ end
 
 local function wait_again(t, due)
   t.first, t.oldest, t.newest, t.step = '0', '-1', '-1', '-1'
-  t.letters = t.letters:gsub('[HDW]', 'O')
+  t.letters = t.letters:gsub('[HDWS]', 'O')
   if due and due > now then
     t.state = 'D'
     zput(DELAYED, t.id, due)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker import Task
+from broker import Task, WaitTimeout
 from broker.operator import Operator
 from broker.protocol import anyone, result_bytes
 from broker.protocol import trainer as calls
@@ -26,6 +26,74 @@ def test_a_group_is_ready_when_all_its_samples_are_done(lab: Lab):
     assert rollout.results == [0, 1, 2, 3]
     assert [sample.slot for sample in rollout.samples] == [0, 1, 2, 3]
     assert rollout.payload == {"q": 1}
+
+
+def test_a_group_that_needs_six_of_eight_does_not_wait_for_the_others(lab: Lab):
+    """Held, open and waiting slots close. Mutants: a_group_waits_for_all."""
+    trainer, worker, slow = lab.trainer(consumer_batch_size=1, retry_backoff_ms=5_000), lab.worker(), lab.worker()
+    trainer.enqueue(Task(id="t", samples=10, enough=6))
+    (held,) = slow.claim(1)
+    attempts = worker.claim(8)
+    worker.fail(attempts.pop(), "boom")
+    lab.unmark()
+    for attempt in attempts[:6]:
+        assert lab.row("t").state == "running"
+        assert worker.submit(attempt, attempt.slot).answer == "accepted"
+    assert (lab.row("t").state, lab.row("t").letters) == ("ready", "SDDDDDDSSS")
+    assert lab.marked()
+    assert [lab.command("ZCARD", lab.key(name)) for name in ("open", "retries")] == [0, 0]
+    assert lab.command("EXISTS", lab.key(f"revoked:{slow.sessions[lab.run]}")), "its heartbeat is woken"
+    assert (lab.stat("running"), trainer.stats().totals["surplus"]) == (0, 2)
+    worker.renew()
+    slow.renew()
+    assert (held.cancel_reason, attempts[6].cancel_reason) == ("surplus", "surplus")
+    for late in (held, attempts[6]):
+        assert slow.submit(late, "late").answer == "unknown"
+    lab.pass_ms(60_000)
+    assert worker.claim(9) == []
+    (rollout,) = trainer.next_batch(timeout=1)
+    assert rollout.results == [1, 2, 3, 4, 5, 6]
+    trainer.advance()
+
+
+def test_a_group_that_starts_over_has_its_surplus_slots_open_again(lab: Lab):
+    """Mutants: surplus_slots_stay_closed."""
+    trainer, worker = lab.trainer(consumer_batch_size=1, max_staleness=0), lab.worker()
+    trainer.enqueue(Task(id="t", samples=3, enough=2))
+    for attempt in worker.claim(3)[:2]:
+        worker.submit(attempt, b"x")
+    assert lab.row("t").letters == "DDS"
+    trainer.advance(allow_empty=True)
+    with pytest.raises(WaitTimeout):
+        trainer.next_batch(timeout=0.1)
+    assert (lab.row("t").state, lab.row("t").letters) == ("pending", "OOO")
+    for attempt in worker.claim(3):
+        worker.fail(attempt, "no", retry=False)
+        if attempt.slot == 1:
+            break
+    assert lab.row("t").state == "dead", "one slot is left, and two are needed"
+
+
+@pytest.mark.parametrize(
+    ("options", "letters", "state"),
+    [
+        ({"samples": 4, "enough": 2}, "DDSS", "ready"),
+        ({"samples": 4, "enough": 3, "min_samples": 1}, "DDFF", "ready"),
+        ({"samples": 4, "enough": 2}, "FDDS", "ready"),
+        ({"samples": 4, "enough": 4}, "DDDD", "ready"),
+        ({"samples": 4, "enough": 3}, "FFDO", "rejected"),
+    ],
+)
+def test_the_fewest_samples_are_what_is_enough(lab: Lab, options: dict[str, int], letters: str, state: str):
+    """What workers submit, slot by slot, as far as the group goes."""
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(Task(id="t", **options))
+    for attempt, letter in zip(worker.claim(4), letters, strict=True):
+        if lab.row("t").state == "running":
+            (worker.reject if letter == "F" else lambda one: worker.submit(one, b"x"))(attempt)
+    assert lab.row("t").state == state
+    if state == "ready":
+        assert lab.row("t").letters == letters
 
 
 def test_open_slots_of_started_groups_go_before_new_tasks_and_need_no_capacity(lab: Lab):

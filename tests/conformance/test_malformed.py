@@ -213,7 +213,7 @@ class Subject:
                 return f"state has {told}={value!r}"
         for name, record in dump.get("tasks", {}).items():
             if not re.fullmatch(
-                rb"[PDRYBXJ],-?\d+,\d+(?:/\d+)?,\d+,\d+,\d+,\d+,-?\d+,-?\d+,\d+,\d+,-?\d+,[OWHDF]*(?:;.*)?", record
+                rb"[PDRYBXJ],-?\d+,\d+(?:/\d+)?,\d+,\d+,\d+,\d+,-?\d+,-?\d+,\d+,\d+,-?\d+,[OWHDFS]*(?:;.*)?", record
             ):
                 return f"record of {name!r} is {record!r}"
         names = [name.decode() for name in dump.get("tasks", {})]

@@ -279,6 +279,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/endings.lua": {
+        "a_group_waits_for_all": ("if wanted and select(2", "if false and select(2", "six_of_eight", WALK),
+        "surplus_slots_stay_in_open": ("zdel(OPEN, t.id)\n    t.letters = t.letters:gsub('[OWH]', 'S')", "t.letters = t.letters:gsub('[OWH]', 'S')", "six_of_eight"),
+        "surplus_retries_stay": ("        zdel(RETRIES, slot_name(t, k))\n", "", "six_of_eight"),
+        "surplus_is_not_counted": ("        bump('total_surplus', 1)\n", "", "six_of_eight"),
         "accepted_not_counted": ("bump('accepted', 1)", "", "the_formula", WALK),
         "stale_without_bound": ("stales + 1 > num('max_stale_requeues')", "false", "too_often"),
         "no_wake_on_open_slot": ("    Markers.arm_for_open_slot()", "", "marker_is_armed"),
@@ -762,11 +766,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "bad_numbers",
         ),
         "min_samples_may_exceed_samples": (
-            "int_in(small_text(options.min_samples), 'min_samples', 1, options.samples)", "", "bad_numbers",
+            "int_in(small_text(options.min_samples), 'min_samples', 1, options.enough or options.samples)", "", "bad_numbers",
         ),
         "a_priority_of_any_size": ("low = -1000, high = 1000,", "low = -9999, high = 9999,", "bad_numbers"),
     },
     "include/tasks.lua": {
+        "surplus_slots_stay_closed": ("gsub('[HDWS]', 'O')", "gsub('[HDW]', 'O')", "surplus_slots_open_again", WALK),
+        "surplus_attempts_are_not_told": ("cancelled = true, surplus = true", "cancelled = true", "six_of_eight"),
         "unsealed_batch_counts_full": (
             "bump('open_size', -1)\n    bump('accepted', -1)", "bump('open_size', -1)", "filter_refuses", WALK,
         ),

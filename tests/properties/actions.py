@@ -183,10 +183,11 @@ def position(cursor: str) -> int:
 
 def _any_task(choose: Chooser, name: str) -> NewTask:
     samples = pick(choose, [1, 2, 1, 3])
-    least = choose.integer(1, samples) if chance(choose, 50) else samples
+    enough = choose.integer(1, samples) if chance(choose, 30) else None
+    least = choose.integer(1, enough or samples) if chance(choose, 50) else enough or samples
     priority = pick(choose, [0, 0, 0, 1, -1000, 1000])
     timeout_ms, attempts = pick(choose, [None, None, 0, 2_000]), pick(choose, [None, None, 1, 4])
-    return NewTask(name, f"payload of {name}".encode(), samples, least, priority, timeout_ms, attempts)
+    return NewTask(name, f"payload of {name}".encode(), samples, least, priority, timeout_ms, attempts, enough)
 
 
 def take(world: World, choose: Chooser) -> None:

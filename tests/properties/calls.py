@@ -37,11 +37,13 @@ class NewTask:
     priority: int = 0
     timeout_ms: int | None = None
     max_attempts: int | None = None
+    enough: int | None = None
 
 
 def task_options(task: Any) -> dict[str, Any]:
     """What an enqueue says of a task besides its id and payload; `task` is the new one, or the model's."""
-    return {name: getattr(task, name) for name in ("samples", "min_samples", "priority", "timeout_ms", "max_attempts")}
+    names = ("samples", "enough", "min_samples", "priority", "timeout_ms", "max_attempts")
+    return {name: getattr(task, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

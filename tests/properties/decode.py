@@ -195,6 +195,7 @@ def _tasks(found: dict[str, Any]) -> dict[str, View]:
             "payload": payloads.get(name),
             "samples": samples,
             "min_samples": int(words[4].split("/")[0]),
+            "enough": _option(words[4], "enough"),
             "timeout_ms": _option(words[4], "timeout_ms"),
             "max_attempts": _option(words[4], "max_attempts"),
             "priority": int(words[1]),

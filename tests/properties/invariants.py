@@ -42,7 +42,7 @@ def _check_task(run: Run, task: Task) -> None:
     possible = task.samples - task.count("F")
     match task.state:
         case "pending" | "delayed":
-            assert not task.has("HDW"), where
+            assert not task.has("HDWS"), where
             assert task.oldest is None, where
             assert task.first == 0, where
             assert possible >= task.min_samples, where
@@ -50,12 +50,15 @@ def _check_task(run: Run, task: Task) -> None:
         case "running":
             assert task.has("HD"), where
             assert task.has("OWH"), where
+            assert not task.has("S"), where
+            assert task.enough is None or task.count("D") < task.enough, where
             assert possible >= task.min_samples, where
             assert task.oldest is not None, where
             assert task.first > 0, where
         case "ready" | "batched":
             assert not task.has("OWH"), where
             assert task.count("D") >= task.min_samples, where
+            assert not task.has("S") or task.count("D") == task.enough, where
         case "dead":
             assert task.errors > 0, where
         case "rejected":

@@ -15,8 +15,8 @@ from .config import Config
 from .quarantine import Ailing
 
 TaskState = Literal["pending", "delayed", "running", "ready", "batched", "dead", "rejected"]
-#: Open, waiting for its backoff, held, done, failed for good.
-Letter = Literal["O", "W", "H", "D", "F"]
+#: Open, waiting for its backoff, held, done, failed for good, surplus.
+Letter = Literal["O", "W", "H", "D", "F", "S"]
 
 
 @dataclass(slots=True)
@@ -77,6 +77,7 @@ class Task:
     #: Over the run's, where given.
     timeout_ms: int | None = None
     max_attempts: int | None = None
+    enough: int | None = None
 
     @property
     def place(self) -> tuple[int, int]:

@@ -111,6 +111,17 @@ def reset_stale(run: Run, task: Task) -> None:
         to_waiting(run, task, "stale")
 
 
+def close_surplus(run: Run, task: Task) -> None:
+    """Enough samples are done: the task does not wait for the others."""
+    for slot in task.slots:
+        if slot.letter == "H":
+            run.revoked.add(slot.session)
+            slot.ended = "surplus"
+            run.count("surplus")
+        if slot.letter in "OWH":
+            slot.letter, slot.due_ms, slot.deadline_ms = "S", 0, 0
+
+
 def end_check(run: Run, task: Task, why: str, reason: str) -> None:
     """Decides what becomes of a running task after one of its slots ended.
 
@@ -120,6 +131,8 @@ def end_check(run: Run, task: Task, why: str, reason: str) -> None:
     """
     assert task.state == "running"
     possible = task.samples - task.count("F")
+    if task.enough is not None and task.count("D") >= task.enough:
+        close_surplus(run, task)
     if possible < task.min_samples:
         finish(run, task, "dead" if task.errors else "rejected", reason, "revoked")
     elif not task.has("OWH"):

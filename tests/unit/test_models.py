@@ -229,6 +229,16 @@ def test_a_config_is_a_value() -> None:
         config.lease_ms = 3  # type: ignore[misc]
 
 
+def test_the_samples_that_are_enough_are_the_fewest_that_are_needed() -> None:
+    assert (Task(id="a", samples=8, enough=6).needed, Task(id="a", samples=8, enough=6, min_samples=2).needed) == (6, 2)
+    with pytest.raises(BadArgument, match="enough must not be above samples, which is 8, not 9"):
+        Task(id="a", samples=8, enough=9)
+    with pytest.raises(BadArgument, match="min_samples must not be above enough, which is 6, not 7"):
+        Task(id="a", samples=8, enough=6, min_samples=7)
+    with pytest.raises(BadArgument, match="enough must be 1 or more"):
+        Task(id="a", samples=8, enough=0)
+
+
 def test_a_task_needs_all_its_samples_unless_told_otherwise() -> None:
     assert Task(id="a", samples=8).needed == 8
     assert Task(id="a", samples=8, min_samples=3).needed == 3

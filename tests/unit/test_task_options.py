@@ -17,12 +17,12 @@ from broker.values.task import MAX_PRIORITY, MAX_SAMPLES, Task
 
 GIVEN = [
     Task(id="a"),
-    Task(id="b", samples=8, timeout_ms=0),
+    Task(id="b", samples=8, enough=6, timeout_ms=0),
     Task(id="c", samples=3, min_samples=2, priority=-5, timeout_ms=9_000, max_attempts=2),
 ]
 SAID = [
     "",
-    "samples=8,min_samples=8,timeout_ms=0",
+    "samples=8,enough=6,min_samples=6,timeout_ms=0",
     "samples=3,min_samples=2,priority=-5,timeout_ms=9000,max_attempts=2",
 ]
 
@@ -45,6 +45,7 @@ def test_the_scripts_have_the_same_options_defaults_and_bounds() -> None:
     bounds = {
         "samples": (1, MAX_SAMPLES),
         "min_samples": (1, MAX_SAMPLES),
+        "enough": (1, MAX_SAMPLES),
         "priority": (-MAX_PRIORITY, MAX_PRIORITY),
         "timeout_ms": (0, MAX_TIME_MS),
         "max_attempts": (1, MAX_ATTEMPTS),

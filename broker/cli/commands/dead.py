@@ -87,9 +87,10 @@ def _show(operator: Operator, run_name: str, task_id: str, output: Output) -> in
         output.json(task)
         return 0
     oldest = "none" if task.oldest < 0 else f"{task.oldest} to {task.newest}"
+    enough = "" if task.enough is None else f"ready at {task.enough}, "
     facts = [
         ("state", task.state + (f": {task.reason}" if task.reason else "")),
-        ("samples", f"{task.samples}, at least {task.min_samples} needed"),
+        ("samples", f"{task.samples}, {enough}at least {task.min_samples} needed"),
         ("place", f"priority {task.priority}, number {task.order}"),
         ("versions", oldest),
         ("requeued", f"{count(task.requeues, 'time')}, {task.stale_requeues} of them as stale"),
