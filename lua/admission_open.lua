@@ -1,7 +1,7 @@
 -- Makes a process an owner of an admission run; creates a run that does not exist. Ends the owners whose leases have run out.
 -- Transition: none of a task
 -- KEYS: state
--- ARGV: now, owner (the caller chooses it and never uses it again: so a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (if the run is created: the version from which it goes on, because the caller knew the run and the server lost it; -1: 0), update (1: change a config that differs), accepted, rejected, recovery (those of the process's reports that the run counted before, under another owner id), share (rollouts of a batch that it trains; 0: none of its own; -1: as many as the others), then pairs of config field, value (those that the caller set)
+-- ARGV: now, owner (the caller chooses it and never uses it again: so a repeated call is recognised), lease_ms, token (of the epoch, if the run is created), lost_version (if the run is created: the version from which it goes on, because the caller knew the run and the server lost it; -1: 0), update (1: change a config that differs), accepted, rejected, recovery (those of the process's reports that the run counted before, under another owner id), share (rollouts of a batch that it trains; 0: none of its own; -1: as many as the others), version (its provider's; -1: not known), then pairs of config field, value (those that the caller set)
 -- Returns: `version accepted created`
 -- Errors: SCHEMA, CONFIG (field, stored, given; field `kind`: the run is a run of tasks), BADARG
 -- Bound: the number of config fields and owners; 100 ended owners
@@ -9,7 +9,7 @@
 -- @include creation
 -- @include admission
 
-local CONFIG_START = 11
+local CONFIG_START = 12
 
 local function create(token, lost_version)
   create_run('1.' .. token, CONFIG_START)
@@ -44,7 +44,7 @@ return run(function()
   load_state(ADMISSION_FIELDS, true)
   local owner = { number = 0, running = 0, enqueued = 0, reserved = 0, version = -1, waiting = 0 }
   for i, name in ipairs({ 'accepted', 'rejected', 'recovery' }) do owner[name] = int_arg(6 + i, name, 0, MAX_INT) end
-  local share = int_arg(10, 'share', -1, MAX_INT)
+  local share, version = int_arg(10, 'share', -1, MAX_INT), int_arg(11, 'version', -1, MAX_INT)
   local created = not state.schema
   if created then
     create(ARGV[4], lost_version)
@@ -72,7 +72,8 @@ return run(function()
     end
     put_share(id, {
       given = share, share = 0, base = -owner.accepted, joined = num('admission_joins'), unused = 0, since = 0,
-      based = owner.history, announced = '-', first = -1, found = 0,
+      based = owner.history, announced = '-', first = version,
+      found = num('version'),
     })
     zput(OWNER_LEASES, id, now + lease)
     event('join', id)

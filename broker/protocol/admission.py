@@ -43,6 +43,7 @@ def open_owner(
     before: Counted,
     *,
     share: int | None = None,
+    version: int = -1,
     lost_version: int = -1,
     update: bool = False,
     now: Now = "",
@@ -57,6 +58,7 @@ def open_owner(
         config: fields of the run's config.
         before: the owner's counts under an earlier id.
         share: rollouts of each batch that the owner trains, 0 for none of its own; None: an equal part of what is left.
+        version: its provider's; -1: unknown.
         lost_version: the version at which the server lost the run; -1: it did not.
         update: change a stored config that differs.
         now: as `Now`.
@@ -64,7 +66,7 @@ def open_owner(
     pairs = [part for item in config.items() for part in item]
     args: list[Argument] = [
         *(now, owner, lease_ms, token, lost_version, int(update)),
-        *(before.accepted, before.rejected, before.recovery, -1 if share is None else share),
+        *(before.accepted, before.rejected, before.recovery, -1 if share is None else share, version),
         *pairs,
     ]
     return ScriptCall("admission_open", (keys.state(run),), tuple(args), _opened)

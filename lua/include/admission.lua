@@ -163,7 +163,7 @@ end
 
 -- If all owners that joined before have ended, those that joined later are another training.
 local function take_life(owners, o, r)
-  if o.first < 0 and r.version >= 0 then
+  if (o.first < 0 or o.version < 0) and r.version >= 0 then
     o.first, o.found = r.version, num('version')
     put_share(r.owner, o)
   end

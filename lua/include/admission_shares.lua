@@ -6,7 +6,8 @@
 --   unused: of an ended owner, the rollouts that it had accepted and no step had trained;
 --   since: how many rollouts it had accepted when it announced its newest recovery;
 --   based: the history in which `base` holds; announced: the history that began with a recovery which this owner announced;
---   first: the version of the owner's first report that had one (-1: none had); found: the run's version then.
+--   first: the version with which the owner joined, until its first report that has one (-1: it said none, as earlier
+--   releases do not when they join); found: the run's version then.
 
 local SHARES = key('owner_shares')
 local SHARE_FIELDS = { 'given', 'share', 'base', 'joined', 'unused', 'since' }

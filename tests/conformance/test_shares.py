@@ -22,7 +22,7 @@ LEASE_MS = 900
 
 @dataclass
 class Rank:
-    """One owner, with its own counts."""
+    """One owner, with its own counts. tells: it says its version when it joins; earlier releases do not."""
 
     lab: Lab
     name: str
@@ -33,14 +33,16 @@ class Rank:
     accepted: int = 0
     held: int = 0
     recovery: Recovery = field(default_factory=Recovery)
+    tells: bool = True
 
     def join(self, batch: int, staleness: int = 0, concurrency: int = 99) -> Rank:
         config = RunConfig(
             consumer_batch_size=batch, max_staleness=staleness, max_concurrent_rollouts=concurrency
         ).to_fields()
         opening = admission.open_owner(
-            self.lab.run, self.name, LEASE_MS, "a" * 8, config, Counted(), share=self.share, now=self.lab.now
-        )
+            self.lab.run, self.name, LEASE_MS, "a" * 8, config, Counted(), share=self.share,
+            version=self.version if self.tells else -1, now=self.lab.now,
+        )  # fmt: skip
         self.lab.do(opening)
         return self
 
@@ -251,10 +253,11 @@ def test_a_training_that_starts_over_and_trains_while_the_leases_of_the_dead_liv
     raise AssertionError("no step was trained within the lease: the test shows nothing")
 
 
+@pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize("ends", ["before it", "beside it", "with its leases"])
 @pytest.mark.parametrize("share", [None, 1])
 def test_a_training_that_goes_back_and_announces_nothing_counts_from_where_it_is(
-    lab: Lab, share: int | None, ends: str
+    lab: Lab, share: int | None, ends: str, *, tells: bool
 ) -> None:
     """AReaL's tag v1.0.4 announces no recovery. S = 0: each step needs its whole batch."""
     dead = [Rank(lab, name, share).join(2) for name in "ab"]
@@ -264,7 +267,7 @@ def test_a_training_that_goes_back_and_announces_nothing_counts_from_where_it_is
     if ends == "before it":
         for rank in dead:
             rank.leave()
-    new = [Rank(lab, name, share, version=3).join(2) for name in "cd"]
+    new = [Rank(lab, name, share, version=3, tells=tells).join(2) for name in "cd"]
     if ends == "beside it":
         for rank in dead:
             rank.leave()
@@ -372,6 +375,32 @@ def test_an_owner_that_reports_beside_a_newer_one_is_of_the_same_training(lab: L
     one.report()
     let_lease_end(lab, other)
     assert other.report().accepted == 2
+
+
+def test_what_an_owner_accepted_counts_when_it_closes_before_the_next_has_reported(lab: Lab) -> None:
+    """Of two owners in the first step: the next joined beside the first one, with its version."""
+    one, other = Rank(lab, "a").join(4), Rank(lab, "b").join(4)
+    assert one.starts()
+    one.accepts(1)
+    third = Rank(lab, "c").join(4)
+    one.leave()
+    other.leave()
+    assert third.starts_all() == 3
+    assert third.report().accepted == 1
+
+
+def test_the_version_of_a_first_report_takes_the_place_of_that_of_joining(lab: Lab) -> None:
+    """It joined before it had loaded its checkpoint, and is of one training with the first one all the same."""
+    one = Rank(lab, "a", version=3).join(4)
+    one.report()
+    other = Rank(lab, "b").join(4)
+    other.version = 3
+    other.report()
+    assert one.starts()
+    one.accepts(1)
+    accepted = one.report().accepted
+    one.leave()
+    assert other.report().accepted == accepted
 
 
 @pytest.mark.parametrize("seed", range(3))

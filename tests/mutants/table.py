@@ -86,9 +86,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_new_life_that_recovered_keeps_the_counts": (
             "if #recovered > 0 then", "if false then", "goes_on_from_there",
         ),
+        "the_version_of_joining_stays": (
+            "(o.first < 0 or o.version < 0) and", "o.first < 0 and", "takes_the_place_of_that_of_joining",
+        ),
         "one_training_is_taken_for_two": (
             "if num('admission_life') < life then set('admission_life', life) end", "", "is_of_the_same_training",
         ),
+    },
+    "admission_open.lua": {
+        "who_joins_has_said_no_version": ("first = version,", "first = -1,", "before_the_next_has_reported"),
     },
     "advance.lua": {
         "any_digest": ("if digest ~= sealed then", "if false then", "names_the_batch", WALK),

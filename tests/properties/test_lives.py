@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.properties.lives import Search, anyone_may, begin_after_zero_only, begin_at_zero_only, begin_with_all
+from tests.properties.lives import (
+    OneTraining,
+    Search,
+    anyone_may,
+    begin_after_zero_only,
+    begin_at_zero_only,
+    begin_with_all,
+)
 from tests.properties.shares import UNSAID
 
 
@@ -24,9 +31,10 @@ def deaths(ranks: int, held: int) -> Iterable[Sequence[tuple[int, int]]]:
 def test_a_process_that_starts_over_trains_on_within_the_bound(given: int, staleness: int, version: int) -> None:
     batch = 1 if given == UNSAID else given
     for had in deaths(1, (staleness + 1) * batch):
-        Search([given], staleness, version, had).run()
-        if version:
-            Search([given], staleness, version, had, hangs=True).run()
+        for tells in (True, False):
+            Search([given], staleness, version, had, tells=tells).run()
+            if version:
+                Search([given], staleness, version, had, hangs=True, tells=tells).run()
 
 
 @pytest.mark.parametrize("back_to", [1, 3])
@@ -51,6 +59,18 @@ def test_ranks_that_start_over_train_on_within_the_bound(
         Search([given, given], 1, version, had, steps=2, back_to=1).run()
     if version and given != UNSAID:
         Search([given, given], 1, version, had, steps=2, hangs=True).run()
+
+
+@pytest.mark.parametrize(("owners", "staleness", "batch"), [(2, 0, 1), (2, 0, 2), (2, 1, 2), (2, 2, 1), (3, 1, 1)])
+def test_what_an_owner_accepted_counts_when_it_closes_before_the_next_has_reported(
+    owners: int, staleness: int, batch: int
+) -> None:
+    OneTraining(owners, staleness, batch=batch).run()
+
+
+def test_who_joins_has_to_say_its_version() -> None:
+    with pytest.raises(AssertionError, match="above the bound"):
+        OneTraining(2, 0, tells=False).run()
 
 
 @pytest.mark.parametrize(

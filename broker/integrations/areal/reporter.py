@@ -88,7 +88,7 @@ class Reporter:
         self.owner = self._new_id()
         call = admission.open_owner(
             self._run, self.owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
-            share=self._share, update=update, now=self._now,
+            share=self._share, version=self._looked_up(), update=update, now=self._now,
         )  # fmt: skip
         with open_transport(self._url) as patient:
             (opened,) = patient.execute([call])
@@ -214,7 +214,7 @@ class Reporter:
         owner = self._new_id()
         call = admission.open_owner(
             self._run, owner, self._lease_ms, secrets.token_hex(8), self._config, self._counters.counted,
-            share=self._share, lost_version=lost_version, now=self._now,
+            share=self._share, version=version, lost_version=lost_version, now=self._now,
         )  # fmt: skip
         opened = self._execute(call)
         if isinstance(opened, BrokerError):
