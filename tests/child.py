@@ -1,7 +1,8 @@
 """Python programs that a test starts as processes: the test reads their output, writes to their input, and ends them.
 
-Every wait has a deadline. If a process ends early, or prints another line than the test expects, the test fails at once
-and shows all that the process has written.
+Every wait has a deadline, which moves while the process computes: on a busy machine its imports may take minutes. If a
+process ends early, or prints another line than the test expects, the test fails at once and shows all that the process
+has written.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 #: How many seconds a process may take to print its next line or to end: a busy machine is several times slower.
 PATIENCE_S = 60.0
+#: How often a test looks whether a process that it waits for has ended, seconds.
+_LOOK_EVERY_S = 0.5
+#: Processor seconds per second of waiting: a process that uses more of them computes, and is none that hangs.
+_COMPUTES = 0.02
 #: How many seconds the output of an ended process may stay open: processes that it started may hold it.
 _LAST_WORDS_S = 5.0
 
@@ -46,6 +51,33 @@ class Ended:
         """The only line, decoded from JSON."""
         (value,) = self.json_lines
         return value
+
+
+def _cpu_s(pid: int) -> float:
+    """The processor seconds that a process has used, with those of its children that have ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+class _Patience:
+    """The deadline of a wait for a process: so many seconds, or as many of the processor's while it computes."""
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self._pid, self._seconds = pid, seconds
+        self._began_s = self._used_s = _cpu_s(pid)
+        self._deadline = time.monotonic() + seconds
+
+    def is_over(self) -> bool:
+        if time.monotonic() <= self._deadline:
+            return False
+        used_s = _cpu_s(self._pid)
+        if used_s - self._began_s >= self._seconds or used_s - self._used_s <= _COMPUTES * self._seconds:
+            return True
+        self._used_s, self._deadline = used_s, time.monotonic() + self._seconds
+        return False
 
 
 class _Reader:
@@ -126,14 +158,14 @@ class Child:
 
     def wait_until(self, condition: Callable[[], T], what: str, within_s: float = PATIENCE_S) -> T:
         """Waits until `condition` is true, and returns its value. Fails the test if the process ends before that."""
-        deadline = time.monotonic() + within_s
+        patience = _Patience(self.pid, within_s)
         while True:
             has_said_all = self.has_ended() and all(reader.has_ended(_LAST_WORDS_S) for reader in self._readers)
             if answer := condition():
                 return answer
             if has_said_all:
                 self.fail(f"it ended before this was true: {what}")
-            if time.monotonic() > deadline:
+            if patience.is_over():
                 self.fail(f"not within {within_s:g} s: {what}")
             time.sleep(0.01)
 
@@ -174,8 +206,10 @@ class Child:
     def end(self, within_s: float = PATIENCE_S) -> Ended:
         """Ends its standard input, waits for its end, and returns its output."""
         self.close_input()
-        if not self.has_ended(within_s):
-            self.fail(f"it has not ended within {within_s:g} s")
+        patience = _Patience(self.pid, within_s)
+        while not self.has_ended(_LOOK_EVERY_S):
+            if patience.is_over():
+                self.fail(f"it has not ended within {within_s:g} s")
         if not all(reader.has_ended(within_s) for reader in self._readers):
             self.fail(f"{within_s:g} s after its end a process that it started still holds its output open")
         out = "".join(self.out[self._n_read :])

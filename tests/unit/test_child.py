@@ -44,6 +44,21 @@ def test_a_process_that_does_not_end_is_killed_and_told() -> None:
     assert child.process.returncode == -signal.SIGKILL
 
 
+def test_a_process_that_computes_has_as_many_seconds_of_the_processor() -> None:
+    """Beside seconds in which it only waits: a busy machine gives it little of the processor."""
+    code = "import time\nfor _ in range(4):\n  until = time.process_time() + 0.1\n  time.sleep(0.4)\n"
+    code += "  while time.process_time() < until: pass\nprint('done')"
+    with Child("-c", code) as child:
+        assert child.wait_until(lambda: child.out, "it is done", within_s=1.0)
+    assert finished("-c", code, within_s=1.0).out == "done\n"
+
+
+def test_a_process_that_computes_for_ever_is_killed_and_told() -> None:
+    with Child("-c", "while True: pass") as child:
+        with pytest.raises(pytest.fail.Exception, match=r"it has not ended within 0\.2 s"):
+            child.end(within_s=0.2)
+
+
 def test_the_end_of_the_block_ends_a_process_even_a_stopped_one() -> None:
     with Child("-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)") as child:
         pass

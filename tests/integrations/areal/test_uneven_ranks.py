@@ -26,8 +26,8 @@ FOR_S = float(os.environ.get("BROKER_TEST_RANKS_S", "20"))
 KILL_EVERY_S = 15.0
 #: Longest time without a step, in seconds; a step takes a tenth of one.
 STILL_S = 15.0
-#: Longest start of three processes on a busy machine, in seconds.
-_PATIENCE_S = 300.0
+#: Most of a look at the run that counts as such time: where a busy machine makes it longer, the ranks stand still too.
+_LOOK_S = 0.05
 
 
 class Life:
@@ -44,7 +44,7 @@ class Life:
             )
             for i, (share, mean_ms) in enumerate(RANKS)
         ]
-        self.ranks[0].wait_until(lambda: all(rank.out for rank in self.ranks), "each has trained a step", _PATIENCE_S)
+        self.ranks[0].wait_until(lambda: all(rank.out for rank in self.ranks), "each has trained a step")
 
     @property
     def done(self) -> list[int]:
@@ -66,10 +66,11 @@ def test_ranks_of_uneven_speed_go_on_within_the_bound(url: str, concurrent: int,
     numbers = [str(number) for number in (concurrent, B, staleness)]
     with ExitStack() as stack, Operator(url) as operator:
         life = Life(stack, url, numbers, 0, 0)
-        until = stepped_at = killed_at = time.monotonic()
-        until += FOR_S
-        steps, full, lives = 0, 0, 1
+        looked_at = killed_at = time.monotonic()
+        until = killed_at + FOR_S
+        steps, full, lives, still_s = 0, 0, 1, 0.0
         while (now := time.monotonic()) < until:
+            still_s, looked_at = still_s + min(now - looked_at, _LOOK_S), now
             time.sleep(0.01)
             try:
                 stats = operator.stats("ranks")
@@ -79,16 +80,16 @@ def test_ranks_of_uneven_speed_go_on_within_the_bound(url: str, concurrent: int,
             assert stats.accepted + stats.running <= bound, stats
             assert stats.running <= concurrent, stats
             full += stats.accepted + stats.running == bound or stats.running == concurrent
-            done = life.done
-            assert max(done) - min(done) <= 1
+            done = life.done  # as far as it has been read
             if min(done) > steps:
-                steps, stepped_at = min(done), now
-            if now - stepped_at > STILL_S:
+                steps, still_s = min(done), 0.0
+            if still_s > STILL_S:
                 life.ranks[0].fail(f"no step for {STILL_S} s at {done}: {stats}")
             if now - killed_at > KILL_EVERY_S:
                 life.end(random.choice(life.ranks))
                 life = Life(stack, url, numbers, lives, min(life.done))
-                stepped_at = killed_at = time.monotonic()
+                looked_at = killed_at = time.monotonic()
+                still_s = 0.0
                 lives += 1
         assert steps >= 10
         assert full  # the bound was met, not only kept
