@@ -132,8 +132,7 @@ class Worker(AsyncClient):
         self._heartbeat: Heartbeat | None = None
         self._handlers: TaskRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending = TimeToEnd()
-        self._closed = False
+        self._ending, self._closed = TimeToEnd(lambda: any(self.sessions.values())), False
 
     async def open(self) -> Self:
         """Connects and starts the sessions; an open worker stays as it is. Raises NoRun, ServerUnavailable."""
@@ -144,6 +143,7 @@ class Worker(AsyncClient):
         try:
             await self._run(self._calls.join())
             self._thread_transport = await asyncio.to_thread(self._for_thread, self._timeout_s, self._retry_for_s)
+            self._thread_transport.io.log_outages_with(self._transport)
             watch = LoopWatch(self.name, self._loop, functools.partial(stack_of, threading.current_thread()))
             self._heartbeat = Heartbeat(
                 self._thread_transport,

@@ -142,7 +142,7 @@ class Worker(BlockingClient):
         self._closed = False
         self._refused: BadArgument | None = None  # the handler is one for asyncio
         self._permits: Permits | None = None  # of the present or last `run`
-        self._ending = TimeToEnd()
+        self._ending = TimeToEnd(lambda: any(self.sessions.values()))
         self._heartbeat = Heartbeat(
             self._transport,
             lambda silent_s: opened(timeout_s=silent_s, retry_for_s=silent_s, name=f"broker:heartbeat:{name}"),
@@ -150,13 +150,17 @@ class Worker(BlockingClient):
             _say_cancelled,
             interval_s=heartbeat_s,
         )
+        joining = TerminationAsExit()  # until a `with` block installs the worker's own
         try:
+            joining.install()
             self._run(self._calls.join())
             if heartbeat:
                 self._heartbeat.start()
         except BaseException:  # also when a signal raises: only this worker can end the sessions that have joined
             self.close()
             raise
+        finally:
+            joining.remove()
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -97,6 +97,16 @@ class AsyncTransport(BaseTransport):
     def turn(self) -> "TaskTurn":
         """As `BaseTransport.turn`."""
         return TaskTurn()
+
+    def detached(self, call: Coroutine[Any, Any, T]) -> Callable[[], Awaitable[T]]:
+        """As `BaseTransport.detached`, in a task."""
+        task = asyncio.create_task(call)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
+
+        async def answer() -> T:
+            return await asyncio.shield(task)
+
+        return answer
 
     async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """As `BaseTransport.ask`."""

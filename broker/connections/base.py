@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -107,6 +107,10 @@ class BaseTransport(MarkerWaits):
         self._interrupted = False
         self._failed_waits = 0
 
+    def log_outages_with(self, other: "BaseTransport") -> None:
+        """Takes this transport for another one of the same client, which logs each outage once."""
+        self._patience.outage = other._patience.outage  # noqa: SLF001 - of the same class
+
     @abstractmethod
     async def _connected(self, endpoint: Endpoint, path: str, address: Address, timeout_s: float) -> Connection:
         """A new connection; raises Failure."""
@@ -127,6 +131,14 @@ class BaseTransport(MarkerWaits):
     @abstractmethod
     def turn(self) -> Turn:
         """A lock for calls that are made one after the other."""
+
+    @abstractmethod
+    def detached(self, call: Coroutine[Any, Any, T]) -> Callable[[], Awaitable[T]]:
+        """Begins a call that goes on when its caller is interrupted or cancelled.
+
+        Returns:
+            A function that waits for the call's answer, and raises its error. It may be called again.
+        """
 
     @abstractmethod
     async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:

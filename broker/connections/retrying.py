@@ -35,6 +35,9 @@ class Patience:
             transfer, that try counts as this long at most, because the server was not silent.
         pause: waits for some seconds.
         failed: called with each failure before the next try.
+
+    Attributes:
+        outage: the client's.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Patience:
         failed: Callable[[Failure], None],
     ) -> None:
         self._url = url
-        self._outage = Outage()
+        self.outage = Outage()
         self.retry_for_s, self._silent_s = retry_for_s, silent_s
         self._pause, self._failed = pause, failed
 
@@ -83,7 +86,7 @@ class Patience:
                         failed = failure
                     else:
                         if is_met:
-                            self._outage.over("%s answers again, after %.1f s", self._url, time.monotonic() - since)
+                            self.outage.over("%s answers again, after %.1f s", self._url, time.monotonic() - since)
                         return result
                 self._failed(failed)
                 if not failed.kind.passes:
@@ -99,12 +102,12 @@ class Patience:
                 if failures == 2 and math.isinf(patience_s):
                     how_long = "until it answers" if math.isinf(self.retry_for_s) else f"for {self.retry_for_s:g} s"
                     is_met = True
-                    self._outage.met("%s: %s; trying %s", self._url, failed, how_long)
+                    self.outage.met("%s: %s; trying %s", self._url, failed, how_long)
                 failed = None
                 await self._pause(seconds)
         finally:
             if is_met:
-                self._outage.left()
+                self.outage.left()
 
     def _given_up(self, failed: Failure, seconds: float) -> BrokerError:
         error = failed.told(self._url)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from broker.connections.background import in_background
 from broker.connections.base import BaseTransport
 from broker.connections.connection import (
     MUCH_BYTES,
@@ -211,6 +212,15 @@ class BlockingTransport(BaseTransport):
     def turn(self) -> "ThreadTurn":
         """As `BaseTransport.turn`."""
         return ThreadTurn(self)
+
+    def detached(self, call: Coroutine[Any, Any, T]) -> Callable[[], Awaitable[T]]:
+        """As `BaseTransport.detached`, in a thread."""
+        done, _ = in_background(lambda: run_blocking(call), "broker-call")
+
+        async def answer() -> T:
+            return done.result()
+
+        return answer
 
     async def ask(self, name: str, hook: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """As `BaseTransport.ask`. Raises BadArgument if the answer would have to be awaited."""

@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -99,6 +99,7 @@ class Session(Locked):
         self.run_policy: Policy | None = None
         self._worker, self._lease_asked, self._clock = worker_name, lease_ms, clock
         self._joined: Joined | None = None
+        self._joining: Callable[[], Awaitable[Joined]] | None = None  # waits for the answer of a join without one
         self._number = 0  # of the newest claim sent
         self._settled = 0  # of the newest claim that was answered or given up
         self._held: dict[str, Attempt] = {}
@@ -157,16 +158,35 @@ class Session(Locked):
         return bool(self._held)
 
     async def join(self, patience_s: float = math.inf) -> None:
-        """Starts a session; the attempts of an earlier one are lost. `patience_s`: as `claim`."""
-        nonce = secrets.token_hex(6)
-        call = worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now)
-        joined = await self._io.call(call, patience_s)
+        """Starts a session; the attempts of an earlier one are lost. `patience_s`: as `claim`.
+
+        An interrupted join goes on: else nobody would end the session that the server may have started.
+        """
+        joined = await self._interrupted_join()
+        if joined is None:
+            nonce = secrets.token_hex(6)
+            call = worker.join(self.run, self._worker, nonce, self._lease_asked, now=self.now)
+            self._joining = self._io.detached(self._io.call(call, patience_s))
+            try:
+                joined = await self._joining()
+            except BrokerError:
+                self._joining = None
+                raise
         with self._lock:
-            self._joined, self._number, self._settled = joined, 0, 0
+            self._joined, self._number, self._settled, self._joining = joined, 0, 0, None
             self.run_policy = _policy(self.run_policy, joined.version, joined.epoch)
         self.missing.found()
         self._activity.started(self.run)
         self.on_joined()
+
+    async def _interrupted_join(self) -> Joined | None:
+        """The answer of a join that was interrupted; None: there was none, or it failed."""
+        if self._joining is not None:
+            try:
+                return await self._joining()
+            except BrokerError:
+                self._joining = None
+        return None
 
     def lost(self) -> None:
         """Notes that the server has forgotten the session: its attempts went to other workers."""
@@ -381,7 +401,7 @@ class Session(Locked):
 
     async def leave(self) -> None:
         """Ends the session; its attempts are released at once."""
-        joined = self._joined
+        joined = self._joined or await self._interrupted_join()
         if joined is None:
             return
         with suppress(NoRun):  # a run that is gone holds no attempts

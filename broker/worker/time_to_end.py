@@ -16,11 +16,12 @@ class TimeToEnd:
     """The calls that end a worker's work: all of them together have a limited time, for the process may be killed soon.
 
     Args:
+        has_joined: whether the worker has a session. Without one it holds nothing.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, has_joined: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._has_joined, self._clock = has_joined, clock
         self._over_at = -math.inf  # when the newest ending is over
         self._told = False
 
@@ -33,6 +34,6 @@ class TimeToEnd:
 
     def failed(self, problem: object) -> None:
         """A call did not succeed, so that attempts may be left to their leases: warned of once for each ending."""
-        if not self._told:
+        if not self._told and self._has_joined():
             self._told = True
             _log.warning("the attempts of this worker go to others only when their lease runs out: %s", problem)

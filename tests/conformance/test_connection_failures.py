@@ -445,6 +445,23 @@ def test_an_outage_is_told_once_by_each_client_however_many_calls_meet_it(
         assert again.result() is None
 
 
+def test_an_outage_is_told_once_by_a_worker_for_asyncio_and_its_heartbeat(caplog: pytest.LogCaptureFixture):
+    async def works(server: ServerUnderTest) -> None:
+        async with aio.Worker(server.url, "r", lease_s=60, heartbeat_s=0.05) as worker:
+            server.kill()
+            claim = asyncio.create_task(worker.claim(timeout=0))
+            await asyncio.sleep(2)  # both have met it
+            await asyncio.to_thread(server.start)
+            assert await claim == []
+            await worker.renew()
+
+    with ServerUnderTest(real_kinds()[0], durable=True) as server:
+        Trainer(server.url, "r", RunConfig(consumer_batch_size=1)).close()
+        caplog.clear()
+        asyncio.run(works(server))
+    assert (caplog.text.count("trying for"), caplog.text.count("answers again")) == (1, 1), caplog.text
+
+
 # -- answers that the server cuts off ----------------------------------------------------------------------------------
 
 

@@ -1,34 +1,28 @@
 """TLS, with a server of this machine that was built with it and certificates made for the test."""
 
-import shutil
 import subprocess
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker import RunConfig, Task, Trainer, Worker
-from broker.errors import BadUrl, CertificateRefused, ServerUnavailable, UnsupportedServer
+from broker.errors import BadUrl, CertificateRefused, UnsupportedServer
 from tests.conformance.clients import make_client
 from tests.conformance.test_credentials import Tokens
 from tests.lossy_proxy import LossyProxy, ScriptedServer
-from tests.servers import ServerUnderTest, free_port, real_kinds
 from tests.threads import InThread
+from tests.tls import make_certificate, tls_server
 from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `cert.pem`, for localhost, signed by its own `key.pem`."""
-    if not shutil.which("openssl"):
-        pytest.skip("needs openssl on PATH")
     folder = tmp_path_factory.mktemp("tls")
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    output = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *output]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    make_certificate(folder)
     return folder
 
 
@@ -36,28 +30,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def port(certificate: Path) -> Generator[int]:
     with tls_server(certificate, "no") as (_, tls_port):
         yield tls_port
-
-
-@contextmanager
-def tls_server(certificate: Path, client_certificates: str) -> Generator[tuple[ServerUnderTest, int]]:
-    """A server that speaks TLS, and the port where it does; `yes`: clients need a certificate, too."""
-    tls_port = free_port()
-    settings = {
-        "tls-port": str(tls_port),
-        "tls-cert-file": str(certificate / "cert.pem"),
-        "tls-key-file": str(certificate / "key.pem"),
-        "tls-ca-cert-file": str(certificate / "cert.pem"),
-        "tls-auth-clients": client_certificates,
-    }
-    for kind in real_kinds():
-        try:
-            server = ServerUnderTest(kind, settings=settings)
-        except ServerUnavailable:
-            continue  # built without TLS
-        with server:
-            yield server, tls_port
-            return
-    pytest.skip("no server of this machine speaks TLS")
 
 
 @pytest.mark.parametrize("flavour", ["sync", "aio"])

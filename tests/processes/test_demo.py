@@ -124,7 +124,6 @@ def test_it_learns_while_workers_and_trainer_are_killed() -> None:
 def test_interrupted_demo_leaves_no_process_and_nothing_held(url: str, run: str, number: int, code: int) -> None:
     """Given a demo at work, when it is told to end, then it tells how far it came, and all children are gone."""
     with started(url, "broker", "demo", "--url", url, "--run", run, "--steps", "1000", "--json") as process:
-        # Two steps after all have joined: a session whose worker was told to end before it heard of it is not left.
         there = wait_until(lambda: version_of(url, run, workers=3) + 1, "all have joined", 60)
         wait_until(lambda: version_of(url, run) > there, "two steps are done", 60)
         process.send(number)

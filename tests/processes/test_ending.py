@@ -4,13 +4,16 @@ import signal
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from broker.operator import Operator
 from tests.child import Child
 from tests.conformance.lab import Lab, tasks
+from tests.lossy_proxy import LossyProxy
 from tests.servers import ServerUnderTest
+from tests.tls import make_certificate, tls_server
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.processes
@@ -242,6 +245,27 @@ def test_sigterm_takes_a_few_seconds_while_the_server_is_away(own: ServerUnderTe
         assert ended.err.count("go to others only when their lease runs out") == 1, ended.err
 
 
+@pytest.mark.parametrize("name", ["run", "aio"])
+def test_sigterm_takes_a_few_seconds_over_tls_while_the_server_is_away(run: str, name: str, tmp_path: Path):
+    make_certificate(tmp_path)
+    with tls_server(tmp_path, "no") as (own, port):
+        begin(own, run)
+        with script(name, f"rediss://localhost:{port}?ssl_ca_certs={tmp_path}/cert.pem", run) as one:
+            one.expect("working")
+            own.kill()
+            try:
+                time.sleep(1)  # it connects again
+                began = time.monotonic()
+                one.send(signal.SIGTERM)
+                ended = one.end()
+                took = time.monotonic() - began
+            finally:
+                own.start()
+    assert ended.code in {0, 143}, ended.err
+    assert took < 20, f"it took {took:.1f} s: {ended.err}"
+    assert ended.err.count("go to others only when their lease runs out") == 1, ended.err
+
+
 _RESOLVER = """
 import socket, time
 look_up, hangs = socket.getaddrinfo, threading.Event()
@@ -315,6 +339,65 @@ def test_a_script_that_is_told_twice_says_nothing_of_it(live: Lab) -> None:
         one.send(signal.SIGTERM)
         ended = one.end()
     assert (ended.code, ended.err) == (143, "")
+
+
+#: What users write; each is interrupted while the answer to its first join is under way.
+JOINING = {
+    "worker": """
+with Worker(url, run) as worker:
+    pass
+""",
+    "without a block": """
+Worker(url, run)
+""",
+    "own signal handler": """
+def leave(number, frame):
+    raise OSError("an exception of the user's")
+signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGINT, leave)
+with Worker(url, run) as worker:
+    pass
+""",
+    "aio": """
+async def main():
+    async with aio.Worker(url, run) as worker:
+        pass
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("name", JOINING)
+def test_a_worker_that_is_told_to_end_while_it_joins_leaves(live: Lab, name: str, number: signal.Signals):
+    if name == "aio" and number is signal.SIGTERM:
+        pytest.skip("asyncio has no handler of SIGTERM: it ends the process at once, except within `run`")
+    trainer = live.trainer(consumer_batch_size=1)
+    with LossyProxy(live.server.port) as proxy:
+        proxy.delay_s = 2.0
+        with Child("-c", _HEAD + JOINING[name], proxy.url, live.run) as one:
+            wait_until(lambda: trainer.stats().sessions, "the server has begun its session")
+            one.send(number)
+            ended = one.end()
+    assert trainer.stats().sessions == 0, ended.err
+    assert "lease runs out" not in ended.err
+
+
+def test_a_worker_that_waits_for_its_server_ends_in_a_few_seconds_and_says_nothing(own: ServerUnderTest, run: str):
+    own.freeze()
+    try:
+        with Child("-c", _HEAD + "say()" + JOINING["worker"], own.url, run) as one:
+            one.expect("working")
+            time.sleep(0.5)  # it connects
+            began = time.monotonic()
+            one.send(signal.SIGTERM)
+            ended = one.end()
+            took = time.monotonic() - began
+    finally:
+        own.thaw()
+    assert ended.code in {143, -signal.SIGTERM}, ended.err
+    assert took < 20, f"it took {took:.1f} s: {ended.err}"
+    assert "lease runs out" not in ended.err
 
 
 _SUPERVISOR = """
