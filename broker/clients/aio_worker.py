@@ -125,8 +125,7 @@ class Worker(AsyncClient):
         self._calls = WorkerCalls(self._transport, self._state)
         self._url, self._beats, self._credentials = url, heartbeat, credentials
         self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
-        self._claiming = asyncio.Lock()
-        self._looking = 0  # calls that wait for work, or for their turn to
+        self._claiming, self._looking = asyncio.Lock(), 0  # calls that wait for work, or for their turn to
         self._reports = set[asyncio.Task[Any]]()  # calls about attempts that end also where their callers are cancelled
         self._grouped = {run: GroupedSubmits(session) for run, session in self._state.sessions.items()}
         self._heartbeat: Heartbeat | None = None
@@ -338,6 +337,7 @@ class Worker(AsyncClient):
     async def _end_handlers(self) -> None:
         if self._handlers is not None:
             await self._finish(self._handlers.end())
+            self._handlers.abandon()
             self._handlers = None
 
     async def _finish(self, ending: Coroutine[Any, Any, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,10 @@ from broker.worker.permits import LOOK_EVERY_S, Permits
 from broker.worker.session import BYTES_PER_CALL, ITEMS_PER_CALL, Session
 
 Handler = Callable[[Attempt], Awaitable[Any]]
+
+_log = logging.getLogger(__name__)
+#: Takes a task out of `asyncio.all_tasks`. The docs of asyncio have it under "Extending".
+_unregister_task: Callable[[asyncio.Task[Any]], None] = asyncio._unregister_task  # noqa: SLF001
 
 _Result = tuple[Attempt, Submission]
 
@@ -113,6 +118,16 @@ class TaskRunner:
                 await self._calls.release(given_back)
         if going_on := [task for attempt_id, task in self._tasks.items() if not self._permits.lost(attempt_id)]:
             await asyncio.wait(going_on)
+
+    def abandon(self) -> None:
+        """Makes the event loop end without the handlers that go on although they were cancelled.
+
+        `asyncio.run` waits for all tasks that it knows, without a limit: the process would never end.
+        """
+        for attempt_id, task in self._tasks.items():
+            if attempt_id in self._cancelled and not task.done():
+                _log.warning("the handler of attempt %s goes on: the event loop ends without it", attempt_id)
+                _unregister_task(task)
 
     @property
     def attempts(self) -> set[str]:

@@ -341,6 +341,37 @@ def test_a_script_that_is_told_twice_says_nothing_of_it(live: Lab) -> None:
     assert (ended.code, ended.err) == (143, "")
 
 
+_SWALLOWS = """
+async def swallows(attempt):
+    say()
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def main():
+    async with aio.Worker(url, run) as worker:
+        await worker.run(swallows)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["all are lost", "SIGTERM"])
+def test_handlers_that_swallow_their_cancellation_do_not_keep_a_process_from_ending(live: Lab, lost: bool):
+    trainer = live.trainer(consumer_batch_size=1, attempt_timeout_ms=100 if lost else 0, halt_after_failures=0)
+    trainer.enqueue(tasks(1))
+    with Child("-c", _HEAD + _SWALLOWS, live.url, live.run) as one:
+        one.expect("working")
+        if not lost:
+            one.send(signal.SIGTERM)
+        ended = one.end()
+    assert ended.code == (1 if lost else 0), ended.err
+    assert ("HandlersLost" in ended.err) is lost, ended.err
+    assert "the event loop ends without it" in ended.err
+    assert trainer.stats().sessions == 0
+
+
 #: What users write; each is interrupted while the answer to its first join is under way.
 JOINING = {
     "worker": """
