@@ -333,9 +333,11 @@ class BaseTransport(MarkerWaits):
     async def _on_new(self, failure: Failure, endpoint: Endpoint, address: Address, is_first: bool = True) -> Failure:
         """The failure of a connection's first exchange.
 
-        If it is the first exchange with the server, this looks whether the server speaks TLS instead.
+        If it is the first exchange with the server, this looks whether the server speaks TLS instead. It does not where
+        the client itself has broken the connection off: the server does not answer a TLS handshake, which takes time.
         """
         is_plain = is_first and address.tls is None and not endpoint.path
+        is_plain = is_plain and not (self._interrupted or self._closing.is_set())
         if failure.kind is CLOSED and is_plain and await answers_with_tls(partial(self._probed, endpoint), address):
             return speaks_tls()
         return self._replaced(on_new(failure, endpoint, address))

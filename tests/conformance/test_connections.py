@@ -691,6 +691,28 @@ def test_an_interrupt_that_comes_too_early_ends_the_next_wait(server: ServerUnde
     assert client.wait_marker([WAKE], 10) == WAKE
 
 
+@pytest.mark.parametrize("end", ["interrupt", "close"])
+def test_a_wait_that_is_ended_while_it_connects_does_not_ask_whether_the_server_speaks_tls(connect: Connect, end: str):
+    """A server without TLS does not answer that question: a worker that ended soon after its start waited for nothing."""
+    greeted, is_over = threading.Event(), threading.Event()
+
+    def answer(_: list[bytes]) -> bytes:
+        greeted.set()
+        is_over.wait(30)
+        return b"+OK\r\n"
+
+    with ScriptedServer(answer) as server:
+        client = connect(server.url)
+        wait = InThread(lambda: client.wait_marker([WAKE], 10))
+        assert greeted.wait(30)
+
+        getattr(client, end)()
+
+        assert wait.result(5) is None
+        assert server.connections == 1
+        is_over.set()
+
+
 def test_a_crash_of_the_server_ends_the_wait_and_the_next_one_works(real_server: ServerUnderTest, connect: Connect):
     client = connect(real_server.url)
     wait = InThread(lambda: client.wait_marker([WAKE], 30))
