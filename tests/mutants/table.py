@@ -603,7 +603,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "include/restart.lua": {
         "nobody_is_woken_in_a_run_that_is_opened_again": (
-            "Markers.arm_for_open_slot()\n  event('reopen'", "event('reopen'", "whoever_brings_tasks", WALK,
+            "Markers.arm_for_open_slot()\n  event('reopen'", "event('reopen'", "whoever_brings_tasks",
         ),
         "enqueue_again_keeps_the_old_samples": ("if samples then t.samples, t.fixed = samples, fixed end", "", WALK),
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),

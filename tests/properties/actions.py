@@ -288,6 +288,31 @@ def finish(world: World, choose: Chooser) -> None:
         enqueue(world, choose)
 
 
+def wait_for_the_end(world: World, choose: Chooser) -> None:
+    """A trainer waits for all that is left, at times beside a feeder; then the feeder ends, or a task that is left goes."""
+    run = world.model.run
+    if run is None or run.step_next != run.version:
+        return
+    if chance(choose, 50):
+        send(world, choose, Enqueue(cursor=run.cursor, supply="begin"))
+    waiting = sorted(task.id for task in run.tasks.values() if task.state in ("pending", "delayed", "running"))
+    left = len(waiting) + len(run.awaited) + len(run.ready()) + len(run.unsealed_batch().tasks)
+    if run.config.max_staleness is not None:
+        left = min(left, (run.config.max_staleness + 1) * run.config.batch)
+    world.driver.pop_marker("wake:ready")
+    world.waits = Waits()
+    call = Take(step=run.step_next, n=max(1, left), limit=100, seal=True, short=chance(choose, 30))
+    answer = send(world, choose, call)
+    if "error" in answer or answer["sealed"]:
+        return
+    world.waits = Waits(max(0, call.n - answer["size"]), 0 if answer["exhausted"] else call.n)
+    gone = some(choose, sorted(run.awaited) or waiting or ["nothing"], 2)
+    if run.supply == "more" and chance(choose, 70):
+        send(world, choose, Enqueue(cursor=run.cursor, supply="done"))
+    else:
+        send(world, choose, Cancel(tasks=tuple(gone)), operator=chance(choose, 50))
+
+
 def readmit(world: World, choose: Chooser) -> None:
     """Sessions are let out of quarantine: some of them, those of a worker, or all."""
     run = world.model.run

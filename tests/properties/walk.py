@@ -51,6 +51,9 @@ RULES: tuple[tuple[Action, int], ...] = (
     (worker_actions.fail, 9),
     (worker_actions.outage, 3),
     (worker_actions.sick_worker, 4),
+    (worker_actions.all_fails, 1),
+    (worker_actions.lose_workers, 1),
+    (actions.wait_for_the_end, 1),
 )
 
 #: How many actions a world has: with short worlds a walk meets more configs and early states.

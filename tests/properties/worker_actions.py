@@ -249,6 +249,39 @@ def sick_worker(world: World, choose: Chooser) -> None:
                 other.held.clear()
 
 
+def all_fails(world: World, choose: Chooser) -> None:
+    """Whatever can be claimed fails, some of it for good, until nothing is left or the run is halted."""
+    run = world.model.run
+    for _ in range(choose.integer(1, 5)):
+        session = _session(world, choose)
+        if run is None or session is None:
+            return
+        _claim(world, choose, session, Claim(session.id, session.number + 1, 12, world.fresh("x")))
+        for attempt in tuple(session.held):
+            if chance(choose, 15):
+                world.call(Submit((SubmitItem(attempt, "reject", None, b"", "inline", "filtered"),)))
+            else:
+                world.call(Fail(attempt, "no engine", not chance(choose, 50), "task"))
+            _forget(world, attempt)
+        if chance(choose, 30):
+            world.now_ms += run.config.retry_backoff_max_ms
+
+
+def lose_workers(world: World, choose: Chooser) -> None:
+    """Workers that have claimed all there is die one after the other, and what they held is taken back in pieces."""
+    for _ in range(choose.integer(1, 4)):
+        join(world, choose)
+        session = world.sessions[-1] if world.sessions else None
+        if session is None:
+            return
+        _claim(world, choose, session, Claim(session.id, session.number + 1, 12, world.fresh("x")))
+        limit = pick(choose, [1, 2, 3, 100])
+        # At a gap the leases lose a third of the shortest one; each piece takes one call.
+        for _ in range(choose.integer(3, 9)):
+            world.now_ms += 30_000
+            world.call(Requeue(limit))
+
+
 def _forget(world: World, attempt: str) -> None:
     for session in world.sessions:
         if attempt in session.held:
