@@ -6,7 +6,7 @@
 -- Errors: NORUN, SCHEMA, BADARG
 -- Bound: limit tasks of each kind, until the tasks of the call have 1000 slots together (it finishes the last of these tasks); the number of batches that are kept, if a step had none
 -- Flags: allow-oom
--- @include freed_ids
+-- @include freeing
 -- @include result_bytes
 -- @include breaker
 
@@ -26,11 +26,6 @@ local function within_bounds(ids)
     slots_left = slots_left - (tasks[ids[i]] and tasks[ids[i]].samples or 1)
   end
   return #ids
-end
-
-local function forget(t)
-  add_finished(t.id, t.state == 'B')
-  drop_records(t)
 end
 
 -- Returns the first step from `from` on that has a batch, or `bound` if there is none below it. Steps without a batch are skipped at once.
@@ -80,7 +75,10 @@ local function free_tasks(limit)
   local ids = redis.call('ZRANGE', batch, 0, limit - 1)
   local n = within_bounds(ids)
   for i = 1, n do
-    if tasks[ids[i]] then forget(tasks[ids[i]]) end
+    if tasks[ids[i]] then
+      add_finished(ids[i], true)
+      drop_records(tasks[ids[i]])
+    end
     zdel(batch, ids[i])
   end
   if n == #ids and n < limit then
@@ -91,7 +89,7 @@ local function free_tasks(limit)
 end
 
 -- Frees the oldest dead or rejected tasks above max_finished. A task that ended at a step from the floor on stays, because a recovery may
--- start it over. An event names each freed task: nobody trained on it, and only the trainer can enqueue it again.
+-- start it over.
 local function free_finished(word, name, limit)
   local excess = math.min(limit, redis.call('ZCARD', name) - num('max_finished'))
   local ids = excess > 0 and redis.call('ZRANGE', name, 0, excess - 1) or {}
@@ -99,12 +97,12 @@ local function free_finished(word, name, limit)
     local t = tasks[ids[i]]
     if t and (tonumber(t.step) >= num('floor') or Breaker.streak()[t.id]) then return false end
     if t then
-      event('freed', t.id .. ' ' .. word .. ' ' .. escape(redis.call('HGET', REASONS, t.id) or ''))
+      free_untrained(t, redis.call('HGET', REASONS, t.id) or '')
       ended[word] = ended[word] + 1
-      forget(t)
+    else
+      zdel(name, ids[i])
+      hdel(REASONS, ids[i])
     end
-    zdel(name, ids[i])
-    hdel(REASONS, ids[i])
   end
   return #ids > 0
 end
@@ -134,9 +132,6 @@ return run(function()
   more = free_finished('dead', DEAD, limit) or more
   more = free_finished('rejected', REJECTED, limit) or more
   more = free_policies(limit) or more
-  for word, n in pairs(ended) do
-    if n > 0 then bump('total_freed_' .. word, n) end
-  end
   flush()
   return table.concat({ stopped and 2 or more and 1 or 0, ended.dead, ended.rejected }, ' ')
 end)

@@ -233,6 +233,14 @@ class Operator(BlockingClient):
         """Takes tasks out of the run: task -> `cancelled`, or the state it is in."""
         return self._by_ids(run, tasks, trainer.cancel)
 
+    def forget(self, run: str, tasks: Iterable[str]) -> dict[str, str]:
+        """Cancels tasks, and frees their records at once: task -> `forgotten`, or the state it is in.
+
+        Dead and rejected tasks are freed, too, and tasks in a sealed batch are not. A recovery does not bring a
+        forgotten task back. If its checkpoint lists the task, it says that the task has to be enqueued again.
+        """
+        return self._by_ids(run, tasks, trainer.forget)
+
     def pause(self, run: str, mode: str = "paused") -> str:
         """Hands out no more work; with mode `draining`, only open slots of running tasks. Returns the mode before."""
         return self._call(trainer.pause(check_name("run", run), _request(), mode)).mode

@@ -15,6 +15,11 @@ def note_ends(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[in
     return ScriptCall("note_ends", (keys.state(run),), (now, *tasks), int)
 
 
+def note_deleted(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[int]:
+    """Forgets what gateways keep of at most 1000 rollouts. Returns how many had a record."""
+    return ScriptCall("note_deleted", (keys.state(run),), (now, *tasks), int)
+
+
 @dataclass(slots=True)
 class StatusChange:
     """What a controller says of an attempt.

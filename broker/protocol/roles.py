@@ -27,6 +27,7 @@ _OF_TRAINERS = (
     "configure",
     "discard",
     "finish",
+    "forget",
     "pause",
     "prioritise",
     "readmit",
@@ -34,7 +35,7 @@ _OF_TRAINERS = (
     "retry",
     *sorted(rights.READING),
 )
-_OF_GATEWAYS = (*_OF_WORKERS, *_OF_TRAINERS, "note_ends", "note_given", "note_status")
+_OF_GATEWAYS = (*_OF_WORKERS, *_OF_TRAINERS, "note_deleted", "note_ends", "note_given", "note_status")
 #: Commands by which views read: events, lists of tasks, sizes.
 _VIEWS = "hget hgetall hkeys hlen hmget hscan mget strlen xlen xrange xrevrange zcard zrange zrevrange"
 

@@ -200,6 +200,11 @@ def cancel(run: str, call_id: CallId, tasks: Sequence[str], *, now: Now = "") ->
     return ScriptCall("cancel", (keys.state(run),), (now, *call_id.args, *tasks), words)
 
 
+def forget(run: str, call_id: CallId, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[str]]:
+    """Cancels tasks, and frees their records. Returns a word for each; for large groups, for the first at least."""
+    return ScriptCall("forget", (keys.state(run),), (now, *call_id.args, *tasks), words)
+
+
 def retry(run: str, call_id: CallId, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[str]]:
     """Starts dead or rejected tasks over. Returns a word for each; for large groups, for the first at least."""
     return ScriptCall("retry", (keys.state(run),), (now, *call_id.args, *tasks), words)

@@ -140,3 +140,23 @@ def test_a_rollout_that_has_no_record_yet_gets_one(lab: Lab) -> None:
     lab.command("HDEL", lab.key(ROLLOUTS), "t")
     assert given(lab, attempt, "") == "noted"
     assert record(lab) == b"new"
+
+
+def test_of_a_rollout_that_is_deleted_nothing_of_it_is_left(lab: Lab) -> None:
+    """Mutants: a_deleted_rollout_keeps_its_events, a_deleted_rollout_stays_among_the_ended."""
+    lab.raw_trainer()
+    for task in ("t", "other"):
+        lab.command("HSET", lab.key(ROLLOUTS), task, "old")
+        for attempt in ("0", "2-x"):
+            lab.command("ZADD", lab.key(f"gateway:attempts:{task}"), 1, attempt)
+            lab.command("RPUSH", lab.key(f"gateway:events:{task}:{attempt}"), "event")
+        lab.call(gateway.note_ends, [task])
+    assert lab.call(gateway.note_deleted, ["t", "unknown"]) == 1
+    assert lab.call(gateway.note_deleted, ["t"]) == 0
+    left = {name for name in lab.dump() if name.startswith("gateway:")}
+    assert left == {
+        *("gateway:rollouts", "gateway:ends", "gateway:ended", "gateway:attempts:other"),
+        *("gateway:events:other:0", "gateway:events:other:2-x"),
+    }
+    assert ends(lab) == [("other", 2)]
+    assert lab.command("HKEYS", lab.key(ROLLOUTS)) == [b"other"]

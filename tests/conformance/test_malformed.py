@@ -98,6 +98,8 @@ class Subject:
                 return trainer.discard(run, call_id, "why", ["ready"], now=now)
             case "cancel":
                 return trainer.cancel(run, call_id, ["held", "ready"], now=now)
+            case "forget":
+                return trainer.forget(run, call_id, ["held", "dead"], now=now)
             case "retry":
                 return trainer.retry(run, call_id, ["dead", "rejected"], now=now)
             case "beat":
@@ -167,6 +169,8 @@ class Subject:
                 return gateway.note_given(run, "c", given, now=now)
             case "rights":
                 return rights.missing(run, ["HSET", "ZADD"], now=now)
+            case "note_deleted":
+                return gateway.note_deleted(run, ["held", "ready"], now=now)
             case "note_ends":
                 return gateway.note_ends(run, ["held", "ready"], now=now)
             case "admission_open":

@@ -175,6 +175,7 @@ def test_a_worker_that_comes_before_the_library_works_by_scripts(
 CHANGES: dict[str, Callable[[Operator], Any]] = {
     "pause": lambda operator: operator.pause(RUN),
     "cancel": lambda operator: operator.cancel(RUN, ["t5"]),
+    "forget": lambda operator: operator.forget(RUN, ["t4"]),
     "retry": lambda operator: operator.retry(RUN, ["t0"]),
     "configure": lambda operator: operator.configure(RUN, lease_ms=1000),
     "finish": lambda operator: operator.finish(RUN),

@@ -1169,8 +1169,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "finished_kept_for_ever": (
             "more = free_finished('rejected', REJECTED, limit) or more", "", "dead_and_rejected_tasks_are_kept",
         ),
-        "freed_uncounted": ("if n > 0 then bump('total_freed_' .. word, n) end", "", "freed_are_told"),
-        "freed_unsaid": ("event('freed',", "tostring(", "freed_are_told"),
         "what_stopped_at_the_slots_is_left": ("stopped and 2 or more", "more", "large_groups_are_read"),
         "stopped_steps_are_done": (
             "if n == #ids and n < limit then\n    set('bytes_from'",
@@ -1180,11 +1178,26 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if step >= num('version') - 1 then return false end",
             "if step >= num('version') then return false end", WALK,
         ),
-        "freed_dead_count_as_trained": (
-            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, true)", "outage_is_over",
+        "freed_trained_count_as_dead": ("add_finished(ids[i], true)", "add_finished(ids[i], false)", "outage_is_over"),
+    },
+    "include/freeing.lua": {
+        "freed_uncounted": ("bump('total_freed_' .. word, 1)", "", "freed_are_told", WALK),
+        "freed_unsaid": ("event('freed',", "tostring(", "freed_are_told"),
+        "freed_dead_count_as_trained": ("add_finished(t.id, false)", "add_finished(t.id, true)", "outage_is_over", WALK),
+        "what_is_freed_stays_among_the_dead": ("zdel(name, t.id)", "", WALK),
+    },
+    "note_deleted.lua": {
+        "a_deleted_rollout_keeps_its_events": ("redis.call('UNLINK', key('gateway:events:'", "tostring(key('gateway:events:'", "nothing_of_it_is_left"),
+        "a_deleted_rollout_stays_among_the_ended": ("redis.call('ZREM', ENDS, task)", "", "nothing_of_it_is_left"),
+    },
+    "forget.lua": {
+        "a_sealed_task_is_forgotten": ("if t and t.state ~= 'B' then\n      free", "if t then\n      free", WALK),
+        "what_waits_cannot_be_forgotten": ("if t and is_unsealed(t) then", "if false then", "in_every_state", WALK),
+        "what_a_recovery_named_stays_awaited": (
+            "elseif dropped[ids[i]] then", "elseif false then", "a_recovery_names_what_was_forgotten", WALK,
         ),
-        "freed_trained_count_as_dead": (
-            "add_finished(t.id, t.state == 'B')", "add_finished(t.id, false)", "outage_is_over",
+        "forgetting_a_named_task_wakes_no_trainer": (
+            "if next(dropped) then Markers.arm_trainer(true) end", "", "a_recovery_names_what_was_forgotten", WALK,
         ),
     },
     EVERY: {

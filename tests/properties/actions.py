@@ -14,6 +14,7 @@ from .calls import (
     Discard,
     Enqueue,
     Finish,
+    Forget,
     Gated,
     NewTask,
     Open,
@@ -250,6 +251,14 @@ def discard(world: World, choose: Chooser) -> None:
 def cancel(world: World, choose: Chooser) -> None:
     """By the trainer or an operator."""
     send(world, choose, Cancel(tasks=_names(world, choose)), operator=chance(choose, 50))
+
+
+def forget(world: World, choose: Chooser) -> None:
+    """By the trainer or an operator: mostly tasks that have ended."""
+    run = world.model.run
+    fit = sorted(t.id for t in run.tasks.values() if t.state in ("dead", "rejected")) if run else []
+    names = tuple(some(choose, fit, 3)) if fit and chance(choose, 60) else _names(world, choose)
+    send(world, choose, Forget(tasks=names), operator=chance(choose, 50))
 
 
 def pause(world: World, choose: Chooser) -> None:

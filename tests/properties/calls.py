@@ -133,6 +133,13 @@ class Cancel(Numbered):
 
 
 @dataclass(frozen=True, slots=True)
+class Forget(Numbered):
+    """Ends tasks that are not yet sealed into a batch, and frees the records of these and of dead and rejected ones."""
+
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Pause(Numbered):
     """Stops claims (`paused`) or starts of tasks (`draining`)."""
 
@@ -329,6 +336,7 @@ Gated = (
     | Discard
     | Advance
     | Cancel
+    | Forget
     | Pause
     | Resume
     | Finish

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .calls import Answer, Call, Claim, Enqueue, RecoverBegin, RecoverSweep, Submit, Take
+from .calls import Answer, Call, Claim, Enqueue, Forget, RecoverBegin, RecoverSweep, Submit, Take
 from .view import View
 
 SlotKey = tuple[str, int]
@@ -45,6 +45,8 @@ class Ghost:
     #: Rows that had ended when the run forgot them; and rows that a checkpoint lists and the server lost.
     settled: set[str] = field(default_factory=set[str])
     owed: set[str] = field(default_factory=set[str])
+    #: Rows that somebody forgot on purpose: no recovery owes them.
+    given_up: set[str] = field(default_factory=set[str])
 
     def observe(self, call: Call, answer: Answer, before: View, after: View) -> None:
         """Follows one call. Raises Violation if a guarantee is broken."""
@@ -65,6 +67,8 @@ class Ghost:
                 self._submitted(call, answer, before, after)
             case Take():
                 self._taken(call, answer, after)
+            case Forget():
+                self._forgotten(call, answer, before, after)
             case _:
                 pass
         self._note_history(after)
@@ -86,7 +90,7 @@ class Ghost:
             # Without the checkpoint's cursor, the data loader brings again the tasks that the server forgot.
             self.trained_before = call.file.trained if call.cursor is not None else frozenset()
             if call.cursor is not None:
-                self.settled, self.owed = set(), set()
+                self.settled, self.owed = set(self.given_up), set()
             self.settled |= call.file.done
             self.owed |= call.file.unfinished.keys() - before["tasks"].keys()
         # A failover may have lost versions of the checkpoint's history, which another trainer has made again since.
@@ -102,6 +106,7 @@ class Ghost:
         lost = set(refused) - before["tasks"].keys() - self.settled
         require(not lost, f"G1: {sorted(lost)} are refused, and neither there nor finished")
         self.enqueued |= {new.id for new in call.tasks if new.id in after["tasks"]}
+        self.given_up -= self.enqueued
 
     def _claimed(self, call: Claim, answer: Answer, before: View, after: View) -> None:
         for each in answer["attempts"]:
@@ -158,6 +163,16 @@ class Ghost:
         for step, others in self.sealed.items():
             require(not set(names) & set(others), f"G2: tasks of step {step} are trained again in step {call.step}")
         self.sealed[call.step] = list(names)
+
+    def _forgotten(self, call: Forget, answer: Answer, before: View, after: View) -> None:
+        for name, word in zip(call.tasks, answer["answers"], strict=True):
+            # A repeated answer may be about a task that has come again since.
+            if word == "forgotten" and name in before["tasks"].keys() - after["tasks"].keys():
+                sealed = any(name in names for names in self.sealed.values())
+                require(not sealed, f"G1: {name} is in a sealed batch and was forgotten")
+                self.forget(name)
+                self.given_up.add(name)
+                self.settled.add(name)
 
     def trained(self, version: int) -> frozenset[str]:
         """The tasks that the steps below a version consumed."""

@@ -94,10 +94,10 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def operate(self, data: Any) -> None:
-        """Cancel, pause, resume, finish, configure, prioritise, retry, readmit."""
+        """Cancel, forget, pause, resume, finish, configure, prioritise, retry, readmit."""
         drawn = Drawn(data)
         calls = (
-            *(actions.resume, actions.retry, actions.cancel, actions.pause),
+            *(actions.resume, actions.retry, actions.cancel, actions.forget, actions.pause),
             *(actions.finish, actions.configure, actions.readmit, actions.prioritise),
         )
         act = calls[drawn.integer(0, len(calls) - 1)]

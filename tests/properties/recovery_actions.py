@@ -10,6 +10,7 @@ from .calls import (
     Checkpoint,
     Commit,
     Enqueue,
+    Forget,
     NewTask,
     RecoverBegin,
     RecoverEnd,
@@ -228,7 +229,8 @@ def bring_late(world: World, choose: Chooser) -> None:
     if chance(choose, 70):
         actions.send(world, choose, Enqueue(tasks=tuple(world.known[name] for name in names), cursor=run.cursor))
     else:
-        actions.send(world, choose, Cancel(tasks=tuple(names)), operator=chance(choose, 50))
+        call = (Cancel if chance(choose, 70) else Forget)(tasks=tuple(names))
+        actions.send(world, choose, call, operator=chance(choose, 50))
 
 
 #: Actions of clients that have not noticed that the server lost writes.
@@ -237,6 +239,7 @@ AFTER_A_LOSS: tuple[tuple[actions.Action, int], ...] = (
     (actions.enqueue, 4),
     (actions.retry, 6),
     (actions.cancel, 1),
+    (actions.forget, 1),
     (actions.leap, 2),
     (actions.advance, 2),
     (actions.trim, 1),
@@ -257,6 +260,7 @@ MEANWHILE: tuple[tuple[actions.Action, int], ...] = (
     (actions.pass_time, 1),
     (actions.deliver_again, 2),
     (actions.cancel, 1),
+    (actions.forget, 1),
     (actions.take, 1),
     (actions.trim, 1),
 )

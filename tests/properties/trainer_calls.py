@@ -15,6 +15,7 @@ from .calls import (
     Discard,
     Enqueue,
     Finish,
+    Forget,
     NewTask,
     Numbered,
     Open,
@@ -36,7 +37,7 @@ from .transitions import finish, reset_stale, restart
 
 #: How many answers to operators are remembered.
 REMEMBERED_REQUESTS = 64
-STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Finish, Configure, Prioritise, Retry, Commit)
+STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Forget, Finish, Configure, Prioritise, Retry, Commit)
 
 
 def open_run(run: Run | None, call: Open) -> tuple[Run | None, Answer]:
@@ -135,6 +136,10 @@ def _execute(run: Run, call: Numbered) -> Answer:
             words = ["cancelled" if name in run.awaited else word for name, word in zip(call.tasks, words, strict=True)]
             run.awaited.difference_update(call.tasks)
             return {"answers": words}
+        case Forget():
+            awaited = run.awaited.intersection(call.tasks)
+            run.awaited -= awaited
+            return {"answers": ["forgotten" if name in awaited else _forget(run, name) for name in call.tasks]}
         case Pause():
             return _set_mode(run, call.mode)
         case Resume():
@@ -374,6 +379,20 @@ def _cancel(run: Run, task: Task) -> str:
     finish(run, task, "rejected", "cancelled", "cancelled")
     run.count("cancelled")
     return "cancelled"
+
+
+def _forget(run: Run, name: str) -> str:
+    """A task that is not in a sealed batch ends as rejected, if it has not ended, and its record is freed."""
+    task = run.tasks.get(name)
+    if task is None:
+        return _freed(run, name) or "unknown"
+    _cancel(run, task)
+    if task.state not in ("dead", "rejected"):
+        return run.visible_state(task)
+    run.count(f"freed_{task.state}")
+    run.finished[name] = True
+    del run.tasks[name]
+    return "forgotten"
 
 
 def _retry(run: Run, task: Task) -> str:

@@ -28,6 +28,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (recovery_actions.fail_over, 3),
     (actions.discard, 4),
     (actions.cancel, 2),
+    (actions.forget, 2),
     (actions.pause, 1),
     (actions.resume, 4),
     (actions.finish, 1),

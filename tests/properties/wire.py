@@ -22,6 +22,7 @@ from .calls import (
     Enqueue,
     Fail,
     Finish,
+    Forget,
     Join,
     Leave,
     Numbered,
@@ -145,6 +146,8 @@ class Wire:
                 return self._recovery(call, call_id, now)
             case Cancel():
                 return trainer.cancel(run, call_id, call.tasks, now=now)
+            case Forget():
+                return trainer.forget(run, call_id, call.tasks, now=now)
             case Pause():
                 return trainer.pause(run, call_id, call.mode, now=now)
             case Resume():
@@ -229,7 +232,7 @@ class Wire:
                 return self._taken(call, parsed)
             case Advance():
                 return {"version": parsed.version, "size": parsed.size}
-            case Discard() | Cancel() | Retry() | Prioritise():
+            case Discard() | Cancel() | Forget() | Retry() | Prioritise():
                 return {"answers": parsed}
             case Configure():
                 return {"before": {name: _config_value(text) for name, text in parsed.items()}}

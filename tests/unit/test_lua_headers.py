@@ -52,6 +52,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "take": [trainer.take(RUN, CALL_ID, 1, 2, limit=3, seal=True, short=True, now=5)],
     "discard": [trainer.discard(RUN, CALL_ID, "why", ["a", "b"], now=5)],
     "cancel": [trainer.cancel(RUN, CALL_ID, ["a", "b"], now=5)],
+    "forget": [trainer.forget(RUN, CALL_ID, ["a", "b"], now=5)],
     "retry": [trainer.retry(RUN, CALL_ID, ["a", "b"], now=5)],
     "advance": [trainer.advance(RUN, CALL_ID, 1, "-"), trainer.advance(RUN, CALL_ID, 1, "ff", blob=b"b", now=5)],
     "pause": [trainer.pause(RUN, CALL_ID, "paused", now=5)],
@@ -94,6 +95,7 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     ],
     "admission_report": [admission.report(RUN, "o", 5, REPORT, now=5)],
     "admission_leave": [admission.leave(RUN, "o", 5, REPORT, now=5)],
+    "note_deleted": [gateway.note_deleted(RUN, ["a", "b"], now=5)],
     "note_given": [
         gateway.note_given(RUN, "c", [gateway.GivenAttempt("a#0.1.x", "", "new", "held")]),
         gateway.note_given(RUN, "c", [gateway.GivenAttempt(f"a#{i}.1.x", "old", "new", "held") for i in (0, 1)], now=5),
@@ -191,6 +193,7 @@ def test_a_script_that_frees_memory_runs_on_a_full_server(name: str):
         "leave",
         "discard",
         "cancel",
+        "forget",
         "trim",
     }:
         assert flags == ("allow-oom",)

@@ -168,7 +168,6 @@ class Rollouts:
             return
         if await self._storage.record(name.rollout) is None:
             return
-        await self._storage.call(trainer.cancel(self._storage.run, request_id(), [name.rollout]))
         await self._storage.delete(name.rollout)
 
     async def ended(self, after: int, limit: int) -> Page:

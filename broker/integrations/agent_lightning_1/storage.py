@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from broker.connections import AsyncTransport
 from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
 from broker.integrations.agent_lightning_1.together import Together
-from broker.protocol import gateway, keys, result_bytes, task_row
+from broker.protocol import gateway, keys, result_bytes, task_row, trainer
 from broker.protocol.gateway import GivenAttempt, Noted, StatusChange
 from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.task_row import TaskRow
@@ -240,17 +241,14 @@ class Storage:
         return gateway.note_status(self.run, change)
 
     async def delete(self, rollout: str) -> None:
-        """Forgets a rollout and its events."""
-        attempts = self._key(f"attempts:{rollout}")
-        answers = await self._transport.pipeline(
-            [
-                ("ZRANGE", attempts, 0, -1),
-                ("HDEL", self._rollouts, rollout),
-                ("ZREM", self._ends, rollout),
-            ]
+        """Takes a rollout out of the run, and forgets it and its events."""
+        forgotten, noted = await self.execute(
+            trainer.forget(self.run, trainer.operator_call_id(secrets.token_hex(12)), [rollout]),
+            gateway.note_deleted(self.run, [rollout]),
         )
-        lists = [self._events(rollout, name.decode()) for name in answers[0]]
-        await self._transport.command("UNLINK", attempts, *lists)
+        for answer in (forgotten, noted):
+            if isinstance(answer, BrokerError):
+                raise answer
 
     async def forget_freed(self, after: int) -> int:
         """Forgets rollouts that ended and whose tasks the broker has freed, of a piece of them.
@@ -268,9 +266,9 @@ class Storage:
         if not names:
             return 0
         there: list[bytes | None] = await self._transport.command("HMGET", keys.key(self.run, "tasks"), *names)
-        for name, task in zip(names, there, strict=True):
-            if task is None:
-                await self.delete(name.decode())
+        freed = [name.decode() for name, task in zip(names, there, strict=True) if task is None]
+        if freed:
+            await self.call(gateway.note_deleted(self.run, freed))
         return int(float(flat[-1])) if len(names) == _PIECE else 0
 
     async def page_of_ends(self, after: int, limit: int) -> tuple[list[str], int, int]:

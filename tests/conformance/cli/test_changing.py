@@ -146,6 +146,16 @@ def test_cancel_says_what_became_of_each_task(broker: Any, trainer: Trainer, wor
     assert trainer.stats().rejected == 3
 
 
+def test_cancel_forgets_on_request(broker: Any, trainer: Trainer, worker: Worker) -> None:
+    (attempt,) = worker.claim(1)
+    broker("cancel", RUN, "t4")
+    assert broker("cancel", RUN, attempt.task, "t4", "--forget") == Ended(0, "t0: forgotten\nt4: forgotten\n", "")
+    again = broker("cancel", RUN, "t3", "t4", "--forget", "--json")
+    assert again.code == 1
+    assert again.json == {"forgotten": ["t3"], "refused": {"t4": "freed_untrained"}}
+    assert trainer.stats().rejected == 0
+
+
 def test_purge_needs_a_yes(broker: Any, trainer: Trainer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = broker("purge", RUN)
     assert refused.code == 2

@@ -22,6 +22,8 @@ from broker.protocol.worker import Submission
 from tests.integrations.agent_lightning_1.serving import QUICK, RUN, Client, gateway
 from tests.waiting import wait_until
 
+LOCAL = {"local": {"agent_class": "a:B"}}
+
 
 @pytest.fixture
 def client(url: str) -> Generator[Client]:
@@ -268,6 +270,40 @@ def test_a_deleted_rollout_is_gone_with_its_events(client: Client, url: str) -> 
         assert (stats.pending, stats.running, stats.ready) == (0, 0, 0)
         left = operator.transport.command("KEYS", f"rb1:{{{RUN}}}:gateway:*")
         assert not [name for name in left if b":events:" in name or b":attempts:" in name]
+
+
+def test_a_run_whose_trainer_deletes_its_rollouts_does_not_grow(url: str) -> None:
+    """Beside ten bytes for each id, and what is bounded by a number: events of the run, requests, signs of life."""
+    bounded = ("events", "requests", "request_order", "times", "gateway:heard")
+
+    def sizes(operator: Operator) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for key in operator.transport.command("KEYS", f"rb1:{{{RUN}}}:*"):
+            name = key.decode().partition("}:")[2]
+            if not name.startswith(("finished:", *bounded)):
+                count = {b"hash": "HLEN", b"zset": "ZCARD", b"set": "SCARD", b"list": "LLEN"}
+                kind = operator.transport.command("TYPE", key)
+                found[name] = operator.transport.command(count[kind], key) if kind in count else 1
+        return found
+
+    with gateway(url, RunConfig(**{**QUICK.model_dump(), "lease_ms": 60_000})) as client, Operator(url) as operator:
+        a, seen = client.named("a"), list[dict[str, int]]()
+        for batch in range(4):
+            names = [f"b{batch}x{i}" for i in range(8)]
+            client.create(*names, config=LOCAL)
+            assert a.ids() == names[: 6 if batch else 8], "as many as its pool took"
+            for name in names[:6]:
+                a.patch(name, "running")
+                a.post_event(name, value=1.0)
+            for name in names[:3]:
+                a.patch(name, "succeeded")
+            for name in names[3:5]:
+                a.patch(name, "failed")
+            for name in names:
+                client.request("DELETE", f"/api/rollouts/{name}")
+            assert a.ids() == []
+            seen.append(sizes(operator))
+        assert seen[3] == seen[1]
 
 
 @pytest.mark.parametrize("end", ["queuing", "succeeded", "failed"])
