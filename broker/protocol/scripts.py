@@ -10,10 +10,11 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 
+from broker.protocol import function_library
 from broker.protocol.function_library import LuaFile, NameClash, SourceLine, as_library
 from broker.protocol.keys import NEVER_THERE
 
@@ -116,29 +117,55 @@ def _instead_of_shebang(flags: tuple[str, ...]) -> str:
     return f"if redis.replicate_commands then redis.replicate_commands() end redis.call({write})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Library:
     """All scripts as one function library, for servers that have functions (Redis 7 and later, Valkey).
 
+    Its text is made when it is asked for first: most clients find the library on the server and need only its names.
+
     Attributes:
-        name: of the library; contains a hash of its source, so that clients of different releases do not disturb each
-            other.
-        source: the argument of FUNCTION LOAD.
+        name: of the library; contains a hash of the files that its source is made from and by, so that clients of
+            different releases do not disturb each other.
         functions: the name of each script's function, for FCALL.
-        lines: for each line of `source`, the file and line that it came from; 0: no file.
     """
 
     name: str
-    source: bytes
     functions: Mapping[str, str]
-    lines: tuple[tuple[str, int], ...]
+
+    @cached_property
+    def source(self) -> bytes:
+        """The argument of FUNCTION LOAD.
+
+        Raises:
+            ScriptError: as `load`; or a name is declared inside a function and at the top level of a script.
+        """
+        body = "".join(f"{line.text}\n" for line in self._lines)
+        return f"#!lua name={self.name}\n{body}".replace(_LIBRARY, self.name).encode()
 
     def origin(self, line: int) -> str:
         """The file and line of line `line` (counted from 1, as in the server's error messages): `claim.lua:12`."""
-        if not 1 <= line <= len(self.lines) or not self.lines[line - 1][1]:
-            return "the function library"
-        file, number = self.lines[line - 1]
-        return f"{file}:{number}"
+        made = self._lines[line - 2] if 2 <= line <= len(self._lines) + 1 else None
+        return f"{made.file}:{made.number}" if made and made.file else "the function library"
+
+    @cached_property
+    def _lines(self) -> list[SourceLine]:
+        """The lines after the first."""
+        includes: dict[str, LuaFile] = {}
+        functions: list[LuaFile] = []
+        for name in self.functions:
+            flags, assembled = _assembled(name)
+            files: dict[str, list[SourceLine]] = {}
+            for line in assembled:
+                files.setdefault(line.file, []).append(line)
+            own = tuple(files.pop(f"{name}.lua"))
+            for file, lines in files.items():
+                if file not in includes:
+                    includes[file] = LuaFile(tuple(lines), _needs(file))
+            functions.append(LuaFile(own, tuple(files), f"{_LIBRARY}_{name}", flags))
+        try:
+            return as_library(includes, functions)
+        except NameClash as error:
+            raise ScriptError(str(error)) from error
 
 
 @cache
@@ -146,31 +173,19 @@ def library() -> Library:
     """The function library of all scripts.
 
     Raises:
-        ScriptError: as `load`; or a name is declared inside a function and at the top level of a script.
+        ScriptError: no folder of scripts exists.
     """
-    includes: dict[str, LuaFile] = {}
-    functions: list[LuaFile] = []
-    for name in names():
-        flags, assembled = _assembled(name)
-        files: dict[str, list[SourceLine]] = {}
-        for line in assembled:
-            files.setdefault(line.file, []).append(line)
-        own = tuple(files.pop(f"{name}.lua"))
-        for file, lines in files.items():
-            if file not in includes:
-                includes[file] = LuaFile(tuple(lines), _needs(file))
-        functions.append(LuaFile(own, tuple(files), f"{_LIBRARY}_{name}", flags))
-    try:
-        made = as_library(includes, functions)
-    except NameClash as error:
-        raise ScriptError(str(error)) from error
-    origins = [("", 0), *((line.file, line.number) for line in made)]
-    body = "\n".join(line.text for line in made)
+    directory = lua_directory()
+    made_from = sorted(directory.rglob("*.lua"))
+    made_by = [Path(__file__), Path(function_library.__file__)]
+    digest = hashlib.sha1()
+    for path in [*made_from, *made_by]:
+        text = path.read_bytes()
+        digest.update(f"{path.name} {len(text)}\n".encode())
+        digest.update(text)
     # The names of the functions contain the hash too, so that releases on one server never replace each other's.
-    full_name = f"broker_{hashlib.sha1(body.encode()).hexdigest()[:12]}"
-    source = f"#!lua name={full_name}\n{body}\n".replace(_LIBRARY, full_name).encode()
-    called = {name: f"{full_name}_{name}" for name in names()}
-    return Library(full_name, source, MappingProxyType(called), tuple(origins))
+    name = f"broker_{digest.hexdigest()[:12]}"
+    return Library(name, MappingProxyType({script: f"{name}_{script}" for script in names()}))
 
 
 def is_library_name(name: str) -> bool:
@@ -186,15 +201,14 @@ def _assembled(name: str) -> tuple[tuple[str, ...], list[SourceLine]]:
         raise ScriptError(f"no script {name!r} in {directory}; there are: {', '.join(names()) or 'none'}")
     flags = _flags(path)
     lines: list[SourceLine] = []
-    _collect(directory, path, [], set(), lines)
+    _collect(directory, path.name, [], set(), lines)
     return flags, lines
 
 
 def _needs(file: str) -> tuple[str, ...]:
     """The files that a file includes, also indirectly."""
     lines: list[SourceLine] = []
-    directory = lua_directory()
-    _collect(directory, directory / file, [], set(), lines)
+    _collect(lua_directory(), file, [], set(), lines)
     return tuple(dict.fromkeys(line.file for line in lines if line.file != file))
 
 
@@ -214,34 +228,36 @@ def _flags(path: Path) -> tuple[str, ...]:
     raise ScriptError(f"{path}:1: the header comment has no line '-- Flags: ...' (allow-oom, no-writes or none)")
 
 
-def _collect(directory: Path, path: Path, parents: list[Path], seen: set[Path], out: list[SourceLine]) -> None:
-    """Appends the lines of a file to `out`, with the lines of its includes in their places."""
-    seen.add(path)
-    for lines, name, number in _parts(path, path.relative_to(directory).as_posix()):
+def _collect(directory: Path, file: str, parents: list[str], seen: set[str], out: list[SourceLine]) -> None:
+    """Appends the lines of a file, a path below the directory, to `out`, with the lines of its includes in place."""
+    seen.add(file)
+    for lines, name, number in _parts(directory, file):
         out += lines
         if not name:
             break
-        target = directory / "include" / f"{name}.lua"
-        if target == path or target in parents:
-            circle = " -> ".join(file.stem for file in [*parents, path, target])
-            raise ScriptError(f"{path}:{number}: include goes in circles: {circle}")
-        if not target.is_file():
-            raise ScriptError(f"{path}:{number}: unknown include {name!r}: there is no {target}")
+        target = f"include/{name}.lua"
+        if target == file or target in parents:
+            circle = " -> ".join(Path(each).stem for each in [*parents, file, target])
+            raise ScriptError(f"{directory / file}:{number}: include goes in circles: {circle}")
         if target not in seen:
-            _collect(directory, target, [*parents, path], seen, out)
+            if not (directory / target).is_file():
+                raise ScriptError(
+                    f"{directory / file}:{number}: unknown include {name!r}: there is no {directory / target}"
+                )
+            _collect(directory, target, [*parents, file], seen, out)
 
 
 @cache
-def _parts(path: Path, shown: str) -> list[tuple[list[SourceLine], str, int]]:
+def _parts(directory: Path, file: str) -> list[tuple[list[SourceLine], str, int]]:
     """The lines of a file before each include, with its name and line number; last, those after all includes."""
     parts: list[tuple[list[SourceLine], str, int]] = []
     lines: list[SourceLine] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate((directory / file).read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.match(line):
             parts.append((lines, match[1], number))
             lines = []
         elif line.strip() and not _is_comment(line):
-            lines.append(SourceLine(line.rstrip(), shown, number))
+            lines.append(SourceLine(line.rstrip(), file, number))
     return [*parts, (lines, "", 0)]
 
 

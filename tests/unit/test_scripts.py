@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.protocol import scripts
+from broker.protocol import function_library, scripts
 
 
 @pytest.fixture
@@ -152,3 +152,26 @@ def test_the_package_wins_over_the_checkout(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("name", scripts.names())
 def test_every_script_of_the_broker_loads(name: str, shebang: bool):
     assert scripts.load(name, shebang).source
+
+
+def test_who_finds_the_library_on_the_server_does_not_make_its_text(lua: Path, monkeypatch: pytest.MonkeyPatch):
+    write(lua, "claim", "-- Flags: none", "return 1")
+    monkeypatch.setattr(scripts, "as_library", None)
+    made = scripts.library()
+    assert made.functions == {"claim": f"{made.name}_claim"}
+
+
+@pytest.mark.parametrize("changed", ["claim", "include/base", "what makes it"])
+def test_a_library_of_other_files_has_another_name(lua: Path, monkeypatch: pytest.MonkeyPatch, changed: str):
+    write(lua, "claim", "-- Flags: none", "-- @include base", "return base")
+    write(lua, "include/base", "local base = 1")
+    names = [scripts.library().name]
+    for _ in range(2):
+        scripts.library.cache_clear()
+        names.append(scripts.library().name)
+        if changed == "what makes it":
+            monkeypatch.setattr(function_library, "__file__", str(lua / "claim.lua"))
+        else:
+            write(lua, changed, "-- Flags: none", "local base = 2")
+    assert names[0] == names[1]
+    assert names[1] != names[2]
