@@ -34,12 +34,11 @@ from broker.worker.grace import grace_of, tell_begun
 from broker.worker.grouped_submits import GroupedSubmits
 from broker.worker.handler_outcome import check_async_handler, judged
 from broker.worker.heartbeat import Heartbeat, interval_of
-from broker.worker.loaded_weights import LoadWeights
 from broker.worker.loop_exit import WORKED_ON, exit_of_loop
 from broker.worker.loop_signals import grace_at_sigterm, stopped_by_signals
 from broker.worker.loop_watch import LoopWatch
 from broker.worker.session import Submitted
-from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
+from broker.worker.state import LoadWeights, Policies, StaleWeights, WorkerState, default_name
 from broker.worker.task_runner import Handler, TaskRunner
 from broker.worker.time_to_end import TimeToEnd
 

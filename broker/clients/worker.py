@@ -32,11 +32,10 @@ from broker.worker.claims_and_results import WorkerCalls, number_wanted
 from broker.worker.grace import Grace, grace_of
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat, interval_of
-from broker.worker.loaded_weights import LoadWeights
 from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
 from broker.worker.session import Submitted
 from broker.worker.signals import TerminationAsExit
-from broker.worker.state import Policies, StaleWeights, WorkerState, default_name
+from broker.worker.state import LoadWeights, Policies, StaleWeights, WorkerState, default_name
 from broker.worker.time_to_end import TimeToEnd
 
 _log = logging.getLogger(__name__)

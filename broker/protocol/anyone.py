@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.protocol import keys
+from broker.protocol.ids import worker_of
 from broker.protocol.parsing import text, texts, words
 from broker.protocol.script_call import Now, ScriptCall
+from broker.values.rollout import Sample
 
 
 def requeue(run: str, limit: int = 100, *, now: Now = "") -> ScriptCall[int]:
@@ -64,21 +66,13 @@ def check(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[s
     return ScriptCall("check", (keys.state(run),), (now, *tasks), texts)
 
 
-# Not frozen: one is made for each sample, and a frozen object takes three times as long.
-@dataclass(slots=True)
-class SampleRow:
-    """One sample of a rollout, without its bytes."""
-
-    slot: int
-    attempt_id: str
-    version: int
-    newest: int
-    session: str
-
-
+# Not frozen: one is made for each rollout, and a frozen object takes three times as long.
 @dataclass(slots=True)
 class RolloutRow:
-    """One rollout of a batch, without its bytes. `first` is the number of its first claim: its place in the batch."""
+    """One rollout of a batch, without its bytes. `first` is the number of its first claim: its place in the batch.
+
+    The results of its samples are None, until their bytes are read.
+    """
 
     task: str
     priority: int
@@ -86,7 +80,7 @@ class RolloutRow:
     newest: int
     first: int
     payload: bytes
-    samples: tuple[SampleRow, ...]
+    samples: list[Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +96,10 @@ class BatchPiece:
 def rollout_row(row: list[Any]) -> RolloutRow:
     """Reads one row of a batch."""
     samples = [
-        SampleRow(int(row[i]), row[i + 1].decode(), int(row[i + 2]), int(row[i + 3]), row[i + 4].decode())
+        Sample(row[i + 1].decode(), int(row[i]), None, int(row[i + 2]), int(row[i + 3]), worker_of(row[i + 4].decode()))
         for i in range(6, len(row), 5)
     ]
-    return RolloutRow(row[0].decode(), int(row[1]), int(row[2]), int(row[3]), int(row[4]), row[5], tuple(samples))
+    return RolloutRow(row[0].decode(), int(row[1]), int(row[2]), int(row[3]), int(row[4]), row[5], samples)
 
 
 def _piece(reply: Any) -> BatchPiece:

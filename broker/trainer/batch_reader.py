@@ -10,11 +10,10 @@ from broker.connections.base import BaseTransport
 from broker.errors import Gone
 from broker.protocol import anyone
 from broker.protocol.anyone import RolloutRow
-from broker.protocol.ids import worker_of
 from broker.protocol.result_bytes import fetch
 from broker.values.codec import decode
 from broker.values.evaluation_payload import decode_payload
-from broker.values.rollout import Rollout, Sample
+from broker.values.rollout import Rollout
 
 #: Tasks whose rows are read in one call.
 ROWS_PER_CALL = 128
@@ -98,13 +97,11 @@ def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> li
     rollouts: list[Rollout] = []
     results.reverse()
     for row in rows:
-        samples = [
-            Sample(s.attempt_id, s.slot, decode(results.pop()), s.version, s.newest, worker_of(s.session))
-            for s in row.samples
-        ]
+        for sample in row.samples:
+            sample.result = decode(results.pop())
         oldest, (payload, judged) = row.oldest, decode_payload(row.payload)
         policy = None if judged is None else judged.policy
         rollouts.append(
-            Rollout(row.task, payload, samples, oldest, row.newest, step, step - oldest, row.priority, policy)
+            Rollout(row.task, payload, row.samples, oldest, row.newest, step, step - oldest, row.priority, policy)
         )
     return rollouts

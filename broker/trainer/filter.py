@@ -75,8 +75,8 @@ class Gathered:
 
     def keep(self, rows: Iterable[RolloutRow]) -> None:
         """Forgets rollouts that are not among these rows; a task may have come back with other samples."""
-        firsts = {row.task: (row.first, row.samples) for row in rows}
-        self.drop([task for task, look in self.looks.items() if firsts.get(task) != (look.row.first, look.row.samples)])
+        there = {row.task: _identity(row) for row in rows}
+        self.drop([task for task, look in self.looks.items() if there.get(task) != _identity(look.row)])
 
     def drop(self, tasks: Iterable[str]) -> None:
         """Forgets these tasks."""
@@ -102,6 +102,11 @@ class Gathered:
         text = " ".join((str(step), *(f"{look.row.task} {look.row.first}" for look in looks)))
         is_it = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() == digest
         return [look.rollout for look in looks] if is_it else None
+
+
+def _identity(row: RolloutRow) -> tuple[int, list[str]]:
+    """What tells a rollout of a task from a later one of the same task."""
+    return row.first, [sample.attempt_id for sample in row.samples]
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
 from broker.connections.base import BaseTransport
 from broker.connections.repeated_warning import RepeatedWarning
@@ -16,10 +16,6 @@ from broker.weights.fetching import Fetched
 from broker.weights.reference import Reference
 from broker.worker.session import Session
 
-#: Called with a version and the path of its weights, and with `run=` where it has a parameter of that name.
-LoadWeights = Callable[..., Any]
-#: The reason of a claim when the weights cannot be had.
-MISSING: Final = "weights_missing"
 #: How long a worker waits before it tries again to get weights, seconds: at first, and at most.
 _AGAIN_S, _AGAIN_MOST_S = 0.2, 5.0
 
@@ -38,7 +34,7 @@ class LoadedWeights:
     def __init__(
         self,
         io: BaseTransport,
-        hook: LoadWeights,
+        hook: Callable[..., Any],
         cache: str | os.PathLike[str] | None,
         sessions: Iterable[Session],
         stopping: Callable[[], bool],
@@ -95,5 +91,5 @@ class LoadedWeights:
         run = session.run
         wait_s = min(_AGAIN_MOST_S, 2 * self._again[run][1] if run in self._again else _AGAIN_S)
         self._again[run] = (time.monotonic() + wait_s, wait_s)
-        session.reason = MISSING
+        session.reason = "weights_missing"
         self._warnings[run].tell("run %s waits for its weights: %s", run, problem)

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker.connections.base import BaseTransport
 from broker.errors import BadArgument
@@ -17,14 +17,18 @@ from broker.values.names import check_name
 from broker.values.policy import Policy
 from broker.worker.activity import Activity
 from broker.worker.lanes import Lanes
-from broker.worker.loaded_weights import LoadedWeights, LoadWeights
 from broker.worker.missing_run import MissingRun
 from broker.worker.session import Session, check_policy
+
+if TYPE_CHECKING:
+    from broker.worker.loaded_weights import LoadedWeights
 
 #: The weights that a worker has loaded: for its one run, or by the run's name; None: always the current ones.
 Policies = Policy | Mapping[str, Policy | None] | None
 #: Called with a run's policy and newest blob, and with `run=` where it has a parameter of that name.
 StaleWeights = Callable[..., Any]
+#: Called with a version and the path of its weights, and with `run=` where it has a parameter of that name.
+LoadWeights = Callable[..., Any]
 
 
 def default_name() -> str:
@@ -104,11 +108,12 @@ class WorkerState:
         self.policy = policy
         self.on_weights_stale = on_weights_stale
         self.hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
-        self.weights = (
-            None
-            if load_weights is None
-            else LoadedWeights(io, load_weights, weights_cache, self.sessions.values(), lambda: self.stopping)
-        )
+        self.weights: LoadedWeights | None = None
+        if load_weights is not None:
+            # Imported here: most workers load no published weights, and need no HTTP client.
+            from broker.worker.loaded_weights import LoadedWeights
+
+            self.weights = LoadedWeights(io, load_weights, weights_cache, self.sessions.values(), lambda: self.stopping)
         self.draining = False
         self.stopping = False
 

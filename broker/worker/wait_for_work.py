@@ -10,14 +10,13 @@ from broker.connections.base import BaseTransport
 from broker.errors import ClientClosed
 from broker.values.attempt import Attempt
 from broker.worker.lanes import NOT_ANSWERING_AGAIN_S
-from broker.worker.loaded_weights import MISSING
 from broker.worker.session import ITEMS_PER_CALL, Session, check_policy
 from broker.worker.state import WorkerState
 
 #: Longest wait for a marker before claiming again, seconds.
 CLAIM_AGAIN_S = 5.0
 #: Reasons of a claim that left work for other workers: this one has not the weights, or has just failed at it.
-FOR_OTHERS = frozenset({"weights_stale", MISSING, "faulted"})
+FOR_OTHERS = frozenset({"weights_stale", "weights_missing", "faulted"})
 #: Reason of a claim of a worker that gets nothing for a while, or one attempt at a time.
 QUARANTINED = "quarantined"
 #: How long a worker waits before it asks again after such a claim, or asks the hook for weights again, seconds.

@@ -29,6 +29,8 @@ def test_a_client_loads_no_recovery_and_no_reports(name: str):
             "broker.recovery.checkpoint",
             "broker.inspection.explanation",
             "broker.inspection.stats",
+            "broker.weights",
+            "http.client",
         }
     )
 
