@@ -92,13 +92,14 @@ end
 
 -- A recovery sets `accepted` to version * B plus what its owner accepted since it announced it; `running` stays. All ranks of
 -- a training announce its recovery. The first announcement changes the run; each later one changes that owner's account alone.
+-- An owner that joined after the run had gone on (`found`) did not train the steps before.
 local function take_recovery(owners, o, r)
   if r.recovery <= o.recovery then return end
   o.recovery, o.since = r.recovery, r.accepted_then
   local is_heard = num('admission_recovered_to') == r.recovered_to and others_announced(owners, o)
   if is_heard and o.announced ~= history() then
     local before = account(o)
-    o.base = o.share * r.recovered_to - o.accepted
+    o.base = o.share * math.max(r.recovered_to, o.found) - o.accepted
     count_since(r.owner, o)
     bump('accepted', account(o) - before)
     return

@@ -7,7 +7,7 @@
 --   since: how many rollouts it had accepted when it announced its newest recovery;
 --   based: the history in which `base` holds; announced: the history that began with a recovery which this owner announced;
 --   first: the version with which the owner joined, until its first report that has one (-1: it said none, as earlier
---   releases do not when they join); found: the run's version then.
+--   releases do not when they join); found: the run's version then, or that to which it has been recovered since.
 
 local SHARES = key('owner_shares')
 local SHARE_FIELDS = { 'given', 'share', 'base', 'joined', 'unused', 'since' }
@@ -35,7 +35,7 @@ local function account(o) return o.base + o.accepted end
 -- After a recovery that this owner did not announce, the owner counts as having trained its share of every step of the run.
 local function rebase(id, o)
   if o.based == history() then return end
-  o.base, o.based, o.unused = o.share * num('version') - o.accepted, history(), 0
+  o.base, o.based, o.unused, o.found = o.share * num('version') - o.accepted, history(), 0, num('version')
   put_share(id, o)
 end
 

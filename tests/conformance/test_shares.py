@@ -208,6 +208,31 @@ def test_the_announcement_of_a_second_rank_erases_nothing_of_the_first(lab: Lab)
     assert first.recovers(268).accepted == 268 * 4, "the same rank again: another recovery"
 
 
+def test_the_announcement_of_a_rank_that_joined_when_the_run_had_gone_on_opens_no_capacity(lab: Lab) -> None:
+    """The first one has trained a step since, alone."""
+    first = Rank(lab, "a").join(4)
+    first.recovers(268)
+    assert first.starts_all() == 4
+    first.accepts(4)
+    first.version = 269
+    first.report()
+    second = Rank(lab, "b", version=269).join(4)
+    second.report()
+    standing = second.recovers(268)
+    assert (standing.version, standing.accepted, standing.capacity) == (269, 269 * 4, 4)
+
+
+def test_ranks_that_found_a_later_version_go_back_to_a_checkpoint_and_each_announces_it(lab: Lab) -> None:
+    ranks = [Rank(lab, name, 2, version=300).join(4) for name in "ab"]
+    for rank in ranks:
+        rank.report()
+    for rank in ranks:
+        standing = rank.recovers(268)
+    assert (standing.version, standing.accepted) == (268, 268 * 4)
+    for rank in ranks:
+        assert rank.starts_all() == 2
+
+
 def test_a_training_that_starts_over_at_once_has_its_capacity_when_the_lease_of_the_dead_one_ends(lab: Lab) -> None:
     dead = Rank(lab, "a").join(16)
     for version in range(1, 3):

@@ -44,6 +44,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "o.unused = o.given > 0 and", "o.unused =", "did_not_say_its_share_stays",
         ),
         "a_rank_that_slept_comes_back_empty": ("bump('accepted', o.unused)", "", "what_a_silent_rank_had"),
+        "a_recovery_does_not_change_what_a_rank_found": (
+            ", o.found = o.share * num('version') - o.accepted, history(), 0, num('version')",
+            " = o.share * num('version') - o.accepted, history(), 0", "found_a_later_version",
+        ),
         "shares_by_who_comes_first": (
             "math.ceil(left / (#others - i + 1))", "left", "a_fast_rank_leaves_a_share",
         ),
@@ -55,6 +59,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "every_later_announcement_is_the_same": (
             "if is_heard and o.announced ~= history() then", "if is_heard or o.announced == history() then",
             "second_rank_erases_nothing",
+        ),
+        "who_joined_later_announces_steps_that_others_trained": (
+            "o.share * math.max(r.recovered_to, o.found)", "o.share * r.recovered_to", "when_the_run_had_gone_on",
         ),
         "a_new_life_keeps_the_counts": (
             "if r.version >= 0 then begin_life(owners, r, highest) end", "", "starts_over_at_once", "starts_over_later",
