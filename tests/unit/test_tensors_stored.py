@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -40,6 +41,18 @@ def test_without_pytorch_its_rules_hold(monkeypatch: pytest.MonkeyPatch) -> None
     assert back["list"][0].tolist() == [True]
     with pytest.raises(CodecError, match=r"value\['x'\]: a tensor .* cannot be made a NumPy array: no data"):
         encode({"x": _Broken([1])})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "instead"),
+    [("bfloat16", ".float()"), ("complex32", ".to(torch.complex64)"), ("uint4", ".view(torch.uint8)")],
+)
+def test_a_dtype_that_numpy_lacks_is_told_with_what_to_send_instead(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, instead: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", _module(Tensor=_StandIn))
+    with pytest.raises(CodecError, match=rf"tensors of torch.{dtype} are not stored.*{re.escape(instead)}"):
+        encode({"x": _Broken([1], f"torch.{dtype}")})
 
 
 class _Broken(_StandIn):
@@ -119,6 +132,10 @@ def test_a_tensor_without_dimensions_is_a_number(dtype: str, value: Any, torch: 
     [
         (lambda t: t.ones(2, dtype=t.bfloat16), r"tensors of torch.bfloat16 are not stored, .* send its .float\(\)"),
         (lambda t: t.ones(2).to(t.float8_e4m3fn), r"send its .float\(\)"),
+        (lambda t: t.empty(2, dtype=t.float4_e2m1fn_x2), r"send its bytes, .view\(torch.uint8\)"),
+        (lambda t: t.empty(2, dtype=t.uint4), r"tensors of torch.uint4 are not stored, .* send its bytes, "),
+        (lambda t: t.empty(2, dtype=t.bits8), r"send its bytes, .view\(torch.uint8\)"),
+        (lambda t: t.quantize_per_tensor(t.ones(2), 0.1, 0, t.qint8), r"send its .dequantize\(\)"),
         (lambda t: t.eye(2).to_sparse(), "to_dense"),
         (lambda t: t.empty(2, device="meta"), "no data"),
     ],
@@ -126,6 +143,17 @@ def test_a_tensor_without_dimensions_is_a_number(dtype: str, value: Any, torch: 
 def test_a_tensor_that_numpy_cannot_have_is_refused_in_words(make: Any, words: str, torch: Any) -> None:
     with pytest.raises(CodecError, match=rf"value\['x'\]\[0\]: .*{words}"):
         encode({"x": [make(torch)]})
+
+
+def test_what_is_told_to_send_instead_can_be_sent(torch: Any) -> None:
+    for instead in (
+        torch.ones(2).to(torch.float8_e4m3fn).float(),
+        torch.empty(2, dtype=torch.float4_e2m1fn_x2).view(torch.uint8),
+        torch.empty(2, dtype=torch.uint4).view(torch.uint8),
+        torch.empty(2, dtype=torch.bits8).view(torch.uint8),
+        torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8).dequantize(),
+    ):
+        assert decode(encode(instead)).shape == (2,)
 
 
 def test_arrays_of_jax_come_back_as_arrays() -> None:
