@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
@@ -143,22 +144,6 @@ class Output:
             console.print(_laid_out(tables))
 
     @contextmanager
-    def live(self) -> Generator[Callable[[Sequence[Table]], None]]:
-        """A view that is redrawn in place on a terminal, and printed again and again elsewhere.
-
-        Yields:
-            a function that shows its tables in place of those before.
-        """
-        console = self._terminal()
-        if console is None:
-            yield self._append
-            return
-        from rich.live import Live
-
-        with Live(console=console, auto_refresh=False) as live, _logged_above():
-            yield lambda tables: live.update(_laid_out(tables), refresh=True)
-
-    @contextmanager
     def screen(self) -> Generator[Console | None]:
         """The terminal for a picture that the caller draws; None: the output is no terminal, is JSON, or lacks rich.
 
@@ -170,10 +155,6 @@ class Output:
             return
         with _logged_above():
             yield console
-
-    def _append(self, tables: Sequence[Table]) -> None:
-        self.tables(tables)
-        self.line()
 
     def _terminal(self) -> Console | None:
         # rich is for terminals only: in a pipe it would fold columns to 80 characters
@@ -190,19 +171,31 @@ class Output:
 
 @contextmanager
 def _logged_above() -> Generator[None]:
-    """Within a live view, which replaces the standard streams: log lines are printed above it, not into it."""
+    """Log lines go to whatever is the standard error then: a picture of rich replaces it, and prints them above."""
     handlers = cast(
         "list[logging.StreamHandler[TextIO]]",
         [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler],
     )
     before = [handler.stream for handler in handlers]
     for handler in handlers:
-        handler.setStream(sys.stderr)
+        handler.setStream(cast("TextIO", _StandardError()))
     try:
         yield
     finally:
         for handler, stream in zip(handlers, before, strict=True):
             handler.setStream(stream)
+
+
+class _StandardError(io.TextIOBase):
+    """Writes to the standard error of the moment."""
+
+    def write(self, text: str, /) -> int:
+        """Writes text; returns its length."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Has the text written out."""
+        sys.stderr.flush()
 
 
 def aligned(table: Table) -> str:

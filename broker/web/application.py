@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from broker.clients.operator import Operator
-from broker.errors import BadName, BrokerError, NoRun
+from broker.errors import BadName, NoRun
 from broker.integrations.http_server.requests import EXCEPTION_HANDLERS, Bodies, in_time
 from broker.protocol import keys
 from broker.protocol.ids import worker_of
@@ -243,17 +243,8 @@ class _Endpoints:
         while watcher.number == 0:
             await self._news_within(_HEARTBEAT_S)
         if watcher.latest is None:
-            raise HTTPException(404 if await self._is_missing(run) else 503, watcher.problem)
+            raise HTTPException(404 if watcher.is_missing else 503, watcher.problem)
         return {**watcher.latest, "problem": watcher.problem}
-
-    async def _is_missing(self, run: str) -> bool:
-        try:
-            await self._ask(lambda operator: operator.stats(run))
-        except NoRun:
-            return True
-        except BrokerError:
-            return False
-        return False
 
     async def _stream(self, request: Request) -> Response:
         self._may_see(request)

@@ -35,6 +35,7 @@ class Watcher:
         number: of the last look, from 1.
         latest: what it found; None before the first.
         problem: why the last look found nothing; empty: it did.
+        is_missing: whether the server had no such run when it answered last.
     """
 
     def __init__(self, url: str, run: str, changed: Callable[[], None]) -> None:
@@ -44,6 +45,7 @@ class Watcher:
         self.number = 0
         self.latest: dict[str, Any] | None = None
         self.problem = ""
+        self.is_missing = False
         self._thread = threading.Thread(target=self._look_again, name=f"broker-web-{run}", daemon=True)
         self._thread.start()
 
@@ -77,10 +79,10 @@ class Watcher:
                             timeline.forget()
                         for event in page.events:
                             timeline.feed(event)
-                    self.latest, self.problem = snapshot(found, timeline), ""
+                    self.latest, self.problem, self.is_missing = snapshot(found, timeline), "", False
                 except NoRun as error:  # purged: another run of this name begins a new log
                     timeline, follower = Timeline(), Follower(operator.transport.command, self._run)
-                    self.latest, self.problem = None, str(error)
+                    self.latest, self.problem, self.is_missing = None, str(error), True
                 except BrokerError as error:
                     self.problem = str(error)
                 self.number += 1

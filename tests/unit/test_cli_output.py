@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+from rich.live import Live
 
 from broker.cli.output import Output, Table
 
@@ -71,9 +72,9 @@ def test_without_rich_a_terminal_gets_aligned_text(monkeypatch: pytest.MonkeyPat
     stream = _Terminal()
     output = Output(stdout=stream)
     output.table(TABLE)
-    with output.live() as show:
-        show([TABLE])
-    assert stream.getvalue().count("math-7b       12") == 2
+    with output.screen() as console:
+        assert console is None
+    assert stream.getvalue().count("math-7b       12") == 1
 
 
 def test_json_is_one_line_and_keeps_text_readable() -> None:
@@ -95,22 +96,12 @@ def test_long_work_says_how_far_it_is(told: tuple[int, ...], shown: str, monkeyp
     assert stream.getvalue() == f"{shown}\r\033[K"
 
 
-def test_a_live_view_redraws_on_a_terminal() -> None:
-    stream = _Terminal()
-    with Output(stdout=stream).live() as show:
-        show([TABLE])
-        show([TABLE, TABLE])
-    assert "math-7b" in stream.getvalue()
-
-
-def test_what_is_logged_during_a_live_view_stands_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_logged_during_a_picture_stands_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, errors = _Terminal(), io.StringIO()
     handler = logging.StreamHandler(errors)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    with Output(stdout=stream).live() as show:
-        show([TABLE])
+    with Output(stdout=stream).screen() as console, Live(console=console):
         logging.getLogger("broker").warning("the server is away")
-        show([TABLE])
     assert "the server is away" in stream.getvalue()
     assert errors.getvalue() == ""
     logging.getLogger("broker").warning("afterwards")
