@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from broker.protocol import keys
 from broker.protocol.script_call import Now, ScriptCall
+from broker.protocol.worker import Answer, answer
 
 
 def note_ends(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[int]:
@@ -27,12 +28,13 @@ class StatusChange:
     Args:
         task: the rollout's task.
         attempt: the attempt; empty: the rollout has none.
-        letter: what its slot must be: `H` held by it, `D` done by it; empty: that is not looked at.
+        letter: what it must be: `H`: it holds its slot; `D`: it submits its result; empty: that is not looked at.
         old, new: the rollout's record as the gateway knows it, and as it is to be.
         controller: who has the attempt.
         held: what the controller has of it; empty: it has the attempt no more.
         heard: when the attempt gave a sign of life; empty: it gave none.
         ended: whether the rollout has ended.
+        body: the bytes of the result, with `D`.
     """
 
     task: str
@@ -44,6 +46,7 @@ class StatusChange:
     held: str = ""
     heard: str = ""
     ended: bool = False
+    body: bytes = b""
 
 
 @dataclass(slots=True)
@@ -51,23 +54,29 @@ class Noted:
     """Answer of note_status.
 
     Args:
-        word: `noted`; `over`: the attempt's slot is not so; `changed`: the record is another.
+        word: `noted`; `over`: the attempt's slot is not so, or its result was not accepted; `changed`: the record is
+            another, though the result is accepted.
         payload: of the task, where it is noted and there is one.
+        answer: to the submit that was not accepted.
     """
 
     word: str
-    payload: bytes | None
+    payload: bytes | None = None
+    answer: Answer | None = None
 
 
 def _noted(reply: Any) -> Noted:
-    word, *payload = reply
-    return Noted(word.decode(), payload[0] if payload else None)
+    word, *more = reply
+    found = more[0] if more else None
+    if word == b"over" and found is not None:
+        return Noted("over", answer=answer(found))
+    return Noted(word.decode(), found)
 
 
 def note_status(run: str, change: StatusChange, *, now: Now = "") -> ScriptCall[Noted]:
     """Writes down what a controller says of an attempt, if the run and the record are as the gateway knows them."""
     given = (change.task, change.attempt, change.letter, change.old, change.new, change.controller)
-    args = (now, *given, change.held, change.heard, int(change.ended))
+    args = (now, *given, change.held, change.heard, int(change.ended), change.body)
     return ScriptCall("note_status", (keys.state(run),), args, _noted)
 
 

@@ -38,7 +38,7 @@ _OTHERS = {
     "note_deleted": "",
     "note_ends": "INCR ZSCORE",
     "note_given": "",
-    "note_status": "INCR ZSCORE",
+    "note_status": "EXISTS HINCRBY INCR MSET PERSIST ZSCORE",
     "open": "",
     "pause": "HGETALL HKEYS",
     "prioritise": "",

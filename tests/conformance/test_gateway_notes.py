@@ -55,17 +55,42 @@ def test_a_start_is_noted_while_the_attempt_holds_its_slot(lab: Lab) -> None:
     assert ends(lab) == []
 
 
-def test_an_end_is_noted_when_the_attempt_has_filled_its_slot(lab: Lab) -> None:
+def test_an_end_is_submitted_and_noted_in_one_step(lab: Lab) -> None:
+    """Mutants: a_result_that_is_not_written, a_repeated_note_is_refused, a_controller_keeps_what_ended."""
     attempt = held_one(lab)
     lab.command("HSET", lab.key(HELD), attempt, "has it")
-    assert noted(lab, attempt, "D", ended=True).word == "over"
-    assert (record(lab), ends(lab)) == (b"old", [])
-    lab.raw_worker().submit(attempt)
-    for _ in range(2):  # a repeated call has the same effect
-        assert noted(lab, attempt, "D", ended=True).word == "noted"
+    for body in (b"result", b"another"):  # a repeated call has the same effect
+        assert noted(lab, attempt, "D", ended=True, body=body).word == "noted"
         assert (record(lab), ends(lab)) == (b"new", [("t", 1)])
         assert lab.command("HGET", lab.key(HELD), attempt) is None
+        assert lab.command("GET", lab.key(f"result:{attempt}")) == b"result"
+        assert lab.states() == {"t": "ready"}
+    assert lab.stat("total_results") == 1
     assert noted(lab, attempt, "H").word == "over"
+    lab.check()
+
+
+def test_an_end_whose_result_is_refused_is_not_noted(lab: Lab) -> None:
+    """Mutant: an_end_without_a_result."""
+    attempt = held_one(lab)
+    worker = lab.raw_worker()
+    worker.release(attempt)
+    other = worker.take_one()
+    answer = noted(lab, attempt, "D", ended=True, body=b"late").answer
+    assert answer is not None
+    assert (answer.word, answer.by_attempt) == ("superseded", other)
+    assert (record(lab), ends(lab), lab.result_keys(), lab.stat("total_late")) == (b"old", [], set(), 1)
+    lab.check()
+
+
+def test_a_result_counts_though_the_record_is_another(lab: Lab) -> None:
+    attempt = held_one(lab)
+    lab.command("HSET", lab.key(ROLLOUTS), "t", "another")
+    for _ in range(2):
+        assert noted(lab, attempt, "D", ended=True, body=b"result") == Noted("changed")
+    assert (record(lab), ends(lab), lab.states()) == (b"another", [], {"t": "ready"})
+    assert noted(lab, attempt, old="another", ended=True).word == "noted"
+    assert ends(lab) == [("t", 1)]
 
 
 @pytest.mark.parametrize("stored", ["another", None])

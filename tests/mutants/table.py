@@ -1029,6 +1029,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "silent_ones_not_counted": ("now - lag_before))", "now - lease_lag))", "fell_silent"),
     },
     "submit.lua": {
+        "submit_denied_when_full": ("-- Flags: allow-oom", "-- Flags: none", "full_server_refuses"),
+    },
+    "include/submission.lua": {
         "times_are_counted_for_what_is_refused_too": (
             "  bump('total_late', 1)", "  bump('total_late', 1)\n  if s then note_time(s) end", WALK,
         ),
@@ -1047,7 +1050,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "refused_bytes_kept": (
             "if not (same and letter(t, k) == 'D') then", "if false then", "leaves_no_bytes",
         ),
-        "submit_denied_when_full": ("-- Flags: allow-oom", "-- Flags: none", "full_server_refuses"),
         "every_policy_survives": ("if not surviving(version, epoch) then", "if false then", WALK),
         "a_repeated_submit_is_refused": (
             "if same and letter(t, k) == 'D' and verdict == 'a' then", "if false then", WALK,
@@ -1153,17 +1155,16 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_given_attempt_is_not_held": ("call_in_pieces('HSET', holding, held, 2)", "", "given_once"),
     },
     "note_status.lua": {
-        "a_start_of_an_attempt_that_is_over": (
-            "not same or letter(t, k) ~= wanted", "letter(t, k) ~= wanted", "whose_slot_another_one_holds",
-        ),
-        "an_end_before_the_result": ("not same or letter(t, k) ~= wanted", "not same", "has_filled_its_slot"),
+        "a_start_of_an_attempt_that_is_over": ("if not holds then", "if false then", "whose_slot_another_one_holds"),
+        "an_end_without_a_result": ("if answer ~= 'accepted' then", "if false then", "whose_result_is_refused"),
+        "a_result_that_is_not_written": ("    flush_submitted()\n", "", "is_submitted_and_noted"),
         "a_record_is_overwritten": (
             "if record ~= old and record ~= new then return { 'changed' } end", "", "where_the_record_is_another",
         ),
         "a_repeated_note_is_refused": (
-            "record ~= old and record ~= new", "record ~= old", "has_filled_its_slot",
+            "record ~= old and record ~= new", "record ~= old", "is_submitted_and_noted",
         ),
-        "a_controller_keeps_what_ended": ("redis.call('HDEL', holding, attempt)", "", "has_filled_its_slot"),
+        "a_controller_keeps_what_ended": ("redis.call('HDEL', holding, attempt)", "", "is_submitted_and_noted"),
         "a_start_is_no_sign_of_life": ("if heard ~= '' then", "if false then", "while_the_attempt_holds_its_slot"),
     },
     "trim.lua": {

@@ -25,7 +25,7 @@ from broker.integrations.agent_lightning_1.shares import Who
 from broker.integrations.agent_lightning_1.storage import Storage
 from broker.protocol import trainer, worker
 from broker.protocol.task_row import TaskRow
-from broker.protocol.worker import Answer, Submission
+from broker.protocol.worker import Answer
 
 _log = logging.getLogger(__name__)
 
@@ -181,14 +181,12 @@ class Changes:
         attempt = record.attempt
         result = json.dumps({"rollout_id": rollout, "attempt_id": names.attempt_name(attempt)}).encode()
         new = _updated(record, RolloutState.SUCCEEDED, updates)
-        # The second call does nothing unless the first one is accepted.
-        answer, noted = await self._storage.submitted(
-            Submission(attempt, "accept", result),
-            self._storage.noting(rollout, record, new, attempt, "D", ended=True),
+        noted = await self._storage.noted(
+            self._storage.noting(rollout, record, new, attempt, "D", ended=True, result=result)
         )
         self._controllers.forget(record)
-        if answer.word != "accepted":
-            raise await self._ended(shown, rollout, answer)
+        if noted.answer is not None:
+            raise await self._ended(shown, rollout, noted.answer)
         if noted.word == "noted":
             return new, noted.payload
         return await self._end(rollout, record, RolloutState.SUCCEEDED, updates, ended=True)

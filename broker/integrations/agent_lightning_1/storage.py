@@ -25,11 +25,10 @@ from broker.connections import AsyncTransport
 from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
 from broker.integrations.agent_lightning_1.together import Together
-from broker.protocol import gateway, keys, result_bytes, task_row, trainer
+from broker.protocol import gateway, keys, task_row, trainer
 from broker.protocol.gateway import GivenAttempt, Noted, StatusChange
 from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.task_row import TaskRow
-from broker.protocol.worker import Answer, Submission
 
 T = TypeVar("T")
 
@@ -120,13 +119,6 @@ class Storage:
         if isinstance(value, BrokerError):
             raise value
         return value
-
-    async def submitted(self, item: Submission, call: ScriptCall[Noted]) -> tuple[Answer, Noted]:
-        """As `noted`, with a small result ahead of it. Returns both answers."""
-        (answer,), (noted,) = await result_bytes.submit(self._together, self.run, [item], then=[call])
-        if isinstance(noted, BrokerError):
-            raise noted
-        return answer, noted
 
     async def record(self, rollout: str) -> Record | None:
         """The record of one rollout."""
@@ -223,6 +215,7 @@ class Storage:
         *,
         session: str = "",
         ended: bool = False,
+        result: bytes = b"",
     ) -> ScriptCall[Noted]:
         """The call that writes down what a controller said.
 
@@ -231,13 +224,14 @@ class Storage:
             old: the record that has to be the newest.
             new: the record that takes its place.
             attempt: the attempt that the controller has from now on, or no more; empty: what it has stays.
-            letter: what the attempt's slot has to be; empty: that is not looked at.
+            letter: `H`: the attempt has to hold its slot; `D`: it submits its result; empty: that is not looked at.
             session: the session by which the controller has the attempt; empty: it has it no more.
             ended: whether the rollout has ended.
+            result: what the attempt submits.
         """
         held = Held(session, started=True, by_k8s=False, shown_at=0.0).stored() if session else ""
         heard = repr(time.time()) if session else ""
-        change = StatusChange(rollout, attempt, letter, old.stored(), new.stored(), new.by, held, heard, ended)
+        change = StatusChange(rollout, attempt, letter, old.stored(), new.stored(), new.by, held, heard, ended, result)
         return gateway.note_status(self.run, change)
 
     async def delete(self, rollout: str) -> None:

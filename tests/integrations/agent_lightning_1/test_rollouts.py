@@ -210,14 +210,17 @@ def test_the_list_of_the_ended_is_in_their_order_and_its_cursor_counts(client: C
 def test_an_end_that_its_gateway_did_not_note_is_noted(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def half(storage: Storage, item: Submission, _call: ScriptCall[Any]) -> None:
+    """Its record was another one when the result was accepted."""
+
+    async def half(storage: Storage, call: ScriptCall[Any]) -> None:
+        item = Submission(str(call.args[2]), "accept", b"x")
         await storage.call(result_bytes.submit_call(storage.run, [item]))
         raise RuntimeError("the gateway died here")
 
     client.create("r1")
     client.patch("r1", "running")
     with monkeypatch.context() as patched:
-        patched.setattr(Storage, "submitted", half)
+        patched.setattr(Storage, "noted", half)
         assert client.patch("r1", "succeeded").status == 500
     assert client.status("r1")["state"] == "succeeded"
     assert client.get("/api/rollouts/terminal").json["items"] == []
