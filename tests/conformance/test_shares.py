@@ -391,6 +391,19 @@ def test_a_training_that_recovers_while_the_lease_of_the_dead_one_lives_goes_on_
     assert (standing.version, standing.accepted, standing.capacity) == (268, 268 * 4, 4)
 
 
+def test_a_training_that_recovers_to_the_version_of_the_dead_one_goes_on_from_there(lab: Lab) -> None:
+    """It is not behind the run, but what the dead one accepted is gone. Mutant: a_new_life_that_recovered_keeps_the_counts."""
+    dead = Rank(lab, "a").join(4)
+    dead.recovers(268)
+    assert dead.starts_all() == 4
+    dead.accepts(3)
+    new = Rank(lab, "b").join(4)
+    new.recovers(268)
+    let_lease_end(lab, new)
+    standing = new.report()
+    assert (standing.version, standing.accepted, standing.capacity) == (268, 268 * 4, 4)
+
+
 def test_an_owner_that_reports_beside_a_newer_one_is_of_the_same_training(lab: Lab) -> None:
     one = Rank(lab, "a").join(4)
     one.running = 2

@@ -134,8 +134,9 @@ def test_workers_that_fell_silent_are_not_called_connected(broker: Any, url: str
         (joined,) = transport.execute([worker_calls.join(RUN, "w", secrets.token_hex(4), 1500)])
         assert not isinstance(joined, BrokerError)
         transport.execute([worker_calls.claim(RUN, joined.session, 1, 2, "r")])
-    # Nobody is left who would write anything, and so move the lease clock on: to look must be enough.
-    wait_until(lambda: trainer.stats().lapsed == 1, "it has been silent for longer than its lease")
+    # Nobody is left who would write anything, and so move the lease clock on: to look must be enough. The trainer's own
+    # signs of life, every 10 s, move it on by a third of the lease each.
+    wait_until(lambda: trainer.stats().lapsed == 1, "it has been silent for longer than its lease", 9.0)
     explained = broker("explain", RUN)
     assert "1 more worker has been silent for longer than a lease" in explained.out
     assert re.search(r"passed \d+\.\d s ago$", explained.out, re.MULTILINE)
