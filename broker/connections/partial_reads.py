@@ -93,7 +93,10 @@ class PartialReads:
         if failure.kind not in (CUT, CLOSED):
             raise failure
         if size <= LEAST_BYTES:
-            raise Failure(failure.kind, f"{failure} (of {size} bytes)", moved=failure.moved) from failure
+            why = "" if failure.kind is CUT else ": its client-output-buffer-limit may be too small for that"
+            raise Failure(
+                failure.kind, f"{failure}, in an answer of {size} bytes{why}", moved=failure.moved
+            ) from failure
         self._lower(size)
 
     def _lower(self, size: int) -> None:

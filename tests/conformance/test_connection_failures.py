@@ -483,8 +483,8 @@ def test_results_are_read_in_pieces_that_the_server_lets_through(
         assert "client-output-buffer-limit" in caplog.text
 
 
-async def _batch_of(url: str) -> list[Rollout]:
-    async with aio.Trainer(url, "r") as trainer:
+async def _batch_of(url: str, retry_for_s: float = 30) -> list[Rollout]:
+    async with aio.Trainer(url, "r", retry_for_s=retry_for_s) as trainer:
         return await trainer.next_batch(timeout=30)
 
 
@@ -495,6 +495,20 @@ def test_an_answer_that_is_always_cut_off_says_so(redis_server: ServerUnderTest,
     server.command("CONFIG", "SET", "client-output-buffer-limit", "normal 100000 0 0")
     with pytest.raises(ServerUnavailable, match=r"closed the connection.*client-output-buffer-limit"):
         client.command("GET", "a")
+
+
+@pytest.mark.parametrize("flavour", ["sync", "aio"])
+def test_a_batch_that_no_answer_can_hold_says_why(redis_server: ServerUnderTest, flavour: str):
+    """Not even the least that is asked for comes."""
+    server = redis_server
+    config = RunConfig(consumer_batch_size=2)
+    with Trainer(server.url, "r", config, retry_for_s=2) as trainer, Worker(server.url, "r") as worker:
+        trainer.enqueue(Task(id=f"t{i}") for i in range(2))
+        for attempt in worker.claim(2):
+            worker.submit(attempt, bytes(3_000_000))
+        server.command("CONFIG", "SET", "client-output-buffer-limit", "normal 30000 0 0")
+        with pytest.raises(ServerUnavailable, match=r"closed the connection.*client-output-buffer-limit"):
+            _ = trainer.next_batch(timeout=30) if flavour == "sync" else asyncio.run(_batch_of(server.url, 2))
 
 
 def test_a_connection_that_is_closed_in_an_answer_says_after_how_many_bytes(connect: Connect):
