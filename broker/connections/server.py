@@ -217,7 +217,7 @@ class Server:
                     self.allowed.forget()
                 outcomes.append(refusal(error, self._address.shown, call.script, self.supports_shebang))
             else:
-                outcomes.append(call.outcome(replies[end - 1]))
+                outcomes.append(call.outcome(list(replies[start:end]) if call.with_before else replies[end - 1]))
             start = end
         return outcomes
 

@@ -31,6 +31,7 @@ class ScriptCall(Generic[T]):
         args: ARGV; the first is a `Now`.
         parse: reads the raw reply.
         before: plain commands sent ahead of the script in the same pipeline.
+        with_before: `parse` gets a list: the replies of these commands, and that of the script at its end.
     """
 
     script: str
@@ -38,6 +39,15 @@ class ScriptCall(Generic[T]):
     args: tuple[Argument, ...]
     parse: Callable[[Any], T]
     before: tuple[tuple[Argument, ...], ...] = ()
+    with_before: bool = False
+
+    def after(self, *commands: tuple[Argument, ...]) -> ScriptCall[tuple[list[Any], T]]:
+        """This call after plain commands, in the same pipeline: its value is their replies, and its own value."""
+
+        def both(replies: list[Any]) -> tuple[list[Any], T]:
+            return replies[:-1], self.parse(replies[-1])
+
+        return ScriptCall(self.script, self.keys, self.args, both, commands, with_before=True)
 
     def outcome(self, reply: Any) -> T | BrokerError:
         """The value of the call, read from its reply, or its error, not raised."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.protocol import gateway
+from broker.errors import BrokerError
+from broker.protocol import gateway, task_row
 from broker.protocol.gateway import GivenAttempt, Noted, StatusChange
 from tests.conformance.lab import Lab
 
@@ -185,3 +186,13 @@ def test_of_a_rollout_that_is_deleted_nothing_of_it_is_left(lab: Lab) -> None:
     }
     assert ends(lab) == [("other", 2)]
     assert lab.command("HKEYS", lab.key(ROLLOUTS)) == [b"other"]
+
+
+def test_a_call_tells_the_replies_of_the_commands_ahead_of_it(lab: Lab) -> None:
+    held_one(lab)
+    reads = task_row.task(lab.run, "t").after(("HGET", lab.key(ROLLOUTS), "t"), ("HGET", lab.key(ROLLOUTS), "none"))
+    (found, none), row = lab.do(reads)
+    assert (found, none, row.letters) == (b"old", None, "H")
+    wrong = task_row.task(lab.run, "t").after(("ZRANGE", lab.key(ROLLOUTS), 0, -1))
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        lab.do(wrong)

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import time
@@ -127,15 +126,12 @@ class Storage:
 
     async def known(self, rollout: str) -> Known:
         """All that is known of one rollout, without its events."""
-        (record, payload, attempts), row = await asyncio.gather(
-            self._transport.pipeline(
-                [
-                    ("HGET", self._rollouts, rollout),
-                    ("HGET", self._payloads, rollout),
-                    ("ZRANGE", self._key(f"attempts:{rollout}"), 0, -1),
-                ]
-            ),
-            self.call(task_row.task(self.run, rollout)),
+        (record, payload, attempts), row = await self.call(
+            task_row.task(self.run, rollout).after(
+                ("HGET", self._rollouts, rollout),
+                ("HGET", self._payloads, rollout),
+                ("ZRANGE", self._key(f"attempts:{rollout}"), 0, -1),
+            )
         )
         names = tuple(name.decode() for name in attempts)
         return Known(row, None if record is None else Record.read(record), payload, names)
@@ -146,8 +142,8 @@ class Storage:
 
     async def row_and_record(self, rollout: str) -> tuple[TaskRow | None, Record | None]:
         """The broker's facts about a rollout, and its record."""
-        record, row = await asyncio.gather(self.record(rollout), self.row(rollout))
-        return row, record
+        (record,), row = await self.call(task_row.task(self.run, rollout).after(("HGET", self._rollouts, rollout)))
+        return row, None if record is None else Record.read(record)
 
     async def records(self, rollouts: Sequence[str]) -> list[Record | None]:
         """The records of some rollouts."""
