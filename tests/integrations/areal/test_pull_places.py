@@ -198,6 +198,26 @@ def test_a_checkpoint_that_only_areal_has_written_is_completed(
     assert len(set(trained)) == len(trained)
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_life_that_draws_no_prompt_notes_where_the_loader_stands(
+    begin: Callable[..., Training], tmp_path: Path, *, is_whole: bool
+) -> None:
+    """The life before drew many in a step that is in no checkpoint. Each prompt has its number by the loader's position."""
+    first = begin()
+    trained = first.steps(2)
+    for _ in range(6):
+        first.controller.staleness_manager._enqueue(first.loader, Work(f"{HERE}.Doubled", {}, None, 1))
+    second = begin()
+    at = second.loader.position
+    trained += second.steps(1)
+    assert second.loader.position == at
+    if not is_whole:  # the training was killed before the broker's part was written
+        for file in tmp_path.glob("e/t/broker.json*v3*"):
+            file.unlink()
+    trained += begin().steps(9)
+    assert len(set(trained)) == len(trained)
+
+
 def test_a_workflow_that_fails_is_tried_again(begin: Callable[..., Training], operator: Operator, run: str) -> None:
     FailsOnce.met.clear()
     training = begin(workflow="FailsOnce")

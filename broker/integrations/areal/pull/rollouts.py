@@ -138,12 +138,16 @@ class PulledRollouts:
                     sum(report.requeued.values()),
                 )  # fmt: skip
             # Where AReaL's loader stands; the run's own cursor may be that of a later step, whose prompts it has.
+            stored = int(self.trainer.cursor or 0)
             if path is not None:
                 self._drawn = int(read_checkpoint(path).cursor or 0)
             else:  # training was killed between AReaL's checkpoint and this one, or starts over
-                self._drawn = int(self.trainer.cursor or 0) if version else 0
-                if version and folder is not None:
-                    self.trainer.checkpoint(folder / CHECKPOINT, full=True)
+                self._drawn = stored if version else 0
+            # Also where no prompt is drawn before the next checkpoint, which has the run's cursor.
+            if self._drawn != stored:
+                self.trainer.enqueue([], self._drawn)
+            if path is None and version and folder is not None:
+                self.trainer.checkpoint(folder / CHECKPOINT, full=True)
             self._started = True
 
     def prepare_batch(self, dataloader: Any, work: Work) -> list[dict[str, Any]]:
