@@ -4,7 +4,7 @@
 -- ARGV: now
 -- Returns: per counter: name, stored, recomputed
 -- Errors: NORUN, SCHEMA
--- Bound: constant
+-- Bound: constant; with max_concurrent_samples the number of sessions
 -- Flags: no-writes
 -- @include counters
 

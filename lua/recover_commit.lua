@@ -4,7 +4,7 @@
 -- ARGV: now, gate (3)
 -- Returns: `accepted running capacity`
 -- Errors: gate's, EARLY (no recovery is under way)
--- Bound: the number of batches that are kept
+-- Bound: the number of batches that are kept; with max_concurrent_samples also that of sessions
 -- Flags: allow-oom
 -- @include gate
 -- @include counters
@@ -46,6 +46,7 @@ return gated(FIELDS, function()
   set('recheck', 0)
   set('open_size', 0)
   set('running', redis.call('ZCARD', RUNNING) + admission_running())
+  if Samples.most() then set('held', Samples.count()) end
   set('accepted', version * batch_size() + redis.call('ZCARD', READY))
   Markers.arm_anyway()
   event('recovered', state.version .. ' ' .. state.epoch)

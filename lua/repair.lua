@@ -4,7 +4,7 @@
 -- ARGV: now, gate (3)
 -- Returns: `name before after ...` of the counters that were wrong
 -- Errors: gate's
--- Bound: constant
+-- Bound: constant; with max_concurrent_samples the number of sessions
 -- Flags: allow-oom
 -- @include gate
 -- @include counters

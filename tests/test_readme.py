@@ -90,6 +90,8 @@ def test_the_configuration_table_is_the_configuration() -> None:
 
 def stated(value: object) -> str:
     """A default, as the README writes it."""
+    if value is None:
+        return "`None`"
     if isinstance(value, str):
         return f'`"{value}"`'
     assert isinstance(value, int)

@@ -36,6 +36,7 @@ _LINES = 5
 _BEHIND = 6
 _BINDING = {
     "none": "capacity is open",
+    "samples": "max_concurrent_samples binds",
     "concurrency": "max_concurrent_rollouts binds",
     "staleness": "max_staleness binds",
 }

@@ -189,7 +189,7 @@ class Worker(BlockingClient):
 
         `finished` (the run is over), `halted`, `paused`, `recovering`, `weights_stale`, `weights_missing` (published
         weights cannot be had), `faulted` (what waits is what
-        this worker has just failed at), `draining`, `empty`, `max_concurrent`, `at_capacity`, or "".
+        this worker has just failed at), `draining`, `empty`, `max_samples`, `max_concurrent`, `at_capacity`, or "".
         """
         return self._state.reason
 

@@ -21,7 +21,7 @@ class Explanation:
         stats: the numbers.
         by_concurrency: C - running.
         by_staleness: (S + version + 1) * B - (accepted + running), None without a bound.
-        binding: the term that binds, `concurrency` or `staleness` (if both do, `concurrency`);
+        binding: the term that binds, `samples`, `concurrency` or `staleness` (of several the first of these);
             `none` while capacity is positive.
         now_ms: the run's clock.
         sessions: the first workers by the end of their lease; `stats.sessions` is the number of all.
@@ -32,6 +32,7 @@ class Explanation:
         oldest_ready: the task that is taken next, or empty.
         holding: the number of workers that hold slots, and of these slots.
         halt: what halted the run, or None.
+        by_samples: max_concurrent_samples - held, None without a bound.
     """
 
     stats: Stats
@@ -46,6 +47,7 @@ class Explanation:
     oldest_ready: str
     holding: Holding
     halt: Halt | None = None
+    by_samples: int | None = None
 
     def __str__(self) -> str:
         """The facts in words: whether work goes on, whether a worker would get a task now, what the batch lacks."""
@@ -78,7 +80,8 @@ def explanation_of(stats: Stats, facts: Facts) -> Explanation:
     terms = terms_of(stats)
     return Explanation(
         stats, terms.concurrency, terms.staleness, terms.binding, facts.now, facts.sessions, facts.held, facts.due,
-        facts.oldest_pending, facts.oldest_ready, _holding_at_least(stats, facts), facts.halt
+        facts.oldest_pending, facts.oldest_ready, _holding_at_least(stats, facts), facts.halt,
+        terms.samples
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Why workers get tasks or do not, in words: the capacity formula with its numbers, what binds, and the ways out."""
+"""Why workers get tasks or do not, in words: what binds, and the ways out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
     from broker.inspection.stats import Stats
     from broker.protocol.anyone import Halt
-
-_BINDING = {
-    "none": "No term binds: capacity is positive.",
-    "concurrency": "The term of max_concurrent_rollouts is the one that binds.",
-    "staleness": "The term of max_staleness is the one that binds.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +31,6 @@ class NextClaim:
     remedies: tuple[str, ...] = ()
 
 
-def formula(stats: Stats) -> tuple[str, ...]:
-    """The capacity formula (docs/protocol.md, Capacity) in lines: names, a run's numbers, the result, what binds."""
-    config, running, terms = stats.config, stats.running, terms_of(stats)
-    if config.max_staleness is None:
-        return (
-            "capacity = C - running     (max_staleness is not bounded)",
-            f"         = {config.concurrency} - {running} = {terms.capacity}",
-            _BINDING[terms.binding],
-        )
-    given = f"({config.max_staleness} + {stats.version} + 1) * {config.batch_size} - ({stats.accepted} + {running})"
-    return (
-        "capacity = min(C - running, (S + version + 1) * B - (accepted + running))",
-        f"         = min({config.concurrency} - {running}, {given})",
-        f"         = min({terms.concurrency}, {terms.staleness}) = {terms.capacity}",
-        _BINDING[terms.binding],
-    )
-
-
 def next_claim(explanation: Explanation) -> NextClaim:
     """The answer to a claim with the newest weights, decided in the order of `claim`."""
     stats = explanation.stats
@@ -66,6 +42,8 @@ def next_claim(explanation: Explanation) -> NextClaim:
     following = f"version {stats.version + 1}"
     # Even the newest version may be too stale for the next batch: nothing starts, and running tasks are reset when met.
     overtaken = config.on_stale != "keep" and config.oldest_trained is not None and _lag(stats) > config.oldest_trained
+    if (full := _samples_held(explanation)) is not None:
+        return full
     if stats.open_slots and not overtaken:
         tasks = count(stats.open_slots, "running task has", "running tasks have")
         return NextClaim("open", f"Yes: {tasks} open slots, which need no capacity.")
@@ -179,6 +157,22 @@ def _swept_first(explanation: Explanation) -> str:
     if _is_due(explanation, "deadlines") and _timed_out_may_be_tried_again(explanation):
         return "take back an attempt that has reached its time-out, and hand out its slot"
     return ""
+
+
+def _samples_held(explanation: Explanation) -> NextClaim | None:
+    """The answer where workers hold all samples that they may, the next claim takes none back, and work is left."""
+    stats, by_samples = explanation.stats, terms_of(explanation.stats).samples
+    if by_samples is None or by_samples > 0 or explanation.holding.lost or _is_due(explanation, "deadlines"):
+        return None
+    is_pending = stats.paused != "draining" and (stats.pending or _is_due(explanation, "delayed"))
+    if not (is_pending or stats.open_slots or _is_due(explanation, "retries")):
+        return None
+    return NextClaim(
+        "max_samples",
+        f"No: workers hold {count(stats.held or 0, 'sample')}, "
+        f"max_concurrent_samples allows {stats.config.max_concurrent_samples}.",
+        ("An attempt ends: each gives back 1.", "A larger max_concurrent_samples."),
+    )
 
 
 def _may_be_tried_again(explanation: Explanation, lost: int) -> bool:

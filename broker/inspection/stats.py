@@ -25,6 +25,7 @@ class Stats(Model, frozen=True):
         capacity: how many tasks may be started now; may be negative.
         accepted: trained and waiting to be trained, as the capacity formula counts them (docs/protocol.md, Capacity).
         running: started, and neither ready, nor ended, nor waiting again.
+        held: samples that workers work on; None where `max_concurrent_samples` is not set, so that nobody counts them.
         pending: waiting to be started.
         delayed: waiting for their backoff to pass.
         open_slots: running tasks with open slots.
@@ -64,6 +65,7 @@ class Stats(Model, frozen=True):
     capacity: int
     accepted: int
     running: int
+    held: int | None = None
     pending: int
     delayed: int
     open_slots: int = 0
@@ -117,6 +119,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         capacity=number("capacity"),
         accepted=number("accepted"),
         running=number("running"),
+        held=number("held") if stored.get("max_concurrent_samples") else None,
         pending=number("n_pending"),
         delayed=number("n_delayed"),
         open_slots=number("n_open"),

@@ -17,6 +17,8 @@ MAX_BATCH_SIZE: Final = 1_000_000
 MAX_STALENESS: Final = 1_000_000_000
 #: The default of `staleness_limit` is so many times `max_staleness`.
 LIMIT_FOR_EACH_STEP: Final = 4
+#: `max_concurrent_rollouts` where `max_concurrent_samples` takes its place: no bound.
+UNBOUNDED: Final = 1_000_000_000
 #: Longest time that can be configured, in milliseconds: a year.
 MAX_TIME_MS: Final = 366 * 24 * 3_600_000
 #: Most attempts of a slot.
@@ -43,6 +45,8 @@ class RunConfig(Model, frozen=True):
             beyond it. At least S. None, or not given: 4 * S, also when an update changes S; no bound without one for S.
         max_concurrent_rollouts: tasks that may be running at once; C = max(1, this). None, or not given: C = B, also
             when an update changes B, until the run is created or updated with a number.
+        max_concurrent_samples: samples that workers may work on at once, over all tasks. None, or not given: no bound.
+            Given without max_concurrent_rollouts, it takes its place: then there is no C.
         on_stale: what happens to a task that is too old: done again, dropped, or kept (no check).
         max_attempts: expiries and errors of one slot until it has failed for good.
         max_stale_requeues: how often a task may be done again because it was too old.
@@ -71,7 +75,8 @@ class RunConfig(Model, frozen=True):
     consumer_batch_size: Annotated[int, Field(ge=0, le=MAX_BATCH_SIZE)]
     max_staleness: Annotated[int, Field(ge=0, le=MAX_STALENESS)] | None = 0
     staleness_limit: Annotated[int, Field(ge=0, le=MAX_STALENESS)] | None = None
-    max_concurrent_rollouts: Annotated[int | None, Field(validate_default=True, ge=0, le=1_000_000_000)] = None
+    max_concurrent_samples: Annotated[int, Field(ge=1, le=UNBOUNDED)] | None = None
+    max_concurrent_rollouts: Annotated[int | None, Field(validate_default=True, ge=0, le=UNBOUNDED)] = None
     on_stale: Literal["requeue", "drop", "keep"] = "requeue"
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 3
     max_stale_requeues: Annotated[int, Field(ge=0, le=1_000_000)] = 10
@@ -100,6 +105,8 @@ class RunConfig(Model, frozen=True):
     @classmethod
     def _default_concurrency(cls, given: int | None, info: ValidationInfo) -> int | None:
         batch_size = info.data.get("consumer_batch_size")
+        if info.data.get("max_concurrent_samples") is not None:
+            batch_size = UNBOUNDED
         return given if given is not None or batch_size is None else max(1, batch_size)
 
     @field_validator("staleness_limit")
@@ -128,8 +135,13 @@ class RunConfig(Model, frozen=True):
 
     @property
     def concurrency(self) -> int:
-        """C = max(1, max_concurrent_rollouts)."""
+        """C = max(1, max_concurrent_rollouts); `UNBOUNDED` where max_concurrent_samples takes its place."""
         return self.batch_size if self.max_concurrent_rollouts is None else max(1, self.max_concurrent_rollouts)
+
+    @property
+    def bounds_tasks(self) -> bool:
+        """Whether there is a C: not where max_concurrent_samples takes its place."""
+        return self.concurrency < UNBOUNDED or self.max_concurrent_samples is None
 
     def to_fields(self) -> dict[str, str]:
         """Each field that was given, as the run's state stores it: text, and the empty string for None."""
@@ -167,7 +179,8 @@ class RunConfig(Model, frozen=True):
         given = _with_limit({name: _stored(name, fields[name]) for name in cls.model_fields if name in fields})
         config = cls.model_validate(given)
         # As `Config.follows` in lua/include/creation.lua.
-        if fields.get("concurrency_given") != "1" and config.max_concurrent_rollouts == config.batch_size:
+        followed = config.batch_size if config.max_concurrent_samples is None else UNBOUNDED
+        if fields.get("concurrency_given") != "1" and config.max_concurrent_rollouts == followed:
             config = cls.model_validate({**given, "max_concurrent_rollouts": None})
         return config
 

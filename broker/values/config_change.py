@@ -16,6 +16,7 @@ class ConfigChange(TypedDict, total=False):
     consumer_batch_size: int
     max_staleness: int | None
     staleness_limit: int | None
+    max_concurrent_samples: int | None
     max_concurrent_rollouts: int
     on_stale: Literal["requeue", "drop", "keep"]
     max_attempts: int
@@ -40,6 +41,7 @@ TAKES_EFFECT: Final = {
     "consumer_batch_size": "at once for capacity; for batches, with the next one that the trainer forms",
     "max_staleness": "with the next claim; `staleness_limit` is never below it",
     "staleness_limit": "at once; what is too old now starts over, or is dropped, when it is met",
+    "max_concurrent_samples": "with the next claim; what is held stays so",
     "max_concurrent_rollouts": "with the next claim; what is running goes on",
     "on_stale": "at once, for tasks that are met",
     "max_attempts": "with the next failure or expiry of each slot",

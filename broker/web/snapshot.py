@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.inspection import situation
-from broker.inspection.reasons import formula, next_claim
+from broker.inspection.capacity import formula
+from broker.inspection.reasons import next_claim
 from broker.inspection.timeline import histogram
 from broker.inspection.times import compared
 from broker.inspection.transitions import sentence

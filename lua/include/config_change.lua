@@ -1,7 +1,7 @@
 -- @include creation
 
 -- Compares the config with the pairs of arguments from `first` on; with `update` it changes what differs. `accepted` follows a changed
--- batch size. Returns a list `name before name before ...` of the fields that changed (`-`: without a bound).
+-- batch size, and `held` is counted anew for another bound on held slots. Returns a list `name before name before ...` of the fields that changed (`-`: without a bound).
 Config.change = function(first, update)
   local was, names = {}, {}
   for i = first, #ARGV, 2 do names[#names + 1] = ARGV[i] end
@@ -25,6 +25,10 @@ Config.change = function(first, update)
       local size = tonumber((redis.call('HGET', BATCHES, int_text(step)) or '0'):match('^%d+'))
       bump('accepted', math.max(b, size) - math.max(before, size))
     end
+  end
+  if was.max_concurrent_samples == nil and contains(names, 'max_concurrent_samples') then
+    if Samples.most() then set('held', Samples.count()) end
+    Markers.arm_for_open_slot()
   end
   set('recheck', 1)
   Markers.arm_workers()

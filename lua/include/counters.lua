@@ -1,5 +1,5 @@
 -- @include admission_owners
--- The counters, recomputed from the structures: two by (I1) and (I2) of the protocol, the others as sizes.
+-- The counters, recomputed from the structures: by (I1), (I2) and (I3) of the protocol, the others as sizes.
 
 local function recomputed()
   local version, step_next, b = num('version'), num('step_next'), batch_size()
@@ -11,8 +11,9 @@ local function recomputed()
   if is_admission() then accepted = num('accepted') end -- its owners count the rollouts; no set holds them
   return {
     running = redis.call('ZCARD', RUNNING) + admission_running(), accepted = accepted, open_size = open_size,
+    held = Samples.most() and Samples.count() or num('held'),
     awaited = redis.call('HLEN', key('awaited')), ailing = redis.call('HLEN', key('ailing')),
   }
 end
 
-local COUNTERS = { 'accepted', 'running', 'open_size', 'awaited', 'ailing' }
+local COUNTERS = { 'accepted', 'running', 'open_size', 'held', 'awaited', 'ailing' }

@@ -15,19 +15,22 @@ Config.arg = function(i)
     fail('BADARG', 'argument', 'config', 'given', name:sub(1, 100))
   end
   local is_number = value and value:find('^%d+$') and #value < 17
-  local may_be_empty = name == 'max_staleness' or name == 'staleness_limit'
+  local may_be_empty = name == 'max_staleness' or name == 'staleness_limit' or name == 'max_concurrent_samples'
   if name ~= 'on_stale' and not is_number and not (may_be_empty and value == '') then
     fail('BADARG', 'argument', name, 'given', (value or ''):sub(1, 100), 'expected', 'a whole number')
   end
   return name, value
 end
 
--- Whether C follows B because nobody gave a C. Earlier releases did not store whether C was given; then C follows B if they are equal.
+-- The C of a run whose C nobody gave: B, or as good as none where max_concurrent_samples takes its place.
+Config.default_concurrency = function() return Samples.most() and 1000000000 or batch_size() end
+
+-- Whether nobody gave a C. Earlier releases did not store whether C was given; then C follows B if they are equal.
 Config.follows = function()
-  return field('concurrency_given') ~= '1' and tonumber(state.max_concurrent_rollouts) == batch_size()
+  return field('concurrency_given') ~= '1' and tonumber(state.max_concurrent_rollouts) == Config.default_concurrency()
 end
 
-Config.follow = function() set('max_concurrent_rollouts', int_text(batch_size())) end
+Config.follow = function() set('max_concurrent_rollouts', int_text(Config.default_concurrency())) end
 
 -- Stores every config field: those given, in pairs of arguments from `first` on, and the defaults of the others.
 Config.create = function(first)
@@ -39,7 +42,7 @@ Config.create = function(first)
 end
 
 -- Compares the given fields with the stored ones. Without `update` a difference is refused (CONFIG); with it, the stored field changes.
--- Fields that are not given stay; only C follows B if nobody ever gave C. Returns the batch size before.
+-- Fields that are not given stay; only C follows B or max_concurrent_samples if nobody ever gave C. Returns the batch size before.
 Config.agree = function(first, update)
   local before, follows = batch_size(), Config.follows()
   for i = first, #ARGV, 2 do
@@ -55,7 +58,7 @@ Config.agree = function(first, update)
       if field('concurrency_given') ~= '1' then set('concurrency_given', 1) end
     end
   end
-  if follows and batch_size() ~= before then Config.follow() end
+  if follows and not Config.follows() then Config.follow() end
   return before
 end
 
@@ -66,7 +69,8 @@ local function create_run(epoch, first_config)
   -- This text is longer than an entry of a listpack may be, so the server keeps the state as a hash table. In a listpack, reading one
   -- field walks over the others.
   set('about', 'state of a run of rollout-broker; change it through the commands and the client only, never by hand')
-  for _, name in ipairs({ 'version', 'step_next', 'accepted', 'running', 'floor', 'call', 'open_size', 'due', 'want',
+  for _, name in ipairs({ 'version', 'step_next', 'accepted', 'running', 'held', 'floor', 'call', 'open_size', 'due',
+    'want',
     'order_seq', 'first_seq', 'session_seq', 'blob_seq', 'bytes_from', 'tasks_from' }) do
     set(name, 0)
   end

@@ -57,6 +57,7 @@ local function grant(t, n, claim)
   local n_granted = #granted + 1
   granted[n_granted], granted.slots[n_granted] = t, words
   granted_count = granted_count + count
+  Samples.took(count)
   return barred or at ~= nil
 end
 

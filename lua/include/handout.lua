@@ -1,7 +1,8 @@
 -- @include grant
 -- Chooses the work that a claim hands out: open slots first, then new tasks within capacity.
 
-local still_open, still_pending = nil, nil -- whether open slots, and pending tasks, are left after the claim; nil: not known
+local Left = {}
+Left.open, Left.pending = nil, nil -- whether open slots, and pending tasks, are left after the claim; nil: not known
 local started, used_up = 0, 0 -- tasks that this claim takes out of `pending`, and out of `open`
 
 -- How many tasks to read for this many slots: one more than needed if each task has as many slots as the first task of the last enqueue.
@@ -38,19 +39,19 @@ local function claim_open(n, limit, claim)
     local page, there = read_page(OPEN, offset, size, size)
     for i = 1, there do
       if granted_count >= n or resets >= limit or claim.passed >= limit or cleared_enough() then
-        still_open = true
+        Left.open = true
         break
       elseif too_old(page[i].oldest) then
         resets = resets + 1
         stale_task(page[i])
       elseif Failures.bars_all(page[i], claim.session) then
-        claim.passed, still_open = claim.passed + 1, true
+        claim.passed, Left.open = claim.passed + 1, true
       else
-        if grant_open(page[i], n - granted_count, claim) then still_open = true else used_up = used_up + 1 end
+        if grant_open(page[i], n - granted_count, claim) then Left.open = true else used_up = used_up + 1 end
       end
     end
     if there < size then
-      if still_open == nil and resets == 0 then still_open = false end
+      if Left.open == nil and resets == 0 then Left.open = false end
       break
     end
     offset = offset + size
@@ -65,14 +66,14 @@ end
 local function claim_pending(n, limit, claim)
   local room, offset, first, passed_before = capacity(), 0, num('first_seq'), claim.passed
   if too_old(claim.version) then room = 0 end
-  while granted_count < n and still_pending == nil do
+  while granted_count < n and Left.pending == nil do
     local wanted = math.min(n - granted_count, room - started) -- each task gives one slot at least
     local size = wanted > 0 and page_size(n - granted_count) or 1
     local page, there = read_page(PENDING, offset, size, math.max(0, wanted))
     local looked = there
     for i = 1, there do
       if granted_count >= n or started >= room or claim.passed >= limit then
-        still_pending = true
+        Left.pending = true
         break
       elseif not page[i] then -- tasks before it were passed over: it is read with the next page
         looked = i - 1
@@ -81,10 +82,10 @@ local function claim_pending(n, limit, claim)
         claim.passed = claim.passed + 1
       else
         started = started + 1
-        if start(page[i], n - granted_count, claim, int_text(first + started)) then still_open = true end
+        if start(page[i], n - granted_count, claim, int_text(first + started)) then Left.open = true end
       end
     end
-    if looked == there and there < size and not still_pending then still_pending = claim.passed > passed_before end
+    if looked == there and there < size and not Left.pending then Left.pending = claim.passed > passed_before end
     offset = offset + looked
   end
   if started > 0 then
@@ -93,10 +94,23 @@ local function claim_pending(n, limit, claim)
   end
 end
 
+-- Whether the claim leaves open slots, and whether it leaves pending tasks.
+Left.is_open = function()
+  if Left.open == nil then Left.open = redis.call('ZCARD', OPEN) > used_up end
+  return Left.open
+end
+
+Left.is_pending = function()
+  if Left.pending == nil then Left.pending = redis.call('ZCARD', PENDING) > started end
+  return Left.pending
+end
+
 local function why_less(claim)
   if claim.passed > 0 then return 'faulted' end
-  if state.paused == 'draining' then return 'draining' end
-  if still_pending == false then return 'empty' end
+  local free, is_draining = Samples.free(), state.paused == 'draining'
+  if free and free <= 0 and (Left.is_open() or (not is_draining and Left.is_pending())) then return 'max_samples' end
+  if is_draining then return 'draining' end
+  if Left.pending == false then return 'empty' end
   local by_concurrency = capacity_terms()
   if by_concurrency <= 0 then return 'max_concurrent' end
   return 'at_capacity'
@@ -104,9 +118,7 @@ end
 
 -- Passes the wake-up of this worker on if the claim leaves work: open slots, and with `or_pending` pending tasks.
 local function pass_on(or_pending)
-  if still_open == nil then still_open = redis.call('ZCARD', OPEN) > used_up end
-  if or_pending and still_pending == nil then still_pending = redis.call('ZCARD', PENDING) > started end
-  Markers.pass_on(still_open, or_pending and still_pending)
+  Markers.pass_on(Left.is_open(), or_pending and Left.is_pending())
 end
 
 -- Returns the reason for handing out less than n, or nil.
@@ -127,9 +139,12 @@ local function hand_out(n, limit, claim)
     Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
     return 'weights_stale'
   end
-  claim_open(most, limit, claim)
-  if state.paused ~= 'draining' then claim_pending(most, limit, claim) end
-  pass_on(granted_count >= most or claim.passed > 0)
+  local room = math.max(0, math.min(most, Samples.free() or most))
+  if room > 0 then
+    claim_open(room, limit, claim)
+    if state.paused ~= 'draining' then claim_pending(room, limit, claim) end
+  end
+  pass_on(granted_count >= room or claim.passed > 0)
   if granted_count >= n then return nil end
   return granted_count < most and why_less(claim) or 'quarantined'
 end

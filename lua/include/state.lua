@@ -1,4 +1,5 @@
 -- @include timers
+-- @include held_samples
 -- The run's state at the beginning of a script, and what follows from it: capacity, staleness, the policies that survive.
 
 -- The hot fields, which nearly every script needs.
@@ -6,7 +7,7 @@ local HOT = {
   'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
   'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
   'lease_lag', 'shortest_lease', 'due_by_us', 'failing', 'faulted',
-  'halted', 'finished', 'ailing', 'staleness_limit',
+  'halted', 'finished', 'ailing', 'staleness_limit', 'max_concurrent_samples', 'held',
 }
 
 -- The names of the hot fields and of more, for load_state.
@@ -47,10 +48,11 @@ Staleness.limit = function()
   return math.max(s, tonumber(limit) or 4 * s)
 end
 
--- Returns the two terms of AReaL's capacity formula (protocol, "Capacity"): by concurrency, and by staleness (nil: no bound).
+-- Returns the two terms of AReaL's capacity formula (protocol, "Capacity"): by concurrency, of tasks or of samples, and by staleness (nil: no bound).
 local function capacity_terms()
   local running, s = tonumber(state.running), Staleness.admitted()
-  local by_concurrency = math.max(1, tonumber(state.max_concurrent_rollouts)) - running
+  local by_concurrency, by_samples = math.max(1, tonumber(state.max_concurrent_rollouts)) - running, Samples.free()
+  if by_samples then by_concurrency = math.min(by_concurrency, by_samples) end
   if not s then return by_concurrency, nil end
   return by_concurrency, (s + state.version + 1) * batch_size() - (state.accepted + running)
 end

@@ -43,6 +43,7 @@ end
 local function accept(t, k, s, attempt, how, body)
   zdel(SESSION .. s.session, attempt)
   Timeouts.clear(attempt)
+  Samples.gave_back()
   Quarantine.forget(s.session)
   set_letter(t, k, 'D')
   if s.why ~= '' then

@@ -40,6 +40,7 @@ local function end_hold(t, k, s, why)
   local attempt = attempt_id(t, k, s)
   zdel(SESSION .. s.session, attempt)
   Timeouts.clear(attempt)
+  Samples.gave_back()
   s.why = why
   slot_changed(t, k, s)
   if TAKEN_BACK[why] then Markers.arm_session(s.session) end

@@ -32,8 +32,10 @@ Markers.arm_owner = function(id) arm.owners[id] = true end
 
 local function arm_markers()
   if arm.finished then redis.call('ZADD', WAKE, 0, '1') end
-  if arm.workers and state.paused ~= 'paused' and not state.halted then
+  local free = Samples.free()
+  if (arm.workers or Samples.freed) and state.paused ~= 'paused' and not state.halted and (not free or free > 0) then
     local is_useful = arm.slot_opened or (capacity() > 0 and redis.call('ZCARD', PENDING) > 0)
+      or (free and redis.call('ZCARD', OPEN) > 0)
     if is_useful then redis.call('ZADD', WAKE, 0, '1') end
   end
   if arm.trainer then

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from broker import RunConfig, Task, Trainer
+from broker.operator import Operator
 from broker.protocol import result_bytes
 from broker.protocol import trainer as calls
 from broker.protocol import worker as worker_calls
@@ -79,6 +80,96 @@ def test_without_a_bound_on_staleness_only_concurrency_counts(lab: Lab):
     assert trainer.capacity() == 0
     assert worker.claim(1) == []
     assert worker.claim_reason == "max_concurrent"
+
+
+def test_a_free_worker_gets_a_sample_where_samples_are_bounded_and_not_tasks(lab: Lab):
+    """Three of four samples are done, and one worker is free. Mutants: a_bound_on_samples_leaves_that_on_tasks."""
+    config = {"consumer_batch_size": 1, "max_staleness": 4}
+    trainer, worker = lab.trainer(**config, max_concurrent_samples=4), lab.worker()
+    trainer.enqueue(Task(id=f"t{i}", samples=4) for i in range(9))
+    first = worker.claim(9)
+    assert [attempt.task for attempt in first] == ["t0"] * 4
+    assert (worker.claim_reason, trainer.capacity(), trainer.stats().held) == ("max_samples", 0, 4)
+    assert trainer.explain().binding == "samples"
+    for attempt in first[:3]:
+        worker.submit(attempt, b"x")
+    assert trainer.stats().held == 1
+    assert [attempt.task for attempt in worker.claim(9)] == ["t1"] * 3
+    assert lab.command("ZCARD", lab.key("open")) == 1
+
+
+def test_a_claim_hands_out_no_more_samples_than_may_be_held(lab: Lab):
+    """Open slots too. Mutants: open_slots_may_be_held_beyond_the_bound, held_is_not_counted."""
+    trainer = lab.trainer(consumer_batch_size=9, max_concurrent_samples=3, max_concurrent_rollouts=1)
+    worker, other = lab.worker(), lab.worker()
+    trainer.enqueue(Task(id=f"t{i}", samples=4) for i in range(9))
+    held = worker.claim(1) + other.claim(9)
+    assert [(attempt.task, attempt.slot) for attempt in held] == [("t0", 0), ("t0", 1), ("t0", 2)]
+    assert (worker.claim(1), worker.claim_reason) == ([], "max_samples")
+    trainer.configure(max_concurrent_samples=4)
+    assert [attempt.slot for attempt in worker.claim(2)] == [3]
+    trainer.configure(max_concurrent_samples=None)
+    assert trainer.stats().held is None
+    assert (worker.claim(1), worker.claim_reason) == ([], "max_concurrent")
+
+
+@pytest.mark.parametrize(
+    "end", ["submit", "reject", "fail", "fault", "release", "leave", "expire", "time out", "cancel"]
+)
+def test_each_end_of_an_attempt_lets_another_sample_be_held(lab: Lab, end: str):
+    """Its task goes on. Mutants: an_end_frees_no_sample, no_wake_of_those_who_wait_for_a_sample."""
+    limits = {"max_concurrent_samples": 2, "max_staleness": None, "retry_backoff_ms": 60_000}
+    trainer = lab.trainer(consumer_batch_size=9, **limits, attempt_timeout_ms=5_000 if end == "time out" else 0)
+    lost, worker = lab.worker(), lab.worker()
+    trainer.enqueue([Task(id="a", samples=2, min_samples=1, max_attempts=1), Task(id="b", samples=2)])
+    (attempt,) = lost.claim(1)
+    worker.claim(1)
+    assert (worker.claim(1), worker.claim_reason) == ([], "max_samples")
+    lab.unmark()
+    match end:
+        case "submit":
+            lost.submit(attempt, b"x")
+        case "reject":
+            lost.reject(attempt)
+        case "fail":
+            lost.fail(attempt, "no")
+        case "fault":
+            lost.fail(attempt, "no", kind="worker")
+        case "release":
+            lost.release([attempt])
+        case "leave":
+            lost.close()
+        case "cancel":
+            trainer.cancel(["a"])
+        case _:
+            for _ in range(9):
+                lab.pass_ms(2_000 if end == "time out" else 20_000)
+                worker.renew()
+                if end == "time out":
+                    lost.renew()
+            trainer.requeue()
+    assert lab.marked()
+    assert trainer.stats().held == (0 if end in ("cancel", "time out") else 1)
+    assert len(worker.claim(9)) == (2 if end in ("cancel", "time out") else 1)
+    assert trainer.audit().ok
+
+
+def test_samples_that_are_held_are_counted_when_they_are_bounded_first(lab: Lab):
+    """And by a repair. Mutants: held_is_counted_from_the_bound_on, held_is_not_audited."""
+    trainer, worker = lab.trainer(consumer_batch_size=4, max_staleness=2), lab.worker()
+    trainer.enqueue(Task(id=f"t{i}", samples=2) for i in range(4))
+    worker.claim(3)
+    lab.unmark()
+    trainer.configure(max_concurrent_samples=4)
+    assert lab.marked()
+    assert (trainer.stats().held, trainer.config.bounds_tasks, len(worker.claim(9))) == (3, False, 1)
+    lab.command("HSET", lab.key("state"), "held", 9)  # as if a worker of an earlier release had submitted
+    with Operator(lab.url) as operator:
+        assert operator.audit(lab.run).drift == {"held": (9, 4)}
+        assert operator.audit(lab.run, repair=True).repaired
+    assert trainer.stats().held == 4
+    trainer.configure(max_concurrent_samples=None)
+    assert trainer.config.concurrency == 4
 
 
 def test_version_268_with_nothing_left_has_room_for_12(lab: Lab):

@@ -261,6 +261,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/creation.lua": {
+        "a_bound_on_samples_leaves_that_on_tasks": (
+            "return Samples.most() and 1000000000 or batch_size()", "return batch_size()", "samples_are_bounded_and_not_tasks", WALK,
+        ),
         "what_a_stored_run_has_is_not_told": (
             "if name == 'staleness_limit' and not stored then stored = state.max_staleness end", "",
             "of_an_earlier_release_keeps",
@@ -279,7 +282,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_concurrency_that_was_given_follows": ("return field('concurrency_given') ~= '1' and", "return", WALK),
         "the_concurrency_follows_nothing": (
-            "if follows and batch_size() ~= before then Config.follow() end", "", WALK,
+            "if follows and not Config.follows() then Config.follow() end", "", WALK,
         ),
         "an_update_gives_no_concurrency": (
             "follows = false\n      if field('concurrency_given')", "if false and field('x')", WALK,
@@ -472,7 +475,16 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "no_trace_is_stored": ("message .. trace)", "message)", "traceback_of_a_handler"),
     },
+    "include/held_samples.lua": {
+        "held_is_not_counted": ("if Samples.most() then bump('held', n) end", "", "more_samples_than_may_be_held", WALK),
+        "an_end_frees_no_sample": ("  bump('held', -1)\n", "", "each_end_of_an_attempt", WALK),
+        "no_wake_of_those_who_wait_for_a_sample": ("Samples.freed = true", "Samples.freed = false", "each_end_of_an_attempt", WALK),
+    },
     "include/handout.lua": {
+        "open_slots_may_be_held_beyond_the_bound": (
+            "claim_open(room, limit, claim)", "claim_open(most, limit, claim)", "more_samples_than_may_be_held", WALK,
+        ),
+        "a_bound_on_samples_is_told_as_capacity": ("then return 'max_samples' end", "then return 'at_capacity' end", WALK),
         "claims_of_a_finished_run_go_on": (
             "  if state.finished then\n    Markers.arm_finished() -- the next worker that waits is told, too\n    return 'finished'\n  end\n",
             "", "hands_out_nothing_and_takes_results", WALK,
@@ -485,7 +497,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_faulty_worker_reads_one_page": ("looked = i - 1", "looked = there", "failed_at_the_first_tasks", WALK),
         "a_faulty_worker_keeps_the_marker": (
-            "pass_on(granted_count >= most or claim.passed > 0)", "pass_on(granted_count >= most)", "wakes_another",
+            "pass_on(granted_count >= room or claim.passed > 0)", "pass_on(granted_count >= most)", "wakes_another",
         ),
         "the_reason_of_a_faulty_worker_is_another": (
             "if claim.passed > 0 then return 'faulted' end", "", "another_worker_tries", WALK,
@@ -497,14 +509,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "started >= room or claim.passed >= limit then", "started >= room then", WALK,
         ),
         "what_is_left_kept_over_claims": (
-            "local still_open, still_pending = nil, nil --", "local still_open, still_pending --", "marker_is_armed",
+            "Left.open, Left.pending = nil, nil -- whether", "-- whether", "marker_is_armed",
         ),
         "claims_count_anew_after_a_requeue": (
             "t.first ~= '0' or t.again ~= '0,0'", "t.first ~= '0'", "goes_on_counting_its_claims", WALK,
         ),
         "open_slots_need_capacity": (
-            "  claim_open(most, limit, claim)",
-            "  if capacity() > 0 then claim_open(most, limit, claim) end", "open_slots_of",
+            "  claim_open(room, limit, claim)",
+            "  if capacity() > 0 then claim_open(room, limit, claim) end", "open_slots_of",
         ),
         "start_ignores_capacity": (
             "local room, offset, first, passed_before = capacity(),",
@@ -524,19 +536,19 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "used_up_after_a_reset": ("    flush()\n    used_up = 0\n", "    flush()\n", "reset_a_task_on_the_way"),
         "open_slots_not_counted": (
-            "still_open = redis.call('ZCARD', OPEN) > used_up",
-            "still_open = false", "did_not_look_at_the_last_open_slot",
+            "Left.open = redis.call('ZCARD', OPEN) > used_up",
+            "Left.open = false", "did_not_look_at_the_last_open_slot",
         ),
         "still_open_forgotten": (
-            "then still_open = true else used_up = used_up + 1 end",
+            "then Left.open = true else used_up = used_up + 1 end",
             "then used_up = used_up + 0 end", "part_of_a_running_group", WALK,
         ),
         "still_open_of_a_started_group_forgotten": (
-            "if start(page[i], n - granted_count, claim, int_text(first + started)) then still_open = true end",
+            "if start(page[i], n - granted_count, claim, int_text(first + started)) then Left.open = true end",
             "start(page[i], n - granted_count, claim, int_text(first + started))", "started_a_part_of_a_group",
         ),
         "pending_not_counted": (
-            "still_pending = redis.call('ZCARD', PENDING) > started", "still_pending = false", "did_not_look_at", WALK,
+            "Left.pending = redis.call('ZCARD', PENDING) > started", "Left.pending = false", "did_not_look_at", WALK,
         ),
         "claim_starts_one_too_many": (
             "local room, offset, first, passed_before = capacity(),", "local room, offset, first, passed_before = capacity() + 1,", WALK,
@@ -547,10 +559,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_stale_policy_may_claim": ("(claim.given and too_old(claim.version))", "false", WALK),
         "numbers_of_first_claims_are_given_twice": ("bump('first_seq', started)", "", WALK),
-        "a_claim_does_not_pass_the_wake_up_on": ("  pass_on(granted_count >= most or claim.passed > 0)\n", "", WALK),
+        "a_claim_does_not_pass_the_wake_up_on": ("  pass_on(granted_count >= room or claim.passed > 0)\n", "", WALK),
         "what_is_left_of_a_started_group_wakes_nobody": (
-            "claim, int_text(first + started)) then still_open = true end",
-            "claim, int_text(first + started)) then still_open = still_open end", WALK,
+            "claim, int_text(first + started)) then Left.open = true end",
+            "claim, int_text(first + started)) then Left.open = Left.open end", WALK,
         ),
         "a_stale_worker_keeps_the_wake_up": (
             "Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights", "", WALK,
@@ -845,7 +857,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "redis.call('ZCARD', PENDING) > 0", "lets_a_worker_sleep",
         ),
         "woken_in_a_pause": (
-            "if arm.workers and state.paused ~= 'paused' and", "if arm.workers and", "lets_a_worker_sleep",
+            "if (arm.workers or Samples.freed) and state.paused ~= 'paused' and", "if (arm.workers or Samples.freed) and",
+            "lets_a_worker_sleep",
         ),
         "trainer_woken_for_each_rollout": (
             "(arm.task_ended or redis.call('ZCARD', READY) >= want)", "true", "woken_once",
@@ -877,6 +890,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_config_is_only_compared": ("Config.change(FIRST_ARG, true)", "Config.change(FIRST_ARG, false)", "configure_changes", WALK),
     },
     "include/config_change.lua": {
+        "held_is_counted_from_the_bound_on": (
+            "if Samples.most() then set('held', Samples.count()) end", "", "when_they_are_bounded_first", WALK,
+        ),
         "no_wake_on_config": ("Markers.arm_workers()", "", "marker_is_armed", "wakes_workers"),
         "a_new_batch_size_leaves_accepted_alone": ("bump('accepted', num('version') * (b - before))", "", WALK),
         "an_unsealed_batch_is_not_looked_at_after_a_change_of_config": ("set('recheck', 1)", "", WALK),
@@ -1005,6 +1021,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/counters.lua": {
+        "held_is_not_audited": ("held = Samples.most() and Samples.count() or", "held =", "when_they_are_bounded_first"),
         "an_audit_trusts_the_number_of_named_tasks": (
             "redis.call('HLEN', key('awaited'))", "num('awaited')", "audit_counts_them",
         ),

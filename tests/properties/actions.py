@@ -41,7 +41,15 @@ MOST_TASKS = 40
 MOST_TRAINERS = 4
 #: Config fields that a call may leave out: all but the batch size and the fields that keep the bounds small.
 MAY_BE_UNSAID = [
-    *("max_concurrent_rollouts", "max_staleness", "staleness_limit", "on_stale", "max_attempts", "attempt_timeout_ms"),
+    *(
+        "max_concurrent_rollouts",
+        "max_concurrent_samples",
+        "max_staleness",
+        "staleness_limit",
+        "on_stale",
+        "max_attempts",
+        "attempt_timeout_ms",
+    ),
     *("retry_backoff_ms", "retry_backoff_max_ms", "halt_after_failures", "quarantine_after"),
 ]
 #: The gate's own refusals, which do not use up a number.
@@ -56,6 +64,7 @@ def any_config(choose: Chooser) -> Config:
         max_staleness=staleness,
         staleness_limit=None if staleness is None else pick(choose, [staleness, None, staleness + 1]),
         max_concurrent_rollouts=pick(choose, [4, 2, 1, 8]),
+        max_concurrent_samples=pick(choose, [None, None, 2, 1, 3, 6]),
         on_stale=pick(choose, ["requeue", "requeue", "drop", "keep"]),
         max_attempts=pick(choose, [3, 2, 1, 5]),
         max_stale_requeues=pick(choose, [1, 0, 3]),
@@ -76,7 +85,7 @@ def changed_config(choose: Chooser, config: Config) -> Config:
         choose,
         [
             *("max_staleness", "staleness_limit", "on_stale", "consumer_batch_size"),
-            *("attempt_timeout_ms", "max_concurrent_rollouts", ""),
+            *("attempt_timeout_ms", "max_concurrent_rollouts", "max_concurrent_samples", ""),
         ],
     )
     return _that_a_client_takes(replace(config, **{one: getattr(other, one)}) if one else other)

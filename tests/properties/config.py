@@ -13,6 +13,7 @@ class Config:
     consumer_batch_size: int = 2
     max_staleness: int | None = 0
     max_concurrent_rollouts: int = 4
+    max_concurrent_samples: int | None = None
     staleness_limit: int | None = None
     on_stale: Literal["requeue", "drop", "keep"] = "requeue"
     max_attempts: int = 3

@@ -109,6 +109,7 @@ class Ghost:
         self.given_up -= self.enqueued
 
     def _claimed(self, call: Claim, answer: Answer, before: View, after: View) -> None:
+        known_before = set(self.issued)
         for each in answer["attempts"]:
             name, key = each["id"], (each["task"], each["slot"])
             known = self.issued.get(name)
@@ -124,6 +125,9 @@ class Ghost:
         started = set(after["running"]) - set(before["running"])
         if started:
             require(capacity(after) >= 0, f"G4: {sorted(started)} started, capacity is now {capacity(after)}")
+        most = after["config"]["samples"]
+        if most is not None and any(each["id"] not in known_before for each in answer["attempts"]):
+            require(held(after) <= most, f"G4: {held(after)} slots are held, {most} may be")
 
     def _submitted(self, call: Submit, answer: Answer, before: View, after: View) -> None:
         for item, each in zip(call.items, answer["answers"], strict=True):
@@ -245,10 +249,17 @@ def capacity(view: View) -> int:
     """docs/protocol.md, Capacity, from the sets of a view."""
     config = view["config"]
     free = config["concurrent"] - len(view["running"])
+    if config["samples"] is not None:
+        free = min(free, config["samples"] - held(view))
     if config["staleness"] is None:
         return free
     budget = (config["staleness"] + view["run"]["version"] + 1) * config["batch"]
     return min(free, budget - accepted(view) - len(view["running"]))
+
+
+def held(view: View) -> int:
+    """How many slots are held."""
+    return sum(len(attempts) for attempts in view["held"].values())
 
 
 def require(holds: bool, what: str) -> None:

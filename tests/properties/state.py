@@ -142,7 +142,8 @@ class Run:
     config: Config
     epoch_number: int
     token: str
-    #: Whether somebody gave max_concurrent_rollouts; else it is the batch size.
+    #: Whether somebody gave max_concurrent_rollouts; else it is the batch size, or without a bound beside
+    #: max_concurrent_samples.
     concurrency_given: bool = True
     version: int = 0
     step_next: int = 0
@@ -304,10 +305,22 @@ class Run:
         sealed = sum(max(size, b.size) for b in self.batches.values() if b.sealed and b.step >= self.version)
         return self.version * size + len(self.ready()) + len(self.unsealed_batch().tasks) + sealed
 
+    def held_count(self) -> int:
+        """I3 of docs/protocol.md, Capacity."""
+        return sum(task.count("H") for task in self.tasks.values())
+
+    def free_samples(self) -> int | None:
+        """How many more slots may be held; None: there is no bound."""
+        most = self.config.max_concurrent_samples
+        return None if most is None else most - self.held_count()
+
     def capacity(self) -> int:
         """How many tasks may be started now; may be negative."""
         running = len(self.running())
         free = self.config.concurrent - running
+        samples = self.free_samples()
+        if samples is not None:
+            free = min(free, samples)
         if self.config.max_staleness is None:
             return free
         budget = (self.config.max_staleness + self.version + 1) * self.config.batch

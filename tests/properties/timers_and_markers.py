@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .ghost import capacity, require
+from .ghost import capacity, held, require
 from .model import Model
 from .view import View, unwanted_results
 
@@ -63,6 +63,8 @@ def claimable(view: View) -> bool:
     age = run["step_next"] - run["version"]
     old = config["limit"] is not None and config["on_stale"] != "keep" and age > config["limit"]
     if run["finished"] or view["halted"] or run["paused"] == "paused" or old or run["recovering"] is not None:
+        return False
+    if config["samples"] is not None and held(view) >= config["samples"]:
         return False
     if any("O" in (slot[0] for slot in view["tasks"][name]["slots"]) for name in view["open"]):
         return True

@@ -35,6 +35,8 @@ from .recovery_calls import take_epoch
 from .state import Batch, Run, Slot, Task
 from .transitions import finish, reset_stale, restart
 
+#: max_concurrent_rollouts where max_concurrent_samples takes its place.
+UNBOUNDED = 1_000_000_000
 #: How many answers to operators are remembered.
 REMEMBERED_REQUESTS = 64
 STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Forget, Finish, Configure, Prioritise, Retry, Commit)
@@ -78,7 +80,8 @@ def with_said(
     config = replace(stored, **{name: getattr(given, name) for name in said(unsaid)})
     concurrency_given = concurrency_given or "max_concurrent_rollouts" not in unsaid
     if not concurrency_given:
-        config = replace(config, max_concurrent_rollouts=config.batch)
+        alone = config.max_concurrent_samples is not None
+        config = replace(config, max_concurrent_rollouts=UNBOUNDED if alone else config.batch)
     return config, concurrency_given
 
 

@@ -71,9 +71,10 @@ def claim(run: Run, call: Claim) -> Answer:
     unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
     passed: list[str] = []
     most = quarantine.most(run, call.session, call.n)
-    limited = replace(call, n=most)
+    free = run.free_samples()
+    limited = replace(call, n=most if free is None else max(0, min(most, free)))
     is_open = not run.is_over and not run.breaker.halted and run.paused != "paused" and run.recovering is None
-    if is_open and most and not unusable:
+    if is_open and limited.n and not unusable:
         _claim_open(run, limited, policy, attempts, passed)
         if run.paused != "draining":
             _start_tasks(run, limited, policy, attempts, passed)
@@ -106,6 +107,9 @@ def _reason(run: Run, unusable: bool, passed: bool, *, in_quarantine: bool) -> s
         return "weights_stale"
     if passed:
         return "faulted"
+    free = run.free_samples()
+    if free is not None and free <= 0 and (run.open() or (run.paused != "draining" and run.pending())):
+        return "max_samples"
     if run.paused == "draining":
         return "draining"
     if not run.pending():

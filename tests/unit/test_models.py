@@ -177,6 +177,17 @@ def test_the_scripts_have_the_same_defaults() -> None:
     }
 
 
+def test_a_bound_on_samples_alone_takes_the_place_of_that_on_tasks() -> None:
+    alone = RunConfig(consumer_batch_size=4, max_concurrent_samples=8)
+    both = RunConfig(consumer_batch_size=4, max_concurrent_samples=8, max_concurrent_rollouts=3)
+    assert (alone.bounds_tasks, both.bounds_tasks, both.concurrency) == (False, True, 3)
+    stored = alone.to_fields() | {"max_concurrent_rollouts": str(alone.concurrency)}
+    assert RunConfig.from_fields(stored).to_fields() == alone.to_fields()
+    assert RunConfig.from_document(alone.to_document()) == alone
+    with pytest.raises(BadArgument, match="max_concurrent_samples must be 1 or more, not 0"):
+        RunConfig(consumer_batch_size=4, max_concurrent_samples=0)
+
+
 def test_no_bound_on_staleness_is_stored_as_the_empty_string() -> None:
     fields = RunConfig(consumer_batch_size=4, max_staleness=None).to_fields()
     assert fields["max_staleness"] == ""

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from broker.inspection.capacity import Terms, terms_of
+from broker.inspection.capacity import Terms, formula, terms_of
 from broker.inspection.explanation import Explanation, explanation_of
-from broker.inspection.reasons import batch_progress, formula, next_claim
+from broker.inspection.reasons import batch_progress, next_claim
 from broker.inspection.stats import Stats
 from broker.protocol.anyone import Facts, HeldRow, Holding
 from broker.values.config import RunConfig
@@ -15,7 +15,8 @@ def make_stats(*, size: int = 4, staleness: int | None = 2, concurrency: int = 1
     values: dict[str, Any] = {"version": 5, "ready": 0, "batched": 0, "running": 0, "pending": 0, **changes}
     values.setdefault("step_next", values["version"])
     values.setdefault("accepted", values["version"] * size + values["ready"] + values["batched"])
-    config = RunConfig(consumer_batch_size=size, max_staleness=staleness, max_concurrent_rollouts=concurrency)
+    given = {"max_concurrent_samples": values.pop("samples", None)}
+    config = RunConfig(consumer_batch_size=size, max_staleness=staleness, max_concurrent_rollouts=concurrency, **given)
     terms = [concurrency - values["running"]]
     if staleness is not None:
         terms.append((staleness + values["version"] + 1) * size - values["accepted"] - values["running"])
@@ -40,6 +41,20 @@ def test_without_a_bound_only_concurrency_counts() -> None:
     stats = make_stats(staleness=None, concurrency=8, running=3)
     assert terms_of(stats) == Terms(concurrency=5, staleness=None)
     assert formula(stats)[1] == "         = 8 - 3 = 5"
+
+
+def test_held_samples_are_a_term_beside_that_of_tasks_or_in_its_place() -> None:
+    both = make_stats(samples=8, held=6, running=3)
+    assert formula(both)[:2] == (
+        "capacity = min(C - running, max_concurrent_samples - held, (S + version + 1) * B - (accepted + running))",
+        "         = min(100 - 3, 8 - 6, (2 + 5 + 1) * 4 - (20 + 3))",
+    )
+    alone = make_stats(samples=8, held=8, running=3, staleness=None, concurrency=1_000_000_000)
+    assert formula(alone) == (
+        "capacity = max_concurrent_samples - held     (max_staleness is not bounded)",
+        "         = 8 - 8 = 0",
+        "The term of max_concurrent_samples is the one that binds.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,6 +88,11 @@ def test_the_formula_names_the_term_that_a_claim_would(binding: str, words: str,
         ("max_concurrent", {"pending": 9, "running": 4, "concurrency": 4}),
         ("at_capacity", {"pending": 9, "running": 4, "ready": 8}),
         ("open", {"pending": 9}),
+        ("max_samples", {"pending": 9, "running": 4, "samples": 3, "held": 3}),
+        ("max_samples", {"running": 4, "open_slots": 1, "samples": 3, "held": 4, "paused": "draining"}),
+        ("draining", {"pending": 9, "running": 4, "samples": 3, "held": 3, "paused": "draining"}),
+        ("empty", {"running": 4, "samples": 3, "held": 3}),
+        ("open", {"pending": 9, "running": 4, "samples": 4, "held": 3}),
     ],
 )
 def test_the_answer_names_what_a_claim_would_meet(reason: str, changes: dict[str, Any]) -> None:

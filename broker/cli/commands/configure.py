@@ -37,9 +37,9 @@ def run(namespace: Namespace, output: Output) -> int:
         output.json({"run": name, "before": before, "config": config.model_dump()})
         return 0
     for field in [*changes, *(field for field in before if field not in changes)]:
-        now = _word(getattr(config, field))
+        now = _word(field, getattr(config, field))
         if field in before:
-            output.line(f"{field}: {_word(before[field])} -> {now}. It takes effect {TAKES_EFFECT[field]}.")
+            output.line(f"{field}: {_word(field, before[field])} -> {now}. It takes effect {TAKES_EFFECT[field]}.")
         else:
             output.line(f"{field} was {now} already")
     return 0
@@ -61,5 +61,8 @@ def _parsed(pairs: list[str]) -> dict[str, Any]:
     return changes
 
 
-def _word(value: Any) -> str:
-    return "none" if value is None else str(value)
+def _word(field: str, value: Any) -> str:
+    from broker.values.config import UNBOUNDED
+
+    is_unbounded = value is None or (field == "max_concurrent_rollouts" and value >= UNBOUNDED)
+    return "none" if is_unbounded else str(value)

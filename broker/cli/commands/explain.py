@@ -9,7 +9,8 @@ from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.cli.plain import to_plain
 from broker.errors.words import count, duration
-from broker.inspection.reasons import batch_progress, formula, next_claim, quarantine_told, untrained
+from broker.inspection.capacity import formula
+from broker.inspection.reasons import batch_progress, next_claim, quarantine_told, untrained
 from broker.inspection.situation import situation
 from broker.inspection.times import compared, quantiles_told
 from broker.protocol.ids import worker_of

@@ -74,13 +74,16 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
         if config.max_staleness is None
         else f"max_staleness {config.max_staleness}, limit {config.oldest_trained}"
     )
+    at_once = [f"max_concurrent_rollouts {config.concurrency}"] if config.bounds_tasks else []
+    if config.max_concurrent_samples is not None:
+        at_once.append(f"max_concurrent_samples {config.max_concurrent_samples}, {stats.held} held")
     rows = [
         ("version", f"{stats.version}"),
         ("next step", f"{stats.step_next}"),
         ("epoch", stats.epoch),
         (
             "capacity",
-            f"{stats.capacity} (batch {config.batch_size}, {bound}, max_concurrent_rollouts {config.concurrency})",
+            f"{stats.capacity} ({', '.join([f'batch {config.batch_size}', bound, *at_once])})",
         ),
         ("processes" if stats.admission else "workers", workers(stats)),
     ]

@@ -324,7 +324,19 @@ def test_configure_says_what_changed_and_when(broker: Any, trainer: Trainer) -> 
     assert (
         f"before it was: max_concurrent_rollouts {before}" in broker("tail", RUN, "--from", "start", "--no-follow").out
     )
-    for wrong in ("max_attempts", "max_attempts=few", "max_attempts=0", "speed=3", "max_concurrent_rollouts=none"):
+    told = broker("configure", RUN, "max_concurrent_samples=9")
+    assert (
+        told.out == "max_concurrent_samples: none -> 9. It takes effect with the next claim; what is held stays so.\n"
+    )
+    assert "max_concurrent_samples 9, " in broker("status", RUN).out
+    for wrong in (
+        "max_concurrent_samples=0",
+        "max_attempts",
+        "max_attempts=few",
+        "max_attempts=0",
+        "speed=3",
+        "max_concurrent_rollouts=none",
+    ):
         refused = broker("configure", RUN, wrong)
         assert (refused.code, "BADARG" in refused.err) == (2, True), wrong
     assert broker("verify", RUN).code == 0
