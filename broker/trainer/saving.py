@@ -150,4 +150,6 @@ def _end(end: Exhausted) -> None:
     if end.fields.get("left") or "supply" in end.fields:
         raise end
     if "dead" in end.fields:
-        _log.warning("the loop over batches has ended: %s", end)
+        # What the trainer's own filter discards is no reason to worry.
+        is_filtered = (end.fields["dead"], end.fields["reasons"]) == (0, "'filtered'") and "freed" not in end.fields
+        _log.log(logging.INFO if is_filtered else logging.WARNING, "the loop over batches has ended: %s", end)

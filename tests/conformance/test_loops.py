@@ -155,6 +155,19 @@ def test_the_end_tells_of_tasks_that_died(lab: Lab, flavour: str, caplog: pytest
 
 
 @FLAVOURS
+def test_the_end_warns_of_nothing_where_the_filter_discarded_tasks(
+    lab: Lab, flavour: str, caplog: pytest.LogCaptureFixture
+):
+    loops = Loops(lab, flavour, consumer_batch_size=1)
+    loops.work(3)
+    with caplog.at_level(logging.INFO, "broker"):
+        assert [len(batch) for batch in loops.batches(accept=lambda rollout: rollout.task == "t1")] == [1]
+    (said,) = [record for record in caplog.records if "the loop over batches has ended" in record.getMessage()]
+    assert (said.levelno, "2 rejected" in said.getMessage()) == (logging.INFO, True)
+    loops.close()
+
+
+@FLAVOURS
 def test_workers_get_what_belongs_to_the_version(lab: Lab, flavour: str):
     loops = Loops(lab, flavour, consumer_batch_size=1)
     loops.work(2)
