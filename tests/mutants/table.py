@@ -268,6 +268,11 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if name == 'staleness_limit' and not stored then stored = state.max_staleness end", "",
             "of_an_earlier_release_keeps",
         ),
+        "a_new_trainer_ends_a_halt": (
+            "  set('epoch', epoch)\n  set('call', 0)\n",
+            "  set('epoch', epoch)\n  set('call', 0)\n  if field('halted') then set('halted', '') end\n",
+            "a_halt_survives", WALK,
+        ),
         "a_feeder_outlives_its_trainer": (
             "if field('supply') == 'more' then set('supply', 'interrupted') end", "", "more_ends_with_its_trainer", WALK,
         ),
@@ -398,6 +403,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "tries_of_a_streak_are_kept": (
             "s.tries = small_text(math.max(0, s.tries - tries))", "", "lives_again_in_its_old_place", WALK,
         ),
+        "what_is_given_back_of_a_group_is_not_offered": (
+            "elseif t.state == 'R' and t.letters:find('O', 1, true) then", "elseif false then", WALK,
+        ),
+        "lost_results_of_a_group_that_died_have_no_reason": ("      slot_of(t, k).why = 'revoked'\n", "", WALK),
         "tries_fall_below_zero": ("math.max(0, s.tries - tries)", "s.tries - tries", WALK),
         "later_failures_of_a_task_in_the_streak_are_not_noted": (
             "if not (entry or Breaker.notes) then return end", "if not Breaker.notes then return end", WALK,
@@ -739,6 +748,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/sweep.lua": {
+        "a_time_out_is_no_failure_of_its_worker": (
+            "if not session then Quarantine.failed(s.session, t.id) end", "", "a_time_out_of_an_attempt_is", WALK,
+        ),
         "each_attempt_of_a_dead_session_is_an_event": (
             "if not session then Breaker.begin({ t.id }, '') end", "Breaker.begin({ t.id }, '')", "dies_with_many_tasks", WALK,
         ),
@@ -830,6 +842,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "what_is_cancelled_is_told_to_nobody": ("revoked = true, cancelled = true", "revoked = true", WALK),
     },
     "include/verdicts.lua": {
+        "a_verdict_leaves_the_failures_before_it": (
+            "  Quarantine.forget(s.session)\n", "", "a_verdict_ends_the_count", WALK,
+        ),
         "a_verdict_counts_as_an_error": (
             "set_letter(t, k, 'F')", "set_letter(t, k, 'F')\n  t.errors = small_text(t.errors + 1)", WALK,
         ),
@@ -1049,6 +1064,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "submit_denied_when_full": ("-- Flags: allow-oom", "-- Flags: none", "full_server_refuses"),
     },
     "include/submission.lua": {
+        "a_result_leaves_the_failures_before_it": (
+            "  Quarantine.forget(s.session)\n", "", "a_result_of_its_own", WALK,
+        ),
         "times_are_counted_for_what_is_refused_too": (
             "  bump('total_late', 1)", "  bump('total_late', 1)\n  if s then note_time(s) end", WALK,
         ),
@@ -1091,6 +1109,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "batches_of_a_finished_run_are_formed": (
             "if state.finished then fail('FINISHED', 'step', int_text(step)) end", "", "next_batch_of_a_finished_run", WALK,
         ),
+        "a_take_never_halts": ("  Breaker.look(true)\n", "", "last_other_task_is_cancelled", WALK),
         "a_trainer_waits_in_a_halted_run": ("state.halted and 1 or 0 }", "0 }", "says_what_halted_the_run", WALK),
         "small_batch_counts_its_size": (
             "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the", WALK,

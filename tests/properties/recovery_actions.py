@@ -214,10 +214,12 @@ def _enqueue_missing(world: World, choose: Chooser, client: TrainerClient, file:
     run = world.model.run
     assert run is not None
     missing = tuple(task for name, task in file.unfinished.items() if name not in run.tasks)
-    if missing and chance(choose, 20):  # some of them come later
+    if missing and chance(choose, 30):  # some of them come later
         missing = missing[: choose.integer(0, len(missing) - 1)]
     if missing:
         actions.send(world, choose, Enqueue(tasks=missing, cursor=run.cursor), client=client)
+    if run.awaited and chance(choose, 60):
+        pick(choose, [actions.wait_for_the_end, worker_actions.all_fails])(world, choose)
 
 
 def bring_late(world: World, choose: Chooser) -> None:
