@@ -1238,10 +1238,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_sealed_task_is_forgotten": ("if t and t.state ~= 'B' then\n      free", "if t then\n      free", WALK),
         "what_waits_cannot_be_forgotten": ("if t and is_unsealed(t) then", "if false then", "in_every_state", WALK),
         "what_a_recovery_named_stays_awaited": (
-            "elseif dropped[ids[i]] then", "elseif false then", "a_recovery_names_what_was_forgotten", WALK,
+            "elseif dropped[ids[i]] then", "elseif false then", "a_recovery_names_what_was_forgotten",
         ),
         "forgetting_a_named_task_wakes_no_trainer": (
-            "if next(dropped) then Markers.arm_trainer(true) end", "", "a_recovery_names_what_was_forgotten", WALK,
+            "if next(dropped) then Markers.arm_trainer(true) end", "", "a_recovery_names_what_was_forgotten",
         ),
     },
     EVERY: {

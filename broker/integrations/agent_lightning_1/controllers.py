@@ -88,14 +88,24 @@ class Controllers:
         one = self._known.setdefault(asking.name, Controller())
         async with one.turn:
             one.asked_at = time.monotonic()
-            held = await self._storage.held(asking.name)
-            surplus, wanted = share(held, asking, one, min(limit, _MOST))
-            if RolloutState.QUEUING not in states:
+            asks_for_new, most = RolloutState.QUEUING in states, min(limit, _MOST)
+            # To this gateway's knowledge it has nothing: it gets new ones in the exchange that reads what it has.
+            wanted = share({}, asking, one, most)[1] if asks_for_new and one.session and not one.given else 0
+            ahead = wanted > 0
+            if ahead:
+                held, granted = await self._claimed_ahead(asking, one, wanted)
                 surplus, wanted = [], 0
             else:
+                held, granted = await self._storage.held(asking.name), list[Granted]()
+                surplus, wanted = share(held, asking, one, most)
+            if asks_for_new:
                 one.started = 0
+            else:
+                surplus, wanted = [], 0
             kept = {attempt: of for attempt, of in held.items() if attempt not in surplus}
-            over, granted = await self._renewed(asking.name, one, kept, surplus, wanted)
+            dealt_with = one.number - ahead  # the newest attempts are not noted yet
+            over, more = await self._renewed(asking.name, one, kept, surplus, wanted, dealt_with)
+            granted += more
             for attempt in over:
                 del kept[attempt]
             seen = [a for a, of in kept.items() if is_seen(of, asking, one, states)][:limit]
@@ -114,10 +124,25 @@ class Controllers:
                     return True
         return False
 
+    async def _claimed_ahead(self, asking: Who, one: Controller, wanted: int) -> tuple[dict[str, Held], list[Granted]]:
+        """What a controller was given before, and new attempts, in one exchange."""
+        one.number += 1
+        held, claimed = await self._storage.held_and(asking.name, self._claim(one, wanted))
+        return held, await self._granted_again(asking.name, one, wanted, claimed)
+
     async def _renewed(
-        self, name: str, one: Controller, kept: dict[str, Held], surplus: Sequence[str], wanted: int
+        self, name: str, one: Controller, kept: dict[str, Held], surplus: Sequence[str], wanted: int, number: int
     ) -> tuple[list[str], list[Granted]]:
-        """Renews the sessions of what is kept, gives back the surplus, and claims: in one exchange."""
+        """Renews the sessions of what is kept, gives back the surplus, and claims: in one exchange.
+
+        Args:
+            name: the controller's.
+            one: the controller.
+            kept: what it has.
+            surplus: what it gives back.
+            wanted: how many new attempts it gets.
+            number: of the last claim of its session here whose attempts are in `kept`.
+        """
         sessions: dict[str, list[str]] = {}
         for attempt, of in kept.items():
             sessions.setdefault(of.session, []).append(attempt)
@@ -126,7 +151,7 @@ class Controllers:
         if surplus:
             calls.append(worker.release(run, surplus))
         calls += [
-            worker.renew(run, session, one.number if session == one.session else _ALL_CLAIMS, attempts)
+            worker.renew(run, session, number if session == one.session else _ALL_CLAIMS, attempts)
             for session, attempts in sessions.items()
         ]
         claims = wanted > 0 and bool(one.session)

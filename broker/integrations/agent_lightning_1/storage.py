@@ -80,6 +80,10 @@ class Known:
     attempts: tuple[str, ...]
 
 
+def _held(flat: Sequence[bytes]) -> dict[str, Held]:
+    return {flat[i].decode(): Held.read(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
 class Storage:
     """The keys of one run.
 
@@ -175,8 +179,15 @@ class Storage:
 
     async def held(self, controller: str) -> dict[str, Held]:
         """What a controller was given, and has not ended."""
-        flat: list[bytes] = await self._transport.command("HGETALL", self._held(controller))
-        return {flat[i].decode(): Held.read(flat[i + 1]) for i in range(0, len(flat), 2)}
+        return _held(await self._transport.command("HGETALL", self._held(controller)))
+
+    async def held_and(self, controller: str, call: ScriptCall[T]) -> tuple[dict[str, Held], T | BrokerError]:
+        """As `held`, and a script call in the same exchange, after it. Its error is not raised."""
+        (answer,) = await self.execute(call.after(("HGETALL", self._held(controller))))
+        if isinstance(answer, BrokerError):
+            return await self.held(controller), answer
+        (flat,), value = answer
+        return _held(flat), value
 
     def giving(self, controller: str, given: Mapping[str, Held]) -> list[tuple[Argument, ...]]:
         """The commands that note what a controller has."""

@@ -239,6 +239,42 @@ def test_any_gateway_goes_on_with_what_another_gave_out(url: str) -> None:
         assert other.get("/api/rollouts/terminal").json["total_terminal"] == 2
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["", "its session is lost"])
+def test_a_gateway_lists_what_another_gave_out_since_and_keeps_what_it_gives_out_itself(url: str, lost: bool) -> None:
+    """To its knowledge the controller has nothing."""
+    with gateway(url, RunConfig(**{**QUICK.model_dump(), "lease_ms": 60_000})) as one, gateway(url) as other:
+        one.create("r1", "r2", "r3")
+        a, b = one.named("a"), other.named("a")
+        assert a.ids(limit=1) == ["r1"]
+        a.run("r1")
+        assert b.ids(limit=1) == ["r2"]
+        b.patch("r2", "running")
+        if lost:
+            with Operator(url) as operator:
+                (mine,) = [
+                    name
+                    for name in operator.transport.command("ZRANGE", f"rb1:{{{RUN}}}:sessions", 0, -1)
+                    if not operator.transport.command("ZCARD", f"rb1:{{{RUN}}}:session:{name.decode()}")
+                ]
+                operator.transport.command("HDEL", f"rb1:{{{RUN}}}:calls", mine)
+        assert sorted(a.ids(limit=3)) == ["r2", "r3"]
+        assert sorted(a.ids(limit=3)) == ["r2", "r3"], "neither was given back"
+        a.run("r3")
+        b.patch("r2", "succeeded")
+        assert one.get("/api/rollouts/terminal").json["total_terminal"] == 3
+
+
+def test_what_a_gateway_forgot_of_its_own_session_is_listed_beside_new_ones(client: Client) -> None:
+    client.create("r1", "r2")
+    a = client.named("a")
+    assert a.ids(limit=1) == ["r1"]
+    assert a.patch("r1", "queuing").status == 409, "its gateway reads the record anew, and then forgets it"
+    for _ in range(2):
+        assert sorted(a.ids(limit=2)) == ["r1", "r2"], "neither was given back"
+    for name in ("r1", "r2"):
+        a.run(name)
+
+
 def test_claims_whose_answer_a_gateway_lost_are_given_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It died between the claim and the note of it. What the controller has there already keeps its session alive."""
 

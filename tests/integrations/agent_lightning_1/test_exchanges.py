@@ -64,7 +64,7 @@ def test_a_request_takes_few_exchanges(url: str, monkeypatch: pytest.MonkeyPatch
             }
 
     assert asyncio.run(scenario()) == {
-        "list": 4,
+        "list": 3,
         "start": 1,
         "event": 2,
         "end": 1,
