@@ -216,6 +216,25 @@ def test_a_failure_that_is_not_retried_is_given_back_too(lab: Lab):
     assert (trainer.stats().halted, trainer.stats().dead, trainer.stats().pending) == (3, 0, 3)
 
 
+def test_a_halt_takes_no_verdict_back(lab: Lab):
+    """A slot failed, was tried again, and was rejected: the failure is given back, the verdict stays.
+
+    Mutant: a_verdict_is_taken_back.
+    """
+    trainer = lab.trainer(consumer_batch_size=9, halt_after_failures=2, retry_backoff_ms=0)
+    trainer.enqueue([Task(id="t0", samples=2, min_samples=1), Task(id="t1")])
+    worker = lab.worker()
+    first, second, other = worker.claim(3)
+    worker.fail(first, "boom")
+    (again,) = worker.claim(1)
+    assert (again.task, again.slot) == (first.task, first.slot) == ("t0", 0)
+    worker.reject(again, "not a sum")
+    worker.fail(other, "boom")
+    assert trainer.stats().halted == 2
+    worker.submit(second, b"x")
+    assert lab.states()["t0"] == "ready"
+
+
 def test_worker_faults_halt_too(lab: Lab):
     trainer, worker = lab.trainer(consumer_batch_size=3, halt_after_failures=3), lab.worker()
     trainer.enqueue(tasks(3))

@@ -388,14 +388,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "failures_halt_while_more_will_come": (
             "field('supply') == 'more' or", "", "feeder_that_has_more", WALK,
         ),
-        "named_tasks_cannot_succeed": (" or num('awaited') > 0 then", " then", "while_named_tasks_are_missing", WALK),
+        "named_tasks_cannot_succeed": (" or num('awaited') > 0 then", " then", "while_named_tasks_are_missing"),
         "one_dead_task_halts": ("Breaker.died(ids) < 2 then", "Breaker.died(ids) < 1 then", "tasks_that_were_cancelled", WALK),
         "results_do_not_end_the_streak": (
             "if num('streak') > 0 and num('streak_results') ~= num('total_results') then", "if false then",
             "accepted_result_ends", WALK,
         ),
         "each_failure_is_an_event": ("if entries[ids[i]] then return end", "", "one_poison_prompt", WALK),
-        "one_event_halts": ("(n < 2 or Breaker.may_go_on())", "Breaker.may_go_on()", "loses_all_tasks_with_one_worker", WALK),
+        "one_event_halts": ("(n < 2 or Breaker.may_go_on())", "Breaker.may_go_on()", "loses_all_tasks_with_one_worker"),
         "the_breaker_cannot_be_off": (
             "return not state.halted and num('halt_after_failures') > 0", "return not state.halted", "breaker_is_off", WALK,
         ),
@@ -414,7 +414,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "an_expiry_in_pieces_is_several_events": (
             "if session ~= '' and field('streak_session') == session then", "if false then", WALK,
         ),
-        "a_verdict_is_taken_back": ("and not Verdicts.rejected(s) then", "then", WALK),
+        "a_verdict_is_taken_back": ("and not Verdicts.rejected(s) then", "then", "takes_no_verdict_back"),
         "a_resume_lets_the_failed_go_first": (
             "if t and due then Breaker.postpone(t, entries[t.id].taken, due) end", "", "lives_again_in_its_old_place", WALK,
         ),
@@ -457,7 +457,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "readmit.lua": {
-        "readmit_takes_only_sessions": (" or wanted[ids[i]:match('^(.*)~')]", "", "operator_lets_it_out", WALK),
+        "readmit_takes_only_sessions": (" or wanted[ids[i]:match('^(.*)~')]", "", "operator_lets_it_out"),
         "readmit_takes_all": ("if #ARGV < FIRST_ARG or wanted", "if true or wanted", "operator_lets_it_out", WALK),
     },
     "include/failures.lua": {

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.mutants
 _SERVERS = "not fakeredis and not redis-7"
 #: How long the directed tests of a fault may take, seconds.
 _PATIENCE_S = 280.0
-#: The walk has to find a fault within this many calls, starting with this seed. The rarest need 30_000 on average.
-STEPS, SEED = 150_000, 1
+#: The walk has to find a fault within this many calls, starting with this seed. The rarest need 60_000 on average.
+STEPS, SEED = 300_000, 1
 
 WALKED = [name for name, mutant in MUTANTS.items() if WALK in mutant.found_by]
 DIRECTED = [(name, test) for name, mutant in MUTANTS.items() for test in mutant.found_by if test != WALK]
