@@ -17,7 +17,7 @@ return gated(FIELDS, function()
   for i = 1, #ids do
     local t = tasks[ids[i]]
     if t and (t.state == 'Y' or t.state == 'B') and is_unsealed(t) then
-      finish_task(t, 'J', ARGV[FIRST_ARG], 'revoked')
+      finish_task(t, 'J', ARGV[FIRST_ARG], 'filtered')
       bump('total_discarded', 1)
       answer[i] = 'discarded'
     else

@@ -8,7 +8,7 @@
 -- Flags: allow-oom
 -- @include submission
 
-local FIELDS = hot_and({ 'timeouts', 'total_results' })
+local FIELDS = hot_and({ 'timeouts', 'total_results', 'n_results', 'ms_results' })
 
 local ITEM = 6
 return run(function()

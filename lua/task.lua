@@ -30,7 +30,7 @@ return run(function()
   for k = 0, t.samples - 1 do
     local s = slot_of(t, k)
     if s then
-      local why = letter(t, k) == 'H' and '' or s.why -- while a slot is held, its record says how the attempt before ended
+      local why = letter(t, k):find('[HD]') and '' or s.why -- of a held slot: of the attempt before; of a done one: how long it took
       answer[#answer + 1] = { k, attempt_id(t, k, s), s.tries, s.version, s.session, s.at, why }
     end
   end

@@ -36,6 +36,8 @@ class Metric:
 _STATES = "tasks by state; of a run of AReaL, rollouts"
 _WORKERS = "workers: connected, silent for longer than their lease, quarantined"
 _WASTE = "work in vain since the run began, by cause: " + "late and expired attempts, stale and filtered tasks"
+_LOST = "how long attempts generated in vain since the run began, in seconds by cause"
+_MEAN = "mean length of attempts: of the results that were kept, and of all that ended (at least), since the run began"
 _TOOK = "for how long attempts were held whose results were accepted, by quantile, since the run began"
 
 
@@ -59,6 +61,10 @@ def metrics_of(stats: Stats) -> Iterator[Metric]:
     yield Metric("results_total", "counter", "accepted results", stats.totals.get("results", 0))
     for cause, number in waste(stats).items():
         yield Metric("waste_total", "counter", _WASTE, number, "cause", cause.replace(" ", "_"))
+    for cause, seconds in stats.lost_s.items():
+        yield Metric("lost_seconds_total", "counter", _LOST, seconds, "cause", cause)
+    for name, seconds in stats.mean_s.items():
+        yield Metric("attempt_mean_seconds", "gauge", _MEAN, seconds, "of", name)
     for name, seconds in stats.generation_s.items():
         yield Metric("generation_seconds", "gauge", _TOOK, seconds, "quantile", f"0.{name.removeprefix('p')}")
     yield Metric("paused", "gauge", "1: no task is handed out; 0.5: the run is draining", _paused(stats))

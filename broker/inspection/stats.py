@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from broker.inspection.times import buckets_of, quantile_s
+from broker.inspection.times import buckets_of, lost_s, mean_s, quantile_s
 from broker.values.config import RunConfig
 from broker.values.model import Model
 
@@ -53,6 +53,12 @@ class Stats(Model, frozen=True):
         generation_s: how long attempts were held whose results were accepted, over the run's life, in seconds: `p50`,
             `p90` and `p99`, right within 19%. Empty before the first result.
         timed: how many attempts these are.
+        lost_s: how long attempts generated in vain, over the run's life, in seconds by cause: how an attempt ended
+            without a result (`expired`, `stale`, `surplus`, ...), or why an accepted result was thrown away since
+            (`stale`, `filtered`, `revoked`, ...); `late`: what an attempt still generated after its end.
+        mean_s: the mean length of attempts in seconds: `kept` of the results that are trained on or may be, `started`
+            of all attempts that ended. What was cut off counts with the time that it had, so `started` is at least so
+            long. If it is larger than `kept`, what is thrown away is longer than what is trained on.
         trainer_silent_s: how long ago the trainer gave its last sign of life, in seconds. A thread gives one every
             10 s, also while the trainer computes. None: none is known (a trainer of an earlier release).
         admission: the run holds no tasks: it counts processes that start rollouts by themselves (AReaL).
@@ -90,6 +96,8 @@ class Stats(Model, frozen=True):
     totals: dict[str, int] = Field(default_factory=dict[str, int])
     generation_s: dict[str, float] = Field(default_factory=dict[str, float])
     timed: int = 0
+    lost_s: dict[str, float] = Field(default_factory=dict[str, float])
+    mean_s: dict[str, float] = Field(default_factory=dict[str, float])
     trainer_silent_s: float | None = None
     admission: bool = False
 
@@ -152,6 +160,8 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         },
         generation_s={name: round(seconds, 4) for name, seconds in quantiles.items() if seconds is not None},
         timed=sum(buckets.values()),
+        lost_s=lost_s(stored),
+        mean_s={name: round(seconds, 4) for name, seconds in mean_s(stored).items()},
         trainer_silent_s=_silent_s(stored),
         admission=stored.get("admission") == "1",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.errors.words import duration
+from broker.errors.words import duration, listing
 
 #: With fewer accepted attempts, a held one is compared with none.
 FEW = 8
@@ -18,6 +18,44 @@ def buckets_of(stored: Mapping[str, str]) -> dict[int, int]:
     Bucket b is for 2^(b/2) to 2^((b+1)/2) milliseconds. A run of an earlier release has none before its next result.
     """
     return {int(name[5:]): int(number) for name, number in stored.items() if name.startswith("time_")}
+
+
+def lost_s(stored: Mapping[str, str]) -> dict[str, float]:
+    """How long attempts generated in vain, in seconds by cause, the largest first; from the script `stats`."""
+    found = {name[8:]: int(ms) / 1000 for name, ms in stored.items() if name.startswith("ms_lost_") and int(ms) > 0}
+    return dict(sorted(found.items(), key=lambda each: -each[1]))
+
+
+def mean_s(stored: Mapping[str, str]) -> dict[str, float]:
+    """The mean length of attempts, in seconds: `kept` of the results that were kept, `started` of all that ended.
+
+    An attempt that was cut off counts with the time that it had: what was started is at least so long.
+    """
+
+    def number(name: str) -> int:
+        return int(stored.get(name) or 0)
+
+    lost_ms = sum(int(ms) for name, ms in stored.items() if name.startswith("ms_lost_"))
+    kept, started = number("n_results") - number("n_thrown"), number("n_results") + number("n_cut")
+    kept_ms = number("ms_results") - number("ms_thrown")
+    found: dict[str, float] = {}
+    if kept > 0:
+        found["kept"] = kept_ms / kept / 1000
+    if started > 0:
+        found["started"] = (kept_ms + lost_ms) / started / 1000
+    return found
+
+
+def lost_told(lost: Mapping[str, float], mean: Mapping[str, float]) -> str:
+    """What was generated in vain, and whose results were kept, in sentences; empty if nothing was lost."""
+    if not lost:
+        return ""
+    causes = listing([f"{cause} {duration(seconds)}" for cause, seconds in lost.items()])
+    told = f"Generated in vain: {causes}."
+    if "kept" in mean:
+        told += f" Kept results took {duration(mean['kept'])} in the mean, all attempts "
+        told += f"{duration(mean['started'])} or more."
+    return told
 
 
 def quantile_s(buckets: Mapping[int, int], part: float) -> float | None:

@@ -105,7 +105,7 @@ Left.is_pending = function()
   return Left.pending
 end
 
-local function why_less(claim)
+Left.reason = function(claim)
   if claim.passed > 0 then return 'faulted' end
   local free, is_draining = Samples.free(), state.paused == 'draining'
   if free and free <= 0 and (Left.is_open() or (not is_draining and Left.is_pending())) then return 'max_samples' end
@@ -146,5 +146,5 @@ local function hand_out(n, limit, claim)
   end
   pass_on(granted_count >= room or claim.passed > 0)
   if granted_count >= n then return nil end
-  return granted_count < most and why_less(claim) or 'quarantined'
+  return granted_count < most and Left.reason(claim) or 'quarantined'
 end

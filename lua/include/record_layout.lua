@@ -9,7 +9,8 @@
 --   letters: one for each slot: O open, W waiting for its backoff, H held, D done, F failed for good, S surplus; empty: all slots are open
 --   slot: the record of the first slot, empty before its first claim. The records of the other slots, which most tasks do not have, are in SLOTS
 -- SLOTS    <task>#<slot> -> claims,tries,random,version,epoch,session,at,why,newest,newest_epoch   (from its first claim on)
---   claims: numbers the slot's attempts and never goes back; why: how the last attempt ended (empty: done or held);
+--   claims: numbers the slot's attempts and never goes back; at: when the last attempt was claimed, or when it ended without a result;
+--   why: how the last attempt ended (empty: held; of a done slot: how many ms it took, empty if that was not measured);
 --   while the slot is held, `expired` says that the attempt before expired
 -- PAYLOADS <task> -> bytes;  REASONS <task> -> why it is dead or rejected
 --

@@ -7,7 +7,7 @@ local function restart_task(t, samples, fixed)
   for k = 0, t.samples - 1 do
     local s = slot_of(t, k)
     if s then
-      s.tries, s.why = '0', s.why ~= '' and s.why or 'revoked'
+      s.tries, s.why = '0', letter(t, k) ~= 'D' and s.why ~= '' and s.why or 'revoked'
       slot_changed(t, k, s)
     end
   end

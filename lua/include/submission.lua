@@ -17,6 +17,10 @@ local function refuse(attempt, verdict, how)
   if not (same and letter(t, k) == 'D') then ResultBytes.drop(attempt, how) end
   if same and Verdicts.rejected(s) and verdict == 'r' then return 'rejected' end
   bump('total_late', 1)
+  if same and letter(t, k) ~= 'D' then
+    Lengths.late(s)
+    slot_changed(t, k, s)
+  end
   local answer, why, by = refusal(attempt)
   event('late', attempt .. ' ' .. why .. ' ' .. by)
   return answer
@@ -46,10 +50,8 @@ local function accept(t, k, s, attempt, how, body)
   Samples.gave_back()
   Quarantine.forget(s.session)
   set_letter(t, k, 'D')
-  if s.why ~= '' then
-    s.why = ''
-    slot_changed(t, k, s)
-  end
+  Lengths.done(s)
+  slot_changed(t, k, s)
   ResultBytes.store(attempt, how, body)
   accepted = accepted + 1
   note_time(s)

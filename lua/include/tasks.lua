@@ -1,4 +1,5 @@
 -- @include attempt_timeouts
+-- @include lengths
 -- @include result_bytes
 -- Transitions of whole tasks. Each function changes a task record in the cache; flush() writes it.
 
@@ -41,6 +42,7 @@ local function end_hold(t, k, s, why)
   zdel(SESSION .. s.session, attempt)
   Timeouts.clear(attempt)
   Samples.gave_back()
+  Lengths.cut(s, why)
   s.why = why
   slot_changed(t, k, s)
   if TAKEN_BACK[why] then Markers.arm_session(s.session) end
@@ -68,10 +70,9 @@ local function clear_slots(t, why, done_why)
       end_hold(t, k, s, why)
     elseif c == 'D' then
       ResultBytes.free(attempt_id(t, k, s))
-      if done_why then
-        s.why = done_why
-        slot_changed(t, k, s)
-      end
+      Lengths.thrown(s, why)
+      if done_why then s.why = done_why end
+      slot_changed(t, k, s)
     elseif c == 'W' then
       local name = slot_name(t, k)
       local at = new_retries[name] or tonumber(redis.call('ZSCORE', RETRIES, name) or 0)

@@ -25,7 +25,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 def busy(lab: Lab) -> Trainer:
     trainer, worker = lab.trainer(consumer_batch_size=2, max_concurrent_rollouts=9, max_staleness=3), lab.worker()
     trainer.enqueue(tasks(7))
-    worker.fail(worker.claim(1)[0], "boom", retry=False)
+    (failing,) = worker.claim(1)
+    lab.pass_ms(500)
+    worker.fail(failing, "boom", retry=False)
     for attempt in worker.claim(3):
         lab.pass_ms(2_000)
         worker.submit(attempt, b"x")
@@ -46,6 +48,8 @@ def test_one_flat_dict_has_what_stats_say(lab: Lab):
     assert seen["broker/tasks_trained_total"] == 2
     assert seen["broker/results_total"] == 3
     assert seen["broker/waste_total/failed"] == 1
+    assert seen["broker/lost_seconds_total/failed"] == 0.5
+    assert seen["broker/attempt_mean_seconds/kept"] == stats.mean_s["kept"]
     assert seen["broker/generation_seconds/p50"] == stats.generation_s["p50"]
     assert seen["broker/capacity_tasks"] == stats.capacity
 

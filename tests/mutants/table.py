@@ -484,6 +484,12 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "no_trace_is_stored": ("message .. trace)", "message)", "traceback_of_a_handler"),
     },
+    "include/lengths.lua": {
+        "what_is_cut_off_is_not_lost": ("bump('ms_lost_' .. why, math.max(0, now - s.at))", "", "generate_in_vain", WALK),
+        "what_is_thrown_away_is_not_lost": ("bump('ms_lost_' .. why, ms)", "", "generate_in_vain", WALK),
+        "what_comes_late_is_not_lost": ("bump('ms_lost_late', math.max(0, now - s.at))", "", "generate_in_vain", WALK),
+        "a_length_is_not_kept": ("s.why = int_text(ms)", "s.why = ''", "too_old_is_lost", WALK),
+    },
     "include/held_samples.lua": {
         "held_is_not_counted": ("if Samples.most() then bump('held', n) end", "", "more_samples_than_may_be_held", WALK),
         "an_end_frees_no_sample": ("  bump('held', -1)\n", "", "each_end_of_an_attempt", WALK),
@@ -832,7 +838,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "zdel(RETRIES, name)\n    end\n  end\n  return due", "end\n  end\n  return due", WALK,
         ),
         "bytes_of_dropped_results_stay": (
-            "ResultBytes.free(attempt_id(t, k, s))\n      if done_why", "if done_why", WALK,
+            "ResultBytes.free(attempt_id(t, k, s))\n      Lengths", "Lengths", WALK,
         ),
         "what_is_taken_back_is_told_to_nobody": ("if TAKEN_BACK[why] then Markers.arm_session(s.session) end", "", WALK),
         "what_is_given_up_is_told_to_whoever_gave_it_up": ("if TAKEN_BACK[why] then Markers.arm", "if true then Markers.arm", WALK),

@@ -110,6 +110,11 @@ def view_from_dump(dump: Dump) -> View:
         "streak": _taken(found, "streak") if state.get("streak_results") == state.get("total_results", "0") else {},
         "halted": int(state.get("halted") or 0),
         "halt": _taken(found, "halt"),
+        "lengths": {
+            name: int(value)
+            for name, value in state.items()
+            if (name.startswith("ms_") or name in ("n_results", "n_thrown", "n_cut")) and value != "0"
+        },
         "times": {int(bucket): int(count) for bucket, count in _pairs(found.get("times", [])).items()},
         "ailing": {name: _ailing(value) for name, value in _pairs(found.get("ailing", [])).items()},
         "quarantine": _scores(found.get("quarantine", [])),

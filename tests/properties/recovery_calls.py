@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .calls import Answer, Commit, RecoverBegin, RecoverSweep, error
 from .state import Run, Task
-from .transitions import drop_result, end_attempt, restart, to_waiting
+from .transitions import cut, end_attempt, restart, throw_away, to_waiting
 
 #: How many earlier epoch tokens are remembered.
 REMEMBERED_TOKENS = 100
@@ -188,8 +188,9 @@ def _forget(run: Run, task: Task) -> None:
         run.batches[task.step].tasks.remove(task.id)
     for index, slot in enumerate(task.slots):
         if slot.letter == "D":
-            drop_result(run, task, index)
+            throw_away(run, task, index, "revoked")
         elif slot.letter == "H":
+            cut(run, slot, "revoked")
             run.revoked.add(slot.session)
     del run.tasks[task.id]
 

@@ -29,7 +29,10 @@ class Slot:
     random: str = ""
     policy: Policy = (0, "")
     session: str = ""
+    #: When it was claimed, or when it ended without a result.
     claimed_ms: int = 0
+    #: How long the accepted attempt was held, unless its result was thrown away.
+    length_ms: int | None = None
     #: Why the last attempt ended ("" while it is held, or never was).
     ended: str = ""
     newest: int = 0
@@ -171,6 +174,8 @@ class Run:
     results: dict[str, bytes] = field(default_factory=lambda: {})
     #: How long accepted attempts were held: bucket -> how many; bucket b is for 2^(b/2) to 2^((b+1)/2) ms.
     times: dict[int, int] = field(default_factory=dict[int, int])
+    #: How long attempts generated, in ms and in number: docs/protocol.md, Lengths.
+    lengths: dict[str, int] = field(default_factory=dict[str, int])
     orders: int = 0
     #: Ids of finished tasks whose records were freed, and whether they ended dead or rejected.
     finished: dict[str, bool] = field(default_factory=dict[str, bool])
@@ -242,6 +247,10 @@ class Run:
     def count(self, total: str, by: int = 1) -> None:
         """Adds to a total."""
         self.totals[total] = self.totals.get(total, 0) + by
+
+    def measure(self, name: str, by: int) -> None:
+        """Adds to a sum of lengths."""
+        self.lengths[name] = self.lengths.get(name, 0) + by
 
     # The sets and orders of the stored state, from the tasks alone.
 

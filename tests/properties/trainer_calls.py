@@ -370,7 +370,7 @@ def _each(run: Run, names: Sequence[str], act: Callable[[Task], str]) -> Answer:
 def _discard(run: Run, task: Task, reason: str) -> str:
     if task.state != "ready" and not run.unsealed(task):
         return ""
-    finish(run, task, "rejected", reason, "revoked")
+    finish(run, task, "rejected", reason, "filtered")
     run.count("discarded")
     return "discarded"
 

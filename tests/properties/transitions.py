@@ -26,6 +26,24 @@ def drop_result(run: Run, task: Task, index: int) -> None:
     run.results.pop(task.attempt_id(index), None)
 
 
+def cut(run: Run, slot: Slot, cause: str) -> None:
+    """A held slot's attempt ends without a result: what it generated is lost."""
+    run.measure(f"ms_lost_{cause}", run.clock_ms - slot.claimed_ms)
+    run.measure("n_cut", 1)
+    slot.claimed_ms = run.clock_ms
+
+
+def throw_away(run: Run, task: Task, index: int, cause: str) -> None:
+    """Deletes the result of a done slot, which is lost."""
+    slot = task.slots[index]
+    drop_result(run, task, index)
+    if slot.length_ms is not None:
+        run.measure(f"ms_lost_{cause}", slot.length_ms)
+        run.measure("ms_thrown", slot.length_ms)
+        run.measure("n_thrown", 1)
+        slot.length_ms = None
+
+
 def forget_faults(task: Task) -> None:
     """Worker faults are not remembered beyond the end of the task."""
     for slot in task.slots:
@@ -50,9 +68,10 @@ def finish(run: Run, task: Task, state: str, reason: str, why: str) -> None:
     for index, slot in enumerate(task.slots):
         if slot.letter == "H":
             run.revoked.add(slot.session)
+            cut(run, slot, why)
             slot.letter, slot.ended = "O", why
         elif slot.letter == "D":
-            drop_result(run, task, index)
+            throw_away(run, task, index, why)
         elif slot.letter == "W":
             slot.letter = "O"
     forget_faults(task)
@@ -71,9 +90,10 @@ def to_waiting(run: Run, task: Task, why: str) -> None:
     for index, slot in enumerate(task.slots):
         if slot.letter == "H":
             run.revoked.add(slot.session)
+            cut(run, slot, why)
             slot.ended = why
         elif slot.letter == "D":
-            drop_result(run, task, index)
+            throw_away(run, task, index, why)
             slot.ended = why
         if slot.letter != "F":
             slot.letter, slot.due_ms, slot.deadline_ms = "O", 0, 0
@@ -116,6 +136,7 @@ def close_surplus(run: Run, task: Task) -> None:
     for slot in task.slots:
         if slot.letter == "H":
             run.revoked.add(slot.session)
+            cut(run, slot, "surplus")
             slot.ended = "surplus"
             run.count("surplus")
         if slot.letter in "OWH":
@@ -166,6 +187,7 @@ def end_attempt(
     slot = task.slots[index]
     assert slot.letter == "H"
     config = run.config
+    cut(run, slot, "released" if why == "stale" else why)
     slot.ended, slot.deadline_ms = why, 0
     if why == "expired":
         run.revoked.add(slot.session)

@@ -70,6 +70,7 @@ def view_of(run: Run | None) -> View:
         "halted": run.breaker.halted,
         "halt": run.breaker.halt,
         "times": dict(run.times),
+        "lengths": {name: number for name, number in run.lengths.items() if number},
         "ailing": {name: [each.results, each.times, each.until_ms, *each.tasks] for name, each in run.ailing.items()},
         "quarantine": {name: each.until_ms for name, each in run.ailing.items() if each.times},
         "results": {attempt: run.results[attempt] for attempt in wanted_results(run)},

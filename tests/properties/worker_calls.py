@@ -165,7 +165,7 @@ def _hand_out(run: Run, call: Claim, policy: Policy, task: Task, attempts: list[
         slot.newest, slot.newest_epoch = policy
         slot.claims += 1
         slot.random, slot.policy, slot.session = call.random, policy, call.session
-        slot.claimed_ms = run.clock_ms
+        slot.claimed_ms, slot.length_ms = run.clock_ms, None
         timeout_ms = run.config.attempt_timeout_ms if task.timeout_ms is None else task.timeout_ms
         slot.deadline_ms = run.lease_clock_ms + timeout_ms if timeout_ms else 0
         task.oldest = policy[0] if task.oldest is None else min(task.oldest, policy[0])
@@ -230,6 +230,7 @@ def _submit_one(run: Run, item: SubmitItem, there: bool) -> Answer:
         again = repeated(run, item.attempt, item.verdict)
         if not again:
             run.count("late")
+            _lose_late(run, item.attempt)
         if item.by_set and not _keeps_bytes(run, item.attempt, there):
             run.results.pop(item.attempt, None)
         return {"answer": again} if again else not_holder(run, item.attempt)
@@ -255,11 +256,25 @@ def _submit_one(run: Run, item: SubmitItem, there: bool) -> Answer:
             slot.newest, slot.newest_epoch = item.policy
         task.newest = max(task.newest or 0, item.policy[0])
     run.count("results")
+    slot.length_ms = run.clock_ms - slot.claimed_ms
+    run.measure("n_results", 1)
+    run.measure("ms_results", slot.length_ms)
     bucket = (max(1, run.clock_ms - slot.claimed_ms) ** 2).bit_length() - 1
     run.times[bucket] = run.times.get(bucket, 0) + 1
     run.ailing.pop(slot.session, None)
     end_check(run, task, "done", "")
     return {"answer": "accepted"}
+
+
+def _lose_late(run: Run, attempt: str) -> None:
+    """What the attempt generated after its end, if it is still the last one of its slot."""
+    name, index, _, _ = parse_attempt(attempt)
+    task = run.tasks.get(name)
+    if task is not None and index < len(task.slots) and task.attempt_id(index) == attempt:
+        slot = task.slots[index]
+        if slot.letter != "D":
+            run.measure("ms_lost_late", run.clock_ms - slot.claimed_ms)
+            slot.claimed_ms = run.clock_ms
 
 
 def _stale(run: Run, item: SubmitItem) -> Answer:

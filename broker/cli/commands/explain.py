@@ -12,7 +12,7 @@ from broker.errors.words import count, duration
 from broker.inspection.capacity import formula
 from broker.inspection.reasons import batch_progress, next_claim, quarantine_told, untrained
 from broker.inspection.situation import situation
-from broker.inspection.times import compared, quantiles_told
+from broker.inspection.times import compared, lost_told, quantiles_told
 from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def _tell(explanation: Explanation, output: Output) -> None:
     output.line(f"  {batch_progress(stats)}")
     for line in untrained(stats):
         output.line(f"  {line}")
+    if lost := lost_told(stats.lost_s, stats.mean_s):
+        output.line(f"  {lost}")
     if explanation.oldest_ready:
         output.line(f"  The oldest task that is ready: {explanation.oldest_ready}.")
     if explanation.oldest_pending:

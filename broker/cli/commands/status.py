@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from broker.cli import options
 from broker.cli.output import Output, Table
 from broker.errors.words import count, duration
-from broker.inspection.times import quantiles_told
+from broker.inspection.times import lost_told, quantiles_told
 from broker.protocol.ids import worker_of
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def _run_rows(stats: Stats) -> list[tuple[str, str]]:
         rows.append(("recovering", f"to version {stats.recovering}"))
     if stats.generation_s:
         rows.append(("accepted attempts took", quantiles_told(stats.generation_s)))
+    if lost := lost_told(stats.lost_s, stats.mean_s):
+        rows.append(("lost", lost))
     if stats.awaited:
         rows.append(("missing", f"{count(stats.awaited, 'task')} that the last recovery named"))
     if stats.floor:
