@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -19,12 +20,13 @@ class MissingRun:
 
     Args:
         worker: name of the worker.
-        patience_s: how long the run may be missing, seconds; None: for ever.
+        patience_s: how long the run may be missing, seconds; None or infinite: for ever.
         clock: seconds, monotonic.
     """
 
     def __init__(self, worker: str, patience_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._worker, self._patience_s, self._clock = worker, patience_s, clock
+        self._worker, self._clock = worker, clock
+        self._patience_s = None if patience_s == math.inf else patience_s
         self._was_there = False
         self._since: float | None = None  # when the run was first missed
         self._tell_at = 0.0

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Generator
 from contextlib import suppress
 
@@ -179,6 +180,12 @@ def test_a_run_that_vanished_is_waited_for(
 def test_a_wait_is_a_number_of_seconds(server: ServerUnderTest, given: float):
     with pytest.raises(BadArgument, match="wait_for_run_s"):
         Worker(server.url, "r", wait_for_run_s=given)
+
+
+@pytest.mark.parametrize("patience_s", [None, math.inf])
+def test_who_waits_for_ever_names_no_time(patience_s: float | None, caplog: pytest.LogCaptureFixture):
+    MissingRun("w", patience_s).missed(NoRun(run="r"))
+    assert "waiting for the run to be created: " in caplog.text
 
 
 def test_a_wait_is_told_once_a_minute_until_the_patience_is_over(caplog: pytest.LogCaptureFixture):
