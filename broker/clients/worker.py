@@ -30,6 +30,7 @@ from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
 from broker.worker.claims_and_results import WorkerCalls, number_wanted
 from broker.worker.grace import Grace, grace_of
+from broker.worker.handler_ends import HandlerEnds
 from broker.worker.handler_outcome import During, check_plain_handler, judged, not_plain
 from broker.worker.heartbeat import Heartbeat, interval_of
 from broker.worker.permits import LOOK_EVERY_S, LOST_AFTER_S, Permits
@@ -353,13 +354,12 @@ class Worker(BlockingClient):
         self._refused = None
         self._state.lanes.ask_again()
         permits = self._permits = Permits(self._state, concurrency)
-        changed = threading.Event()  # a handler ended
+        ends = HandlerEnds()
         threads: dict[str, threading.Thread] = {}
         try:
-            self._hand_out(handler, permits, threads, changed)
+            self._hand_out(handler, permits, threads, ends)
             while not (self._refused or self._state.stopping or permits.is_idle):
-                changed.wait(LOOK_EVERY_S)
-                changed.clear()
+                ends.wait(LOOK_EVERY_S)
                 permits.look()
         except KeyboardInterrupt:
             self.stop()
@@ -375,16 +375,16 @@ class Worker(BlockingClient):
         handler: Callable[[Attempt], Any],
         permits: Permits,
         threads: dict[str, threading.Thread],
-        changed: threading.Event,
+        ends: HandlerEnds,
     ) -> None:
         """Claims for the free places, until the worker is told to stop or drain, or its runs are finished."""
         while not (self._refused or self._state.stopping or self._state.is_over):
-            changed.clear()
+            ends.forget()
             permits.look()
             if permits.are_lost:
                 return
             if permits.room <= 0:
-                changed.wait(LOOK_EVERY_S)
+                ends.wait(LOOK_EVERY_S)
                 continue
             is_idle = permits.is_idle
             if self._refused:  # set by a handler before it ends: looked at last, not missed
@@ -397,20 +397,18 @@ class Worker(BlockingClient):
                 permits.take(attempt)
                 threads[attempt.id] = threading.Thread(
                     target=self._handle,
-                    args=(handler, attempt, permits, changed),
+                    args=(handler, attempt, permits, ends),
                     name=f"broker-{attempt.id}",
                     daemon=True,  # a lost handler must not keep the process from ending
                 )
                 threads[attempt.id].start()
 
-    def _handle(
-        self, handler: Callable[[Attempt], Any], attempt: Attempt, permits: Permits, changed: threading.Event
-    ) -> None:
+    def _handle(self, handler: Callable[[Attempt], Any], attempt: Attempt, permits: Permits, ends: HandlerEnds) -> None:
         try:
             self._work_on(handler, attempt)
         finally:
             permits.give(attempt)
-            changed.set()
+            ends.tell()
 
     def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
         during: During = "handler"
