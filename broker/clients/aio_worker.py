@@ -334,10 +334,11 @@ class Worker(AsyncClient):
             await self._end_handlers()
 
     async def _end_handlers(self) -> None:
-        if self._handlers is not None:
-            await self._finish(self._handlers.end())
-            self._handlers.abandon()
-            self._handlers = None
+        handlers = self._handlers
+        if handlers is not None:
+            await self._finish(handlers.end())
+            handlers.abandon()
+            self._handlers = None  # `run` may have ended meanwhile
 
     async def _finish(self, ending: Coroutine[Any, Any, object]) -> None:
         """Awaits a call that ends the work, for a limited time: the process may be killed soon after."""
