@@ -413,7 +413,7 @@ def other_library() -> scripts.Library:
     """Of a release whose scripts differ from this one's in a word."""
     ours, name = scripts.library(), f"broker_{0:012x}"
     functions = {script: function.replace(ours.name, name) for script, function in ours.functions.items()}
-    return scripts.Library(name, ours.source.decode().replace(ours.name, name).encode(), functions, ours.lines)
+    return scripts.Library(name, functions)
 
 
 def test_two_releases_take_turns_and_load_their_scripts_once(lab: Lab, monkeypatch: pytest.MonkeyPatch):
