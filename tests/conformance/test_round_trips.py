@@ -510,7 +510,7 @@ def test_a_session_that_ended_during_the_wait_is_joined_anew(lab: Lab, trainer: 
 def test_an_injected_clock_is_read_when_the_wait_is_over(lab: Lab, sent: Sent):
     lab.trainer()
     worker = lab.worker()
-    waiting = InThread(lambda: worker.claim(1, timeout=0.05))
+    waiting = InThread(lambda: worker.claim(1, timeout=0.5))
     assert waiting.result() == []
     assert ["BZPOPMIN"] in sent.trips
 
