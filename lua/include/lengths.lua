@@ -3,6 +3,7 @@
 -- n_results, ms_results (accepted), n_thrown, ms_thrown (of these, thrown away since), n_cut (ended without a result), ms_lost_<cause>.
 
 local Lengths = {}
+Lengths.ms = 0 -- of the results that this call accepts
 
 -- An attempt ends without a result; why is the cause. From then on the slot's `at` says when.
 Lengths.cut = function(s, why)
@@ -14,9 +15,14 @@ end
 -- A result is accepted. The slot's `why` holds its length from then on.
 Lengths.done = function(s)
   local ms = math.max(0, now - s.at)
-  bump('ms_results', ms)
-  bump('n_results', 1)
+  Lengths.ms = Lengths.ms + ms
   s.why = int_text(ms)
+end
+
+-- Counts the results that this call accepted.
+Lengths.count = function(n)
+  bump('ms_results', Lengths.ms)
+  bump('n_results', n)
 end
 
 -- An accepted result is thrown away. why: the cause. A release that did not measure lengths may have accepted it.

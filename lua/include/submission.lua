@@ -86,7 +86,10 @@ end
 
 -- Writes what was submitted, and everything else that the call decided.
 local function flush_submitted()
-  if accepted > 0 then bump('total_results', accepted) end
+  if accepted > 0 then
+    bump('total_results', accepted)
+    Lengths.count(accepted)
+  end
   ResultBytes.write()
   for bucket, count in pairs(times) do redis.call('HINCRBY', key('times'), bucket, count) end
   flush()
