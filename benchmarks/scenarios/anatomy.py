@@ -20,7 +20,7 @@ from broker.protocol import scripts
 
 #: The functions with a clock; other functions count as parts of their callers. The body of a script is `callback`.
 FUNCTIONS = (
-    "load_state", "gated", "load_tasks", "load_attempts", "hand_out", "start", "submit", "save_records",
+    "load_state", "gated", "load_tasks", "load_attempts", "hand_out", "start", "submit_one", "save_records",
     "write_records", "write_logs", "arm_markers", "flush", "add_granted",
 )  # fmt: skip
 

@@ -34,8 +34,9 @@ def key(run: str, name: str) -> str:
             `wake:ready`, `revoked:<session>`, `events`, `requests`, `request_order`, `finished:<3 hex digits>`;
             of an admission run `owners`, `owner_leases`, `owner_shares`, `ended_owners`, `wake:owner:<id>`;
             of the gateways `gateway:ends`, `gateway:ended`, `gateway:rollouts`, `gateway:held:<controller>`,
-            `gateway:heard`, and not in Lua `gateway:given:<slot>`, `gateway:resources`, `gateway:resources:<id>`, and
-            what else `agent_lightning_1/storage.py` lists;
+            `gateway:heard`, `gateway:attempts:<task>`, `gateway:events:<task>:<attempt>`, and not in Lua
+            `gateway:given:<slot>`, `gateway:resources`, `gateway:resources:<id>`, and what else
+            `agent_lightning_1/storage.py` lists;
             of the PyTorch adapter `torch:end`.
     """
     return f"rb{SCHEMA}:{{{run}}}:{name}"
