@@ -7,7 +7,7 @@ as usual. A function's time does not include the commands and the other clocked 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 
@@ -83,7 +83,7 @@ def _with_clock(name: str, match: re.Match[str]) -> str:
 
 
 @contextmanager
-def _clocked(lab: Lab) -> Iterator[Callable[[], dict[str, tuple[int, float]]]]:
+def _clocked(lab: Lab) -> Generator[Callable[[], dict[str, tuple[int, float]]]]:
     """The server has the library with clocks while the block runs. Gives a function: it returns name -> (calls, us)."""
     library = scripts.library()
     lab.control.call("FUNCTION", "LOAD", "REPLACE", with_clocks(library.source.decode()))
