@@ -11,10 +11,8 @@
 -- @include gateway_ends
 -- @include submission
 
-local FIELDS = hot_and({ 'timeouts', 'total_results' })
-
 return run(function()
-  load_state(FIELDS)
+  load_state(SUBMIT_FIELDS)
   local task, attempt, wanted, old, new, body = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[11]
   local holding, held = holding_arg(7), ARGV[8]
   local heard, ended = text_arg(9, 'heard', '^%d+%.?%d*$', 20), int_arg(10, 'ended', 0, 1) == 1

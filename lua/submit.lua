@@ -8,11 +8,9 @@
 -- Flags: allow-oom
 -- @include submission
 
-local FIELDS = hot_and({ 'timeouts', 'total_results', 'n_results', 'ms_results' })
-
 local ITEM = 6
 return run(function()
-  load_state(FIELDS)
+  load_state(SUBMIT_FIELDS)
   local n = (#ARGV - 1) / ITEM
   if n ~= math.floor(n) or n < 1 or n > 256 then
     fail('BADARG', 'argument', 'items', 'given', n, 'low', 1, 'high', 256)
