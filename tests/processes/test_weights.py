@@ -60,8 +60,14 @@ def url() -> Generator[str]:
     server.stop()
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the model, written once: a process may import it while the next one is started."""
+    (tmp_path / "model.py").write_text(MODEL)
+    return tmp_path
+
+
 def started(name: str, url: str, folder: Path) -> Child:
-    (folder / "model.py").write_text(MODEL)
     env = {"PYTHONPATH": f"{ROOT}:{folder}"}
     return Child("-c", PROGRAMS[name].replace("URL", url), cwd=folder, env=env)
 
@@ -72,10 +78,10 @@ def test_the_first_loop_has_at_most_forty_lines() -> None:
 
 
 @pytest.mark.parametrize("form", ["", "long "])
-def test_the_programs_of_the_page_train_together(url: str, tmp_path: Path, form: str) -> None:
+def test_the_programs_of_the_page_train_together(url: str, folder: Path, form: str) -> None:
     with ExitStack() as stack:
-        workers = [stack.enter_context(started(f"{form}worker", url, tmp_path)) for _ in range(2)]
-        trainer = stack.enter_context(started(f"{form}trainer", url, tmp_path))
+        workers = [stack.enter_context(started(f"{form}worker", url, folder)) for _ in range(2)]
+        trainer = stack.enter_context(started(f"{form}trainer", url, folder))
         ended = trainer.end()
         assert (ended.code, ended.out.splitlines()) == (0, [f"step {n}: reward 1.00" for n in range(10)]), ended.err
         for worker in workers:
@@ -83,15 +89,13 @@ def test_the_programs_of_the_page_train_together(url: str, tmp_path: Path, form:
 
 
 @pytest.mark.parametrize("form", ["", "long "])
-def test_kills_of_the_trainer_and_of_workers_cost_no_step_and_mix_no_weights(
-    url: str, tmp_path: Path, form: str
-) -> None:
+def test_kills_of_the_trainer_and_of_workers_cost_no_step_and_mix_no_weights(url: str, folder: Path, form: str) -> None:
     """The trainer checks that each sample was made with the weights of its version."""
     with ExitStack() as stack:
-        worker = stack.enter_context(started(f"{form}worker", url, tmp_path))
+        worker = stack.enter_context(started(f"{form}worker", url, folder))
         seen: list[str] = []
         for step in (2, 7, None):
-            trainer = stack.enter_context(started(f"{form}trainer", url, tmp_path))
+            trainer = stack.enter_context(started(f"{form}trainer", url, folder))
             if step is None:
                 ended = trainer.end()
                 assert ended.code == 0, ended.err
@@ -101,7 +105,7 @@ def test_kills_of_the_trainer_and_of_workers_cost_no_step_and_mix_no_weights(
                 seen.append(trainer.read_line())
             trainer.kill()
             worker.kill()
-            worker = stack.enter_context(started(f"{form}worker", url, tmp_path))
+            worker = stack.enter_context(started(f"{form}worker", url, folder))
         assert worker.end().code == 0
     steps = [int(line.split()[1].rstrip(":")) for line in seen]
     assert sorted(set(steps)) == list(range(10))
