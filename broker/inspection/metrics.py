@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from broker.inspection.history import waste
+from broker.inspection.history import WASTE
 
 if TYPE_CHECKING:
     from broker.inspection.stats import Stats
+
+
+#: The media type of Prometheus's text.
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is the same for a metric of every run.
+
+    Attributes:
+        kind: a counter only grows, until a recovery.
+        about: what it counts, in words.
+        label: the name of the label that tells its numbers apart; empty: there is one.
+    """
+
+    kind: Literal["counter", "gauge"]
+    about: str
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,63 +36,78 @@ class Metric:
     """One number of a run.
 
     Attributes:
-        name: Prometheus's name, without the prefix `broker_`.
-        kind: whether it only grows.
-        about: what it counts, in words.
+        name: its name in `METRICS`.
         value: the number.
-        label: the name of the label that tells it from others of its name; empty: there is one.
-        of: the value of that label.
+        of: the value of its label.
     """
 
     name: str
-    kind: Literal["counter", "gauge"]
-    about: str
     value: float
-    label: str = ""
     of: str = ""
 
 
-_STATES = "tasks by state; of a run of AReaL, rollouts"
-_WORKERS = "workers: connected, silent for longer than their lease, quarantined"
-_WASTE = "work in vain since the run began, by cause: " + "late and expired attempts, stale and filtered tasks"
-_LOST = "how long attempts generated in vain since the run began, in seconds by cause"
-_MEAN = "mean length of attempts: of the results that were kept, and of all that ended (at least), since the run began"
-_TOOK = "for how long attempts were held whose results were accepted, by quantile, since the run began"
+#: Every metric by its name; Prometheus's has the prefix `broker_`.
+METRICS: Final[dict[str, Described]] = {
+    "policy_version": Described("gauge", "the version of the policy"),
+    "next_step": Described("gauge", "the first step whose batch is not sealed"),
+    "batch_size": Described("gauge", "consumer_batch_size of the config, 1 at least"),
+    "capacity_tasks": Described("gauge", "how many tasks may be started now; may be negative"),
+    "tasks": Described("gauge", "tasks by state; of a run of AReaL, rollouts", "state"),
+    "workers": Described("gauge", "workers: connected, silent for longer than their lease, quarantined", "state"),
+    "tasks_trained_total": Described("counter", "tasks trained on"),
+    "tasks_enqueued_total": Described("counter", "tasks enqueued"),
+    "results_total": Described("counter", "accepted results"),
+    "waste_total": Described(
+        "counter", "work in vain since the run began: late and expired attempts, stale and filtered tasks", "cause"
+    ),
+    "lost_seconds_total": Described("counter", "how long attempts generated in vain since the run began", "cause"),
+    "attempt_mean_seconds": Described(
+        "gauge",
+        "mean length of attempts since the run began: of the results that were kept, of all that ended (at least)",
+        "of",
+    ),
+    "generation_seconds": Described(
+        "gauge", "for how long attempts were held whose results were accepted, since the run began", "quantile"
+    ),
+    "paused": Described("gauge", "1: no task is handed out; 0.5: the run is draining"),
+    "halted": Described("gauge", "1: so much failed that the run is halted"),
+    "finished": Described("gauge", "1: the run is finished"),
+    "recovering": Described("gauge", "1: a recovery is under way"),
+    "trainer_silence_seconds": Described("gauge", "how long ago the trainer gave its last sign of life"),
+}
 
 
 def metrics_of(stats: Stats) -> Iterator[Metric]:
     """The metrics of a run. How many there are does not depend on the number of tasks or workers."""
-    yield Metric("policy_version", "gauge", "the version of the policy", stats.version)
-    yield Metric("next_step", "gauge", "the first step whose batch is not sealed", stats.step_next)
-    yield Metric("capacity_tasks", "gauge", "how many tasks may be started now; may be negative", stats.capacity)
-    states = {"running": stats.running}
-    if not stats.admission:
-        states |= {"pending": stats.pending, "delayed": stats.delayed, "ready": stats.ready, "batched": stats.batched}
-        states |= {"dead": stats.dead, "rejected": stats.rejected}
+    yield Metric("policy_version", stats.version)
+    yield Metric("next_step", stats.step_next)
+    yield Metric("batch_size", stats.config.batch_size)
+    yield Metric("capacity_tasks", stats.capacity)
+    states = {"running": stats.running} if stats.admission else stats.by_state()
     for state, number in states.items():
-        yield Metric("tasks", "gauge", _STATES, number, "state", state)
+        if state != "consumed":  # that one only grows: tasks_trained_total
+            yield Metric("tasks", number, state)
     connected = stats.sessions - stats.lapsed
     workers = {"connected": connected, "silent": stats.lapsed, "quarantined": stats.quarantined}
     for state, number in workers.items():
-        yield Metric("workers", "gauge", _WORKERS, number, "state", state)
-    yield Metric("tasks_trained_total", "counter", "tasks trained on", stats.consumed)
-    yield Metric("tasks_enqueued_total", "counter", "tasks enqueued", stats.totals.get("enqueued", 0))
-    yield Metric("results_total", "counter", "accepted results", stats.totals.get("results", 0))
-    for cause, number in waste(stats).items():
-        yield Metric("waste_total", "counter", _WASTE, number, "cause", cause.replace(" ", "_"))
+        yield Metric("workers", number, state)
+    yield Metric("tasks_trained_total", stats.consumed)
+    yield Metric("tasks_enqueued_total", stats.totals.get("enqueued", 0))
+    yield Metric("results_total", stats.totals.get("results", 0))
+    for name, cause in WASTE.items():  # zeros, too: `rate` misses the first of a cause that appears later
+        yield Metric("waste_total", stats.totals.get(name, 0), cause.replace(" ", "_"))
     for cause, seconds in stats.lost_s.items():
-        yield Metric("lost_seconds_total", "counter", _LOST, seconds, "cause", cause)
+        yield Metric("lost_seconds_total", seconds, cause)
     for name, seconds in stats.mean_s.items():
-        yield Metric("attempt_mean_seconds", "gauge", _MEAN, seconds, "of", name)
+        yield Metric("attempt_mean_seconds", seconds, name)
     for name, seconds in stats.generation_s.items():
-        yield Metric("generation_seconds", "gauge", _TOOK, seconds, "quantile", f"0.{name.removeprefix('p')}")
-    yield Metric("paused", "gauge", "1: no task is handed out; 0.5: the run is draining", _paused(stats))
-    yield Metric("halted", "gauge", "1: so much failed that the run is halted", float(stats.halted > 0))
-    yield Metric("finished", "gauge", "1: the run is finished", float(stats.finished))
-    yield Metric("recovering", "gauge", "1: a recovery is under way", float(stats.recovering is not None))
+        yield Metric("generation_seconds", seconds, f"0.{name.removeprefix('p')}")
+    yield Metric("paused", _paused(stats))
+    yield Metric("halted", float(stats.halted > 0))
+    yield Metric("finished", float(stats.finished))
+    yield Metric("recovering", float(stats.recovering is not None))
     if stats.trainer_silent_s is not None:
-        about = "how long ago the trainer gave its last sign of life"
-        yield Metric("trainer_silence_seconds", "gauge", about, stats.trainer_silent_s)
+        yield Metric("trainer_silence_seconds", stats.trainer_silent_s)
 
 
 def _paused(stats: Stats) -> float:
@@ -85,7 +119,7 @@ def flat(stats: Stats) -> dict[str, float]:
     names = {"0.50": "p50", "0.90": "p90", "0.99": "p99"}
     found: dict[str, float] = {}
     for metric in metrics_of(stats):
-        of = names.get(metric.of, metric.of) if metric.label == "quantile" else metric.of
+        of = names.get(metric.of, metric.of)
         found["/".join(word for word in ("broker", metric.name, of) if word)] = float(metric.value)
     return found
 
@@ -98,10 +132,11 @@ def prometheus(runs: Iterable[Stats]) -> str:
             by_name.setdefault(metric.name, []).append((stats.run, metric))
     lines: list[str] = []
     for name, rows in by_name.items():
-        lines += [f"# HELP broker_{name} {rows[0][1].about}", f"# TYPE broker_{name} {rows[0][1].kind}"]
+        described = METRICS[name]
+        lines += [f"# HELP broker_{name} {described.about}", f"# TYPE broker_{name} {described.kind}"]
         for run, metric in rows:
             # The names of runs, states and causes hold neither quotes nor backslashes.
-            label = f',{metric.label}="{metric.of}"' if metric.label else ""
+            label = f',{described.label}="{metric.of}"' if described.label else ""
             lines.append(
                 f'broker_{name}{{run="{run}"{label}}} {metric.value:g}'
                 if _is_short(metric.value)

@@ -101,6 +101,19 @@ class Stats(Model, frozen=True):
     trainer_silent_s: float | None = None
     admission: bool = False
 
+    def by_state(self) -> dict[str, int]:
+        """How many tasks are in each state, by its name."""
+        return {
+            "pending": self.pending,
+            "delayed": self.delayed,
+            "running": self.running,
+            "ready": self.ready,
+            "batched": self.batched,
+            "consumed": self.consumed,
+            "dead": self.dead,
+            "rejected": self.rejected,
+        }
+
 
 def _seconds_left(words: list[str]) -> dict[str, float]:
     return {session: int(left_ms) / 1000 for session, left_ms in zip(words[::2], words[1::2], strict=True)}

@@ -35,7 +35,7 @@ def overview_row(stats: Stats) -> dict[str, Any]:
         "version": stats.version,
         "capacity": stats.capacity,
         "workers": stats.sessions - stats.lapsed,
-        **_by_state(stats),
+        **stats.by_state(),
     }
 
 
@@ -84,7 +84,7 @@ def snapshot(found: Explanation, timeline: Timeline) -> dict[str, Any]:
             "floor": stats.floor,
             "epoch": stats.epoch,
         },
-        "tasks": _by_state(stats),
+        "tasks": stats.by_state(),
         "totals": {name: number for name, number in sorted(stats.totals.items()) if number},
         "generation_s": stats.generation_s,
         "per_second": {
@@ -122,19 +122,6 @@ def snapshot(found: Explanation, timeline: Timeline) -> dict[str, Any]:
 def transition_row(event_id: str, place: int, at_ms: int, kind: str, words: str) -> dict[str, Any]:
     """A transition of the event log, as a sentence."""
     return {"id": event_id, "place": place, "at_ms": at_ms, "kind": kind, "text": sentence(kind, words.split())}
-
-
-def _by_state(stats: Stats) -> dict[str, int]:
-    return {
-        "pending": stats.pending,
-        "delayed": stats.delayed,
-        "running": stats.running,
-        "ready": stats.ready,
-        "batched": stats.batched,
-        "consumed": stats.consumed,
-        "dead": stats.dead,
-        "rejected": stats.rejected,
-    }
 
 
 def _step(step: Step) -> dict[str, Any]:

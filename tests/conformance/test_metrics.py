@@ -12,14 +12,14 @@ import pytest
 
 from broker import RunConfig, Task, Trainer, Worker, aio
 from broker.cli.main import main
-from broker.inspection.metrics import flat, metrics_of, prometheus
+from broker.inspection.metrics import METRICS, flat, metrics_of, prometheus
 from broker.local_server.embedded import EmbeddedServer
 from tests.child import Child
 from tests.conformance.lab import Lab, tasks
 
 #: A line of Prometheus's text format.
 LINE = re.compile(r'[a-z_]+\{run="[^"]+"(,[a-z]+="[^"]+")?\} -?[0-9.e+-]+')
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
 
 def busy(lab: Lab) -> Trainer:
@@ -71,7 +71,7 @@ def test_prometheus_gets_one_help_and_type_for_each_name(lab: Lab):
     for line in text.splitlines():
         assert line.startswith("# ") or LINE.fullmatch(line), line
     for metric in metrics_of(stats):
-        assert (metric.kind == "counter") == metric.name.endswith("_total")
+        assert (METRICS[metric.name].kind == "counter") == metric.name.endswith("_total")
     assert f'broker_tasks{{run="{lab.run}",state="dead"}} 1' in text.splitlines()
 
 
@@ -81,9 +81,10 @@ def test_large_numbers_are_exact(lab: Lab):
 
 
 def test_the_page_lists_each_metric(lab: Lab):
-    names = {metric.name for metric in metrics_of(busy(lab).stats())}
     page = PAGE.read_text().partition("## Metrics")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`broker_(\w+)", page)) == names
+    rows = dict(re.findall(r"^\| `broker_(\w+)` \| `?(\w*)`? ?\|", page, re.MULTILINE))
+    assert rows == {name: described.label for name, described in METRICS.items()}
+    assert {metric.name for metric in metrics_of(busy(lab).stats())} == set(METRICS)
 
 
 @pytest.mark.processes

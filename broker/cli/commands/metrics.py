@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from broker.operator import Operator
 
-#: Of the text format.
-_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -105,9 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, "there are /metrics, /healthz and /readyz\n")
 
     def _answer(self, status: int, text: str) -> None:
+        from broker.inspection.metrics import CONTENT_TYPE
+
         body = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", _TYPE)
+        self.send_header("Content-Type", CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -127,22 +127,10 @@ def in_quarantine(stats: Stats) -> str:
 
 def _now_rows(stats: Stats) -> list[tuple[str, str]]:
     """The tasks by state; of an admission run, which holds none, what is counted."""
-    numbers = {"running": stats.running, "accepted (counter)": stats.accepted}
-    if not stats.admission:
-        numbers = _by_state(stats)
+    numbers = dict[str, int]()
+    for state, number in ({"running": stats.running} if stats.admission else stats.by_state()).items():
+        numbers["in the unsealed batch" if state == "batched" else state] = number
+        if state == "running" and not stats.admission:
+            numbers["  with open slots"] = stats.open_slots
+    numbers["accepted (counter)"] = stats.accepted
     return [(name, f"{number:,}") for name, number in numbers.items()]
-
-
-def _by_state(stats: Stats) -> dict[str, int]:
-    return {
-        "pending": stats.pending,
-        "delayed": stats.delayed,
-        "running": stats.running,
-        "  with open slots": stats.open_slots,
-        "ready": stats.ready,
-        "in the unsealed batch": stats.batched,
-        "consumed": stats.consumed,
-        "dead": stats.dead,
-        "rejected": stats.rejected,
-        "accepted (counter)": stats.accepted,
-    }

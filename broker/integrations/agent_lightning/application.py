@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from broker.integrations.agent_lightning.gateway import Gateway, Received
 from broker.integrations.agent_lightning.messages import PostedRollout
+from broker.integrations.http_server.probes import PUBLIC, probes
 from broker.integrations.http_server.requests import (
     EXCEPTION_HANDLERS,
     MAX_BYTES_IN_FLIGHT,
@@ -55,10 +56,11 @@ def application(
             Route("POST", "/rollout", bodies.validated(_POSTED, endpoints.rollout)),
             Route("GET", "/resources/latest", in_time(endpoints.latest_resources)),
             Route("GET", "/resources/{resource_id:path}", in_time(endpoints.resources)),
+            *probes(gateway),
         ],
         EXCEPTION_HANDLERS,
     )
-    return app if token is None else Authenticated(app, token)
+    return app if token is None else Authenticated(app, token, public=PUBLIC)
 
 
 class _Endpoints:

@@ -23,6 +23,7 @@ from broker.integrations.agent_lightning_1.messages import (
 from broker.integrations.agent_lightning_1.models import Model, PauseRequest
 from broker.integrations.agent_lightning_1.rollouts import Refused
 from broker.integrations.agent_lightning_1.shares import Who, who
+from broker.integrations.http_server.probes import PUBLIC, probes
 from broker.integrations.http_server.requests import (
     EXCEPTION_HANDLERS,
     MAX_BYTES_IN_FLIGHT,
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 TOKEN_HEADER = b"x-api-key"
 #: Begins the paths of a controller that has a name.
 _NAMED = "/controller/"
-#: The path that needs no token.
-HEALTH = "/healthz"
 
 _CREATED: TypeAdapter[list[RolloutCreate]] = TypeAdapter(list[RolloutCreate])
 _PATCH, _EVENT, _PAUSE = TypeAdapter(RolloutPatch), TypeAdapter(EventCreate), TypeAdapter(PauseRequest)
@@ -73,7 +72,7 @@ def application(
     endpoints = _Endpoints(gateway, Bodies(max_request_bytes, max_bytes_in_flight))
     handlers = {**EXCEPTION_HANDLERS, Refused: _refused}
     app: ASGIApp = _Named(Routes(endpoints.routes(), handlers))
-    return app if token is None else Authenticated(app, token, header=TOKEN_HEADER, public=HEALTH)
+    return app if token is None else Authenticated(app, token, header=TOKEN_HEADER, public=PUBLIC)
 
 
 class _Named:
@@ -114,7 +113,7 @@ class _Endpoints:
                 self._bodies.validated(_EVENT, self._event),
             ),
             Route("GET", f"{rollouts}/{{rollout_id}}/events", in_time(self.events)),
-            Route("GET", HEALTH, self.health),
+            *probes(self._gateway),
             Route("GET", "/api/gateway", in_time(self.about)),
             Route("POST", "/api/models", self._bodies.validated(_MODELS, self._register)),
             Route("DELETE", "/api/models", in_time(self.forget_models)),
@@ -127,9 +126,6 @@ class _Endpoints:
                 self.model_request,
             ),
         ]
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
 
     async def about(self, request: Request) -> Response:
         return JSONResponse({"run": self._gateway.run, "refused": await self._gateway.storage.refused()})

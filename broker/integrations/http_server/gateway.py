@@ -10,6 +10,7 @@ from typing import Self
 
 from broker.connections import open_async_transport
 from broker.errors import BrokerError
+from broker.inspection.stats import Stats, stats_of
 from broker.protocol import anyone
 from broker.values.names import check_name
 
@@ -69,6 +70,10 @@ class BaseGateway(ABC):
             self._upkeep.cancel()
             await asyncio.gather(self._upkeep, return_exceptions=True)
         await self._transport.close()
+
+    async def stats(self) -> Stats:
+        """The run's numbers. Raises NoRun, ServerUnavailable."""
+        return stats_of(self.run, await self._transport.call(anyone.stats(self.run)))
 
     async def __aenter__(self) -> Self:
         return await self.open()

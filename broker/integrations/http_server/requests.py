@@ -8,7 +8,7 @@ import binascii
 import hashlib
 import hmac
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -205,16 +205,16 @@ class Authenticated:
         app: the protected application.
         token: the token.
         header: another header that may bring the token, in lower case.
-        public: a path that needs no token.
+        public: the paths that need no token.
     """
 
-    def __init__(self, app: ASGIApp, token: str, *, header: bytes = b"", public: str = "") -> None:
+    def __init__(self, app: ASGIApp, token: str, *, header: bytes = b"", public: Collection[str] = ()) -> None:
         self._app, self._expected = app, _fingerprint(token.encode())
         self._header, self._public = header, public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on."""
-        if scope["type"] == "http" and scope["path"] != self._public and not self._may(scope["headers"]):
+        if scope["type"] == "http" and scope["path"] not in self._public and not self._may(scope["headers"]):
             refusal = JSONResponse(
                 {"detail": "Missing or wrong token."}, status_code=401, headers={"www-authenticate": "Bearer"}
             )

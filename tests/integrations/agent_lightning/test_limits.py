@@ -21,6 +21,7 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig, Task, Trainer
 from broker.connections import open_transport
+from broker.inspection.metrics import CONTENT_TYPE
 from broker.integrations.agent_lightning import application
 from broker.integrations.agent_lightning.gateway import Gateway
 from broker.integrations.http_server import protocols, requests
@@ -66,6 +67,21 @@ def test_without_the_token_nothing_is_answered(url: str) -> None:
                 if status == 401:
                     assert posted.json == {"detail": "Missing or wrong token."}
                     assert posted.headers["www-authenticate"] == "Bearer"
+
+
+def test_probes_need_no_token_and_metrics_do(url: str) -> None:
+    @played
+    async def _scenario() -> None:
+        async with serving(url, token=TOKEN) as server:
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 401)):
+                assert (await aget(server.endpoint, path)).status == status
+            scraped = await aget(server.endpoint, "/metrics", Authorization=f"Bearer {TOKEN}")
+            assert scraped.headers["content-type"] == CONTENT_TYPE
+            assert f'broker_policy_version{{run="{RUN}"}} 0' in scraped.text.splitlines()
+            with Operator(url) as operator:
+                operator.purge(RUN)
+            for path, status in (("/healthz", 200), ("/readyz", 503)):
+                assert (await aget(server.endpoint, path)).status == status
 
 
 REQUESTS: list[tuple[str, str, bytes | None, int]] = [

@@ -350,7 +350,10 @@ def test_limits_and_token_hold(url: str) -> None:
         assert client.request("POST", "/api/rollouts", [{"input": "x" * 2000}]).status == 413
         stranger = Client(client.endpoint)
         assert stranger.get("/healthz").json == {"status": "ok"}
+        assert stranger.get("/readyz").status == 200
+        assert 'broker_tasks{run="agl/test",state="pending"} 1' in client.get("/metrics").text.splitlines()
         for path in (
+            "/metrics",
             "/api/rollouts?state_in=queuing",
             "/api/rollouts/r1",
             "/controller/x/api/rollouts?state_in=running",
