@@ -46,6 +46,9 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry("watch", "show a run live: progress, rates, what holds it up, who works on what", "watch"),
     Entry("status", "show a run's counters; --watch keeps them on the screen", "status"),
     Entry("explain", "say in words why workers get tasks or do not, and what would change it", "explain"),
+    Entry(
+        "plan", "say what staleness costs: simulate choices, and recommend one for a run or for given lengths", "plan"
+    ),
     Entry("health", "say whether a worker or the trainer is alive, for probes; exit 1 if it is not", "health"),
     Entry("metrics", "print the numbers of runs for Prometheus, or serve them with --port", "metrics"),
     Entry("tail", "follow what happens in a run, transition by transition", "tail"),

@@ -320,7 +320,7 @@ class Judge:
             self._against("claim", f"{attempt} was handed out twice")
         if not self._survives(int(version), epoch):
             self._against("policy", f"{attempt} was handed out for {version} of epoch {epoch}, which was undone")
-        if self.step_next is not None and self._is_too_old(int(version), self.step_next):
+        if self.step_next is not None and self._config.is_too_old(int(version), self.step_next):
             self._against_by_config("staleness", f"{attempt} was handed out for version {version}, too old to be used")
         self._attempts.add(attempt)
         task.held[of.slot] = Sample(attempt, int(version), epoch, session)
@@ -380,7 +380,7 @@ class Judge:
                 self._against("policy", f"step {step} trains on {name}#{slot}, {made}")
         versions = [sample.version for sample in task.done.values() if sample.version >= 0]
         oldest_version = min([int(oldest), *versions])
-        if self._is_too_old(oldest_version, at):
+        if self._config.is_too_old(oldest_version, at):
             text = (
                 f"task {name} was {count(at - oldest_version, 'version')} old when it joined the batch of step {step}"
             )
@@ -520,10 +520,6 @@ class Judge:
     def _against_by_config(self, rule: str, text: str) -> None:
         self._against(rule, text)
         self._by_config[rule] += 1
-
-    def _is_too_old(self, version: int, step: int) -> bool:
-        bound = self._config.oldest_trained
-        return bound is not None and self._config.on_stale != "keep" and step - version > bound
 
     def _survives(self, version: int, epoch: str) -> bool:
         """Whether a policy is of the surviving history, or the log does not say."""

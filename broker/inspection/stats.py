@@ -53,6 +53,7 @@ class Stats(Model, frozen=True):
         generation_s: how long attempts were held whose results were accepted, over the run's life, in seconds: `p50`,
             `p90` and `p99`, right within 19%. Empty before the first result.
         timed: how many attempts these are.
+        time_histogram: these attempts: bucket b has the number of those that took 2^(b/2) to 2^((b+1)/2) ms.
         lost_s: how long attempts generated in vain, over the run's life, in seconds by cause: how an attempt ended
             without a result (`expired`, `stale`, `surplus`, ...), or why an accepted result was thrown away since
             (`stale`, `filtered`, `revoked`, ...); `late`: what an attempt still generated after its end.
@@ -96,6 +97,7 @@ class Stats(Model, frozen=True):
     totals: dict[str, int] = Field(default_factory=dict[str, int])
     generation_s: dict[str, float] = Field(default_factory=dict[str, float])
     timed: int = 0
+    time_histogram: dict[int, int] = Field(default_factory=dict[int, int])
     lost_s: dict[str, float] = Field(default_factory=dict[str, float])
     mean_s: dict[str, float] = Field(default_factory=dict[str, float])
     trainer_silent_s: float | None = None
@@ -173,6 +175,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         },
         generation_s={name: round(seconds, 4) for name, seconds in quantiles.items() if seconds is not None},
         timed=sum(buckets.values()),
+        time_histogram=dict(sorted(buckets.items())),
         lost_s=lost_s(stored),
         mean_s={name: round(seconds, 4) for name, seconds in mean_s(stored).items()},
         trainer_silent_s=_silent_s(stored),

@@ -128,6 +128,11 @@ class RunConfig(Model, frozen=True):
             return self.staleness_limit
         return LIMIT_FOR_EACH_STEP * self.max_staleness
 
+    def is_too_old(self, version: int, step: int) -> bool:
+        """Whether a rollout of `version` may not be trained by `step` any more: then `on_stale` acts."""
+        limit = self.oldest_trained
+        return limit is not None and self.on_stale != "keep" and step - version > limit
+
     @property
     def batch_size(self) -> int:
         """B = max(1, consumer_batch_size)."""
