@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add("--graphs", action="store_true", help="generate with CUDA graphs")
     add("--lease-ms", type=int, default=10_000, help="when the work of a killed generator is done by another")
     add("--seed", type=int, default=0)
-    add("--kill-every", type=float, default=0.0, help="seconds between two kills of a random process; 0: none")
+    add("--kill-every", type=float, default=0.0, help="kill a random process every so many seconds; 0: none")
     add("--folder", help="where weights, checkpoint and curve go (default: a temporary folder)")
     add("--url", help="a server (default: an embedded one)")
     add("--run", default="grpo", help="the run's name (default: %(default)s)")
@@ -59,6 +59,42 @@ def ended_at_exit(processes: dict[str, "subprocess.Popen[bytes]"]) -> Generator[
             process.wait()
 
 
+class Kills:
+    """When to kill the next process.
+
+    Kills are at least so many seconds apart, and there is a checkpoint between two of them: a machine that is so slow
+    that a process does not even start in this time makes progress too.
+
+    Args:
+        every_s: seconds between two kills; 0: there are none.
+        checkpoint: the path of the trainer's checkpoint.
+        rng: adds up to `every_s` after the checkpoint, so that kills do not always come right behind one.
+    """
+
+    def __init__(self, every_s: float, checkpoint: Path, rng: random.Random) -> None:
+        self._every_s, self._checkpoint, self._rng = every_s, checkpoint, rng
+        self._last_s, self._due_s, self._seen = time.monotonic(), 0.0, self._there()
+
+    def _there(self) -> frozenset[str]:
+        """The names of the checkpoints."""
+        return frozenset(path.name for path in self._checkpoint.parent.glob(f"{self._checkpoint.name}.*"))
+
+    def is_due(self) -> bool:
+        """Whether to kill one now."""
+        now_s = time.monotonic()
+        if not self._every_s:
+            return False
+        if not self._due_s:
+            if (there := self._there()) != self._seen:
+                self._seen = there
+                self._due_s = max(self._last_s + self._every_s, now_s + self._rng.uniform(0.0, self._every_s))
+            return False
+        if now_s < self._due_s:
+            return False
+        self._last_s, self._due_s, self._seen = now_s, 0.0, self._there()
+        return True
+
+
 def supervise(options: argparse.Namespace, arguments: list[str]) -> int:
     """Runs the generators and the trainer until the trainer is done, and starts again what was killed."""
     rng = random.Random(options.seed)
@@ -73,7 +109,7 @@ def supervise(options: argparse.Namespace, arguments: list[str]) -> int:
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         with ended_at_exit(processes):
-            next_kill = time.monotonic() + (options.kill_every or float("inf"))
+            kills = Kills(options.kill_every, Path(options.folder, "checkpoint"), rng)
             while True:
                 for name, command in commands.items():
                     process = processes.get(name)
@@ -87,9 +123,8 @@ def supervise(options: argparse.Namespace, arguments: list[str]) -> int:
                         return process.returncode
                 if processes["trainer"].returncode is not None:
                     return processes["trainer"].returncode
-                if time.monotonic() > next_kill:
+                if kills.is_due():
                     processes[rng.choice(sorted(processes))].kill()
-                    next_kill += options.kill_every
                 time.sleep(0.1)
     except KeyboardInterrupt:
         return 130

@@ -68,15 +68,23 @@ class Learner:
         self.publish_s = 0.0  # how long it took to publish it
 
     def begin(self, version: int) -> bytes:
-        """The weights that a life of this program begins with: what was saved, or a warmed-up model."""
-        if version > 0:
-            state = torch.load(self.folder / f"state.v{version}.pt", map_location=self.options.device)
+        """The weights that a life of this program begins with: what was saved, or a warmed-up model.
+
+        A life that is killed before the first checkpoint leaves the warmed-up model to the next one.
+        """
+        path = self._path(version)
+        if version > 0 or path.exists():
+            state = torch.load(path, map_location=self.options.device)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         else:
             problems = PROBLEMS[self.options.problems]()
             warm_up(self.model, problems, self.options.warm_up, self.options.seed, self.options.device)
+            self.save(version)
         return self.publish(version)
+
+    def _path(self, version: int) -> Path:
+        return self.folder / f"state.v{version}.pt"
 
     def publish(self, version: int) -> bytes:
         """Publishes what generators need of a version, in the type that they generate with."""
@@ -88,9 +96,11 @@ class Learner:
         return self.published
 
     def save(self, version: int) -> None:
-        """Saves what this program needs to go on. A checkpoint names it after it is whole."""
+        """Saves what this program needs to go on. The file has its name when it is whole."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state, self.folder / f"state.v{version}.pt")
+        draft = self.folder / "state.draft"
+        torch.save(state, draft)
+        draft.rename(self._path(version))
         for path in self.folder.glob("state.v*.pt"):  # two checkpoints are kept
             if int(path.suffixes[0].removeprefix(".v")) < version - 2 * EVERY:
                 path.unlink()
