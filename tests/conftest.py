@@ -1,8 +1,10 @@
 """Servers for the tests, a lab on each of them, and a guard against threads, processes and sockets that tests leave."""
 
 import gc
+import re
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +20,35 @@ from tests.waiting import wait_until
 install_from_environment()
 give_defaults_to_children()
 
+#: If a test has more cases than this, all run on the first server; on the others the first cases and every SAMPLE-th.
+MANY_CASES, SAMPLE = 2, 6
+
 #: How many seconds threads, processes and connections may take to end after a test.
 _ENDING_S = 5.0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out cases on all servers but the first, to save time: all servers run the same scripts.
+
+    A case that the command line names runs on every server.
+    """
+    if any("[" in argument for argument in config.args):
+        return
+    first = str(server_kinds()[0])
+    cases = Counter[str]()
+    left_out: list[pytest.Item] = []
+    for item in items:
+        name, _, parameters = item.nodeid.partition("[")
+        kind = re.match(r"(fakeredis|(?:redis|valkey)-[\d.]+)-", parameters)
+        if kind is None or kind[1] == first:
+            continue
+        cases[name + kind[1]] += 1
+        if cases[name + kind[1]] > MANY_CASES and cases[name + kind[1]] % SAMPLE:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 def _children() -> set[int]:

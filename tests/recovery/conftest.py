@@ -1,9 +1,6 @@
 """The lab for tests of recoveries, after which a run may lack bytes of its last step."""
 
-import re
-from collections import Counter
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
@@ -11,34 +8,6 @@ from broker.inspection.verification import verify
 from broker.protocol import anyone
 from tests.conformance.lab import Lab
 from tests.conformance.state_checks import leftovers
-from tests.servers import server_kinds
-
-#: If a test has more cases than this, all run on the first server; on the others the first cases and every SAMPLE-th.
-MANY_CASES, SAMPLE = 2, 6
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out cases on all servers but the first, to save time: all servers run the same scripts.
-
-    A case that the command line names runs on every server.
-    """
-    if any("[" in argument for argument in config.args):
-        return
-    folder, first = Path(__file__).parent, str(server_kinds()[0])
-    cases = Counter[str]()
-    left_out: list[pytest.Item] = []
-    for item in items:
-        name, _, parameters = item.nodeid.partition("[")
-        kind = re.match(r"(fakeredis|(?:redis|valkey)-[\d.]+)-", parameters)
-        if folder not in item.path.parents or kind is None or kind[1] == first:
-            continue
-        cases[name + kind[1]] += 1
-        if cases[name + kind[1]] > MANY_CASES and cases[name + kind[1]] % SAMPLE:
-            left_out.append(item)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        gone = set(left_out)
-        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture
