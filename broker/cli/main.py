@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from broker.cli import options
 from broker.cli.catalogue import CATALOGUE, Entry
 from broker.cli.failure import (
     EXIT_BROKEN_PIPE,
@@ -26,6 +27,7 @@ from broker.cli.failure import (
     writing_output,
 )
 from broker.cli.output import Output
+from broker.logs import LOG_FORMAT_VARIABLE, json_line, set_up
 
 _DESCRIPTION = (
     "Look after the runs of rollout-broker: tasks and counters of asynchronous RL training, in Redis or Valkey."
@@ -77,6 +79,8 @@ def entry_point() -> NoReturn:
     # The parent process has closed it, and wants nothing printed.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    log_format = options.log_format(sys.argv[1:])
+    os.environ[LOG_FORMAT_VARIABLE] = log_format  # for processes that a command starts
     sys.exit(main(sys.argv[1:]))
 
 
@@ -90,10 +94,11 @@ def main(argv: Sequence[str], output: Output | None = None) -> int:
     Returns:
         the exit code: 0, 1 (negative finding), 2 (usage, environment), 130 (Ctrl-C), 143 (SIGTERM), 141 (reader gone).
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_format = options.log_format(argv)
+    set_up(log_format)
     previous = _on_sigterm(_raise_terminated)
     try:
-        return _guarded(argv, output)
+        return _guarded(argv, output, log_format)
     finally:
         if previous is not None:
             _on_sigterm(previous)
@@ -109,6 +114,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rollout-broker {_version()}")
+    options.add_log_format(parser)
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, parser_class=_CommandParser
     )
@@ -122,12 +128,13 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         )
         if entry.name in argv:
             entry.load().configure(subparser)
+            options.add_log_format(subparser)
     return parser
 
 
-def _guarded(argv: Sequence[str], output: Output | None) -> int:
+def _guarded(argv: Sequence[str], output: Output | None, log_format: str) -> int:
     try:
-        code = _dispatch(argv, output)
+        code = _dispatch(argv, output, log_format)
         with writing_output():
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -139,7 +146,7 @@ def _guarded(argv: Sequence[str], output: Output | None) -> int:
         return EXIT_BROKEN_PIPE
     except OutputFailure as failure:
         _forget_output()
-        return _told(failure)
+        return _told(failure, log_format)
     return code
 
 
@@ -161,30 +168,33 @@ def _unknown_command(argv: Sequence[str]) -> CommandFailure | None:
     )
 
 
-def _dispatch(argv: Sequence[str], output: Output | None) -> int:
+def _dispatch(argv: Sequence[str], output: Output | None, log_format: str) -> int:
     if (unknown := _unknown_command(argv)) is not None:
-        return _told(unknown)
+        return _told(unknown, log_format)
     try:
         namespace = build_parser(argv).parse_args(argv)
     except SystemExit as finished:  # argparse has printed its help (0) or the error (2)
         return finished.code if isinstance(finished.code, int) else EXIT_UNUSABLE
     except CommandFailure as failure:
-        return _told(failure)
+        return _told(failure, log_format)
     entry: Entry = next(entry for entry in CATALOGUE if entry.name == namespace.command)
     from broker.errors import BrokerError
 
     try:
-        return entry.load().run(namespace, output or Output(as_json=getattr(namespace, "json", False)))
+        output = output or Output(as_json=getattr(namespace, "json", False), log_format=log_format)
+        return entry.load().run(namespace, output)
     except OutputFailure:
         raise
     except CommandFailure as failure:
-        return _told(failure)
+        return _told(failure, log_format)
     except BrokerError as error:
-        return _told(from_broker_error(error))
+        return _told(from_broker_error(error), log_format)
 
 
-def _told(failure: CommandFailure) -> int:
-    sys.stderr.write(f"broker: {failure.message}\n")
+def _told(failure: CommandFailure, log_format: str) -> int:
+    is_json = log_format == "json"
+    told = json_line("broker.cli", logging.ERROR, failure.message) if is_json else f"broker: {failure.message}"
+    sys.stderr.write(f"{told}\n")
     return failure.exit_code
 
 

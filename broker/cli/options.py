@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Generator
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from broker.cli.failure import CommandFailure
+from broker.logs import FORMATS, LOG_FORMAT_VARIABLE
 from broker.values.names import URL_VARIABLE
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 #: How long a command tries to reach a server that does not answer: shorter than a worker, because a person waits.
 PATIENCE_S = 3.0
+
+_LOG_FORMAT = "--log-format"
 
 #: The largest number that an option takes: the largest that a server reads.
 _MOST = 2**63 - 1
@@ -54,6 +58,26 @@ def add_interval(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=positive_seconds, default=1.0, metavar="SECONDS", help="time between looks (default: 1)"
     )
+
+
+def add_log_format(parser: ArgumentParser) -> None:
+    """The option --log-format; `log_format` reads it before the command line is parsed."""
+    parser.add_argument(
+        _LOG_FORMAT,
+        choices=FORMATS,
+        default=SUPPRESS,
+        help="what the log on standard error is: text, or one JSON object a line "
+        f"(default: the environment variable {LOG_FORMAT_VARIABLE}, or text)",
+    )
+
+
+def log_format(argv: Sequence[str]) -> str:
+    """The format of the log that a command line asks for, or else the environment; `text` if it is none."""
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    asked = [os.environ.get(LOG_FORMAT_VARIABLE, "")]
+    asked += [word.partition("=")[2] for word in words if word.startswith(f"{_LOG_FORMAT}=")]
+    asked += [after for word, after in pairwise(words) if word == _LOG_FORMAT]
+    return "json" if asked[-1] == "json" else "text"
 
 
 def positive_seconds(text: str) -> float:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from broker.cli.failure import writing_output
 from broker.cli.plain import to_plain
+from broker.logs import json_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -61,11 +62,19 @@ class Output:
 
     Args:
         as_json: print data as JSON and nothing else on standard output.
+        log_format: `json`: notes on standard error are lines of a log in JSON.
         stdout, stderr: the streams, replaced in tests.
     """
 
-    def __init__(self, *, as_json: bool = False, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
-        self.as_json = as_json
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        log_format: str = "text",
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
+        self.as_json, self._log_format = as_json, log_format
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
         self._console: Console | None = None
@@ -87,7 +96,8 @@ class Output:
 
     def note(self, text: str) -> None:
         """Prints text beside the data, on standard error, so that a pipe holds data only."""
-        print(text, file=self._stderr, flush=True)
+        told = json_line("broker.cli", logging.INFO, text) if self._log_format == "json" else text
+        print(told, file=self._stderr, flush=True)
 
     def json(self, value: Any) -> None:
         """Print one value as one line of JSON."""

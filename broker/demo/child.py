@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from broker.errors import BrokerError
+from broker.logs import LOG_FORMAT_VARIABLE, set_up
 
 #: How long a child gets to end in order after it was told to, seconds.
 LEAVE_S: Final = 5.0
@@ -30,7 +30,7 @@ def enter(parser: ArgumentParser, work: Callable[[Namespace], None]) -> NoReturn
     parser.add_argument("--run", required=True, help="name of the run")
     parser.add_argument("--lifeline", action="store_true", help="end when standard input is closed")
     namespace = parser.parse_args()
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    set_up(os.environ.get(LOG_FORMAT_VARIABLE, ""))
     signal.signal(signal.SIGTERM, _leave)
     if namespace.lifeline:
         threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()

@@ -76,6 +76,7 @@ class WaitLog:
             count(self._n, "task"),
             duration(now - self._since),
             sentence,
+            extra={"run": state.run, "step": self._step, "missing": self._n - size},
         )
 
 

@@ -40,13 +40,15 @@ class Activity(Locked):
 
     def started(self, run: str) -> None:
         """A session with a run has begun."""
-        _log.info("worker %s serves run %s", self._worker, run)
+        _log.info("worker %s serves run %s", self._worker, run, extra=self._of(run))
 
     def finished(self, runs: Sequence[str]) -> None:
         """Its runs are finished: a loop ends. A worker that has had no work may have been started by mistake."""
         level = logging.WARNING if self._since is None else logging.INFO
         are = "run %s is" if len(runs) == 1 else "the runs %s are"
-        _log.log(level, f"worker %s has nothing more to do: {are} finished", self._worker, ", ".join(runs))
+        _log.log(
+            level, f"worker %s has nothing more to do: {are} finished", self._worker, ", ".join(runs), extra=self._of()
+        )
 
     def claimed(self, run: str, attempts: int) -> None:
         """A claim was answered."""
@@ -55,7 +57,8 @@ class Activity(Locked):
             if is_first:
                 self._since = self._clock()
         if is_first:
-            _log.info("worker %s has its first work: %s of run %s", self._worker, count(attempts, "attempt"), run)
+            told = count(attempts, "attempt")
+            _log.info("worker %s has its first work: %s of run %s", self._worker, told, run, extra=self._of(run))
         self.look()
 
     def quarantined(self, run: str) -> None:
@@ -71,6 +74,7 @@ class Activity(Locked):
                 "worker %s is quarantined in run %s: all its last attempts failed, while those of others succeeded. "
                 "It waits; `broker explain %s` says for how long, and `broker readmit %s %s` ends that",
                 *(self._worker, run, run, run, self._worker),
+                extra=self._of(run),
             )
 
     def accepted(self, run: str) -> None:
@@ -79,7 +83,12 @@ class Activity(Locked):
             return
         with self._lock:
             self._quarantined.discard(run)
-        _log.info("worker %s has a result of run %s accepted, and gets as much work as before", self._worker, run)
+        _log.info(
+            "worker %s has a result of run %s accepted, and gets as much work as before",
+            self._worker,
+            run,
+            extra=self._of(run),
+        )
 
     def done(self, results: int) -> None:
         """Results were accepted, or verdicts recorded."""
@@ -111,6 +120,7 @@ class Activity(Locked):
             failed,
             duration(seconds),
             done * 60 / seconds,
+            extra={**self._of(), "done": done, "failed": failed, "seconds": round(seconds, 3)},
         )
 
     def tell_failure(self, attempt: Attempt, error: BaseException, reason: str) -> None:
@@ -124,11 +134,16 @@ class Activity(Locked):
         said = reason.replace("\n", "\\n")
         try:
             trace = None if is_a(error, BrokerError) or not self._shows(type(error)) else error
-            _log.warning("attempt %s failed: %s", attempt.id, said, exc_info=trace)
+            of = {**self._of(attempt.run), "task": attempt.task, "attempt": attempt.id}
+            _log.warning("attempt %s failed: %s", attempt.id, said, exc_info=trace, extra=of)
         except BaseException as problem:  # the exception's class, and what shows tracebacks, may raise anything
             if told_to_end(problem):
                 raise
             _log.warning("attempt %s failed: %s (its traceback cannot be shown)", attempt.id, said)
+
+    def _of(self, run: str = "") -> dict[str, object]:
+        """The fields of a log line."""
+        return {"worker": self._worker, "run": run} if run else {"worker": self._worker}
 
     def _shows(self, kind: type[BaseException]) -> bool:
         now, name = self._clock(), f"{kind.__module__}.{kind.__qualname__}"

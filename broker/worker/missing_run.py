@@ -40,7 +40,7 @@ class MissingRun:
             has_others: whether the worker has another run that is there, or may still come. If it has none, the error
                 is raised when the patience is over.
         """
-        now = self._clock()
+        now, fields = self._clock(), {"worker": self._worker, "run": error.fields.get("run", "")}
         if self._since is None:
             self._since = self._tell_at = now
             self._told_of_end = False
@@ -54,6 +54,7 @@ class MissingRun:
                     "worker %s goes on with its other runs, and serves this one if it comes after all: %s",
                     self._worker,
                     error,
+                    extra=fields,
                 )
             return
         if now < self._tell_at:
@@ -61,7 +62,7 @@ class MissingRun:
         self._tell_at = now + TELL_EVERY_S
         until = "to come back" if self._was_there else "to be created"
         left = "" if self._patience_s is None else f", for {self._patience_s - waited_s:.0f} s at most"
-        _log.warning("worker %s is waiting for the run %s%s: %s", self._worker, until, left, error)
+        _log.warning("worker %s is waiting for the run %s%s: %s", self._worker, until, left, error, extra=fields)
 
     def found(self) -> None:
         """The run is there: the next time is a new wait."""
