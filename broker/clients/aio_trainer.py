@@ -207,7 +207,7 @@ class Trainer(AsyncClient):
             batch = await self._run(next_batch(self._state, step, n, accept, timeout, short=short))
         if prefetch and step == self._state.version and self._state.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
-        self._state.deliver(step)  # last: a caller that is interrupted before it gets this batch again
+        self._state.deliver(step, batch)  # last: a caller that is interrupted before it gets this batch again
         return batch
 
     def batches(

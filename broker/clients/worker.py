@@ -25,6 +25,7 @@ from broker.connections import (
 )
 from broker.errors import BadArgument, BrokerError
 from broker.protocol.worker import FailureKind
+from broker.values import spans
 from broker.values.attempt import Attempt
 from broker.values.hooks import check_plain_hook
 from broker.values.policy import Policy
@@ -413,7 +414,7 @@ class Worker(BlockingClient):
     def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
         during: During = "handler"
         try:
-            result = handler(attempt)
+            result = handler(attempt) if spans.active is None else spans.active.handle(handler, attempt)
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()

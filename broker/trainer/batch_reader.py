@@ -14,6 +14,7 @@ from broker.protocol.result_bytes import fetch
 from broker.values.codec import decode
 from broker.values.evaluation_payload import decode_payload
 from broker.values.rollout import Rollout
+from broker.values.spans import CONTEXT_MARK, context_and_result
 
 #: Tasks whose rows are read in one call.
 ROWS_PER_CALL = 128
@@ -98,7 +99,10 @@ def _rollouts(step: int, rows: Sequence[RolloutRow], results: list[bytes]) -> li
     results.reverse()
     for row in rows:
         for sample in row.samples:
-            sample.result = decode(results.pop())
+            body = results.pop()
+            if body.startswith(CONTEXT_MARK):
+                sample.trace, body = context_and_result(body)
+            sample.result = decode(body)
         oldest, (payload, judged) = row.oldest, decode_payload(row.payload)
         policy = None if judged is None else judged.policy
         rollouts.append(

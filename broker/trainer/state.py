@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ from broker.trainer.enqueued import Arrival, Enqueued
 from broker.trainer.feed_state import Feeding, FeedState, FeedStopped
 from broker.trainer.filter import Gathered
 from broker.trainer.numbered_calls import NumberedCalls
+from broker.values import spans
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, shown, whole
 from broker.values.config import RunConfig
 from broker.values.config_change import values_before
 from broker.values.evaluation_payload import encode_payload
 from broker.values.hooks import check_plain_hook
 from broker.values.names import check_name
+from broker.values.rollout import Rollout
 from broker.values.task import MAX_PRIORITY, Task
 
 _log = logging.getLogger(__name__)
@@ -156,8 +158,10 @@ class TrainerState:
         """Notes that the caller has no batch that it will advance."""
         self.delivered = min(self.delivered, self.version - 1)
 
-    def deliver(self, step: int) -> None:
+    def deliver(self, step: int, batch: Sequence[Rollout]) -> None:
         """Notes that the caller gets the batch of a step."""
+        if spans.active is not None:
+            spans.active.delivered(self.run, step, batch)
         self.delivered, self._repeated, self._delivered_at = step, None, self.version
 
     def check_weights(self, weights: int | None) -> None:
@@ -329,7 +333,7 @@ class TrainerState:
                 await self.refresh()
             self._asked = None
             if self.version > step:
-                self.digests.pop(step, None)
+                self._ended(step)
                 return self.version
             raise
         more: Trimmed | BrokerError = trimmed
@@ -340,12 +344,18 @@ class TrainerState:
             rest -= 1
         if advanced.batch_size not in (0, self.config.batch_size):
             await self.read_config()
-        self.digests.pop(step, None)
+        self._ended(step)
         if self.version == step:  # no other thread has done it
             self.version, self.made_by = advanced.version, self.epoch
             self.step_next = max(self.step_next, self.version)
         self._asked = None
         return self.version
+
+    def _ended(self, step: int) -> None:
+        """Notes that a step is over."""
+        self.digests.pop(step, None)
+        if spans.active is not None:
+            spans.active.trained(self.run, step)
 
     async def trim(self) -> Trimmed:
         """Frees some state that nothing needs any more, and warns of tasks that were never trained on."""

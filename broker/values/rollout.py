@@ -20,6 +20,7 @@ class Sample:
         version: the policy's version when the slot was claimed.
         newest: the newest version that was used; it differs when weights changed during generation.
         worker: name of the worker.
+        trace: the W3C `traceparent` of the attempt's span where its worker is traced (`broker.tracing`), else empty.
     """
 
     attempt_id: str
@@ -28,6 +29,7 @@ class Sample:
     version: int
     newest: int
     worker: str
+    trace: str = field(default="", repr=False)
 
 
 @dataclass(slots=True, eq=False)

@@ -19,6 +19,7 @@ from broker.protocol import keys, result_bytes, worker
 from broker.protocol.ids import worker_of
 from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.worker import ACCEPTED, Answer, Claimed, FailureKind, Joined, Renewed, Submission
+from broker.values import spans
 from broker.values.arguments import check_type, shown
 from broker.values.attempt import Attempt
 from broker.values.codec import encode
@@ -102,6 +103,7 @@ class Session(Locked):
         self._joining: Callable[[], Awaitable[Joined]] | None = None  # waits for the answer of a join without one
         self._number = 0  # of the newest claim sent
         self._settled = 0  # of the newest claim that was answered or given up
+        self._claiming_since_ns = 0  # when the newest claim was sent, for its span
         self._held: dict[str, Attempt] = {}
         self._blob: tuple[int, bytes | None] = (0, None)  # the number of the newest blob on the server, and its bytes
         self._claimed_policy: Policy | None = None  # the policy of the newest claim
@@ -194,12 +196,14 @@ class Session(Locked):
             self._joined = None
             for attempt in self._held.values():
                 attempt.mark_cancelled("expired")
-            self._held.clear()
+            self._let_go(list(self._held), "expired")
 
     def claim_call(self, n: int, policy: Policy | None) -> ScriptCall[Claimed]:
         """The next claim."""
         self._number += 1
         loaded = _named(policy)
+        if spans.active is not None:
+            self._claiming_since_ns = spans.active.now_ns()
         random = os.urandom(4).hex()
         return worker.claim(
             self.run, self.id, self._number, n, random, policy=loaded, blob_seq=self._blob[0], now=self.now
@@ -283,6 +287,8 @@ class Session(Locked):
             for attempt in attempts:
                 self._held[attempt.id] = attempt
             self._settled = self._number
+        if spans.active is not None and attempts:
+            spans.active.claimed(self._worker, self._claiming_since_ns, attempts)
         self._activity.claimed(self.run, len(attempts))
         if claimed.reason == "quarantined":
             self._activity.quarantined(self.run)
@@ -340,6 +346,8 @@ class Session(Locked):
                 attempt = self._held.pop(attempt_id, None)
                 if attempt is not None and attempt.mark_cancelled(why):
                     cancelled.append(attempt)
+                    if spans.active is not None:
+                        spans.active.left(attempt_id, why)
         return cancelled
 
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
@@ -352,6 +360,8 @@ class Session(Locked):
         joined = self._joined
         if joined is not None and len(body) > joined.max_result_bytes:
             raise TooBig(what="result", subject=attempt.id, size=len(body), limit=joined.max_result_bytes)
+        if spans.active is not None and (context := spans.active.submitting(attempt.id)):
+            body = spans.with_context(context, body)
         return Submission(attempt.id, "accept", body, used)
 
     def verdict(self, attempt: Attempt, verdict: Verdict, reason: str) -> Submission:
@@ -368,6 +378,9 @@ class Session(Locked):
         """
         ttl_ms = self._joined.result_ttl_ms if self._joined else result_bytes.TTL_MS
         answers, others = await result_bytes.submit(self._io, self.run, items, then=then, ttl_ms=ttl_ms, now=self.now)
+        if spans.active is not None:
+            for item, answer in zip(items, answers, strict=True):
+                spans.active.answered(item.attempt_id, answer.word)
         self.forget([item.attempt_id for item in items])
         if ACCEPTED in answers:
             self._activity.accepted(self.run)
@@ -389,6 +402,8 @@ class Session(Locked):
             trace = traceback_of(error)
         call = worker.fail(self.run, attempt.id, words, may_retry=retry, kind=kind, trace=trace, now=self.now)
         answer = await self._io.call(call)
+        if spans.active is not None:
+            spans.active.failed(attempt.id, words)
         self.forget([attempt.id])
         self._activity.failed()
         self._due_at = 0.0  # the retry may be due earlier than the last claim said: a wait must ask again first
@@ -409,7 +424,7 @@ class Session(Locked):
                 pass  # one call did not give all attempts back
         with self._lock:
             self._joined = None
-            self._held.clear()
+            self._let_go(list(self._held), "released")
 
     def works_on(self, attempt: Attempt) -> bool:
         """Whether a result of this attempt is still to come."""
@@ -418,8 +433,15 @@ class Session(Locked):
     def forget(self, attempts: Iterable[str]) -> None:
         """Forgets these attempts: they are not worked on any more."""
         with self._lock:
-            for attempt in attempts:
-                self._held.pop(attempt, None)
+            self._let_go(attempts, "released")
+
+    def _let_go(self, attempts: Iterable[str], why: str) -> None:
+        """Takes attempts out of those that are held; their spans end, unless an answer has ended them."""
+        tracing = spans.active
+        for attempt in attempts:
+            self._held.pop(attempt, None)
+            if tracing is not None:
+                tracing.left(attempt, why)
 
 
 _ACCEPTED = Submitted("accepted")

@@ -14,6 +14,7 @@ from typing import Any
 
 from broker.errors import BrokerError, TooBig
 from broker.protocol.worker import Submission
+from broker.values import spans
 from broker.values.attempt import Attempt
 from broker.worker.claims_and_results import WorkerCalls
 from broker.worker.exception_parts import is_a
@@ -221,7 +222,7 @@ class TaskRunner:
             if not inspect.isawaitable(outcome):
                 self._failure = not_awaitable(self._handler)
                 return
-            result: Any = await outcome
+            result: Any = await (outcome if spans.active is None else spans.active.wait_for(outcome, attempt))
             during = "encoding"
             submission = self._state.sessions[attempt.run].submission(attempt, result)
             if not attempt.cancelled:

@@ -29,6 +29,7 @@ def test_a_client_loads_no_recovery_and_no_reports(name: str):
             "broker.recovery.checkpoint",
             "broker.inspection.explanation",
             "broker.inspection.stats",
+            "broker.tracing",
             "broker.weights",
             "http.client",
         }
@@ -44,3 +45,12 @@ def test_every_name_is_there(name: str):
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'broker' has no attribute 'Nonsense'"):
         _ = broker.Nonsense  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_no_client_needs_opentelemetry():
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None; from broker import Trainer, Worker, aio; import broker.logs"
+    )
+    assert "broker.tracing" not in loaded_by(code)
+    told = finished("-c", "import sys; sys.modules['opentelemetry'] = None; import broker.tracing")
+    assert "install the extra `otel`" in told.err

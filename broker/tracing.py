@@ -1,0 +1,240 @@
+"""Spans of OpenTelemetry for a run: an attempt from its claim to its answer, a step with links to what it trains on.
+
+`install` turns them on for all clients of the process. It needs the extra `otel`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import broker
+from broker.errors import Reject
+from broker.values import spans
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer, TracerProvider
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "broker.tracing needs OpenTelemetry: install the extra `otel` of rollout-broker", name=error.name
+    ) from error
+
+if TYPE_CHECKING:
+    from broker.values.attempt import Attempt
+    from broker.values.rollout import Rollout
+
+__all__ = ["context_of_attempt", "context_of_step", "install", "uninstall"]
+
+#: Attributes of all spans begin so.
+_PREFIX: Final = "broker."
+
+
+def install(tracer_provider: TracerProvider | None = None) -> None:
+    """Traces all clients of this process from now on. Workers and trainers each call it.
+
+    Results then carry the context of their attempt, by which a traced trainer links a step to the attempts that it
+    trains on. Trainers of a release that does not know contexts cannot read such results.
+
+    Args:
+        tracer_provider: makes the spans; None: the global one.
+    """
+    spans.active = _Spans(trace.get_tracer("broker", broker.__version__, tracer_provider))
+
+
+def uninstall() -> None:
+    """Traces no client any more; spans that are open end."""
+    active, spans.active = spans.active, None
+    if isinstance(active, _Spans):
+        active.end_all()
+
+
+def context_of_attempt(attempt: Attempt) -> Context | None:
+    """The context for spans of your own below the span of an attempt; None: it is not traced, or has ended.
+
+    A handler of `Worker.run` needs no context: spans that it begins are below its own already.
+    """
+    active = spans.active
+    return active.context_of_attempt(attempt.id) if isinstance(active, _Spans) else None
+
+
+def context_of_step(run: str, step: int) -> Context | None:
+    """The context for spans of your own below the span of a step that is being trained; None: there is none."""
+    active = spans.active
+    return active.context_of_step(run, step) if isinstance(active, _Spans) else None
+
+
+class _Attempt:
+    """The open spans of an attempt."""
+
+    __slots__ = ("span", "submit")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.submit: Span | None = None
+
+
+class _Spans:
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._lock = threading.Lock()
+        self._attempts: dict[str, _Attempt] = {}
+        self._steps: dict[tuple[str, int], Span] = {}
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    # -- attempts --------------------------------------------------------------------------------------------------
+
+    def claimed(self, worker: str, since_ns: int, attempts: Sequence[Attempt]) -> None:
+        run = attempts[0].run
+        claim = self._tracer.start_span(
+            "broker.claim",
+            context=Context(),
+            kind=SpanKind.CLIENT,
+            attributes=_attributes(run=run, worker=worker, attempts=len(attempts)),
+            start_time=since_ns,
+        )
+        claim.end()
+        links = [Link(claim.get_span_context())]
+        for attempt in attempts:
+            told = _attributes(
+                run=run,
+                worker=worker,
+                task=attempt.task,
+                attempt=attempt.id,
+                slot=attempt.slot,
+                version=attempt.version,
+                tries=attempt.tries,
+            )
+            span = self._tracer.start_span(
+                "broker.attempt", context=Context(), kind=SpanKind.CONSUMER, attributes=told, links=links
+            )
+            with self._lock:
+                self._attempts[attempt.id] = _Attempt(span)
+
+    def handle(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> Any:
+        with self._handling(attempt):
+            return handler(attempt)
+
+    async def wait_for(self, outcome: Awaitable[Any], attempt: Attempt) -> Any:
+        with self._handling(attempt):
+            return await outcome
+
+    @contextmanager
+    def _handling(self, attempt: Attempt) -> Generator[None]:
+        context = self.context_of_attempt(attempt.id)
+        if context is None:
+            yield
+            return
+        with self._tracer.start_as_current_span(
+            "broker.handler", context=context, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, Reject):  # a verdict is no error
+                    span.record_exception(error)
+                    span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
+
+    def submitting(self, attempt_id: str) -> str:
+        found = self._attempts.get(attempt_id)
+        if found is None:
+            return ""
+        context = found.span.get_span_context()
+        if found.submit is None:
+            found.submit = self._tracer.start_span(
+                "broker.submit", context=trace.set_span_in_context(found.span, Context()), kind=SpanKind.PRODUCER
+            )
+        if not context.trace_flags.sampled:
+            return ""
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def answered(self, attempt_id: str, answer: str) -> None:
+        self._end(attempt_id, answer)
+
+    def failed(self, attempt_id: str, error: str) -> None:
+        self._end(attempt_id, "failed", Status(StatusCode.ERROR, error))
+
+    def left(self, attempt_id: str, why: str) -> None:
+        self._end(attempt_id, why)
+
+    def _end(self, attempt_id: str, how: str, status: Status | None = None) -> None:
+        with self._lock:
+            found = self._attempts.pop(attempt_id, None)
+        if found is None:
+            return
+        for span in (found.submit, found.span):
+            if span is not None:
+                span.set_attribute(f"{_PREFIX}answer", how)
+                if status is not None:
+                    span.set_status(status)
+                span.end()
+
+    def context_of_attempt(self, attempt_id: str) -> Context | None:
+        found = self._attempts.get(attempt_id)
+        return None if found is None else trace.set_span_in_context(found.span, Context())
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def delivered(self, run: str, step: int, rollouts: Sequence[Rollout]) -> None:
+        samples = [sample for rollout in rollouts for sample in rollout.samples]
+        contexts = [(sample, _context_in(sample.trace)) for sample in samples]
+        links = [
+            Link(context, _attributes(attempt=sample.attempt_id, worker=sample.worker))
+            for sample, context in contexts
+            if context is not None
+        ]
+        told = _attributes(
+            run=run,
+            step=step,
+            rollouts=len(rollouts),
+            samples=len(samples),
+            staleness=max((rollout.staleness for rollout in rollouts), default=0),
+        )
+        span = self._tracer.start_span(
+            "broker.train", context=Context(), kind=SpanKind.CONSUMER, attributes=told, links=links
+        )
+        with self._lock:
+            before = self._steps.pop((run, step), None)
+            self._steps[run, step] = span
+        if before is not None:  # the same batch again, or another one after a recovery
+            before.end()
+
+    def trained(self, run: str, step: int) -> None:
+        with self._lock:
+            ended = [self._steps.pop(key) for key in list(self._steps) if key[0] == run and key[1] <= step]
+        for span in ended:
+            span.end()
+
+    def context_of_step(self, run: str, step: int) -> Context | None:
+        span = self._steps.get((run, step))
+        return None if span is None else trace.set_span_in_context(span, Context())
+
+    def end_all(self) -> None:
+        """Ends all spans that are open."""
+        for attempt_id in list(self._attempts):
+            self._end(attempt_id, "untraced")
+        with self._lock:
+            steps, self._steps = self._steps, {}
+        for span in steps.values():
+            span.end()
+
+
+def _attributes(**named: str | int) -> dict[str, str | int]:
+    return {f"{_PREFIX}{name}": value for name, value in named.items()}
+
+
+def _context_in(traceparent: str) -> SpanContext | None:
+    """The context that a result carried; None if it carried none that can be read."""
+    try:
+        _, trace_id, span_id, flags = traceparent.split("-")
+        found = SpanContext(int(trace_id, 16), int(span_id, 16), True, trace.TraceFlags(int(flags, 16)))
+    except ValueError:
+        return None
+    return found if found.is_valid else None
