@@ -13,14 +13,15 @@ import pytest
 
 from tests.conformance.lab import Lab
 from tests.mutants.mutant import install_from_environment
-from tests.servers import ServerKind, ServerUnderTest, server_kinds
+from tests.servers import FAKE, ServerKind, ServerUnderTest, server_kinds
 from tests.signals import give_defaults_to_children
 from tests.waiting import wait_until
 
 install_from_environment()
 give_defaults_to_children()
 
-#: If a test has more cases than this, all run on the first server; on the others the first cases and every SAMPLE-th.
+#: All tests run on the first server. On each other one the first MANY_CASES cases of a test and every SAMPLE-th do. In
+#: fakeredis, which is for users' own tests and several times slower, so many tests of a file do.
 MANY_CASES, SAMPLE = 2, 6
 
 #: How many seconds threads, processes and connections may take to end after a test.
@@ -28,7 +29,7 @@ _ENDING_S = 5.0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out cases on all servers but the first, to save time: all servers run the same scripts.
+    """Leaves out tests on all servers but the first, to save time: all servers run the same scripts.
 
     A case that the command line names runs on every server.
     """
@@ -39,11 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: list[pytest.Item] = []
     for item in items:
         name, _, parameters = item.nodeid.partition("[")
-        kind = re.match(r"(fakeredis|(?:redis|valkey)-[\d.]+)-", parameters)
+        kind = re.match(r"(fakeredis|(?:redis|valkey)-[\d.]+)[-\]]", parameters)
         if kind is None or kind[1] == first:
             continue
-        cases[name + kind[1]] += 1
-        if cases[name + kind[1]] > MANY_CASES and cases[name + kind[1]] % SAMPLE:
+        counted = kind[1] + (str(item.path) if kind[1] == str(FAKE) else name)
+        cases[counted] += 1
+        if cases[counted] > MANY_CASES and cases[counted] % SAMPLE:
             left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -3,13 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any
 
 import pytest
 
 from broker import RunConfig, Trainer, Worker, aio
-from broker.connections import open_async_transport, open_transport
+from broker.connections import open_transport
 from broker.errors import (
     AuthenticationFailed,
     BadUrl,
@@ -30,18 +29,6 @@ from tests.threads import InThread
 from tests.waiting import wait_until
 
 CONFIG = RunConfig(consumer_batch_size=1)
-
-
-@pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("trainer", "worker", "aio_worker"):
-        monkeypatch.setattr(
-            f"broker.clients.{module}.open_transport", partial(open_transport, retry_for_s=0.2), raising=False
-        )
-    for module in ("aio_trainer", "aio_worker"):
-        monkeypatch.setattr(
-            f"broker.clients.{module}.open_async_transport", partial(open_async_transport, retry_for_s=0.2)
-        )
 
 
 @pytest.fixture(params=real_kinds(), ids=str)
@@ -66,16 +53,15 @@ async def _opened(client: Any) -> None:
 
 #: Every way to a server that users have.
 WAYS: list[Callable[[str], Any]] = [
-    lambda url: Trainer(url, "r", CONFIG),
-    lambda url: Worker(url, "r"),
-    lambda url: asyncio.run(_opened(aio.Trainer(url, "r", CONFIG))),
-    lambda url: asyncio.run(_opened(aio.Worker(url, "r"))),
+    lambda url: Trainer(url, "r", CONFIG, retry_for_s=0.2),
+    lambda url: Worker(url, "r", retry_for_s=0.2),
+    lambda url: asyncio.run(_opened(aio.Trainer(url, "r", CONFIG, retry_for_s=0.2))),
+    lambda url: asyncio.run(_opened(aio.Worker(url, "r", retry_for_s=0.2))),
 ]
 each_way = pytest.mark.parametrize("way", WAYS, ids=["trainer", "worker", "aio trainer", "aio worker"])
 
 
 @each_way
-@pytest.mark.usefixtures("_impatient")
 def test_nobody_is_there(way: Callable[[str], Any]):
     with pytest.raises(ServerUnavailable) as caught:
         way(f"redis://127.0.0.1:{free_port()}")
@@ -83,7 +69,6 @@ def test_nobody_is_there(way: Callable[[str], Any]):
 
 
 @each_way
-@pytest.mark.usefixtures("_impatient")
 def test_it_is_too_old(way: Callable[[str], Any]):
     with ScriptedServer(lambda _: bulk("redis_version:5.0.7\r\n")) as old:
         with pytest.raises(UnsupportedServer, match=r"5\.0\.7"):
@@ -91,7 +76,6 @@ def test_it_is_too_old(way: Callable[[str], Any]):
 
 
 @each_way
-@pytest.mark.usefixtures("_impatient")
 def test_it_is_no_redis(way: Callable[[str], Any]):
     with ScriptedServer(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as other, pytest.raises(UnsupportedServer):
         way(other.url)
@@ -105,7 +89,6 @@ def test_the_url_is_none(way: Callable[[str], Any], url: str):
 
 
 @each_way
-@pytest.mark.usefixtures("_impatient")
 def test_it_needs_a_password(own: ServerUnderTest, way: Callable[[str], Any]):
     own.command("CONFIG", "SET", "requirepass", "secret")
     with pytest.raises(AuthenticationFailed) as caught:
@@ -119,7 +102,6 @@ def test_it_needs_a_password(own: ServerUnderTest, way: Callable[[str], Any]):
 
 
 @each_way
-@pytest.mark.usefixtures("_impatient")
 def test_it_is_read_only(own: ServerUnderTest, way: Callable[[str], Any]):
     with ServerUnderTest(own.kind) as replica:
         with Trainer(own.url, "r", CONFIG):
