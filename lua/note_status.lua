@@ -33,7 +33,11 @@ return run(function()
   flush()
   redis.call('HSET', ROLLOUTS, task, new)
   if attempt ~= '' then
-    if held ~= '' then redis.call('HSET', holding, attempt, held) else redis.call('HDEL', holding, attempt) end
+    if held == '' then
+      redis.call('HDEL', holding, attempt)
+    elseif redis.call('HSET', holding, attempt, held) == 1 then -- it may be the controller's only one
+      keep_holding(holding)
+    end
     if heard ~= '' then redis.call('ZADD', HEARD, heard, attempt) end
   end
   if ended then note_end(task) end

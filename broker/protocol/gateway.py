@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from broker.protocol import keys
 from broker.protocol.script_call import Now, ScriptCall
 from broker.protocol.worker import Answer, answer
+
+#: What a controller has is forgotten when it has not asked for so long, milliseconds. `lua/include/gateway_records.lua`
+#: has the same number.
+HELD_FOR_MS = 604_800_000
 
 
 def note_ends(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[int]:
@@ -80,33 +84,20 @@ def note_status(run: str, change: StatusChange, *, now: Now = "") -> ScriptCall[
     return ScriptCall("note_status", (keys.state(run),), args, _noted)
 
 
-@dataclass(frozen=True, slots=True)
-class GivenAttempt:
-    """An attempt that a gateway claimed for a controller.
+def note_given(
+    run: str, controller: str, fresh: str, given: Mapping[str, str], *, now: Now = ""
+) -> ScriptCall[list[bytes]]:
+    """Writes down at most 1000 attempts that were claimed for a controller.
 
     Args:
-        attempt: the attempt.
-        old, new: its rollout's record as the gateway knows it (empty: it has none), and as it is to be.
-        held: what the controller has of it.
-    """
-
-    attempt: str
-    old: str
-    new: str
-    held: str
-
-
-def note_given(
-    run: str, controller: str, given: Sequence[GivenAttempt], *, now: Now = ""
-) -> ScriptCall[tuple[Literal["noted", "over", "changed"], ...]]:
-    """Writes down at most 1000 attempts of a controller, of which the run and the records are as the gateway knows.
+        run: name of the run.
+        controller: the controller.
+        fresh: the record of a rollout that has none yet, without its first three items: `, ...]`.
+        given: what the controller has of each attempt.
+        now: the clock.
 
     Returns:
-        A word for each: `noted`; `over`: it does not hold its slot; `changed`: the record is another.
+        The record of each attempt's rollout; empty: the attempt does not hold its slot.
     """
-    items = [part for one in given for part in (one.attempt, one.old, one.new, one.held)]
-    return ScriptCall("note_given", (keys.state(run),), (now, controller, *items), _words)
-
-
-def _words(reply: Any) -> Any:
-    return tuple(reply.decode().split())
+    items = [part for one in given.items() for part in one]
+    return ScriptCall("note_given", (keys.state(run),), (now, controller, fresh, *items), list)

@@ -47,6 +47,8 @@ class ScriptCall(Generic[T]):
         def both(replies: list[Any]) -> tuple[list[Any], T]:
             return replies[:-1], self.parse(replies[-1])
 
+        if not commands:  # then the reply is the script's alone
+            return ScriptCall(self.script, self.keys, self.args, lambda reply: ([], self.parse(reply)))
         return ScriptCall(self.script, self.keys, self.args, both, commands, with_before=True)
 
     def outcome(self, reply: Any) -> T | BrokerError:

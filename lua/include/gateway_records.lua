@@ -12,5 +12,8 @@ local function text_arg(i, name, pattern, most)
   return given
 end
 
+-- What a controller has is forgotten when it has not asked for seven days: it may never come back. Gateways prolong this when it asks.
+local function keep_holding(holding) redis.call('PEXPIRE', holding, 604800000) end
+
 -- The key of what a controller has, whose name is argument i.
 local function holding_arg(i) return HELD .. text_arg(i, 'controller', '^[%w%._:/@+-]+$', 200) end

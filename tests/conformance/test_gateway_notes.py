@@ -8,7 +8,7 @@ import pytest
 
 from broker.errors import BrokerError
 from broker.protocol import gateway, task_row
-from broker.protocol.gateway import GivenAttempt, Noted, StatusChange
+from broker.protocol.gateway import Noted, StatusChange
 from tests.conformance.lab import Lab
 
 ROLLOUTS, HELD, HEARD = "gateway:rollouts", "gateway:held:c", "gateway:heard"
@@ -124,48 +124,52 @@ def test_what_is_said_beside_the_state_leaves_what_the_controller_has(lab: Lab) 
     assert lab.command("HGET", lab.key(HELD), attempt) is None
 
 
-def given(lab: Lab, attempt: str, old: str = "old") -> str:
-    (word,) = lab.call(gateway.note_given, "c", [GivenAttempt(attempt, old, "new", "has it")])
-    return word
+def given(lab: Lab, *attempts: str) -> list[bytes]:
+    return lab.call(gateway.note_given, "c", ", 1]", dict.fromkeys(attempts, "has it"))
 
 
-def test_an_attempt_is_given_once(lab: Lab) -> None:
+@pytest.mark.parametrize("before", ["", "u#0.1.x"])
+def test_an_attempt_is_given_once_and_its_record_keeps_the_rest(lab: Lab, before: str) -> None:
+    """Mutants: a_repeated_gift_takes_a_start_back, a_given_attempt_is_not_held, a_given_rollout_forgets_the_rest."""
     attempt = held_one(lab)
-    for _ in range(2):  # a repeated call has the same effect
-        assert given(lab, attempt) == "noted"
-        assert record(lab) == b"new"
-        assert lab.command("HGETALL", lab.key(HELD)) == [attempt.encode(), b"has it"]
+    lab.command("HSET", lab.key(ROLLOUTS), "t", f'["{before}", "b", "running", 2.5, "a, \\"b"]')
+    whole = f'["{attempt}", "c", "queuing", 2.5, "a, \\"b"]'.encode()
+    assert given(lab, attempt) == [whole]
+    assert record(lab) == whole
+    assert lab.command("HGETALL", lab.key(HELD)) == [attempt.encode(), b"has it"]
+    started = whole.replace(b"queuing", b"running")
+    assert noted(lab, attempt, "H", old=whole.decode(), new=started.decode(), held="runs").word == "noted"
+    assert given(lab, attempt) == [started]  # sent again, it changes nothing
+    assert record(lab) == started
+    assert lab.command("HGETALL", lab.key(HELD)) == [attempt.encode(), b"runs"]
 
 
 def test_an_attempt_is_given_unless_it_is_over(lab: Lab) -> None:
+    """Mutant: an_attempt_is_given_that_is_over."""
     attempt = held_one(lab)
     worker = lab.raw_worker()
     worker.release(attempt)
     other = worker.take_one()
-    answers = lab.call(
-        gateway.note_given, "c", [GivenAttempt(attempt, "old", "mine", ""), GivenAttempt(other, "old", "new", "")]
-    )
-    assert answers == ("over", "noted")
-    assert record(lab) == b"new"
+    none, whole = given(lab, attempt, other)
+    assert none == b""
+    assert whole == record(lab) == f'["{other}", "c", "queuing", 1]'.encode()
     assert lab.command("HKEYS", lab.key(HELD)) == [other.encode()]
-
-
-@pytest.mark.parametrize(("stored", "known"), [("another", "old"), (None, "old"), ("another", "")])
-def test_an_attempt_is_given_unless_its_record_is_another(lab: Lab, stored: str | None, known: str) -> None:
-    attempt = held_one(lab)
-    lab.command("HDEL", lab.key(ROLLOUTS), "t")
-    if stored is not None:
-        lab.command("HSET", lab.key(ROLLOUTS), "t", stored)
-    assert given(lab, attempt, known) == "changed"
-    assert record(lab) == (None if stored is None else stored.encode())
-    assert lab.command("EXISTS", lab.key(HELD)) == 0
 
 
 def test_a_rollout_that_has_no_record_yet_gets_one(lab: Lab) -> None:
     attempt = held_one(lab)
     lab.command("HDEL", lab.key(ROLLOUTS), "t")
-    assert given(lab, attempt, "") == "noted"
-    assert record(lab) == b"new"
+    assert given(lab, attempt) == [record(lab)] == [f'["{attempt}", "c", "queuing", 1]'.encode()]
+
+
+def test_what_a_controller_has_is_forgotten_if_it_does_not_come_back(lab: Lab) -> None:
+    """Mutant: a_controller_that_is_gone_is_remembered."""
+    attempt = held_one(lab)
+    given(lab, attempt)
+    assert gateway.HELD_FOR_MS - 60_000 < lab.command("PTTL", lab.key(HELD)) <= gateway.HELD_FOR_MS
+    lab.command("DEL", lab.key(HELD))
+    assert noted(lab, attempt, "H", old=(record(lab) or b"").decode(), held="has it").word == "noted"
+    assert gateway.HELD_FOR_MS - 60_000 < lab.command("PTTL", lab.key(HELD)) <= gateway.HELD_FOR_MS
 
 
 def test_of_a_rollout_that_is_deleted_nothing_of_it_is_left(lab: Lab) -> None:
@@ -193,6 +197,8 @@ def test_a_call_tells_the_replies_of_the_commands_ahead_of_it(lab: Lab) -> None:
     reads = task_row.task(lab.run, "t").after(("HGET", lab.key(ROLLOUTS), "t"), ("HGET", lab.key(ROLLOUTS), "none"))
     (found, none), row = lab.do(reads)
     assert (found, none, row.letters) == (b"old", None, "H")
+    none, row = lab.do(task_row.task(lab.run, "t").after())
+    assert (none, row.letters) == ([], "H")
     wrong = task_row.task(lab.run, "t").after(("ZRANGE", lab.key(ROLLOUTS), 0, -1))
     with pytest.raises(BrokerError, match="WRONGTYPE"):
         lab.do(wrong)

@@ -165,8 +165,7 @@ class Subject:
                 change = gateway.StatusChange("held", self.held, "H", "old", "new", "c", "held", "1.5")
                 return gateway.note_status(run, change, now=now)
             case "note_given":
-                given = [gateway.GivenAttempt(self.held, "", "new", "held")]
-                return gateway.note_given(run, "c", given, now=now)
+                return gateway.note_given(run, "c", ", 1]", {self.held: "held"}, now=now)
             case "rights":
                 return rights.missing(run, ["HSET", "ZADD"], now=now)
             case "note_deleted":

@@ -1188,13 +1188,12 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "note_given.lua": {
         "an_attempt_is_given_that_is_over": ("if not holds then", "if false then", "given_unless_it_is_over"),
-        "a_given_record_is_overwritten": (
-            "(found[i] or '') ~= old and found[i] ~= new", "false", "given_unless_its_record_is_another",
-        ),
-        "a_repeated_gift_is_refused": (
-            "(found[i] or '') ~= old and found[i] ~= new", "(found[i] or '') ~= old", "given_once",
-        ),
+        "a_given_rollout_forgets_the_rest": ("(rest or fresh)", "fresh", "given_once"),
+        "a_repeated_gift_takes_a_start_back": ("elseif given == ids[i] then", "elseif false then", "given_once"),
         "a_given_attempt_is_not_held": ("call_in_pieces('HSET', holding, held, 2)", "", "given_once"),
+    },
+    "include/gateway_records.lua": {
+        "a_controller_that_is_gone_is_remembered": ("redis.call('PEXPIRE', holding, 604800000)", "", "does_not_come_back"),
     },
     "note_status.lua": {
         "a_start_of_an_attempt_that_is_over": ("if not holds then", "if false then", "whose_slot_another_one_holds"),

@@ -97,8 +97,8 @@ CALLS: dict[str, list[ScriptCall[Any]]] = {
     "admission_leave": [admission.leave(RUN, "o", 5, REPORT, now=5)],
     "note_deleted": [gateway.note_deleted(RUN, ["a", "b"], now=5)],
     "note_given": [
-        gateway.note_given(RUN, "c", [gateway.GivenAttempt("a#0.1.x", "", "new", "held")]),
-        gateway.note_given(RUN, "c", [gateway.GivenAttempt(f"a#{i}.1.x", "old", "new", "held") for i in (0, 1)], now=5),
+        gateway.note_given(RUN, "c", ", 1]", {"a#0.1.x": "held"}),
+        gateway.note_given(RUN, "c", ", 1]", {f"a#{i}.1.x": "held" for i in (0, 1)}, now=5),
     ],
     "note_status": [
         gateway.note_status(RUN, gateway.StatusChange("a", "", "", "old", "new", "")),

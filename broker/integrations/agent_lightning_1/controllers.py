@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from broker.errors import BrokerError, NoSession
@@ -32,8 +31,8 @@ _log = logging.getLogger(__name__)
 _MOST = 1000
 #: The number of a claim that every claim of a session has: its unknown attempts are given back.
 _ALL_CLAIMS = 2**53 - 1
-#: How often new attempts are noted while others change their rollouts' records.
-_TRIES = 10
+#: How often the time for which the server remembers what a controller has is prolonged, seconds.
+_KEEP_EVERY_S = 3600.0
 #: Controllers that did not ask for so long are forgotten here, seconds; their attempts are not.
 _FORGET_AFTER_S = 3600.0
 
@@ -88,15 +87,18 @@ class Controllers:
         one = self._known.setdefault(asking.name, Controller())
         async with one.turn:
             one.asked_at = time.monotonic()
+            keep = one.asked_at - one.kept_at >= _KEEP_EVERY_S
+            if keep:
+                one.kept_at = one.asked_at
             asks_for_new, most = RolloutState.QUEUING in states, min(limit, _MOST)
             # To this gateway's knowledge it has nothing: it gets new ones in the exchange that reads what it has.
             wanted = share({}, asking, one, most)[1] if asks_for_new and one.session and not one.given else 0
             ahead = wanted > 0
             if ahead:
-                held, granted = await self._claimed_ahead(asking, one, wanted)
+                held, granted = await self._claimed_ahead(asking, one, wanted, keep=keep)
                 surplus, wanted = [], 0
             else:
-                held, granted = await self._storage.held(asking.name), list[Granted]()
+                held, granted = await self._storage.held(asking.name, keep=keep), list[Granted]()
                 surplus, wanted = share(held, asking, one, most)
             if asks_for_new:
                 one.started = 0
@@ -124,10 +126,12 @@ class Controllers:
                     return True
         return False
 
-    async def _claimed_ahead(self, asking: Who, one: Controller, wanted: int) -> tuple[dict[str, Held], list[Granted]]:
+    async def _claimed_ahead(
+        self, asking: Who, one: Controller, wanted: int, *, keep: bool
+    ) -> tuple[dict[str, Held], list[Granted]]:
         """What a controller was given before, and new attempts, in one exchange."""
         one.number += 1
-        held, claimed = await self._storage.held_and(asking.name, self._claim(one, wanted))
+        held, claimed = await self._storage.held_and(asking.name, self._claim(one, wanted), keep=keep)
         return held, await self._granted_again(asking.name, one, wanted, claimed)
 
     async def _renewed(
@@ -219,52 +223,32 @@ class Controllers:
             if not kept[attempt].started:
                 kept[attempt].shown_at = now
         shown_again = {attempt: kept[attempt] for attempt in seen if not kept[attempt].started}
-        attempts, storage = [*seen, *given], self._storage
+        storage = self._storage
         # What another gateway ended since is noted again here. The next list finds that it is over.
-        records, stored = await storage.records_and_payloads(
-            [attempt_id(attempt).task for attempt in attempts],
+        found, records = await storage.note_list(
+            asking.name,
             [*storage.taking(asking.name, gone), *storage.giving(asking.name, shown_again)],
+            [attempt_id(attempt).task for attempt in seen],
+            given,
         )
-        known = dict(zip(attempts, records, strict=True))
-        known.update(await self._given(asking.name, given, known))
+        known: list[tuple[str, Held, Record, bytes | None]] = [
+            (attempt, kept[attempt], record or Record(now, now), None if body is None else shown_payload(body))
+            for attempt, (record, body) in zip(seen, found, strict=True)
+        ]
+        known += [
+            (attempt, given[attempt], record, payloads[attempt])
+            for attempt, record in zip(given, records, strict=True)
+            if record is not None
+        ]
         rows: list[bytes] = []
         one.given = {name: of for name, of in one.given.items() if of.record.attempt in kept}
-        for attempt, body in zip(attempts, stored, strict=True):
-            record, held = known[attempt] or Record(now, now), kept.get(attempt) or given.get(attempt)
-            if held is None:
-                continue
+        for attempt, held, record, payload in known:
             name = shown(attempt)
             one.given[name] = Given(held.session, record)
             state = RolloutState.RUNNING if held.started else RolloutState.QUEUING
-            payload = payloads.get(attempt) or (None if body is None else shown_payload(body))
             if payload is not None and state in states:
                 rows.append(rollout_json(name, payload, record, state.value, full_name(attempt)))
         return rows
-
-    async def _given(
-        self, controller: str, given: dict[str, Held], known: Mapping[str, Record | None]
-    ) -> dict[str, Record | None]:
-        """Notes new attempts of a controller, and returns their records. Takes out of `given` those that are over.
-
-        Another gateway may change a record at the same time: it ends the attempt before, or deletes the rollout.
-        """
-        left = {attempt: known[attempt] for attempt in given}
-        noted: dict[str, Record | None] = {}
-        for _ in range(_TRIES):
-            new = {attempt: _of_attempt(old, attempt, controller) for attempt, old in left.items()}
-            words = await self._storage.note_given(
-                controller, [(attempt, left[attempt], record, given[attempt]) for attempt, record in new.items()]
-            )
-            of = dict(zip(new, words, strict=True))
-            noted.update({attempt: record for attempt, record in new.items() if of[attempt] == "noted"})
-            changed = [attempt for attempt in new if of[attempt] == "changed"]
-            if not changed:
-                break
-            found = await self._storage.records([attempt_id(attempt).task for attempt in changed])
-            left = dict(zip(changed, found, strict=True))
-        for attempt in [attempt for attempt in given if attempt not in noted]:
-            del given[attempt]
-        return noted
 
     async def _fit(
         self, granted: Sequence[Granted], session: str, shown_at: float
@@ -282,12 +266,6 @@ class Controllers:
             payloads[grant.attempt_id] = payload
             given[grant.attempt_id] = Held(session, started=False, by_k8s=is_for_k8s(payload), shown_at=shown_at)
         return payloads, given
-
-
-def _of_attempt(old: Record | None, attempt: str, controller: str) -> Record:
-    """The record of a rollout whose new attempt a controller is given."""
-    now = time.time()
-    return replace(old or Record(now, now), attempt=attempt, by=controller, state=RolloutState.QUEUING.value)
 
 
 def _payload(grant: Granted) -> bytes:

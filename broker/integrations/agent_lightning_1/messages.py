@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, cast
 
@@ -145,6 +145,8 @@ class EventsQuery(BaseModel):
 class Record:
     """What the API shows of a rollout and the broker does not know. The broker's word on its state counts more.
 
+    A record is not changed, for it remembers its text: `replace` makes another.
+
     Args:
         created_at, updated_at: seconds since 1970.
         data_id, is_train: of its input, for the list of ended rollouts.
@@ -166,20 +168,32 @@ class Record:
     job: str | None = None
     last: str | None = None
     error: str | None = None
+    _text: str = field(default="", init=False, compare=False)
 
     def stored(self) -> str:
-        """As text."""
-        return json.dumps(
-            (
-                *(self.created_at, self.updated_at, self.data_id, self.is_train, self.attempt, self.by),
-                *(self.state, self.version, self.job, self.last, self.error),
+        """As text. `lua/note_given.lua` knows what its first three items are."""
+        if not self._text:
+            self._text = json.dumps(
+                (
+                    *(self.attempt, self.by, self.state, self.created_at, self.updated_at),
+                    *(self.data_id, self.is_train, self.version, self.job, self.last, self.error),
+                )
             )
-        )
+        return self._text
+
+    def rest(self) -> str:
+        """The stored text without its first three items, of a record with no attempt."""
+        assert not self.attempt, "its text is cut at a known place"
+        return self.stored().removeprefix(f'["", "", "{self.state}"')
 
     @classmethod
-    def read(cls, text: bytes) -> Record:
+    def read(cls, stored: bytes) -> Record:
         """Of a stored text."""
-        return cls(*cast("list[Any]", json.loads(text)))
+        text = stored.decode()
+        attempt, by, state, created_at, updated_at, data_id, is_train, *rest = cast("list[Any]", json.loads(text))
+        record = cls(created_at, updated_at, data_id, is_train, attempt, by, state, *rest)
+        record._text = text
+        return record
 
     def status(self, state: str) -> bytes:
         """The status of the rollout in JSON."""

@@ -8,7 +8,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.errors import TooBig
 from broker.integrations.agent_lightning_1 import names
@@ -109,13 +109,11 @@ class Rollouts:
         deleted = [rollout for rollout, known in old.items() if known.record is None and existing[rollout] in _OVER]
         if deleted:  # deleted before: it begins anew
             await self._enqueued({rollout: payloads[rollout] for rollout in deleted}, again=True)
-        await self._storage.create_records(
-            {
-                rollout: record
-                for rollout, record in records.items()
-                if rollout not in old or old[rollout].record is None
-            }
-        )
+        new = {
+            rollout: record for rollout, record in records.items() if rollout not in old or old[rollout].record is None
+        }
+        for rollout in await self._storage.create_records(new):
+            await self._complete(rollout, new[rollout])
         shown: dict[str, bytes] = {}
         for rollout, record in records.items():
             known = old.get(rollout)
@@ -148,6 +146,16 @@ class Rollouts:
         except TooBig as error:
             raise Refused(413, str(error)) from None
         return {piece[i].id: state for i, state in zip(answer.existing, answer.states, strict=True)}
+
+    async def _complete(self, rollout: str, wanted: Record) -> None:
+        """Adds what the trainer said of a rollout that a controller was given before its record was written."""
+        noted = ""
+        while noted != "noted":
+            record = await self._storage.record(rollout)
+            if record is None:  # it was deleted
+                return
+            new = replace(record, data_id=wanted.data_id, is_train=wanted.is_train)
+            noted = (await self._storage.noted(self._storage.noting(rollout, record, new))).word
 
     async def _old(self, existing: dict[str, str]) -> dict[str, Known]:
         return {rollout: await self._storage.known(rollout) for rollout in existing}
@@ -224,20 +232,21 @@ def shown_of(shown: str, known: Known) -> bytes:
     record, row = known.record, known.row
     state = state_of(row, record)
     if row is not None and state in FINAL:
-        _complete(record, row, state)
+        record = _completed(record, row, state)
     payload = NO_PAYLOAD if known.payload is None else shown_payload(known.payload)
     return rollout_json(shown, payload, record, state.value)
 
 
-def _complete(record: Record, row: TaskRow, state: RolloutState) -> None:
-    """Adds what no controller reported: the broker ended the rollout itself, or its gateway died."""
+def _completed(record: Record, row: TaskRow, state: RolloutState) -> Record:
+    """A record with what no controller reported: the broker ended the rollout itself, or its gateway died."""
     if record.state == state.value:
-        return
-    if state is RolloutState.FAILED and record.error is None:
-        record.error = row.reason or row.state
-    if row.slots:
-        record.last = names.attempt_name(row.slots[0].attempt_id)
-        record.updated_at = max(record.updated_at, row.slots[0].at_ms / 1000)
+        return record
+    error = row.reason or row.state if state is RolloutState.FAILED and record.error is None else record.error
+    if not row.slots:
+        return replace(record, error=error)
+    newest = row.slots[0]
+    last, updated_at = names.attempt_name(newest.attempt_id), max(record.updated_at, newest.at_ms / 1000)
+    return replace(record, error=error, last=last, updated_at=updated_at)
 
 
 def request_id() -> trainer.CallId:

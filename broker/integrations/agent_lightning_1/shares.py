@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Controller:
         left: what it had not started at its last list, although a list before had it.
         given: what it has, as this gateway showed it last, by the ids that it was shown under.
         asked_at: when it asked for its last list, by the monotonic clock.
+        kept_at: when the time for which the server remembers what it has was prolonged, by the monotonic clock.
     """
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -77,6 +79,7 @@ class Controller:
     left: frozenset[str] = frozenset()
     given: dict[str, Given] = field(default_factory=dict[str, "Given"])
     asked_at: float = field(default_factory=time.monotonic)
+    kept_at: float = -math.inf
 
 
 def share(held: dict[str, Held], asking: Who, one: Controller, limit: int) -> tuple[list[str], int]:

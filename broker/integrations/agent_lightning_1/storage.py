@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -25,7 +25,7 @@ from broker.errors import BrokerError
 from broker.integrations.agent_lightning_1.messages import Record
 from broker.integrations.agent_lightning_1.together import Together
 from broker.protocol import gateway, keys, task_row, trainer
-from broker.protocol.gateway import GivenAttempt, Noted, StatusChange
+from broker.protocol.gateway import Noted, StatusChange
 from broker.protocol.script_call import Argument, ScriptCall
 from broker.protocol.task_row import TaskRow
 
@@ -156,61 +156,80 @@ class Storage:
         texts: list[bytes | None] = await self._transport.command("HMGET", self._rollouts, *rollouts)
         return [None if text is None else Record.read(text) for text in texts]
 
-    async def records_and_payloads(
-        self, rollouts: Sequence[str], before: Iterable[tuple[Argument, ...]] = ()
-    ) -> tuple[list[Record | None], list[bytes | None]]:
-        """The records and payloads of some rollouts, read in one exchange with other commands ahead of it."""
-        commands = [*before]
-        if rollouts:
-            commands += [("HMGET", self._rollouts, *rollouts), ("HMGET", self._payloads, *rollouts)]
-        if not commands:
-            return [], []
-        answers = await self._transport.pipeline(commands)
-        if not rollouts:
-            return [], []
-        texts, payloads = cast("tuple[list[bytes | None], list[bytes | None]]", answers[-2:])
-        return [None if text is None else Record.read(text) for text in texts], payloads
+    async def note_list(
+        self,
+        controller: str,
+        before: Sequence[tuple[Argument, ...]],
+        seen: Sequence[str],
+        given: Mapping[str, Held],
+    ) -> tuple[list[tuple[Record | None, bytes | None]], list[Record | None]]:
+        """Notes what a controller's list gives it, and reads what the list shows: in one exchange.
 
-    async def create_records(self, records: Mapping[str, Record]) -> None:
-        """Makes rollouts exist for the API that did not."""
-        await self._transport.pipeline(
-            [("HSETNX", self._rollouts, rollout, record.stored()) for rollout, record in records.items()]
+        Args:
+            controller: the controller.
+            before: commands ahead of all else.
+            seen: rollouts that it has already.
+            given: new attempts of the controller.
+
+        Returns:
+            The records and payloads of `seen`; the records of `given`, None for an attempt that is over.
+        """
+        commands, now = [*before], time.time()
+        if seen:
+            commands += [("HMGET", self._rollouts, *seen), ("HMGET", self._payloads, *seen)]
+        answers, noted = list[Any](), list[bytes]()
+        if given:
+            items = {attempt: held.stored() for attempt, held in given.items()}
+            call = gateway.note_given(self.run, controller, Record(now, now).rest(), items)
+            answers, noted = await self.call(call.after(*commands))
+        elif commands:
+            answers = await self._transport.pipeline(commands)
+        found = zip(*answers[-2:], strict=True) if seen else ()
+        return (
+            [(None if text is None else Record.read(text), payload) for text, payload in found],
+            [Record.read(text) if text else None for text in noted],
         )
 
-    async def held(self, controller: str) -> dict[str, Held]:
-        """What a controller was given, and has not ended."""
-        return _held(await self._transport.command("HGETALL", self._held(controller)))
+    async def create_records(self, records: Mapping[str, Record]) -> list[str]:
+        """Makes rollouts exist for the API that did not. Returns those that did."""
+        made: list[int] = await self._transport.pipeline(
+            [("HSETNX", self._rollouts, rollout, record.stored()) for rollout, record in records.items()]
+        )
+        return [rollout for rollout, is_new in zip(records, made, strict=True) if not is_new]
 
-    async def held_and(self, controller: str, call: ScriptCall[T]) -> tuple[dict[str, Held], T | BrokerError]:
+    def _holding(self, controller: str, *, keep: bool) -> list[tuple[Argument, ...]]:
+        """The commands that read what a controller has, and prolong for how long that is remembered."""
+        key = self._held(controller)
+        return [("HGETALL", key), *([("PEXPIRE", key, gateway.HELD_FOR_MS)] if keep else [])]
+
+    async def held(self, controller: str, *, keep: bool) -> dict[str, Held]:
+        """What a controller was given, and has not ended.
+
+        Args:
+            controller: the controller.
+            keep: whether this is remembered for another `HELD_FOR_MS`.
+        """
+        return _held((await self._transport.pipeline(self._holding(controller, keep=keep)))[0])
+
+    async def held_and(
+        self, controller: str, call: ScriptCall[T], *, keep: bool
+    ) -> tuple[dict[str, Held], T | BrokerError]:
         """As `held`, and a script call in the same exchange, after it. Its error is not raised."""
-        (answer,) = await self.execute(call.after(("HGETALL", self._held(controller))))
+        (answer,) = await self.execute(call.after(*self._holding(controller, keep=keep)))
         if isinstance(answer, BrokerError):
-            return await self.held(controller), answer
-        (flat,), value = answer
+            return await self.held(controller, keep=keep), answer
+        (flat, *_), value = answer
         return _held(flat), value
 
     def giving(self, controller: str, given: Mapping[str, Held]) -> list[tuple[Argument, ...]]:
         """The commands that note what a controller has."""
         parts = [part for attempt, held in given.items() for part in (attempt, held.stored())]
-        return [("HSET", self._held(controller), *parts)] if parts else []
+        key = self._held(controller)
+        return [("HSET", key, *parts), ("PEXPIRE", key, gateway.HELD_FOR_MS)] if parts else []
 
     def taking(self, controller: str, attempts: Collection[str]) -> list[tuple[Argument, ...]]:
         """The commands that forget what a controller had."""
         return [("HDEL", self._held(controller), *attempts)] if attempts else []
-
-    async def note_given(
-        self, controller: str, given: Sequence[tuple[str, Record | None, Record, Held]]
-    ) -> tuple[Literal["noted", "over", "changed"], ...]:
-        """Writes down what a controller is given: each attempt, the record that has to be the newest, the new one.
-
-        Returns:
-            A word for each, as `broker.protocol.gateway.note_given`.
-        """
-        items = [
-            GivenAttempt(attempt, "" if old is None else old.stored(), new.stored(), held.stored())
-            for attempt, old, new, held in given
-        ]
-        return await self.call(gateway.note_given(self.run, controller, items)) if items else ()
 
     def noting(
         self,

@@ -14,8 +14,10 @@ pytest.importorskip("uvicorn", reason="the extra `gateway` is not installed")
 pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
 from broker import RunConfig
+from broker.connections import open_async_transport
 from broker.integrations.agent_lightning_1 import controllers, shares
 from broker.integrations.agent_lightning_1.gateway import Gateway
+from broker.integrations.agent_lightning_1.messages import RolloutState
 from broker.integrations.agent_lightning_1.rollouts import Rollouts
 from broker.integrations.agent_lightning_1.shares import Who, who
 from broker.integrations.agent_lightning_1.storage import Storage
@@ -329,17 +331,16 @@ def test_a_name_that_no_controller_can_have_is_not_found(client: Client) -> None
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[Storage], Awaitable[None]]]:
-    """What happens once after a gateway has claimed attempts and read their records, and before it notes them."""
+    """What happens once after a gateway has claimed attempts, and before it notes them."""
     steps: list[Callable[[Storage], Awaitable[None]]] = []
-    read = Storage.records_and_payloads
+    note = Storage.note_list
 
-    async def read_then(self: Storage, rollouts: Sequence[str], before: Any = ()) -> Any:
-        found = await read(self, rollouts, before)
-        if rollouts and steps:
+    async def note_after(self: Storage, controller: str, before: Any, seen: Sequence[str], given: Any) -> Any:
+        if given and steps:
             await steps.pop()(self)
-        return found
+        return await note(self, controller, before, seen, given)
 
-    monkeypatch.setattr(Storage, "records_and_payloads", read_then)
+    monkeypatch.setattr(Storage, "note_list", note_after)
     return steps
 
 
@@ -371,6 +372,49 @@ def test_what_another_gateway_writes_as_a_rollout_is_claimed_is_not_lost(
     assert (shown["status"]["error_message"], shown["status"]["version"]) == ("of the attempt before", 7)
     client.named("a").run("r1")
     assert client.status("r1")["version"] == 9
+
+
+def test_a_rollout_that_is_claimed_while_it_is_created_keeps_what_the_trainer_said(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Storage.create_records
+
+    async def claimed_before(self: Storage, records: Any) -> Any:
+        b = Who("b", by_address=False)
+        assert len(await controllers.Controllers(self).listed(b, frozenset({RolloutState.QUEUING}), 5)) == 1
+        return await create(self, records)
+
+    monkeypatch.setattr(Storage, "create_records", claimed_before)
+    client.create("r", input={"data_id": "d7"}, is_train=False)
+    monkeypatch.undo()
+    client.named("b").run("r")
+    (ended,) = client.get("/api/rollouts/terminal").json["items"]
+    assert (ended["data_id"], ended["is_train"]) == ("d7", False)
+
+
+def test_what_a_controller_has_is_remembered_for_seven_days_after_it_asked(
+    client: Client, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.create("r")
+    a = client.named("a")
+    assert a.ids() == ["r"]
+
+    async def left_ms(to: int | None = None) -> int:
+        transport = open_async_transport(url)
+        key = keys.key(RUN, "gateway:held:a")
+        if to is not None:
+            await transport.command("PEXPIRE", key, to)
+        left: int = await transport.command("PTTL", key)
+        await transport.close()
+        return left
+
+    a.patch("r", "running")
+    asyncio.run(left_ms(60_000))
+    assert a.ids("running") == ["r"]
+    assert asyncio.run(left_ms()) <= 60_000  # that is not prolonged at each look
+    monkeypatch.setattr(controllers, "_KEEP_EVERY_S", 0.0)
+    assert a.ids("running") == ["r"]
+    assert asyncio.run(left_ms()) > 604_000_000
 
 
 def test_results_whose_ends_nobody_noted_are_found_in_pieces(url: str) -> None:

@@ -64,7 +64,7 @@ def test_a_request_takes_few_exchanges(url: str, monkeypatch: pytest.MonkeyPatch
             }
 
     assert asyncio.run(scenario()) == {
-        "list": 3,
+        "list": 2,
         "start": 1,
         "event": 2,
         "end": 1,
