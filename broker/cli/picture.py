@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.bar import Bar
@@ -25,6 +25,7 @@ from broker.protocol.ids import attempt_id, worker_of
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
     from broker.inspection.stats import Stats
+    from broker.inspection.timeline import Timeline
     from broker.protocol.anyone import HeldRow, SessionRow
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -57,30 +58,22 @@ class Cursor:
     is_open: bool = False
 
 
-@dataclass(slots=True)
-class Told:
-    """What the event log told: the last transitions, the newest last, and how stale tasks were that were batched."""
-
-    last: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
-    staleness: Counter[int] = field(default_factory=Counter[int])
-
-
 def picture(
-    explanation: Explanation, history: History, told: Told, cursor: Cursor, *, width: int, lines: int = _LINES
+    explanation: Explanation, history: History, timeline: Timeline, cursor: Cursor, *, width: int, lines: int = _LINES
 ) -> RenderableType:
     """The picture.
 
     Args:
         explanation: the newest look.
         history: this look and those before it.
-        told: of the event log.
+        timeline: of the event log.
         cursor: what is selected.
         width: of the terminal, in columns.
         lines: of each list.
     """
     stats = explanation.stats
     parts: list[RenderableType] = [_heading(stats), _what_goes_on(explanation), _progress(history, stats, width)]
-    numbers, rates = _numbers(explanation), _rates(history, stats, told, width)
+    numbers, rates = _numbers(explanation), _rates(history, stats, timeline, width)
     if width >= _WIDE:
         both = Table.grid(expand=True, padding=(0, 2))
         both.add_column(ratio=1)
@@ -93,7 +86,7 @@ def picture(
         parts += [_workers(explanation, cursor, lines), _slots(explanation, cursor, lines)]
     if cursor.is_open:
         parts.append(_detail(explanation, cursor))
-    parts.append(_last(told, lines))
+    parts.append(_last(timeline, lines))
     parts.append(Text("q quit   tab list   ↑ ↓ select   enter details", style="dim"))
     return Group(*parts)
 
@@ -167,7 +160,7 @@ def _numbers(explanation: Explanation) -> RenderableType:
     return _grid(rows)
 
 
-def _rates(history: History, stats: Stats, told: Told, width: int) -> RenderableType:
+def _rates(history: History, stats: Stats, timeline: Timeline, width: int) -> RenderableType:
     columns = max(8, min(24, width - 40))
     rows: list[tuple[str, RenderableType]] = []
     counts = (("results", results), ("tasks ended", ended)) if not stats.admission else (("accepted", results),)
@@ -179,9 +172,9 @@ def _rates(history: History, stats: Stats, told: Told, width: int) -> Renderable
         rows.append(("accepted took", quantiles_told(stats.generation_s)))
     if lost := waste(stats):
         rows.append(("in vain", ", ".join(f"{number:,} {words}" for words, number in lost.items())))
-    total = told.staleness.total()
-    for behind in sorted(told.staleness)[:_BEHIND]:
-        share = told.staleness[behind] / total
+    staleness = timeline.staleness()
+    for behind in sorted(staleness)[:_BEHIND]:
+        share = staleness[behind] / staleness.total()
         bar = Table.grid(padding=(0, 1))
         bar.add_row(Bar(1.0, 0.0, share, width=max(6, columns - 6), color="cyan"), f"{share:4.0%}")
         rows.append((f"{behind} behind", bar))
@@ -287,10 +280,10 @@ def _detail(explanation: Explanation, cursor: Cursor) -> RenderableType:
     return _grid(rows)
 
 
-def _last(told: Told, lines: int) -> RenderableType:
+def _last(timeline: Timeline, lines: int) -> RenderableType:
     text = Text("last transitions", style="bold", no_wrap=True, overflow="ellipsis")
-    for at_ms, kind, words in reversed(told.last[-lines:]):
-        line = f"\n{transitions.clock(at_ms)[:8]}  {transitions.sentence(kind, words.split())}"
+    for told in islice(reversed(timeline.transitions), lines):
+        line = f"\n{transitions.clock(told.at_ms)[:8]}  {transitions.sentence(told.kind, told.words.split())}"
         text.append(line, style="not bold")
     return text
 

@@ -105,6 +105,16 @@ class Follower:
         self._has_read = False
         self.position = after
 
+    @classmethod
+    def of_the_last(cls, send: Send, run: str, count: int) -> Follower:
+        """A follower that begins so many events before the end."""
+        rows = send("XREVRANGE", keys.key(run, "events"), "+", "-", "COUNT", count)
+        return cls(send, run, text(rows[-1][0]) if len(rows) == count else OLDEST)
+
+    def pass_over(self) -> None:
+        """Goes to the end of the log; the events up to there are not read."""
+        self.position = newest_id(self._send, self._run)
+
     def pages(self, until: str = "+", count: int = PAGE) -> Iterator[Page]:
         """The events since the last call, up to the id `until`, or to the newest event at some moment."""
         is_full = True

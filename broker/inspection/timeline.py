@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.inspection.events import Event
+from broker.inspection.events import Event, Follower
 from broker.protocol.ids import attempt_id_or_none
 
 #: How far back the counts by second go, and how many steps, results, recoveries and transitions are kept.
@@ -210,6 +210,23 @@ class Timeline:
                 except (TypeError, ValueError):
                     continue
 
+    def read(self, follower: Follower, most_pages: int | None = None) -> None:
+        """Takes the events since the last call.
+
+        Args:
+            follower: reads the log.
+            most_pages: what comes after so many pages is passed over, which is a gap; None: all are read.
+        """
+        for number, page in enumerate(follower.pages(), 1):
+            if page.has_gap:
+                self.forget()
+            for event in page.events:
+                self.feed(event)
+            if number == most_pages:
+                follower.pass_over()
+                self.forget()
+                return
+
     def forget(self) -> None:
         """Notes a gap in the log: what is held is not known any more."""
         self.has_gap = True
@@ -221,6 +238,10 @@ class Timeline:
         last = until_ms // 1000
         known = {second.at_s: second for second in self.seconds}
         return [known.get(at, Second(at)) for at in range(last - seconds + 1, last + 1)]
+
+    def staleness(self) -> Counter[int]:
+        """The rollouts of the steps that are kept, by how many versions they were behind."""
+        return sum((step.staleness for step in self.steps.values()), Counter[int]())
 
     def held_longest(self, count: int) -> list[Held]:
         """The attempts that have been held for the longest time."""

@@ -74,11 +74,7 @@ class Watcher:
                 began = time.monotonic()
                 try:
                     found = operator.explain(self._run, WORKERS)
-                    for page in follower.pages():
-                        if page.has_gap:
-                            timeline.forget()
-                        for event in page.events:
-                            timeline.feed(event)
+                    timeline.read(follower)
                     self.latest, self.problem, self.is_missing = snapshot(found, timeline), "", False
                 except NoRun as error:  # purged: another run of this name begins a new log
                     timeline, follower = Timeline(), Follower(operator.transport.command, self._run)

@@ -17,12 +17,14 @@ import pytest
 from rich.console import Console
 
 from broker import Policy, RunConfig, Task, Trainer, Worker
-from broker.cli.commands.watch import _Log, move, watch_run
+from broker.cli.commands.watch import EVENTS_BEFORE, MOST_PAGES, move, watch_run
 from broker.cli.output import Output
-from broker.cli.picture import Cursor, Told, picture
+from broker.cli.picture import Cursor, picture
 from broker.connections.sync import run_blocking
+from broker.inspection.events import PAGE, Follower
 from broker.inspection.explanation import explain
 from broker.inspection.history import KEEP_S, History, results
+from broker.inspection.timeline import Timeline
 from broker.local_server.embedded import EmbeddedServer
 from broker.operator import Operator
 from tests.child import Child
@@ -35,18 +37,18 @@ class Watcher:
     """Draws the picture of a lab's run."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab, self.history, self.told, self.cursor = lab, History(), Told(), Cursor()
+        self.lab, self.history, self.timeline, self.cursor = lab, History(), Timeline(), Cursor()
         self.operator = Operator(lab.url)
-        self.log = _Log(self.operator, lab.run)
+        self.follower = Follower.of_the_last(self.operator.transport.command, lab.run, EVENTS_BEFORE)
 
     def shown(self, width: int = 120) -> str:
         lab = self.lab
         explanation = run_blocking(explain(lab.transport.io, lab.run, lab.now))
         self.history.add(lab.now / 1000, explanation.stats)
-        self.log.read_into(self.told)
+        self.timeline.read(self.follower, MOST_PAGES)
         stream = io.StringIO()
         console = Console(file=stream, width=width, force_terminal=False)
-        console.print(picture(explanation, self.history, self.told, self.cursor, width=width))
+        console.print(picture(explanation, self.history, self.timeline, self.cursor, width=width))
         lines = stream.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         return "\n".join(line.rstrip() for line in lines)
@@ -164,7 +166,7 @@ def test_the_bars_count_how_stale_the_batched_tasks_were(lab: Lab, watcher: Watc
         trainer.next_batch(timeout=5)
         trainer.advance()
     assert watcher.shown()
-    assert watcher.told.staleness == {0: 2, 1: 2}
+    assert watcher.timeline.staleness() == {0: 2, 1: 2}
     assert "1 behind" in watcher.shown()
 
 
@@ -216,6 +218,24 @@ def embedded() -> Generator[EmbeddedServer]:
     server = EmbeddedServer(port=0)
     yield server
     server.stop()
+
+
+def test_what_a_busy_run_logs_between_two_looks_is_passed_over(embedded: EmbeddedServer):
+    with Operator(embedded.url) as operator:
+        send, timeline = operator.transport.command, Timeline()
+        follower = Follower.of_the_last(send, "busy", EVENTS_BEFORE)
+        for number in range(PAGE + 9):
+            send("XADD", "rb1:{busy}:events", "*", "enqueue", f"t{number}")
+        timeline.read(follower, 1)
+        assert timeline.has_gap
+        assert timeline.transitions[-1].words == f"t{PAGE - 1}"
+        send("XADD", "rb1:{busy}:events", "*", "enqueue", "last")
+        timeline.read(follower, 1)
+        assert [told.words for told in timeline.transitions][-2:] == [f"t{PAGE - 1}", "last"]
+        assert (
+            Follower.of_the_last(send, "busy", 2).position
+            == send("XREVRANGE", "rb1:{busy}:events", "+", "-")[1][0].decode()
+        )
 
 
 def read_until(descriptor: int, text: str, within_s: float = 30.0) -> str:

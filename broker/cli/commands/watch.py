@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.cli import options
 from broker.cli.failure import EXIT_OK
@@ -15,16 +15,14 @@ from broker.inspection.history import History, ended, results, waste
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from broker.cli.picture import Cursor, Told
+    from broker.cli.picture import Cursor
     from broker.inspection.stats import Stats
     from broker.operator import Operator
 
 #: Pages of the event log that one look reads; what comes faster is left out of the last transitions.
-_MOST_PAGES = 3
+MOST_PAGES: Final = 3
 #: How many events before the first look are read.
-_EVENTS_BEFORE = 500
-#: Transitions that are kept.
-_KEPT = 50
+EVENTS_BEFORE: Final = 500
 #: Lines of the picture beside its lists.
 _FIXED_LINES = 26
 
@@ -85,18 +83,21 @@ def _picture_of(operator: Operator, run: str, interval_s: float, console: Consol
     from rich.live import Live
 
     from broker.cli.keyboard import keys
-    from broker.cli.picture import Cursor, Told, picture
+    from broker.cli.picture import Cursor, picture
+    from broker.inspection.events import Follower
+    from broker.inspection.timeline import Timeline
 
-    cursor, told, log = Cursor(), Told(), _Log(operator, run)
+    cursor, timeline = Cursor(), Timeline()
+    follower = Follower.of_the_last(operator.transport.command, run, EVENTS_BEFORE)
     with Live(console=console, auto_refresh=False, screen=True) as live, keys() as key:
         while True:
             explanation = operator.explain(run)
             history.add(explanation.now_ms / 1000, explanation.stats)
-            log.read_into(told)
+            timeline.read(follower, MOST_PAGES)
             until = time.monotonic() + interval_s
             while (left_s := until - time.monotonic()) > 0:
                 lines = max(2, (console.height - _FIXED_LINES) // 3)
-                shown = picture(explanation, history, told, cursor, width=console.width, lines=lines)
+                shown = picture(explanation, history, timeline, cursor, width=console.width, lines=lines)
                 live.update(shown, refresh=True)
                 pressed = key(left_s)
                 if pressed == "quit":
@@ -116,40 +117,6 @@ def move(cursor: Cursor, pressed: str, rows: int) -> None:
         cursor.is_open = not cursor.is_open
     elif pressed == "escape":
         cursor.is_open = False
-
-
-class _Log:
-    """The end of the event log of a run, read as it grows."""
-
-    def __init__(self, operator: Operator, run: str) -> None:
-        from broker.inspection.events import Follower
-
-        self._send, self._run = operator.transport.command, run
-        self._follower = Follower(self._send, run, self._start())
-
-    def _start(self) -> str:
-        from broker.inspection.events import OLDEST
-        from broker.protocol import keys
-        from broker.protocol.parsing import text
-
-        rows = self._send("XREVRANGE", keys.key(self._run, "events"), "+", "-", "COUNT", _EVENTS_BEFORE)
-        return text(rows[-1][0]) if len(rows) == _EVENTS_BEFORE else OLDEST
-
-    def read_into(self, told: Told) -> None:
-        """Adds what is new."""
-        from broker.inspection.events import newest_id
-
-        for number, page in enumerate(self._follower.pages(), 1):
-            for event in page.events:
-                for kind, words in event.transitions:
-                    told.last.append((event.at_ms, kind, words))
-                    if kind == "batch":
-                        _, step, oldest = words.split()
-                        told.staleness[int(step) - int(oldest)] += 1
-            del told.last[:-_KEPT]
-            if number == _MOST_PAGES:
-                self._follower.position = newest_id(self._send, self._run)
-                break
 
 
 def _watch_all(namespace: Namespace, output: Output) -> int:
