@@ -50,7 +50,7 @@ return run(function()
   zput(SESSIONS, session, lease_end(lease))
   for i = 1, #ids do
     if scores[i] then holding = holding + 1 end
-    if not scores[i] or not records[i] or too_old(oldest_in(records[i])) then over[#over + 1] = ids[i] end
+    if not scores[i] or not records[i] or too_old(Stored.oldest(records[i])) then over[#over + 1] = ids[i] end
   end
   load_attempts(over)
   for i = 1, #over do

@@ -46,12 +46,8 @@ local function free_bytes(limit)
   if step >= num('version') - 1 then return false end
   local offset = num('bytes_at')
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), offset, offset + limit - 1)
-  local n = within_bounds(ids)
-  for i = 1, n do
-    local t = tasks[ids[i]]
-    load_slots_of(t)
-    ResultBytes.free_all(t)
-  end
+  local n, slots_freed = ResultBytes.free_all(ids, hmget(TASKS, ids), slots_left)
+  slots_left, stopped = slots_left - slots_freed, n < #ids
   if n == #ids and n < limit then
     set('bytes_from', step + 1)
     set('bytes_at', 0)

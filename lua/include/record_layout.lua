@@ -22,6 +22,7 @@ local WORD = '([^,]*)'
 local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4)
   .. ',([^,]*,[^,]*),([^,]*),(%a*);?(.*)$'
 local OLDEST_PATTERN = '^%a' .. string.rep(',[^,]*', 6) .. ',([^,]*)'
+local SLOTS_PATTERN = '^%a' .. string.rep(',[^,]*', 11) .. ',(%a*);?(.*)$'
 local SLOT_PATTERN = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$'
 
 -- Tables of earlier calls, which are used again: making a table costs more than filling one.
@@ -50,8 +51,20 @@ local function decode_task(id, record)
   return t
 end
 
--- The field `oldest` of a stored task record.
-local function oldest_in(record) return record:match(OLDEST_PATTERN) end
+-- Parts of stored records. Decoding the whole record of a task costs twice as much.
+local Stored = {}
+
+-- The field `oldest` of a task's record.
+Stored.oldest = function(record) return record:match(OLDEST_PATTERN) end
+
+-- The letters in a task's record (empty: all slots are open), and the record of the task's first slot.
+Stored.slots = function(record) return record:match(SLOTS_PATTERN) end
+
+-- The id of the last attempt of the slot `name`, whose record this is.
+Stored.attempt = function(name, record)
+  local claims, random = record:match('^(%d+),[^,]*,(%w*)')
+  return name .. '.' .. claims .. '.' .. random
+end
 
 -- Returns how often the task was reset as too old, and how often it went back to waiting altogether, as numbers.
 local function again_parts(t)

@@ -77,8 +77,24 @@ ResultBytes.are_there = function(t)
   return #keys == 0 or redis.call('EXISTS', unpack(keys)) == #keys
 end
 
-ResultBytes.free_all = function(t)
-  for _, result in ipairs(ResultBytes.keys_of(t)) do unlink(result) end
+-- The bytes of all results of tasks are deleted when flush() writes. records: the stored records of the tasks. Stops after the task that has
+-- the last of `most` slots. Returns of how many tasks the bytes are deleted, and how many slots these have.
+ResultBytes.free_all = function(ids, records, most)
+  local n, slots_seen, names = 0, 0, {} -- names: of slots after the first
+  while n < #ids and slots_seen < most do
+    n = n + 1
+    local letters, first = Stored.slots(records[n])
+    slots_seen = slots_seen + #letters
+    for k = 0, #letters - 1 do
+      if letters:sub(k + 1, k + 1) == 'D' then
+        local name = ids[n] .. '#' .. small_text(k)
+        if k > 0 then names[#names + 1] = name else ResultBytes.free(Stored.attempt(name, first)) end
+      end
+    end
+  end
+  local stored = hmget(SLOTS, names)
+  for i = 1, #names do ResultBytes.free(Stored.attempt(names[i], stored[i])) end
+  return n, slots_seen
 end
 
 -- The bytes of the results of these attempts; nothing if they are more than 256, or have more than `most` bytes.

@@ -643,7 +643,11 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
     },
     "include/result_bytes.lua": {
-        "trim_leaves_the_last_result": ("for k = 0, t.samples - 1 do", "for k = 0, t.samples - 2 do", WALK),
+        "trim_leaves_the_last_result": ("for k = 0, #letters - 1 do", "for k = 0, #letters - 2 do", WALK),
+        "trim_leaves_the_results_of_later_slots": (
+            "for i = 1, #names do ResultBytes.free(Stored.attempt(names[i], stored[i])) end", "", WALK,
+        ),
+        "a_kept_result_counts_without_its_last": ("for k = 0, t.samples - 1 do", "for k = 0, t.samples - 2 do", WALK),
         "a_repeat_keeps_bytes_that_trim_freed": (
             "return step < from or (step == from and num('bytes_at') > 0)", "return false", WALK,
         ),
@@ -1021,7 +1025,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "renew.lua": {
         "a_heartbeat_says_nothing_of_the_end": ("state.finished and 'finished' or state.paused", "state.paused", WALK),
         "renew_ignores_staleness": ("and too_old(t.oldest) then", "and false then", "resets_all"),
-        "renew_reads_no_record": (" or too_old(oldest_in(records[i]))", "", "resets_all", WALK),
+        "renew_reads_no_record": (" or too_old(Stored.oldest(records[i]))", "", "resets_all", WALK),
         "renew_resets_what_others_hold": ("holds and s.session == session and", "holds and", "another_session_holds"),
         "renew_extends_nothing": ("zput(SESSIONS, session, lease_end(lease))", "", "sign_of_life", WALK),
         "unknown_attempts_kept": ("if holds then release_attempt(t, k, s) end", "", "lost_for_good"),
