@@ -271,6 +271,7 @@ class Simulation:
             task = self._tasks[self.ready[0][2]]
             if self.setting.mode == "wait" and not self._may_enter(task):
                 break
+            self._tell("took", task.order)
             heapq.heappop(self.ready)
             if self._is_too_old(task):
                 self._reset(task)

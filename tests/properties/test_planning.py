@@ -14,6 +14,7 @@ from broker.planning.simulation import Simulation
 from tests.properties.calls import Advance, Claim, Enqueue, Join, NewTask, Open, Renew, Submit, SubmitItem, Take
 from tests.properties.config import Config
 from tests.properties.model import Model
+from tests.properties.waiting import Due, bound, room
 
 
 class Follower:
@@ -76,6 +77,8 @@ class Follower:
             case "renew":
                 call = Renew(self.sessions[of[0]], self.claims[of[0]], (self.held[of[0]],))
                 assert self.model.apply(call, self.now)["abandon"] == {self.held[of[0]]: "stale"}
+            case "took":
+                pass
             case "submit":
                 answer = self.model.apply(Submit((SubmitItem(self.held[of[0]], data=b"x"),)), self.now)["answers"][0]
                 assert answer["answer"] in ("accepted", "stale")
@@ -151,6 +154,46 @@ def test_the_simulator_agrees_with_the_reference_model_at_each_event(name: str) 
     late_ms = follower.model.run.lengths.get("ms_lost_late", 0)
     assert (lost_ms - late_ms) / 1000 == pytest.approx(outcome.wasted_s, abs=1.0, rel=0.001)
     assert follower.seen >= {"claimed", "submit", "take", "sealed", "advance"}
+
+
+class Waiting:
+    """Compares a simulation of `wait` with the rule that the search over small worlds has proved."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.simulation, self.setting = Simulation(setting, self.observe), setting
+        self.took = self.kept = 0
+
+    def due(self) -> Due:
+        simulation, config = self.simulation, self.setting.config
+        assert config.oldest_trained is not None
+        oldest = [task.oldest for task in simulation.running.values()] + [each for each, _, _ in simulation.ready]
+        size = len(simulation.batch)
+        return Due(
+            simulation.step_next, simulation.version, config.batch_size, config.oldest_trained, size, tuple(oldest)
+        )
+
+    def observe(self, what: str, now_s: float, of: tuple[int, ...]) -> None:
+        simulation, due = self.simulation, self.due()
+        if what == "took":
+            self.took += 1
+            newest = bound(due)
+            assert newest is None or simulation.ready[0][0] <= newest
+        elif what == "claimed":
+            assert room(due, due.version) >= 0
+        elif what == "refused" and simulation.ready and simulation.step_next == simulation.version:
+            self.kept += 1
+            newest = bound(due)
+            assert newest is not None
+            assert simulation.ready[0][0] > newest
+
+
+@pytest.mark.parametrize("d", [2, 5])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_simulated_wait_keeps_the_places_that_the_rule_keeps(d: int, samples: int) -> None:
+    follower = Waiting(setting(s=2, d=d, mode="wait", samples=samples, max_wait_s=math.inf, steps=60))
+    assert follower.simulation.run().wasted_s == 0.0
+    assert follower.took >= 60 * 4
+    assert follower.kept > 5
 
 
 @pytest.mark.parametrize("d", [2, 5])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from broker.planning.choices import Choice, Row, Wanted, compare, grid, nearest,
 from broker.planning.lengths import lognormal, of_histogram, read_lengths
 from broker.planning.observed import observed
 from broker.planning.setting import Outcome, Setting
+from tests.child import ROOT
 
 GIVEN = ("--lengths", "lognormal:60:1", "--train-s", "40", "--places", "24", "--consumer-batch-size", "4")
 
@@ -175,6 +177,31 @@ def test_a_plan_shows_rows_a_plot_and_what_it_recommends(capsys: pytest.CaptureF
     assert f"on_stale={best[3]}" in out
     plotted = out.partition("\nlength\n")[2].partition("steps/h")[0]
     assert {*"abcd+"} >= set(re.findall(r"[a-d+]", plotted.partition("      +-")[0])) != set()
+
+
+PAGE = (ROOT / "docs/staleness.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^broker plan (--.*)$", PAGE, flags=re.MULTILINE))
+def test_the_commands_of_the_page_run(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = plan(capsys, *shlex.split(line), "--steps", "2")
+    assert code in (0, 1)
+    assert err == ""
+    assert "steps/h" in out
+
+
+@pytest.mark.parametrize(("sigma", "label"), [("1.0", "e"), ("1.5", "g")])
+def test_the_figures_of_the_page_are_those_that_the_command_prints(
+    sigma: str, label: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = [line.split() for line in PAGE.splitlines() if re.match(rf"[* ]  {label}  2 ", line)][sigma == "1.5"]
+    if shown[0] == "*":
+        del shown[0]
+    choice = ["--on-stale", shown[3], *(["--staleness-limit", shown[2]] if shown[2] != "-" else [])]
+    given = ["--lengths", f"lognormal:60:{sigma}", "--train-s", "40", "--places", "256", "--max-staleness", "2"]
+    _, out, _ = plan(capsys, *given, *choice)
+    (printed,) = re.findall(r"^[* ] +a +(2 .*)$", out, flags=re.MULTILINE)
+    assert printed.split() == shown[1:]
 
 
 def test_json_has_all_numbers_of_each_row(capsys: pytest.CaptureFixture[str]) -> None:
