@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from broker import Attempt, RunConfig, Task, Trainer
@@ -78,7 +78,7 @@ def measure(url: str, setting: Setting, faster: float, enqueued: int) -> Outcome
 
 
 @contextmanager
-def _workers(url: str, run: str, places: int, faster: float) -> Iterator[None]:
+def _workers(url: str, run: str, places: int, faster: float) -> Generator[None]:
     share = [places // WORKERS + (number < places % WORKERS) for number in range(WORKERS)]
     command = [sys.executable, "-m", "benchmarks.staleness", "--work", url, run, str(HEARTBEAT_S / faster)]
     processes = [subprocess.Popen([*command, str(each)]) for each in share]

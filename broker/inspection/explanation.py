@@ -50,9 +50,10 @@ class Explanation:
     by_samples: int | None = None
 
     def __str__(self) -> str:
-        """The facts in words: whether work goes on, whether a worker would get a task now, what the batch lacks."""
+        """The facts in words: does work go on, would a worker get a task, what does the batch lack, what was lost."""
         from broker.inspection.reasons import batch_progress, next_claim
         from broker.inspection.situation import situation
+        from broker.inspection.times import lost_told
 
         claim = next_claim(self)
         lines = [
@@ -62,6 +63,8 @@ class Explanation:
             *(f"- {remedy}" for remedy in claim.remedies),
             batch_progress(self.stats),
         ]
+        if lost := lost_told(self.stats.lost_s, self.stats.mean_s):
+            lines.append(lost)
         return "\n".join(lines)
 
 

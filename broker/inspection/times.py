@@ -23,7 +23,7 @@ def buckets_of(stored: Mapping[str, str]) -> dict[int, int]:
 def lost_s(stored: Mapping[str, str]) -> dict[str, float]:
     """How long attempts generated in vain, in seconds by cause, the largest first; from the script `stats`."""
     found = {name[8:]: int(ms) / 1000 for name, ms in stored.items() if name.startswith("ms_lost_") and int(ms) > 0}
-    return dict(sorted(found.items(), key=lambda each: -each[1]))
+    return dict(sorted(found.items(), key=lambda each: (-each[1], each[0])))
 
 
 def mean_s(stored: Mapping[str, str]) -> dict[str, float]:

@@ -20,12 +20,12 @@ local function refuse(attempt, verdict, how)
   if not (same and letter(t, k) == 'D') then ResultBytes.drop(attempt, how) end
   if same and Verdicts.rejected(s) and verdict == 'r' then return 'rejected' end
   bump('total_late', 1)
-  if same and letter(t, k) ~= 'D' then
-    Lengths.late(s)
-    slot_changed(t, k, s)
-  end
   local answer, why, by = refusal(attempt)
   event('late', attempt .. ' ' .. why .. ' ' .. by)
+  if same and letter(t, k) ~= 'D' then
+    Lengths.late(attempt, s)
+    slot_changed(t, k, s)
+  end
   return answer
 end
 

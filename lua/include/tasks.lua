@@ -42,11 +42,11 @@ local function end_hold(t, k, s, why)
   zdel(SESSION .. s.session, attempt)
   Timeouts.clear(attempt)
   Samples.gave_back()
-  Lengths.cut(s, why)
   s.why = why
   slot_changed(t, k, s)
   if TAKEN_BACK[why] then Markers.arm_session(s.session) end
   event('ended', attempt .. ' ' .. why)
+  Lengths.cut(attempt, s, why)
 end
 
 local cleared_slots = 0 -- how many slots the tasks have that this call cleared
@@ -69,8 +69,9 @@ local function clear_slots(t, why, done_why)
     if c == 'H' then
       end_hold(t, k, s, why)
     elseif c == 'D' then
-      ResultBytes.free(attempt_id(t, k, s))
-      Lengths.thrown(s, why)
+      local attempt = attempt_id(t, k, s)
+      ResultBytes.free(attempt)
+      Lengths.thrown(attempt, s, why)
       if done_why then s.why = done_why end
       slot_changed(t, k, s)
     elseif c == 'W' then

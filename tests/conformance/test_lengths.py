@@ -7,7 +7,9 @@ from tests.conformance.lab import Lab
 
 
 def test_what_attempts_generate_in_vain_is_counted_by_cause(lab: Lab):
-    """Mutants: what_is_cut_off_is_not_lost, what_is_thrown_away_is_not_lost, what_comes_late_is_not_lost."""
+    """Mutants: what_is_cut_off_is_not_lost, what_is_thrown_away_is_not_lost, what_comes_late_is_not_lost,
+    what_is_lost_is_in_no_event.
+    """
     trainer, worker, other = lab.trainer(consumer_batch_size=3, lease_ms=9_000), lab.worker(), lab.worker()
     trainer.enqueue([Task(id="s", samples=2, enough=1), Task(id="f"), Task(id="c")])
     short, surplus, filtered, cancelled = worker.claim(9)
@@ -22,6 +24,16 @@ def test_what_attempts_generate_in_vain_is_counted_by_cause(lab: Lab):
     assert trainer.discard(["f"]) == {"f": "discarded"}
     assert trainer.stats().lost_s == {"filtered": 3.0, "cancelled": 3.0, "surplus": 2.0, "late": 2.0}
     assert trainer.stats().mean_s == {"kept": 2.0, "started": 3.0}
+    assert [words for kind, words in lab.transitions() if kind == "lost"] == [
+        [surplus.id, "surplus", "2000"],
+        [cancelled.id, "cancelled", "3000"],
+        [surplus.id, "late", "1500"],
+        [cancelled.id, "late", "500"],
+        [filtered.id, "filtered", "3000"],
+    ]
+    told = "Generated in vain: cancelled 3.0 s, filtered 3.0 s, late 2.0 s and surplus 2.0 s. "
+    told += "Kept results took 2.0 s in the mean, all attempts 3.0 s or more."
+    assert told in f"{trainer.explain()}"
     trainer.enqueue(Task(id="e"))
     other.claim(1)
     for _ in range(9):

@@ -485,9 +485,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "no_trace_is_stored": ("message .. trace)", "message)", "traceback_of_a_handler"),
     },
     "include/lengths.lua": {
-        "what_is_cut_off_is_not_lost": ("bump('ms_lost_' .. why, math.max(0, now - s.at))", "", "generate_in_vain", WALK),
-        "what_is_thrown_away_is_not_lost": ("bump('ms_lost_' .. why, ms)", "", "generate_in_vain", WALK),
-        "what_comes_late_is_not_lost": ("bump('ms_lost_late', math.max(0, now - s.at))", "", "generate_in_vain", WALK),
+        "what_is_cut_off_is_not_lost": ("Lengths.lost(attempt, why, math.max(0, now - s.at))", "", "generate_in_vain", WALK),
+        "what_is_thrown_away_is_not_lost": ("Lengths.lost(attempt, why, ms)", "", "generate_in_vain", WALK),
+        "what_comes_late_is_not_lost": ("Lengths.lost(attempt, 'late', math.max(0, now - s.at))", "", "generate_in_vain", WALK),
+        "what_is_lost_is_in_no_event": ("if ms > 0 then event('lost'", "if false then event('lost'", "generate_in_vain"),
         "a_length_is_not_kept": ("s.why = int_text(ms)", "s.why = ''", "too_old_is_lost", WALK),
     },
     "include/held_samples.lua": {
@@ -826,7 +827,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "discard_keeps_accepted": (
             "zdel(READY, t.id)\n    bump('accepted', -1)", "zdel(READY, t.id)", "discard_takes", WALK,
         ),
-        "dropped_bytes_kept": ("ResultBytes.free(attempt_id(t, k, s))", "", "starts_over"),
+        "dropped_bytes_kept": ("ResultBytes.free(attempt)", "", "starts_over"),
         "no_wake_on_requeue": (
             "zput(PENDING, t.id, place(t))\n    Markers.arm_workers()", "zput(PENDING, t.id, place(t))", "marker_is_armed",
         ),
@@ -842,7 +843,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "zdel(RETRIES, name)\n    end\n  end\n  return due", "end\n  end\n  return due", WALK,
         ),
         "bytes_of_dropped_results_stay": (
-            "ResultBytes.free(attempt_id(t, k, s))\n      Lengths", "Lengths", WALK,
+            "ResultBytes.free(attempt)\n      Lengths", "Lengths", WALK,
         ),
         "what_is_taken_back_is_told_to_nobody": ("if TAKEN_BACK[why] then Markers.arm_session(s.session) end", "", WALK),
         "what_is_given_up_is_told_to_whoever_gave_it_up": ("if TAKEN_BACK[why] then Markers.arm", "if true then Markers.arm", WALK),

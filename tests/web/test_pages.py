@@ -93,7 +93,10 @@ def test_a_task_has_its_history_and_its_error_and_no_payload_unless_asked(url: s
             found = _get(endpoint, "/api/task", run="r", id=dead["id"])
             assert found["task"]["state"] == "dead"
             assert "ValueError" in found["task"]["last_failure"]["message"] + found["task"]["last_failure"]["trace"]
-            assert [told["kind"] for told in found["history"]] == ["enqueue", "start", "claim", "ended", "dead"]
+            kinds = [
+                told["kind"] for told in found["history"] if told["kind"] != "lost"
+            ]  # in less than 1 ms nothing is
+            assert kinds == ["enqueue", "start", "claim", "ended", "dead"]
             assert found["payload"] == payload
             everything = json.dumps([_get(endpoint, "/api/run", run="r"), found])
             assert ("secret" in everything) is bool(more)

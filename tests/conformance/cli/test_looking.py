@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 import signal
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -53,6 +54,21 @@ def test_status_shows_what_stats_say(broker: Any, trainer: Trainer, worker: Work
     assert re.search(r"^running +2$", shown.out, flags=re.MULTILINE)
     assert re.search(r"^pending +3$", shown.out, flags=re.MULTILINE)
     assert broker("status", RUN, "--json").json["capacity"] == trainer.stats().capacity == 0
+
+
+@pytest.mark.parametrize("command", ["status", "explain"])
+def test_what_was_generated_in_vain_is_said_in_words(
+    command: str, broker: Any, trainer: Trainer, worker: Worker
+) -> None:
+    assert "Generated in vain" not in broker(command, RUN).out
+    worker.claim(2)
+    time.sleep(0.06)
+    trainer.cancel(["t0"])
+    told = " ".join(broker(command, RUN).out.split())
+    assert re.search(r"Generated in vain: cancelled 0\.\d s\.", told)
+    assert re.search(
+        r"was generated in vain for \d+ ms: cancelled", broker("tail", RUN, "--from", "start", "--no-follow").out
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
