@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import replace
 
 from broker.integrations.agent_lightning_1 import names
 from broker.integrations.agent_lightning_1.controllers import Controllers
@@ -36,7 +35,7 @@ _SHUTDOWN = "local controller shutdown"
 #: How often a change is tried when others change the same rollout.
 _TRIES = 10
 #: The changes of state that a controller may report.
-_NEXT = {
+_NEXT: dict[str, frozenset[RolloutState]] = {
     RolloutState.QUEUING: frozenset({RolloutState.RUNNING, RolloutState.FAILED}),
     RolloutState.RUNNING: FINAL,
     RolloutState.SUCCEEDED: frozenset[RolloutState](),
@@ -272,7 +271,7 @@ def _why_not(
 
 
 def _next(record: Record) -> frozenset[RolloutState]:
-    return _NEXT[RolloutState(record.state)]
+    return _NEXT[record.state]
 
 
 def _is_changing(rollout: str) -> Refused:
@@ -287,12 +286,16 @@ def _why(row: TaskRow | None) -> str:
 
 def _updated(record: Record, state: str, updates: dict[str, str | None]) -> Record:
     """A record after a change."""
-    return replace(
-        record,
-        state=str(state),
-        job=updates.get("k8s_job_name", record.job),
-        last=updates.get("last_attempt_id", record.last),
-        error=updates.get("error_message", record.error),
-        version=record.version + 1,
-        updated_at=time.time(),
+    return Record(  # `replace` takes twice as long, and every change comes here
+        record.created_at,
+        time.time(),
+        record.data_id,
+        record.is_train,
+        record.attempt,
+        record.by,
+        str(state),
+        record.version + 1,
+        updates.get("k8s_job_name", record.job),
+        updates.get("last_attempt_id", record.last),
+        updates.get("error_message", record.error),
     )

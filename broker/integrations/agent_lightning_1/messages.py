@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
+from json.encoder import encode_basestring_ascii
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -197,17 +198,15 @@ class Record:
 
     def status(self, state: str) -> bytes:
         """The status of the rollout in JSON."""
-        return json.dumps(
-            {
-                "state": state,
-                "k8s_job_name": self.job,
-                "last_attempt_id": self.last,
-                "error_message": self.error,
-                "version": self.version,
-                "created_at": self.created_at,
-                "updated_at": self.updated_at,
-            }
-        ).encode()
+        job, last, error = (b"null" if text is None else _json(text) for text in (self.job, self.last, self.error))
+        return b'{"state":%b,"k8s_job_name":%b,"last_attempt_id":%b,"error_message":%b,"version":%d,%b}' % (
+            *(_json(state), job, last, error, self.version),
+            b'"created_at":%a,"updated_at":%a' % (self.created_at, self.updated_at),
+        )
+
+
+def _json(text: str) -> bytes:
+    return encode_basestring_ascii(text).encode()
 
 
 def rollout_json(shown: str, payload: bytes, record: Record, state: str, attempt: str = "") -> bytes:
@@ -220,7 +219,7 @@ def rollout_json(shown: str, payload: bytes, record: Record, state: str, attempt
         state: its state.
         attempt: the full name of the attempt that a controller was given. It is not in agent-lightning's message.
     """
-    head = b'{"rollout_id":' + json.dumps(shown).encode() + b","
+    head = b'{"rollout_id":' + _json(shown) + b","
     if attempt:
         head += b'"attempt_id":"' + attempt.encode() + b'",'
     return head + payload[1:-1] + b',"status":' + record.status(state) + b"}"

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from broker.protocol.ids import AttemptId, attempt_id
 
+#: How many attempts' names are remembered: a rollout has several requests, and each names its attempt several times.
+_NAMES = 4096
 #: The name of the first attempt.
 FIRST = "0"
 
@@ -59,18 +62,21 @@ def parsed(shown: str, attempt: str | None = None) -> Name | None:
     return None if match is None else Name(shown, _canonical(match[1], match[2]))
 
 
+@lru_cache(_NAMES)
 def attempt_name(attempt: str) -> str:
     """The name of one of the broker's attempts."""
     of = attempt_id(attempt)
     return _canonical(str(of.claims), of.random)
 
 
+@lru_cache(_NAMES)
 def shown(attempt: str) -> str:
     """The id of a rollout under which controllers get an attempt."""
     of = attempt_id(attempt)
     return of.task if of.claims == 1 else f"{of.task}--{of.claims}-{of.random}"
 
 
+@lru_cache(_NAMES)
 def full_name(attempt: str) -> str:
     """The name of an attempt with its random part, also of the first one."""
     of: AttemptId = attempt_id(attempt)
