@@ -9,7 +9,6 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from broker import errors
 from broker.cli.catalogue import CATALOGUE
@@ -159,28 +158,3 @@ def test_the_table_of_extras_has_every_package_and_extra_that_they_bring() -> No
 
 def _extras() -> dict[str, list[str]]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-
-
-def test_the_compose_file_runs_redis_as_the_operations_page_asks() -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
-    command = " ".join(services["redis"]["command"])
-    for setting in ("--appendonly yes", "--appendfsync everysec", "--maxmemory-policy noeviction"):
-        assert setting in command
-    assert services["redis"]["healthcheck"]["test"]
-    for name in ("trainer", "worker"):
-        assert services[name]["depends_on"]["redis"]["condition"] == "service_healthy"
-        assert "container_name" not in services[name], "a fixed name cannot be scaled"
-
-
-def test_the_image_has_a_directory_of_its_user_for_each_named_volume() -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-    build, _, _ = compose["x-broker"]["build"]["dockerfile_inline"].partition("USER nobody")
-    places = [
-        place.partition(":")[2]
-        for service in compose["services"].values()
-        if service["image"] == compose["x-broker"]["image"]
-        for place in service.get("volumes", ())
-    ]
-    assert places
-    for place in places:
-        assert f"mkdir {place} && chown nobody {place}" in build, "a new volume takes its owner from the image"
