@@ -16,9 +16,8 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-#: Longer than the default patience, and than the default time-out of a silent server, seconds.
-AWAY_S = 45.0
-PATIENCE_S = 60.0
+#: The outage is longer than a silent server's time-out and a lease, and shorter than the patience, seconds.
+TIMEOUT_S, LEASE_S, AWAY_S, PATIENCE_S = 4.0, 6.0, 12.0, 60.0
 N_TASKS = 400
 
 
@@ -40,18 +39,18 @@ def test_run_goes_on_after_an_outage_within_its_patience(how: str):
             done[attempt.task] += 1
         return attempt.task.encode()
 
-    config = RunConfig(consumer_batch_size=N_TASKS, max_attempts=1, lease_ms=15_000)
+    config = RunConfig(consumer_batch_size=N_TASKS, max_attempts=1, lease_ms=round(LEASE_S * 1000))
     with ServerUnderTest(real_kinds()[0], durable=True) as server, Trainer(server.url, "run", config) as trainer:
         trainer.enqueue(Task(id=f"t{i}") for i in range(N_TASKS))
         workers: list[Worker | aio.Worker] = []
 
         def works() -> None:
-            with Worker(server.url, "run", retry_for_s=PATIENCE_S) as worker:
+            with Worker(server.url, "run", timeout_s=TIMEOUT_S, retry_for_s=PATIENCE_S) as worker:
                 workers.append(worker)
                 worker.run(handler, concurrency=2)
 
         async def works_on_a_loop() -> None:
-            async with aio.Worker(server.url, "run", retry_for_s=PATIENCE_S) as worker:
+            async with aio.Worker(server.url, "run", timeout_s=TIMEOUT_S, retry_for_s=PATIENCE_S) as worker:
                 workers.append(worker)
                 await worker.run(awaited, concurrency=2)
 
