@@ -106,7 +106,7 @@ class WorkerCalls:
             return attempts
         try:
             for session in self.state.sessions.values():
-                await weights.load(session)
+                await weights.load(session, attempts)
             for_these = [attempt for attempt in attempts if weights.are_for(self.session_of(attempt), attempt)]
         except BaseException:
             await self.give_back(attempts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from broker.connections.base import BaseTransport
@@ -53,10 +53,14 @@ class LoadedWeights:
         """Whether weights of a run could not be had, and it is too early to try again."""
         return time.monotonic() < self._again.get(session.run, (0.0, 0.0))[0]
 
-    async def load(self, session: Session) -> None:
+    async def load(self, session: Session, fresh: Sequence[Attempt]) -> None:
         """Has the hook load the weights that the run's newest blob names, if it names others than are loaded.
 
         If they cannot be had, the run has to wait. Of a finished run nothing is loaded: its trainer may have ended.
+
+        Args:
+            session: with the run.
+            fresh: attempts that nobody works on yet.
         """
         blob, run, policy = session.blob, session.run, session.blob_policy
         if blob == self._blobs.get(run) or self.must_wait(session) or session.reason == "finished":
@@ -72,7 +76,8 @@ class LoadedWeights:
             except WeightsUnavailable as error:
                 self._is_missing(session, str(error))
                 return
-            session.loaded = policy
+            if policy is not None:
+                await session.has_loaded(policy, fresh)
         self._blobs[run] = blob
         self._again.pop(run, None)
         self._warnings[run].over()

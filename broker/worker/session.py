@@ -109,6 +109,7 @@ class Session(Locked):
         self._claimed_policy: Policy | None = None  # the policy of the newest claim
         self.blob_policy: Policy | None = None  # the policy that the newest blob came with
         self.loaded: Policy | None = None  # the newest policy whose weights `load_weights` has loaded
+        self._lost: dict[str, Policy] = {}  # by attempt: a policy of a lost future that generated a part of it
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
         self.missing, self._activity = missing, activity
         self.ask_weights_at = 0.0  # by time.monotonic: when the user's hook may be asked for newer weights again
@@ -350,9 +351,39 @@ class Session(Locked):
                         spans.active.left(attempt_id, why)
         return cancelled
 
+    async def has_loaded(self, policy: Policy, fresh: Sequence[Attempt]) -> None:
+        """Notes that the hook has loaded other weights.
+
+        The attempts that are worked on were generated with those before. If a recovery has undone these, the results
+        will name them, and the server refuses the results. Otherwise the new ones stand for both: a recovery that
+        undoes the older ones undoes the new ones too.
+
+        Args:
+            policy: that of the weights.
+            fresh: attempts that nobody works on yet.
+        """
+        before = self.loaded
+        # An evaluation has weights of its own.
+        begun = {attempt.id for attempt in self.held if not attempt.judges} - {attempt.id for attempt in fresh}
+        lost = {attempt: policy for attempt, policy in self._lost.items() if attempt in begun}
+        if before is not None and begun and await self._is_lost(before, policy):
+            lost = dict.fromkeys(begun, before) | lost
+        self._lost, self.loaded = lost, policy  # in this order: another thread may submit
+
+    async def _is_lost(self, before: Policy, policy: Policy) -> bool:
+        """Whether a recovery has undone a policy, by the one that the run has now."""
+        if before == policy or before.version >= policy.version:
+            return before != policy
+        if before.epoch == policy.epoch:  # a recovery ends what an epoch makes
+            return False
+        made_by = await self._io.command("HGET", keys.key(self.run, "policies"), str(before.version))
+        return made_by is None or made_by.decode() != before.epoch
+
     def submission(self, attempt: Attempt, result: Any, policy: Policy | None = None) -> Submission:
         """Encodes one result; refuses one that is too large."""
-        if policy is None and self.loaded is not None and not attempt.judges:
+        if attempt.id in self._lost:
+            policy = self._lost[attempt.id]
+        elif policy is None and self.loaded is not None and not attempt.judges:
             # They may have been loaded while the rollout was generated.
             policy = self.loaded if self.loaded.version > attempt.version else None
         used = None if policy is None else _used(attempt, policy)

@@ -105,10 +105,10 @@ class WorkerState:
             for run in names
         }
         self.lanes = Lanes(self.name, self.sessions.values())
+        self.weights: LoadedWeights | None = None
         self.policy = policy
         self.on_weights_stale = on_weights_stale
         self.hook_takes_run = on_weights_stale is not None and takes(on_weights_stale, "run")
-        self.weights: LoadedWeights | None = None
         if load_weights is not None:
             # Imported here: most workers load no published weights, and need no HTTP client.
             from broker.worker.loaded_weights import LoadedWeights
@@ -159,6 +159,9 @@ class WorkerState:
             )
         for policy in given.values():
             check_policy("policy", policy)
+        if self.weights is not None and any(policy is not None for policy in given.values()):
+            # Attempts would be claimed for that policy, and generated with the weights that the hook has loaded.
+            raise BadArgument(problem="the policy of a worker with load_weights is that of the weights that it loaded")
         for run, session in self.sessions.items():
             session.policy = given.get(run)
 

@@ -172,6 +172,46 @@ def test_results_name_weights_that_were_loaded_while_they_were_generated(lab: La
     assert (rollout.task, rollout.version, rollout.newest) == ("t0", 0, 1)
 
 
+@pytest.mark.parametrize("again", [0, 2], ids=["the worker goes back", "the trainer is further again"])
+def test_what_was_generated_with_weights_of_a_lost_future_is_refused(
+    lab: Lab, publisher: Publisher, again: int
+) -> None:
+    trainer = a_trainer(lab)
+    trainer.enqueue(tasks(9))
+    trainer.recover(blob=lambda version: published(publisher, version))
+    worker = lab.worker(load_weights=Loads())
+    (begun,) = worker.claim(1)
+    trainer.advance(published(publisher, 1), allow_empty=True)
+    (later,) = worker.claim(1)  # the weights change while the first one is generated
+    trainer.recover(version=0, blob=lambda version: published(publisher, version))
+    for version in range(1, again + 1):
+        trainer.advance(published(publisher, version), allow_empty=True)
+    (fresh,) = worker.claim(1)
+    assert (begun.version, later.version, fresh.version) == (0, 1, again)
+    answers = [answer.answer for answer in worker.submit_many((one, b"x") for one in (begun, later, fresh))]
+    assert answers[0] == "stale"
+    assert answers[1] in {"stale", "superseded"}, (
+        "the recovery has revoked it, and its slot may have been claimed again"
+    )
+    assert answers[2] == "accepted"
+
+
+def test_weights_of_an_earlier_trainer_whose_steps_survive_cost_no_result(lab: Lab, publisher: Publisher) -> None:
+    trainer = a_trainer(lab)
+    trainer.enqueue(tasks(9))
+    trainer.recover(blob=lambda version: published(publisher, version))
+    worker = lab.worker(load_weights=Loads())
+    (begun,) = worker.claim(1)
+    trainer.advance(published(publisher, 1), allow_empty=True)
+    worker.claim(1)
+    trainer = a_trainer(lab)  # another epoch, and no recovery
+    trainer.advance(published(publisher, 2), allow_empty=True)
+    worker.claim(1)
+    assert worker.submit(begun, b"x").answer == "accepted"
+    (rollout,) = trainer.next_batch(1)
+    assert (rollout.version, rollout.newest) == (0, 2)
+
+
 def test_attempts_of_an_evaluation_bring_their_own_weights(lab: Lab, publisher: Publisher) -> None:
     trainer, loads = a_trainer(lab), Loads()
     lane = f"{lab.run}/eval"
@@ -242,6 +282,10 @@ def test_the_hook_takes_the_place_of_the_policy(lab: Lab, client: Any) -> None:
     for other in others:
         with pytest.raises(BadArgument, match="load_weights"):
             client(lab.url, lab.run, load_weights=Loads(), **other)
+    worker = lab.worker(load_weights=Loads())
+    with pytest.raises(BadArgument, match="load_weights"):
+        worker.policy = Policy(version=0, epoch=trainer.epoch)
+    worker.policy = None
     with pytest.raises(BadArgument, match="weights_cache"):
         client(lab.url, lab.run, load_weights=Loads(), weights_cache=3)
     with pytest.raises(BadArgument, match="load_weights"):

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from broker.operator import Operator
 from tests.recovery.walker import Walk
+from tests.recovery.weights_walker import WeightsWalk
 from tests.servers import ServerUnderTest
 
 #: Walks on a real server of each kind, and on fakeredis, which is slower.
 WALKS, FAKE_WALKS = 100, 8
+#: Walks with weights, which are files, on a real server of each kind.
+WEIGHTS_WALKS = 10
 
 
 def test_random_walks_end_with_each_task_trained_once(server: ServerUnderTest, tmp_path: Path):
@@ -28,10 +31,20 @@ def test_random_walks_end_with_each_task_trained_once(server: ServerUnderTest, t
         _walk(server, seed, tmp_path / str(seed))
 
 
-def _walk(server: ServerUnderTest, seed: int, folder: Path) -> None:
+def test_workers_that_load_weights_never_say_another_version_than_they_generated_with(
+    server: ServerUnderTest, tmp_path: Path
+):
+    """Also while trainers are killed and recover. One walk again: BROKER_TEST_SEED=<seed> pytest -k load_weights."""
+    given = os.environ.get("BROKER_TEST_SEED")
+    many = WEIGHTS_WALKS if server.kind.is_real else 1
+    for seed in [int(given)] if given else random.SystemRandom().sample(range(10**9), many):
+        _walk(server, seed, tmp_path / str(seed), WeightsWalk)
+
+
+def _walk(server: ServerUnderTest, seed: int, folder: Path, kind: type[Walk] = Walk) -> None:
     folder.mkdir()
     run = f"walk-{secrets.token_hex(4)}"
-    walk = Walk(server.unix_url, run, seed, folder)
+    walk = kind(server.unix_url, run, seed, folder)
     try:
         walk.walk()
     except BaseException:

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from broker import Attempt, Policy, Rollout, RunConfig, Task, Trainer, Worker
+from broker import Attempt, Policy, Rollout, RunConfig, Sample, Task, Trainer, Worker
 from broker.connections import open_transport
 from broker.errors import BrokerError, Exhausted, Recovering, TooMany, WaitTimeout
 from broker.protocol import keys
 from broker.recovery.checkpoint_files import member_of, members
+from broker.recovery.recover import RecoveryReport
 from tests.recovery.interruptions import MOMENTS, Killed, kill
 
 #: Actions of one walk before everything is trained to the end.
@@ -107,6 +109,26 @@ class Walk:
     def _worker(self) -> Worker:
         return Worker(self.url, self.run, clock=self._clock, heartbeat=False, name="w")
 
+    # What a walk with weights does otherwise.
+
+    def _blob(self, version: int) -> bytes:
+        """What comes with a version that is about to begin."""
+        return b"w" * self.rng.choice([0, 5])
+
+    def _recover(self, source: Path | None, **how: Any) -> RecoveryReport:
+        return self.trainer.recover(source, **how)
+
+    def _use_newest(self, worker: Worker) -> None:
+        worker.policy = None
+
+    def _handed_out(self, worker: Worker, attempt: Attempt) -> None:
+        self.ledger.claimed[attempt.id] = attempt.policy
+        self.given.append(attempt)
+
+    def _delivered(self, sample: Sample) -> None:
+        policy = self.ledger.claimed[sample.attempt_id]
+        assert self.ledger.policies.get(policy.version) == policy.epoch, "delivered from a lost future"
+
     def close(self) -> None:
         """Closes the clients."""
         for client in (*self.workers, self.trainer):
@@ -118,9 +140,9 @@ class Walk:
         """Walks, and judges the history at the end."""
         self.enqueue()
         for _ in range(ACTIONS):
-            action = self.rng.choice(self._weighted)
-            self.log.append(action.__name__)
-            action(self)
+            name = self.rng.choice(self._weighted).__name__
+            self.log.append(name)
+            getattr(self, name)()
             self.check()
         self.finish()
 
@@ -141,7 +163,7 @@ class Walk:
         self.trainer.resume()
         for _ in range(1_000):
             for worker in self.workers:
-                worker.policy = None
+                self._use_newest(worker)
                 for attempt in self._claim(worker, 64) and worker.held:
                     self._submit(worker, attempt)
             try:
@@ -164,8 +186,7 @@ class Walk:
     def _claim(self, worker: Worker, n: int) -> bool:
         for attempt in worker.claim(n):
             assert attempt.id not in self.ledger.claimed
-            self.ledger.claimed[attempt.id] = attempt.policy
-            self.given.append(attempt)
+            self._handed_out(worker, attempt)
         return True
 
     def claim(self) -> None:
@@ -259,8 +280,7 @@ class Walk:
         for rollout in batch:
             assert len(rollout.samples) == (3 if int(rollout.task[1:]) % 4 == 3 else 1)
             for sample in rollout.samples:
-                policy = self.ledger.claimed[sample.attempt_id]
-                assert self.ledger.policies.get(policy.version) == policy.epoch, "delivered from a lost future"
+                self._delivered(sample)
                 limit = self.config.oldest_trained
                 if limit is not None and self.config.on_stale != "keep":
                     assert self.trainer.version - sample.version <= limit, "too stale"
@@ -270,7 +290,7 @@ class Walk:
 
     def _advance(self) -> None:
         version = self.trainer.version
-        assert self.trainer.advance(b"w" * self.rng.choice([0, 5])) == version + 1
+        assert self.trainer.advance(self._blob(version + 1)) == version + 1
         self._advanced(version)
 
     def _advanced(self, version: int) -> None:
@@ -384,7 +404,7 @@ class Walk:
             saved, source = self._newest(saved)
         if self.rng.random() < 0.3:
             said = self.trainer.recover(source, in_flight=in_flight, dry_run=True)
-            done = self.trainer.recover(source, in_flight=in_flight)
+            done = self._recover(source, in_flight=in_flight)
             for name in (
                 "requeued",
                 "ready_again",
@@ -397,7 +417,7 @@ class Walk:
             ):
                 assert getattr(said, name) == getattr(done, name), name
         else:
-            done = self.trainer.recover(source, in_flight=in_flight)
+            done = self._recover(source, in_flight=in_flight)
         assert done.missing == []
         assert self.trainer.version == (0 if saved is None else saved.version)
         self._back_to(saved)
@@ -438,9 +458,9 @@ class Walk:
 
     def _die_recovering(self) -> None:
         saved = self._choice()
-        self._killed(lambda: self.trainer.recover(None if saved is None else saved.path), 8)
+        self._killed(lambda: self._recover(None if saved is None else saved.path), 8)
         # Where it had begun, a file of later cannot be used any more: go on with the same.
-        self.trainer.recover(None if saved is None else saved.path)
+        self._recover(None if saved is None else saved.path)
         self._back_to(saved)
 
     def _die_checkpointing(self) -> None:
@@ -459,7 +479,7 @@ class Walk:
             if not self._take(None, short=True):
                 return
             version, epoch = self.trainer.version, self.trainer.epoch
-            self._killed(self.trainer.advance, 1)
+            self._killed(lambda: self.trainer.advance(self._blob(version + 1)), 1)
             if self.trainer.version > version:
                 self.ledger.history[version] = self.ledger.batch
                 self.ledger.policies[version + 1] = epoch
