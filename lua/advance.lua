@@ -3,10 +3,11 @@
 -- KEYS: state
 -- ARGV: now, gate (3), step, digest (of the sealed batch; `-`: none), allow_empty (1), has_blob (1), blob
 -- Returns: `version size batch_size`: the new version, how many tasks were consumed, and B
--- Errors: gate's, RECOVERING, EARLY (step, version, open), DIGEST (step, given, sealed), TOOBIG, BADARG
+-- Errors: gate's, RECOVERING, EARLY (step, version, open; due: in the mode `wait`, tasks of that version or older would become too old), DIGEST (step, given, sealed), TOOBIG, BADARG
 -- Bound: constant
 -- Flags: allow-oom
 -- @include gate
+-- @include waiting
 
 local FIELDS = gate_and({ 'open_size', 'total_consumed' })
 
@@ -30,6 +31,8 @@ return gated(FIELDS, function()
     if not allow_empty or num('open_size') > 0 then
       fail('EARLY', 'step', int_text(step), 'version', state.version, 'open', num('open_size'))
     end
+    local due = Staleness.unsealable(0)
+    if due then fail('EARLY', 'step', int_text(step), 'version', state.version, 'due', int_text(due)) end
     bump('accepted', batch_size())
     set('step_next', version + 1)
   end

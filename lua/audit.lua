@@ -16,7 +16,7 @@ return run(function()
   if state.recovering ~= '' then found.open_size = num('open_size') end -- a recovery's sweep moves the tasks, and its commit sets the counter later
   for _, name in ipairs(COUNTERS) do
     answer[#answer + 1] = name
-    answer[#answer + 1] = int_text(num(name))
+    answer[#answer + 1] = int_text(counted(name))
     answer[#answer + 1] = int_text(found[name])
   end
   return answer

@@ -42,7 +42,8 @@ end
 Fates.back_to_ready = function(t)
   zdel(key('batch:' .. t.step), t.id)
   t.state, t.step = 'Y', '-1'
-  zput(READY, t.id, t.first)
+  zput(READY, t.id, Staleness.score(t))
+  Staleness.moved('-1', t.oldest)
   changed(t)
   event('ready', t.id)
 end
@@ -58,8 +59,16 @@ Fates.mend_versions = function(t)
       newest = math.max(newest, tonumber(s.newest))
     end
   end
+  if t.state ~= 'B' then Staleness.moved(t.oldest, int_text(oldest)) end
   t.oldest, t.newest = int_text(oldest), int_text(newest)
   changed(t)
+end
+
+-- Whether a rollout of a lost batch finds a place in the steps that are left for it.
+Fates.has_place = function(t)
+  if not Staleness.waits() then return true end
+  Fates.mend_versions(t)
+  return Staleness.room(tonumber(t.oldest), 0) > 0
 end
 
 -- Remembers that a task is finished. The server knows this only from the checkpoint, so from now on the server is known from that checkpoint:
@@ -99,6 +108,7 @@ return gated(FIELDS, function()
     common = num('recover_order'),
     lost = state.recover_lost ~= '',
     by_cursor = state.recover_lost == 'cursor',
+    has_place = Fates.has_place,
     requeue_in_flight = state.recover_in_flight == 'requeue',
   }, act)
   if #missing > 0 then Awaited.add(missing) end

@@ -14,9 +14,10 @@ local FIELDS = gate_and({ 'open_size', 'awaited', 'ailing' })
 return gated(FIELDS, function()
   local found, answer = recomputed(), {}
   for _, name in ipairs(COUNTERS) do
-    if num(name) ~= found[name] then
-      answer[#answer + 1] = table.concat({ name, int_text(num(name)), int_text(found[name]) }, ' ')
-      set(name, found[name])
+    local stored = counted(name)
+    if stored ~= found[name] then
+      answer[#answer + 1] = table.concat({ name, int_text(stored), int_text(found[name]) }, ' ')
+      if name == 'ages' then Staleness.recount() else set(name, found[name]) end
     end
   end
   if #answer > 0 then

@@ -1,15 +1,16 @@
 -- Fills the next batch from the oldest ready rollouts, and seals the batch when it is full.
--- Transition: ready -> batched; too old: ready -> pending or rejected; all died of the streak: dead -> pending
+-- Transition: ready -> batched; too old: ready -> pending or rejected; waited for too long: running -> pending, delayed or rejected; all died of the streak: dead -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run, and no feeder will bring more), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
--- Returns: `size sealed exhausted left more digest taken short halted` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end; halted: 1 if the run is halted, and the batch was not sealed before); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
+-- Returns: `size sealed exhausted left more digest taken short halted due ...` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end; halted: 1 if the run is halted, and the batch was not sealed before; due: the first tasks that the batch waits for in the mode `wait`); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), FINISHED (step), BADARG
--- Bound: limit tasks; it stops resetting tasks that are too old when these have 1000 slots together (it finishes the last one); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B
+-- Bound: limit tasks; it stops resetting tasks that are too old when these have 1000 slots together (it finishes the last one); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B; in the mode `wait` the first 1000 running tasks
 -- Flags: allow-oom
 -- @include gate
 -- @include endings
 -- @include rows
 -- @include breaker
+-- @include ages
 
 local FIELDS = gate_and({ 'open_size', 'recheck', 'supply', 'streak', 'awaited' })
 
@@ -42,7 +43,13 @@ local function recheck_open_batch(step)
   flush()
 end
 
--- Moves ready tasks to the batch. Returns whether there are ready tasks that it did not look at, and the ids of the tasks that it took.
+-- Whether the batch may take a task, and has places for all that must not come later.
+local function may_enter(t, size)
+  local newest = Staleness.bound(size, 1)
+  return not newest or tonumber(t.oldest) <= newest
+end
+
+-- Moves ready tasks to the batch. Returns whether there are ready tasks that it did not look at and that may enter, and the ids of the tasks that it took.
 -- told: the most tasks to look at, because the answer has a row for each; together they have at most MOST_SLOTS slots. 0: no rows, no such bound.
 local function fill(step, n, limit, told)
   local ids, taken = redis.call('ZRANGE', READY, 0, limit), {}
@@ -52,7 +59,7 @@ local function fill(step, n, limit, told)
   local text, size = int_text(step), num('open_size')
   local batch = key('batch:' .. text)
   for i = 1, looked do
-    if size >= n then break end
+    if size >= n and not Staleness.unsealable(size) then break end
     if cleared_enough() then
       looked = i - 1
       break
@@ -60,7 +67,8 @@ local function fill(step, n, limit, told)
     local t = tasks[ids[i]]
     if too_old(t.oldest) then
       stale_task(t)
-    else
+    elseif may_enter(t, size) then
+      Staleness.moved(t.oldest, '-1')
       t.state, t.step = 'B', text
       changed(t)
       zdel(READY, t.id)
@@ -74,7 +82,8 @@ local function fill(step, n, limit, told)
     set('open_size', size)
     flush()
   end
-  return #ids > looked, taken
+  local following = tasks[ids[looked + 1]]
+  return following and (too_old(following.oldest) or may_enter(following, size)) or false, taken
 end
 
 -- The digest of a batch: a hash of its step, its tasks and the numbers of their first claims, in order. (fakeredis has no sha1hex.)
@@ -94,6 +103,43 @@ local function seal_batch(step, size)
   bump('accepted', math.max(batch_size(), size) - size)
   event('seal', table.concat({ int_text(step), size, digest }, ' '))
   return digest, members
+end
+
+local MOST_LOOKED, MOST_NAMED = 1000, 10
+
+-- Begins, keeps or ends the wait of the batch for running tasks that no later batch could hold. The wait is for tasks with samples of `version` or
+-- older that had started when it began. After max_wait_ms these are reset, and a wait for the others begins. Returns the first ids of those that it waits for.
+local function await(step, n, size)
+  if not Staleness.waits() then return {} end
+  local version
+  if size < n then version = Staleness.bound(size, 1) else version = Staleness.unsealable(size) end
+  if not version or state.paused == 'paused' or state.halted then
+    set('wait', '')
+    return {}
+  end
+  local words, since, first, is_new = {}, now, num('first_seq'), true
+  for word in (field('wait') or ''):gmatch('%d+') do words[#words + 1] = tonumber(word) end
+  if words[1] == step and version <= words[3] then since, first, is_new = words[2], words[4], false end
+  local ids, due, late = redis.call('ZRANGE', RUNNING, 0, MOST_LOOKED - 1), {}, now - since >= num('max_wait_ms')
+  load_tasks(ids)
+  for i = 1, #ids do
+    local t = tasks[ids[i]]
+    if t and tonumber(t.oldest) <= version then
+      if late and tonumber(t.first) <= first and not cleared_enough() then
+        bump('total_overdue', 1)
+        stale_task(t)
+      else
+        due[#due + 1] = t.id
+      end
+    end
+  end
+  if #due == 0 and not late and #ids < MOST_LOOKED then Staleness.recount() end -- an earlier release shares the run, and does not count
+  if late and not cleared_enough() then since, first, is_new = now, num('first_seq'), #due > 0 end
+  local told = { unpack(due, 1, math.min(#due, MOST_NAMED)) }
+  local head = table.concat({ int_text(step), int_text(since), int_text(version), int_text(first) }, ' ')
+  if is_new then event('wait', table.concat({ int_text(step), int_text(version), unpack(told) }, ' ')) end
+  set('wait', #due > 0 and table.concat({ head, unpack(told) }, ' ') or '')
+  return told
 end
 
 return gated(FIELDS, function()
@@ -119,15 +165,20 @@ return gated(FIELDS, function()
   local digest = '-'
   local all_there_is = short and exhausted and size == left and size > 0
   if seal then told = {} end
-  if seal and (size >= n or all_there_is) then
+  local held = Staleness.unsealable(size)
+  local due = {}
+  if seal and ((size >= n and not held) or all_there_is) then
     local members
     digest, members = seal_batch(step, size)
     told = first_ids(members, most)
+    if Staleness.counts() then set('wait', '') end
+  elseif limit > 0 and not more then
+    due = await(step, n, size)
   end
   -- `want`: how many more rollouts the trainer waits for: until the batch is full or, with `short`, holds all tasks that are left.
   local whole = short and left > size and math.min(n, left) or n
-  set('want', digest == '-' and math.max(0, whole - size) or 0)
+  set('want', digest == '-' and math.max(held and 1 or 0, whole - size) or 0)
   local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken,
-    short and 1 or 0, state.halted and 1 or 0 }
+    short and 1 or 0, state.halted and 1 or 0, unpack(due) }
   return table.concat(answer, ' '), most > 0 and #told > 0 and contents(told, bytes)
 end)

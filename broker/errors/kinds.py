@@ -88,6 +88,10 @@ class Early(BrokerError):
             "there is no sealed batch to advance from version {version}, "
             "and {open:rollout is|rollouts are} in the open one"
         ),
+        (
+            "cannot advance from version {version} without a batch: "
+            "tasks with samples of version {due} or older would become too old"
+        ),
         "cannot advance from step {step}, the version is {version}",
         "step {step} has no batch yet, the next step is {step_next}",
         "the call is for a step whose turn has not come",
@@ -97,6 +101,8 @@ class Early(BrokerError):
     def _advice(self) -> str:
         if self.fields.keys() & {"before", "opened_by", "checkpoint"}:
             return "it is not committed; make it again, and pause the run meanwhile if this happens each time"
+        if "due" in self.fields:
+            return 'take their batch, cancel them, or set on_stale="requeue"'
         return self.remedy
 
 

@@ -217,12 +217,23 @@ def batch_progress(stats: Stats) -> str:
     batch, have = stats.config.batch_size, stats.ready + stats.batched
     left = have + stats.running + stats.pending + stats.delayed + stats.awaited
     name = f"The batch of step {stats.step_next}"
+    if stats.due:
+        return f"{name} has {stats.batched} of {batch}. {due_told(stats)}"
     if have >= batch:
         return f"{name} can be taken: it needs {batch}, and {count(have, 'is', 'are')} ready."
     if left < batch:
         needs = f"it needs {batch}, and {count(left, 'is', 'are')} left"
         return f"{name} cannot be filled: {needs}. Enqueue more, or take a short batch."
     return f"{name} has {have} of {batch}; {count(stats.running, 'is', 'are')} running.{awaited_told(stats)}"
+
+
+def due_told(stats: Stats) -> str:
+    """For whom the next batch waits with `on_stale="wait"`, in a sentence."""
+    limit = duration(stats.config.max_wait_ms / 1000)
+    return (
+        f"For {duration(stats.due_s)} it has waited for what no later batch could hold: {listing(stats.due)}. "
+        f"After {limit} (max_wait_ms) these start over."
+    )
 
 
 def awaited_told(stats: Stats) -> str:

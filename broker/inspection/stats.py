@@ -31,6 +31,9 @@ class Stats(Model, frozen=True):
         open_slots: running tasks with open slots.
         ready: rollouts that are not in a batch.
         batched: size of the unsealed batch.
+        due: with `on_stale="wait"`, the first tasks that the next batch waits for, because no later batch could hold
+            them; empty while it waits for none.
+        due_s: how long it has waited for these, in seconds.
         awaited: tasks that the last recovery named as missing, and that nobody has enqueued again or cancelled yet.
         consumed: trained on.
         dead: ended by errors, and still kept.
@@ -78,6 +81,8 @@ class Stats(Model, frozen=True):
     open_slots: int = 0
     ready: int
     batched: int
+    due: list[str] = Field(default_factory=list[str])
+    due_s: float = 0.0
     awaited: int = 0
     consumed: int
     dead: int
@@ -126,6 +131,14 @@ def _silent_s(stored: Mapping[str, str]) -> float | None:
     return None if not at_ms else max(0, int(stored["now"]) - int(at_ms)) / 1000
 
 
+def _due(stored: Mapping[str, str]) -> tuple[list[str], float]:
+    """For whom the next batch waits, and for how long: the field is `step since version first task ...`."""
+    words = (stored.get("wait") or "").split()
+    if len(words) < 5 or words[0] != stored.get("step_next"):
+        return [], 0.0
+    return words[4:], max(0, int(stored["now"]) - int(words[1])) / 1000
+
+
 def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
     """Stats from the fields that the script answers."""
 
@@ -133,6 +146,7 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         return int(stored.get(name) or 0)
 
     buckets = buckets_of(stored)
+    due, due_s = _due(stored)
     quantiles = {f"p{percent}": quantile_s(buckets, percent / 100) for percent in (50, 90, 99)}
     return Stats(
         run=run,
@@ -148,6 +162,8 @@ def stats_of(run: str, stored: Mapping[str, str]) -> Stats:
         open_slots=number("n_open"),
         ready=number("n_ready"),
         batched=number("open_size"),
+        due=due,
+        due_s=due_s,
         awaited=number("awaited"),
         consumed=number("total_consumed"),
         dead=number("n_dead"),

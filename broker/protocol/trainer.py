@@ -136,6 +136,7 @@ class Taken:
     Args:
         exhausted: fewer tasks than wanted are left in the run, and no feeder will bring more.
         short: a smaller batch is sealed when no more tasks are left: the caller asked so, or the feeder is at its end.
+        due: the first tasks that the batch waits for, because no later batch could hold them (`on_stale="wait"`).
         rows: if asked for, the rows of all tasks that the call took, or the first rows of the batch that it sealed;
             empty in a repeated answer.
         results: the bytes of all samples of these rows in order, or empty.
@@ -150,17 +151,26 @@ class Taken:
     taken: int
     short: bool
     halted: bool = False
+    due: tuple[str, ...] = ()
     rows: tuple[RolloutRow, ...] = ()
     results: tuple[bytes | None, ...] = ()
 
 
 def _taken(reply: Any) -> Taken:
     brought: list[Any] = cast("list[Any]", reply) if isinstance(reply, list) else [reply, (), ()]
-    size, sealed, exhausted, left, more, digest, taken, short, *halted = words(brought[0])
+    size, sealed, exhausted, left, more, digest, taken, short, *others = words(brought[0])
     rows = tuple(map(rollout_row, brought[1]))
     flags = sealed == "1", exhausted == "1", int(left), more == "1"
     return Taken(
-        int(size), *flags, digest, int(taken), short == "1", halted == ["1"], rows=rows, results=tuple(brought[2])
+        int(size),
+        *flags,
+        digest,
+        int(taken),
+        short == "1",
+        halted=others[:1] == ["1"],
+        due=tuple(others[1:]),
+        rows=rows,
+        results=tuple(brought[2]),
     )
 
 

@@ -38,7 +38,7 @@ POLICIES_KEPT = 1000
 
 _log = logging.getLogger(__name__)
 
-_CAUSES = ("lost_step", "lost_policy", "bytes_gone", "discarded", "dead", "in_flight")
+_CAUSES = ("lost_step", "lost_policy", "bytes_gone", "discarded", "dead", "in_flight", "no_place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class RecoveryReport:
         epoch: the new epoch; empty in a preview.
         requeued: tasks that start over, by cause: `lost_step` (in a batch of a lost step, its results not usable),
             `lost_policy` (a sample's policy is not on the surviving history), `bytes_gone`, `discarded` and `dead`
-            (ended in a lost step), `in_flight` (revoked as asked).
+            (ended in a lost step), `in_flight` (revoked as asked), `no_place` (`on_stale="wait"`: more came back from
+            lost steps than the batches from here on can hold in time; a dry run does not count these).
         ready_again: tasks of lost steps whose results are good and wait to be trained again.
         finished: tasks that are finished by the checkpoint, but not by a server that lost writes.
         dropped: tasks that the checkpoint does not know, enqueued before this recovery on a server that had lost its

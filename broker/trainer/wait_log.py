@@ -72,7 +72,7 @@ class WaitLog:
             "run %s, step %d: waiting for %d of %s for %s: %s",
             state.run,
             self._step,
-            self._n - size,
+            max(1, self._n - size),
             count(self._n, "task"),
             duration(now - self._since),
             sentence,
@@ -112,10 +112,13 @@ def _reason(explanation: Explanation) -> tuple[bool, str]:
     found = situation(explanation)
     if found.word != "working" or not explanation.held:
         return found.word == "working", found.sentence.removeprefix("No: ").removeprefix("Yes: ")
-    oldest = min(explanation.held, key=lambda row: row.at_ms)
+    due = [row for row in explanation.held if attempt_id(row.attempt_id).task in explanation.stats.due]
+    oldest = min(due or explanation.held, key=lambda row: row.at_ms)
     held_s, stats = (explanation.now_ms - oldest.at_ms) / 1000, explanation.stats
     slow = compared(held_s, stats.generation_s.get("p50"), stats.timed)
     others = explanation.holding.held - 1
     more = f", and {count(others, 'slot')} more" if others > 0 else ""
+    if due:
+        more += ", which no later batch could hold"
     how_long = f"{duration(held_s)}, {slow}" if slow else duration(held_s)
     return True, f"{attempt_id(oldest.attempt_id).task} on {worker_of(oldest.session)} for {how_long}{more}"

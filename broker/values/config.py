@@ -47,7 +47,9 @@ class RunConfig(Model, frozen=True):
             when an update changes B, until the run is created or updated with a number.
         max_concurrent_samples: samples that workers may work on at once, over all tasks. None, or not given: no bound.
             Given without max_concurrent_rollouts, it takes its place: then there is no C.
-        on_stale: what happens to a task that is too old: done again, dropped, or kept (no check).
+        on_stale: what happens to a task that is too old: done again, dropped, or kept (no check). With `wait` none
+            becomes too old: the batch keeps places for what is under way, and the trainer waits for it.
+        max_wait_ms: how long a batch waits for the same tasks with `wait`; then these are done again.
         max_attempts: expiries and errors of one slot until it has failed for good.
         max_stale_requeues: how often a task may be done again because it was too old.
         lease_ms: time without a sign of life after which a worker's attempts go to others.
@@ -77,7 +79,8 @@ class RunConfig(Model, frozen=True):
     staleness_limit: Annotated[int, Field(ge=0, le=MAX_STALENESS)] | None = None
     max_concurrent_samples: Annotated[int, Field(ge=1, le=UNBOUNDED)] | None = None
     max_concurrent_rollouts: Annotated[int | None, Field(validate_default=True, ge=0, le=UNBOUNDED)] = None
-    on_stale: Literal["requeue", "drop", "keep"] = "requeue"
+    on_stale: Literal["requeue", "drop", "keep", "wait"] = "requeue"
+    max_wait_ms: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] = 600_000
     max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 3
     max_stale_requeues: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     lease_ms: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] = 60_000

@@ -18,7 +18,8 @@ class ConfigChange(TypedDict, total=False):
     staleness_limit: int | None
     max_concurrent_samples: int | None
     max_concurrent_rollouts: int
-    on_stale: Literal["requeue", "drop", "keep"]
+    on_stale: Literal["requeue", "drop", "keep", "wait"]
+    max_wait_ms: int
     max_attempts: int
     max_stale_requeues: int
     lease_ms: int
@@ -43,7 +44,8 @@ TAKES_EFFECT: Final = {
     "staleness_limit": "at once; what is too old now starts over, or is dropped, when it is met",
     "max_concurrent_samples": "with the next claim; what is held stays so",
     "max_concurrent_rollouts": "with the next claim; what is running goes on",
-    "on_stale": "at once, for tasks that are met",
+    "on_stale": "at once, for tasks that are met; `wait` cannot save what is too old already",
+    "max_wait_ms": "at once, for the wait that goes on too",
     "max_attempts": "with the next failure or expiry of each slot",
     "max_stale_requeues": "when a task is too old next",
     "lease_ms": "for workers that join from now on",

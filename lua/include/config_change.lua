@@ -1,9 +1,10 @@
 -- @include creation
+-- @include ages
 
 -- Compares the config with the pairs of arguments from `first` on; with `update` it changes what differs. `accepted` follows a changed
 -- batch size, and `held` is counted anew for another bound on held slots. Returns a list `name before name before ...` of the fields that changed (`-`: without a bound).
 Config.change = function(first, update)
-  local was, names = {}, {}
+  local was, names, mode = {}, {}, state.on_stale
   for i = first, #ARGV, 2 do names[#names + 1] = ARGV[i] end
   names[#names + 1] = 'max_concurrent_rollouts' -- it may follow the batch size
   for i = 1, #names do was[names[i]] = field(names[i]) end
@@ -30,6 +31,8 @@ Config.change = function(first, update)
     if Samples.most() then set('held', Samples.count()) end
     Markers.arm_for_open_slot()
   end
+  if mode ~= state.on_stale and (mode == 'wait' or Staleness.counts()) then Staleness.recount() end
+  if Staleness.counts() then Markers.arm_trainer(true) end
   set('recheck', 1)
   Markers.arm_workers()
   event('configure', table.concat(changes, ' '))

@@ -1,4 +1,5 @@
 -- @include admission_owners
+-- @include ages
 -- The counters, recomputed from the structures: by (I1), (I2) and (I3) of the protocol, the others as sizes.
 
 local function recomputed()
@@ -12,8 +13,15 @@ local function recomputed()
   return {
     running = redis.call('ZCARD', RUNNING) + admission_running(), accepted = accepted, open_size = open_size,
     held = Samples.most() and Samples.count() or num('held'),
+    ages = Staleness.counts() and redis.call('ZCARD', RUNNING) + redis.call('ZCARD', READY) or 0,
     awaited = redis.call('HLEN', key('awaited')), ailing = redis.call('HLEN', key('ailing')),
   }
 end
 
-local COUNTERS = { 'accepted', 'running', 'open_size', 'held', 'awaited', 'ailing' }
+local COUNTERS = { 'accepted', 'running', 'open_size', 'held', 'awaited', 'ailing', 'ages' }
+
+-- The stored value of a counter. Of `ages` it is the sum, outside of the mode `wait` 0.
+local function counted(name)
+  if name ~= 'ages' then return num(name) end
+  return Staleness.counts() and Staleness.total() or 0
+end

@@ -34,7 +34,7 @@ end
 -- running -> ready
 local function ready_task(t)
   zdel(RUNNING, t.id)
-  zput(READY, t.id, t.first)
+  zput(READY, t.id, Staleness.score(t))
   Failures.forget(t, true)
   t.state = 'Y'
   changed(t)

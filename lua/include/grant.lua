@@ -5,12 +5,13 @@ local granted = { slots = {} } -- the tasks in the order they were handed out, a
 local granted_count = 0
 
 -- The parts of a claim that every slot record and attempt id repeats, as texts that are made once.
--- passed: how many tasks the claim passed over, because its session has just failed at their open slots.
+-- passed: how many tasks the claim passed over, because its session has just failed at their open slots, or because they want newer weights.
+-- lags: batches wait, and the policy is not the newest. older: newer weights would get more.
 local function new_claim(session, random, version, epoch, given)
   local version_text = int_text(version)
   local policy = version_text .. ',' .. epoch
   return {
-    session = session, passed = 0, attempts = {},
+    session = session, passed = 0, attempts = {}, older = false, lags = version < num('version') and Staleness.waits(),
     version = version, version_text = version_text, epoch = epoch, given = given,
     id_tail = '.' .. random, book = SESSION .. session, timeout = num('attempt_timeout_ms'), random = random,
     record_head = ',' .. random .. ',' .. policy .. ',' .. session .. ',' .. int_text(now) .. ',',
@@ -51,7 +52,10 @@ local function grant(t, n, claim)
     at = letters:find('O', at + 1, true)
   end
   t.letters = letters
-  if t.oldest == '-1' or claim.version < tonumber(t.oldest) then t.oldest = claim.version_text end
+  if t.oldest == '-1' or claim.version < tonumber(t.oldest) then
+    Staleness.moved(t.oldest, claim.version_text)
+    t.oldest = claim.version_text
+  end
   if claim.version > tonumber(t.newest) then t.newest = claim.version_text end
   changed(t)
   local n_granted = #granted + 1

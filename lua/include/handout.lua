@@ -44,6 +44,8 @@ local function claim_open(n, limit, claim)
       elseif too_old(page[i].oldest) then
         resets = resets + 1
         stale_task(page[i])
+      elseif claim.lags and claim.version < tonumber(page[i].oldest) then
+        claim.passed, Left.open, claim.older = claim.passed + 1, true, true
       elseif Failures.bars_all(page[i], claim.session) then
         claim.passed, Left.open = claim.passed + 1, true
       else
@@ -66,14 +68,18 @@ end
 local function claim_pending(n, limit, claim)
   local room, offset, first, passed_before = capacity(), 0, num('first_seq'), claim.passed
   if too_old(claim.version) then room = 0 end
+  local own_room = claim.lags and math.min(room, Staleness.room(claim.version, num('open_size'))) or room
   while granted_count < n and Left.pending == nil do
-    local wanted = math.min(n - granted_count, room - started) -- each task gives one slot at least
+    local wanted = math.min(n - granted_count, own_room - started) -- each task gives one slot at least
     local size = wanted > 0 and page_size(n - granted_count) or 1
     local page, there = read_page(PENDING, offset, size, math.max(0, wanted))
     local looked = there
     for i = 1, there do
-      if granted_count >= n or started >= room or claim.passed >= limit then
+      if granted_count >= n or started >= own_room or claim.passed >= limit then
         Left.pending = true
+        if granted_count < n and started < room and claim.passed < limit then
+          claim.passed, claim.older = claim.passed + 1, true
+        end
         break
       elseif not page[i] then -- tasks before it were passed over: it is read with the next page
         looked = i - 1
@@ -106,6 +112,7 @@ Left.is_pending = function()
 end
 
 Left.reason = function(claim)
+  if claim.older then return 'weights_stale' end
   if claim.passed > 0 then return 'faulted' end
   local free, is_draining = Samples.free(), state.paused == 'draining'
   if free and free <= 0 and (Left.is_open() or (not is_draining and Left.is_pending())) then return 'max_samples' end

@@ -19,7 +19,7 @@ end
 -- Returns what becomes of task t, a word, and the cause if the task starts over or its held slots are released.
 --   consumed (by a step below `limit`, which survives); keep; ready (leaves the batch of a lost step); pending; release (its held slots);
 --   finished (the checkpoint says that it is, and the server forgot); dropped (of a history that the checkpoint does not know)
--- to: the facts of plan_of, and requeue_in_flight. listed: whether the checkpoint lists the task as unfinished (nil: there is no list).
+-- to: the facts of plan_of, requeue_in_flight, and has_place (nil: every rollout of a lost batch has one). listed: whether the checkpoint lists the task as unfinished (nil: there is no list).
 local function recovered_fate(t, to, listed)
   local parts = TaskOptions.of(t)
   local order, born = parts.order, parts.born
@@ -47,7 +47,10 @@ local function recovered_fate(t, to, listed)
   load_slots_of(t)
   local good, cause = samples_good(t)
   if not good then return 'pending', t.state == 'B' and 'lost_step' or cause end
-  if t.state == 'B' then return 'ready' end
+  if t.state == 'B' then
+    if to.has_place and not to.has_place(t) then return 'pending', 'no_place' end
+    return 'ready'
+  end
   if t.state == 'R' and to.requeue_in_flight and t.letters:find('H', 1, true) then return 'release', 'in_flight' end
   return 'keep'
 end

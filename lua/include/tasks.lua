@@ -1,6 +1,7 @@
 -- @include attempt_timeouts
 -- @include lengths
 -- @include result_bytes
+-- @include waiting
 -- Transitions of whole tasks. Each function changes a task record in the cache; flush() writes it.
 
 -- Takes the task out of the set of its state and of the counter that counts it.
@@ -13,9 +14,11 @@ local function leave_state(t)
     zdel(RUNNING, t.id)
     zdel(OPEN, t.id)
     bump('running', -1)
+    Staleness.moved(t.oldest, '-1')
     Markers.arm_workers()
   elseif t.state == 'Y' then
     zdel(READY, t.id)
+    Staleness.moved(t.oldest, '-1')
     bump('accepted', -1)
     Markers.arm_workers()
   elseif t.state == 'B' then -- of the unsealed batch, or in a recovery: else callers never move a task out of a sealed batch

@@ -104,6 +104,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "who_joins_has_said_no_version": ("first = version,", "first = -1,", "before_the_next_has_reported"),
     },
     "advance.lua": {
+        "an_empty_step_leaves_what_is_due": ("if due then fail(", "if false then fail(", "a_step_without_a_batch", WALK),
         "any_digest": ("if digest ~= sealed then", "if false then", "names_the_batch", WALK),
         "no_wake_on_advance": ("Markers.arm_workers()", "", "marker_is_armed"),
         "advance_does_not_settle_a_large_batch": (
@@ -356,6 +357,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/grant.lua": {
+        "starts_do_not_count": ("    Staleness.moved(t.oldest, claim.version_text)\n", "", "keeps_a_place", WALK),
         "claims_do_not_count_up": (
             "claims, tries = int_text(s.claims + 1), s.tries", "claims, tries = s.claims, s.tries", WALK,
         ),
@@ -491,12 +493,39 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "what_is_lost_is_in_no_event": ("if ms > 0 then event('lost'", "if false then event('lost'", "generate_in_vain"),
         "a_length_is_not_kept": ("s.why = int_text(ms)", "s.why = ''", "too_old_is_lost", WALK),
     },
+    "include/waiting.lua": {
+        "no_places_are_kept": (
+            "if not Staleness.waits() or size >= batch_size() then return nil end", "do return nil end",
+            "keeps_a_place", WALK,
+        ),
+        "what_ends_still_counts": (
+            "ages[from] = (ages[from] or 0) > 1 and ages[from] - 1 or nil", "ages[from] = ages[from]",
+            "keeps_a_place", WALK,
+        ),
+        "ready_is_in_the_order_of_starts": (
+            "return tonumber(t.oldest) * 4294967296 + tonumber(t.first)", "return t.first", "the_oldest_are_taken", WALK,
+        ),
+        "nobody_is_woken_for_a_free_place": (
+            "    Markers.arm_trainer(true) -- its place is free\n", "", "waited_for_too_long",
+        ),
+    },
     "include/held_samples.lua": {
         "held_is_not_counted": ("if Samples.most() then bump('held', n) end", "", "more_samples_than_may_be_held", WALK),
         "an_end_frees_no_sample": ("  bump('held', -1)\n", "", "each_end_of_an_attempt", WALK),
         "no_wake_of_those_who_wait_for_a_sample": ("Samples.freed = true", "Samples.freed = false", "each_end_of_an_attempt", WALK),
     },
     "include/handout.lua": {
+        "open_slots_take_any_weights": (
+            "elseif claim.lags and claim.version", "elseif false and claim.version", "open_slots_are_closed", WALK,
+        ),
+        "nobody_is_told_that_newer_weights_get_more": (
+            "  if claim.older then return 'weights_stale' end\n", "", "open_slots_are_closed",
+            "weights_that_lag_start", WALK,
+        ),
+        "old_weights_start_as_many": (
+            "claim.lags and math.min(room, Staleness.room(claim.version, num('open_size'))) or room", "room",
+            "weights_that_lag_start",
+        ),
         "open_slots_may_be_held_beyond_the_bound": (
             "claim_open(room, limit, claim)", "claim_open(most, limit, claim)", "more_samples_than_may_be_held", WALK,
         ),
@@ -609,6 +638,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_slot_is_written_as_it_was_read": ("t.slot_text = nil -- made anew", "-- made anew", WALK),
     },
     "include/recovery.lua": {
+        "all_rollouts_of_lost_batches_come_back": (
+            "if to.has_place and not to.has_place(t) then", "if false then", "rollouts_of_lost_batches",
+        ),
         "dropped_without_a_cursor": (
             "foreign and to.by_cursor and not listed", "foreign and not listed", "without_a_cursor_nobody", WALK,
         ),
@@ -916,6 +948,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_config_is_only_compared": ("Config.change(FIRST_ARG, true)", "Config.change(FIRST_ARG, false)", "configure_changes", WALK),
     },
     "include/config_change.lua": {
+        "a_change_of_mode_counts_nothing": (
+            "if mode ~= state.on_stale and (mode == 'wait' or Staleness.counts()) then", "if false then",
+            "a_change_to_the_mode", WALK,
+        ),
         "held_is_counted_from_the_bound_on": (
             "if Samples.most() then set('held', Samples.count()) end", "", "when_they_are_bounded_first", WALK,
         ),
@@ -1001,6 +1037,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "recover_sweep.lua": {
+        "what_comes_back_is_not_counted": (
+            "  Staleness.moved('-1', t.oldest)\n", "", "rollouts_of_lost_batches", WALK,
+        ),
         "held_is_not_old": (
             "oldest = math.min(oldest, tonumber(s.version))",
             "if c == 'D' or oldest == math.huge then oldest = math.min(oldest, tonumber(s.version)) end",
@@ -1056,6 +1095,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "repair.lua": {
+        "a_repair_keeps_the_ages": (
+            "if name == 'ages' then Staleness.recount() else", "if name ~= 'ages' then", "wrong_counts",
+        ),
         "repair_changes_nothing": ("set(name, found[name])", "", "drifted_counters"),
         "no_wake_on_repair": ("Markers.arm_anyway()", "", "marker_is_armed"),
     },
@@ -1109,6 +1151,25 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "take.lua": {
+        "what_is_taken_still_counts": (
+            "      Staleness.moved(t.oldest, '-1')\n      t.state", "      t.state", "keeps_a_place", WALK,
+        ),
+        "a_wait_has_no_end": ("now - since >= num('max_wait_ms')", "false", "waited_for_too_long", WALK),
+        "a_wait_ends_at_once": ("now - since >= num('max_wait_ms')", "true", "keeps_a_place", WALK),
+        "the_wait_begins_anew_with_each_take": (
+            "if words[1] == step and version <= words[3] then", "if false then", "waited_for_too_long", WALK,
+        ),
+        "the_wait_is_for_all_that_is_due": (
+            "if late and tonumber(t.first) <= first and", "if late and", "only_what_ran_when",
+        ),
+        "a_pause_uses_up_the_wait": (
+            "or state.paused == 'paused' or state.halted then", "or state.halted then", "while_the_run_is_paused",
+        ),
+        "a_small_batch_waits_for_nobody": (
+            "((size >= n and not held) or all_there_is)", "(size >= n or all_there_is)", "a_small_batch_is", WALK,
+        ),
+        "the_wait_is_not_told": ("if is_new then event(", "if false then event(", "for_whom_a_batch_waits"),
+        "a_wait_for_nobody_goes_on": ("if #due == 0 and not late and", "if false and", "wrong_counts"),
         "named_tasks_are_not_left": ("size + num('awaited')", "size", "is_waited_for", WALK),
         "a_feeder_is_not_waited_for": (
             "left < n and not may_grow", "left < n", "slow_loader_makes_no_small_batch", WALK,

@@ -47,6 +47,7 @@ MAY_BE_UNSAID = [
         "max_staleness",
         "staleness_limit",
         "on_stale",
+        "max_wait_ms",
         "max_attempts",
         "attempt_timeout_ms",
     ),
@@ -65,7 +66,8 @@ def any_config(choose: Chooser) -> Config:
         staleness_limit=None if staleness is None else pick(choose, [staleness, None, staleness + 1]),
         max_concurrent_rollouts=pick(choose, [4, 2, 1, 8]),
         max_concurrent_samples=pick(choose, [None, None, 2, 1, 3, 6]),
-        on_stale=pick(choose, ["requeue", "requeue", "drop", "keep"]),
+        on_stale=pick(choose, ["requeue", "wait", "requeue", "drop", "keep", "wait"]),
+        max_wait_ms=pick(choose, [600_000, 3_000, 1]),
         max_attempts=pick(choose, [3, 2, 1, 5]),
         max_stale_requeues=pick(choose, [1, 0, 3]),
         attempt_timeout_ms=pick(choose, [0, 0, 3_000]),
@@ -85,7 +87,7 @@ def changed_config(choose: Chooser, config: Config) -> Config:
         choose,
         [
             *("max_staleness", "staleness_limit", "on_stale", "consumer_batch_size"),
-            *("attempt_timeout_ms", "max_concurrent_rollouts", "max_concurrent_samples", ""),
+            *("attempt_timeout_ms", "max_concurrent_rollouts", "max_concurrent_samples", "max_wait_ms", ""),
         ],
     )
     return _that_a_client_takes(replace(config, **{one: getattr(other, one)}) if one else other)
@@ -214,7 +216,8 @@ def take(world: World, choose: Chooser) -> None:
     world.waits = Waits()
     answer = send(world, choose, call)
     if "error" not in answer and not answer["sealed"] and limit >= MOST_TASKS and call.step == run.step_next:
-        world.waits = Waits(max(0, n - answer["size"]), 0 if answer["exhausted"] else n)
+        least = 0 if run.unsealable() is None else 1
+        world.waits = Waits(max(least, n - answer["size"]), 0 if answer["exhausted"] else n)
 
 
 def advance(world: World, choose: Chooser) -> None:

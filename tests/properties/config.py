@@ -15,7 +15,8 @@ class Config:
     max_concurrent_rollouts: int = 4
     max_concurrent_samples: int | None = None
     staleness_limit: int | None = None
-    on_stale: Literal["requeue", "drop", "keep"] = "requeue"
+    on_stale: Literal["requeue", "drop", "keep", "wait"] = "requeue"
+    max_wait_ms: int = 600_000
     max_attempts: int = 3
     max_stale_requeues: int = 10
     attempt_timeout_ms: int = 0
@@ -33,6 +34,16 @@ class Config:
         if self.max_staleness is None:
             return None
         return max(self.max_staleness, 4 * self.max_staleness if self.staleness_limit is None else self.staleness_limit)
+
+    @property
+    def waits(self) -> bool:
+        """Whether batches wait for what would become too old."""
+        return self.on_stale == "wait" and self.limit is not None
+
+    @property
+    def bounds(self) -> tuple[int, int | None, int | None, bool]:
+        """What decides how many tasks may be under way, and for how long."""
+        return (self.batch, self.max_staleness, self.limit, self.waits)
 
     @property
     def batch(self) -> int:

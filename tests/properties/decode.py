@@ -72,6 +72,8 @@ def view_from_dump(dump: Dump) -> View:
             "finished": state.get("finished", "") != "",
             "given": _given(state["lineage"], int(state["order_seq"])),
             "held": int(state.get("held", 0)) if state.get("max_concurrent_samples") else None,
+            "ages": _ages(state.get("ages", "")) if state["on_stale"] == "wait" else None,
+            "wait": _wait(state) if state["on_stale"] == "wait" else None,
             "open_size": None if state["recovering"] else int(state["open_size"]),
             "recovering": int(state["recovering"]) if state["recovering"] else None,
             "floor": int(state["floor"]),
@@ -152,6 +154,17 @@ def _awaited(found: dict[str, Any], count: int) -> list[str]:
     names = sorted(_pairs(found.get("awaited", [])))
     assert len(names) == count, f"{names} are waited for, and counted as {count}"
     return names
+
+
+def _ages(stored: str) -> dict[str, int]:
+    """How many tasks are running or ready, by the oldest version of their samples."""
+    pairs = (each.split(":") for each in stored.split())
+    return {version: int(count) for version, count in pairs}
+
+
+def _wait(state: dict[str, str]) -> list[int] | None:
+    """Of the wait of the next batch: its step, since when, for which version and older, and the newest task then."""
+    return [int(word) for word in state.get("wait", "").split()[:4]] or None
 
 
 def _limit(state: dict[str, str]) -> int | None:

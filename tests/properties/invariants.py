@@ -29,6 +29,11 @@ def check(run: Run) -> None:
     # There are also bytes of lost submits, until their TTL or the attempt's end.
     if run.recovering is None:
         assert kept <= run.results.keys(), f"results lost: {kept - run.results.keys()}"
+    if run.config.waits and run.is_feasible and run.recovering is None:
+        late = [
+            task.id for task in run.tasks.values() if task.state in ("running", "ready") and run.too_old(task.oldest)
+        ]
+        assert not late, f"the mode wait: {late} became too old"
     assert run.version <= run.step_next <= run.version + 2, (run.version, run.step_next)
     limit = run.step_next if run.recovering is None else run.recover_limit
     for batch in run.batches.values():

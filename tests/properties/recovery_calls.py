@@ -70,6 +70,8 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     known = {**run.policies, **dict(call.policies)}
     run.recover_limit = limit
     take_epoch(run, call.token, file_number)
+    run.wait = None
+    run.is_feasible &= call.version <= before and limit == call.version
     run.is_over = False
     if has_list:
         run.awaited.clear()
@@ -168,7 +170,9 @@ def _judge(run: Run, task: Task) -> None:
                 end_attempt(run, task, index, "released")
         return
     _mend_versions(run, task)
-    if task.state == "batched":
+    if task.state == "batched" and not run.fits(task):
+        to_waiting(run, task, "revoked")
+    elif task.state == "batched":
         assert task.step is not None
         run.batches[task.step].tasks.remove(task.id)
         task.state, task.step = "ready", None

@@ -13,6 +13,7 @@ from .breaker import Breaker
 from .calls import Answer, Policy
 from .config import Config
 from .quarantine import Ailing
+from .waiting import Due, bound, fits, room, unsealable
 
 TaskState = Literal["pending", "delayed", "running", "ready", "batched", "dead", "rejected"]
 #: Open, waiting for its backoff, held, done, failed for good, surplus.
@@ -126,6 +127,23 @@ class Batch:
 
 
 @dataclass(slots=True)
+class Wait:
+    """A batch that cannot be filled or sealed without tasks that are running.
+
+    Attributes:
+        step: of the batch.
+        since_ms: when the wait began.
+        version: it is for running tasks with samples of this version, or older.
+        first: the newest task that had started when the wait began.
+    """
+
+    step: int
+    since_ms: int
+    version: int
+    first: int
+
+
+@dataclass(slots=True)
 class Session:
     """One connected worker."""
 
@@ -214,6 +232,10 @@ class Run:
     lost_several: str = ""
     totals: dict[str, int] = field(default_factory=lambda: {})
     breaker: Breaker = field(default_factory=Breaker)
+    #: No change of config, and no server that forgot, has left more than the next batches can hold in time.
+    is_feasible: bool = True
+    #: The wait of the next batch, in the mode `wait`.
+    wait: Wait | None = None
     #: Sessions whose last attempts failed.
     ailing: dict[str, Ailing] = field(default_factory=lambda: {})
     #: Sessions from which the last calls took an attempt: their heartbeats are woken.
@@ -268,8 +290,12 @@ class Run:
         return sorted((t for t in self.tasks.values() if t.state == "running"), key=lambda t: t.first)
 
     def ready(self) -> list[Task]:
-        """Finished tasks, by first claim."""
-        return sorted((t for t in self.tasks.values() if t.state == "ready"), key=lambda t: t.first)
+        """Finished tasks, by first claim; in the mode `wait` by their oldest version before that."""
+        return sorted((t for t in self.tasks.values() if t.state == "ready"), key=self._place_in_ready)
+
+    def _place_in_ready(self, task: Task) -> tuple[int, int]:
+        oldest = task.oldest if self.config.on_stale == "wait" else 0
+        return (oldest or 0, task.first)
 
     def delayed(self) -> list[tuple[int, str]]:
         """(due, task), next first: ties in the order of the names."""
@@ -334,6 +360,30 @@ class Run:
             return free
         budget = (self.config.max_staleness + self.version + 1) * self.config.batch
         return min(free, budget - (self.accepted_count() + running))
+
+    # The rule of the mode `wait`: waiting.py.
+
+    def due(self, size: int) -> Due:
+        """What the rule looks at, with so many rollouts in the unsealed batch."""
+        assert self.config.limit is not None
+        oldest = tuple(t.oldest or 0 for t in self.tasks.values() if t.state in ("running", "ready"))
+        return Due(self.step_next, self.version, self.config.batch, self.config.limit, size, oldest)
+
+    def may_start(self, version: int) -> bool:
+        """Whether a task that is started with this version finds a place in a batch, also if it ends last."""
+        return not self.config.waits or room(self.due(len(self.unsealed_batch().tasks)), version) > 0
+
+    def fits(self, task: Task) -> bool:
+        """Whether a rollout of a lost batch finds a place in the steps that are left for it."""
+        return not self.config.waits or fits(self.due(0), task.oldest or 0)
+
+    def bound(self) -> int | None:
+        """The newest version that the unsealed batch may take now; None: any."""
+        return bound(self.due(len(self.unsealed_batch().tasks))) if self.config.waits else None
+
+    def unsealable(self) -> int | None:
+        """The version up to which tasks keep the unsealed batch from being sealed; None: it may be sealed."""
+        return unsealable(self.due(len(self.unsealed_batch().tasks))) if self.config.waits else None
 
     def too_old(self, version: int | None) -> bool:
         """Whether a rollout of this version could not be trained by the next step any more."""

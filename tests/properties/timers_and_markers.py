@@ -46,10 +46,12 @@ def look_aside(aside: View, view: View, model: Model, waits: Waits) -> None:
     left += len(view["awaited"])
     run_dry = left < waits.left and view["run"]["supply"] != "more"
     run_dry = run_dry or view["run"]["finished"]
-    if waits.ready and view["run"]["recovering"] is None and (len(view["ready"]) >= waits.ready or run_dry):
-        require(aside["wake:ready"], f"G9: {waits}, {len(view['ready'])} are ready, {left} left: it is not woken")
     run = model.run
     assert run is not None
+    bound = None if run.recovering is not None else run.bound()
+    fit = sum(bound is None or (task.oldest or 0) <= bound for task in run.ready())
+    if waits.ready and run.recovering is None and (fit >= waits.ready or run_dry):
+        require(aside["wake:ready"], f"G9: {waits}, {fit} are ready, {left} left: it is not woken")
     require(
         aside["revoked"] == run.revoked,
         f"the heartbeats of {aside['revoked']} are woken, those that lost an attempt are of {run.revoked}",

@@ -32,11 +32,13 @@ from .calls import (
 )
 from .config import Config
 from .recovery_calls import take_epoch
-from .state import Batch, Run, Slot, Task
+from .state import Batch, Run, Slot, Task, Wait
 from .transitions import finish, reset_stale, restart
 
 #: max_concurrent_rollouts where max_concurrent_samples takes its place.
 UNBOUNDED = 1_000_000_000
+#: How many tasks the answer of a take names.
+MOST_NAMED = 10
 #: How many answers to operators are remembered.
 REMEMBERED_REQUESTS = 64
 STOPPED_BY_RECOVERY = (Enqueue, Take, Discard, Advance, Cancel, Forget, Finish, Configure, Prioritise, Retry, Commit)
@@ -60,9 +62,11 @@ def open_run(run: Run | None, call: Open) -> tuple[Run | None, Answer]:
                 return run, error("CONFIG")
             if call.update:
                 given = run.concurrency_given
+                before = run.config
                 run.config, run.concurrency_given = with_said(
                     run.config, call.config, call.unsaid, concurrency_given=given
                 )
+                run.is_feasible &= run.config.bounds == before.bounds
         take_epoch(run, call.token)
     answer = {"epoch": run.epoch, "version": run.version, "step_next": run.step_next}
     return run, answer
@@ -178,6 +182,7 @@ def _configure(run: Run, call: Configure) -> Answer:
     run.config, run.concurrency_given = with_said(
         before, call.config, call.unsaid, concurrency_given=run.concurrency_given
     )
+    run.is_feasible &= run.config.bounds == before.bounds
     changed = [each.name for each in fields(Config) if getattr(before, each.name) != getattr(run.config, each.name)]
     return {"before": {name: getattr(before, name) for name in changed}}
 
@@ -287,14 +292,15 @@ def take(run: Run, call: Take) -> Answer:
             return error("TOOMANY")
     breaker.look(run, at_take=True)
     batch = run.batches.setdefault(call.step, Batch(call.step))
-    taken = _fill(run, batch, call)
+    taken, more = _fill(run, batch, call)
     size = len(batch.tasks)
     left = sum(task.state in ("pending", "delayed", "running", "ready") for task in run.tasks.values())
     left += size + len(run.awaited)
     grows = run.supply == "more"
     exhausted, short = left < call.n and not grows, not grows and (call.short or run.supply == "done")
     last_one = exhausted and short and left == size and size > 0
-    if call.seal and (size >= call.n or last_one):
+    if call.seal and ((size >= call.n and run.unsealable() is None) or last_one):
+        run.wait = None
         batch.sealed, batch.size = True, size
         # The model's digest names its parts; the world knows which digest of the server it stands for.
         batch.digest = f"{batch.step}: " + " ".join(f"{name}.{run.tasks[name].first}" for name in batch.tasks)
@@ -303,33 +309,65 @@ def take(run: Run, call: Take) -> Answer:
     answer["short"] = short
     if not batch.sealed:
         answer["halted"] = bool(run.breaker.halted)
+        answer["due"] = _wait(run, call) if call.limit > 0 and not more else []
     if call.limit > 0 and size < call.n and not batch.sealed:
-        answer["more"] = bool(run.ready())
+        answer["more"] = more
     if batch.sealed:
         answer["digest"] = batch.digest
     return answer
 
 
-def _fill(run: Run, batch: Batch, call: Take) -> int:
+def _wait(run: Run, call: Take) -> list[str]:
+    """Begins, keeps or ends the wait of a batch for running tasks; one that has lasted too long resets them.
+
+    Returns the first tasks that the batch waits for.
+    """
+    version = run.bound() if len(run.unsealed_batch().tasks) < call.n else run.unsealable()
+    if version is None or run.paused == "paused" or run.breaker.halted:
+        run.wait = None
+        return []
+    wait = run.wait
+    if wait is None or wait.step != call.step or version > wait.version:
+        wait = run.wait = Wait(call.step, run.clock_ms, version, run.firsts)
+    wait.version = version
+    due = [task for task in run.running() if task.oldest is not None and task.oldest <= version]
+    if run.clock_ms - wait.since_ms >= run.config.max_wait_ms:
+        late = [task for task in due if task.first <= wait.first]
+        for task in late:
+            run.count("overdue")
+            reset_stale(run, task)
+        due = [task for task in due if task not in late]
+        run.wait = Wait(call.step, run.clock_ms, version, run.firsts) if due else None
+    return [task.id for task in due[:MOST_NAMED]]
+
+
+def _may_enter(run: Run, task: Task) -> bool:
+    bound = run.bound()
+    return bound is None or (task.oldest or 0) <= bound
+
+
+def _fill(run: Run, batch: Batch, call: Take) -> tuple[int, bool]:
     """Resets tasks that are too old, in the batch (the config may have changed) and among the ready; takes the others.
 
-    Returns how many it took.
+    Returns how many it took, and whether it would take more of the ready tasks.
     """
     taken = 0
     for name in list(batch.tasks):
         if run.too_old(run.tasks[name].oldest):
             reset_stale(run, run.tasks[name])
-    for task in run.ready()[: call.limit]:
-        if len(batch.tasks) >= call.n:
+    ready = run.ready()
+    for task in ready[: call.limit]:
+        if len(batch.tasks) >= call.n and (len(batch.tasks) >= run.config.batch or run.unsealable() is None):
             break
         if run.too_old(task.oldest):
             reset_stale(run, task)
-        else:
+        elif _may_enter(run, task):
             task.state, task.step = "batched", call.step
             batch.tasks.append(task.id)
             taken += 1
     batch.tasks.sort(key=lambda name: run.tasks[name].first)
-    return taken
+    rest = ready[call.limit : call.limit + 1]
+    return taken, bool(rest) and (run.too_old(rest[0].oldest) or _may_enter(run, rest[0]))
 
 
 def advance(run: Run, call: Advance) -> Answer:
@@ -342,7 +380,7 @@ def advance(run: Run, call: Advance) -> Answer:
             return error("DIGEST")
     elif call.digest:
         return error("DIGEST")
-    elif not call.allow_empty or run.unsealed_batch().tasks:
+    elif not call.allow_empty or run.unsealed_batch().tasks or run.unsealable() is not None:
         return error("EARLY")
     else:
         run.step_next = run.version + 1

@@ -118,7 +118,7 @@ def restart(run: Run, task: Task) -> None:
 
 
 def reset_stale(run: Run, task: Task) -> None:
-    """Resets a task that is too old, as `on_stale` says."""
+    """Resets a task that is too old, or that a batch has waited for too long, as `on_stale` says."""
     assert task.state in ("running", "ready") or run.unsealed(task)
     run.count("stale")
     if run.config.on_stale == "drop":

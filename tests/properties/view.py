@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, cast
 
 from . import breaker
@@ -15,6 +16,7 @@ def view_of(run: Run | None) -> View:
     """The model's view; empty where there is no run."""
     if run is None:
         return {}
+    waits = run.config.on_stale == "wait"
     return {
         "run": {
             "version": run.version,
@@ -30,6 +32,8 @@ def view_of(run: Run | None) -> View:
             "finished": run.is_over,
             "given": list(run.given),
             "held": None if run.config.max_concurrent_samples is None else run.held_count(),
+            "ages": dict(Counter(str(task.oldest) for task in (*run.running(), *run.ready()))) if waits else None,
+            "wait": [wait.step, wait.since_ms, wait.version, wait.first] if waits and (wait := run.wait) else None,
             "open_size": None if run.recovering is not None else len(run.unsealed_batch().tasks),
             "recovering": run.recovering,
             "floor": run.floor,

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import actions, recovery_actions, worker_actions
+from . import actions, recovery_actions, waiting_actions, worker_actions
 from .actions import Action
 from .chooser import Chooser, Seeded, weighted
 from .progress import finish_everything
@@ -55,6 +55,7 @@ RULES: tuple[tuple[Action, int], ...] = (
     (worker_actions.all_fails, 1),
     (worker_actions.lose_workers, 1),
     (actions.wait_for_the_end, 1),
+    (waiting_actions.hold_back, 4),
 )
 
 #: How many actions a world has: with short worlds a walk meets more configs and early states.

@@ -263,6 +263,7 @@ class Wire:
             answer["more"] = parsed.more
         if not parsed.sealed:
             answer["halted"] = parsed.halted
+            answer["due"] = list(parsed.due)
         if parsed.sealed:
             answer["digest"] = parsed.digest
         return answer

@@ -82,6 +82,17 @@ def claim_newest(world: World, choose: Chooser) -> None:
         _claim(world, choose, session, Claim(session.id, session.number + 1, 3, world.fresh("x")))
 
 
+def claim_with_lag(world: World, choose: Chooser, lag: int) -> None:
+    """A worker claims with weights that are so many versions behind."""
+    session, run = _session(world, choose), world.model.run
+    if session is None or run is None:
+        return
+    version = max(0, run.version - lag)
+    policy = (version, run.policies.get(version, "9.nobody"))
+    n = choose.integer(1, 4)
+    _claim(world, choose, session, Claim(session.id, session.number + 1, n, world.fresh("x"), policy))
+
+
 def _claim(world: World, choose: Chooser, session: SessionClient, call: Claim) -> None:
     number = call.number
     run = world.model.run

@@ -70,14 +70,16 @@ def claim(run: Run, call: Claim) -> Answer:
     # A worker that names no policy cannot wait for a newer one. Its reason is the capacity instead.
     unusable = not run.surviving(policy) or (call.policy is not None and run.too_old(policy[0]))
     passed: list[str] = []
+    newer: list[str] = []
     most = quarantine.most(run, call.session, call.n)
     free = run.free_samples()
     limited = replace(call, n=most if free is None else max(0, min(most, free)))
     is_open = not run.is_over and not run.breaker.halted and run.paused != "paused" and run.recovering is None
     if is_open and limited.n and not unusable:
-        _claim_open(run, limited, policy, attempts, passed)
+        _claim_open(run, limited, policy, attempts, passed, newer)
         if run.paused != "draining":
-            _start_tasks(run, limited, policy, attempts, passed)
+            _start_tasks(run, limited, policy, attempts, passed, newer)
+    unusable = unusable or bool(newer)
     in_quarantine = len(attempts) >= most
     reason = "" if len(attempts) >= call.n else _reason(run, unusable, bool(passed), in_quarantine=in_quarantine)
     session.answer = {"attempts": attempts, "reason": reason}
@@ -124,14 +126,19 @@ def _holds(run: Run, session: str, attempt: str) -> bool:
     return found is not None and found[0].slots[found[1]].session == session
 
 
-def _claim_open(run: Run, call: Claim, policy: Policy, attempts: list[Answer], passed: list[str]) -> None:
+def _claim_open(
+    run: Run, call: Claim, policy: Policy, attempts: list[Answer], passed: list[str], newer: list[str]
+) -> None:
+    """Hands out open slots. `newer` gets the tasks that want newer weights."""
     resets = 0
     for task in run.open():
-        if len(attempts) >= call.n or resets >= call.limit or len(passed) >= call.limit:
+        if len(attempts) >= call.n or resets >= call.limit or len(passed) + len(newer) >= call.limit:
             return
         if run.too_old(task.oldest):
             reset_stale(run, task)
             resets += 1
+        elif run.config.waits and task.oldest is not None and policy[0] < task.oldest:
+            newer.append(task.id)
         elif _is_barred(run, call, task):
             passed.append(task.id)
         else:
@@ -143,9 +150,20 @@ def _is_barred(run: Run, call: Claim, task: Task) -> bool:
     return not any(task.open_to(index, call.session, run.clock_ms) for index in range(len(task.slots)))
 
 
-def _start_tasks(run: Run, call: Claim, policy: Policy, attempts: list[Answer], passed: list[str]) -> None:
+def _start_tasks(
+    run: Run, call: Claim, policy: Policy, attempts: list[Answer], passed: list[str], newer: list[str]
+) -> None:
+    """Starts tasks. `newer` gets the task that newer weights could start."""
     for task in run.pending():
-        if len(attempts) >= call.n or run.capacity() <= 0 or run.too_old(policy[0]) or len(passed) >= call.limit:
+        if (
+            len(attempts) >= call.n
+            or run.capacity() <= 0
+            or run.too_old(policy[0])
+            or len(passed) + len(newer) >= call.limit
+        ):
+            return
+        if not run.may_start(policy[0]):
+            newer.append(task.id)
             return
         if _is_barred(run, call, task):
             passed.append(task.id)

@@ -90,7 +90,7 @@ def test_each_bad_field_has_a_line() -> None:
     with pytest.raises(BadArgument) as caught:
         RunConfig(**wrong)
     assert len(caught.value.fields["problems"]) == len(str(caught.value).splitlines()) == 3
-    assert "on_stale must be one of 'requeue', 'drop' or 'keep', not 'x'" in str(caught.value)
+    assert "on_stale must be one of 'requeue', 'drop', 'keep' or 'wait', not 'x'" in str(caught.value)
 
 
 def test_a_misspelt_field_gets_a_suggestion() -> None:

@@ -24,6 +24,7 @@ _CAUSES = {
     "discarded": "were rejected in a lost step",
     "dead": "died in a lost step",
     "in_flight": "were in flight",
+    "no_place": "came back from lost steps, and the next batches have no place for them in time",
 }
 
 
