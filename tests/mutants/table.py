@@ -551,7 +551,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "resets >= limit or claim.passed >= limit or", "resets >= limit or", WALK,
         ),
         "a_claim_passes_over_any_number_of_tasks": (
-            "started >= room or claim.passed >= limit then", "started >= room then", WALK,
+            "started >= own_room or claim.passed >= limit then", "started >= own_room then", WALK,
         ),
         "what_is_left_kept_over_claims": (
             "Left.open, Left.pending = nil, nil -- whether", "-- whether", "marker_is_armed",
@@ -1182,7 +1182,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if state.finished then fail('FINISHED', 'step', int_text(step)) end", "", "next_batch_of_a_finished_run", WALK,
         ),
         "a_take_never_halts": ("  Breaker.look(true)\n", "", "last_other_task_is_cancelled", WALK),
-        "a_trainer_waits_in_a_halted_run": ("state.halted and 1 or 0 }", "0 }", "says_what_halted_the_run", WALK),
+        "a_trainer_waits_in_a_halted_run": ("state.halted and 1 or 0, unpack(due)", "0, unpack(due)", "says_what_halted_the_run", WALK),
         "small_batch_counts_its_size": (
             "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the", WALK,
         ),
@@ -1212,7 +1212,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "math.min(looked, told, within_slots(ids, MOST_SLOTS))", "math.min(looked, told)", "of_all_that_it_took",
         ),
         "tells_of_what_it_reset": (
-            "      stale_task(t)\n", "      stale_task(t)\n      taken[#taken + 1] = t.id\n", "not_told_of",
+            "if too_old(t.oldest) then\n      stale_task(t)\n",
+            "if too_old(t.oldest) then\n      stale_task(t)\n      taken[#taken + 1] = t.id\n", "not_told_of",
         ),
         "take_resets_any_number_of_slots": ("if cleared_enough() then", "if false then", "reset_in_pieces"),
         "short_take_waits_for_what_it_has": (
@@ -1221,14 +1222,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "short_take_waits_for_a_full_batch": (
             "short and left > size and math.min(n, left) or n", "n", "short_batch_waits_for_what_is_left",
         ),
-        "want_forgets_what_is_there": ("math.max(0, whole - size)", "whole", "woken_by_more or blocked_trainer", WALK),
+        "want_forgets_what_is_there": ("math.max(held and 1 or 0, whole - size)", "whole", "woken_by_more or blocked_trainer", WALK),
         "want_after_a_short_batch": (
-            "digest == '-' and math.max(0, whole - size) or 0",
-            "math.max(0, whole - size)", "has_its_batch_is_not_woken",
+            "digest == '-' and math.max(held and 1 or 0, whole - size) or 0",
+            "math.max(held and 1 or 0, whole - size)", "has_its_batch_is_not_woken",
         ),
         "take_trains_stale_rollouts": (
-            "if too_old(t.oldest) then\n      stale_task(t)\n    else\n      t.state",
-            "if false then\n      stale_task(t)\n    else\n      t.state", WALK,
+            "if too_old(t.oldest) then\n      stale_task(t)\n    elseif", "if false then\n      stale_task(t)\n    elseif", WALK,
         ),
         "take_forms_any_step": ("if step > num('step_next') or step > num('version') + 1 then", "if false then", WALK),
         "take_may_ask_for_more_than_can_be": ("if n > bound then", "if false then", WALK),
