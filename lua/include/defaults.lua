@@ -5,7 +5,8 @@
 -- staleness_limit is max_staleness where it is not stored, and an empty text in a new run whose trainer does not give it (include/state.lua).
 
 local DEFAULTS = {
-  max_concurrent_samples = '', max_staleness = '0', on_stale = 'requeue', max_wait_ms = '600000', max_attempts = '3', max_stale_requeues = '10',
+  max_concurrent_samples = '', max_staleness = '0', on_stale = 'requeue',
+  max_wait_ms = '600000', max_attempts = '3', max_stale_requeues = '10',
   lease_ms = '60000', attempt_timeout_ms = '0', retry_backoff_ms = '1000', retry_backoff_max_ms = '60000',
   retention_steps = '100', keep_checkpoints = '2', max_payload_bytes = '16777216', max_result_bytes = '536870912',
   result_ttl_ms = '3600000', max_finished = '10000', events_maxlen = '10000', halt_after_failures = '64',
