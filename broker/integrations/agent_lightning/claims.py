@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from broker.connections import AsyncTransport
 from broker.errors import BrokerError, NoSession
-from broker.protocol import anyone, keys, worker
+from broker.protocol import anyone, keys, task_row, worker
 from broker.protocol.ids import attempt_id
 from broker.protocol.script_call import ScriptCall
+from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Claimed, Granted, Joined
 from broker.values.config import RunConfig
 
@@ -30,6 +33,8 @@ _LONGEST_LEASE_MS = 86_400_000
 _WINDOW_PART, _LONGEST_WINDOW_MS = 0.1, 30_000
 #: How long the client of an attempt is remembered: this many times the task's time-out, and at least this long.
 _REMEMBERED_TIMEOUTS, _REMEMBERED_AT_LEAST_MS = 4, 3_600_000
+#: Requests for a task that share one claim.
+_MOST_TOGETHER = 32
 #: Begins the field of the first rollout written for an attempt, beside the attempt's client. No attempt id begins so.
 _WRITTEN = "="
 
@@ -96,8 +101,8 @@ class Claims:
         self._joined: Joined | None = None
         self._until: float | None = None  # when the session takes no more claims; None: it has no attempt yet
         self._number = 0
-        # Claims of one session are numbered, and must arrive in that order.
-        self._turn = asyncio.Lock()
+        self._waiting: deque[asyncio.Future[Handed | None]] = deque()
+        self._claiming: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
         """Reads the run's config again. Raises NoRun, ServerUnavailable."""
@@ -105,23 +110,57 @@ class Claims:
         self._limits = Timeouts.of(self.config, self._task_timeout_ms)
 
     async def next(self) -> Handed | None:
-        """One attempt; None when there is no work. Raises NoRun, ServerUnavailable."""
-        async with self._turn:
-            for _ in range(2):
-                session = await self._session()
-                self._number += 1
-                try:
-                    claimed: Claimed = await self.execute(
-                        worker.claim(self._run, session, self._number, 1, secrets.token_hex(4))
-                    )
-                except NoSession:  # the session ran out, or the server lost it
-                    self._joined = None
-                    continue
-                if not claimed.granted:
-                    return None
-                if self._until is None:
-                    self._until = self._monotonic() + self._limits.window_ms / 1000
-                return Handed(claimed.granted[0], claimed.now)
+        """One attempt; None when there is no work. Raises NoRun, ServerUnavailable.
+
+        Requests that come while a claim is under way share the next one.
+        """
+        turn: asyncio.Future[Handed | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        if self._claiming is None:
+            self._claiming = asyncio.create_task(self._claim_for_all())
+        return await turn
+
+    async def _claim_for_all(self) -> None:
+        """Claims until nobody waits. Claims of one session are numbered, and must arrive in that order."""
+        try:
+            while self._waiting:
+                turns = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_TOGETHER))]
+                turns = [turn for turn in turns if not turn.done()]  # its request was given up
+                if turns:
+                    await self._claim_for(turns)
+        finally:
+            self._claiming = None
+
+    async def _claim_for(self, turns: Sequence[asyncio.Future[Handed | None]]) -> None:
+        try:
+            claimed = await self._claimed(len(turns))
+        except Exception as error:  # noqa: BLE001 - it is told to those who asked
+            for turn in turns:
+                if not turn.done():
+                    turn.set_exception(error)
+            return
+        granted = deque(claimed.granted if claimed is not None else ())
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(Handed(granted.popleft(), claimed.now) if claimed is not None and granted else None)
+        if granted:  # requests were given up meanwhile
+            with suppress(BrokerError):
+                await self.execute(worker.release(self._run, [grant.attempt_id for grant in granted]))
+
+    async def _claimed(self, wanted: int) -> Claimed | None:
+        for _ in range(2):
+            session = await self._session()
+            self._number += 1
+            try:
+                claimed: Claimed = await self.execute(
+                    worker.claim(self._run, session, self._number, wanted, secrets.token_hex(4))
+                )
+            except NoSession:  # the session ran out, or the server lost it
+                self._joined = None
+                continue
+            if claimed.granted and self._until is None:
+                self._until = self._monotonic() + self._limits.window_ms / 1000
+            return claimed
         return None
 
     async def _session(self) -> str:
@@ -139,12 +178,16 @@ class Claims:
         name = _given_key(self._run, slot)
         await self._transport.pipeline([("HSET", name, attempt_id, client), ("PEXPIRE", name, self._remembered_ms)])
 
-    async def given(self, slot: str) -> dict[str, str]:
-        """The attempts of a slot that gateways gave out, with their clients, oldest first."""
-        flat: list[bytes] = await self._transport.command("HGETALL", _given_key(self._run, slot))
-        parts = [part.decode() for part in flat]
+    async def row_and_given(self, task: str, slot: str) -> tuple[TaskRow | None, dict[str, str]]:
+        """The broker's facts about a task, and the attempts of a slot that gateways gave out, with their clients.
+
+        The attempts are in the order of their claims.
+        """
+        reads = task_row.task(self._run, task).after(("HGETALL", _given_key(self._run, slot)))
+        (flat,), row = await self.execute(reads)
+        parts: list[str] = [part.decode() for part in flat]
         pairs = [pair for pair in zip(parts[::2], parts[1::2], strict=True) if not pair[0].startswith(_WRITTEN)]
-        return dict(sorted(pairs, key=lambda pair: attempt_id(pair[0]).claims))
+        return row, dict(sorted(pairs, key=lambda pair: attempt_id(pair[0]).claims))
 
     async def first_writer(self, slot: str, attempt_id: str, digest: str) -> bool:
         """Whether this is the first rollout that any client has written for an attempt.

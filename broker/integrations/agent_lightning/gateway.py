@@ -172,10 +172,10 @@ class Gateway(BaseGateway):
         brought = brought_back(posted, slot)
         if brought is not None:
             return Attribution(brought, "brought")
-        row = await self._claims.execute(task_row.task(self.run, slot.task))
+        row, given = await self._claims.row_and_given(slot.task, slot.name)
         if row is not None and slot.rollout_id(row.samples) != posted.rollout_id:
             row = None
-        return attributed(slot, row, await self._claims.given(slot.name), client)
+        return attributed(slot, row, given, client)
 
     async def _submit(self, slot: Slot, attempt_id: str, body: bytes) -> Answer:
         # Another rollout for the same attempt is late; the broker would take it for a repetition of the first.
