@@ -96,19 +96,6 @@ def test_people_get_a_summary_and_lines_of_progress() -> None:
 
 @pytest.mark.slow
 @pytest.mark.chaos
-def test_it_learns_while_workers_are_killed() -> None:
-    done = demo("--workers", "3", "--steps", "60", "--chaos", "--json")
-    assert done.code == 0, done.err
-    summary = done.json
-    assert_guarantees(summary)
-    assert summary["workers_killed"] > 0
-    assert summary["requeued"] > 0
-    assert summary["return_last"] >= 5 * summary["return_first"]
-    assert summary["seconds"] < 180
-
-
-@pytest.mark.slow
-@pytest.mark.chaos
 def test_it_learns_while_workers_and_trainer_are_killed() -> None:
     done = demo("--workers", "3", "--steps", "60", "--chaos", "all", "--json", "--seed", "1")
     assert done.code == 0, done.err
@@ -116,6 +103,7 @@ def test_it_learns_while_workers_and_trainer_are_killed() -> None:
     assert_guarantees(summary)
     assert summary["workers_killed"] > 0
     assert summary["trainer_kills"] >= 2
+    assert summary["requeued"] > 0
     assert summary["steps"] == 60
     assert summary["return_last"] >= 5 * summary["return_first"]
 
