@@ -128,6 +128,15 @@ local function pass_on(or_pending)
   Markers.pass_on(Left.is_open(), or_pending and Left.is_pending())
 end
 
+-- Workers of earlier releases do not count the slots that they hold. So a claim that finds none free counts them anew, at most every
+-- ten seconds.
+Samples.count_again = function()
+  if now - num('held_at') < 10000 then return end
+  flush()
+  set('held', Samples.count())
+  set('held_at', now)
+end
+
 -- Returns the reason for handing out less than n, or nil.
 local function hand_out(n, limit, claim)
   if state.finished then
@@ -146,6 +155,7 @@ local function hand_out(n, limit, claim)
     Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
     return 'weights_stale'
   end
+  if (Samples.free() or 1) <= 0 then Samples.count_again() end
   local room = math.max(0, math.min(most, Samples.free() or most))
   if room > 0 then
     claim_open(room, limit, claim)

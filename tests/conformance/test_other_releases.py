@@ -369,6 +369,37 @@ def test_an_older_worker_works_on_a_run_of_this_release(lab: Lab, old_client: Ol
     old_client.call("leave", session, 200)
 
 
+def test_what_an_older_release_holds_and_gives_back_is_counted(lab: Lab, old_client: OldClient):
+    """Its scripts do not count. A claim that finds no slot free does, at most every ten seconds.
+
+    Mutants: held_is_not_counted_again, held_is_counted_again_at_each_claim.
+    """
+    one = lab.trainer(consumer_batch_size=9, max_concurrent_samples=2)
+    one.enqueue(tasks(9))
+    hands = lab.worker(name="today")
+    session, *_ = old_client.call("join", "w", "nonce", 0)
+
+    def given_back(ids: list[str]) -> None:
+        assert set(old_client.call("submit", *(part for name in ids for part in (name, "a", "", "", "i", b"x")))) == {
+            b"accepted"
+        }
+
+    given_back([attempt.id for attempt in hands.claim(2)])
+    assert one.stats().held == 2  # nobody counted
+    held = hands.claim(3)
+    assert len(held) == 2
+    given_back([attempt.id for attempt in held])
+    assert (hands.claim(1), hands.claim_reason) == ([], "max_samples")
+    lab.pass_ms(10_000)
+    (last,) = hands.claim(1)
+    claim = old_client.call("claim", session, 1, 2, "", "", "r1", 100, 0)
+    assert (len(claim[9::4]), one.stats().held) == (2, 1)
+    assert len(hands.claim(9)) == 1  # it cannot know better yet
+    lab.pass_ms(10_000)
+    assert (hands.claim(1), hands.claim_reason, one.stats().held) == ([], "max_samples", 4)
+    assert hands.submit(last, b"x").answer == "accepted"
+
+
 def test_an_older_trainer_goes_on_with_a_run_of_this_release(lab: Lab, old_client: OldClient):
     one = lab.trainer(consumer_batch_size=2)
     one.enqueue(tasks(6))

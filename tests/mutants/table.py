@@ -526,6 +526,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "claim.lags and math.min(room, Staleness.room(claim.version, num('open_size'))) or room", "room",
             "weights_that_lag_start",
         ),
+        "held_is_not_counted_again": ("set('held', Samples.count())", "", "older_release_holds"),
+        "held_is_counted_again_at_each_claim": (
+            "if now - num('held_at') < 10000 then return end", "", "older_release_holds",
+        ),
         "open_slots_may_be_held_beyond_the_bound": (
             "claim_open(room, limit, claim)", "claim_open(most, limit, claim)", "more_samples_than_may_be_held", WALK,
         ),
