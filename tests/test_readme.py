@@ -66,7 +66,7 @@ def test_examples_run_to_their_end(name: str, last_line: str) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[-1] == last_line
     # The others belong to integrations, whose own tests run them.
-    others = {"areal_processes.py", "agent_lightning_gateway.py", "torch_loop.py"}
+    others = {"areal_processes.py", "agent_lightning_gateway.py", "torch_loop.py", "training_log.py"}
     found = {path.name for path in (ROOT / "examples").glob("*.py")}
     assert found == {"threads.py", "asyncio_rollouts.py", "evaluation.py"} | others
 

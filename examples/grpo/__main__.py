@@ -25,12 +25,19 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m examples.grpo", description=(__doc__ or "").split("\n")[0])
     add = made.add_argument
     add("--problems", choices=("sums", "tool"), default="tool", help="adding, or adding with a tool in several turns")
-    add("--steps", type=int, default=80, help="training steps (default: %(default)s)")
+    add("--steps", type=int, default=200, help="training steps at most (default: %(default)s)")
+    add(
+        "--until",
+        type=float,
+        default=0.9,
+        help="end at this mean reward; 0: at --steps (default: %(default)s)",
+    )
     add("--generators", type=int, default=2, help="generator processes (default: %(default)s)")
     add("--staleness", type=int, default=1, help="steps that a rollout may be behind (default: %(default)s)")
     add("--batch", type=int, default=16, help="groups of 8 samples in a step (default: %(default)s)")
     add("--size", choices=("tiny", "small", "85m"), default="small", help="the transformer (default: %(default)s)")
     add("--device", default="cpu", help="a device of PyTorch (default: %(default)s)")
+    add("--generators-on", help="the device of the generators, such as cuda:1 (default: that of --device)")
     add("--places", type=int, default=64, help="samples that a generator makes at once (default: %(default)s)")
     add("--warm-up", type=float, default=0.1, help="share of right answers before GRPO begins (default: %(default)s)")
     add("--learning-rate", type=float, default=5e-4, help="of AdamW (default: %(default)s)")
@@ -101,8 +108,9 @@ def supervise(options: argparse.Namespace, arguments: list[str]) -> int:
     server = None if options.url else EmbeddedServer()
     url = server.url if server else options.url
     common = [sys.executable, "-m", "examples.grpo", *arguments, "--url", url, "--folder", options.folder]
+    device = ["--device", options.generators_on or options.device]
     commands = {
-        f"generator-{number}": [*common, "--role", "generator", "--name", f"generator-{number}"]
+        f"generator-{number}": [*common, *device, "--role", "generator", "--name", f"generator-{number}"]
         for number in range(options.generators)
     }
     commands["trainer"] = [*common, "--role", "trainer"]

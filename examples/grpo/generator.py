@@ -13,7 +13,7 @@ import torch
 
 from broker import Attempt, Worker
 from broker.weights import fetched
-from examples.grpo.model import SIZES, Transformer, decode, dtype_on
+from examples.grpo.model import SIZES, Transformer, decode, dtype_on, set_up
 from examples.grpo.problems import PROBLEMS
 from examples.grpo.sampling import Sampler
 
@@ -60,7 +60,7 @@ def _load(model: Transformer, path: Path, device: str) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """Works until the run is finished."""
-    torch.set_num_threads(1)
+    set_up(options.device)
     torch.seed()  # PyTorch's own seed is the same in each process
     generator, tokens = Generator(options), 0
     spent = {"claim": 0.0, "generate": 0.0, "submit": 0.0}

@@ -190,6 +190,13 @@ class Rows:
         ]
 
 
+def set_up(device: str) -> None:
+    """Makes a process work on a device: with one thread on a CPU, since there are several processes."""
+    torch.set_num_threads(1)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # streams and graphs are of the current one
+
+
 def dtype_on(device: str) -> torch.dtype:
     """The type that weights have for generating on a device."""
     return torch.bfloat16 if device.startswith("cuda") else torch.float32

@@ -65,6 +65,7 @@ def train(options: argparse.Namespace, arguments: list[str], staleness: int, see
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:  # noqa: S108
         use = GpuUse()
         how = [("staleness", staleness), ("seed", seed), ("kill-every", kills), ("folder", folder)]
+        how.append(("until", 0))  # all of them make as many steps
         words = [*arguments, *itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in how)]
         process = subprocess.Popen([sys.executable, "-m", "examples.grpo", *words], stdout=subprocess.DEVNULL)
         try:

@@ -7,7 +7,8 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +17,13 @@ from broker import Exhausted, Judged, Policy, Rollout, RunConfig, Task, Trainer,
 from broker.integrations.torch import pad
 from broker.weights import Publisher
 from examples.grpo.loss import batch_of, decoupled_ppo_loss
-from examples.grpo.model import SIZES, Transformer, decode, dtype_on, encode
+from examples.grpo.model import SIZES, Transformer, decode, dtype_on, encode, set_up
 from examples.grpo.problems import PROBLEMS, Problems
 
 #: Steps between two checkpoints.
 EVERY = 5
+#: The mean reward of so many steps says whether it has learned enough.
+LOOKED_AT = 5
 #: Problems of an evaluation.
 QUESTIONS = 64
 
@@ -178,8 +181,8 @@ class Evaluations:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains to `options.steps` and writes a line of JSON for each step to `curve.jsonl`."""
-    torch.set_num_threads(1)
+    """Trains until it is enough and writes a line of JSON for each step to `curve.jsonl`."""
+    set_up(options.device)
     config = RunConfig(
         consumer_batch_size=options.batch,
         max_staleness=options.staleness,
@@ -221,10 +224,18 @@ class TimedTrainer(Trainer):
         return time.perf_counter() - begun
 
 
+def is_enough(options: argparse.Namespace, version: int, rewards: Sequence[float]) -> bool:
+    """Whether training ends before `--steps`: at a version that is evaluated, if there are such."""
+    if not options.until or version % (options.evaluate_every or EVERY) or len(rewards) < LOOKED_AT:
+        return False
+    return sum(rewards) / len(rewards) >= options.until
+
+
 def steps(trainer: TimedTrainer, learner: Learner, evaluations: Evaluations) -> None:
     """The steps of training, with the evaluations that they begin."""
     options, checkpoint = learner.options, learner.folder / "checkpoint"
     judged: list[float] = []
+    rewards: deque[float] = deque(maxlen=LOOKED_AT)
 
     def is_informative(rollout: Rollout) -> bool:
         """DAPO's filter: a group whose samples all have one reward teaches nothing."""
@@ -242,7 +253,7 @@ def steps(trainer: TimedTrainer, learner: Learner, evaluations: Evaluations) -> 
         for rollouts in batches:
             got = time.perf_counter()
             evaluations.begin(trainer.policy)
-            if trainer.version == options.steps:
+            if trainer.version == options.steps or is_enough(options, trainer.version, rewards):
                 return
             with contextlib.suppress(Exhausted, WaitTimeout):
                 evaluations.look(timeout=0.0)
@@ -261,6 +272,7 @@ def steps(trainer: TimedTrainer, learner: Learner, evaluations: Evaluations) -> 
                 "at": time.time(),
             }
             judged.clear()
+            rewards.append(line["reward"])
             learner.publish_s = 0.0
             print(f"step {line['step']:3}: reward {line['reward']:.2f}, staleness {line['staleness']:.1f}", flush=True)
             lines.write(json.dumps(line) + "\n")
