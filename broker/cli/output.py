@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import sys
-import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 from broker.cli.failure import writing_output
 from broker.cli.plain import to_plain
+from broker.cli.progress import ShowProgress, logged_above, progress
 from broker.logs import json_line
 
 if TYPE_CHECKING:
@@ -48,13 +47,6 @@ class Table:
             self.title,
             frozenset(place for place, index in enumerate(kept) if index in self.numeric),
         )
-
-
-class ShowProgress(Protocol):
-    """Shows how far long work is."""
-
-    def __call__(self, done: int, total: int | None = None, /) -> None:
-        """Takes the number done, and the number in all if it is known."""
 
 
 class Output:
@@ -108,32 +100,16 @@ class Output:
         """A value as JSON types."""
         return to_plain(value)
 
-    @contextmanager
-    def progress(self, what: str) -> Generator[ShowProgress]:
+    def progress(self, what: str) -> AbstractContextManager[ShowProgress]:
         """Shows how far long work is, on standard error when that is a terminal; silent elsewhere and for short work.
 
         Args:
             what: the unit of the numbers, in words.
 
-        Yields:
-            a function that takes the number done, and the number in all if it is known.
+        Returns:
+            a block that yields a function, which takes the number done, and the number in all if it is known.
         """
-        started, last, shown = time.monotonic(), 0.0, False
-
-        def tell(done: int, total: int | None = None) -> None:
-            nonlocal last, shown
-            moment = time.monotonic()
-            if self._stderr.isatty() and moment - started > 1.0 and moment - last > 0.2:
-                self._stderr.write(f"\r{done} {what}" if total is None else f"\r{done} of {total} {what}")
-                self._stderr.flush()
-                last, shown = moment, True
-
-        try:
-            yield tell
-        finally:
-            if shown:
-                self._stderr.write("\r\033[K")
-                self._stderr.flush()
+        return progress(what, self._stderr)
 
     def table(self, table: Table) -> None:
         """Print a table: drawn on a terminal, aligned in a pipe."""
@@ -163,7 +139,7 @@ class Output:
         if console is None:
             yield None
             return
-        with _logged_above():
+        with logged_above():
             yield console
 
     def _terminal(self) -> Console | None:
@@ -177,35 +153,6 @@ class Output:
                 return None
             self._console = Console(file=self._stdout, highlight=False)
         return self._console
-
-
-@contextmanager
-def _logged_above() -> Generator[None]:
-    """Log lines go to whatever is the standard error then: a picture of rich replaces it, and prints them above."""
-    handlers = cast(
-        "list[logging.StreamHandler[TextIO]]",
-        [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler],
-    )
-    before = [handler.stream for handler in handlers]
-    for handler in handlers:
-        handler.setStream(cast("TextIO", _StandardError()))
-    try:
-        yield
-    finally:
-        for handler, stream in zip(handlers, before, strict=True):
-            handler.setStream(stream)
-
-
-class _StandardError(io.TextIOBase):
-    """Writes to the standard error of the moment."""
-
-    def write(self, text: str, /) -> int:
-        """Writes text; returns its length."""
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        """Has the text written out."""
-        sys.stderr.flush()
 
 
 def aligned(table: Table) -> str:

@@ -966,6 +966,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "names[#names + 1] = 'max_concurrent_rollouts' -- it may follow the batch size", "", "follows_a_new_batch_size", WALK,
         ),
     },
+    "beat.lua": {
+        "a_sign_of_life_is_not_noted": ("set('trainer_at', now)", "", "of_the_trainer_that_holds_the_run"),
+        "a_trainer_that_was_replaced_gives_signs_of_life": (
+            "if ARGV[2] ~= (state.epoch or ''):match('%.(%w+)$') then fail('FENCED', 'epoch', state.epoch, 'token', ARGV[2]) end",
+            "", "of_the_trainer_that_holds_the_run",
+        ),
+        "a_sign_of_life_is_not_stored": ("flush()", "", "of_the_trainer_that_holds_the_run"),
+    },
     "finish.lua": {
         "finish_wakes_no_trainer": ("Markers.arm_trainer(true)", "", "waiting_trainer_is_told_at_once", WALK),
         "finish_wakes_nobody": ("Markers.arm_finished()", "", WALK),

@@ -3,6 +3,7 @@ import json
 import logging
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.live import Live
@@ -84,16 +85,37 @@ def test_json_is_one_line_and_keeps_text_readable() -> None:
     assert json.loads(stream.getvalue())["name"] == "über"
 
 
-@pytest.mark.parametrize(("told", "shown"), [((7, 9), "\r7 of 9 tasks"), ((7,), "\r7 tasks")])
-def test_long_work_says_how_far_it_is(told: tuple[int, ...], shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def told_after_a_second(told: tuple[int, ...], stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What work of more than a second shows before it ends."""
     now = iter([100.0, 100.5, 101.1])
-    monkeypatch.setattr("broker.cli.output.time.monotonic", lambda: next(now))
-    stream = _Terminal()
+    monkeypatch.setattr("broker.cli.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
     with Output(stderr=stream).progress("tasks") as tell:
         tell(*told)
         assert stream.getvalue() == "", "nothing is shown of what does not take a second"
         tell(*told)
+        return stream.getvalue()
+
+
+@pytest.mark.parametrize(("told", "shown"), [((7, 9), "7/9 tasks"), ((7,), "7/? tasks")])
+def test_long_work_shows_a_bar(told: tuple[int, ...], shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = _Terminal()
+    seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told_after_a_second(told, stream, monkeypatch))
+    assert shown in seen
+    assert "━" in seen
+    assert stream.getvalue().endswith("\x1b[2K"), "the bar is taken away"
+
+
+@pytest.mark.parametrize(("told", "shown"), [((7, 9), "\r7 of 9 tasks"), ((7,), "\r7 tasks")])
+def test_without_rich_it_shows_numbers(told: tuple[int, ...], shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    stream = _Terminal()
+    assert told_after_a_second(told, stream, monkeypatch) == shown
     assert stream.getvalue() == f"{shown}\r\033[K"
+
+
+def test_work_whose_standard_error_is_no_terminal_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    assert told_after_a_second((7, 9), stream, monkeypatch) == ""
 
 
 def test_what_is_logged_during_a_picture_stands_above_it(monkeypatch: pytest.MonkeyPatch) -> None:

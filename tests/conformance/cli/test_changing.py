@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from broker import RunConfig, Task, Trainer, Worker
-from broker.cli.output import Output, ShowProgress
+from broker.cli.output import Output
+from broker.cli.progress import ShowProgress
 from broker.connections import open_transport
 from broker.protocol import keys
 from tests.child import Ended
