@@ -66,6 +66,10 @@ def check(run: str, tasks: Sequence[str], *, now: Now = "") -> ScriptCall[list[s
     return ScriptCall("check", (keys.state(run),), (now, *tasks), texts)
 
 
+#: The letter of a slot whose result was accepted.
+_DONE = ord("D")
+
+
 # Not frozen: one is made for each rollout, and a frozen object takes three times as long.
 @dataclass(slots=True)
 class RolloutRow:
@@ -94,12 +98,20 @@ class BatchPiece:
 
 
 def rollout_row(row: list[Any]) -> RolloutRow:
-    """Reads one row of a batch."""
-    samples = [
-        Sample(row[i + 1].decode(), int(row[i]), None, int(row[i + 2]), int(row[i + 3]), worker_of(row[i + 4].decode()))
-        for i in range(6, len(row), 5)
-    ]
-    return RolloutRow(row[0].decode(), int(row[1]), int(row[2]), int(row[3]), int(row[4]), row[5], samples)
+    """Reads one row of a batch: id, record, payload, then the record of each slot after the first.
+
+    The records are in the layout of Lua (`lua/include/record_layout.lua`).
+    """
+    task: str = row[0].decode()
+    _, priority, _, _, _, _, first, oldest, newest, _, _, _, slots = row[1].split(b",", 12)
+    letters, _, slot = slots.partition(b";")
+    samples: list[Sample] = []
+    for k, record in enumerate((slot, *row[3:])):
+        if letters[k] == _DONE:
+            claims, _, random, version, _, session, _, _, used, _ = record.decode().split(",")
+            attempt = f"{task}#{k}.{claims}.{random}"
+            samples.append(Sample(attempt, k, None, int(version), int(used), worker_of(session)))
+    return RolloutRow(task, int(priority), int(oldest), int(newest), int(first), row[2], samples)
 
 
 def _piece(reply: Any) -> BatchPiece:

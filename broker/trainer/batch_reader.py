@@ -22,7 +22,7 @@ ROWS_PER_CALL = 128
 BYTES_PER_FETCH = 16 * 1024 * 1024
 _MOST_KEYS_PER_FETCH = 512
 #: Bytes of results that come with the rows of a batch, from the script that seals it: reading a few small results
-#: there costs less than a round trip.
+#: there (at most 16) costs less than a round trip.
 RESULT_BYTES_WITH_ROWS = 64 * 1024
 #: Results of the first read of a batch, when those of the batch before were small enough for the bytes above.
 _FIRST_KEYS = 64

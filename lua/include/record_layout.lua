@@ -19,11 +19,12 @@
 -- their parts.
 
 local WORD = '([^,]*)'
-local TASK_PATTERN = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4)
-  .. ',([^,]*,[^,]*),([^,]*),(%a*);?(.*)$'
-local OLDEST_PATTERN = '^%a' .. string.rep(',[^,]*', 6) .. ',([^,]*)'
-local SLOTS_PATTERN = '^%a' .. string.rep(',[^,]*', 11) .. ',(%a*);?(.*)$'
-local SLOT_PATTERN = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$'
+local LAYOUT = {
+  task = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4) .. ',([^,]*,[^,]*),([^,]*),(%a*);?(.*)$',
+  oldest = '^%a' .. string.rep(',[^,]*', 6) .. ',([^,]*)',
+  slots = '^%a' .. string.rep(',[^,]*', 11) .. ',(%a*);?(.*)$',
+  slot = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$',
+}
 
 -- Tables of earlier calls, which are used again: making a table costs more than filling one.
 local SPARE = { tasks = {}, slots = {} }
@@ -45,7 +46,7 @@ local function decode_task(id, record)
   local t = blank('tasks')
   t.id, t.slot = id, false -- the slot is decoded when it is asked for
   t.state, t.fixed, t.samples, t.errors, t.first, t.oldest, t.newest, t.again, t.step, t.letters, t.slot_text =
-    record:match(TASK_PATTERN)
+    record:match(LAYOUT.task)
   t.samples = tonumber(t.samples)
   if t.letters == '' then t.letters = t.samples == 1 and 'O' or string.rep('O', t.samples) end
   return t
@@ -55,10 +56,10 @@ end
 local Stored = {}
 
 -- The field `oldest` of a task's record.
-Stored.oldest = function(record) return record:match(OLDEST_PATTERN) end
+Stored.oldest = function(record) return record:match(LAYOUT.oldest) end
 
 -- The letters in a task's record (empty: all slots are open), and the record of the task's first slot.
-Stored.slots = function(record) return record:match(SLOTS_PATTERN) end
+Stored.slots = function(record) return record:match(LAYOUT.slots) end
 
 -- The id of the last attempt of the slot `name`, whose record this is.
 Stored.attempt = function(name, record)
@@ -77,7 +78,7 @@ local function set_again(t, stales, requeues) t.again = small_text(stales) .. ',
 local function decode_slot(record)
   local s = blank('slots')
   s.claims, s.tries, s.random, s.version, s.epoch, s.session, s.at, s.why, s.newest, s.newest_epoch =
-    record:match(SLOT_PATTERN)
+    record:match(LAYOUT.slot)
   return s
 end
 

@@ -2,40 +2,28 @@
 -- @include result_bytes
 -- The rows that describe rollouts in answers.
 
--- Appends to `row`, per done sample: slot, attempt, version, newest, session. Appends the attempts to `attempts`.
-local function add_samples(t, row, attempts)
-  local n = #row
-  for k = 0, t.samples - 1 do
-    local s = slot_of(t, k)
-    if letter(t, k) == 'D' and s then
-      local attempt = attempt_id(t, k, s)
-      row[n + 1], row[n + 2], row[n + 3], row[n + 4], row[n + 5] = k, attempt, s.version, s.newest, s.session
-      n = n + 5
-      attempts[#attempts + 1] = attempt
-    end
-  end
-  return row
-end
-
 local MOST_SLOTS = 1000
 
--- Returns a row per task (id, priority, oldest, newest, first, payload, then its samples), and the attempts of all their samples.
+-- Returns a row per task: id, its record, payload, then the record of each slot after the first (empty: it was never claimed). The records are as
+-- record_layout.lua lays them out: the client reads them, since decoding costs more than all else here.
 -- Only the first tasks that have at most MOST_SLOTS slots together get rows, at least one task: a task may have 1024 slots.
 local function rows_of(ids)
-  local names, rows, attempts = {}, {}, {}
-  ids = { unpack(ids, 1, within_slots(ids, MOST_SLOTS)) }
+  local records, rows, later, names, seen = hmget(TASKS, ids), {}, {}, {}, 0 -- later: how many slots after the first a row has
   for i = 1, #ids do
-    local t = tasks[ids[i]]
-    for k = 1, t.samples - 1 do names[#names + 1] = slot_name(t, k) end
+    local letters = Stored.slots(records[i])
+    seen = seen + #letters
+    if i > 1 and seen > MOST_SLOTS then break end
+    rows[i], later[i] = { ids[i], records[i], '' }, #letters - 1
+    for k = 1, later[i] do names[#names + 1] = ids[i] .. '#' .. small_text(k) end
   end
-  local payloads = hmget(PAYLOADS, ids)
-  load_slots(names)
-  for i = 1, #ids do
-    local t = tasks[ids[i]]
-    local priority = TaskOptions.of(t).priority
-    rows[i] = add_samples(t, { t.id, priority, t.oldest, t.newest, t.first, payloads[i] or '' }, attempts)
+  local payloads, stored, at = hmget(PAYLOADS, { unpack(ids, 1, #rows) }), hmget(SLOTS, names), 0
+  for i = 1, #rows do
+    local row = rows[i]
+    row[3] = payloads[i] or ''
+    for k = 1, later[i] do row[3 + k] = stored[at + k] or '' end
+    at = at + later[i]
   end
-  return rows, attempts
+  return rows
 end
 
 -- The ids of the first members of a batch, which are given with their scores.
@@ -45,8 +33,24 @@ local function first_ids(members, most)
   return ids
 end
 
+-- The attempts of the done samples of rows; no more than ResultBytes.read reads, and one.
+local function attempts_in(rows)
+  local attempts = {}
+  for i = 1, #rows do
+    local row = rows[i]
+    local letters, first = Stored.slots(row[2])
+    for k = 0, #letters - 1 do
+      if letters:sub(k + 1, k + 1) == 'D' then
+        attempts[#attempts + 1] = Stored.attempt(row[1] .. '#' .. small_text(k), k > 0 and row[3 + k] or first)
+        if #attempts > ResultBytes.most_read then return attempts end
+      end
+    end
+  end
+  return attempts
+end
+
 -- Returns the rows of these tasks, and the bytes of the results of all their samples: none if they are too many, or more than `bytes` bytes.
 local function contents(ids, bytes)
-  local rows, attempts = rows_of(ids)
-  return { rows, ResultBytes.read(attempts, bytes) }
+  local rows = rows_of(ids)
+  return { rows, ResultBytes.read(attempts_in(rows), bytes) }
 end

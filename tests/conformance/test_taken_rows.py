@@ -72,15 +72,14 @@ def test_results_of_rows_that_do_not_come_do_not_count(lab: Lab):
     assert take(trainer, 2, rows=1, result_bytes=2).results == (b"xx",)
 
 
-def test_results_are_at_most_as_many_as_one_command_takes(lab: Lab):
+@pytest.mark.parametrize(("samples", "come"), [(16, True), (17, False)])
+def test_results_are_at_most_as_many_as_a_script_reads(lab: Lab, samples: int, come: bool):
     """Mutants: any_number_of_results."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=1), lab.raw_worker()
-    trainer.enqueue("a", samples=1_001)
-    granted = [*worker.claim(1_000).granted, *worker.claim(1, random="r2").granted]
-    for at in range(0, len(granted), 256):
-        piece = granted[at : at + 256]
-        lab.call(result_bytes.submit_call, [worker_calls.Submission(one.attempt_id, "accept", b"x") for one in piece])
+    trainer.enqueue("a", samples=samples)
+    items = [worker_calls.Submission(one.attempt_id, "accept", b"x") for one in worker.claim(samples).granted]
+    lab.call(result_bytes.submit_call, items)
 
     taken = take(trainer, 1)
 
-    assert (taken.sealed, len(taken.rows[0].samples), taken.results) == (True, 1_001, ())
+    assert (taken.sealed, len(taken.rows[0].samples), taken.results) == (True, samples, (b"x",) * samples * come)

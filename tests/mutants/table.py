@@ -690,7 +690,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "results_above_the_limit": ("if sum > most then return {} end", "", "all_or_not_at_all"),
         "results_below_the_limit_only": ("if sum > most then", "if sum >= most then", "all_or_not_at_all"),
-        "any_number_of_results": ("#attempts > 256 then", "false then", "as_many_as_one_command"),
+        "any_number_of_results": ("#attempts > ResultBytes.most_read then return {}", "false then return {}", "as_many_as_a_script"),
         "accept_without_bytes": ("redis.call('EXISTS', RESULT .. attempt) == 0", "false", "without_bytes", WALK),
         "ttl_not_cleared": ("redis.call('PERSIST', kept[i])", "", "set_before_the_call", WALK),
     },
@@ -699,12 +699,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "ids[i] = members[2 * i - 1]", "ids[i] = members[#members - 2 * i + 1]", "order_of_the_batch",
         ),
         "results_backwards": (
-            "attempts[#attempts + 1] = attempt", "table.insert(attempts, 1, attempt)", "order_of_the_batch",
+            "attempts[#attempts + 1] = Stored.attempt(row[1] .. '#' .. small_text(k), k > 0 and row[3 + k] or first)",
+            "table.insert(attempts, 1, Stored.attempt(row[1] .. '#' .. small_text(k), k > 0 and row[3 + k] or first))",
+            "order_of_the_batch",
         ),
         "more_rows_than_asked": ("math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
-        "rows_of_any_number_of_slots": (
-            "within_slots(ids, MOST_SLOTS)", "within_slots(ids, 1e9)", "large_groups_are_read",
-        ),
+        "rows_of_any_number_of_slots": ("if i > 1 and seen > MOST_SLOTS then break end", "", "large_groups_are_read"),
+        "rows_with_the_slots_of_others": ("    at = at + later[i]\n", "", "order_of_the_batch", WALK),
     },
     "include/fields.lua": {
         "fields_read_alone_have_no_default": ("name) or DEFAULTS[name] or false", "name)", "no_script_needs_a_field"),
