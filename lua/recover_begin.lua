@@ -110,7 +110,6 @@ return run(function()
     take_over(epoch)
   end
   if state.finished then set('finished', '') end
-  if state.on_stale == 'wait' then set('wait', '') end
   if listed_order >= 0 then Awaited.forget() end
   local limit = common_limit(version)
   local lost = consumed_by_lost_steps(limit)

@@ -107,13 +107,13 @@ end
 
 local MOST_LOOKED, MOST_NAMED = 1000, 10
 
--- Begins, keeps or ends the wait of the batch for running tasks that no later batch could hold. The wait is for tasks with samples of `version` or
+-- Begins, keeps or ends the wait of the batch for running tasks that no later batch could hold. Nobody waits for a batch that is formed ahead. The wait is for tasks with samples of `version` or
 -- older that had started when it began. After max_wait_ms these are reset, and a wait for the others begins. Returns the first ids of those that it waits for.
 local function await(step, n, size)
   if not Staleness.waits() then return {} end
   local version
   if size < n then version = Staleness.bound(size, 1) else version = Staleness.unsealable(size) end
-  if not version or state.paused == 'paused' or state.halted then
+  if not version or step > num('version') or state.paused == 'paused' or state.halted then
     set('wait', '')
     return {}
   end

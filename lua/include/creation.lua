@@ -102,6 +102,7 @@ local function take_over(epoch)
   set('call', 0)
   set('answer', '')
   set('want', 0)
+  if state.on_stale == 'wait' then set('wait', '') end -- nobody has waited while there was no trainer
   if field('supply') == 'more' then set('supply', 'interrupted') end -- the feeder was the previous trainer's
   local tokens, n = epoch:match('%w+$') .. ' ' .. state.tokens, 0
   for at in tokens:gmatch('() ') do

@@ -45,10 +45,16 @@ Staleness.moved = function(from, to)
   local ages = Staleness.read()
   if from ~= '-1' then
     ages[from] = (ages[from] or 0) > 1 and ages[from] - 1 or nil
-    Markers.arm_trainer(true) -- its place is free
   end
   if to ~= '-1' then ages[to] = (ages[to] or 0) + 1 end
   Staleness.write()
+end
+
+-- A task stops running, or being ready, and enters no batch: the batch may take another one in its place.
+Staleness.left = function(t)
+  if not Staleness.counts() then return end
+  Staleness.moved(t.oldest, '-1')
+  Markers.arm_trainer(true)
 end
 
 -- The task's score in `ready`: the order in which batches take it.

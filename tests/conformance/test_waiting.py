@@ -137,6 +137,37 @@ def test_while_the_run_is_paused_no_wait_ends(lab: Lab):
     assert not slow.cancelled
 
 
+def test_nobody_waits_for_a_batch_that_is_formed_ahead(lab: Lab):
+    """Its trainer trains another one meanwhile. Mutants: a_batch_that_is_formed_ahead_is_waited_for."""
+    fields = {"on_stale": "wait", "max_wait_ms": 5_000}
+    lab.trainer(**CLOSE, **fields).enqueue(tasks(9))
+    trainer, worker = lab.raw_trainer(**CLOSE, **fields), lab.worker()
+    attempts = worker.claim(9)
+    for attempt in attempts[:2]:
+        worker.submit(attempt, b"x")
+    sealed = trainer.take(0, 2)
+    for _ in range(2):
+        assert trainer.take(1, 2).due == ()
+        lab.pass_ms(9_000)
+    worker.renew()
+    assert not any(attempt.cancelled for attempt in attempts)
+    trainer.advance(0, sealed.digest)
+    assert trainer.take(1, 2).due == ("t2", "t3")
+
+
+def test_nobody_has_waited_while_there_is_no_trainer(lab: Lab):
+    """Mutants: an_absent_trainer_waits."""
+    trainer, worker, slow, _ = one_behind(lab, max_wait_ms=5_000)
+    with pytest.raises(WaitTimeout):
+        trainer.next_batch(timeout=0)
+    lab.pass_ms(9_000)
+    again = lab.trainer(reopen=True)
+    with pytest.raises(WaitTimeout):
+        again.next_batch(timeout=0)
+    worker.renew()
+    assert not slow.cancelled
+
+
 def test_a_filter_may_discard_while_a_batch_waits(lab: Lab):
     trainer, worker, slow, t5 = one_behind(lab)
     with pytest.raises(WaitTimeout):

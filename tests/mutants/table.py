@@ -262,6 +262,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/creation.lua": {
+        "an_absent_trainer_waits": (
+            "if state.on_stale == 'wait' then set('wait', '') end -- nobody", "-- nobody", "while_there_is_no_trainer", WALK,
+        ),
         "a_bound_on_samples_leaves_that_on_tasks": (
             "return Samples.most() and 1000000000 or batch_size()", "return batch_size()", "samples_are_bounded_and_not_tasks", WALK,
         ),
@@ -506,7 +509,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "return tonumber(t.oldest) * 4294967296 + tonumber(t.first)", "return t.first", "the_oldest_are_taken", WALK,
         ),
         "nobody_is_woken_for_a_free_place": (
-            "    Markers.arm_trainer(true) -- its place is free\n", "", "waited_for_too_long",
+            "  Markers.arm_trainer(true)\n", "", "waited_for_too_long",
         ),
     },
     "include/held_samples.lua": {
@@ -1174,6 +1177,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "the_wait_is_for_all_that_is_due": (
             "if late and tonumber(t.first) <= first and", "if late and", "only_what_ran_when",
+        ),
+        "a_batch_that_is_formed_ahead_is_waited_for": (
+            "step > num('version') or state.paused == 'paused' or", "state.paused == 'paused' or", "formed_ahead",
         ),
         "a_pause_uses_up_the_wait": (
             "or state.paused == 'paused' or state.halted then", "or state.halted then", "while_the_run_is_paused",

@@ -17,7 +17,7 @@ def take_epoch(run: Run, token: str, at_least: int = 0) -> None:
     run.old_tokens = [*run.old_tokens, run.token][-REMEMBERED_TOKENS:]
     run.token = token
     run.epoch_number = max(run.epoch_number, at_least) + 1
-    run.call_number, run.call_answer = 0, None
+    run.call_number, run.call_answer, run.wait = 0, None, None
     if run.supply == "more":
         run.supply = "interrupted"
 
@@ -70,7 +70,6 @@ def begin(run: Run, call: RecoverBegin) -> Answer:
     known = {**run.policies, **dict(call.policies)}
     run.recover_limit = limit
     take_epoch(run, call.token, file_number)
-    run.wait = None
     run.is_feasible &= call.version <= before and limit == call.version
     run.is_over = False
     if has_list:

@@ -323,7 +323,7 @@ def _wait(run: Run, call: Take) -> list[str]:
     Returns the first tasks that the batch waits for.
     """
     version = run.bound() if len(run.unsealed_batch().tasks) < call.n else run.unsealable()
-    if version is None or run.paused == "paused" or run.breaker.halted:
+    if version is None or call.step > run.version or run.paused == "paused" or run.breaker.halted:
         run.wait = None
         return []
     wait = run.wait

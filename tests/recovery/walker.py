@@ -85,7 +85,7 @@ class Walk:
             max_staleness=self.s,
             staleness_limit=None if self.s is None else rng.choice([self.s, self.s, None]),
             max_concurrent_rollouts=rng.choice([1, 3, 8]),
-            on_stale=rng.choice(["requeue", "keep"]),
+            on_stale=rng.choice(["requeue", "keep", "wait"]),
             keep_checkpoints=rng.choice([1, 2, 3]),
             max_attempts=1_000_000,
             max_stale_requeues=1_000_000,
