@@ -1,4 +1,6 @@
-"""How long the views of a large run take: the page of a run, all runs, dead tasks, one task.
+"""How long the views of a large run take: the page of a run, all runs, dead tasks, one task, `broker watch`.
+
+It exits with 1 if the median of a view is more than a second.
 
 python -m benchmarks.views [--tasks 100000] [--workers 1000] [--rounds 5]
 """
@@ -7,15 +9,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import statistics
 import sys
 import time
 
 import httpx
+from rich.console import Console
 
 from broker import RunConfig, Task, Trainer
+from broker.cli.commands.watch import EVENTS_BEFORE, MOST_PAGES
+from broker.cli.picture import Cursor, picture
 from broker.connections import open_transport
 from broker.connections.sync import run_blocking
+from broker.inspection.events import Follower
+from broker.inspection.history import History
+from broker.inspection.timeline import Timeline
 from broker.local_server.embedded import EmbeddedServer
 from broker.operator import Operator
 from broker.protocol import worker
@@ -24,6 +33,8 @@ from broker.web.application import Website, application
 from broker.web.snapshot import WORKERS
 
 RUN = "large"
+#: How long a view may take, seconds.
+_MOST_S = 1.0
 
 
 def _fill(url: str, tasks: int, workers: int) -> None:
@@ -70,7 +81,24 @@ def _look(url: str, rounds: int) -> list[float]:
     return times
 
 
-def main() -> None:
+def _watched(url: str, rounds: int) -> dict[str, list[float]]:
+    """The picture of `broker watch`: the first, for which it reads the end of the event log, and later ones."""
+    found: dict[str, list[float]] = {}
+    console = Console(file=io.StringIO(), width=120, height=50)
+    with Operator(url) as operator:
+        history, timeline, cursor = History(), Timeline(), Cursor()
+        follower = Follower.of_the_last(operator.transport.command, RUN, EVENTS_BEFORE)
+        for name in ("the first picture of broker watch", *["a later picture of broker watch"] * rounds):
+            began = time.perf_counter()
+            explanation = operator.explain(RUN)
+            history.add(explanation.now_ms / 1000, explanation.stats)
+            timeline.read(follower, MOST_PAGES)
+            console.print(picture(explanation, history, timeline, cursor, width=120))
+            found.setdefault(name, []).append(time.perf_counter() - began)
+    return found
+
+
+def main() -> int:
     """Prints the median and the longest of each view."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=100_000)
@@ -82,12 +110,17 @@ def main() -> None:
         _fill(server.url, given.tasks, given.workers)
         found = asyncio.run(_times(server.url, given.rounds))
         found["a look at the server, once a second"] = _look(server.url, given.rounds)
+        found |= _watched(server.url, given.rounds)
         sys.stdout.write(f"{given.tasks:,} tasks, {given.workers:,} workers; seconds, the median and the longest\n")
         for name, times in found.items():
             sys.stdout.write(f"  {name:36} {statistics.median(times):6.3f} {max(times):6.3f}\n")
     finally:
         server.stop()
+    slow = [name for name, times in found.items() if statistics.median(times) > _MOST_S]
+    if slow:
+        sys.stdout.write(f"over {_MOST_S:g} s: {', '.join(slow)}\n")
+    return 1 if slow else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

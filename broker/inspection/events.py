@@ -140,5 +140,5 @@ def _range(send: Send, run: str, first: str, last: str, count: int) -> list[Even
 
 
 def _event(row: Any) -> Event:
-    fields = [text(part) for part in row[1]]
+    fields = list(map(text, row[1]))
     return Event(text(row[0]), tuple(zip(fields[::2], fields[1::2], strict=True)))

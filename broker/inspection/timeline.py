@@ -177,7 +177,8 @@ class Timeline:
         self.times_s: deque[float] = deque(maxlen=TIMES_KEPT)
         self.ended: Counter[str] = Counter()
         self.recoveries: deque[RecoverySeen] = deque(maxlen=RECOVERIES_KEPT)
-        self.transitions: deque[Transition] = deque(maxlen=TRANSITIONS_KEPT)
+        # Not as objects: of a long log that is read for the first time, all but the last are dropped again.
+        self._transitions: deque[tuple[str, int, int, str, str]] = deque(maxlen=TRANSITIONS_KEPT)
         self.has_gap = False
         #: Per task that is ready: who handed in its last result, and how long it took.
         self._made_by: dict[str, tuple[str, float]] = {}
@@ -200,9 +201,9 @@ class Timeline:
 
     def feed(self, event: Event) -> None:
         """Takes the next event. Ignores kinds and words that this release does not know."""
-        self._at_ms = event.at_ms
+        at_ms = self._at_ms = event.at_ms
         for place, (kind, words) in enumerate(event.transitions):
-            self.transitions.append(Transition(event.id, place, event.at_ms, kind, words))
+            self._transitions.append((event.id, place, at_ms, kind, words))
             rule = self._rules.get(kind)
             if rule is not None:
                 try:
@@ -232,6 +233,11 @@ class Timeline:
         self.has_gap = True
         self.held.clear()
         self._made_by.clear()
+
+    @property
+    def transitions(self) -> list[Transition]:
+        """The last transitions, the newest last."""
+        return [Transition(*told) for told in self._transitions]
 
     def per_second(self, until_ms: int, seconds: int) -> list[Second]:
         """The counts of the last seconds, oldest first, seconds without an event as zeros."""

@@ -195,9 +195,11 @@ class Session(Locked):
         """Notes that the server has forgotten the session: its attempts went to other workers."""
         with self._lock:
             self._joined = None
-            for attempt in self._held.values():
+            gone = list(self._held.values())
+            for attempt in gone:
                 attempt.mark_cancelled("expired")
-            self._let_go(list(self._held), "expired")
+            self._held.clear()
+        self._end_spans((attempt.id for attempt in gone), "expired")
 
     def claim_call(self, n: int, policy: Policy | None) -> ScriptCall[Claimed]:
         """The next claim."""
@@ -347,8 +349,8 @@ class Session(Locked):
                 attempt = self._held.pop(attempt_id, None)
                 if attempt is not None and attempt.mark_cancelled(why):
                     cancelled.append(attempt)
-                    if spans.active is not None:
-                        spans.active.left(attempt_id, why)
+        for attempt in cancelled:
+            self._end_spans((attempt.id,), attempt.cancel_reason or "")
         return cancelled
 
     async def has_loaded(self, policy: Policy, fresh: Sequence[Attempt]) -> None:
@@ -454,8 +456,9 @@ class Session(Locked):
             while not await self._io.call(worker.leave(self.run, joined.session, now=self.now)):
                 pass  # one call did not give all attempts back
         with self._lock:
-            self._joined = None
-            self._let_go(list(self._held), "released")
+            self._joined, gone = None, list(self._held)
+            self._held.clear()
+        self._end_spans(gone, "released")
 
     def works_on(self, attempt: Attempt) -> bool:
         """Whether a result of this attempt is still to come."""
@@ -464,15 +467,15 @@ class Session(Locked):
     def forget(self, attempts: Iterable[str]) -> None:
         """Forgets these attempts: they are not worked on any more."""
         with self._lock:
-            self._let_go(attempts, "released")
+            gone = [attempt for attempt in attempts if self._held.pop(attempt, None) is not None]
+        self._end_spans(gone, "released")
 
-    def _let_go(self, attempts: Iterable[str], why: str) -> None:
-        """Takes attempts out of those that are held; their spans end, unless an answer has ended them."""
-        tracing = spans.active
-        for attempt in attempts:
-            self._held.pop(attempt, None)
-            if tracing is not None:
-                tracing.left(attempt, why)
+    @staticmethod
+    def _end_spans(attempts: Iterable[str], why: str) -> None:
+        """Ends the spans of attempts that no answer has ended. Not under the lock: an exporter may take its time."""
+        if spans.active is not None:
+            for attempt in attempts:
+                spans.active.left(attempt, why)
 
 
 _ACCEPTED = Submitted("accepted")
