@@ -32,7 +32,7 @@ KNOWN = {
     "broker/integrations/areal/installation.py": (315, "one class: AReaL's places, found, replaced and put back"),
     "broker/integrations/areal/staleness.py": (387, "one class: AReaL's surface and what is beyond it"),
     "broker/local_server/embedded.py": (400, "one server: found, started, guarded, shared, stopped"),
-    "broker/planning/simulation.py": (331, "one simulated run: its workers and its trainer share the state"),
+    "broker/planning/simulation.py": (350, "one simulated run: its workers and its trainer share the state"),
     "broker/protocol/trainer.py": (333, "the calls of the scripts of trainers and operators"),
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
     "broker/trainer/state.py": (437, "one class: what a trainer remembers"),

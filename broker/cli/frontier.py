@@ -42,8 +42,6 @@ def tell(found: Comparison, output: Output) -> None:
     output.line()
     output.line("length: the mean length of what is trained on, of the data's mean; thrown away: of the time")
     output.line("of generation. staleness, worst: of what is trained on. given up: tasks dropped for their age.")
-    for mode in found.unknown_modes:
-        output.line(f"{mode}: this release has no such on_stale, so it is not recommended.")
     output.line()
     for line in _plot(rows):
         output.line(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from broker.planning.setting import Mode, Outcome, Setting
 from broker.planning.simulation import Simulation
@@ -104,16 +104,9 @@ class Comparison:
     lengths_of_run: bool = False
 
     @property
-    def unknown_modes(self) -> list[str]:
-        """The modes that this release has no `on_stale` for; they are not recommended."""
-        known = get_args(RunConfig.model_fields["on_stale"].annotation)
-        return sorted({row.choice.mode for row in self.rows} - {*known})
-
-    @property
     def best(self) -> Row | None:
         """What is recommended; None: no row is within what is wanted."""
-        unknown = self.unknown_modes
-        return recommended([row for row in self.rows if row.choice.mode not in unknown], self.wanted)
+        return recommended(self.rows, self.wanted)
 
 
 def steps_for(batch_size: int, samples: int) -> int:
@@ -159,13 +152,13 @@ def applied(base: Setting, choice: Choice) -> Setting:
     changes: dict[str, Any] = {
         "max_staleness": choice.max_staleness,
         "staleness_limit": choice.staleness_limit if choice.max_staleness is not None else None,
-        "on_stale": "requeue" if choice.mode == "wait" else choice.mode,
+        "on_stale": choice.mode,
         "max_concurrent_rollouts": choice.at_once,
     }
     if choice.at_once is None:
         changes["max_concurrent_samples"] = base.places  # given alone it takes the place of C
     config = RunConfig.model_validate({**base.config.to_document(), **changes})
-    return replace(base, config=config, mode=choice.mode, enough=choice.enough)
+    return replace(base, config=config, enough=choice.enough)
 
 
 def compare(base: Setting, choices: Sequence[Choice], progress: Callable[[int], None] | None = None) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import Literal
 from broker.planning.lengths import Lengths
 from broker.values.config import RunConfig
 
-#: What happens to a task at the limit of staleness. `wait`: batches keep places for what is due, so nothing is lost.
+#: `on_stale`: what happens to a task at the limit of staleness.
 Mode = Literal["requeue", "drop", "keep", "wait"]
 
 
@@ -18,21 +18,18 @@ class Setting:
     """What is simulated.
 
     Args:
-        config: B, S, D and the bounds on what runs at once. `on_stale` is that of `mode`, except for `wait`.
-        mode: what happens at the limit of staleness.
+        config: B, S, D, what happens at D, and the bounds on what runs at once.
         lengths: how long a sample takes.
         train_s: how long the trainer takes for a step.
         places: how many samples all workers together work on at once.
         samples, enough: of each task.
         steps: the length of the run.
         heartbeat_s: a worker learns within this time that what it works on is too old; 0: at once.
-        max_wait_s: with `wait`, a batch waits for so long for what is due; then that starts over.
         redraws: a sample that starts over takes another time; else the same time again.
         seed: of the lengths. The same seed gives all settings the same prompts.
     """
 
     config: RunConfig
-    mode: Mode
     lengths: Lengths
     train_s: float
     places: int
@@ -40,7 +37,6 @@ class Setting:
     enough: int | None = None
     steps: int = 200
     heartbeat_s: float = 20.0
-    max_wait_s: float = 600.0
     redraws: bool = False
     seed: int = 1
 

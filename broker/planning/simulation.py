@@ -32,6 +32,15 @@ class _Held:
 
 
 @dataclass(slots=True)
+class _Wait:
+    """A batch waits for running tasks of a version or older that had started when the wait began."""
+
+    since_s: float
+    version: int
+    first: int
+
+
+@dataclass(slots=True)
 class _Task:
     order: int
     lengths: list[float]
@@ -80,7 +89,7 @@ class Simulation:
         self._checks: list[tuple[float, int, int, int]] = []  # when, place, order, first claim
         self._trained_at = math.inf
         self._due: Counter[int] = Counter()  # running and ready tasks by oldest version
-        self._blocked_since = math.inf
+        self._wait: _Wait | None = None
 
     @property
     def accepted(self) -> int:
@@ -112,7 +121,7 @@ class Simulation:
         """The next event happens."""
         ends_at = self._ends[0][0] if self._ends else math.inf
         checked_at = self._checks[0][0] if self._checks else math.inf
-        gives_up_at = self._blocked_since + self.setting.max_wait_s
+        gives_up_at = self._wait.since_s + self.setting.config.max_wait_ms / 1000 if self._wait else math.inf
         self.now_s = min(ends_at, checked_at, self._trained_at, gives_up_at)
         if self.now_s == math.inf:
             raise RuntimeError("nothing can happen any more")
@@ -130,7 +139,7 @@ class Simulation:
             if progress is not None:
                 progress(self.outcome.steps)
         else:
-            self._give_up_waiting()
+            self._take()
 
     # Workers.
 
@@ -205,8 +214,8 @@ class Simulation:
         task.held.clear()
         task.open.clear()
         del self.running[order]
-        heapq.heappush(self.ready, (task.oldest if self.setting.mode == "wait" else 0, task.first, order))
-        if self._is_waiting and (self.setting.mode == "wait" or len(self.ready) >= self._size - len(self.batch)):
+        heapq.heappush(self.ready, (task.oldest if self._keeps_places else 0, task.first, order))
+        if self._is_waiting and (self._keeps_places or len(self.ready) >= self._size - len(self.batch)):
             self._take()
 
     def _free_place(self, held: _Held) -> None:
@@ -221,7 +230,7 @@ class Simulation:
     # Staleness.
 
     def _is_too_old(self, task: _Task) -> bool:
-        return self.setting.mode != "wait" and self.setting.config.is_too_old(task.oldest, self.step_next)
+        return self.setting.config.is_too_old(task.oldest, self.step_next)
 
     def _reset(self, task: _Task) -> None:
         """A task that is too old starts over, or ends."""
@@ -234,7 +243,7 @@ class Simulation:
         self.running.pop(task.order, None)
         self._no_more_due(task)
         task.stale_requeues += 1
-        if self.setting.mode == "drop" or task.stale_requeues > self.setting.config.max_stale_requeues:
+        if self.setting.config.on_stale == "drop" or task.stale_requeues > self.setting.config.max_stale_requeues:
             self.outcome.given_up += 1
             del self._tasks[task.order]
         else:
@@ -269,7 +278,8 @@ class Simulation:
         self._tell("take", self.step_next)
         while self.ready and len(self.batch) < self._size:
             task = self._tasks[self.ready[0][2]]
-            if self.setting.mode == "wait" and not self._may_enter(task):
+            newest = self._bound()
+            if newest is not None and task.oldest > newest:
                 break
             self._tell("took", task.order)
             heapq.heappop(self.ready)
@@ -278,12 +288,11 @@ class Simulation:
                 continue
             self._no_more_due(task)
             self.batch.append(task)
-        lacks = self._size - len(self.batch)
-        if lacks:
-            is_blocked = self.setting.mode == "wait" and len(self.ready) >= lacks
-            self._blocked_since = min(self._blocked_since, self.now_s) if is_blocked else math.inf
+        if len(self.batch) < self._size:
+            if self._await():
+                self._take()
             return
-        self._blocked_since = math.inf
+        self._wait = None
         for task in self.batch:
             del self._tasks[task.order]
             self.outcome.trained += len(task.done)
@@ -305,27 +314,37 @@ class Simulation:
 
     # on_stale="wait": the batch keeps places for what is due before a later rollout.
 
-    def _may_enter(self, task: _Task) -> bool:
-        """Whether a place is left for the task when all that is due earlier has one."""
-        return self._kept_for(task) is None
+    @property
+    def _keeps_places(self) -> bool:
+        return self.setting.config.on_stale == "wait"
 
-    def _kept_for(self, task: _Task) -> int | None:
-        """The version up to which the places that are left are kept for others; None: there is a place for the task."""
+    def _bound(self) -> int | None:
+        """The newest version that the batch may take now; None: any."""
         limit = self.setting.config.oldest_trained
-        if limit is None:
+        if not self._keeps_places or limit is None:
             return None
         due = 0
-        for oldest in range(min(self._due, default=0), task.oldest):
-            due += self._due[oldest]
-            places = (oldest + limit - self.step_next + 1) * self._size - len(self.batch) - 1
-            if oldest + limit >= self.step_next and due > places:
-                return oldest
+        for version in range(self.step_next - limit, self.version + 1):
+            due += self._due[version]
+            if (version + limit - self.step_next + 1) * self._size - len(self.batch) - due < 1:
+                return version
         return None
 
-    def _give_up_waiting(self) -> None:
-        """What the batch has waited for too long starts over."""
-        self._blocked_since = math.inf
-        up_to = self._kept_for(self._tasks[self.ready[0][2]])
-        for task in [each for each in self.running.values() if up_to is not None and each.oldest <= up_to]:
+    def _await(self) -> bool:
+        """Begins, keeps or ends the wait for running tasks. Returns whether it was too long, and tasks start over."""
+        version = self._bound()
+        if version is None:
+            self._wait = None
+            return False
+        if self._wait is None or version > self._wait.version:
+            self._wait = _Wait(self.now_s, version, self._firsts)
+        wait = self._wait
+        wait.version = version
+        if self.now_s < wait.since_s + self.setting.config.max_wait_ms / 1000:
+            return False
+        due = [task for task in self.running.values() if task.oldest <= version]
+        late = [task for task in due if task.first <= wait.first]
+        for task in late:
             self._reset(task)
-        self._take()
+        self._wait = _Wait(self.now_s, version, self._firsts) if len(due) > len(late) else None
+        return bool(late)

@@ -35,6 +35,7 @@ class Follower:
                     max_concurrent_samples=config.max_concurrent_samples,
                     on_stale=config.on_stale,
                     max_stale_requeues=config.max_stale_requeues,
+                    max_wait_ms=config.max_wait_ms,
                 ),
             ),
             0,
@@ -121,6 +122,10 @@ CASES: dict[str, dict[str, Any]] = {
     "samples at once": {"s": 2, "d": 2, "samples": 3, "max_concurrent_samples": 7},
     "groups": {"s": 1, "d": 2, "samples": 3},
     "enough": {"s": 1, "d": 1, "samples": 4, "enough": 3},
+    "wait": {"s": 2, "d": 2, "mode": "wait", "max_wait_ms": 10**9},
+    "wait of groups": {"s": 1, "d": 3, "mode": "wait", "samples": 3, "max_wait_ms": 10**9},
+    "a wait that ends": {"s": 2, "d": 3, "mode": "wait", "max_wait_ms": 90_000},
+    "a wait that often ends": {"s": 1, "d": 1, "mode": "wait", "max_wait_ms": 30_000, "max_stale_requeues": 2},
     "synchronous": {"s": 0, "d": 0},
     "lengths change": {"s": 1, "d": 1, "redraws": True},
 }
@@ -132,12 +137,10 @@ def setting(*, s: int, d: int, mode: Mode = "requeue", sigma: float = 1.4, **giv
         consumer_batch_size=4,
         max_staleness=s,
         staleness_limit=d,
-        on_stale="requeue" if mode == "wait" else mode,
+        on_stale=mode,
         **({"max_concurrent_rollouts": 100} | of_config),
     )
-    return Setting(
-        config, mode, lognormal(60, sigma), **({"train_s": 20.0, "places": 12, "steps": 20, "seed": 3} | given)
-    )
+    return Setting(config, lognormal(60, sigma), **({"train_s": 20.0, "places": 12, "steps": 20, "seed": 3} | given))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -147,7 +150,7 @@ def test_the_simulator_agrees_with_the_reference_model_at_each_event(name: str) 
     assert outcome.steps == 20
     assert follower.model.run is not None
     totals = follower.model.run.totals
-    assert (totals.get("stale", 0) > 0) == (name not in ("keep", "synchronous"))
+    assert (totals.get("stale", 0) > 0) == (name not in ("keep", "wait", "wait of groups", "synchronous"))
     assert totals.get("rejected", 0) == outcome.given_up
     # The model measures in whole milliseconds.
     lost_ms = sum(ms for name, ms in follower.model.run.lengths.items() if name.startswith("ms_lost_"))
@@ -190,7 +193,7 @@ class Waiting:
 @pytest.mark.parametrize("d", [2, 5])
 @pytest.mark.parametrize("samples", [1, 3])
 def test_a_simulated_wait_keeps_the_places_that_the_rule_keeps(d: int, samples: int) -> None:
-    follower = Waiting(setting(s=2, d=d, mode="wait", samples=samples, max_wait_s=math.inf, steps=60))
+    follower = Waiting(setting(s=2, d=d, mode="wait", samples=samples, max_wait_ms=10**9, steps=60))
     assert follower.simulation.run().wasted_s == 0.0
     assert follower.took >= 60 * 4
     assert follower.kept > 5
@@ -199,9 +202,9 @@ def test_a_simulated_wait_keeps_the_places_that_the_rule_keeps(d: int, samples: 
 @pytest.mark.parametrize("d", [2, 5])
 @pytest.mark.parametrize("samples", [1, 3])
 def test_a_simulated_wait_throws_nothing_away_and_trains_nothing_too_old(d: int, samples: int) -> None:
-    outcome = Simulation(setting(s=2, d=d, mode="wait", samples=samples, max_wait_s=math.inf)).run()
+    outcome = Simulation(setting(s=2, d=d, mode="wait", samples=samples, max_wait_ms=10**9)).run()
     assert (outcome.wasted_s, outcome.given_up, outcome.steps) == (0.0, 0, 20)
     assert outcome.worst_staleness == d
-    waits_less = Simulation(setting(s=2, d=d, mode="wait", samples=samples, max_wait_s=100.0)).run()
+    waits_less = Simulation(setting(s=2, d=d, mode="wait", samples=samples, max_wait_ms=100_000)).run()
     assert waits_less.wasted_s > 0.0
     assert waits_less.worst_staleness <= d

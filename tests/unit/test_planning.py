@@ -96,8 +96,8 @@ FRONTIER = {
 
 
 def test_the_frontier_is_that_of_another_simulation() -> None:
-    config = RunConfig(consumer_batch_size=64, max_stale_requeues=1_000_000)
-    base = Setting(config, "keep", lognormal(60, 1.0), 40.0, 256, steps=80, heartbeat_s=0.0, max_wait_s=1e9)
+    config = RunConfig(consumer_batch_size=64, max_stale_requeues=1_000_000, max_wait_ms=10**9)
+    base = Setting(config, lognormal(60, 1.0), 40.0, 256, steps=80, heartbeat_s=0.0)
     for row in compare(base, [Choice(s, d, mode) for s, d, mode in FRONTIER]):  # type: ignore[arg-type]
         speed, wasted, length, staleness = FRONTIER[
             row.choice.max_staleness, row.choice.staleness_limit, row.choice.mode

@@ -36,7 +36,7 @@ def configure(parser: ArgumentParser) -> None:
     what.add_argument("--lease-s", type=options.positive_seconds, metavar="S", help="of the workers (default: 60)")
     what.add_argument("--steps", type=_small, metavar="N", help="the length of a run (default: for 16,000 samples)")
     what.add_argument("--max-stale-requeues", type=int, metavar="N", help="as in the config (default: 10)")
-    what.add_argument("--max-wait-s", type=float, default=600.0, metavar="S", help="with wait (default: 600)")
+    what.add_argument("--max-wait-s", type=options.positive_seconds, metavar="S", help="with wait (default: 600)")
     what.add_argument("--redraw", action="store_true", help="what starts over takes another time than before")
     what.add_argument("--seed", type=int, default=1, metavar="N", help="of the lengths (default: 1)")
     which = parser.add_argument_group("which choices are compared (values with commas between them)")
@@ -101,9 +101,7 @@ def _given(namespace: Namespace) -> Setting:
             "Example: broker plan --lengths lognormal:60:1.5 --train-s 40 --places 256"
         )
     config = RunConfig(consumer_batch_size=namespace.consumer_batch_size or 64, max_concurrent_samples=namespace.places)
-    return _with_options(
-        namespace, Setting(config, "keep", _lengths(namespace.lengths), namespace.train_s, namespace.places)
-    )
+    return _with_options(namespace, Setting(config, _lengths(namespace.lengths), namespace.train_s, namespace.places))
 
 
 def _lengths(text: str) -> Lengths:
@@ -127,6 +125,8 @@ def _with_options(namespace: Namespace, setting: Setting) -> Setting:
         document["consumer_batch_size"] = namespace.consumer_batch_size
     if namespace.max_stale_requeues is not None:
         document["max_stale_requeues"] = namespace.max_stale_requeues
+    if namespace.max_wait_s is not None:
+        document["max_wait_ms"] = math.ceil(1000 * namespace.max_wait_s)
     config, samples = RunConfig.model_validate(document), namespace.samples or setting.samples
     lease_s = namespace.lease_s or config.lease_ms / 1000
     for enough in namespace.enough or ():
@@ -138,7 +138,6 @@ def _with_options(namespace: Namespace, setting: Setting) -> Setting:
         samples=samples,
         steps=namespace.steps or steps_for(config.batch_size, samples),
         heartbeat_s=lease_s / 3,
-        max_wait_s=namespace.max_wait_s,
         redraws=namespace.redraw,
         seed=namespace.seed,
     )
@@ -169,7 +168,7 @@ def _of_run(operator: Operator, namespace: Namespace, output: Output) -> tuple[S
     known = [explanation.oldest_pending, explanation.oldest_ready, *(row.attempt_id for row in explanation.held[:1])]
     task = next((operator.task(name, each.partition("#")[0]) for each in known if each), None)
     lengths = _lengths(namespace.lengths) if namespace.lengths else of_histogram(stats.time_histogram)
-    setting = Setting(stats.config, "keep", lengths, train_s, places, samples=task.samples if task else 1)
+    setting = Setting(stats.config, lengths, train_s, places, samples=task.samples if task else 1)
     setting = _with_options(namespace, setting)
     config = stats.config
     is_kept = config.on_stale == "keep" or config.max_staleness is None
