@@ -61,3 +61,16 @@ def test_a_trainer_that_is_killed_before_its_first_checkpoint_does_not_warm_up_a
             learner.begin(0)
             assert (learner.model.head.weight == 7.0).all()
     assert len(warmed) == 1
+
+
+def test_it_ends_when_it_has_learned_at_a_version_that_is_evaluated() -> None:
+    from examples.grpo.__main__ import parser
+    from examples.grpo.trainer import is_enough
+
+    options = parser().parse_args([])
+    assert is_enough(options, 40, [0.9] * 5)
+    assert not is_enough(options, 41, [0.9] * 5)
+    assert not is_enough(options, 40, [0.9] * 4)
+    assert not is_enough(options, 40, [0.8, *[0.9] * 4])
+    assert not is_enough(parser().parse_args(["--until", "0"]), 40, [1.0] * 5)
+    assert is_enough(parser().parse_args(["--evaluate-every", "0"]), 45, [1.0] * 5)

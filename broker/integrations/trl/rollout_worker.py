@@ -115,7 +115,8 @@ class BrokerRolloutWorker:
         self._trainer.checkpoint(_checkpoint_of(args, step), weights=step)
 
     def finish(self) -> None:
-        """Training has ended as it should: the workers' loops end."""
+        """Training has ended as it should: no more samples are wanted, and the workers' loops end."""
+        self._end_thread()
         if self._trainer is not None:
             self._trainer.finish()
 
@@ -189,14 +190,17 @@ class BrokerRolloutWorker:
 
     def stop(self) -> None:
         """Closes the connections. The run stays as it is; `finish` has ended it, if training has ended."""
-        with self._has_advanced:
-            self._ends = True
-            self._has_advanced.notify_all()
+        self._end_thread()
         if self._trainer is not None:
             self._trainer.close()
         if self._thread is not None:
             self._thread.join(_END_WITHIN_S)
             self._thread = None
+
+    def _end_thread(self) -> None:
+        with self._has_advanced:
+            self._ends = True
+            self._has_advanced.notify_all()
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
         """The run's numbers as TRL reduces them: what it calls a total is what came since the last time."""

@@ -70,6 +70,15 @@ def test_the_end_of_training_ends_the_workers(url: str, tmp_path: Path, opened: 
         running.result()
 
 
+def test_an_end_while_samples_are_awaited_is_no_failure(url: str, tmp_path: Path, opened: Any) -> None:
+    training = Training(opened(url), arguments(tmp_path))
+    thread = training.worker._thread
+    training.worker.finish()
+    wait_until(lambda: not thread.is_alive(), "the thread has ended")
+    assert training.worker._error is None
+    training.end()
+
+
 @pytest.mark.parametrize("has_file", [True, False], ids=["with the broker's part", "killed before the broker's part"])
 def test_a_training_that_was_killed_goes_on_from_its_checkpoint(
     url: str, tmp_path: Path, opened: Any, has_file: bool

@@ -4,11 +4,12 @@
     python whole_trainer.py generate URL FOLDER cpu
 
 The trainer goes on from the newest whole checkpoint in the folder, and writes a line of JSON for each step. TRL's
-attention is a kernel for GPUs; on a CPU, PyTorch takes the same sums.
+attention is a kernel for GPUs, which the package `kernels` fetches. Without that package, PyTorch takes the same sums.
 """
 
 # pyright: basic, reportMissingImports=false
 
+import importlib.util
 import json
 import sys
 from importlib import import_module
@@ -51,7 +52,9 @@ def save_model(folder: Path) -> None:
     Qwen2ForCausalLM(config).save_pretrained(folder)
 
 
-def on_cpu(module, query, key, value, mask, *, tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k, scaling=None, **_):
+def tree_attention(
+    module, query, key, value, mask, *, tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k, scaling=None, **_
+):
     """Each segment attends to the keys of its path: what TRL's kernel does."""
     parts = []
     repeat = query.shape[1] // key.shape[1]
@@ -61,7 +64,7 @@ def on_cpu(module, query, key, value, mask, *, tree_kv_index, tree_cu_seqlens_q,
         queries = query[:, :, begin:end]
         keys, values = (x[:, :, path].repeat_interleave(repeat, 1) for x in (key, value))
         count, behind = end - begin, last - first - (end - begin)
-        seen = torch.ones(count, last - first, dtype=torch.bool).tril(int(behind))
+        seen = torch.ones(count, last - first, dtype=torch.bool, device=query.device).tril(int(behind))
         parts.append(scaled_dot_product_attention(queries, keys, values, attn_mask=seen, scale=scaling))
     return torch.cat(parts, 2).transpose(1, 2), None
 
@@ -127,8 +130,8 @@ def train(url: str, folder: Path, steps: int, device: str) -> None:
         weight_transfer=BrokerWeightTransfer(worker, folder / "weights"), reward_funcs=[],
     )  # fmt: skip
     told.trainer = trainer
-    if device == "cpu":
-        AttentionInterface.register(TREE_ATTENTION, on_cpu)
+    if importlib.util.find_spec("kernels") is None:
+        AttentionInterface.register(TREE_ATTENTION, tree_attention)
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
 
 
