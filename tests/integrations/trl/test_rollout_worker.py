@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from broker import RunConfig, Trainer, Worker
 from broker.connections import open_transport
 from broker.errors import BadArgument
-from broker.integrations.trl import BrokerRolloutWorker, result
+from broker.integrations.trl import BrokerRolloutWorker, BrokerWeightTransfer, result, weight_transfer
 from broker.integrations.trl.samples import advantages_of
 from tests.integrations.trl.training import ROWS, RUN, Training, arguments, generate, groups, working
 from tests.threads import InThread
@@ -73,6 +74,7 @@ def test_the_end_of_training_ends_the_workers(url: str, tmp_path: Path, opened: 
 def test_an_end_while_samples_are_awaited_is_no_failure(url: str, tmp_path: Path, opened: Any) -> None:
     training = Training(opened(url), arguments(tmp_path))
     thread = training.worker._thread
+    assert thread is not None
     training.worker.finish()
     wait_until(lambda: not thread.is_alive(), "the thread has ended")
     assert training.worker._error is None
@@ -140,6 +142,36 @@ def test_prompts_that_a_server_has_lost_are_enqueued_again(url: str, tmp_path: P
         survives = sorted(number for samples in trained + again for number in groups(samples))
         assert survives == list(range(12))
         second.end()
+
+
+def test_each_version_has_its_weights_also_after_a_kill(
+    url: str, tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = SimpleNamespace(save=lambda tensors, path: path.write_text(json.dumps(tensors)))
+    monkeypatch.setattr(weight_transfer, "import_module", lambda name: saved)
+    args, seen = arguments(tmp_path), list[tuple[int, int]]()
+    loaded: dict[str, int] = {}
+
+    def noted(attempt: Any) -> dict[str, Any]:
+        seen.append((attempt.version, loaded["steps"]))
+        return generate(attempt)
+
+    def training(resumed: int) -> Training:
+        worker = opened(url)
+        return Training(worker, args, resumed, BrokerWeightTransfer(worker, tmp_path / "weights"))
+
+    first = training(0)
+    with Worker(url, RUN, load_weights=lambda version, path: loaded.update(json.loads(path.read_text()))) as worker:
+        running = InThread(lambda: worker.run(noted))
+        for step in range(3):
+            first.train(save=step == 1)
+        second = training(2)
+        for _ in range(3):
+            second.train()
+        second.end()
+        running.result()
+    assert {version for version, _ in seen} >= {0, 1, 2, 3, 4}
+    assert all(version == steps for version, steps in seen)
 
 
 def test_a_filter_replaces_groups_that_teach_nothing(url: str, tmp_path: Path, opened: Any) -> None:

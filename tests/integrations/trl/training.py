@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from broker import Attempt, Worker
-from broker.integrations.trl import BrokerRolloutWorker, result
+from broker.integrations.trl import BrokerRolloutWorker, BrokerWeightTransfer, result
 from tests.threads import InThread
 
 RUN = "trl"
@@ -54,13 +54,22 @@ class Training:
         worker: its rollout worker.
         args: its arguments.
         resumed: the step of the checkpoint that it resumes from.
+        transfer: of the weights; None: there is none. The weights are the number of steps that made them.
     """
 
-    def __init__(self, worker: BrokerRolloutWorker, args: SimpleNamespace, resumed: int = 0) -> None:
-        self.worker, self.args, self.step = worker, args, resumed
+    def __init__(
+        self,
+        worker: BrokerRolloutWorker,
+        args: SimpleNamespace,
+        resumed: int = 0,
+        transfer: BrokerWeightTransfer | None = None,
+    ) -> None:
+        self.worker, self.args, self.step, self.transfer = worker, args, resumed, transfer
         self.model_version = 0
         self._ahead: list[Any] = []
         worker.callback.on_train_begin(args, self._state, None)
+        if transfer is not None:
+            transfer.init_weight_transfer()
         self._sync()
         worker.start()
 
@@ -69,6 +78,10 @@ class Training:
         return SimpleNamespace(global_step=self.step, is_world_process_zero=True)
 
     def _sync(self) -> None:
+        if self.transfer is not None:
+            self.transfer.pause()
+            self.transfer.send_weights(iter([("steps", Tensor(self.step))]))
+            self.transfer.resume()
         self.model_version += 1
         self.worker.update_model_version(self.model_version)
 
@@ -104,6 +117,28 @@ class Training:
         """Training has ended as it should."""
         self.worker.callback.on_train_end(self.args, self._state, None)
         self.worker.stop()
+        if self.transfer is not None:
+            self.transfer.destroy()
+
+
+class Tensor:
+    """As much of a tensor as the transfer of weights uses.
+
+    Args:
+        value: on the CPU.
+    """
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def detach(self) -> Tensor:
+        """Itself."""
+        return self
+
+    def to(self, device: str, copy: bool) -> int:
+        """The value."""
+        assert (device, copy) == ("cpu", True)
+        return self._value
 
 
 def groups(samples: list[Any]) -> list[int]:
