@@ -15,7 +15,9 @@ local function field(name)
 end
 
 local function num(name)
-  return tonumber(field(name) or 0) or 0
+  local value = state[name]
+  if value == nil then value = field(name) end
+  return tonumber(value or 0) or 0
 end
 
 -- Whether the run only counts rollouts that processes of another system hold: it has no tasks.

@@ -83,12 +83,16 @@ end
 local function attempt_id(t, k, s) return slot_name(t, k) .. '.' .. s.claims .. '.' .. s.random end
 
 local function write_records(name, dirty, encode)
-  local list, n = {}, 0
+  local list, n = PAIRS, 0
   for id, record in pairs(dirty) do
     list[n + 1], list[n + 2] = id, encode(record)
     n = n + 2
+    if n == 1000 then
+      redis.call('HSET', name, unpack(list, 1, n))
+      n = 0
+    end
   end
-  if n > 0 then call_in_pieces('HSET', name, list, 2) end
+  if n > 0 then redis.call('HSET', name, unpack(list, 1, n)) end
 end
 
 save_records = function()

@@ -2,28 +2,39 @@
 -- @include held_samples
 -- The run's state at the beginning of a script, and what follows from it: capacity, staleness, the policies that survive.
 
--- The hot fields, which nearly every script needs.
-local HOT = {
-  'schema', 'clock', 'version', 'step_next', 'accepted', 'running', 'consumer_batch_size', 'max_concurrent_rollouts',
-  'max_staleness', 'on_stale', 'paused', 'recovering', 'due', 'want', 'events_maxlen', 'version_epoch', 'clock_offset',
-  'lease_lag', 'shortest_lease', 'due_by_us', 'failing', 'faulted',
-  'halted', 'finished', 'ailing', 'staleness_limit', 'max_concurrent_samples', 'held',
-}
+-- The hot fields, which nearly every script needs. A table that is made with all of them need not grow.
+local function hot_fields()
+  return {
+    schema = false, clock = false, version = false, step_next = false, accepted = false, running = false,
+    consumer_batch_size = false, max_concurrent_rollouts = false, max_staleness = false, on_stale = false,
+    paused = false, recovering = false, due = false, events_maxlen = false, version_epoch = false,
+    clock_offset = false, lease_lag = false, shortest_lease = false, due_by_us = false, failing = false,
+    faulted = false, halted = false, finished = false, ailing = false, staleness_limit = false,
+    max_concurrent_samples = false,
+  }
+end
 
 -- The names of the hot fields and of more, for load_state.
 local function hot_and(more)
   local names = {}
-  for i = 1, #HOT do names[i] = HOT[i] end
+  for name in pairs(hot_fields()) do names[#names + 1] = name end
   for i = 1, #more do names[#names + 1] = more[i] end
   return names
 end
+
+local HOT = hot_and({})
 
 -- Reads the fields `names`, which include the hot ones, and sets the clock. Refuses an unknown schema, and a missing run unless it may be missing.
 -- A field that is not stored gets its default, or false, so that `field` does not read it again.
 local function load_state(names, may_be_missing)
   names = names or HOT
-  local got = redis.call('HMGET', STATE, unpack(names))
-  for i = 1, #names do state[names[i]] = got[i] or DEFAULTS[names[i]] or false end
+  local got, defaults = redis.call('HMGET', STATE, unpack(names)), DEFAULTS
+  local fields = hot_fields()
+  for i = 1, #names do
+    local name = names[i]
+    fields[name] = got[i] or defaults[name] or false
+  end
+  state = fields
   if state.schema ~= '1' then
     if state.schema then fail('SCHEMA', 'stored', state.schema, 'known', 1) end
     if not may_be_missing then fail('NORUN') end

@@ -4,7 +4,7 @@
 -- What a submit does with a result or a verdict of an attempt.
 
 -- The state fields that a script which submits reads.
-local SUBMIT_FIELDS = hot_and({ 'timeouts', 'total_results', 'n_results', 'ms_results' })
+local SUBMIT_FIELDS = hot_and({ 'want', 'timeouts', 'total_results', 'n_results', 'ms_results' })
 
 local accepted = 0
 local times = {} -- bucket -> how many of the attempts that this call accepts were held so long

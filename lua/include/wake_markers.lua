@@ -3,8 +3,8 @@
 -- A script notes whom its writes concern; flush() arms the markers at the end.
 
 -- Whose markers flush() arms: what the functions below note.
--- sessions: those that lose an attempt without having ended it themselves. owners: of an admission run.
-local arm = { sessions = {}, owners = {} }
+-- sessions: those that lose an attempt without having ended it themselves. owners: of an admission run. Both are nil while there are none.
+local arm = {}
 local Markers = {}
 
 -- For scripts that add pending tasks or raise capacity. The workers' marker is armed only if a claim could get work: an open slot, or a
@@ -26,9 +26,15 @@ Markers.arm_anyway = function() Markers.arm_for_open_slot() end
 -- Arms the workers' marker in any case: the run is finished, and each worker that waits has to be told.
 Markers.arm_finished = function() arm.finished = true end
 -- Arms a session's own marker. The heartbeat waits on the marker and renews at once: the answer says which attempts to give up.
-Markers.arm_session = function(id) arm.sessions[id] = true end
+Markers.arm_session = function(id)
+  arm.sessions = arm.sessions or {}
+  arm.sessions[id] = true
+end
 -- Arms the marker of an owner that waits for a slot.
-Markers.arm_owner = function(id) arm.owners[id] = true end
+Markers.arm_owner = function(id)
+  arm.owners = arm.owners or {}
+  arm.owners[id] = true
+end
 
 local function arm_markers()
   if arm.finished then redis.call('ZADD', WAKE, 0, '1') end
@@ -43,14 +49,14 @@ local function arm_markers()
     local is_enough = want > 0 and (arm.task_ended or redis.call('ZCARD', READY) >= want)
     if is_enough then redis.call('ZADD', WAKE_READY, 0, '1') end
   end
-  for id in pairs(arm.sessions) do
+  for id in pairs(arm.sessions or {}) do
     redis.call('ZADD', REVOKED .. id, 0, '1')
     -- The marker outlives a heartbeat's reconnection; after that the heartbeat renews in any case.
     redis.call('PEXPIRE', REVOKED .. id, 60000)
   end
-  for id in pairs(arm.owners) do redis.call('ZADD', WAKE .. ':owner:' .. id, 0, '1') end
+  for id in pairs(arm.owners or {}) do redis.call('ZADD', WAKE .. ':owner:' .. id, 0, '1') end
 end
 
-local function disarm_markers()
-  arm = { sessions = {}, owners = {} }
+Markers.disarm = function()
+  arm = {}
 end

@@ -8,8 +8,8 @@ local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- zset_writes,
 local function write(writes, name, first, second, deletes)
   local log = writes[name]
   if not log then
-    log = { n = 0, deletes = 0 }
-    writes[name] = log
+    writes[name] = { first, second, n = 2, deletes = deletes }
+    return
   end
   local n = log.n
   log[n + 1], log[n + 2], log.n, log.deletes = first, second, n + 2, log.deletes + deletes
@@ -23,6 +23,9 @@ local function hdel(name, field_name) write(hash_writes, name, field_name, false
 local function unlink(name)
   unlinks[#unlinks + 1] = name
 end
+
+-- A list that calls use again: making a list grow costs more than filling it.
+local PAIRS = {}
 
 -- Notes a transition for the event stream. All transitions of a call share one entry.
 local function contains(list, value)
@@ -39,17 +42,19 @@ local function event(kind, text)
   end
 end
 
--- Returns the additions and the deletions of a log that has deletions: the last pair of each member counts. value_at: the place of the score (1)
--- or value (2) in a pair.
+-- Returns the additions (nil: none) and the deletions of a log that has deletions: the last pair of each member counts. value_at: the place of
+-- the score (1) or value (2) in a pair.
 local function last_words(log, value_at)
-  local adds, removes, n, last, member_at = {}, {}, 0, {}, 3 - value_at
+  local member_at = 3 - value_at
   if log.deletes * 2 == log.n then -- all pairs delete; deleting a member twice does no harm
-    for i = member_at, log.n, 2 do
+    local removes, n = { log[member_at] }, 1
+    for i = member_at + 2, log.n, 2 do
       n = n + 1
       removes[n] = log[i]
     end
-    return adds, removes
+    return nil, removes
   end
+  local adds, removes, n, last = {}, {}, 0, {}
   for i = 0, log.n - 2, 2 do last[log[i + member_at]] = i end
   for member, i in pairs(last) do
     if log[i + value_at] == false then
@@ -64,16 +69,16 @@ end
 
 local function write_logs(writes, add, remove, value_at)
   for name, log in pairs(writes) do
-    local adds, removes = log, {}
+    local adds, removes = log, nil
     if log.deletes > 0 then adds, removes = last_words(log, value_at) end
-    if #removes > 0 then call_in_pieces(remove, name, removes) end
-    if #adds > 0 then call_in_pieces(add, name, adds, 2) end
+    if removes and #removes > 0 then call_in_pieces(remove, name, removes) end
+    if adds and #adds > 0 then call_in_pieces(add, name, adds, 2) end
   end
 end
 
 local function drop_writes()
   zset_writes, hash_writes, unlinks, events = {}, {}, {}, {}
-  disarm_markers()
+  Markers.disarm()
 end
 
 local save_records -- set by record_cache.lua: writes the changed tasks and slots; flush() deletes records after that
@@ -91,12 +96,12 @@ local function flush()
   end
   arm_markers()
   state_changed.due_by_us = state_changed.due
-  local fields, n = {}, 0
+  local list, n = PAIRS, 0
   for name, value in pairs(state_changed) do
-    fields[n + 1], fields[n + 2] = name, value
+    list[n + 1], list[n + 2] = name, value
     n = n + 2
   end
-  if n > 0 then redis.call('HSET', STATE, unpack(fields)) end
+  if n > 0 then redis.call('HSET', STATE, unpack(list, 1, n)) end
   state_changed = {}
   drop_writes()
 end

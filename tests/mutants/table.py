@@ -732,7 +732,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_run_without_a_limit_gets_one": ("if not s or not limit then return s end", "if not s then return s end\n  limit = limit or ''", "of_an_earlier_release_keeps"),
         "missing_fields_have_no_default": (
-            "= got[i] or DEFAULTS[names[i]] or false", "= got[i]", "no_script_needs_a_field",
+            "= got[i] or defaults[name] or false", "= got[i]", "no_script_needs_a_field",
         ),
         "no_concurrency_without_one": (
             "state.max_concurrent_rollouts = int_text(batch_size())", "local _", "no_script_needs_a_field",
