@@ -23,6 +23,7 @@ BEGIN, END = "<!-- {} -->", "<!-- /{} -->"
 
 #: Scenario -> its title.
 _TITLES = {
+    "steady": "End to end: rollouts that were trained",
     "enqueue": "Enqueue",
     "cycle": "Full cycle: claim, no-op, accepted result",
     "latency": "Latency of an idle worker",

@@ -10,8 +10,8 @@ from benchmarks.lab import Lab
 
 #: All scenarios, in the order in which they run.
 NAMES = (
-    "enqueue", "cycle", "latency", "results", "backlog", "heartbeats", "trainer", "server", "anatomy", "budget",
-    "recovery", "codec", "imports",
+    "enqueue", "steady", "cycle", "latency", "results", "backlog", "heartbeats", "trainer", "server", "anatomy",
+    "budget", "recovery", "codec", "imports",
 )  # fmt: skip
 
 

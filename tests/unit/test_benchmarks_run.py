@@ -72,6 +72,12 @@ def test_every_scenario_has_cases_of_ours(lab: Lab):
         assert any(case.who == "ours" for case in scenarios.cases_of(name, lab)), name
 
 
+def test_the_limit_of_the_steady_scenario_trains_all_that_it_enqueues(lab: Lab):
+    (limit,) = (case for case in scenarios.cases_of("steady", lab) if case.who == "limit")
+    assert limit.run()["rate_per_s"] > 0
+    assert lab.control.call("KEYS", "bare:task:*") == []
+
+
 def test_a_case_that_fails_is_told_and_ends_nothing(lab: Lab):
     def fails() -> dict[str, float]:
         raise RuntimeError("broken")
