@@ -20,6 +20,8 @@ from broker.planning.setting import Outcome, Setting
 
 #: The heartbeats of workers are spread evenly over their period: by multiples of the golden ratio.
 _SPREAD: Final = 0.618034
+#: Without S, generation may run ahead for ever. A simulated one stops with so many batches.
+_MOST_AHEAD: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -180,7 +182,7 @@ class Simulation:
         return None
 
     def _start(self) -> _Task | None:
-        if self.capacity <= 0:
+        if self.capacity <= 0 or len(self.ready) >= _MOST_AHEAD * self._size:
             return None
         if self._pending:
             task = self._tasks[heapq.heappop(self._pending)]

@@ -126,6 +126,14 @@ def test_the_grid_has_each_choice_once() -> None:
     assert (steps_for(4, 1), steps_for(64, 8), steps_for(4096, 8)) == (200, 31, 20)
 
 
+def test_synchronous_runs_and_runs_without_a_bound_are_simulated() -> None:
+    base = Setting(RunConfig(consumer_batch_size=4), lognormal(0.01, 1.0), 40.0, 8, steps=5)
+    synchronous, unbounded = compare(base, [Choice(0, 0, "requeue"), Choice(None, None, "keep")])
+    assert synchronous.outcome.worst_staleness == 0
+    assert 0 < unbounded.outcome.worst_staleness <= 5
+    assert synchronous.trainer_idle == pytest.approx(0, abs=0.01)
+
+
 def row(speed: float, thrown_away: float, length: float, worst: int = 4) -> Row:
     outcome = Outcome(staleness={worst: 1}, tasks=1)  # type: ignore[arg-type]
     return Row(Choice(1, worst, "requeue"), outcome, speed, thrown_away, length, 0.0, 0.0)
@@ -236,6 +244,7 @@ def test_without_a_choice_that_is_wanted_the_nearest_is_named(capsys: pytest.Cap
         ((*GIVEN, "--max-staleness", "1,x"), "'x' is not a whole number"),
         ((*GIVEN, "--max-staleness", "4", "--staleness-limit", "2", "--on-stale", "drop"), "nothing to compare"),
         ((*GIVEN, "--samples", "2", "--enough", "3"), "3 is not from 1 to the 2 samples"),
+        ((*GIVEN, "--places", "100001"), "100001 is not from 1 to 100000"),
         ((*GIVEN, "--max-concurrent-rollouts", "0"), "0 is not a number of tasks at once"),
         ((*GIVEN, "--max-stale-requeues", "-1"), "max_stale_requeues"),
         (("math-7b",), "which server?"),

@@ -30,7 +30,7 @@ def configure(parser: ArgumentParser) -> None:
     what = parser.add_argument_group("what is simulated (of a run: in place of what it shows)")
     what.add_argument("--lengths", metavar="SPEC|FILE", help="how long a sample takes, see below")
     what.add_argument("--train-s", type=options.positive_seconds, metavar="S", help="how long a training step takes")
-    what.add_argument("--places", type=options.positive_int, metavar="N", help="samples that all workers hold at once")
+    what.add_argument("--places", type=_small, metavar="N", help="samples that all workers hold at once")
     what.add_argument("--consumer-batch-size", type=options.positive_int, metavar="B", help="tasks in a batch")
     what.add_argument("--samples", type=_small, metavar="N", help="samples of a task (default: 1)")
     what.add_argument("--lease-s", type=options.positive_seconds, metavar="S", help="of the workers (default: 60)")
