@@ -4,7 +4,7 @@
 -- ARGV: now, gate (3), then pairs of config field, value
 -- Returns: `name before ...` of the fields that changed (`-`: without a bound), or an empty text
 -- Errors: gate's, RECOVERING, CONFIG (the run is of kind `admission`), BADARG
--- Bound: the config fields; if max_concurrent_samples changes, also the sessions
+-- Bound: the config fields; if max_concurrent_samples changes, also the sessions; if on_stale becomes or was `wait`, also the tasks that are running or ready
 -- Flags: allow-oom
 -- @include gate
 -- @include config_change

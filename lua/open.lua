@@ -4,7 +4,7 @@
 -- ARGV: now, token (the caller chooses it: so a repeated open is recognised), update (1: change a config that differs), then pairs of config field, value (those that the caller set; none: the run must exist)
 -- Returns: `epoch version step_next created`
 -- Errors: NORUN, SCHEMA, CONFIG (field, stored, given), FENCED (the token of an earlier epoch), BADARG
--- Bound: the config fields; if max_concurrent_samples changes, also the sessions
+-- Bound: the config fields; if max_concurrent_samples changes, also the sessions; if on_stale becomes or was `wait`, also the tasks that are running or ready
 -- Flags: none
 -- @include config_change
 

@@ -4,7 +4,7 @@
 -- ARGV: now, gate (3)
 -- Returns: `name before after ...` of the counters that were wrong
 -- Errors: gate's
--- Bound: constant; with max_concurrent_samples the number of sessions
+-- Bound: constant; with max_concurrent_samples the number of sessions; if the counts of `wait` are wrong, the tasks that are running or ready
 -- Flags: allow-oom
 -- @include gate
 -- @include counters

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from broker import Policy, Task, Trainer, Worker
+from broker import Policy, Task, Trainer, Worker, aio
 from broker.errors import Early, WaitTimeout
 from broker.inspection.reasons import batch_progress
 from broker.inspection.transitions import sentence
@@ -166,6 +167,20 @@ def test_nobody_has_waited_while_there_is_no_trainer(lab: Lab):
         again.next_batch(timeout=0)
     worker.renew()
     assert not slow.cancelled
+
+
+def test_the_trainer_for_asyncio_waits_too(lab: Lab):
+    _, worker, slow, _ = one_behind(lab)
+
+    async def waits() -> list[str]:
+        async with aio.Trainer(lab.url, lab.run, clock=lab.clock) as trainer:
+            with pytest.raises(WaitTimeout):
+                await trainer.next_batch(timeout=0)
+            assert (await trainer.stats()).due == ["t0"]
+            worker.submit(slow, b"x")
+            return [rollout.task for rollout in await trainer.next_batch(timeout=0)]
+
+    assert asyncio.run(waits()) == ["t0", "t3"]
 
 
 def test_a_filter_may_discard_while_a_batch_waits(lab: Lab):
