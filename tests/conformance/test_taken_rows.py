@@ -35,10 +35,11 @@ def test_rows_come_with_the_one_call_that_seals(lab: Lab):
 
 
 def test_rows_and_results_come_in_the_order_of_the_batch(lab: Lab):
-    """Whatever the order in which they were submitted. Mutants: rows_backwards, results_backwards."""
+    """Whatever the order of submits. Mutants: rows_backwards, results_backwards, rows_with_the_slots_of_others."""
     trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.raw_worker()
     trainer.enqueue("a", "b", "c", samples=2)
-    attempts = [one.attempt_id for one in worker.claim(6).granted]
+    granted = [*worker.claim(2).granted, *worker.claim(4, random="r2").granted]
+    attempts = [one.attempt_id for one in granted]
     for attempt in (attempts[i] for i in (3, 5, 0, 4, 2, 1)):
         worker.submit(attempt, attempt.encode())
 
