@@ -137,8 +137,8 @@ def test_tasks_that_make_no_sense(fields: dict[str, Any]):
     "fields",
     [
         {"consumer_batch_size": -1}, {"consumer_batch_size": 1_000_001}, {"max_staleness": -1}, {"lease_ms": 0},
-        {"max_staleness": 10**12}, {"max_concurrent_rollouts": -5}, {"on_stale": "wait"}, {"max_attempts": 0},
-        {"retry_backoff_ms": -1}, {"max_payload_bytes": 0}, {"lease_ms": 10**18}, {"lease_ms": 1.5}, {"batch": 1},
+        {"max_staleness": 10**12}, {"max_concurrent_rollouts": -5}, {"on_stale": "later"}, {"max_attempts": 0},
+        {"max_wait_ms": -1}, {"retry_backoff_ms": -1}, {"max_payload_bytes": 0}, {"lease_ms": 10**18}, {"lease_ms": 1.5}, {"batch": 1},
         {"max_staleness": float("inf")}, {"events_maxlen": -1}, {"consumer_batch_size": None},
     ],
 )  # fmt: skip
