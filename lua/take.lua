@@ -111,8 +111,8 @@ local MOST_LOOKED, MOST_NAMED = 1000, 10
 -- older that had started when it began. After max_wait_ms these are reset, and a wait for the others begins. Returns the first ids of those that it waits for.
 local function await(step, n, size)
   if not Staleness.waits() then return {} end
-  local version
-  if size < n then version = Staleness.bound(size, 1) else version = Staleness.unsealable(size) end
+  local version = size < n and Staleness.bound(size, 1) or nil
+  if size >= n or (size == 0 and not version) then version = Staleness.unsealable(size) end -- an empty batch: it keeps the step from being passed over
   if not version or step > num('version') or state.paused == 'paused' or state.halted then
     set('wait', '')
     return {}

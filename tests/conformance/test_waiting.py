@@ -223,6 +223,33 @@ def test_a_step_without_a_batch_is_refused_where_something_would_become_too_old(
     assert trainer.version == 1
 
 
+@pytest.mark.parametrize("discards", [False, True])
+def test_a_handler_that_hangs_does_not_stop_a_trainer_that_passes_over_empty_steps(lab: Lab, discards: bool):
+    """Nothing fills the batch, and one task keeps the step from being passed over. Mutants: an_empty_batch_waits_for_nobody."""
+    trainer, worker = waiting_trainer(lab, max_wait_ms=5_000), lab.worker()
+    trainer.enqueue(tasks(9))
+    hung, *others = worker.claim(2 if discards else 1)
+    for attempt in others:
+        worker.submit(attempt, b"x")
+    trainer.advance(allow_empty=True)
+    trainer.discard([attempt.task for attempt in others])
+    for _ in range(2):
+        with pytest.raises(WaitTimeout):
+            trainer.next_batch(timeout=0)
+        assert trainer.stats().due == ["t0"]
+        with pytest.raises(Early):
+            trainer.advance(allow_empty=True)
+        worker.renew()
+        assert not hung.cancelled
+        lab.pass_ms(2_600)
+    with pytest.raises(WaitTimeout):
+        trainer.next_batch(timeout=0)
+    worker.renew()
+    assert hung.cancel_reason == "stale"
+    assert trainer.advance(allow_empty=True) == 2
+    assert trainer.stats().totals["overdue"] == 1
+
+
 def test_open_slots_are_closed_to_older_weights(lab: Lab):
     """Mutants: open_slots_take_any_weights, nobody_is_told_that_newer_weights_get_more."""
     trainer, worker, late = waiting_trainer(lab, consumer_batch_size=1), lab.worker(), lab.worker(name="late")

@@ -1187,6 +1187,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "a_small_batch_waits_for_nobody": (
             "((size >= n and not held) or all_there_is)", "(size >= n or all_there_is)", "a_small_batch_is", WALK,
         ),
+        "an_empty_batch_waits_for_nobody": (
+            "size >= n or (size == 0 and not version)", "size >= n", "handler_that_hangs", WALK,
+        ),
         "the_wait_is_not_told": ("if is_new then event(", "if false then event(", "for_whom_a_batch_waits"),
         "a_wait_for_nobody_goes_on": ("if #due == 0 and not late and", "if false and", "wrong_counts"),
         "named_tasks_are_not_left": ("size + num('awaited')", "size", "is_waited_for", WALK),

@@ -322,7 +322,10 @@ def _wait(run: Run, call: Take) -> list[str]:
 
     Returns the first tasks that the batch waits for.
     """
-    version = run.bound() if len(run.unsealed_batch().tasks) < call.n else run.unsealable()
+    size = len(run.unsealed_batch().tasks)
+    version = run.bound() if size < call.n else run.unsealable()
+    if version is None and size == 0:
+        version = run.unsealable()  # the step cannot be passed over without a batch
     if version is None or call.step > run.version or run.paused == "paused" or run.breaker.halted:
         run.wait = None
         return []
