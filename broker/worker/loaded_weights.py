@@ -12,6 +12,7 @@ from broker.connections.repeated_warning import RepeatedWarning
 from broker.errors import WeightsUnavailable
 from broker.values.attempt import Attempt
 from broker.values.hooks import takes
+from broker.values.policy import Policy
 from broker.weights.fetching import Fetched
 from broker.weights.reference import Reference
 from broker.worker.session import Session
@@ -63,7 +64,10 @@ class LoadedWeights:
             fresh: attempts that nobody works on yet.
         """
         blob, run, policy = session.blob, session.run, session.blob_policy
-        if blob == self._blobs.get(run) or self.must_wait(session) or session.reason == "finished":
+        if blob == self._blobs.get(run):
+            session.keeps_weights()
+            return
+        if self.must_wait(session) or session.reason == "finished":
             return
         reference = Reference.decode(blob)
         if reference is None and session.loaded is not None:
@@ -72,19 +76,21 @@ class LoadedWeights:
             return
         if reference is not None:
             try:
-                await self._load(reference, run)
+                await self._load(reference, session, policy, fresh)
             except WeightsUnavailable as error:
                 self._is_missing(session, str(error))
                 return
-            if policy is not None:
-                await session.has_loaded(policy, fresh)
         self._blobs[run] = blob
         self._again.pop(run, None)
         self._warnings[run].over()
 
-    async def _load(self, reference: Reference, run: str) -> None:
-        named = {"run": run} if self._takes_run else {}
+    async def _load(
+        self, reference: Reference, session: Session, policy: Policy | None, fresh: Sequence[Attempt]
+    ) -> None:
+        named = {"run": session.run} if self._takes_run else {}
         with await self._io.blocking(lambda: Fetched(reference, self._cache, self._stopping)) as there:
+            if policy is not None:
+                await session.loads(policy, fresh)
             try:
                 await self._io.ask("load_weights", self._hook, reference.version, there.path, **named)
             except Exception as error:

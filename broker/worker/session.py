@@ -108,7 +108,7 @@ class Session(Locked):
         self._blob: tuple[int, bytes | None] = (0, None)  # the number of the newest blob on the server, and its bytes
         self._claimed_policy: Policy | None = None  # the policy of the newest claim
         self.blob_policy: Policy | None = None  # the policy that the newest blob came with
-        self.loaded: Policy | None = None  # the newest policy whose weights `load_weights` has loaded
+        self.loaded: Policy | None = None  # the newest policy whose weights `load_weights` has loaded or is loading
         self._lost: dict[str, Policy] = {}  # by attempt: a policy of a lost future that generated a part of it
         self.policy: Policy | None = None  # the weights that the worker has loaded for this run; None: the current ones
         self.missing, self._activity = missing, activity
@@ -205,8 +205,8 @@ class Session(Locked):
         """The next claim."""
         self._number += 1
         loaded = _named(policy)
-        if spans.active is not None:
-            self._claiming_since_ns = spans.active.now_ns()
+        if (active := spans.active) is not None:
+            self._claiming_since_ns = active.now_ns()
         random = os.urandom(4).hex()
         return worker.claim(
             self.run, self.id, self._number, n, random, policy=loaded, blob_seq=self._blob[0], now=self.now
@@ -290,8 +290,8 @@ class Session(Locked):
             for attempt in attempts:
                 self._held[attempt.id] = attempt
             self._settled = self._number
-        if spans.active is not None and attempts:
-            spans.active.claimed(self._worker, self._claiming_since_ns, attempts)
+        if (active := spans.active) is not None and attempts:
+            active.claimed(self._worker, self._claiming_since_ns, attempts)
         self._activity.claimed(self.run, len(attempts))
         if claimed.reason == "quarantined":
             self._activity.quarantined(self.run)
@@ -353,12 +353,13 @@ class Session(Locked):
             self._end_spans((attempt.id,), attempt.cancel_reason or "")
         return cancelled
 
-    async def has_loaded(self, policy: Policy, fresh: Sequence[Attempt]) -> None:
-        """Notes that the hook has loaded other weights.
+    async def loads(self, policy: Policy, fresh: Sequence[Attempt]) -> None:
+        """Notes that the hook is about to load other weights: from now on results may be made with them.
 
         The attempts that are worked on were generated with those before. If a recovery has undone these, the results
         will name them, and the server refuses the results. Otherwise the new ones stand for both: a recovery that
-        undoes the older ones undoes the new ones too.
+        undoes the older ones undoes the new ones too. All is noted before the hook runs: nothing that fails after it
+        can leave a result without the name of weights that made it.
 
         Args:
             policy: that of the weights.
@@ -371,6 +372,16 @@ class Session(Locked):
         if before is not None and begun and await self._is_lost(before, policy):
             lost = dict.fromkeys(begun, before) | lost
         self._lost, self.loaded = lost, policy  # in this order: another thread may submit
+
+    def keeps_weights(self) -> None:
+        """Notes that the run's policy has the weights that are loaded.
+
+        After a recovery it may be an older one: then the loaded weights survive, though the policy that they were
+        loaded for does not.
+        """
+        policy = self.blob_policy
+        if self.loaded is not None and policy is not None and policy.version <= self.loaded.version:
+            self.loaded = policy
 
     async def _is_lost(self, before: Policy, policy: Policy) -> bool:
         """Whether a recovery has undone a policy, by the one that the run has now."""
@@ -393,7 +404,7 @@ class Session(Locked):
         joined = self._joined
         if joined is not None and len(body) > joined.max_result_bytes:
             raise TooBig(what="result", subject=attempt.id, size=len(body), limit=joined.max_result_bytes)
-        if spans.active is not None and (context := spans.active.submitting(attempt.id)):
+        if (active := spans.active) is not None and (context := active.submitting(attempt.id)):
             body = spans.with_context(context, body)
         return Submission(attempt.id, "accept", body, used)
 
@@ -411,9 +422,9 @@ class Session(Locked):
         """
         ttl_ms = self._joined.result_ttl_ms if self._joined else result_bytes.TTL_MS
         answers, others = await result_bytes.submit(self._io, self.run, items, then=then, ttl_ms=ttl_ms, now=self.now)
-        if spans.active is not None:
+        if (active := spans.active) is not None:
             for item, answer in zip(items, answers, strict=True):
-                spans.active.answered(item.attempt_id, answer.word)
+                active.answered(item.attempt_id, answer.word)
         self.forget([item.attempt_id for item in items])
         if ACCEPTED in answers:
             self._activity.accepted(self.run)
@@ -435,8 +446,8 @@ class Session(Locked):
             trace = traceback_of(error)
         call = worker.fail(self.run, attempt.id, words, may_retry=retry, kind=kind, trace=trace, now=self.now)
         answer = await self._io.call(call)
-        if spans.active is not None:
-            spans.active.failed(attempt.id, words)
+        if (active := spans.active) is not None:
+            active.failed(attempt.id, words)
         self.forget([attempt.id])
         self._activity.failed()
         self._due_at = 0.0  # the retry may be due earlier than the last claim said: a wait must ask again first
@@ -473,9 +484,9 @@ class Session(Locked):
     @staticmethod
     def _end_spans(attempts: Iterable[str], why: str) -> None:
         """Ends the spans of attempts that no answer has ended. Not under the lock: an exporter may take its time."""
-        if spans.active is not None:
+        if (active := spans.active) is not None:
             for attempt in attempts:
-                spans.active.left(attempt, why)
+                active.left(attempt, why)
 
 
 _ACCEPTED = Submitted("accepted")

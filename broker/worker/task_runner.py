@@ -222,7 +222,7 @@ class TaskRunner:
             if not inspect.isawaitable(outcome):
                 self._failure = not_awaitable(self._handler)
                 return
-            result: Any = await (outcome if spans.active is None else spans.active.wait_for(outcome, attempt))
+            result: Any = await (outcome if (active := spans.active) is None else active.wait_for(outcome, attempt))
             during = "encoding"
             submission = self._state.sessions[attempt.run].submission(attempt, result)
             if not attempt.cancelled:

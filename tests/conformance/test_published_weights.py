@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker import BadArgument, Judged, Policy, Task, Worker, aio
+from broker.errors import ServerUnavailable
 from broker.weights import Publisher, fetched
 from broker.weights.reference import Reference
 from tests.conformance.lab import Lab, tasks
@@ -194,6 +195,53 @@ def test_what_was_generated_with_weights_of_a_lost_future_is_refused(
         "the recovery has revoked it, and its slot may have been claimed again"
     )
     assert answers[2] == "accepted"
+
+
+def test_a_result_names_weights_from_the_moment_when_the_hook_begins_to_load_them(
+    lab: Lab, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a lost reply nor another thread that submits meanwhile may hide weights that made a part of a rollout."""
+    trainer = a_trainer(lab)
+    trainer.enqueue(tasks(9))
+    trainer.advance(published(publisher, 1), allow_empty=True)
+    answers: list[str] = []
+
+    def load(version: int, path: Path) -> None:
+        if version == 2:
+            answers.append(worker.submit(during, b"x").answer)
+
+    worker = lab.worker(load_weights=load)
+    begun, during = worker.claim(2)
+    again = a_trainer(lab)  # another epoch: the worker asks which policies there were
+    again.advance(published(publisher, 2), allow_empty=True)
+    with monkeypatch.context() as lost:
+        lost.setattr(worker._state.sessions[lab.run]._io, "command", _lost_reply)
+        with pytest.raises(ServerUnavailable):
+            worker.claim(1)
+    assert answers == [], "the hook runs after the question"
+    worker.claim(1)
+    assert (answers, worker.submit(begun, b"x").answer) == (["accepted"], "accepted")
+    again.recover(version=1, blob=lambda version: published(publisher, version))
+    assert [lab.states()[attempt.task] for attempt in (begun, during)] == ["pending", "pending"]
+
+
+async def _lost_reply(*_: Any) -> None:
+    raise ServerUnavailable(server="this test", problem="the reply was lost")
+
+
+def test_loaded_weights_survive_with_the_older_version_that_has_them_too(lab: Lab, publisher: Publisher) -> None:
+    """Not each version has weights of its own, and a recovery goes back to the one whose weights are loaded."""
+    trainer, loads = a_trainer(lab), Loads()
+    trainer.enqueue(tasks(9))
+    blob = published(publisher, 1)
+    trainer.advance(blob, allow_empty=True)
+    trainer.advance(allow_empty=True)
+    worker = lab.worker(load_weights=loads)
+    (before,) = worker.claim(1)
+    trainer.recover(version=1, blob=lambda _: blob)
+    (after,) = worker.claim(1)
+    assert (before.version, after.version, loads.versions) == (2, 1, [1])
+    assert worker.submit(after, b"x").answer == "accepted"
 
 
 def test_weights_of_an_earlier_trainer_whose_steps_survive_cost_no_result(lab: Lab, publisher: Publisher) -> None:
