@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 import broker
 from broker.errors import Reject
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from broker.values.rollout import Rollout
 
 __all__ = ["context_of_attempt", "context_of_step", "install", "uninstall"]
+
+_log = logging.getLogger(__name__)
 
 #: Attributes of all spans begin so.
 _PREFIX: Final = "broker."
@@ -78,6 +82,27 @@ class _Attempt:
         self.submit: Span | None = None
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _never_raises(otherwise: _R) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """A fault of a span processor costs spans, and nothing else: it is logged, and the call returns `otherwise`."""
+
+    def guarding(method: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(method)
+        def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            try:
+                return method(*args, **kwargs)
+            except Exception:  # noqa: BLE001 - a stranger's processor raises any
+                _log.exception("a span is missing: %s failed", method.__name__)
+                return otherwise
+
+        return guarded
+
+    return guarding
+
+
 class _Spans:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -90,6 +115,7 @@ class _Spans:
 
     # -- attempts --------------------------------------------------------------------------------------------------
 
+    @_never_raises(None)
     def claimed(self, worker: str, since_ns: int, attempts: Sequence[Attempt]) -> None:
         run = attempts[0].run
         claim = self._tracer.start_span(
@@ -127,21 +153,31 @@ class _Spans:
 
     @contextmanager
     def _handling(self, attempt: Attempt) -> Generator[None]:
-        context = self.context_of_attempt(attempt.id)
-        if context is None:
+        span = self._begin_handler(attempt.id)
+        if span is None:
             yield
             return
-        with self._tracer.start_as_current_span(
-            "broker.handler", context=context, record_exception=False, set_status_on_exception=False
-        ) as span:
-            try:
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield
-            except BaseException as error:
-                if not isinstance(error, Reject):  # a verdict is no error
-                    span.record_exception(error)
-                    span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-                raise
+        except BaseException as error:
+            if not isinstance(error, Reject):  # a verdict is no error
+                span.record_exception(error)
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+        finally:
+            self._end_handler(span)
 
+    @_never_raises(cast("Span | None", None))
+    def _begin_handler(self, attempt_id: str) -> Span | None:
+        context = self.context_of_attempt(attempt_id)
+        return None if context is None else self._tracer.start_span("broker.handler", context=context)
+
+    @_never_raises(None)
+    def _end_handler(self, span: Span) -> None:
+        span.end()
+
+    @_never_raises("")
     def submitting(self, attempt_id: str) -> str:
         found = self._attempts.get(attempt_id)
         if found is None:
@@ -155,12 +191,15 @@ class _Spans:
             return ""
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
+    @_never_raises(None)
     def answered(self, attempt_id: str, answer: str) -> None:
         self._end(attempt_id, answer)
 
+    @_never_raises(None)
     def failed(self, attempt_id: str, error: str) -> None:
         self._end(attempt_id, "failed", Status(StatusCode.ERROR, error))
 
+    @_never_raises(None)
     def left(self, attempt_id: str, why: str) -> None:
         self._end(attempt_id, why)
 
@@ -182,6 +221,7 @@ class _Spans:
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
+    @_never_raises(None)
     def delivered(self, run: str, step: int, rollouts: Sequence[Rollout]) -> None:
         samples = [sample for rollout in rollouts for sample in rollout.samples]
         contexts = [(sample, _context_in(sample.trace)) for sample in samples]
@@ -206,6 +246,7 @@ class _Spans:
         if before is not None:  # the same batch again, or another one after a recovery
             before.end()
 
+    @_never_raises(None)
     def trained(self, run: str, step: int) -> None:
         with self._lock:
             ended = [self._steps.pop(key) for key in list(self._steps) if key[0] == run and key[1] <= step]

@@ -414,7 +414,7 @@ class Worker(BlockingClient):
     def _work_on(self, handler: Callable[[Attempt], Any], attempt: Attempt) -> None:
         during: During = "handler"
         try:
-            result = handler(attempt) if spans.active is None else spans.active.handle(handler, attempt)
+            result = handler(attempt) if (active := spans.active) is None else active.handle(handler, attempt)
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()

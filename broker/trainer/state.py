@@ -160,8 +160,8 @@ class TrainerState:
 
     def deliver(self, step: int, batch: Sequence[Rollout]) -> None:
         """Notes that the caller gets the batch of a step."""
-        if spans.active is not None:
-            spans.active.delivered(self.run, step, batch)
+        if (active := spans.active) is not None:
+            active.delivered(self.run, step, batch)
         self.delivered, self._repeated, self._delivered_at = step, None, self.version
 
     def check_weights(self, weights: int | None) -> None:
@@ -354,8 +354,8 @@ class TrainerState:
     def _ended(self, step: int) -> None:
         """Notes that a step is over."""
         self.digests.pop(step, None)
-        if spans.active is not None:
-            spans.active.trained(self.run, step)
+        if (active := spans.active) is not None:
+            active.trained(self.run, step)
 
     async def trim(self) -> Trimmed:
         """Frees some state that nothing needs any more, and warns of tasks that were never trained on."""

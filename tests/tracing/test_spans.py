@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="pip install -e '.[otel]'")
 
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -22,6 +23,7 @@ from broker import Reject, RunConfig, Task, Trainer, Worker, aio
 from broker.local_server.embedded import EmbeddedServer
 from broker.values import spans
 from tests.child import Child
+from tests.threads import InThread
 from tests.tracing.traced import BATCH, STEPS
 
 
@@ -201,3 +203,39 @@ def test_a_context_that_cannot_be_read_is_no_link(context: str) -> None:
     assert broker.tracing._context_in(context) is None
     assert spans.context_and_result(spans.with_context(context, b"r")) == (context, b"r")
     assert spans.context_and_result(spans.CONTEXT_MARK) == ("", spans.CONTEXT_MARK)  # cut off: no value either
+
+
+class _Broken(SpanProcessor):
+    """Fails when any span begins, or when any ends."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if self.at == "start":
+            raise RuntimeError("the processor is broken")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.at == "end":
+            raise RuntimeError("the processor is broken")
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_a_span_processor_that_fails_costs_no_attempt_and_no_step(
+    url: str, run: str, at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(_Broken(at))
+    broker.tracing.install(provider)
+    try:
+        with Trainer(url, run, RunConfig(consumer_batch_size=4)) as trainer, Worker(url, run) as worker:
+            trainer.enqueue(Task(id=f"t{i}") for i in range(4))
+            working = InThread(lambda: worker.run(lambda attempt: b"x"))
+            assert len(trainer.next_batch(timeout=30)) == 4
+            trainer.advance()
+            worker.drain()
+            working.result()
+            assert trainer.stats().totals.get("failed", 0) == 0
+    finally:
+        broker.tracing.uninstall()
+    assert "a span is missing" in caplog.text
