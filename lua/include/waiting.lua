@@ -64,7 +64,8 @@ Staleness.score = function(t)
 end
 
 -- Calls see(version, places) for each counted version from `from` on, and for `from`, until it returns a value, and returns that. places: those of
--- the steps that may train the version, less `size` and less the tasks that are as old or older. Tasks that are too old already do not count.
+-- the steps that may train the version, less `size` and less the tasks that are as old or older. Tasks that are too old already do not count, nor
+-- those of undone versions, which a recovery has not met yet.
 Staleness.walk = function(from, size, see)
   local limit, step, b, seen, versions = Staleness.limit(), num('step_next'), batch_size(), 0, Staleness.versions()
   local function places(version) return (version + limit - step + 1) * b - size - seen end
@@ -76,7 +77,7 @@ Staleness.walk = function(from, size, see)
       local found = see(from, places(from))
       if found then return found end
     end
-    if version >= step - limit then seen = seen + Staleness.ages[int_text(version)] end
+    if version >= step - limit and version <= num('version') then seen = seen + Staleness.ages[int_text(version)] end
     if version >= from then
       is_seen = true
       local found = see(version, places(version))

@@ -338,6 +338,20 @@ def test_wrong_counts_are_found_and_repaired(lab: Lab):
     assert step(trainer) == ["t6", "t7"]
 
 
+@pytest.mark.parametrize("first", ["gd", "dg"])
+def test_what_a_recovery_undoes_takes_no_place_of_what_comes_back(lab: Lab, first: str):
+    """In whichever order the recovery meets the tasks. Mutants: what_is_undone_takes_places."""
+    trainer, worker = waiting_trainer(lab, consumer_batch_size=1), lab.worker()
+    names = [letter + number for letter in first for number in "12"]
+    trainer.enqueue([Task(id=name, priority=5 if name[0] == "g" else 0) for name in names])
+    for attempt in worker.claim(9):
+        worker.submit(attempt, b"x")
+    assert step(trainer, 2) == ["g1", "g2"]
+    assert [attempt.task for attempt in worker.claim(9)] == ["d1", "d2"]
+    report = trainer.recover(version=0)
+    assert (report.ready_again, report.requeued) == (2, {"lost_policy": 2})
+
+
 def test_rollouts_of_lost_batches_come_back_where_they_have_a_place(lab: Lab):
     """After batches larger than B, more come back than the steps that are left can hold. Mutants: all_rollouts_of_lost_batches_come_back,
     what_comes_back_is_not_counted.

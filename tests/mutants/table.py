@@ -501,6 +501,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if not Staleness.waits() or size >= batch_size() then return nil end", "do return nil end",
             "keeps_a_place", WALK,
         ),
+        "what_is_undone_takes_places": (
+            "if version >= step - limit and version <= num('version') then", "if version >= step - limit then",
+            "what_a_recovery_undoes",
+        ),
         "what_ends_still_counts": (
             "ages[from] = (ages[from] or 0) > 1 and ages[from] - 1 or nil", "ages[from] = ages[from]",
             "keeps_a_place", WALK,
