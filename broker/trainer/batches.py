@@ -89,15 +89,17 @@ class Forming:
         while True:
             if gathered is None:
                 taken = await self._take(TAKE_LIMIT, seal=True, rows=min(self._n, ROWS_PER_CALL))
+                more = taken.more
             else:
                 taken, is_judged = await self._take_judged(gathered)
                 if not is_judged:
                     continue
+                more = taken.more  # a call that only seals does not tell
                 if not taken.sealed and (taken.size >= self._n or (taken.exhausted and not taken.more)):
                     taken = await self._take(0, seal=True, rows=0)
             if taken.sealed:
                 break
-            if taken.more and taken.size < self._n:
+            if more:
                 continue
             state.fed.raise_error()
             if taken.halted:

@@ -11,6 +11,8 @@ from broker import Policy, Task, Trainer, Worker, aio
 from broker.errors import Early, WaitTimeout
 from broker.inspection.reasons import batch_progress
 from broker.inspection.transitions import sentence
+from broker.trainer import batches
+from broker.trainer.filter import Accept
 from tests.conformance.lab import Lab, tasks
 
 #: A batch of two, one step ahead, and nothing older than one step.
@@ -209,6 +211,31 @@ def test_a_small_batch_is_not_sealed_without_what_is_due(lab: Lab):
     worker.submit(slow, b"x")
     assert lab.marked("wake:ready")
     assert step(trainer, 1) == ["t0", "t3"]
+
+
+@pytest.mark.parametrize("accept", [None, lambda rollout: True], ids=["all", "filter"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "asyncio"])
+def test_a_small_batch_that_needs_many_calls_is_filled_at_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, accept: Accept | None, is_async: bool
+):
+    """What is ready is more than one call looks at, and all of it is due."""
+    monkeypatch.setattr(batches, "TAKE_LIMIT", 2)
+    trainer = waiting_trainer(lab, consumer_batch_size=5, max_staleness=0, staleness_limit=0)
+    worker = lab.worker()
+    trainer.enqueue(tasks(5))
+    for attempt in worker.claim(5):
+        worker.submit(attempt, b"x")
+
+    async def next_batch() -> list[str]:
+        async with aio.Trainer(lab.url, lab.run, clock=lab.clock) as other:
+            return [rollout.task for rollout in await other.next_batch(1, accept=accept, timeout=0)]
+
+    batch = (
+        asyncio.run(next_batch())
+        if is_async
+        else [rollout.task for rollout in trainer.next_batch(1, accept=accept, timeout=0)]
+    )
+    assert batch == [f"t{i}" for i in range(5)]
 
 
 def test_a_step_without_a_batch_is_refused_where_something_would_become_too_old(lab: Lab):

@@ -310,7 +310,7 @@ def take(run: Run, call: Take) -> Answer:
     if not batch.sealed:
         answer["halted"] = bool(run.breaker.halted)
         answer["due"] = _wait(run, call) if call.limit > 0 and not more else []
-    if call.limit > 0 and size < call.n and not batch.sealed:
+    if call.limit > 0 and not batch.sealed and (size < call.n or run.unsealable() is not None):
         answer["more"] = more
     if batch.sealed:
         answer["digest"] = batch.digest
