@@ -263,7 +263,7 @@ def _of_1(given: argparse.Namespace, server: EmbeddedServer) -> Generator[tuple[
     with _running(own, theirs) as their_pid, _running(gateway, ours) as our_pid:
         servers = {"own server": (theirs, [their_pid]), "gateway": (ours, [our_pid, server.pid or our_pid])}
         for clients in given.clients:
-            prepared = max(int(1_500 * given.seconds), clients * _PER_LIST * 8)
+            prepared = max(int(3_000 * given.seconds), clients * _PER_LIST * 8)
             rates: Rates = {name: [] for name in servers}
             for _ in range(given.rounds):
                 for name, (port, pids) in servers.items():
