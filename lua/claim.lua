@@ -4,7 +4,7 @@
 -- ARGV: now, session, number (of this claim), n, version, epoch (the policy that the worker has loaded; empty: the run's current one), random, limit (of what is taken back), blob_seq (the number of the blob that the worker has; 0: none)
 -- Returns: reason (why it handed out fewer than n; empty: it handed out n), due_in_ms (when to claim again; -1: no timer is set), version, epoch (of the attempts), run_version, run_epoch, blob_seq, blob (empty: there is none, or the worker has it), now, then per task: id, payload, samples, `slot claims tries ...`
 -- Errors: NORUN, SCHEMA, NOSESSION, OLDREQUEST (number, last), BADARG
--- Bound: n slots, and limit of each kind that is taken back or reset; it stops taking back when the tasks that end or go back have 1000 slots together, and resetting likewise (finishing the last task each time); the sessions, once in ten seconds where no more samples may be held
+-- Bound: n slots, and limit of each kind that is taken back or reset; it stops taking back when the tasks that end or go back have 1000 slots together, and resetting likewise (finishing the last task each time); the sessions, once in ten seconds where no more samples may be held, and where fewer than none are
 -- Flags: none
 -- @include sweep
 -- @include handout

@@ -129,9 +129,10 @@ local function pass_on(or_pending)
 end
 
 -- Workers of earlier releases do not count the slots that they hold. So a claim that finds none free counts them anew, at most every
--- ten seconds.
+-- ten seconds; at once where fewer than none are held, because ends of such slots were counted.
 Samples.count_again = function()
-  if now - num('held_at') < 10000 then return end
+  local free = Samples.free()
+  if not free or num('held') >= 0 and (free > 0 or now - num('held_at') < 10000) then return end
   flush()
   set('held', Samples.count())
   set('held_at', now)
@@ -155,7 +156,7 @@ local function hand_out(n, limit, claim)
     Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
     return 'weights_stale'
   end
-  if (Samples.free() or 1) <= 0 then Samples.count_again() end
+  Samples.count_again()
   local room = math.max(0, math.min(most, Samples.free() or most))
   if room > 0 then
     claim_open(room, limit, claim)

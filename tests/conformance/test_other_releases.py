@@ -400,6 +400,21 @@ def test_what_an_older_release_holds_and_gives_back_is_counted(lab: Lab, old_cli
     assert hands.submit(last, b"x").answer == "accepted"
 
 
+def test_what_an_older_release_held_is_not_given_back_twice(lab: Lab, old_client: OldClient):
+    """Its claims were not counted, and their ends were. Mutants: fewer_than_none_are_held."""
+    one = lab.trainer(consumer_batch_size=9, max_concurrent_samples=2, lease_ms=1_000)
+    one.enqueue(tasks(9))
+    session, *_ = old_client.call("join", "w", "nonce", 0)
+    hands = lab.worker(name="today")
+    for number in (1, 2):  # also within ten seconds
+        old_client.call("claim", session, number, 2, "", "", f"r{number}", 100, 0)
+        lab.pass_ms(1_001)
+        held = hands.claim(9)
+        assert (len(held), one.stats().held) == (2, 2)
+        hands.submit_many((attempt, b"x") for attempt in held)
+        session, *_ = old_client.call("join", "w", f"nonce{number}", 0)
+
+
 def test_an_older_trainer_goes_on_with_a_run_of_this_release(lab: Lab, old_client: OldClient):
     one = lab.trainer(consumer_batch_size=2)
     one.enqueue(tasks(6))

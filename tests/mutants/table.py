@@ -534,8 +534,11 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "weights_that_lag_start",
         ),
         "held_is_not_counted_again": ("set('held', Samples.count())", "", "older_release_holds"),
+        "fewer_than_none_are_held": (
+            "if not free or num('held') >= 0 and (", "if not free or (", "not_given_back_twice",
+        ),
         "held_is_counted_again_at_each_claim": (
-            "if now - num('held_at') < 10000 then return end", "", "older_release_holds",
+            "(free > 0 or now - num('held_at') < 10000)", "free > 0", "older_release_holds",
         ),
         "open_slots_may_be_held_beyond_the_bound": (
             "claim_open(room, limit, claim)", "claim_open(most, limit, claim)", "more_samples_than_may_be_held", WALK,
