@@ -107,8 +107,9 @@ end
 
 local MOST_LOOKED, MOST_NAMED = 1000, 10
 
--- Begins, keeps or ends the wait of the batch for running tasks that no later batch could hold. Nobody waits for a batch that is formed ahead. The wait is for tasks with samples of `version` or
--- older that had started when it began. After max_wait_ms these are reset, and a wait for the others begins. Returns the first ids of those that it waits for.
+-- Begins, keeps or ends the wait of the batch for running tasks that no later batch could hold. Nobody waits for a batch that is formed ahead.
+-- The wait is for tasks with samples of `version` or older that had started when it began. After max_wait_ms these are reset, and a wait for
+-- the others begins. Returns the first ids of those that it waits for.
 local function await(step, n, size)
   if not Staleness.waits() then return {} end
   local version = size < n and Staleness.bound(size, 1) or nil

@@ -19,6 +19,12 @@ from tests.conformance.lab import Lab, tasks
 CLOSE = {"consumer_batch_size": 2, "max_staleness": 1, "staleness_limit": 1, "max_concurrent_rollouts": 9}
 
 
+def has_no_batch(trainer: Any) -> None:
+    """The trainer asks for a batch, and there is none yet."""
+    with pytest.raises(WaitTimeout):
+        trainer.next_batch(timeout=0)
+
+
 def waiting_trainer(lab: Lab, **fields: Any) -> Trainer:
     """A trainer whose batches wait."""
     return lab.trainer(**{**CLOSE, "on_stale": "wait", **fields})
@@ -55,8 +61,7 @@ def one_behind(lab: Lab, **fields: Any):
 def test_a_batch_keeps_a_place_for_what_no_later_batch_could_hold(lab: Lab):
     """Mutants: no_places_are_kept, what_is_taken_still_counts, what_ends_still_counts, starts_do_not_count."""
     trainer, worker, slow, _ = one_behind(lab)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     assert lab.states()["t4"] == "ready"  # of version 1: it may wait for the next batch
     assert trainer.stats().due == ["t0"]
     worker.renew()
@@ -71,8 +76,7 @@ def test_it_is_told_for_whom_a_batch_waits(lab: Lab):
     """Mutants: the_wait_is_not_told."""
     trainer, _, _, _ = one_behind(lab)
     for _ in range(2):
-        with pytest.raises(WaitTimeout):
-            trainer.next_batch(timeout=0)
+        has_no_batch(trainer)
         lab.pass_ms(60_000)
     assert [words for kind, words in lab.transitions() if kind == "wait"] == [["1", "0", "t0"]]
     assert sentence("wait", ["1", "0", "t0"]) == "the batch of step 1 waits for tasks of version 0 or older: t0"
@@ -89,13 +93,11 @@ def test_what_a_batch_has_waited_for_too_long_starts_over_and_is_counted(lab: La
     """
     trainer, worker, slow, _ = one_behind(lab, max_wait_ms=5_000, max_stale_requeues=again)
     for _ in range(3):
-        with pytest.raises(WaitTimeout):
-            trainer.next_batch(timeout=0)
+        has_no_batch(trainer)
         worker.renew()
         assert not slow.cancelled
         lab.pass_ms(1_700)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     worker.renew()
     assert slow.cancel_reason == "stale"
     assert lab.row("t0").state == ("pending" if again else "rejected")
@@ -107,35 +109,29 @@ def test_what_a_batch_has_waited_for_too_long_starts_over_and_is_counted(lab: La
 def test_only_what_ran_when_the_wait_began_starts_over(lab: Lab):
     """A worker that lags starts a task as old as the slow one. Mutants: the_wait_is_for_all_that_is_due."""
     trainer, worker, slow, t5 = one_behind(lab, max_wait_ms=5_000)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     lab.pass_ms(4_000)
     worker.release(slow)  # its place is free for another one, that starts now
     (young,) = loaded(trainer, lab.worker(name="v"), 0).claim(1)
     assert young.task == "t0"
     lab.pass_ms(2_000)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     assert lab.row("t0").state == "running"
     worker.submit(t5, b"x")
     lab.pass_ms(5_001)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     assert step(trainer) == ["t3", "t4"]
 
 
 def test_while_the_run_is_paused_no_wait_ends(lab: Lab):
     """Open slots are not handed out then. Mutants: a_pause_uses_up_the_wait."""
     trainer, worker, slow, _ = one_behind(lab, max_wait_ms=5_000)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     trainer.pause()
     lab.pass_ms(9_000)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     trainer.resume()
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     worker.renew()
     assert not slow.cancelled
 
@@ -161,8 +157,7 @@ def test_nobody_waits_for_a_batch_that_is_formed_ahead(lab: Lab):
 def test_nobody_has_waited_while_there_is_no_trainer(lab: Lab):
     """Mutants: an_absent_trainer_waits."""
     trainer, worker, slow, _ = one_behind(lab, max_wait_ms=5_000)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     lab.pass_ms(9_000)
     again = lab.trainer(reopen=True)
     with pytest.raises(WaitTimeout):
@@ -261,16 +256,14 @@ def test_a_handler_that_hangs_does_not_stop_a_trainer_that_passes_over_empty_ste
     trainer.advance(allow_empty=True)
     trainer.discard([attempt.task for attempt in others])
     for _ in range(2):
-        with pytest.raises(WaitTimeout):
-            trainer.next_batch(timeout=0)
+        has_no_batch(trainer)
         assert trainer.stats().due == ["t0"]
         with pytest.raises(Early):
             trainer.advance(allow_empty=True)
         worker.renew()
         assert not hung.cancelled
         lab.pass_ms(2_600)
-    with pytest.raises(WaitTimeout):
-        trainer.next_batch(timeout=0)
+    has_no_batch(trainer)
     worker.renew()
     assert hung.cancel_reason == "stale"
     assert trainer.advance(allow_empty=True) == 2

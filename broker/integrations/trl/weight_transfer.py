@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +39,13 @@ class BrokerWeightTransfer:
         url: str | None = None,
         checksum: bool = True,
     ) -> None:
-        self._worker, self._folder = worker, folder
-        self._keep, self._listen, self._url, self._checksum = keep, listen, url, checksum
+        self._worker = worker
+        self._open = partial(Publisher, folder, keep=keep, listen=listen, url=url, checksum=checksum)
         self._publisher: Publisher | None = None
 
     def init_weight_transfer(self) -> None:
         """Opens the folder: not before training, since each rank makes such an object, and one may publish."""
-        self._publisher = Publisher(
-            self._folder, keep=self._keep, listen=self._listen, url=self._url, checksum=self._checksum
-        )
+        self._publisher = self._open()
 
     def pause(self) -> None:
         """Workers load the weights by themselves: nothing is paused."""
