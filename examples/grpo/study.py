@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,19 @@ def parser() -> argparse.ArgumentParser:
     add("--kills", type=float, nargs="+", default=[0.0, 10.0], help="seconds between kills; 0: none (%(default)s)")
     add("--limit-s", type=float, default=540.0, help="begin no training that may end later than this (%(default)s)")
     add("--one-s", type=float, default=150.0, help="end a training that takes longer (%(default)s)")
+    add("--gpus", type=int, default=0, help="GPUs with a training of their own each (0: one training on all)")
     return made
 
 
 class GpuUse:
-    """Samples how busy the GPUs are, where `nvidia-smi` is installed."""
+    """Samples how busy the GPUs are, where `nvidia-smi` is installed.
 
-    def __init__(self) -> None:
+    Args:
+        gpu: The number of the GPU to look at; None: the mean of all.
+    """
+
+    def __init__(self, gpu: int | None) -> None:
+        self._which = [] if gpu is None else [f"--id={gpu}"]
         self._program = shutil.which("nvidia-smi")
         self._samples: list[tuple[float, float]] = []
         self._ended = threading.Event()
@@ -48,7 +55,7 @@ class GpuUse:
 
     def _look(self) -> None:
         while self._program and not self._ended.wait(0.3):
-            query = [self._program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+            query = [self._program, *self._which, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
             said = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
             if said and all(word.isdecimal() for word in said):
                 self._samples.append((time.time(), statistics.mean(map(int, said))))
@@ -60,16 +67,19 @@ class GpuUse:
         return statistics.mean(seen) if seen else None
 
 
-def train(options: argparse.Namespace, arguments: list[str], staleness: int, seed: int, kills: float) -> dict[str, Any]:
-    """Runs one training, and measures it."""
+def train(
+    arguments: list[str], staleness: int, seed: int, kills: float, limit_s: float, gpu: int | None
+) -> dict[str, Any]:
+    """Runs one training, on one GPU or on all, and measures it."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:  # noqa: S108
-        use = GpuUse()
+        use = GpuUse(gpu)
         how = [("staleness", staleness), ("seed", seed), ("kill-every", kills), ("folder", folder)]
         how.append(("until", 0))  # all of them make as many steps
         words = [*arguments, *itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in how)]
-        process = subprocess.Popen([sys.executable, "-m", "examples.grpo", *words], stdout=subprocess.DEVNULL)
+        seen = os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        process = subprocess.Popen([sys.executable, "-m", "examples.grpo", *words], stdout=subprocess.DEVNULL, env=seen)
         try:
-            process.wait(options.one_s)
+            process.wait(limit_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)  # it ends what it has started
             process.wait()
@@ -170,27 +180,64 @@ def plot(runs: list[dict[str, Any]]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+class Study:
+    """The trainings that are done and those that are left.
+
+    Args:
+        options: What `parser` read.
+        arguments: The options of `examples.grpo`.
+    """
+
+    def __init__(self, options: argparse.Namespace, arguments: list[str]) -> None:
+        self._options, self._arguments = options, arguments
+        self._ends = time.monotonic() + options.limit_s
+        self._longest_s = 1.0
+        self._lock = threading.Lock()
+        self._stored = options.out / "study.json"
+        text = self._stored.read_text(encoding="utf-8") if self._stored.exists() else '{"runs": []}'
+        self.runs: list[dict[str, Any]] = json.loads(text)["runs"]
+        done = {(run["kill_every_s"], run["seed"], run["staleness"]) for run in self.runs}
+        keys = itertools.product(options.kills, options.seeds, options.staleness)
+        self.left = [key for key in keys if key not in done]
+
+    def work(self, gpu: int | None) -> None:
+        """Trains what is left, one after the other, as long as there is time."""
+        while True:
+            with self._lock:
+                left_s = self._ends - time.monotonic()
+                if not self.left or left_s < self._longest_s:
+                    return
+                kills, seed, staleness = self.left.pop(0)
+            started = time.monotonic()
+            run = train(self._arguments, staleness, seed, kills, min(self._options.one_s, left_s), gpu)
+            with self._lock:
+                self._longest_s = max(self._longest_s, time.monotonic() - started)
+                self._keep(run)
+
+    def _keep(self, run: dict[str, Any]) -> None:
+        self.runs.append(run)
+        shown = {name: value for name, value in run.items() if name not in {"curve", "evaluations"}}
+        print(json.dumps(shown), flush=True)
+        self._stored.write_text(json.dumps({"arguments": self._arguments, "runs": self.runs}), encoding="utf-8")
+        (self._options.out / "table.md").write_text(table(self.runs), encoding="utf-8")
+        (self._options.out / "plot.svg").write_text(plot(self.runs), encoding="utf-8")
+
+
 def main(words: list[str]) -> int:
     """Trains what is left, as long as there is time; writes all results."""
     options, arguments = parser().parse_known_args(words)
-    begun, longest = time.monotonic(), 0.0
     options.out.mkdir(parents=True, exist_ok=True)
-    stored = options.out / "study.json"
-    runs: list[dict[str, Any]] = json.loads(stored.read_text(encoding="utf-8"))["runs"] if stored.exists() else []
-    done = {(run["kill_every_s"], run["seed"], run["staleness"]) for run in runs}
-    left = [key for key in itertools.product(options.kills, options.seeds, options.staleness) if key not in done]
-    while left and time.monotonic() - begun + max(longest, 1.0) < options.limit_s:
-        kills, seed, staleness = left.pop(0)
-        options.one_s = min(options.one_s, options.limit_s - (time.monotonic() - begun))
-        started = time.monotonic()
-        runs.append(train(options, arguments, staleness, seed, kills))
-        longest = max(longest, time.monotonic() - started)
-        shown = {name: value for name, value in runs[-1].items() if name not in {"curve", "evaluations"}}
-        print(json.dumps(shown), flush=True)
-        stored.write_text(json.dumps({"arguments": arguments, "runs": runs}), encoding="utf-8")
-        (options.out / "table.md").write_text(table(runs), encoding="utf-8")
-        (options.out / "plot.svg").write_text(plot(runs), encoding="utf-8")
-    print(table(runs) + (f"{len(left)} trainings are left: start the command again" if left else "all done"))
+    study = Study(options, arguments)
+    with ThreadPoolExecutor() as threads:
+        working = [threads.submit(study.work, gpu) for gpu in range(options.gpus) or [None]]
+        try:
+            for work in working:
+                work.result()
+        except BaseException:
+            study.left.clear()
+            raise
+    left = len(study.left)
+    print(table(study.runs) + (f"{left} trainings are left: start the command again" if left else "all done"))
     return 0
 
 

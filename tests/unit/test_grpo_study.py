@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -62,8 +63,11 @@ def test_no_training_is_begun_that_may_end_too_late(tmp_path: Any, monkeypatch: 
     asked: list[tuple[int, int, float]] = []
     clock = iter(range(0, 10_000, 40))
 
-    def train(options: Any, arguments: list[str], staleness: int, seed: int, kills: float) -> dict[str, Any]:
+    def train(
+        arguments: list[str], staleness: int, seed: int, kills: float, limit_s: float, gpu: int | None
+    ) -> dict[str, Any]:
         assert arguments == ["--size", "85m"]
+        assert gpu is None
         asked.append((staleness, seed, kills))
         return a_run(staleness, kills) | {"seed": seed}
 
@@ -75,3 +79,19 @@ def test_no_training_is_begun_that_may_end_too_late(tmp_path: Any, monkeypatch: 
     study.main([*words, "--limit-s", "9000"])
     assert sorted(asked) == [(0, 0, 0.0), (0, 1, 0.0), (1, 0, 0.0), (1, 1, 0.0)]
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", "table.md", "plot.svg"}
+
+
+def test_each_gpu_has_a_training_of_its_own(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=30)
+    used: list[tuple[int, int | None]] = []
+
+    def train(arguments: list[str], staleness: int, seed: int, kills: float, limit_s: float, gpu: Any) -> Any:
+        both.wait()
+        used.append((seed, gpu))
+        return a_run(staleness, kills) | {"seed": seed}
+
+    monkeypatch.setattr(study, "train", train)
+    words = ["--out", str(tmp_path), "--staleness", "0", "--seeds", "0", "1", "2", "3", "--kills", "0", "--gpus", "2"]
+    study.main(words)
+    assert sorted(seed for seed, _ in used) == [0, 1, 2, 3]
+    assert {gpu for _, gpu in used} == {0, 1}
