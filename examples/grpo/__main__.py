@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--generators-on", help="the device of the generators, such as cuda:1 (default: that of --device)")
     add("--places", type=int, default=64, help="samples that a generator makes at once (default: %(default)s)")
     add("--warm-up", type=float, default=0.1, help="share of right answers before GRPO begins (default: %(default)s)")
-    add("--learning-rate", type=float, default=5e-4, help="of AdamW (default: %(default)s)")
+    add("--learning-rate", type=float, help="of AdamW (default: the size's own)")
     add("--evaluate-every", type=int, default=20, help="steps between two evaluations; 0: none (default: %(default)s)")
     add("--graphs", action="store_true", help="generate with CUDA graphs")
     add("--lease-ms", type=int, default=10_000, help="when the work of a killed generator is done by another")

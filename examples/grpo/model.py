@@ -34,20 +34,24 @@ class Size:
         layers: number of blocks.
         width: features of a token; a multiple of `heads`.
         heads: attention heads of a block.
+        learning_rate: of AdamW in GRPO; a larger transformer needs a smaller one.
+        warm_up_rate: of AdamW in the supervised steps before.
         context: the most tokens of a rollout.
     """
 
     layers: int
     width: int
     heads: int
+    learning_rate: float
+    warm_up_rate: float
     context: int = 40
 
 
 #: For a CPU 0.1 and 0.4 million parameters, for a GPU 85 million.
 SIZES = {
-    "tiny": Size(layers=2, width=64, heads=4),
-    "small": Size(layers=2, width=128, heads=4),
-    "85m": Size(layers=12, width=768, heads=12),
+    "tiny": Size(layers=2, width=64, heads=4, learning_rate=5e-4, warm_up_rate=1e-3),
+    "small": Size(layers=2, width=128, heads=4, learning_rate=5e-4, warm_up_rate=1e-3),
+    "85m": Size(layers=12, width=768, heads=12, learning_rate=2e-5, warm_up_rate=1e-4),
 }
 
 

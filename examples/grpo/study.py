@@ -74,7 +74,6 @@ def train(
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:  # noqa: S108
         use = GpuUse(gpu)
         how = [("staleness", staleness), ("seed", seed), ("kill-every", kills), ("folder", folder)]
-        how.append(("until", 0))  # all of them make as many steps
         words = [*arguments, *itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in how)]
         seen = os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
         process = subprocess.Popen([sys.executable, "-m", "examples.grpo", *words], stdout=subprocess.DEVNULL, env=seen)

@@ -30,7 +30,7 @@ QUESTIONS = 64
 
 def warm_up(model: Transformer, problems: Problems, enough: float, seed: int, device: str) -> None:
     """Supervised steps, until a share of `enough` of the model's own answers is right: it knows the form, not more."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=model.size.warm_up_rate)
     rng = random.Random(seed)
     for step in range(1_000):
         if step % 5 == 0:
@@ -43,6 +43,7 @@ def warm_up(model: Transformer, problems: Problems, enough: float, seed: int, de
         loss = (-model.log_probabilities(tokens) * mask[:, 1:]).sum() / mask[:, 1:].sum()
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
 
@@ -66,7 +67,8 @@ class Learner:
         torch.manual_seed(options.seed)
         self.options, self.folder, self.publisher = options, Path(options.folder), publisher
         self.model = Transformer(SIZES[options.size]).to(options.device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=options.learning_rate, weight_decay=0.0)
+        rate = options.learning_rate or self.model.size.learning_rate
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.0)
         self.published = b""  # the blob of the newest version
         self.publish_s = 0.0  # how long it took to publish it
 
