@@ -2,7 +2,7 @@
 -- Transition: ready -> batched; too old: ready -> pending or rejected; waited for too long: running -> pending, delayed or rejected; all died of the streak: dead -> pending
 -- KEYS: state
 -- ARGV: now, gate (3), step, n (rollouts wanted), limit (how many ready tasks to look at; 0: only seal), seal (1: seal when full), short (1: also seal if the batch holds all tasks that are left in the run, and no feeder will bring more), rows (most rows in the answer; with `seal` of the batch that it sealed; without, of the tasks that it took, and then it takes no more than that; 0: none), bytes (most bytes of results in the answer)
--- Returns: `size sealed exhausted left more digest taken short halted due ...` (exhausted: fewer than n tasks are left, and no feeder will bring more; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end; halted: 1 if the run is halted, and the batch was not sealed before; due: the first tasks that the batch waits for in the mode `wait`); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
+-- Returns: `size sealed exhausted left more digest sealed_at taken short halted due ...` (exhausted: fewer than n tasks are left, and no feeder will bring more; sealed_at: when the batch was sealed, on the run's clock, 0: it is not, or nobody noted it; taken: how many this call took; short: a batch of fewer than n is sealed when no more are left, as the caller asked or because the feeder is at its end; halted: 1 if the run is halted, and the batch was not sealed before; due: the first tasks that the batch waits for in the mode `wait`); if there are rows a list: that text, the rows as batch's, then the results of their samples in order (none if they have more than `bytes`)
 -- Errors: gate's, RECOVERING, EARLY (step, step_next, version), TOOMANY (n, bound), GONE (step), FINISHED (step), BADARG
 -- Bound: limit tasks; it stops resetting tasks that are too old when these have 1000 slots together (it finishes the last one); rows as batch; sealing reads the ids of the batch, n <= (S+1)*B; in the mode `wait` the first 1000 running tasks
 -- Flags: allow-oom
@@ -14,11 +14,11 @@
 
 local FIELDS = gate_and({ 'open_size', 'recheck', 'supply', 'streak', 'awaited' })
 
--- Answers a take of a batch that was sealed before: its size and digest.
+-- Answers a take of a batch that was sealed before: its size, its digest and when it was sealed.
 local function sealed_already(step)
-  local size, digest = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+)')
+  local size, digest, at = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+) ?(%d*)$')
   if not size then fail('GONE', 'step', int_text(step)) end
-  return table.concat({ size, 1, 0, 0, 0, digest, 0, 0, 0 }, ' ')
+  return table.concat({ size, 1, 0, 0, 0, digest, at ~= '' and at or 0, 0, 0, 0 }, ' ')
 end
 
 local function check_wanted(step, n)
@@ -97,7 +97,7 @@ end
 local function seal_batch(step, size)
   local members = redis.call('ZRANGE', key('batch:' .. int_text(step)), 0, -1, 'WITHSCORES')
   local digest = digest_of(int_text(step) .. ' ' .. table.concat(members, ' '))
-  hput(BATCHES, int_text(step), size .. ' ' .. digest)
+  hput(BATCHES, int_text(step), size .. ' ' .. digest .. ' ' .. int_text(now))
   set('step_next', step + 1)
   set('open_size', 0)
   bump('accepted', math.max(batch_size(), size) - size)
@@ -179,7 +179,7 @@ return gated(FIELDS, function()
   -- `want`: how many more rollouts the trainer waits for: until the batch is full or, with `short`, holds all tasks that are left.
   local whole = short and left > size and math.min(n, left) or n
   set('want', digest == '-' and math.max(held and 1 or 0, whole - size) or 0)
-  local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest, n_taken,
-    short and 1 or 0, state.halted and 1 or 0, unpack(due) }
+  local answer = { size, digest ~= '-' and 1 or 0, exhausted and 1 or 0, left, more and 1 or 0, digest,
+    digest ~= '-' and int_text(now) or 0, n_taken, short and 1 or 0, state.halted and 1 or 0, unpack(due) }
   return table.concat(answer, ' '), most > 0 and #told > 0 and contents(told, bytes)
 end)

@@ -200,11 +200,12 @@ class Trainer(AsyncClient):
     ) -> list[Rollout]:
         """As `broker.Trainer.next_batch`; the filter may be a coroutine function."""
         self._must_lead("next_batch")
-        await self._run(self._state.settle())
-        step = self._state.step_to_deliver(prefetch=prefetch)
-        batch = await self._from_ahead(step, timeout)
-        if batch is None:
-            batch = await self._run(next_batch(self._state, step, n, accept, timeout, short=short))
+        with self._state.last_batch.waiting():
+            await self._run(self._state.settle())
+            step = self._state.step_to_deliver(prefetch=prefetch)
+            batch = await self._from_ahead(step, timeout)
+            if batch is None:
+                batch = await self._run(next_batch(self._state, step, n, accept, timeout, short=short))
         if prefetch and step == self._state.version and self._state.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
         self._state.deliver(step, batch)  # last: a caller that is interrupted before it gets this batch again
@@ -394,7 +395,7 @@ class Trainer(AsyncClient):
         """As `broker.Trainer.metrics`."""
         from broker.inspection.metrics import flat
 
-        return flat(await self.stats())
+        return flat(await self.stats(), self._state.last_batch.numbers)
 
     async def capacity(self) -> int:
         """As `broker.Trainer.capacity`."""

@@ -244,11 +244,12 @@ class Trainer(BlockingClient):
         """
         check_plain_hook("accept", accept)
         self._must_lead("next_batch")
-        self._run(self._state.settle())
-        step = self._state.step_to_deliver(prefetch=prefetch)
-        batch = self._from_ahead(step, timeout)
-        if batch is None:
-            batch = self._run(next_batch(self._state, step, n, accept, timeout, short=short))
+        with self._state.last_batch.waiting():
+            self._run(self._state.settle())
+            step = self._state.step_to_deliver(prefetch=prefetch)
+            batch = self._from_ahead(step, timeout)
+            if batch is None:
+                batch = self._run(next_batch(self._state, step, n, accept, timeout, short=short))
         if prefetch and step == self._state.version and self._state.config.max_staleness != 0:
             self._start_ahead(step + 1, n, accept, short=short)
         self._state.deliver(step, batch)  # last: a caller that is interrupted before it gets this batch again
@@ -584,11 +585,12 @@ class Trainer(BlockingClient):
     def metrics(self) -> dict[str, float]:
         """The run's numbers in one flat dict, for W&B, TensorBoard or MLflow: `broker/tasks/ready` and others.
 
-        docs/operations.md lists them.
+        Those of the batch that this trainer got last are there too: `broker/batch/staleness_mean` and others.
+        docs/monitoring.md lists them.
         """
         from broker.inspection.metrics import flat
 
-        return flat(self.stats())
+        return flat(self.stats(), self._state.last_batch.numbers)
 
     def capacity(self) -> int:
         """How many tasks may be started now; may be negative."""

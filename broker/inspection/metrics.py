@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from broker.inspection.history import WASTE
@@ -114,14 +115,19 @@ def _paused(stats: Stats) -> float:
     return {"": 0.0, "draining": 0.5}.get(stats.paused, 1.0)
 
 
-def flat(stats: Stats) -> dict[str, float]:
-    """The metrics by name, for W&B, TensorBoard or MLflow: `broker/tasks/ready`, `broker/generation_seconds/p50`."""
+def flat(stats: Stats, batch: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
+    """The metrics by name, for W&B, TensorBoard or MLflow: `broker/tasks/ready`, `broker/generation_seconds/p50`.
+
+    Args:
+        stats: the run's.
+        batch: numbers of the trainer's last batch by name: `broker/batch/wait_seconds`.
+    """
     names = {"0.50": "p50", "0.90": "p90", "0.99": "p99"}
     found: dict[str, float] = {}
     for metric in metrics_of(stats):
         of = names.get(metric.of, metric.of)
         found["/".join(word for word in ("broker", metric.name, of) if word)] = float(metric.value)
-    return found
+    return found | {f"broker/batch/{name}": value for name, value in batch.items()}
 
 
 def prometheus(runs: Iterable[Stats]) -> str:

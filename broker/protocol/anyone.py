@@ -89,11 +89,12 @@ class RolloutRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchPiece:
-    """A piece of a batch: its size and digest as a whole, and the rows asked for."""
+    """A piece of a batch: its size and digest as a whole, when it was sealed (0: not known), and the rows asked for."""
 
     size: int
     sealed: bool
     digest: str
+    sealed_ms: int
     rows: tuple[RolloutRow, ...]
 
 
@@ -108,14 +109,19 @@ def rollout_row(row: list[Any]) -> RolloutRow:
     samples: list[Sample] = []
     for k, record in enumerate((slot, *row[3:])):
         if letters[k] == _DONE:
-            claims, _, random, version, _, session, _, _, used, _ = record.decode().split(",")
+            claims, _, random, version, _, session, at, took, used, _ = record.decode().split(",")
             attempt = f"{task}#{k}.{claims}.{random}"
-            samples.append(Sample(attempt, k, None, int(version), int(used), worker_of(session)))
+            claimed_ms = int(at)
+            submitted_at = (claimed_ms + int(took)) / 1000 if took else None
+            sample = Sample(
+                attempt, k, None, int(version), int(used), worker_of(session), "", claimed_ms / 1000, submitted_at
+            )
+            samples.append(sample)
     return RolloutRow(task, int(priority), int(oldest), int(newest), int(first), row[2], samples)
 
 
 def _piece(reply: Any) -> BatchPiece:
-    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), tuple(map(rollout_row, reply[3:])))
+    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), int(reply[3]), tuple(map(rollout_row, reply[4:])))
 
 
 def batch(run: str, step: int, offset: int, count: int, *, now: Now = "") -> ScriptCall[BatchPiece]:

@@ -136,6 +136,7 @@ class Taken:
     Args:
         exhausted: fewer tasks than wanted are left in the run, and no feeder will bring more.
         short: a smaller batch is sealed when no more tasks are left: the caller asked so, or the feeder is at its end.
+        sealed_ms: when the batch was sealed, on the run's clock; 0: it is not, or an earlier release did not note it.
         due: the first tasks that the batch waits for, because no later batch could hold them (`on_stale="wait"`).
         rows: if asked for, the rows of all tasks that the call took, or the first rows of the batch that it sealed;
             empty in a repeated answer.
@@ -148,6 +149,7 @@ class Taken:
     left: int
     more: bool
     digest: str
+    sealed_ms: int
     taken: int
     short: bool
     halted: bool = False
@@ -158,13 +160,14 @@ class Taken:
 
 def _taken(reply: Any) -> Taken:
     brought: list[Any] = cast("list[Any]", reply) if isinstance(reply, list) else [reply, (), ()]
-    size, sealed, exhausted, left, more, digest, taken, short, *others = words(brought[0])
+    size, sealed, exhausted, left, more, digest, sealed_ms, taken, short, *others = words(brought[0])
     rows = tuple(map(rollout_row, brought[1]))
     flags = sealed == "1", exhausted == "1", int(left), more == "1"
     return Taken(
         int(size),
         *flags,
         digest,
+        int(sealed_ms),
         int(taken),
         short == "1",
         halted=others[:1] == ["1"],

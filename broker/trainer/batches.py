@@ -114,7 +114,7 @@ class Forming:
             woken = await state.io.wait_marker((state.marker,), max(0.0, deadline.left(LOOK_AGAIN_S)))
             if not woken:
                 await state.io.execute((anyone.requeue(state.run, now=state.now),))
-        rollouts = await self._sealed(taken)
+        rollouts = _with_time(await self._sealed(taken), taken.sealed_ms)
         state.digests[step] = taken.digest
         state.step_next = max(state.step_next, step + 1)
         state.gathered.pop(step, None)
@@ -239,4 +239,13 @@ async def read_batch(
         pause_s = min(0.5, pause_s * 2)
     share = share_of(piece.size, rank, world)
     rows = await read_rows(io, run, step, share.start, share.stop)
-    return await read_rollouts(io, run, step, rows, ResultSizes())
+    return _with_time(await read_rollouts(io, run, step, rows, ResultSizes()), piece.sealed_ms)
+
+
+def _with_time(rollouts: list[Rollout], sealed_ms: int) -> list[Rollout]:
+    """The rollouts of a batch, which know from now on when it was sealed; 0: nobody noted it."""
+    if sealed_ms:
+        sealed_at = sealed_ms / 1000
+        for rollout in rollouts:
+            rollout.sealed_at = sealed_at
+    return rollouts

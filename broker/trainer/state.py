@@ -20,6 +20,7 @@ from broker.trainer.batch_reader import ResultSizes
 from broker.trainer.enqueued import Arrival, Enqueued
 from broker.trainer.feed_state import Feeding, FeedState, FeedStopped
 from broker.trainer.filter import Gathered
+from broker.trainer.last_batch import LastBatch
 from broker.trainer.numbered_calls import NumberedCalls
 from broker.values import spans
 from broker.values.arguments import bytes_of, check_text, check_type, one_or_several, shown, whole
@@ -101,6 +102,7 @@ class TrainerState:
         self._repeated: int | None = None  # the answer of an advance that another call has made sure of
         self._is_sure = True  # the version is known: no recovery was left in the middle
         self.result_sizes = ResultSizes()
+        self.last_batch = LastBatch()
         self.gathered: dict[int, Gathered] = {}  # by step, for batches that are formed with a filter
 
     @property
@@ -162,6 +164,7 @@ class TrainerState:
         """Notes that the caller gets the batch of a step."""
         if (active := spans.active) is not None:
             active.delivered(self.run, step, batch)
+        self.last_batch.delivered(step, batch)
         self.delivered, self._repeated, self._delivered_at = step, None, self.version
 
     def check_weights(self, weights: int | None) -> None:

@@ -120,7 +120,7 @@ def test_a_sealed_batch_never_changes(lab: Lab):
     read = lab.call(anyone.batch, 0, 0, 10)
     assert (sealed.size, sealed.sealed) == (2, True)
 
-    assert trainer.take(0, 4) == calls.Taken(2, True, False, 0, False, sealed.digest, 0, False)
+    assert trainer.take(0, 4) == calls.Taken(2, True, False, 0, False, sealed.digest, sealed.sealed_ms, 0, False)
     trainer.send(calls.cancel, ["a", "b", "c"])
     trainer.send(calls.discard, "x", ["a", "b"])
     lab.pass_ms(10**9)
@@ -362,12 +362,12 @@ def test_what_a_take_just_took_is_counted_once(lab: Lab):
     trainer, worker = lab.raw_trainer(consumer_batch_size=3), lab.raw_worker()
     trainer.enqueue("a", "b", "c")
     worker.work(2)
-    assert trainer.take(0, 3) == calls.Taken(2, False, False, 3, False, "-", 2, False)
+    assert trainer.take(0, 3) == calls.Taken(2, False, False, 3, False, "-", 0, 2, False)
     worker.fail(worker.take_one(), may_retry=False)
     trainer.enqueue("d")
     worker.work(1)
     trainer.send(calls.discard, "x", ["a"])
-    assert trainer.take(0, 3) == calls.Taken(2, False, True, 2, False, "-", 1, False)
+    assert trainer.take(0, 3) == calls.Taken(2, False, True, 2, False, "-", 0, 1, False)
 
 
 def test_an_empty_run_is_exhausted(lab: Lab):

@@ -40,7 +40,7 @@ def busy(lab: Lab) -> Trainer:
 def test_one_flat_dict_has_what_stats_say(lab: Lab):
     trainer = busy(lab)
     stats, seen = trainer.stats(), trainer.metrics()
-    assert seen == flat(stats)
+    assert {name: value for name, value in seen.items() if not name.startswith("broker/batch/")} == flat(stats)
     assert all(type(value) is float for value in seen.values())
     assert seen["broker/policy_version"] == 1
     assert seen["broker/tasks/running"] == stats.running == 1

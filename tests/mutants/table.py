@@ -1174,6 +1174,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "take.lua": {
+        "a_batch_has_no_time": ("digest .. ' ' .. int_text(now)", "digest .. ' 1'", "how_long_it_was_generated", WALK),
         "what_is_taken_still_counts": (
             "      Staleness.moved(t.oldest, '-1')\n      t.state", "      t.state", "keeps_a_place", WALK,
         ),

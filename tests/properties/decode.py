@@ -97,8 +97,8 @@ def view_from_dump(dump: Dump) -> View:
         "held": held,
         "batches": batches,
         "sealed": {
-            step: size
-            for step, size in _sealed(found).items()
+            step: size_and_time
+            for step, size_and_time in _sealed(found).items()
             if step < int(state["recover_limit" if state["recovering"] else "step_next"])
         },
         "dead": sorted(_scores(found.get("dead", []))),
@@ -190,8 +190,10 @@ def _policies(found: dict[str, Any]) -> dict[int, str]:
     return {int(name): _text(value) for name, value in _pairs(found.get("policies", [])).items() if name.isdigit()}
 
 
-def _sealed(found: dict[str, Any]) -> dict[int, int]:
-    return {int(name): int(value.split()[0]) for name, value in _pairs(found.get("batches", [])).items()}
+def _sealed(found: dict[str, Any]) -> dict[int, list[int]]:
+    """Size of each sealed batch, and when it was sealed."""
+    stored = {int(name): value.split() for name, value in _pairs(found.get("batches", [])).items()}
+    return {step: [int(words[0]), int(words[2])] for step, words in stored.items()}
 
 
 def _tasks(found: dict[str, Any]) -> dict[str, View]:

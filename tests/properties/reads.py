@@ -26,6 +26,7 @@ def compare_reads(execute: Execute, run: str, view: View, now: int) -> None:
         piece = execute(anyone.batch(run, step, 0, 100, now=now))
         require([row.task for row in piece.rows] == names, f"batch {step}: {piece} is not {names}")
         require(piece.sealed == (step in view["sealed"]), f"batch {step}: {piece}")
+        require(piece.sealed_ms == view["sealed"].get(step, [0, 0])[1], f"batch {step}: {piece}")
         for row in piece.rows:
             task = view["tasks"][row.task]
             done = [[index, slot[3], slot[4][0]] for index, slot in enumerate(task["slots"]) if slot[0] == "D"]

@@ -124,6 +124,8 @@ class Batch:
     #: The advance after its own was done: its bytes may be freed.
     old: bool = False
     digest: str = ""
+    #: When it was sealed, on the run's clock.
+    sealed_ms: int = 0
 
 
 @dataclass(slots=True)

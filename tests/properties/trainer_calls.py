@@ -279,6 +279,7 @@ def take(run: Run, call: Take) -> Answer:
             "taken": 0,
             "short": False,
             "digest": kept.digest,
+            "sealed_ms": kept.sealed_ms,
         }
     if call.step < run.step_next:
         return error("GONE")
@@ -301,7 +302,7 @@ def take(run: Run, call: Take) -> Answer:
     last_one = exhausted and short and left == size and size > 0
     if call.seal and ((size >= call.n and run.unsealable() is None) or last_one):
         run.wait = None
-        batch.sealed, batch.size = True, size
+        batch.sealed, batch.size, batch.sealed_ms = True, size, run.clock_ms
         # The model's digest names its parts; the world knows which digest of the server it stands for.
         batch.digest = f"{batch.step}: " + " ".join(f"{name}.{run.tasks[name].first}" for name in batch.tasks)
         run.step_next += 1
@@ -313,7 +314,7 @@ def take(run: Run, call: Take) -> Answer:
     if call.limit > 0 and not batch.sealed and (size < call.n or run.unsealable() is not None):
         answer["more"] = more
     if batch.sealed:
-        answer["digest"] = batch.digest
+        answer["digest"], answer["sealed_ms"] = batch.digest, batch.sealed_ms
     return answer
 
 

@@ -65,7 +65,7 @@ def view_of(run: Run | None) -> View:
             if (held := {attempt: version for version, attempt, _, _ in run.held(s.id)})
         },
         "batches": {b.step: list(b.tasks) for b in run.batches.values() if b.tasks},
-        "sealed": {b.step: b.size for b in run.batches.values() if b.sealed},
+        "sealed": {b.step: [b.size, b.sealed_ms] for b in run.batches.values() if b.sealed},
         "dead": sorted(t.id for t in run.tasks.values() if t.state == "dead"),
         "rejected": sorted(t.id for t in run.tasks.values() if t.state == "rejected"),
         "totals": {name: count for name, count in run.totals.items() if count},

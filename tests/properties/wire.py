@@ -265,7 +265,7 @@ class Wire:
             answer["halted"] = parsed.halted
             answer["due"] = list(parsed.due)
         if parsed.sealed:
-            answer["digest"] = parsed.digest
+            answer["digest"], answer["sealed_ms"] = parsed.digest, parsed.sealed_ms
         return answer
 
 
