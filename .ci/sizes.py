@@ -36,6 +36,7 @@ KNOWN = {
     "broker/protocol/trainer.py": (333, "the calls of the scripts of trainers and operators"),
     "broker/recovery/recover.py": (470, "making a checkpoint and recovering from one share the walk over all tasks"),
     "broker/trainer/state.py": (437, "one class: what a trainer remembers"),
+    "broker/tracing.py": (336, "each span, and its context, which most of them share"),
     "broker/values/codec.py": (390, "one format, both ways"),
     "broker/web/application.py": (390, "every page and every question of the pages, with who may ask it"),
     "broker/worker/claims_and_results.py": (346, "one class: claiming, claiming ahead, handing in"),

@@ -103,6 +103,22 @@ def _never_raises(otherwise: _R) -> Callable[[Callable[_P, _R]], Callable[_P, _R
     return guarding
 
 
+class _Request:
+    """The span of a request; None: it has none."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span | None) -> None:
+        self._span = span
+
+    @_never_raises(None)
+    def answered(self, status: int) -> None:
+        if self._span is not None:
+            self._span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                self._span.set_status(Status(StatusCode.ERROR))
+
+
 class _Spans:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -166,7 +182,7 @@ class _Spans:
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise
         finally:
-            self._end_handler(span)
+            self._end_span(span)
 
     @_never_raises(cast("Span | None", None))
     def _begin_handler(self, attempt_id: str) -> Span | None:
@@ -174,7 +190,7 @@ class _Spans:
         return None if context is None else self._tracer.start_span("broker.handler", context=context)
 
     @_never_raises(None)
-    def _end_handler(self, span: Span) -> None:
+    def _end_span(self, span: Span) -> None:
         span.end()
 
     @_never_raises("")
@@ -187,9 +203,7 @@ class _Spans:
             found.submit = self._tracer.start_span(
                 "broker.submit", context=trace.set_span_in_context(found.span, Context()), kind=SpanKind.PRODUCER
             )
-        if not context.trace_flags.sampled:
-            return ""
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return _traceparent(context)
 
     @_never_raises(None)
     def answered(self, attempt_id: str, answer: str) -> None:
@@ -257,6 +271,40 @@ class _Spans:
         span = self._steps.get((run, step))
         return None if span is None else trace.set_span_in_context(span, Context())
 
+    # -- requests to a gateway -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def serving(self, method: str, route: str, traceparent: str) -> Generator[_Request]:
+        span = self._begin_request(method, route, traceparent)
+        if span is None:
+            yield _Request(None)
+            return
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                yield _Request(span)
+        except Exception as error:
+            span.record_exception(error)
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+        finally:
+            self._end_span(span)
+
+    @_never_raises(cast("Span | None", None))
+    def _begin_request(self, method: str, route: str, traceparent: str) -> Span | None:
+        client, context = _context_in(traceparent), Context()
+        if client is not None:
+            context = trace.set_span_in_context(trace.NonRecordingSpan(client), context)
+        told = {"http.request.method": method, "http.route": route}
+        return self._tracer.start_span(f"{method} {route}", context=context, kind=SpanKind.SERVER, attributes=told)
+
+    @_never_raises("")
+    def here(self) -> str:
+        return _traceparent(trace.get_current_span().get_span_context())
+
+    @_never_raises(None)
+    def note(self, **attributes: str) -> None:
+        trace.get_current_span().set_attributes(_attributes(**attributes))
+
     def end_all(self) -> None:
         """Ends all spans that are open."""
         for attempt_id in list(self._attempts):
@@ -269,6 +317,13 @@ class _Spans:
 
 def _attributes(**named: str | int) -> dict[str, str | int]:
     return {f"{_PREFIX}{name}": value for name, value in named.items()}
+
+
+def _traceparent(context: SpanContext) -> str:
+    """The W3C `traceparent` of a span; empty: there is none, or it is not sampled."""
+    if not (context.is_valid and context.trace_flags.sampled):
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _context_in(traceparent: str) -> SpanContext | None:

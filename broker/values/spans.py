@@ -7,6 +7,7 @@ the result itself. A release that does not know this form cannot read the result
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -58,6 +59,26 @@ class Tracing(Protocol):
 
     def trained(self, run: str, step: int) -> None:
         """A trainer has advanced past a step."""
+        ...
+
+    def serving(self, method: str, route: str, traceparent: str) -> AbstractContextManager[Request]:
+        """A gateway answers a request; its client may have sent a W3C `traceparent` (else empty)."""
+        ...
+
+    def here(self) -> str:
+        """The `traceparent` of the span in which this is called; empty: there is none, or it is not sampled."""
+        ...
+
+    def note(self, **attributes: str) -> None:
+        """Says more of the request that is being answered: `attempt`, `task`, `answer`."""
+        ...
+
+
+class Request(Protocol):
+    """A request that a gateway answers."""
+
+    def answered(self, status: int) -> None:
+        """It was answered with a status of HTTP."""
         ...
 
 

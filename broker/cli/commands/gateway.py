@@ -69,6 +69,11 @@ def configure(parser: ArgumentParser) -> None:
         help=f"with {LEGACY}: seconds that a worker may take for a task (default: the run's attempt_timeout_ms, or"
         " else 300)",
     )
+    parser.add_argument(
+        "--traces",
+        action="store_true",
+        help="make spans of OpenTelemetry of requests; needs the extra otel, and this release for all trainers",
+    )
     rest = parser.add_argument_group(f"with {REST}")
     rest.add_argument("--model", metavar="NAME", help="model that agents' requests go to (default: the only one)")
     rest.add_argument("--train-temperature", type=float, default=1.0, metavar="T", help="temperature (default: 1)")
@@ -94,6 +99,9 @@ def run(namespace: Namespace, output: Output) -> int:
         for name in sorted(_EXTRA - (frozenset() if namespace.protocol == REST else _REST_ONLY)):
             import_module(name)
         from broker.integrations.http_server import foreground, serving
+    if namespace.traces:
+        with extra_needed("otel", "--traces", frozenset({"opentelemetry"})):
+            import_module("broker.tracing").install()
     token: str | None = os.environ.get(TOKEN_VARIABLE) if namespace.token is None else namespace.token
     if token == "":
         raise CommandFailure(

@@ -19,6 +19,7 @@ from broker.integrations.http_server.gateway import BaseGateway
 from broker.protocol import result_bytes, task_row, worker
 from broker.protocol.task_row import TaskRow
 from broker.protocol.worker import Answer, Granted, Submission
+from broker.values import spans
 from broker.values.codec import decode, encode
 from broker.worker.handler_outcome import words_of
 from broker.worker.state import default_name
@@ -97,6 +98,8 @@ class Gateway(BaseGateway):
                 continue
             slot = Slot(handed.grant.task, handed.grant.slot)
             await self._claims.remember(slot.name, handed.grant.attempt_id, client)
+            if (active := spans.active) is not None:
+                active.note(run=self.run, task=handed.grant.task, attempt=handed.grant.attempt_id)
             return task
         return None
 
@@ -130,6 +133,8 @@ class Gateway(BaseGateway):
         except (TooBig, CodecError) as error:
             await self._fail(slot, attribution, error)
             raise
+        if (active := spans.active) is not None:
+            active.note(run=self.run, task=slot.task, attempt=attribution.attempt_id, answer=answer.word)
         if answer.word == "accepted":
             return Received(stored=True, attempt_id=attribution.attempt_id, answer=answer.word)
         instead = answer.by_attempt or await self._holder(slot)
@@ -184,6 +189,8 @@ class Gateway(BaseGateway):
             digest = hashlib.sha256(body).hexdigest()[:32]
             if not await self._claims.first_writer(slot.name, attempt_id, digest):
                 attempt_id = slot.no_attempt
+        if (active := spans.active) is not None and (context := active.here()):
+            body = spans.with_context(context, body)
         ttl_ms, item = self._claims.config.result_ttl_ms, Submission(attempt_id, "accept", body)
         (answer,), _ = await result_bytes.submit(self._transport, self.run, [item], ttl_ms=ttl_ms)
         return answer

@@ -17,6 +17,7 @@ from broker.integrations.agent_lightning_1.events import Events
 from broker.integrations.agent_lightning_1.messages import EventCreate
 from broker.integrations.agent_lightning_1.models import Model, Models, server_for
 from broker.integrations.agent_lightning_1.rollouts import Refused
+from broker.values import spans
 
 _log = logging.getLogger(__name__)
 
@@ -159,9 +160,12 @@ class Proxy:
 
 
 async def _sent(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> httpx.Response:
+    headers = {"content-type": "application/json"}
+    if (active := spans.active) is not None and (context := active.here()):
+        headers["traceparent"] = context
     for tries in range(1, _TRIES + 1):
         try:
-            response = await client.post(url, content=json.dumps(body), headers={"content-type": "application/json"})
+            response = await client.post(url, content=json.dumps(body), headers=headers)
         except httpx.TimeoutException:
             failed, refused = "it did not answer in time", Refused(504, "Upstream model server timed out")
         except httpx.TransportError as error:

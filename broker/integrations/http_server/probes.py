@@ -36,7 +36,7 @@ def probes(gateway: BaseGateway) -> list[Route]:
         return Response(prometheus([await gateway.stats()]), media_type=CONTENT_TYPE)
 
     return [
-        Route("GET", HEALTH, healthy),
-        Route("GET", READY, in_time(ready)),
-        Route("GET", METRICS, in_time(metrics)),
+        Route("GET", HEALTH, healthy, traced=False),
+        Route("GET", READY, in_time(ready), traced=False),
+        Route("GET", METRICS, in_time(metrics), traced=False),
     ]

@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from broker.values import spans
+
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
@@ -32,11 +34,13 @@ class Route:
         path: its segments are texts, or `{name}` for one that is not empty. The last one may be `{name:path}`: it has
             the rest of the path.
         answer: the endpoint. It finds the segments that have names in `request.path_params`.
+        traced: whether a gateway that is traced makes a span of each request; probes have none.
     """
 
     method: str
     path: str
     answer: Answer
+    traced: bool = True
 
 
 class Routes:
@@ -63,26 +67,44 @@ class Routes:
         assert scope["type"] == "http", "the server has no lifespan, and no web sockets"
         request = Request(scope, receive, send)
         try:
-            response = await self._endpoint(scope)(request)
-        except Exception as error:
-            handler = next((self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers), None)
-            if handler is None:
-                raise
-            response = await handler(request, error)
+            route = self._route(scope)
+        except HTTPException as error:
+            response = await self._error(request, error)
+        else:
+            if (active := spans.active) is None or not route.traced:
+                response = await self._answer(route, request)
+            else:
+                traceparent = request.headers.get("traceparent", "")
+                with active.serving(route.method, route.path, traceparent) as told:
+                    active.note(**request.path_params)
+                    response = await self._answer(route, request)
+                    told.answered(response.status_code)
         await response(scope, receive, send)
 
-    def _endpoint(self, scope: Scope) -> Answer:
-        """The endpoint of a request. Its path's segments are put into the scope. Raises HTTPException."""
+    async def _answer(self, route: Route, request: Request) -> Response:
+        try:
+            return await route.answer(request)
+        except Exception as error:  # noqa: BLE001 - raised again where it has no answer
+            return await self._error(request, error)
+
+    async def _error(self, request: Request, error: Exception) -> Response:
+        handler = next((self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers), None)
+        if handler is None:
+            raise error
+        return await handler(request, error)
+
+    def _route(self, scope: Scope) -> Route:
+        """The route of a request. Its path's segments are put into the scope. Raises HTTPException."""
         method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
         segments: list[str] = scope["path"].split("/")
         for place in self._places.get((method, len(segments)), ()):
             if (found := place.matched(segments)) is not None:
                 scope["path_params"] = found
-                return place.answer
+                return place.route
         for place in self._rests:
             if place.method == method and (found := place.matched(segments)) is not None:
                 scope["path_params"] = found
-                return place.answer
+                return place.route
         raise self._none(segments)
 
     def _none(self, segments: Sequence[str]) -> HTTPException:
@@ -101,7 +123,7 @@ class Routes:
 
 class _Place:
     def __init__(self, route: Route) -> None:
-        self.method, self.answer = route.method, route.answer
+        self.method, self.route = route.method, route
         last = route.path.rpartition("/")[2]
         self.has_rest = last.startswith("{") and last.endswith(":path}")
         self.segments = [

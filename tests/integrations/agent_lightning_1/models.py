@@ -20,10 +20,11 @@ ANSWER = {
 
 @dataclass
 class FakeModel:
-    """A running server: its URL, and the requests that it got, each with its path."""
+    """A running server: its URL, the requests that it got, each with its path, and their headers in lower case."""
 
     endpoint: str
     requests: list[tuple[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
 
 @contextmanager
@@ -35,6 +36,7 @@ def fake_model(answer: Callable[[Any], tuple[int, Any]] = lambda _: (200, ANSWER
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             model.requests.append((self.path, body))
+            model.headers.append({name.lower(): value for name, value in self.headers.items()})
             status, said = answer(body)
             sent = said if isinstance(said, bytes) else json.dumps(said).encode()
             self.send_response(status)
