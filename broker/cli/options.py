@@ -102,19 +102,10 @@ def positive_int(text: str) -> int:
     return number
 
 
-def port(text: str) -> int:
-    """An argument that is a port, for argparse."""
-    return _port(text, 1)
-
-
 def port_or_any(text: str) -> int:
-    """As `port`; 0 stands for any that is free."""
-    return _port(text, 0)
-
-
-def _port(text: str, lowest: int) -> int:
-    if not text.isdecimal() or not lowest <= int(text[:6]) <= 65_535:
-        raise ArgumentTypeError(f"{text!r} is not a port, {lowest} to 65535")
+    """An argument that is a port, for argparse; 0 stands for any that is free."""
+    if not text.isdecimal() or int(text[:6]) > 65_535:
+        raise ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
     return int(text)
 
 

@@ -70,7 +70,8 @@ METRICS: Final[dict[str, Described]] = {
     "generation_seconds": Described(
         "gauge", "for how long attempts were held whose results were accepted, since the run began", "quantile"
     ),
-    "paused": Described("gauge", "1: no task is handed out; 0.5: the run is draining"),
+    "paused": Described("gauge", "1: no task is handed out, until somebody resumes the run"),
+    "draining": Described("gauge", "1: what is started is finished, and no task is started"),
     "halted": Described("gauge", "1: so much failed that the run is halted"),
     "finished": Described("gauge", "1: the run is finished"),
     "recovering": Described("gauge", "1: a recovery is under way"),
@@ -103,16 +104,13 @@ def metrics_of(stats: Stats) -> Iterator[Metric]:
         yield Metric("attempt_mean_seconds", seconds, name)
     for name, seconds in stats.generation_s.items():
         yield Metric("generation_seconds", seconds, f"0.{name.removeprefix('p')}")
-    yield Metric("paused", _paused(stats))
+    yield Metric("paused", float(stats.paused == "paused"))
+    yield Metric("draining", float(stats.paused == "draining"))
     yield Metric("halted", float(stats.halted > 0))
     yield Metric("finished", float(stats.finished))
     yield Metric("recovering", float(stats.recovering is not None))
     if stats.trainer_silent_s is not None:
         yield Metric("trainer_silence_seconds", stats.trainer_silent_s)
-
-
-def _paused(stats: Stats) -> float:
-    return {"": 0.0, "draining": 0.5}.get(stats.paused, 1.0)
 
 
 def flat(stats: Stats, batch: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:

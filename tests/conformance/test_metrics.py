@@ -126,3 +126,11 @@ def test_the_command_prints_them_once(lab: Lab, monkeypatch: pytest.MonkeyPatch,
     assert main(["metrics", lab.run]) == 0
     assert f'broker_policy_version{{run="{lab.run}"}} 1' in capsys.readouterr().out.splitlines()
     assert main(["metrics", "none"]) == 2
+
+
+def test_a_pause_and_a_drain_have_a_number_each(lab: Lab):
+    trainer = busy(lab)
+    for state, change in (("paused", trainer.pause), ("draining", trainer.drain), ("", trainer.resume)):
+        change()
+        seen = trainer.metrics()
+        assert [seen["broker/paused"], seen["broker/draining"]] == [state == "paused", state == "draining"]

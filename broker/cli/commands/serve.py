@@ -22,7 +22,10 @@ _LOOK_S = 0.5
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "--port", type=options.port, metavar="PORT", help="listen on this port of 127.0.0.1 (default: any that is free)"
+        "--port",
+        type=options.port_or_any,
+        metavar="PORT",
+        help="listen on this port of 127.0.0.1; 0: any that is free (default: 0)",
     )
     parser.add_argument(
         "--unix", type=_path, metavar="SOCKET", help="listen on this Unix socket; without --port on nothing else"

@@ -27,8 +27,9 @@ def uses(url: str) -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_serve_prints_its_url_and_leaves_nothing_behind(number: int, code: int) -> None:
-    with started("serve", "--json") as process:
+    with started("serve", "--json", *(("--port", "0") if number == signal.SIGTERM else ())) as process:
         served = json.loads(process.read_line())
+        assert served["url"].rpartition(":")[2] != "0"
         uses(served["url"])
         process.send(number)
         result = process.end()
