@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from rich.bar import Bar
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from broker.cli.drawing import as_sentence, grid, name_list, sparkline, window
 from broker.errors.words import count, duration
 from broker.inspection import transitions
 from broker.inspection.capacity import terms_of
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from broker.inspection.timeline import Timeline
     from broker.protocol.anyone import HeldRow, SessionRow
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
 #: From this width on the numbers stand in two columns.
 _WIDE = 96
 #: Lines of each list, where the terminal does not say how high it is.
@@ -83,7 +82,7 @@ def picture(
     else:
         parts += [numbers, rates]
     if not stats.admission:
-        parts += [_workers(explanation, cursor, lines), _slots(explanation, cursor, lines)]
+        parts += [_workers(explanation, timeline, cursor, lines, width), _slots(explanation, cursor, lines, width)]
     if cursor.is_open:
         parts.append(_detail(explanation, cursor))
     parts.append(_last(timeline, lines))
@@ -102,9 +101,9 @@ def _what_goes_on(explanation: Explanation) -> Text:
     style = {"working": "green", "finished": "green"}.get(found.word, "yellow")
     if found.word in ("halted", "no_worker", "quarantined"):
         style = "bold red"
-    text = Text(found.sentence.removeprefix("Yes: ").removeprefix("No: "), style=style)
+    text = Text(as_sentence(found.sentence), style=style)
     if claim.reason != "open" and found.word != "finished":
-        text.append(f"\n{claim.sentence.removeprefix('No: ')}", style="default")
+        text.append(f"\n{as_sentence(claim.sentence)}", style="default")
         for remedy in claim.remedies[:2]:
             text.append(f"\n- {remedy}", style="dim")
     for sentence in untrained(explanation.stats)[:1]:
@@ -121,17 +120,11 @@ def _progress(history: History, stats: Stats, width: int) -> RenderableType:
     when = "" if progress.left_s is None or not progress.left else f", about {duration(progress.left_s)} left"
     told = f"{progress.share:4.0%}  {progress.ended:,} of {progress.ended + progress.left:,} tasks ended{when}"
     row = Table.grid(padding=(0, 1))
-    row.add_row(Bar(1.0, 0.0, progress.share, width=max(8, min(30, width - len(told) - 2)), color="green"), told)
+    row.add_row(
+        Bar(1.0, 0.0, progress.share, width=max(8, min(30, width - len(told) - 2)), color="green", bgcolor="grey30"),
+        told,
+    )
     return row
-
-
-def _grid(rows: Sequence[tuple[str, RenderableType]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column()
-    for name, value in rows:
-        grid.add_row(name, value)
-    return grid
 
 
 def _numbers(explanation: Explanation) -> RenderableType:
@@ -144,7 +137,7 @@ def _numbers(explanation: Explanation) -> RenderableType:
     ]
     if stats.admission:
         rows.append(("running", f"{stats.running:,}"))
-        return _grid(rows)
+        return grid(rows)
     holding = explanation.holding
     rows += [
         ("slots held", f"{holding.held:,} by {count(holding.busy, 'worker')}"),
@@ -157,7 +150,7 @@ def _numbers(explanation: Explanation) -> RenderableType:
     silent_s = stats.trainer_silent_s
     if silent_s is not None:
         rows.append(("trainer's sign", f"{duration(silent_s)} ago"))
-    return _grid(rows)
+    return grid(rows)
 
 
 def _rates(history: History, stats: Stats, timeline: Timeline, width: int) -> RenderableType:
@@ -172,19 +165,15 @@ def _rates(history: History, stats: Stats, timeline: Timeline, width: int) -> Re
         rows.append(("accepted took", quantiles_told(stats.generation_s)))
     if lost := waste(stats):
         rows.append(("in vain", ", ".join(f"{number:,} {words}" for words, number in lost.items())))
+    if stats.lost_s:
+        rows.append(("time lost", ", ".join(f"{cause} {duration(seconds)}" for cause, seconds in stats.lost_s.items())))
     staleness = timeline.staleness()
     for behind in sorted(staleness)[:_BEHIND]:
         share = staleness[behind] / staleness.total()
         bar = Table.grid(padding=(0, 1))
         bar.add_row(Bar(1.0, 0.0, share, width=max(6, columns - 6), color="cyan"), f"{share:4.0%}")
         rows.append((f"{behind} behind", bar))
-    return _grid(rows)
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Values as blocks of an eighth of a line; the largest fills it."""
-    top = max(values, default=0.0)
-    return "".join(_BLOCKS[0 if top <= 0 else round(value / top * 8)] for value in values)
+    return grid(rows)
 
 
 def workers_in_order(explanation: Explanation) -> list[SessionRow]:
@@ -197,46 +186,55 @@ def slots_in_order(explanation: Explanation) -> list[HeldRow]:
     return sorted(explanation.held, key=lambda row: row.at_ms)
 
 
-def _list(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], selected: int | None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for index, column in enumerate(columns):
-        least = min(24, max((len(row[0]) for row in rows), default=0)) if not index else None
-        table.add_column(column, header_style="dim", overflow="ellipsis", no_wrap=True, min_width=least)
-    for place, row in enumerate(rows):
-        table.add_row(*(escape(cell) for cell in row), style="reverse" if place == selected else None)
-    return table
+def _held_since(explanation: Explanation, timeline: Timeline) -> dict[str, int]:
+    """Since when each session has held its oldest attempt; of a session that holds nothing, none."""
+    since = {row.session: row.at_ms for row in reversed(slots_in_order(explanation))}
+    for held in timeline.held.values():
+        since[held.session] = min(held.since_ms, since.get(held.session, held.since_ms))
+    return {row.session: since[row.session] for row in explanation.sessions if row.held and row.session in since}
 
 
-def _window(rows: int, cursor_row: int, lines: int) -> range:
-    """The rows that are shown, with the selected one among them."""
-    first = max(0, min(cursor_row - lines + 1, rows - lines))
-    return range(first, min(rows, first + lines))
+def _failed(timeline: Timeline, session: str) -> str:
+    """How many of a session's attempts failed, as far as the event log goes."""
+    seen = timeline.workers.get(session)
+    if seen is None or not seen.done + seen.failed:
+        return "-"
+    return f"{seen.failed / (seen.failed + seen.done):.0%} of {seen.failed + seen.done:,}"
 
 
-def _workers(explanation: Explanation, cursor: Cursor, lines: int) -> RenderableType:
-    rows = workers_in_order(explanation)
+def _workers(explanation: Explanation, timeline: Timeline, cursor: Cursor, lines: int, width: int) -> RenderableType:
+    rows, since, now_ms = workers_in_order(explanation), _held_since(explanation, timeline), explanation.now_ms
     at = min(cursor.row, max(0, len(rows) - 1)) if cursor.of == "workers" else 0
-    shown = _window(len(rows), at, lines)
-    cells = [(worker_of(rows[i].session), f"{rows[i].held}", _worker_state(explanation, rows[i])) for i in shown]
+    shown = window(len(rows), at, lines)
+    cells = [
+        (
+            worker_of(row.session),
+            f"{row.held}",
+            duration(max(0, now_ms - since[row.session]) / 1000) if row.session in since else "-",
+            _failed(timeline, row.session),
+            _worker_state(explanation, row),
+        )
+        for row in (rows[i] for i in shown)
+    ]
     more = max(0, explanation.stats.sessions - len(cells))
     title = "workers" + (f", and {more:,} more" if more else "")
     selected = shown.index(at) if cursor.of == "workers" and rows else None
-    return _list(title, ("name", "holds", "last claim"), cells, selected)
+    return name_list(title, ("name", "holds", "for", "failed", "last claim"), cells, selected, width=width)
 
 
 def _worker_state(explanation: Explanation, row: SessionRow) -> str:
     if row.deadline_ms <= explanation.now_ms:
-        return f"silent, its lease passed {duration((explanation.now_ms - row.deadline_ms) / 1000)} ago"
+        return "silent"
     quarantined = explanation.stats.quarantine.get(row.session)
     if quarantined is not None:
         return f"quarantined for {duration(quarantined)}"
     return {None: "-", "": "got all"}.get(row.reason, row.reason or "")
 
 
-def _slots(explanation: Explanation, cursor: Cursor, lines: int) -> RenderableType:
+def _slots(explanation: Explanation, cursor: Cursor, lines: int, width: int) -> RenderableType:
     rows, stats = slots_in_order(explanation), explanation.stats
     at = min(cursor.row, max(0, len(rows) - 1)) if cursor.of == "slots" else 0
-    shown = _window(len(rows), at, lines)
+    shown = window(len(rows), at, lines)
     cells: list[tuple[str, str, str]] = []
     for row in (rows[i] for i in shown):
         held_s = (explanation.now_ms - row.at_ms) / 1000
@@ -247,7 +245,7 @@ def _slots(explanation: Explanation, cursor: Cursor, lines: int) -> RenderableTy
     more = max(0, explanation.holding.held + explanation.holding.lost - len(cells))
     title = "held longest" + (f", and {more:,} slots more" if more else "")
     selected = shown.index(at) if cursor.of == "slots" and rows else None
-    return _list(title, ("task", "worker", "for"), cells, selected)
+    return name_list(title, ("task", "worker", "for"), cells, selected, width=width, names=2)
 
 
 def _detail(explanation: Explanation, cursor: Cursor) -> RenderableType:
@@ -277,7 +275,7 @@ def _detail(explanation: Explanation, cursor: Cursor) -> RenderableType:
             ("version", f"{slot.version}"),
             ("more", f"broker dead {explanation.stats.run} show {attempt_id(slot.attempt_id).task}"),
         ]
-    return _grid(rows)
+    return grid(rows)
 
 
 def _last(timeline: Timeline, lines: int) -> RenderableType:
@@ -288,8 +286,8 @@ def _last(timeline: Timeline, lines: int) -> RenderableType:
     return text
 
 
-def overview(rows: Sequence[tuple[Stats, History]], selected: int) -> RenderableType:
-    """All runs of a server, with the selected one."""
+def overview(rows: Sequence[tuple[Stats, History]], selected: int, *, width: int) -> RenderableType:
+    """All runs of a server, with the selected one, in so many columns."""
     cells: list[tuple[str, ...]] = []
     for stats, history in rows:
         rate = history.rate(results)
@@ -300,5 +298,5 @@ def overview(rows: Sequence[tuple[Stats, History]], selected: int) -> Renderable
         )
     title = f"{count(len(rows), 'run')}"
     columns = ("run", "version", "workers", "left", "results", "state")
-    table = _list(title, columns, cells, min(selected, len(rows) - 1) if rows else None)
+    table = name_list(title, columns, cells, min(selected, len(rows) - 1) if rows else None, width=width)
     return Group(table, Text("q quit   ↑ ↓ select   enter open", style="dim"))

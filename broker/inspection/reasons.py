@@ -116,7 +116,7 @@ def halt_told(explanation: Explanation) -> str:
     told = f"the run is halted: it had {failures} of different tasks without an accepted result between them."
     if halt is None:
         return told
-    who = f" They were attempts of {listing(halt.workers[:5])}" + (
+    who = f" They were attempts of {'worker' if len(halt.workers) == 1 else 'workers'} {listing(halt.workers[:5])}" + (
         f" and {count(len(halt.workers) - 5, 'other')}." if len(halt.workers) > 5 else "."
     )
     return f"{told}{who}{_last_error(halt)}"

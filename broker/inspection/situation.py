@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from broker.errors.words import count, duration, listing
 from broker.inspection.reasons import awaited_told, batch_progress, next_claim, quarantine_told, trainer_silent
+from broker.inspection.times import compared, straggles
+from broker.protocol.ids import attempt_id, worker_of
 
 if TYPE_CHECKING:
     from broker.inspection.explanation import Explanation
@@ -39,7 +41,8 @@ def situation(explanation: Explanation) -> Situation:
     if not connected:
         return Situation("no_worker", f"No: no worker is connected.{_fallen_silent(explanation)}{_nothing_left(stats)}")
     if holding.held:
-        return Situation("working", _who_works(explanation) + _nothing_more(stats) + _with_stale_weights(explanation))
+        more = _straggler(explanation) + _nothing_more(stats) + _with_stale_weights(explanation)
+        return Situation("working", _who_works(explanation) + more)
     idle = (
         f"{count(connected, 'worker is', 'workers are')} connected and {'holds' if connected == 1 else 'hold'} nothing"
     )
@@ -59,6 +62,21 @@ def _who_works(explanation: Explanation) -> str:
     least = "at least " if holding.counted < stats.sessions else ""
     workers = f"{least}{holding.busy:,} of {count(stats.sessions - stats.lapsed, 'connected worker')}"
     return f"Yes: {workers} {'holds' if holding.busy == 1 else 'hold'} {least}{count(holding.held, 'slot')}."
+
+
+def _straggler(explanation: Explanation) -> str:
+    """A sentence on the attempt that has been held for the longest time, if it is a straggler; else empty."""
+    stats = explanation.stats
+    held = [row for row in explanation.held if row.deadline_ms > explanation.now_ms]
+    if not held:
+        return ""
+    first = min(held, key=lambda row: row.at_ms)
+    held_s = (explanation.now_ms - first.at_ms) / 1000
+    if not straggles(held_s, stats.generation_s, stats.timed):
+        return ""
+    slow = compared(held_s, stats.generation_s.get("p50"), stats.timed)
+    task, worker = attempt_id(first.attempt_id).task, worker_of(first.session)
+    return f" A straggler: worker {worker} has held task {task} for {duration(held_s)}, {slow}."
 
 
 def _idle(explanation: Explanation, idle: str) -> Situation:
@@ -163,7 +181,7 @@ def _with_stale_weights(explanation: Explanation) -> str:
         return ""
     return (
         f" The weights of {told} of {count(looked_at, 'worker')} looked at were too old at the last claim:"
-        f" the run is at version {explanation.stats.version}."
+        f" the run is at version {explanation.stats.version}. They get work again once they have loaded newer weights."
     )
 
 

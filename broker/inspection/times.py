@@ -10,6 +10,8 @@ from broker.errors.words import duration, listing
 FEW = 8
 #: A held attempt is slow from so many times the median on.
 SLOW = 2.0
+#: A held attempt is a straggler from so many times the median on, and so many times what 99% of the others took.
+STRAGGLES, STRAGGLES_P99 = 4.0, 2.0
 
 
 def buckets_of(stored: Mapping[str, str]) -> dict[int, int]:
@@ -90,6 +92,17 @@ def compared(held_s: float, median_s: float | None, finished: int) -> str:
     return f"{times:,.0f} times the median" if times >= 10 else f"{times:.1f} times the median"
 
 
+def straggles(held_s: float, generation_s: Mapping[str, float], finished: int) -> bool:
+    """Whether a held attempt takes much longer than the finished ones did: nobody need look at their slowest 1%."""
+    median_s = generation_s.get("p50")
+    if not median_s or finished < FEW:
+        return False
+    return held_s >= STRAGGLES * median_s and held_s >= STRAGGLES_P99 * generation_s.get("p99", 0.0)
+
+
 def quantiles_told(generation_s: Mapping[str, float]) -> str:
-    """The quantiles for people: `p50 12 s, p90 40 s, p99 2 min`."""
-    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in generation_s.items())
+    """The quantiles for people: `p50 12 s, p90 40 s, p99 2 min`; below a tenth of a second in milliseconds."""
+    return ", ".join(
+        f"{name} {duration(seconds) if seconds >= 0.0995 else f'{seconds * 1000:.0f} ms'}"
+        for name, seconds in generation_s.items()
+    )

@@ -83,10 +83,12 @@ def snapshot(found: Explanation, timeline: Timeline) -> dict[str, Any]:
             "busy": found.holding.busy,
             "floor": stats.floor,
             "epoch": stats.epoch,
+            "trainer_silent_s": stats.trainer_silent_s,
         },
         "tasks": stats.by_state(),
         "totals": {name: number for name, number in sorted(stats.totals.items()) if number},
         "generation_s": stats.generation_s,
+        "lost_s": stats.lost_s,
         "per_second": {
             "first_s": seconds[0].at_s,
             "accepted": [second.accepted for second in seconds],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -72,6 +73,7 @@ def test_what_is_seen_is_what_stats_says(url: str) -> None:
     with _trainer(url) as trainer, Worker(url, RUN, name="w1") as worker:
         _train(trainer, worker, 3)
         (failed,) = worker.claim(timeout=10)
+        time.sleep(0.002)  # a length of 0 is left out
         worker.fail(failed, ValueError("<b>no</b> answer"))
         with page_of(url) as page, Operator(url) as operator:
             stats = operator.stats(RUN)
@@ -82,6 +84,8 @@ def test_what_is_seen_is_what_stats_says(url: str) -> None:
             )
             assert len(page.all("section[aria-label='Staleness by step'] svg g")) == 3
             page.until(lambda: "w1" in page.all("section[aria-label='Workers'] tbody")[0].text, "the worker is there")
+            in_vain = page.all("section[aria-label^='Failures'] tbody")[-1].text
+            assert in_vain.startswith("failed "), "what was generated in vain, by cause"
             page.driver.find_element(By.LINK_TEXT, "show them").click()
             page.until_text("<b>no</b> answer")  # as text: nothing that a stranger wrote becomes a part of the page
             page.driver.find_element(By.LINK_TEXT, failed.task).click()
@@ -157,10 +161,10 @@ def _paused(url: str) -> Generator[None]:
     ("plant", "words"),
     [
         (_no_worker, ("no worker", "no worker is connected")),
-        (_straggler, ("gsm8k/0", "slow-one", "times the median")),
+        (_straggler, ("A straggler: worker slow-one has held task gsm8k/0 for", "times the median")),
         (_all_failing, ("halted", "CUDA error: device-side assert triggered", "broken", "Mend the cause")),
-        (_weights_too_old, ("weights stale", "were too old at the last claim")),
-        (_trainer_dead, ("They wait for the trainer",)),
+        (_weights_too_old, ("weights stale", "were too old at the last claim", "loaded newer weights")),
+        (_trainer_dead, ("They wait for the trainer", "since its last sign of life")),
         (_paused, ("paused", "The run is paused")),
     ],
     ids=["no_worker", "straggler", "all_failing", "weights_too_old", "trainer_dead", "paused"],

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import sys
 import time
@@ -81,22 +82,22 @@ def leader(lab: Lab) -> Trainer:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_worker(lab: Lab, watcher: Watcher, width: int):
     leader(lab).enqueue(tasks(3))
-    assert "no worker is connected" in words(watcher.shown(width))
+    assert "No worker is connected." in words(watcher.shown(width))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_straggler_is_first_and_named(lab: Lab, watcher: Watcher, width: int):
     trainer, worker, slow = leader(lab), lab.worker(name="w1", lease_s=7200.0), lab.worker(name="slow", lease_s=7200.0)
+    trainer.configure(max_staleness=9, staleness_limit=9)
     trainer.enqueue(tasks(20))
     (held,) = slow.claim(1)
-    for _ in range(10):
+    for _ in range(9):  # enough to compare with
         for attempt in worker.claim(1):
             lab.pass_ms(1_000)
             worker.submit(attempt, b"x")
         if trainer.stats().ready + trainer.stats().batched >= 2:
             trainer.next_batch(timeout=5)
             trainer.advance()
-            break
     lab.pass_ms(600_000)
     worker.claim(1)
     lab.pass_ms(1_000)
@@ -105,6 +106,23 @@ def test_a_straggler_is_first_and_named(lab: Lab, watcher: Watcher, width: int):
     assert held.task == "t0"
     assert "slow" in first
     assert "10 min" in first
+    assert "A straggler: worker slow has held task t0 for 10 min" in words(shown)
+    assert re.search(r"^slow +1 +10 min", shown, re.MULTILINE), "what it holds, and for how long"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_long_names_hide_no_numbers(lab: Lab, watcher: Watcher, width: int):
+    names = [f"rollout-worker-gpu-node-17-rank-{rank:02d}.cluster.local" for rank in range(2)]
+    leader(lab).enqueue([Task(id=f"gsm8k/train/problem-{number:06d}-with-a-long-name") for number in range(9)])
+    for name in names:
+        lab.worker(name=name, lease_s=60.0 if name == names[1] else 7200.0).claim(3)
+    lab.pass_ms(750_000)
+    shown = watcher.shown(width)
+    workers, _, slots = shown.partition("held longest")
+    assert re.search(r"name +holds +for +failed +last claim", workers)
+    assert re.search(r"^rollout-.+local +3 +12 min 30 s +- +got all$", workers, re.MULTILINE)
+    assert len(re.findall(r"^gsm8k/.+name +rollout.+local +12 min 30 s$", slots, re.MULTILINE)) == 4
+    assert re.search(r"^rollout.+local +1 +12 min 30 s +- +silent$", workers, re.MULTILINE)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -116,6 +134,7 @@ def test_all_are_failing(lab: Lab, watcher: Watcher, width: int):
     shown = words(watcher.shown(width))
     assert "the run is halted" in shown
     assert "CUDA out of memory" in shown
+    assert "w1 0 - 100% of 3" in shown, "the share of its attempts that failed"
     assert "resume" in shown
 
 
@@ -130,6 +149,7 @@ def test_weights_are_too_old(lab: Lab, watcher: Watcher, width: int):
     assert worker.claim(1) == []
     shown = watcher.shown(width)
     assert "too old" in words(shown)
+    assert "once they have loaded newer weights" in words(shown)
     assert "weights_stale" in shown
 
 

@@ -53,7 +53,7 @@ RUNNING = {"running": 2, "held": 2}
         ("paused", "hold nothing. The run is paused: nothing more", {"workers": 2, "pending": 9, "paused": "paused"}),
         ("recovering", "A recovery to version 3 has begun", {"workers": 2, "pending": 9, "recovering": 3}),
         ("draining", "The run is draining", {"workers": 2, "pending": 9, "paused": "draining"}),
-        ("weights_stale", "the run is at version 5", {"workers": 2, "pending": 9, "told": "weights_stale"}),
+        ("weights_stale", "the run is at version 5. They get work again once", {"workers": 2, "pending": 9, "told": "weights_stale"}),
         ("idle", "though tasks may be handed out.", {"workers": 2, "pending": 9}),
         ("idle", "the next claims take back 4 slots.", {"workers": 2, "pending": 9, "silent": 1, "lost": 4}),
         ("idle", "the next claims take back 4 slots.", {"workers": 2, "running": 2, "silent": 1, "lost": 4}),
@@ -106,3 +106,28 @@ def test_slots_of_sessions_that_were_not_counted_are_held_where_the_list_shows_t
 def test_where_not_all_sessions_were_counted_nobody_says_that_all_hold_nothing() -> None:
     found = situation(make(workers=3, uncounted=9_997, pending=9))
     assert "hold nothing, as far as 3 of 10,000 were looked at, though tasks may be handed out." in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("held_s", "finished", "told"),
+    [(85, 20, True), (75, 20, False), (85, 7, False)],
+    ids=["much longer than all others", "not so much", "too few to compare with"],
+)
+def test_a_straggler_is_named(held_s: int, finished: int, told: bool) -> None:
+    facts = Facts(
+        NOW,
+        (SessionRow("w1~1.x", NOW + 9, 1), SessionRow("w2~1.x", NOW + 9, 1), SessionRow("gone~1.x", NOW - 1, 1)),
+        (
+            HeldRow("new#0.1.x", "w2~1.x", 5, NOW - 1_000, NOW + 9),
+            HeldRow("late#0.1.x", "w1~1.x", 5, NOW - held_s * 1000, NOW + 9),
+            HeldRow("lost#0.1.x", "gone~1.x", 5, NOW - 900_000, NOW - 1),
+        ),
+        {},
+        "",
+        "",
+        Holding(3, 2, 2, 1),
+    )
+    times = {"p50": 10.0, "p90": 20.0, "p99": 40.0}
+    stats = make_stats(sessions=3, lapsed=1, running=3, generation_s=times, timed=finished)
+    sentence = " A straggler: worker w1 has held task late for 1 min 25 s, 8.5 times the median."
+    assert (sentence in situation(explanation_of(stats, facts)).sentence) == told

@@ -163,7 +163,7 @@ def _chosen(operator: Operator, histories: dict[str, History], console: Console,
         while True:
             rows = _looks(operator, histories)
             selected = max(0, min(selected, len(rows) - 1))
-            live.update(overview(rows, selected), refresh=True)
+            live.update(overview(rows, selected, width=console.width), refresh=True)
             pressed = key(interval_s)
             if pressed == "quit":
                 return None

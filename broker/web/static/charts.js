@@ -1,5 +1,5 @@
 // Charts as SVG. Each has a sentence for screen readers, and a legend with the newest numbers beside it.
-import { el, say } from "./dom.js";
+import { duration, el, say } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 150, LEFT = 42, BOTTOM = 18, TOP = 8;
@@ -91,6 +91,7 @@ export function barChart(what) {
     const high = nice(Math.max(1, ...bars.map((bar) => bar.parts.reduce((a, b) => a + b, 0))));
     const parts = axes(width, 0, high, leftLabel, rightLabel);
     const each = (width - LEFT) / Math.max(1, bars.length), tall = HEIGHT - TOP - BOTTOM;
+    const thick = Math.min(64, each * 0.8);
     bars.forEach((bar, i) => {
       let floor = HEIGHT - BOTTOM;
       const group = svg("g", {}, svg("title", {}, bar.title));
@@ -99,8 +100,8 @@ export function barChart(what) {
         floor -= size;
         if (number > 0) {
           group.append(svg("rect", {
-            class: `f${Math.min(k, 5)}`, x: (LEFT + i * each + each * 0.1).toFixed(2), y: floor.toFixed(2),
-            width: (each * 0.8).toFixed(2), height: Math.max(0.5, size).toFixed(2),
+            class: `f${Math.min(k, 5)}`, x: (LEFT + i * each + (each - thick) / 2).toFixed(2), y: floor.toFixed(2),
+            width: thick.toFixed(2), height: Math.max(0.5, size).toFixed(2),
           }));
         }
       });
@@ -116,10 +117,11 @@ export function barChart(what) {
 /** Steps as horizontal bars: how long a batch took to fill, and how long it was trained on. update(steps, nowMs). */
 export function stepChart(what) {
   const { box, chart, legend } = frame();
-  chart.style.height = "220px";
   box.update = (steps, nowMs) => {
-    const width = widthOf(chart, 220);
     const shown = steps.filter((step) => step.first_ms).slice(-12);
+    const height = 28 + 16 * Math.max(1, shown.length);
+    chart.style.height = `${height}px`;
+    const width = widthOf(chart, height);
     const from = Math.min(nowMs, ...shown.map((step) => step.first_ms));
     const to = Math.max(nowMs, from + 1000);
     const x = (ms) => LEFT + ((width - LEFT - 4) * (ms - from)) / (to - from);
@@ -136,8 +138,8 @@ export function stepChart(what) {
       }
       parts.push(group);
     });
-    parts.push(svg("text", { x: LEFT, y: 216 }, shown.length ? `${Math.round((to - from) / 1000)} s ago` : ""));
-    parts.push(svg("text", { x: width - 2, y: 216, "text-anchor": "end" }, "now"));
+    parts.push(svg("text", { x: LEFT, y: height - 4 }, shown.length ? `${duration((to - from) / 1000)} ago` : ""));
+    parts.push(svg("text", { x: width - 2, y: height - 4, "text-anchor": "end" }, "now"));
     chart.replaceChildren(...parts);
     const last = shown[shown.length - 1];
     chart.setAttribute("aria-label", `${what}: ${last ? `step ${last.step}, ${last.size} rollouts, ${last.sealed_ms ? "sealed" : "filling"}` : "no step yet"}`);

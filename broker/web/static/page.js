@@ -139,7 +139,7 @@ function runPage() {
   const tiles = {
     version: tile("version"), capacity: tile("capacity"), accepted: tile("accepted a second"), trained: tile("trained a second"),
     workers: tile("workers"), generation: tile("generation time, median"), queue: tile("waiting tasks"), ready: tile("ready rollouts"),
-    consumed: tile("trained"), dead: tile("dead"), rejected: tile("rejected"),
+    consumed: tile("trained"), dead: tile("dead"), rejected: tile("rejected"), trainer: tile("trainer"),
   };
   const throughput = lineChart("results a second"), failures = lineChart("failures a second"), counters = lineChart("tasks");
   const staleness = barChart("staleness of trained rollouts"), times = barChart("generation times"), timeline = stepChart("steps");
@@ -153,7 +153,7 @@ function runPage() {
     { title: "in", number: true, cell: (row) => (row.last_took_s ? duration(row.last_took_s) : "") },
     { title: "widest gap", number: true, cell: (row) => (row.widest_gap_s ? duration(row.widest_gap_s) : "") },
   ], (row) => row.step, "No step yet.");
-  const workers = keyedTable("Workers", [
+  const workers = keyedTable("By the end of their lease, those that fell silent first", [
     { title: "worker", name: true, cell: (row) => ({ text: row.worker, title: row.session }) },
     { title: "", cell: (row) => (row.quarantine_s ? { text: `quarantined, ${duration(row.quarantine_s)}`, kind: "bad" } : row.silent ? { text: "silent", kind: "bad" } : row.held ? { text: "busy", kind: "good" } : { text: row.reason ? row.reason.replaceAll("_", " ") : "idle", kind: row.reason === "weights_stale" ? "bad" : "idle" }) },
     { title: "holds", number: true, cell: (row) => count(row.held) },
@@ -180,13 +180,16 @@ function runPage() {
   ], (row) => row[0], "Nothing yet.");
   const ended = keyedTable("Attempts without a result, by reason (as far as the event log goes)", [
     { title: "why", cell: (row) => row[0] }, { title: "attempts", number: true, cell: (row) => count(row[1]) },
-  ], (row) => row[0], "None.");
-  const recoveries = keyedTable("Recoveries", [
+  ], (row) => row[0], "No attempt ended without a result.");
+  const lost = keyedTable("Generated in vain, since the start", [
+    { title: "why", cell: (row) => row[0] }, { title: "time", number: true, cell: (row) => duration(row[1]) },
+  ], (row) => row[0], "Nothing was generated in vain.");
+  const recoveries = keyedTable("Of the last recoveries", [
     { title: "at", cell: (row) => moment(row.began_ms) }, { title: "to version", number: true, cell: (row) => count(row.to) },
     { title: "took", number: true, cell: (row) => (row.ended_ms ? duration((row.ended_ms - row.began_ms) / 1000) : "not committed") },
     { title: "tasks put back", number: true, cell: (row) => count(row.put_back) },
     { title: "attempts ended", number: true, cell: (row) => count(row.attempts_ended) },
-  ], (row) => row.began_ms, "None.");
+  ], (row) => row.began_ms, "No recovery yet.");
   const halt = keyedTable("Why the run is halted: the last errors", [
     { title: "task", name: true, cell: (row) => taskLink(row.task) }, { title: "worker", name: true, cell: (row) => row.worker },
     { title: "at", cell: (row) => clock(row.at_ms) }, { title: "error", name: true, cell: (row) => row.error },
@@ -205,8 +208,8 @@ function runPage() {
       card("Results a second, the last 5 minutes", throughput), card("Tasks, since this page was opened", counters),
       card("Staleness by step", staleness), card("Generation times", times),
       wide(card("Workers", workers)), card("Steps", timeline, steps), card("Stragglers", stragglers),
-      card("Failures and late results a second", failures, ended),
-      card("Capacity", formula, totals), card("Recoveries", recoveries),
+      card("Failures and late results a second", failures, ended, lost),
+      card("Capacity", formula, totals), wide(card("Recoveries", recoveries)),
       wide(card("Log", log))),
     notes);
 
@@ -234,7 +237,7 @@ function runPage() {
     word.className = `word ${kind}`;
     say(word, look.situation.word.replaceAll("_", " "));
     say(first, look.situation.sentence);
-    say(claim, `May a worker start a task? ${look.claim.sentence}`);
+    say(claim, `Would a worker with the newest weights get a task now? ${look.claim.sentence}`);
     if (remedies.textContent !== look.claim.remedies.join("")) remedies.replaceChildren(...look.claim.remedies.map((text) => el("li", {}, text)));
     if (session.may_change && buttonsFor !== look.state + !!numbers.quarantined) {
       buttonsFor = look.state + !!numbers.quarantined;
@@ -245,7 +248,7 @@ function runPage() {
     tiles.capacity.update(count(numbers.capacity), `batch ${numbers.batch_size}, ${numbers.max_staleness === null ? "staleness not bounded" : `max_staleness ${numbers.max_staleness}`}`);
     tiles.accepted.update(rate(lately(second.accepted)), "mean of 30 s");
     tiles.trained.update(rate(lately(second.trained)), "mean of 30 s");
-    tiles.workers.update(count(numbers.workers), `${numbers.busy} busy with ${count(numbers.held)} slots${numbers.silent ? `, ${numbers.silent} silent` : ""}${numbers.quarantined ? `, ${numbers.quarantined} quarantined` : ""}`);
+    tiles.workers.update(count(numbers.workers), `${numbers.busy} busy with ${count(numbers.held)} ${numbers.held === 1 ? "slot" : "slots"}${numbers.silent ? `, ${numbers.silent} silent` : ""}${numbers.quarantined ? `, ${numbers.quarantined} quarantined` : ""}`);
     const generation = look.generation_s;
     tiles.generation.update(generation.p50 === undefined ? "–" : duration(generation.p50), generation.p90 === undefined ? "" : `p90 ${duration(generation.p90)}, p99 ${duration(generation.p99)}`);
     tiles.queue.update(count(tasks.pending), tasks.delayed ? `and ${count(tasks.delayed)} in backoff` : `${count(tasks.running)} running`);
@@ -253,6 +256,7 @@ function runPage() {
     tiles.consumed.update(count(tasks.consumed), "tasks, since the start");
     tiles.dead.update(count(tasks.dead), "");
     tiles.rejected.update(count(tasks.rejected), "");
+    tiles.trainer.update(numbers.trainer_silent_s === null ? "–" : duration(numbers.trainer_silent_s), numbers.trainer_silent_s === null ? "gives no signs of life" : "since its last sign of life");
     for (const kind of ["dead", "rejected"]) {
       if (!tiles[kind].link) {
         tiles[kind].link = el("a", { href: link("ended", { run, kind }) }, "show them");
@@ -284,11 +288,12 @@ function runPage() {
       generation.p50 === undefined ? "none yet" : `median ${duration(generation.p50)}, 99% within ${duration(generation.p99)}`);
     timeline.update(look.steps, look.now_ms);
     steps.update(look.steps.slice(-12).reverse());
-    workers.update(look.workers.rows, look.workers.more ? `, the first ${look.workers.rows.length} by the end of their lease; ${count(look.workers.more)} more` : "");
+    workers.update(look.workers.rows, look.workers.more ? `: the first ${look.workers.rows.length}, and ${count(look.workers.more)} more` : "");
     stragglers.update(look.stragglers.slice(0, 12));
     say(formula, look.formula.join("\n"));
     totals.update(Object.entries(look.totals));
     ended.update(Object.entries(look.ended));
+    lost.update(Object.entries(look.lost_s));
     recoveries.update(look.recoveries);
     haltCard.hidden = !look.halt;
     if (look.halt) halt.update(look.halt.errors, `: ${look.halt.failures} failures without an accepted result, of ${look.halt.workers.join(", ")}`);
