@@ -25,7 +25,7 @@ return run(function()
   local answer = { tonumber(size), sealed, digest, tonumber(at) or 0 }
   if count == 0 then return answer end
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), offset, offset + count - 1)
-  local rows = rows_of(ids)
+  local rows = rows_of(ids, {})
   for i = 1, #rows do answer[i + 4] = rows[i] end
   return answer
 end)

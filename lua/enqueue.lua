@@ -22,7 +22,7 @@ local UNTRAINED = { dead = true, rejected = true, freed_untrained = true }
 -- Starts a dead or rejected task over as a retry does, with a new payload and new options.
 local function start_over(t, payload, options, order)
   load_slots_of(t)
-  for k = options.samples, t.samples - 1 do drop_slot(t, k) end
+  for k = options.samples, t.samples - 1 do drop_slot(t.id, k) end
   restart_task(t, options.samples, TaskOptions.fixed(options, order, TaskOptions.of(t).born))
   hput(PAYLOADS, t.id, payload)
   event('retry', t.id)

@@ -36,7 +36,7 @@ Fates.forget_task = function(t)
   load_slots_of(t)
   clear_slots(t, 'revoked')
   leave_state(t)
-  drop_records(t)
+  drop_records(t.id, t.samples)
 end
 
 Fates.back_to_ready = function(t)

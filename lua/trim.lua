@@ -69,14 +69,18 @@ local function free_tasks(limit)
   if step >= bound then return false end
   local batch = key('batch:' .. int_text(step))
   local ids = redis.call('ZRANGE', batch, 0, limit - 1)
-  local n = within_bounds(ids)
-  for i = 1, n do
-    if tasks[ids[i]] then
-      add_finished(ids[i], true)
-      drop_records(tasks[ids[i]])
+  local records, n = hmget(TASKS, ids), 0
+  while n < #ids and slots_left > 0 do
+    n = n + 1
+    local samples = records[n] and Stored.samples(records[n])
+    if samples then
+      add_finished(ids[n], true)
+      drop_records(ids[n], samples)
     end
-    zdel(batch, ids[i])
+    slots_left = slots_left - (samples or 1)
+    zdel(batch, ids[n])
   end
+  stopped = stopped or n < #ids
   if n == #ids and n < limit then
     hdel(BATCHES, int_text(step))
     set('tasks_from', step + 1)

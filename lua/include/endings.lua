@@ -5,7 +5,7 @@
 local function finish_task(t, final, reason, attempts_why)
   clear_slots(t, attempts_why)
   leave_state(t)
-  Failures.forget(t, false)
+  Failures.forget(t.id, false)
   t.letters = t.letters:gsub('[HW]', 'O')
   t.state, t.step, t.oldest, t.newest = final, state.step_next, '-1', '-1'
   changed(t)
@@ -35,7 +35,7 @@ end
 local function ready_task(t)
   zdel(RUNNING, t.id)
   zput(READY, t.id, Staleness.score(t))
-  Failures.forget(t, true)
+  Failures.forget(t.id, true)
   t.state = 'Y'
   changed(t)
   bump('running', -1)

@@ -72,10 +72,10 @@ Failures.note = function(t, attempt, kind, message, trace)
 end
 
 -- The faults are of no matter any more; with errors, the last error neither.
-Failures.forget = function(t, with_errors)
+Failures.forget = function(id, with_errors)
   if state.faulted then
-    hdel(key('faults'), t.id)
-    Failures.cached[t.id] = {}
+    hdel(key('faults'), id)
+    Failures.cached[id] = {}
   end
-  if with_errors and state.failing then hdel(key('errors'), t.id) end
+  if with_errors and state.failing then hdel(key('errors'), id) end
 end

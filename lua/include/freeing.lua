@@ -8,7 +8,7 @@ local function free_untrained(t, reason)
   event('freed', t.id .. ' ' .. word .. ' ' .. escape(reason))
   bump('total_freed_' .. word, 1)
   add_finished(t.id, false)
-  drop_records(t)
+  drop_records(t.id, t.samples)
   zdel(name, t.id)
   hdel(REASONS, t.id)
 end

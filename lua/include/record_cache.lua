@@ -102,17 +102,17 @@ save_records = function()
 end
 
 -- Deletes the record of slot k, which is not the task's first.
-local function drop_slot(t, k)
-  local name = slot_name(t, k)
+local function drop_slot(id, k)
+  local name = id .. '#' .. small_text(k)
   hdel(SLOTS, name)
   dirty_slots[name], slots[name] = nil, false
 end
 
--- Deletes the records and the payload of the task. Its entries in sets, its reason and its results stay.
-local function drop_records(t)
-  for k = 1, t.samples - 1 do drop_slot(t, k) end
-  hdel(TASKS, t.id)
-  hdel(PAYLOADS, t.id)
-  Failures.forget(t, true)
-  dirty_tasks[t.id], tasks[t.id] = nil, false
+-- Deletes the records and the payload of a task with so many samples. Its entries in sets, its reason and its results stay.
+local function drop_records(id, samples)
+  for k = 1, samples - 1 do drop_slot(id, k) end
+  hdel(TASKS, id)
+  hdel(PAYLOADS, id)
+  Failures.forget(id, true)
+  dirty_tasks[id], tasks[id] = nil, false
 end

@@ -22,7 +22,10 @@ local WORD = '([^,]*)'
 local LAYOUT = {
   task = '^(%a),([^,]*,[^,]*,([^,]*),[^,]*)' .. string.rep(',' .. WORD, 4) .. ',([^,]*,[^,]*),([^,]*),(%a*);?(.*)$',
   oldest = '^%a' .. string.rep(',[^,]*', 6) .. ',([^,]*)',
-  slots = '^%a' .. string.rep(',[^,]*', 11) .. ',(%a*);?(.*)$',
+  samples = '^%a,[^,]*,[^,]*,(%d+)',
+  ready = '^Y(,[^,]*,[^,]*,([^,]*),[^,]*,[^,]*' .. string.rep(',' .. WORD, 2)
+    .. string.rep(',[^,]*', 3) .. ',)[^,]*(,.*)$',
+  first_slot = '^%a' .. string.rep(',[^,]*', 11) .. ',(%a*);?(%d*),?[^,]*,?(%w*)',
   slot = '^' .. WORD .. string.rep(',' .. WORD, 9) .. '$',
 }
 
@@ -58,8 +61,16 @@ local Stored = {}
 -- The field `oldest` of a task's record.
 Stored.oldest = function(record) return record:match(LAYOUT.oldest) end
 
--- The letters in a task's record (empty: all slots are open), and the record of the task's first slot.
-Stored.slots = function(record) return record:match(LAYOUT.slots) end
+Stored.samples = function(record) return tonumber(record:match(LAYOUT.samples)) end
+
+-- The letters in a task's record (empty: all slots are open), and `claims` and `random` of the task's first slot (empty: it was never claimed).
+Stored.first_slot = function(record) return record:match(LAYOUT.first_slot) end
+
+-- Takes the record of a ready task apart: what is before its step, its samples, first and oldest, and what is after its step.
+Stored.ready = function(record) return record:match(LAYOUT.ready) end
+
+-- The record of a task of a batch, from the parts of its record while it was ready.
+Stored.batched = function(before, step, after) return 'B' .. before .. step .. after end
 
 -- The id of the last attempt of the slot `name`, whose record this is.
 Stored.attempt = function(name, record)

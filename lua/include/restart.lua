@@ -12,7 +12,7 @@ local function restart_task(t, samples, fixed)
     end
   end
   leave_state(t)
-  Failures.forget(t, true)
+  Failures.forget(t.id, true)
   if samples then t.samples, t.fixed = samples, fixed end
   local _, requeues = again_parts(t)
   set_again(t, 0, requeues + 1)

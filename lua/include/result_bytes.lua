@@ -83,13 +83,11 @@ ResultBytes.free_all = function(ids, records, most)
   local n, slots_seen, names = 0, 0, {} -- names: of slots after the first
   while n < #ids and slots_seen < most do
     n = n + 1
-    local letters, first = Stored.slots(records[n])
+    local id, letters, claims, random = ids[n], Stored.first_slot(records[n])
     slots_seen = slots_seen + #letters
-    for k = 0, #letters - 1 do
-      if letters:sub(k + 1, k + 1) == 'D' then
-        local name = ids[n] .. '#' .. small_text(k)
-        if k > 0 then names[#names + 1] = name else ResultBytes.free(Stored.attempt(name, first)) end
-      end
+    if letters:find('^D') then ResultBytes.free(id .. '#0.' .. claims .. '.' .. random) end
+    for at in letters:gmatch('()D') do
+      if at > 1 then names[#names + 1] = id .. '#' .. small_text(at - 1) end
     end
   end
   local stored = hmget(SLOTS, names)

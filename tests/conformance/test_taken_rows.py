@@ -51,6 +51,22 @@ def test_rows_and_results_come_in_the_order_of_the_batch(lab: Lab):
     assert taken.results == tuple(attempt.encode() for attempt in attempts[:4])
 
 
+def test_rows_are_those_of_all_takes_that_filled_the_batch(lab: Lab):
+    """Mutants: rows_of_the_last_take_only."""
+    trainer, worker = lab.raw_trainer(consumer_batch_size=4), lab.raw_worker()
+    trainer.enqueue("a", "b", "c", "d")
+    attempts = [one.attempt_id for one in worker.claim(4).granted]
+    takes: list[calls.Taken] = []
+    for i, j in ((0, 2), (1, 3)):
+        worker.submit(attempts[i], b"x")
+        worker.submit(attempts[j], b"x")
+        takes.append(take(trainer, 4))
+
+    assert [len(one.rows) for one in takes] == [0, 4]
+    assert [row.task for row in takes[1].rows] == ["a", "b", "c", "d"]
+    assert list(map(asdict, takes[1].rows)) == list(map(asdict, lab.call(anyone.batch, 0, 0, 4).rows))
+
+
 @pytest.mark.parametrize(("most", "come"), [(9, True), (8, False), (1, False), (0, False)])
 def test_results_come_all_or_not_at_all(lab: Lab, most: int, come: bool):
     """Mutants: results_above_the_limit, results_below_the_limit_only."""

@@ -177,7 +177,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "taken_again_and_still_finished": ("if there then drop_finished(id) end", "", "outage_is_over"),
         "taken_again_with_its_old_payload": ("hput(PAYLOADS, t.id, payload)", "", "what_is_given_now"),
         "taken_again_leaves_slots": (
-            "for k = options.samples, t.samples - 1 do drop_slot(t, k) end", "", "what_is_given_now",
+            "for k = options.samples, t.samples - 1 do drop_slot(t.id, k) end", "", "what_is_given_now",
         ),
         "no_wake_on_enqueue": ("Markers.arm_workers()", "", "marker_is_armed"),
         "enqueue_overwrites": ("tasks[id] and state_word(tasks[id]) or (check", "(check", WALK),
@@ -483,9 +483,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "slots_that_it_did_not_fail_at", WALK,
         ),
         "counted_faults_are_kept": ("all[k] = #f.sessions < Failures.most_faulty and f or nil", "all[k] = f", WALK),
-        "faults_outlive_the_task": ("    hdel(key('faults'), t.id)\n    Failures.cached", "    Failures.cached", "forgotten_with", WALK),
+        "faults_outlive_the_task": ("    hdel(key('faults'), id)\n    Failures.cached", "    Failures.cached", "forgotten_with", WALK),
         "an_error_outlives_a_retry": (
-            "if with_errors and state.failing then hdel(key('errors'), t.id) end", "", "forgotten_with_the_task", WALK,
+            "if with_errors and state.failing then hdel(key('errors'), id) end", "", "forgotten_with_the_task", WALK,
         ),
         "no_trace_is_stored": ("message .. trace)", "message)", "traceback_of_a_handler"),
     },
@@ -690,7 +690,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
     },
     "include/result_bytes.lua": {
-        "trim_leaves_the_last_result": ("for k = 0, #letters - 1 do", "for k = 0, #letters - 2 do", WALK),
+        "trim_leaves_the_first_result": ("if letters:find('^D') then ResultBytes", "if false then ResultBytes", WALK),
         "trim_leaves_the_results_of_later_slots": (
             "for i = 1, #names do ResultBytes.free(Stored.attempt(names[i], stored[i])) end", "", WALK,
         ),
@@ -705,12 +705,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "ttl_not_cleared": ("redis.call('PERSIST', kept[i])", "", "set_before_the_call", WALK),
     },
     "include/rows.lua": {
+        "rows_of_the_last_take_only": ("      records = hmget(TASKS, ids)\n", "", "of_all_takes_that_filled"),
         "rows_backwards": (
             "ids[i] = members[2 * i - 1]", "ids[i] = members[#members - 2 * i + 1]", "order_of_the_batch",
         ),
         "results_backwards": (
-            "attempts[#attempts + 1] = Stored.attempt(row[1] .. '#' .. small_text(k), k > 0 and row[3 + k] or first)",
-            "table.insert(attempts, 1, Stored.attempt(row[1] .. '#' .. small_text(k), k > 0 and row[3 + k] or first))",
+            "attempts[#attempts + 1] = at > 1 and Stored.attempt(name, row[2 + at]) or name .. '.' .. claims .. '.' .. random",
+            "table.insert(attempts, 1, at > 1 and Stored.attempt(name, row[2 + at]) or name .. '.' .. claims .. '.' .. random)",
             "order_of_the_batch",
         ),
         "more_rows_than_asked": ("math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
@@ -1176,7 +1177,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "take.lua": {
         "a_batch_has_no_time": ("digest .. ' ' .. int_text(now)", "digest .. ' 1'", "how_long_it_was_generated", WALK),
         "what_is_taken_still_counts": (
-            "      Staleness.moved(t.oldest, '-1')\n      t.state", "      t.state", "keeps_a_place", WALK,
+            "      Staleness.moved(oldest, '-1')\n      local record", "      local record", "keeps_a_place", WALK,
         ),
         "a_wait_has_no_end": ("now - since >= num('max_wait_ms')", "false", "waited_for_too_long", WALK),
         "a_wait_ends_at_once": ("now - since >= num('max_wait_ms')", "true", "keeps_a_place", WALK),
@@ -1216,13 +1217,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "small_batch_counts_its_size": (
             "bump('accepted', math.max(batch_size(), size) - size)", "", "smaller_or_larger or half_of_the", WALK,
         ),
-        "take_ignores_staleness": ("if too_old(t.oldest) then\n      stale_task(t)", "if false then", "g5"),
+        "take_ignores_staleness": ("if too_old(oldest) then\n      tasks[id] = decode", "if false then\n      tasks[id] = decode", "g5"),
         "sealed_batch_is_filled_again": (
             "if step < num('step_next') then return sealed_already(step) end", "", "never_changes",
         ),
         "steps_out_of_order": ("or step > num('version') + 1", "", "formed_in_order"),
-        "taken_and_not_written_before_it_counts": (
-            "set('open_size', size)\n    flush()", "set('open_size', size)", "counted_once",
+        "taken_and_not_written_before_it_counts": ("call_in_pieces('ZREM', READY, taken)", "", "counted_once", WALK),
+        "reset_and_not_written_before_it_counts": (
+            "set('open_size', size)\n    flush()", "set('open_size', size)", WALK,
         ),
         "rows_before_the_seal": (
             "  if seal then told = {} end\n",
@@ -1235,17 +1237,16 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "one_call_that_seals",
         ),
         "takes_more_than_it_tells": (
-            "if told > 0 then looked = math.min(looked, told, within_slots(ids, MOST_SLOTS)) end",
-            "", "of_all_that_it_took",
+            "if told > 0 then looked = math.min(looked, told) end", "", "of_all_that_it_took",
         ),
         "takes_any_number_of_slots": (
-            "math.min(looked, told, within_slots(ids, MOST_SLOTS))", "math.min(looked, told)", "of_all_that_it_took",
+            " or (told > 0 and i > 1 and seen > MOST_SLOTS)", "", "of_all_that_it_took",
         ),
         "tells_of_what_it_reset": (
-            "if too_old(t.oldest) then\n      stale_task(t)\n",
-            "if too_old(t.oldest) then\n      stale_task(t)\n      taken[#taken + 1] = t.id\n", "not_told_of",
+            "      stale_task(tasks[id])\n",
+            "      stale_task(tasks[id])\n      n_taken = n_taken + 1\n      taken[n_taken] = id\n", "not_told_of",
         ),
-        "take_resets_any_number_of_slots": ("if cleared_enough() then", "if false then", "reset_in_pieces"),
+        "take_resets_any_number_of_slots": ("if cleared_enough() or", "if", "reset_in_pieces"),
         "short_take_waits_for_what_it_has": (
             "short and left > size and math.min(n, left)", "short and math.min(n, left)", "took_all_there_was",
         ),
@@ -1258,7 +1259,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "math.max(held and 1 or 0, whole - size)", "has_its_batch_is_not_woken",
         ),
         "take_trains_stale_rollouts": (
-            "if too_old(t.oldest) then\n      stale_task(t)\n    elseif", "if false then\n      stale_task(t)\n    elseif", WALK,
+            "if too_old(oldest) then", "if false then", WALK,
         ),
         "take_forms_any_step": ("if step > num('step_next') or step > num('version') + 1 then", "if false then", WALK),
         "take_may_ask_for_more_than_can_be": ("if n > bound then", "if false then", WALK),
@@ -1323,7 +1324,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if step >= num('version') - 1 then return false end",
             "if step >= num('version') then return false end", WALK,
         ),
-        "freed_trained_count_as_dead": ("add_finished(ids[i], true)", "add_finished(ids[i], false)", "outage_is_over"),
+        "freed_trained_count_as_dead": ("add_finished(ids[n], true)", "add_finished(ids[n], false)", "outage_is_over"),
     },
     "include/freeing.lua": {
         "freed_uncounted": ("bump('total_freed_' .. word, 1)", "", "freed_are_told", WALK),
