@@ -14,6 +14,8 @@ from broker import RunConfig, Task, Trainer, Worker
 from broker.cli.main import main
 from broker.connections import open_transport
 from broker.errors import AuthenticationFailed, BrokerError
+from broker.inspection.events import Follower
+from broker.inspection.timeline import Timeline
 from broker.integrations.agent_lightning.gateway import Gateway as LegacyGateway
 from broker.integrations.agent_lightning.messages import PostedRollout, ResourcesUpdate
 from broker.integrations.agent_lightning_1.gateway import Gateway
@@ -23,6 +25,7 @@ from broker.integrations.agent_lightning_1.shares import Who
 from broker.operator import Operator
 from broker.protocol import keys, rights, scripts
 from broker.protocol.roles import ROLES, rules
+from broker.web.snapshot import snapshot
 from tests.servers import ServerUnderTest, real_kinds
 
 #: Servers with functions, and with rights by keys that may only be read.
@@ -249,7 +252,8 @@ def test_an_observer_sees_all_views(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setenv("BROKER_URL", as_role("observer"))
+    url = as_role("observer")
+    monkeypatch.setenv("BROKER_URL", url)
     if library == "gone":
         server.command("FUNCTION", "FLUSH")
         server.command("SCRIPT", "FLUSH")
@@ -257,6 +261,8 @@ def test_an_observer_sees_all_views(
     for argv in (
         ["status", RUN],
         ["explain", RUN],
+        ["health", RUN, "--trainer"],
+        ["metrics", RUN],
         ["tail", RUN, "--from", "start", "--no-follow"],
         ["audit", RUN],
         ["audit", RUN, "--deep"],
@@ -265,6 +271,10 @@ def test_an_observer_sees_all_views(
         ["dead", RUN, "show", "t0"],
     ):
         assert main(argv) == 0, (argv, capsys.readouterr())
+    with Operator(url) as operator:  # what `watch` and the page of a run show
+        timeline = Timeline()
+        timeline.read(Follower.of_the_last(operator.transport.command, RUN, 500))
+        assert snapshot(operator.explain(RUN), timeline)["steps"][0]["size"] == 2
     assert stored(server) == before
 
 
