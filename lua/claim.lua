@@ -9,7 +9,7 @@
 -- @include sweep
 -- @include handout
 
-local FIELDS = hot_and({ 'lease_ms', 'first_seq', 'blob_seq', 'attempt_timeout_ms', 'samples_hint' })
+local FIELDS = hot_and({ 'due', 'due_by_us', 'first_seq', 'blob_seq', 'attempt_timeout_ms', 'samples_hint' })
 
 local function answer_head(reason, due_in, version_text, epoch)
   local seq, blob = num('blob_seq'), ''
@@ -20,9 +20,9 @@ end
 -- In how many milliseconds to claim again: when a timer may be due, when the session's quarantine ends, or when the lease clock would stand
 -- still if no call came; -1: no timer is set.
 local function due_in(session)
-  local due, entry = num('due'), Quarantine.of(session)
+  local first, entry = Due.stored(), Quarantine.of(session)
   local till = entry and entry.till > now and entry.till - now or math.huge
-  if due > 0 then return math.max(0, math.min(due - now, lease_step, till)) end
+  if first > 0 then return math.max(0, math.min(first - now, lease_step, till)) end
   return till < math.huge and till or -1
 end
 
@@ -65,6 +65,6 @@ return run(function()
   hput(CALLS, session, ARGV[3] .. ' ' .. lease .. ' ' .. (reason or '-') .. ' ' .. claim.version_text .. ' '
     .. claim.epoch .. ' ' .. claim.random .. ' ' .. table.concat(claim.attempts, ' '))
   local answer = answer_head(reason or '', due_in(session), claim.version_text, claim.epoch)
-  flush()
+  flush(true)
   return add_granted(answer)
 end)

@@ -101,7 +101,7 @@ return run(function()
   load_state()
   local limit, due = int_arg(2, 'limit', 1, 1000), {}
   for i, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
-    due[i] = int_text(earliest(name, silent_from) or 0)
+    due[i] = int_text(Due.of(name, silent_from) or 0)
   end
   local first_pending, first_ready = redis.call('ZRANGE', PENDING, 0, 0)[1], redis.call('ZRANGE', READY, 0, 0)[1]
   return { int_text(now), sessions_seen(limit, ARGV[3]), slots_held(limit), due, first_pending or '', first_ready or '',

@@ -30,8 +30,10 @@ _TABLE_OF_FUNCTIONS = re.compile(r"local [A-Z][a-z]\w* = \{\}\s*$")
 _VARIABLES = re.compile(r"^local ((?:I\.)?\w+(?:, (?:I\.)?\w+)*)( *=| *(?:--.*)?$)", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")
 _CONSTANT = re.compile(r"[A-Z][A-Z_]*\Z")
+#: A constant in a statement: a name, or a field of a table of functions.
+_CONSTANT_NAME = r"(?:[A-Z][a-z]\w*\.|I\.)?[A-Z][A-Z_]*\b"
 #: A statement that sets constants of a run.
-_CONSTANTS = re.compile(r"(?:I\.)?[A-Z][A-Z_]*\b(?:, (?:I\.)?[A-Z][A-Z_]*\b)* *=")
+_CONSTANTS = re.compile(rf"{_CONSTANT_NAME}(?:, {_CONSTANT_NAME})* *=")
 #: The table of the includes' constants.
 _TABLE = "I"
 #: Globals of a script, and arguments of a library's function.
@@ -170,7 +172,8 @@ def _split(source: LuaFile, in_table: Collection[str]) -> _Split:
         if _FUNCTION.match(first) or _ASSIGNED_FUNCTION.match(first) or _TABLE_OF_FUNCTIONS.match(first):
             parts.declared += lines
         elif names is None:
-            parts.statements += lines
+            into = parts.constants if _CONSTANTS.match(first) else parts.statements
+            into += lines
         else:
             if not names[1].startswith(f"{_TABLE}."):
                 parts.declared.append(lines[0]._replace(text=f"local {names[1]}"))

@@ -14,9 +14,9 @@ from broker.protocol.parsing import texts
 from broker.protocol.script_call import Now, ScriptCall
 
 #: Of every script that writes.
-_WRITING = "HDEL HGET HMGET HSET PEXPIRE TIME UNLINK XADD ZADD ZCARD ZRANGE ZRANGEBYSCORE ZREM"
+_WRITING = "HDEL HGET HMGET HSET PEXPIRE TIME UNLINK XADD ZADD ZCARD ZRANGE ZREM"
 #: Of every script that only reads.
-_READING = "HGET HMGET TIME ZCARD ZRANGE ZRANGEBYSCORE"
+_READING = "HGET HMGET TIME ZCARD ZRANGE"
 #: The other commands of each script that writes. A test compares them with the Lua files.
 _OTHERS = {
     "admission_leave": "",
@@ -25,34 +25,34 @@ _OTHERS = {
     "advance": "",
     "beat": "",
     "cancel": "ZSCORE",
-    "claim": "HGETALL HKEYS ZCOUNT ZSCORE",
+    "claim": "HGETALL HKEYS ZCOUNT ZRANGEBYSCORE ZSCORE",
     "commit": "",
     "configure": "",
     "discard": "ZSCORE",
-    "enqueue": "SISMEMBER SREM",
-    "fail": "HGETALL HKEYS ZCOUNT ZSCORE",
+    "enqueue": "SISMEMBER SREM ZRANGEBYSCORE",
+    "fail": "HGETALL HKEYS ZCOUNT ZRANGEBYSCORE ZSCORE",
     "finish": "",
     "forget": "SADD SISMEMBER ZSCORE",
-    "join": "",
-    "leave": "ZSCORE",
+    "join": "ZRANGEBYSCORE",
+    "leave": "ZRANGEBYSCORE ZSCORE",
     "note_deleted": "",
     "note_ends": "INCR ZSCORE",
     "note_given": "",
-    "note_status": "EXISTS HINCRBY INCR MSET PERSIST ZSCORE",
+    "note_status": "EXISTS HINCRBY INCR MSET PERSIST ZRANGEBYSCORE ZSCORE",
     "open": "",
-    "pause": "HGETALL HKEYS",
+    "pause": "HGETALL HKEYS ZRANGEBYSCORE",
     "prioritise": "",
     "readmit": "",
     "recover_begin": "HGETALL HKEYS",
     "recover_commit": "HKEYS",
-    "recover_sweep": "EXISTS SADD SREM ZSCORE",
-    "release": "ZSCORE",
-    "renew": "ZMSCORE ZSCORE",
+    "recover_sweep": "EXISTS SADD SREM ZRANGEBYSCORE ZSCORE",
+    "release": "ZRANGEBYSCORE ZSCORE",
+    "renew": "ZMSCORE ZRANGEBYSCORE ZSCORE",
     "repair": "HLEN",
-    "requeue": "HGETALL HKEYS ZCOUNT ZSCORE",
-    "retry": "SISMEMBER",
-    "submit": "EXISTS HINCRBY MSET PERSIST ZSCORE",
-    "take": "HGETALL HKEYS MGET STRLEN ZCOUNT ZSCORE",
+    "requeue": "HGETALL HKEYS ZCOUNT ZRANGEBYSCORE ZSCORE",
+    "retry": "SISMEMBER ZRANGEBYSCORE",
+    "submit": "EXISTS HINCRBY MSET PERSIST ZRANGEBYSCORE ZSCORE",
+    "take": "HGETALL HKEYS MGET STRLEN ZCOUNT ZRANGEBYSCORE ZSCORE",
     "trim": "HEXISTS HGETALL HKEYS HLEN SADD",
 }
 #: The same for those that only read.
@@ -60,9 +60,9 @@ _OTHERS_READING = {
     "audit": "HLEN",
     "batch": "",
     "check": "ZSCORE",
-    "explain": "HGETALL ZSCORE",
+    "explain": "HGETALL ZRANGEBYSCORE ZSCORE",
     "recover_preview": "EXISTS HGETALL",
-    "stats": "HGETALL HLEN ZCOUNT",
+    "stats": "HGETALL HLEN ZCOUNT ZRANGEBYSCORE",
     "task": "",
 }
 #: Of no script, but of the client itself: a worker sends the bytes of results ahead.

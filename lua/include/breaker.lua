@@ -7,7 +7,7 @@
 -- The streak counts while `total_results` is `streak_results`: no result was accepted since. `streak` is its number of events.
 
 local Breaker = {}
-Breaker.most_of_error, Breaker.many_tries, Breaker.most_named = 200, 41, 100
+Breaker.MOST_OF_ERROR, Breaker.MANY_TRIES, Breaker.MOST_NAMED = 200, 41, 100
 Breaker.entries = false -- of the streak, by task, once they are read
 Breaker.failed = false -- whether anything has failed in this call
 Breaker.notes = false -- whether what the present failure takes is noted, of a task that is not in the streak
@@ -77,7 +77,7 @@ Breaker.take = function(t, k, s, tries, message)
   local entry = Breaker.streak()[t.id]
   if not (entry or Breaker.notes) then return end
   entry = entry or { taken = {} }
-  entry.session, entry.at, entry.message = s.session, now, message:sub(1, Breaker.most_of_error)
+  entry.session, entry.at, entry.message = s.session, now, message:sub(1, Breaker.MOST_OF_ERROR)
   entry.taken[k] = (entry.taken[k] or 0) + tries
   Breaker.entries[t.id] = entry
   hput(key('streak'), t.id, Breaker.text(entry))
@@ -144,7 +144,7 @@ end
 -- quarantined: whether it is because all sessions are quarantined; their names are kept.
 Breaker.halt = function(ids, quarantined)
   set('halted', num('streak'))
-  set('halted_by', quarantined and table.concat(Quarantine.names(Breaker.most_named), ' ') or '')
+  set('halted_by', quarantined and table.concat(Quarantine.names(Breaker.MOST_NAMED), ' ') or '')
   set('halted_at', now)
   bump('total_halts', 1)
   event('halt', int_text(num('streak')))
@@ -195,7 +195,7 @@ end
 
 -- Ends a halt: what failed is due after the longest pause of a retry, so that other tasks go first.
 Breaker.resume = function()
-  local entries, ids, due = Breaker.read('halt'), {}, retry_at(Breaker.many_tries)
+  local entries, ids, due = Breaker.read('halt'), {}, retry_at(Breaker.MANY_TRIES)
   for id in pairs(entries) do
     ids[#ids + 1] = id
     hdel(key('halt'), id)

@@ -29,7 +29,7 @@ Config.change = function(first, update)
   end
   if was.max_concurrent_samples == nil and contains(names, 'max_concurrent_samples') then
     if Samples.most() then set('held', Samples.count()) end
-    Markers.arm_for_open_slot()
+    Markers.arm_for_work()
   end
   if mode ~= state.on_stale and (mode == 'wait' or Staleness.counts()) then Staleness.recount() end
   if Staleness.counts() then Markers.arm_trainer(true) end

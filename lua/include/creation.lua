@@ -5,13 +5,13 @@
 local Config = {}
 
 -- The config fields without a row in DEFAULTS.
-Config.no_default = { consumer_batch_size = true, max_concurrent_rollouts = true, staleness_limit = true }
+Config.NO_DEFAULT = { consumer_batch_size = true, max_concurrent_rollouts = true, staleness_limit = true }
 
 -- Returns arguments i and i + 1: the name of a config field and its value. Both are checked: every value but on_stale's is a whole number,
 -- or an empty text for no bound. Ranges are the client's to check.
 Config.arg = function(i)
   local name, value = ARGV[i], ARGV[i + 1]
-  if not DEFAULTS[name] and not Config.no_default[name] then
+  if not DEFAULTS[name] and not Config.NO_DEFAULT[name] then
     fail('BADARG', 'argument', 'config', 'given', name:sub(1, 100))
   end
   local is_number = value and value:find('^%d+$') and #value < 17

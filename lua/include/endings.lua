@@ -78,6 +78,6 @@ local function end_check(t, why, reason)
     requeue_task(t, why)
   elseif letters:find('O', 1, true) then
     zput(OPEN, t.id, place(t))
-    Markers.arm_for_open_slot()
+    Markers.arm_for_work()
   end
 end

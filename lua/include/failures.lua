@@ -5,7 +5,7 @@
 -- A fault is the worker's (protocol, "An attempt ends without a result"): until then its session does not get the slot again.
 
 local Failures = {}
-Failures.most_faulty, Failures.least_bar_ms = 3, 1000
+Failures.MOST_FAULTY, Failures.LEAST_BAR_MS = 3, 1000
 Failures.cached = {} -- task -> slot number -> its faults
 
 Failures.read = function(text)
@@ -53,8 +53,8 @@ Failures.add = function(t, k, session, pause_until)
   local f = all[k] or { count = 0, sessions = {} }
   f.count = f.count + 1
   if not contains(f.sessions, session) then f.sessions[#f.sessions + 1] = session end
-  f.till = math.max(now + Failures.least_bar_ms, pause_until(f.count) or 0)
-  all[k] = #f.sessions < Failures.most_faulty and f or nil
+  f.till = math.max(now + Failures.LEAST_BAR_MS, pause_until(f.count) or 0)
+  all[k] = #f.sessions < Failures.MOST_FAULTY and f or nil
   local texts = {}
   for number, g in pairs(all) do
     texts[#texts + 1] = table.concat({ number, g.count, int_text(g.till), table.concat(g.sessions, ' ') }, ' ')

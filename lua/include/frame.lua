@@ -62,7 +62,7 @@ setmetatable(ARGV, MISSING)
 
 -- Returns a text as an integer from low to high. Only plain digits are allowed, because scripts may store the text as it was given.
 local function int_in(text, name, low, high)
-  local n = #text <= 17 and text:find('^%-?%d+$') and tonumber(text)
+  local n = #text <= 17 and text:find('^%-?%d+$') and text + 0
   if not n or n < low or n > high then
     fail('BADARG', 'argument', name, 'given', text:sub(1, 100), 'low', int_text(low), 'high', int_text(high))
   end

@@ -49,7 +49,7 @@ local function remember(answer)
       hdel(REQUESTS, old[i])
     end
   end
-  flush()
+  flush(true)
 end
 
 -- Stored refusals begin with `!`.

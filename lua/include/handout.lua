@@ -153,7 +153,7 @@ local function hand_out(n, limit, claim)
     return 'quarantined'
   end
   if not surviving(claim.version_text, claim.epoch) or (claim.given and too_old(claim.version)) then
-    Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights
+    Markers.arm_for_work() -- the marker that woke this worker is for one with newer weights
     return 'weights_stale'
   end
   Samples.count_again()

@@ -6,7 +6,10 @@ local Samples = {}
 Samples.freed = false -- whether an attempt ended in this call
 
 -- Returns the bound, or nil if there is none.
-Samples.most = function() return tonumber(state.max_concurrent_samples or '') end
+Samples.most = function()
+  local most = state.max_concurrent_samples
+  return most and most ~= '' and most + 0 or nil
+end
 
 -- Returns how many more slots may be held, which may be negative; nil: there is no bound.
 Samples.free = function()

@@ -6,7 +6,7 @@
 -- `ailing` in the state is the number of sessions in the hash.
 
 local Quarantine = {}
-Quarantine.least_ms, Quarantine.most_times = 1000, 16
+Quarantine.LEAST_MS, Quarantine.MOST_TIMES = 1000, 16
 Quarantine.cached = {} -- session -> its entry, or false
 Quarantine.began = false -- whether a session was quarantined in this call
 
@@ -36,8 +36,8 @@ end
 
 -- The session is quarantined, for longer each time.
 Quarantine.begin = function(session, entry)
-  local first = math.max(Quarantine.least_ms, num('retry_backoff_max_ms'))
-  entry.till = now + math.min(first * 2 ^ entry.times, first * Quarantine.most_times)
+  local first = math.max(Quarantine.LEAST_MS, num('retry_backoff_max_ms'))
+  entry.till = now + math.min(first * 2 ^ entry.times, first * Quarantine.MOST_TIMES)
   entry.times = entry.times + 1
   zput(key('quarantine'), session, entry.till)
   Quarantine.began = true

@@ -25,6 +25,6 @@ local function reopen()
   if not state.finished then return end
   set('finished', '')
   state.finished = false
-  Markers.arm_for_open_slot()
+  Markers.arm_for_work()
   event('reopen', '-')
 end

@@ -96,12 +96,12 @@ ResultBytes.free_all = function(ids, records, most)
 end
 
 -- How many results a script reads. More of them the client reads by a command of its own: their lengths need not be looked at there.
-ResultBytes.most_read = 16
+ResultBytes.MOST_READ = 16
 
--- The bytes of the results of these attempts; nothing if they are more than most_read, or have more than `most` bytes.
+-- The bytes of the results of these attempts; nothing if they are more than MOST_READ, or have more than `most` bytes.
 ResultBytes.read = function(attempts, most)
   local keys, sum = {}, 0
-  if #attempts == 0 or #attempts > ResultBytes.most_read then return {} end
+  if #attempts == 0 or #attempts > ResultBytes.MOST_READ then return {} end
   for i = 1, #attempts do
     keys[i] = RESULT .. attempts[i]
     sum = sum + redis.call('STRLEN', keys[i])

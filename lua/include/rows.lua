@@ -49,7 +49,7 @@ local function attempts_in(rows)
     for at in letters:gmatch('()D') do
       local name = row[1] .. '#' .. small_text(at - 1)
       attempts[#attempts + 1] = at > 1 and Stored.attempt(name, row[2 + at]) or name .. '.' .. claims .. '.' .. random
-      if #attempts > ResultBytes.most_read then return attempts end
+      if #attempts > ResultBytes.MOST_READ then return attempts end
     end
   end
   return attempts

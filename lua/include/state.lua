@@ -7,10 +7,9 @@ local function hot_fields()
   return {
     schema = false, clock = false, version = false, step_next = false, accepted = false, running = false,
     consumer_batch_size = false, max_concurrent_rollouts = false, max_staleness = false, on_stale = false,
-    paused = false, recovering = false, due = false, events_maxlen = false, version_epoch = false,
-    clock_offset = false, lease_lag = false, shortest_lease = false, due_by_us = false, failing = false,
-    faulted = false, halted = false, finished = false, ailing = false, staleness_limit = false,
-    max_concurrent_samples = false,
+    paused = false, recovering = false, events_maxlen = false, version_epoch = false, clock_offset = false,
+    lease_lag = false, shortest_lease = false, failing = false, faulted = false, halted = false,
+    finished = false, ailing = false, staleness_limit = false, max_concurrent_samples = false,
   }
 end
 
@@ -44,13 +43,15 @@ local function load_state(names, may_be_missing)
   if state.halted == '' then state.halted = false end
   if state.finished == '' then state.finished = false end
   set_clock()
-  if state.due ~= state.due_by_us then set('due', first_due()) end -- an earlier release stored `due`, and does not know the leases of this release
 end
 
 local Staleness = {}
 
 -- Returns S, or nil if staleness has no bound.
-Staleness.admitted = function() return tonumber(state.max_staleness or '') end
+Staleness.admitted = function()
+  local s = state.max_staleness
+  return s and s ~= '' and s + 0 or nil
+end
 
 -- Returns D, or nil if staleness has no bound. Where nobody gave it, it is a multiple of S. Earlier releases did not store it: there it is S.
 Staleness.limit = function()
@@ -61,8 +62,8 @@ end
 
 -- Returns the two terms of AReaL's capacity formula (protocol, "Capacity"): by concurrency, of tasks or of samples, and by staleness (nil: no bound).
 local function capacity_terms()
-  local running, s = tonumber(state.running), Staleness.admitted()
-  local by_concurrency, by_samples = math.max(1, tonumber(state.max_concurrent_rollouts)) - running, Samples.free()
+  local running, s, by_samples = state.running + 0, Staleness.admitted(), Samples.free()
+  local by_concurrency = math.max(1, state.max_concurrent_rollouts + 0) - running
   if by_samples then by_concurrency = math.min(by_concurrency, by_samples) end
   if not s then return by_concurrency, nil end
   return by_concurrency, (s + state.version + 1) * batch_size() - (state.accepted + running)
@@ -79,11 +80,11 @@ local function too_old(version)
     local limit = state.on_stale ~= 'keep' and Staleness.limit()
     oldest_good = limit and num('step_next') - limit or -math.huge
   end
-  return tonumber(version) < oldest_good
+  return version + 0 < oldest_good
 end
 
 local given_policies = {} -- version -> epoch, as the checkpoint of a recovery says; empty in other scripts
-local known_policies = {} -- `version epoch` -> whether it survives; the samples of one call share few policies
+local known_policies = nil -- `version epoch` -> whether it survives; the samples of one call share few policies
 
 local function is_surviving(version, epoch)
   if version > num('version') then return false end
@@ -95,6 +96,7 @@ end
 local function surviving(version, epoch)
   if version == state.version then return epoch == state.version_epoch end
   local policy = version .. ' ' .. epoch
+  known_policies = known_policies or {}
   if known_policies[policy] == nil then known_policies[policy] = is_surviving(tonumber(version), epoch) end
   return known_policies[policy]
 end

@@ -95,5 +95,5 @@ local function flush_submitted()
   end
   ResultBytes.write()
   for bucket, count in pairs(times) do redis.call('HINCRBY', key('times'), bucket, count) end
-  flush()
+  flush(true)
 end

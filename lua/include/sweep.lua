@@ -42,7 +42,7 @@ local function promote_slots(names)
     if t and t.state == 'R' and letter(t, k) == 'W' then
       set_letter(t, k, 'O')
       zput(OPEN, t.id, place(t))
-      Markers.arm_for_open_slot()
+      Markers.arm_for_work()
     end
   end
   return #names
@@ -105,8 +105,8 @@ local function expire_sessions(limit)
 end
 
 local function is_due()
-  local due = num('due')
-  return due > 0 and due <= now
+  local first = Due.stored()
+  return first > 0 and first <= now
 end
 
 -- Runs the sweep if anything may be due, writes it, and returns how many things it took back.
@@ -119,7 +119,7 @@ local function sweep(limit)
   n = n + expire_sessions(limit)
   flush()
   Breaker.look()
-  set('due', first_due())
+  set('due', Due.first())
   cleared_slots = 0 -- a claim goes on after the sweep, with its own bound of slots
   return n
 end

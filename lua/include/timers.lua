@@ -30,7 +30,7 @@ local function set_clock()
       set('lease_lag', lease_lag)
     end
   end
-  if now > before then set('clock', now) end
+  if now > before then state_changed.clock = now end -- scripts read `now`
 end
 
 -- Deadlines of sessions and attempts are stored as LEASE_ZERO plus the lease clock. A smaller deadline was stored by a release that had
@@ -43,8 +43,10 @@ local function lease_end(ms) return LEASE_ZERO + now - lease_lag + ms end
 -- When a stored deadline passes, on the run's clock, if the lease clock does not fall further behind until then.
 local function run_time(at) return at < LEASE_ZERO and at or at - LEASE_ZERO + lease_lag end
 
+local Due = {}
+
 -- When the first timer of the set `name` is due, on the run's clock; nil: the set is empty. on_clock: run_time or silent_from.
-local function earliest(name, on_clock)
+Due.of = function(name, on_clock)
   local first
   for _, low in ipairs({ '-inf', LEASE_ZERO }) do
     local at = redis.call('ZRANGEBYSCORE', name, low, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
@@ -54,18 +56,25 @@ local function earliest(name, on_clock)
 end
 
 -- When the first timer of all is due, on the run's clock; 0: there is none.
-local function first_due()
+Due.first = function()
   local first = 0
   for _, name in ipairs({ DELAYED, RETRIES, DEADLINES, SESSIONS }) do
-    local at = earliest(name, run_time)
+    local at = Due.of(name, run_time)
     if at and (first == 0 or at < first) then first = at end
   end
   return first
 end
 
--- Remembers that a timer is due at `at`, on the run's clock. `due` is a lower bound, because the lease clock can only fall further behind.
--- Claims look at the timers only once `due` has passed.
+-- The stored time when the first timer is due, 0: there is none. It is a lower bound, because the lease clock can only fall further behind.
+-- Claims look at the timers only once it has passed. A release that does not know the leases of this one stores `due` alone: then the timers
+-- are looked at anew.
+Due.stored = function()
+  if not state_changed.due and field('due') ~= field('due_by_us') then set('due', Due.first()) end
+  return num('due')
+end
+
+-- Remembers that a timer is due at `at`, on the run's clock.
 local function due_at(at)
-  local due = num('due')
-  if due == 0 or at < due then set('due', at) end
+  local first = Due.stored()
+  if first == 0 or at < first then set('due', at) end
 end

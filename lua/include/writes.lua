@@ -83,7 +83,8 @@ end
 
 local save_records -- set by record_cache.lua: writes the changed tasks and slots; flush() deletes records after that
 
-local function flush()
+-- is_last: nothing is written after it in this call.
+local function flush(is_last)
   if save_records then save_records() end
   local leases_changed = zset_writes[LEASES]
   write_logs(zset_writes, 'ZADD', 'ZREM', 1)
@@ -95,13 +96,14 @@ local function flush()
       unpack(events, from, math.min(from + 999, #events)))
   end
   arm_markers()
-  state_changed.due_by_us = state_changed.due
+  if state_changed.due then set('due_by_us', state.due) end
   local list, n = PAIRS, 0
   for name, value in pairs(state_changed) do
     list[n + 1], list[n + 2] = name, value
     n = n + 2
   end
   if n > 0 then redis.call('HSET', STATE, unpack(list, 1, n)) end
+  if is_last then return end
   state_changed = {}
   drop_writes()
 end

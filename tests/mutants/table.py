@@ -130,7 +130,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "whose_lease_just_ran_out",
         ),
         "claims_wait_longer_than_leases_go_on": (
-            "math.min(due - now, lease_step, till)", "math.min(due - now, till)", "lease_clock_stands_still",
+            "math.min(first - now, lease_step, till)", "math.min(first - now, till)", "lease_clock_stands_still",
         ),
         "claims_when_full": ("-- Flags: none", "-- Flags: allow-oom", "full_server_refuses"),
         "an_old_claim_executes": (
@@ -310,7 +310,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "surplus_is_not_counted": ("        bump('total_surplus', 1)\n", "", "six_of_eight"),
         "accepted_not_counted": ("bump('accepted', 1)", "", "the_formula", WALK),
         "stale_without_bound": ("stales + 1 > num('max_stale_requeues')", "false", "too_often"),
-        "no_wake_on_open_slot": ("    Markers.arm_for_open_slot()", "", "marker_is_armed"),
+        "no_wake_on_open_slot": ("    Markers.arm_for_work()", "", "marker_is_armed"),
         "no_wake_on_ready": ("  Markers.arm_workers()\n  Markers.arm_trainer(false)", "  Markers.arm_trainer(false)", "marker_is_armed"),
         "no_wake_of_trainer": ("  Markers.arm_trainer(false)", "", "woken_once or blocked_trainer"),
         "no_wake_of_trainer_at_an_end": ("  Markers.arm_trainer(true)", "", "blocked_trainer"),
@@ -326,7 +326,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "elseif not letters:find('[OWH]') then", "elseif not letters:find('[OWHF]') then", WALK,
         ),
         "an_open_slot_wakes_nobody": (
-            "zput(OPEN, t.id, place(t))\n    Markers.arm_for_open_slot()", "zput(OPEN, t.id, place(t))", WALK,
+            "zput(OPEN, t.id, place(t))\n    Markers.arm_for_work()", "zput(OPEN, t.id, place(t))", WALK,
         ),
         "ready_rollouts_do_not_wake_the_trainer": ("Markers.arm_trainer(false)", "", WALK),
     },
@@ -440,7 +440,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "each_quarantine_is_as_short": ("first * 2 ^ entry.times", "first", "twice_as_long", WALK),
         "quarantine_grows_without_bound": (
-            "math.min(first * 2 ^ entry.times, first * Quarantine.most_times)", "first * 2 ^ entry.times", "sixteen_times",
+            "math.min(first * 2 ^ entry.times, first * Quarantine.MOST_TIMES)", "first * 2 ^ entry.times", "sixteen_times",
         ),
         "a_session_that_was_quarantined_needs_as_many_failures": (
             "entry.times > 0 or (#entry.names >= after and num('total_results') > entry.results) then\n    Quarantine.begin(",
@@ -482,7 +482,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if Failures.bars(t, at - 1, session) then return true end\n  end\n  return false",
             "slots_that_it_did_not_fail_at", WALK,
         ),
-        "counted_faults_are_kept": ("all[k] = #f.sessions < Failures.most_faulty and f or nil", "all[k] = f", WALK),
+        "counted_faults_are_kept": ("all[k] = #f.sessions < Failures.MOST_FAULTY and f or nil", "all[k] = f", WALK),
         "faults_outlive_the_task": ("    hdel(key('faults'), id)\n    Failures.cached", "    Failures.cached", "forgotten_with", WALK),
         "an_error_outlives_a_retry": (
             "if with_errors and state.failing then hdel(key('errors'), id) end", "", "forgotten_with_the_task", WALK,
@@ -589,7 +589,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "pause_ignored": ("if state.paused == 'paused' then return 'paused' end", "", "paused_hands_out", WALK),
         "draining_starts_tasks": ("if state.paused ~= 'draining' then", "if true then", "draining_finishes"),
-        "no_wake_of_stale_weights": ("Markers.arm_for_open_slot() -- the", "-- the", "marker_is_armed"),
+        "no_wake_of_stale_weights": ("Markers.arm_for_work() -- the", "-- the", "marker_is_armed"),
         "used_up_forgotten": (
             "redis.call('ZCARD', OPEN) > used_up", "redis.call('ZCARD', OPEN) > 0", "last_open_slots_wakes_nobody",
         ),
@@ -624,7 +624,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "claim, int_text(first + started)) then Left.open = Left.open end", WALK,
         ),
         "a_stale_worker_keeps_the_wake_up": (
-            "Markers.arm_for_open_slot() -- the marker that woke this worker is for one with newer weights", "", WALK,
+            "Markers.arm_for_work() -- the marker that woke this worker is for one with newer weights", "", WALK,
         ),
         "claims_go_on_during_a_recovery": ("if state.recovering ~= '' then return 'recovering' end", "", WALK),
     },
@@ -684,7 +684,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "include/restart.lua": {
         "nobody_is_woken_in_a_run_that_is_opened_again": (
-            "Markers.arm_for_open_slot()\n  event('reopen'", "event('reopen'", "whoever_brings_tasks",
+            "Markers.arm_for_work()\n  event('reopen'", "event('reopen'", "whoever_brings_tasks",
         ),
         "enqueue_again_keeps_the_old_samples": ("if samples then t.samples, t.fixed = samples, fixed end", "", WALK),
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
@@ -700,7 +700,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "results_above_the_limit": ("if sum > most then return {} end", "", "all_or_not_at_all"),
         "results_below_the_limit_only": ("if sum > most then", "if sum >= most then", "all_or_not_at_all"),
-        "any_number_of_results": ("#attempts > ResultBytes.most_read then return {}", "false then return {}", "as_many_as_a_script"),
+        "any_number_of_results": ("#attempts > ResultBytes.MOST_READ then return {}", "false then return {}", "as_many_as_a_script"),
         "accept_without_bytes": ("redis.call('EXISTS', RESULT .. attempt) == 0", "false", "without_bytes", WALK),
         "ttl_not_cleared": ("redis.call('PERSIST', kept[i])", "", "set_before_the_call", WALK),
     },
@@ -728,8 +728,8 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "admitted_by_the_one_number", WALK,
         ),
         "admission_by_the_limit": (
-            "local running, s = tonumber(state.running), Staleness.admitted()",
-            "local running, s = tonumber(state.running), Staleness.limit()", "admitted_by_the_one_number", WALK,
+            "local running, s, by_samples = state.running + 0, Staleness.admitted(),",
+            "local running, s, by_samples = state.running + 0, Staleness.limit(),", "admitted_by_the_one_number", WALK,
         ),
         "the_limit_that_nobody_gave_is_the_staleness": (
             "tonumber(limit) or 4 * s", "tonumber(limit) or s", "a_limit_that_nobody_gave", WALK,
@@ -752,7 +752,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "local policy = version .. ' ' .. epoch", "local policy = epoch", "judged_by_itself",
         ),
         "capacity_off_by_one": ("(s + state.version + 1)", "(s + state.version + 2)", "the_formula"),
-        "too_old_one_early": ("tonumber(version) < oldest_good", "tonumber(version) <= oldest_good", "not_too_old"),
+        "too_old_one_early": ("version + 0 < oldest_good", "version + 0 <= oldest_good", "not_too_old"),
         "any_policy_survives": (
             "if version == state.version then return epoch == state.version_epoch end",
             "if tonumber(version) <= num('version') then return true end", "does_not_survive",
@@ -761,7 +761,6 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "redis.call('HGET', POLICIES, int_text(version))) == epoch",
             "redis.call('HGET', POLICIES, int_text(version))) ~= false", "judged_by_itself", WALK,
         ),
-        "due_as_an_older_release_says": ("if state.due ~= state.due_by_us then", "if false then", "beside_many"),
         "a_policy_needs_no_epoch": (
             "if version == state.version then return epoch == state.version_epoch end",
             "if version == state.version then return true end", WALK,
@@ -776,13 +775,16 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "capacity_off_by_one_version": (
             "(s + state.version + 1) * batch_size()", "(s + state.version + 2) * batch_size()", WALK,
         ),
-        "stale_check_off_by_one": ("tonumber(version) < oldest_good", "tonumber(version) < oldest_good - 1", WALK),
+        "stale_check_off_by_one": ("version + 0 < oldest_good", "version + 0 < oldest_good - 1", WALK),
         "stale_check_too_strict": (
             "oldest_good = limit and num('step_next') - limit or",
             "oldest_good = limit and num('step_next') - math.max(0, limit - 1) or", WALK,
         ),
     },
     "include/timers.lua": {
+        "due_as_an_older_release_says": (
+            "if not state_changed.due and field('due') ~= field('due_by_us') then", "if false then", "beside_many",
+        ),
         "clock_goes_back": (
             "now = math.max(before, int_arg(", "now = math.min(MAX_INT, int_arg(", "depends_on_the_clock",
         ),
@@ -831,7 +833,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "a_session_ends_with_its_first_piece": ("if all and looked == #held then", "if all then", "due_end_in_pieces"),
         "no_wake_on_due_task": ("\n      Markers.arm_workers()", "", "marker_is_armed"),
-        "no_wake_on_due_slot": ("Markers.arm_for_open_slot()", "", "marker_is_armed"),
+        "no_wake_on_due_slot": ("Markers.arm_for_work()", "", "marker_is_armed"),
         "promotion_forgets_pending": ("zput(PENDING, t.id, place(t))\n      Markers.arm_workers()", "Markers.arm_workers()", WALK),
         "promotion_forgets_the_open_slot": (
             "set_letter(t, k, 'O')\n      zput(OPEN, t.id, place(t))", "set_letter(t, k, 'O')", WALK,
@@ -909,15 +911,15 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "include/wake_markers.lua": {
-        "no_wake_of_what_is_left_open": ("if still_open then Markers.arm_for_open_slot() end", "", "marker_is_armed"),
+        "no_wake_of_what_is_left_open": ("if still_open then Markers.arm_for_work() end", "", "marker_is_armed"),
         "no_wake_of_what_is_left_pending": (
-            "if still_pending and capacity() > 0 then Markers.arm_workers() end", "", "marker_is_armed",
+            "if still_pending and capacity() > 0 then Markers.arm_for_work() end", "", "marker_is_armed",
         ),
         "a_pause_keeps_workers_from_the_end": (
             "if arm.finished then", "if arm.finished and state.paused ~= 'paused' then", WALK,
         ),
         "no_wake_of_those_who_listen_without_tasks": (
-            "Markers.arm_anyway = function() Markers.arm_for_open_slot() end",
+            "Markers.arm_anyway = function() Markers.arm_for_work() end",
             "Markers.arm_anyway = function() Markers.arm_workers() end", "rare_calls_wake",
         ),
         "no_wake_where_a_task_waits": (
