@@ -13,20 +13,7 @@
 local FIELDS = hot_and({ 'finished_ids', 'bytes_from', 'bytes_at', 'tasks_from', 'floor', 'checkpoints' })
 local ended = { dead = 0, rejected = 0 } -- how many of each this call freed
 local slots_left = 1000 -- a call frees tasks with a bounded number of slots, because a task may have 1024
-local stopped = false -- whether tasks were left for the next call because of the bound
-
--- Reads the tasks into the cache. Returns how many of them, from the first on, this call may free: those that begin within the rest of its slots.
-local function within_bounds(ids)
-  load_tasks(ids)
-  for i = 1, #ids do
-    if slots_left <= 0 then
-      stopped = true
-      return i - 1
-    end
-    slots_left = slots_left - (tasks[ids[i]] and tasks[ids[i]].samples or 1)
-  end
-  return #ids
-end
+local stopped = false -- whether tasks that may be freed were left for the next call because of the bound: then this call has freed some
 
 -- Returns the first step from `from` on that has a batch, or `bound` if there is none below it. Steps without a batch are skipped at once.
 local function next_kept(from, bound)
@@ -93,9 +80,15 @@ end
 local function free_finished(word, name, limit)
   local excess = math.min(limit, redis.call('ZCARD', name) - num('max_finished'))
   local ids = excess > 0 and redis.call('ZRANGE', name, 0, excess - 1) or {}
-  for i = 1, within_bounds(ids) do
+  load_tasks(ids)
+  for i = 1, #ids do
     local t = tasks[ids[i]]
     if t and (tonumber(t.step) >= num('floor') or Breaker.streak()[t.id]) then return false end
+    if slots_left <= 0 then
+      stopped = true
+      return true
+    end
+    slots_left = slots_left - (t and t.samples or 1)
     if t then
       free_untrained(t, redis.call('HGET', REASONS, t.id) or '')
       ended[word] = ended[word] + 1

@@ -87,6 +87,25 @@ def test_dead_and_rejected_tasks_are_kept_up_to_a_bound_each(lab: Lab):
     assert trainer.enqueue(tasks(10)).existing == [f"t{i}" for i in range(10)], "their ids are known for ever"
 
 
+@pytest.mark.parametrize("ends", ["rejected", "dead", "dead first"])
+def test_a_trim_that_may_free_none_of_many_samples_says_that_nothing_is_left(lab: Lab, ends: str):
+    """A trainer would ask again for ever. Mutants: finished_that_stay_are_left_to_free."""
+    trainer = lab.trainer(consumer_batch_size=150, max_finished=0, max_attempts=1, halt_after_failures=0)
+    worker = lab.worker()
+    trainer.enqueue(tasks(150, samples=8))
+    for first in range(0, 1200, 240):
+        claimed = worker.claim(240)
+        for attempt in claimed[::8]:
+            if ends == "rejected" or (ends == "dead first" and first > 600):
+                worker.reject(attempt, "bad")
+            else:
+                worker.fail(attempt, "boom")
+    assert set(lab.states().values()) <= {"rejected", "dead"}
+    assert lab.call(anyone.trim, 250) == 0
+    trainer.advance(allow_empty=True)
+    assert trainer.version == 1
+
+
 def test_policies_that_cannot_matter_any_more_are_forgotten(lab: Lab):
     trainer = lab.trainer(max_staleness=1, staleness_limit=1, retention_steps=5)
     for _ in range(20):

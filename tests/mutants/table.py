@@ -1317,6 +1317,10 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "finished_kept_for_ever": (
             "more = free_finished('rejected', REJECTED, limit) or more", "", "dead_and_rejected_tasks_are_kept",
         ),
+        "finished_that_stay_are_left_to_free": (
+            "then return false end\n    if slots_left", "then stopped = true return true end\n    if slots_left",
+            "may_free_none_of_many",
+        ),
         "what_stopped_at_the_slots_is_left": ("stopped and 2 or more", "more", "large_groups_are_read"),
         "stopped_steps_are_done": (
             "if n == #ids and n < limit then\n    set('bytes_from'",
