@@ -30,6 +30,10 @@ class LastBatch:
         finally:
             self._waited_s += time.monotonic() - since
 
+    def recovered(self) -> None:
+        """Notes that steps begin anew: the next batch of a step is another one."""
+        self._step = -1
+
     def delivered(self, step: int, batch: Sequence[Rollout]) -> None:
         """Notes a batch at the end of the wait for it; one that is delivered again keeps the time of its first wait."""
         waited_s, self._waited_s = self._waited_s, 0.0

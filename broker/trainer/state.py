@@ -155,6 +155,7 @@ class TrainerState:
         self.epoch, self._asked, self._repeated, self.delivered = epoch, None, None, -1
         self.digests.clear()
         self.gathered.clear()
+        self.last_batch.recovered()
 
     def deliver_again(self) -> None:
         """Notes that the caller has no batch that it will advance."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker import Rollout, Task
+from broker import Rollout, Task, WaitTimeout
 from tests.conformance.lab import START_MS, Lab, tasks
 
 START_S = START_MS / 1000
@@ -98,3 +98,19 @@ def test_a_training_log_has_the_numbers_of_the_last_batch(lab: Lab):
 def _times(batch: list[Rollout]) -> list[object]:
     samples = [(sample.claimed_at, sample.submitted_at) for rollout in batch for sample in rollout.samples]
     return [samples, *(rollout.sealed_at for rollout in batch)]
+
+
+def test_after_a_recovery_the_wait_for_a_step_is_a_new_one(lab: Lab):
+    trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
+    trainer.enqueue(tasks(1))
+    with pytest.raises(WaitTimeout):
+        trainer.next_batch(timeout=0.05)
+    for attempt in worker.claim(1):
+        worker.submit(attempt, b"x")
+    waits: list[float] = []
+    for _ in range(2):
+        trainer.next_batch(timeout=5)
+        waits.append(trainer.metrics()["broker/batch/wait_seconds"])
+        trainer.recover(version=0)
+    assert waits[0] >= 0.05
+    assert waits[1] != waits[0]
