@@ -2,7 +2,7 @@
 -- Transition: none
 -- KEYS: state
 -- ARGV: now, step, offset, count
--- Returns: size, sealed (1 or 0), digest (`-`: not sealed), when it was sealed (0: it is not, or nobody noted it), then per task a list: id, its record, payload, then the record of each slot after the first (empty: never claimed); records as in record_layout.lua
+-- Returns: size, sealed (1 or 0), digest (`-`: not sealed), when it was sealed (0: it is not, or nobody noted it), then of each task: id, its record, payload, and the record of each slot after the first (empty: never claimed); records as in record_layout.lua
 -- Errors: NORUN, SCHEMA, EARLY (step, step_next), GONE (step), FINISHED (step; count is 0, and the batch is not sealed), BADARG
 -- Bound: count tasks, at most 1000; of these the first that have at most 1000 slots together, one at least (the caller asks again for the rest)
 -- Flags: no-writes

@@ -60,8 +60,8 @@ local function fill(step, n, limit, told)
   for i = 1, looked do
     if size >= n and not Staleness.unsealable(size) then break end
     local id, before, samples, first, oldest, after = ids[i], Stored.ready(records[i])
-    seen = seen + samples
-    if cleared_enough() or (told > 0 and i > 1 and seen > MOST_SLOTS) then
+    if told > 0 then seen = seen + samples end
+    if cleared_enough() or (i > 1 and seen > MOST_SLOTS) then
       looked = i - 1
       break
     end

@@ -56,16 +56,19 @@ local function free_tasks(limit)
   if step >= bound then return false end
   local batch = key('batch:' .. int_text(step))
   local ids = redis.call('ZRANGE', batch, 0, limit - 1)
-  local records, n = hmget(TASKS, ids), 0
+  local records, freed, n = hmget(TASKS, ids), {}, 0
   while n < #ids and slots_left > 0 do
     n = n + 1
-    local samples = records[n] and Stored.samples(records[n])
-    if samples then
-      add_finished(ids[n], true)
-      drop_records(ids[n], samples)
-    end
-    slots_left = slots_left - (samples or 1)
-    zdel(batch, ids[n])
+    local id, samples = ids[n], records[n] and Stored.samples(records[n]) or 0
+    if samples > 0 then add_finished(id, true) end
+    for k = 1, samples - 1 do drop_slot(id, k) end
+    Failures.forget(id, true)
+    slots_left, freed[n] = slots_left - math.max(samples, 1), id
+  end
+  if n > 0 then -- as drop_records would for each
+    call_in_pieces('HDEL', TASKS, freed)
+    call_in_pieces('HDEL', PAYLOADS, freed)
+    call_in_pieces('ZREM', batch, freed)
   end
   stopped = stopped or n < #ids
   if n == #ids and n < limit then

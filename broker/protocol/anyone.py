@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +98,24 @@ class BatchPiece:
     rows: tuple[RolloutRow, ...]
 
 
-def rollout_row(row: list[Any]) -> RolloutRow:
-    """Reads one row of a batch: id, record, payload, then the record of each slot after the first.
+def rollout_rows(items: Sequence[bytes]) -> Iterator[RolloutRow]:
+    """Reads the rows of a batch from their list: of each its id, record, payload, and the record of each later slot.
 
     The records are in the layout of Lua (`lua/include/record_layout.lua`).
     """
-    task: str = row[0].decode()
-    _, priority, _, _, _, _, first, oldest, newest, _, _, _, slots = row[1].split(b",", 12)
+    at = 0
+    while at < len(items):
+        parts = items[at + 1].split(b",", 12)
+        later = at + 2 + int(parts[3])
+        yield _rollout_row(items[at].decode(), parts, items[at + 2], items[at + 3 : later])
+        at = later
+
+
+def _rollout_row(task: str, parts: Sequence[bytes], payload: bytes, later: Sequence[bytes]) -> RolloutRow:
+    _, priority, _, _, _, _, first, oldest, newest, _, _, _, slots = parts
     letters, _, slot = slots.partition(b";")
     samples: list[Sample] = []
-    for k, record in enumerate((slot, *row[3:])):
+    for k, record in enumerate((slot, *later)):
         if letters[k] == _DONE:
             claims, _, random, version, _, session, at, took, used, _ = record.decode().split(",")
             attempt = f"{task}#{k}.{claims}.{random}"
@@ -117,11 +125,11 @@ def rollout_row(row: list[Any]) -> RolloutRow:
                 attempt, k, None, int(version), int(used), worker_of(session), "", claimed_ms / 1000, submitted_at
             )
             samples.append(sample)
-    return RolloutRow(task, int(priority), int(oldest), int(newest), int(first), row[2], samples)
+    return RolloutRow(task, int(priority), int(oldest), int(newest), int(first), payload, samples)
 
 
 def _piece(reply: Any) -> BatchPiece:
-    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), int(reply[3]), tuple(map(rollout_row, reply[4:])))
+    return BatchPiece(int(reply[0]), bool(reply[1]), text(reply[2]), int(reply[3]), tuple(rollout_rows(reply[4:])))
 
 
 def batch(run: str, step: int, offset: int, count: int, *, now: Now = "") -> ScriptCall[BatchPiece]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from broker.protocol import keys
-from broker.protocol.anyone import RolloutRow, rollout_row
+from broker.protocol.anyone import RolloutRow, rollout_rows
 from broker.protocol.parsing import words
 from broker.protocol.script_call import Argument, Now, ScriptCall
 from broker.protocol.task_options import NO_OPTIONS, TaskOptions
@@ -161,7 +161,7 @@ class Taken:
 def _taken(reply: Any) -> Taken:
     brought: list[Any] = cast("list[Any]", reply) if isinstance(reply, list) else [reply, (), ()]
     size, sealed, exhausted, left, more, digest, sealed_ms, taken, short, *others = words(brought[0])
-    rows = tuple(map(rollout_row, brought[1]))
+    rows = tuple(rollout_rows(brought[1]))
     flags = sealed == "1", exhausted == "1", int(left), more == "1"
     return Taken(
         int(size),

@@ -85,9 +85,9 @@ ResultBytes.free_all = function(ids, records, most)
     n = n + 1
     local id, letters, claims, random = ids[n], Stored.first_slot(records[n])
     slots_seen = slots_seen + #letters
-    if letters:find('^D') then ResultBytes.free(id .. '#0.' .. claims .. '.' .. random) end
-    for at in letters:gmatch('()D') do
-      if at > 1 then names[#names + 1] = id .. '#' .. small_text(at - 1) end
+    if letters:find('^D') then unlink(RESULT .. id .. '#0.' .. claims .. '.' .. random) end
+    for k = 1, #letters - 1 do
+      if letters:sub(k + 1, k + 1) == 'D' then names[#names + 1] = id .. '#' .. small_text(k) end
     end
   end
   local stored = hmget(SLOTS, names)

@@ -690,7 +690,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "retry_keeps_the_tries": ("s.tries, s.why = '0',", "s.tries, s.why = s.tries,", WALK),
     },
     "include/result_bytes.lua": {
-        "trim_leaves_the_first_result": ("if letters:find('^D') then ResultBytes", "if false then ResultBytes", WALK),
+        "trim_leaves_the_first_result": ("if letters:find('^D') then unlink", "if false then unlink", WALK),
         "trim_leaves_the_results_of_later_slots": (
             "for i = 1, #names do ResultBytes.free(Stored.attempt(names[i], stored[i])) end", "", WALK,
         ),
@@ -710,13 +710,13 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "ids[i] = members[2 * i - 1]", "ids[i] = members[#members - 2 * i + 1]", "order_of_the_batch",
         ),
         "results_backwards": (
-            "attempts[#attempts + 1] = at > 1 and Stored.attempt(name, row[2 + at]) or name .. '.' .. claims .. '.' .. random",
-            "table.insert(attempts, 1, at > 1 and Stored.attempt(name, row[2 + at]) or name .. '.' .. claims .. '.' .. random)",
+            "attempts[#attempts + 1] = later or name .. '.' .. claims .. '.' .. random",
+            "table.insert(attempts, 1, later or name .. '.' .. claims .. '.' .. random)",
             "order_of_the_batch",
         ),
         "more_rows_than_asked": ("math.min(most, #members / 2)", "#members / 2", "order_of_the_batch"),
         "rows_of_any_number_of_slots": ("if i > 1 and seen > MOST_SLOTS then break end", "", "large_groups_are_read"),
-        "rows_with_the_slots_of_others": ("    at = at + later[i]\n", "", "order_of_the_batch", WALK),
+        "rows_with_the_slots_of_others": ("rows[places[i]] = stored[i]", "rows[places[i]] = stored[1]", "order_of_the_batch", WALK),
     },
     "include/fields.lua": {
         "fields_read_alone_have_no_default": ("name) or DEFAULTS[name] or false", "name)", "no_script_needs_a_field"),
@@ -1242,7 +1242,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if told > 0 then looked = math.min(looked, told) end", "", "of_all_that_it_took",
         ),
         "takes_any_number_of_slots": (
-            " or (told > 0 and i > 1 and seen > MOST_SLOTS)", "", "of_all_that_it_took",
+            " or (i > 1 and seen > MOST_SLOTS)", "", "of_all_that_it_took",
         ),
         "tells_of_what_it_reset": (
             "      stale_task(tasks[id])\n",
@@ -1330,7 +1330,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if step >= num('version') - 1 then return false end",
             "if step >= num('version') then return false end", WALK,
         ),
-        "freed_trained_count_as_dead": ("add_finished(ids[n], true)", "add_finished(ids[n], false)", "outage_is_over"),
+        "freed_trained_count_as_dead": ("add_finished(id, true)", "add_finished(id, false)", "outage_is_over"),
     },
     "include/freeing.lua": {
         "freed_uncounted": ("bump('total_freed_' .. word, 1)", "", "freed_are_told", WALK),
