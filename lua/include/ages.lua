@@ -26,7 +26,7 @@ Staleness.recount = function()
     add(t)
     zput(READY, t.id, Staleness.score(t))
   end)
-  Staleness.ages = Staleness.counts() and ages or {}
+  Staleness.ages, Staleness.sorted = Staleness.counts() and ages or {}, nil
   Staleness.write()
   set('wait', '')
 end

@@ -6,6 +6,8 @@
 -- waits: `step since version first task ...`, by take.lua.
 
 Staleness.ages = nil -- the counts of `ages` by version, as text; nil: not read in this call
+Staleness.sorted = nil -- its versions, the oldest first; nil: not sorted since a version came or went
+Staleness.unwritten = false -- whether flush() has to write `ages`
 
 -- Whether the tasks are counted.
 Staleness.counts = function() return state.on_stale == 'wait' end
@@ -23,20 +25,23 @@ end
 
 -- The versions that are counted, the oldest first.
 Staleness.versions = function()
+  if Staleness.sorted then return Staleness.sorted end
   local versions = {}
   for version in pairs(Staleness.read()) do versions[#versions + 1] = tonumber(version) end
   table.sort(versions)
+  Staleness.sorted = versions
   return versions
 end
 
+-- Notes `ages` for the writes of the state. A call changes it for each of its tasks, so flush() calls this once.
 Staleness.write = function()
   local words, versions = {}, Staleness.versions()
   for i = 1, #versions do
     local version = int_text(versions[i])
     words[i] = version .. ':' .. int_text(Staleness.ages[version])
   end
-  state.ages = table.concat(words, ' ')
-  state_changed.ages = state.ages
+  set('ages', table.concat(words, ' '))
+  Staleness.unwritten = false
 end
 
 -- The oldest version of a task that is running or ready changes; '-1': it is not one before, or after.
@@ -45,9 +50,13 @@ Staleness.moved = function(from, to)
   local ages = Staleness.read()
   if from ~= '-1' then
     ages[from] = (ages[from] or 0) > 1 and ages[from] - 1 or nil
+    if not ages[from] then Staleness.sorted = nil end
   end
-  if to ~= '-1' then ages[to] = (ages[to] or 0) + 1 end
-  Staleness.write()
+  if to ~= '-1' then
+    if not ages[to] then Staleness.sorted = nil end
+    ages[to] = (ages[to] or 0) + 1
+  end
+  Staleness.unwritten = true
 end
 
 -- A task stops running, or being ready, and enters no batch: the batch may take another one in its place.

@@ -77,7 +77,7 @@ local function write_logs(writes, add, remove, value_at)
 end
 
 local function drop_writes()
-  zset_writes, hash_writes, unlinks, events = {}, {}, {}, {}
+  zset_writes, hash_writes, unlinks, events, Staleness.unwritten = {}, {}, {}, {}, false
   Markers.disarm()
 end
 
@@ -96,6 +96,7 @@ local function flush(is_last)
       unpack(events, from, math.min(from + 999, #events)))
   end
   arm_markers()
+  if Staleness.unwritten then Staleness.write() end
   if state_changed.due then set('due_by_us', state.due) end
   local list, n = PAIRS, 0
   for name, value in pairs(state_changed) do

@@ -512,6 +512,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "ready_is_in_the_order_of_starts": (
             "return tonumber(t.oldest) * 4294967296 + tonumber(t.first)", "return t.first", "the_oldest_are_taken", WALK,
         ),
+        "a_version_that_comes_is_not_sorted": (
+            "    if not ages[to] then Staleness.sorted = nil end\n", "", WALK,
+        ),
         "nobody_is_woken_for_a_free_place": (
             "  Markers.arm_trainer(true)\n", "", "waited_for_too_long",
         ),
