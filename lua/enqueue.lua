@@ -45,12 +45,12 @@ return gated(FIELDS, function()
   local opens = supply == '' or supply == 'begin' -- a feeder at work does not open a run that an operator has finished
   local n = (#ARGV - first + 1) / 3
   if n ~= math.floor(n) or n > 1000 then fail('BADARG', 'argument', 'tasks', 'given', n, 'high', 1000) end
-  local ids, payload, options, seen_options, limit = {}, {}, {}, {}, num('max_payload_bytes')
+  local ids, payload, options, limit = {}, {}, {}, num('max_payload_bytes')
   for i = 1, n do
     local at = first + (i - 1) * 3
     local id = ARGV[at]
     if #id < 1 or #id > 200 or not id:find('^[%w%._:/@+-]+$') then fail('BADARG', 'argument', 'task', 'given', id) end
-    ids[i], payload[i], options[i] = id, ARGV[at + 1], TaskOptions.read(ARGV[at + 2], seen_options)
+    ids[i], payload[i], options[i] = id, ARGV[at + 1], TaskOptions.read(ARGV[at + 2])
     if #payload[i] > limit then fail('TOOBIG', 'task', id, 'bytes', #payload[i], 'limit', int_text(limit)) end
   end
   load_tasks(ids)
@@ -86,8 +86,8 @@ return gated(FIELDS, function()
     bump('total_enqueued', added)
   end
   if added + restarted > 0 then
-    Markers.arm_workers()
-    set('order_seq', order)
+    Markers.pass_on(false, true)
+    bump('order_seq', added + restarted)
     set('samples_hint', options[1].samples)
   end
   if restarted > 0 then bump('total_retried', restarted) end

@@ -38,7 +38,7 @@ end
 local function remember(answer)
   if ARGV[2] == 't' then
     set('call', ARGV[4])
-    set('answer', answer)
+    if answer ~= state.answer then set('answer', answer) end
   else
     bump('total_requests', 1)
     hput(REQUESTS, ARGV[3], answer)

@@ -2,21 +2,26 @@
 -- @include held_samples
 -- The run's state at the beginning of a script, and what follows from it: capacity, staleness, the policies that survive.
 
--- The hot fields, which nearly every script needs. A table that is made with all of them need not grow.
-local function hot_fields()
+-- The hot fields, which nearly every script needs, from the list of their stored values. Filling such a table in a loop costs three times as
+-- much.
+local function hot_fields(got)
   return {
-    schema = false, clock = false, version = false, step_next = false, accepted = false, running = false,
-    consumer_batch_size = false, max_concurrent_rollouts = false, max_staleness = false, on_stale = false,
-    paused = false, recovering = false, events_maxlen = false, version_epoch = false, clock_offset = false,
-    lease_lag = false, shortest_lease = false, failing = false, faulted = false, halted = false,
-    finished = false, ailing = false, staleness_limit = false, max_concurrent_samples = false,
+    schema = got[1], clock = got[2], version = got[3], step_next = got[4], accepted = got[5],
+    running = got[6], consumer_batch_size = got[7], max_concurrent_rollouts = got[8],
+    max_staleness = got[9] or DEFAULTS.max_staleness, on_stale = got[10] or DEFAULTS.on_stale,
+    paused = got[11], recovering = got[12], events_maxlen = got[13] or DEFAULTS.events_maxlen,
+    version_epoch = got[14], clock_offset = got[15], lease_lag = got[16], shortest_lease = got[17],
+    failing = got[18], faulted = got[19], halted = got[20], finished = got[21], ailing = got[22],
+    staleness_limit = got[23], max_concurrent_samples = got[24] or DEFAULTS.max_concurrent_samples,
   }
 end
 
--- The names of the hot fields and of more, for load_state.
+-- The names of the hot fields, in the order of that list, and of more, for load_state. `hot`: how many are hot.
 local function hot_and(more)
-  local names = {}
-  for name in pairs(hot_fields()) do names[#names + 1] = name end
+  local places, names = {}, {}
+  for i = 1, 64 do places[i] = i end
+  for name, i in pairs(hot_fields(places)) do names[i] = name end
+  names.hot = #names
   for i = 1, #more do names[#names + 1] = more[i] end
   return names
 end
@@ -28,8 +33,8 @@ local HOT = hot_and({})
 local function load_state(names, may_be_missing)
   names = names or HOT
   local got, defaults = redis.call('HMGET', STATE, unpack(names)), DEFAULTS
-  local fields = hot_fields()
-  for i = 1, #names do
+  local fields = hot_fields(got)
+  for i = names.hot + 1, #names do
     local name = names[i]
     fields[name] = got[i] or defaults[name] or false
   end

@@ -14,13 +14,13 @@ local TASK_OPTIONS = { -- has_place: in `t.fixed`, and not by its name
   max_attempts = { low = 1, high = 1000000 }, -- not given: the run's
 }
 
+local LAST_READ = {} -- the text that was read last, and its options
+
 -- Returns the options that a call gives as text, by name; and `before`, `behind`: what is before and behind the order in `t.fixed`.
--- seen: text -> options, of the tasks before. Most tasks of a call have equal options.
-TaskOptions.read = function(text, seen)
-  local options = seen[text]
-  if options then return options end
-  options = {}
-  local others = ''
+-- Most tasks have the options of the task before, also of a call before.
+TaskOptions.read = function(text)
+  if text == LAST_READ.text then return LAST_READ.options end
+  local options, others = {}, ''
   for name, option in pairs(TASK_OPTIONS) do options[name] = option.default end
   for pair in text:gmatch('[^,]+') do
     local name, value = pair:match('^([%l_]+)=(.*)$')
@@ -33,7 +33,7 @@ TaskOptions.read = function(text, seen)
   int_in(small_text(options.min_samples), 'min_samples', 1, options.enough or options.samples)
   options.before = small_text(options.priority) .. ','
   options.behind = ',' .. small_text(options.samples) .. ',' .. small_text(options.min_samples) .. others
-  seen[text] = options
+  LAST_READ.text, LAST_READ.options = text, options
   return options
 end
 

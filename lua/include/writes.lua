@@ -4,21 +4,31 @@
 
 local zset_writes, hash_writes, unlinks, events = {}, {}, {}, {} -- zset_writes, hash_writes: key -> log of its writes
 -- A log holds pairs, each in the order that its command takes: score and member of a set, field and value of a hash. A pair deletes if its
--- score or value is false. `n` is the length of the log, `deletes` the number of such pairs.
-local function write(writes, name, first, second, deletes)
+-- score or value is false. `deletes` is the number of such pairs; nil: there are none.
+local function write(writes, name, first, second)
   local log = writes[name]
   if not log then
-    writes[name] = { first, second, n = 2, deletes = deletes }
-    return
+    log = { first, second }
+    writes[name] = log
+    return log
   end
-  local n = log.n
-  log[n + 1], log[n + 2], log.n, log.deletes = first, second, n + 2, log.deletes + deletes
+  local n = #log
+  log[n + 1], log[n + 2] = first, second
+  return log
 end
 
-local function zput(name, member, score) write(zset_writes, name, score, member, 0) end
-local function zdel(name, member) write(zset_writes, name, false, member, 1) end
-local function hput(name, field_name, value) write(hash_writes, name, field_name, value, 0) end
-local function hdel(name, field_name) write(hash_writes, name, field_name, false, 1) end
+local function zput(name, member, score) write(zset_writes, name, score, member) end
+local function hput(name, field_name, value) write(hash_writes, name, field_name, value) end
+
+local function zdel(name, member)
+  local log = write(zset_writes, name, false, member)
+  log.deletes = (log.deletes or 0) + 1
+end
+
+local function hdel(name, field_name)
+  local log = write(hash_writes, name, field_name, false)
+  log.deletes = (log.deletes or 0) + 1
+end
 
 local function unlink(name)
   unlinks[#unlinks + 1] = name
@@ -46,16 +56,16 @@ end
 -- the score (1) or value (2) in a pair.
 local function last_words(log, value_at)
   local member_at = 3 - value_at
-  if log.deletes * 2 == log.n then -- all pairs delete; deleting a member twice does no harm
+  if log.deletes * 2 == #log then -- all pairs delete; deleting a member twice does no harm
     local removes, n = { log[member_at] }, 1
-    for i = member_at + 2, log.n, 2 do
+    for i = member_at + 2, #log, 2 do
       n = n + 1
       removes[n] = log[i]
     end
     return nil, removes
   end
   local adds, removes, n, last = {}, {}, 0, {}
-  for i = 0, log.n - 2, 2 do last[log[i + member_at]] = i end
+  for i = 0, #log - 2, 2 do last[log[i + member_at]] = i end
   for member, i in pairs(last) do
     if log[i + value_at] == false then
       removes[#removes + 1] = member
@@ -70,7 +80,7 @@ end
 local function write_logs(writes, add, remove, value_at)
   for name, log in pairs(writes) do
     local adds, removes = log, nil
-    if log.deletes > 0 then adds, removes = last_words(log, value_at) end
+    if log.deletes then adds, removes = last_words(log, value_at) end
     if removes and #removes > 0 then call_in_pieces(remove, name, removes) end
     if adds and #adds > 0 then call_in_pieces(add, name, adds, 2) end
   end

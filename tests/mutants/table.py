@@ -179,7 +179,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "taken_again_leaves_slots": (
             "for k = options.samples, t.samples - 1 do drop_slot(t.id, k) end", "", "what_is_given_now",
         ),
-        "no_wake_on_enqueue": ("Markers.arm_workers()", "", "marker_is_armed"),
+        "no_wake_on_enqueue": ("Markers.pass_on(false, true)", "", "marker_is_armed"),
         "enqueue_overwrites": ("tasks[id] and state_word(tasks[id]) or (check", "(check", WALK),
         "enqueue_takes_one_name_twice": ("seen[id] and 'pending' or tasks[id]", "tasks[id]", WALK),
         "enqueue_again_takes_what_was_trained_on": (
@@ -188,7 +188,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "enqueue_again_takes_live_tasks": ("not (again and UNTRAINED[there])", "not (again and there)", WALK),
         "enqueue_takes_the_dead_unasked": ("not (again and UNTRAINED[there])", "not UNTRAINED[there]", WALK),
         "enqueue_again_counts_nothing": ("if restarted > 0 then bump('total_retried', restarted) end", "", WALK),
-        "enqueue_wakes_nobody": ("Markers.arm_workers()\n    set('order_seq', order)", "set('order_seq', order)", WALK),
+        "enqueue_wakes_nobody": ("    Markers.pass_on(false, true)\n    bump('order_seq'", "    bump('order_seq'", WALK),
     },
     "explain.lua": {
         "deadlines_shown_on_the_lease_clock": (
@@ -745,6 +745,9 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
         "missing_fields_have_no_default": (
             "= got[i] or defaults[name] or false", "= got[i]", "no_script_needs_a_field",
         ),
+        "missing_hot_fields_have_no_default": (
+            "got[10] or DEFAULTS.on_stale", "got[10]", "no_script_needs_a_field",
+        ),
         "no_concurrency_without_one": (
             "state.max_concurrent_rollouts = int_text(batch_size())", "local _", "no_script_needs_a_field",
         ),
@@ -860,11 +863,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if not t.fixed:find('=', 1, true) then return nil end", "if true then return nil end", "over_that_of_the_run", WALK,
         ),
         "options_of_the_task_before": (
-            "local options = seen[text]", "local _, options = next(seen)", "its_own_numbers",
-        ),
-        "only_the_first_options_checked": (
-            "  if options then return options end", "  if next(seen) then return select(2, next(seen)) end",
-            "bad_numbers",
+            "if text == LAST_READ.text then", "if LAST_READ.text then", "its_own_numbers or bad_numbers",
         ),
         "min_samples_may_exceed_samples": (
             "int_in(small_text(options.min_samples), 'min_samples', 1, options.enough or options.samples)", "", "bad_numbers",
