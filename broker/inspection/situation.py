@@ -41,7 +41,7 @@ def situation(explanation: Explanation) -> Situation:
     if not connected:
         return Situation("no_worker", f"No: no worker is connected.{_fallen_silent(explanation)}{_nothing_left(stats)}")
     if holding.held:
-        more = _straggler(explanation) + _nothing_more(stats) + _with_stale_weights(explanation)
+        more = _straggler(explanation) + _nothing_more(stats) + _with_stale_weights(explanation) + trainer_silent(stats)
         return Situation("working", _who_works(explanation) + more)
     idle = (
         f"{count(connected, 'worker is', 'workers are')} connected and {'holds' if connected == 1 else 'hold'} nothing"

@@ -39,6 +39,8 @@ RUNNING = {"running": 2, "held": 2}
         ("working", "Yes: 2 of 3 connected workers hold 2 slots.", {"workers": 3, **RUNNING}),
         ("working", "hold 2 slots. The run is paused", {"workers": 3, **RUNNING, "paused": "paused"}),
         ("working", "The run is draining: only what is started", {"workers": 3, **RUNNING, "paused": "draining"}),
+        ("working", "2 slots. The trainer has given no sign of life for 5 min.",
+            {"workers": 3, **RUNNING, "trainer_silent_s": 300.0}),
         ("working", "A recovery to version 3 has begun", {"workers": 3, **RUNNING, "recovering": 3}),
         ("working", "of 3 of 3 workers looked at were too old", {"workers": 3, **RUNNING, "told": "weights_stale"}),
         ("no_worker", "No: no worker is connected.", {"pending": 16}),
