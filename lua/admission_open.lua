@@ -48,7 +48,7 @@ return run(function()
   local created = not state.schema
   if created then
     create(ARGV[4], lost_version)
-  elseif not is_admission() and redis.call('HLEN', TASKS) + redis.call('HLEN', BATCHES) > 0 then
+  elseif not Run.is_admission() and redis.call('HLEN', TASKS) + redis.call('HLEN', BATCHES) > 0 then
     fail('CONFIG', unpack(KIND))
   else
     agree(ARGV[6] == '1')

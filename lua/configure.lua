@@ -13,7 +13,7 @@ local FIELDS = gate_and({ 'admission' })
 
 return gated(FIELDS, function()
   refuse_while_recovering()
-  refuse_admission()
+  Run.refuse_admission()
   if (#ARGV - FIRST_ARG) % 2 == 0 then fail('BADARG', 'argument', 'config', 'given', #ARGV) end
   return table.concat(Config.change(FIRST_ARG, true), ' ')
 end)

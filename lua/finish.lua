@@ -13,7 +13,7 @@ local FIELDS = gate_and({ 'open_size', 'supply', 'admission' })
 
 return gated(FIELDS, function()
   refuse_while_recovering()
-  refuse_admission()
+  Run.refuse_admission()
   local before = state.finished and 1 or 0
   if before == 0 then
     set('finished', now)

@@ -12,7 +12,7 @@ local FIELDS = hot_and({ 'lease_ms', 'session_seq', 'max_result_bytes', 'result_
 
 return run(function()
   load_state(FIELDS)
-  refuse_admission()
+  Run.refuse_admission()
   local worker, nonce = ARGV[2], ARGV[3]
   if #worker < 1 or #worker > 200 or not worker:find('^[%w%._:/@+-]+$') then
     fail('BADARG', 'argument', 'worker', 'given', worker)

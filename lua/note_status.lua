@@ -12,10 +12,11 @@
 -- @include submission
 
 return run(function()
-  load_state(SUBMIT_FIELDS)
   local task, attempt, wanted, old, new, body = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[11]
   local holding, held = holding_arg(7), ARGV[8]
   local heard, ended = text_arg(9, 'heard', '^%d+%.?%d*$', 20), int_arg(10, 'ended', 0, 1) == 1
+  -- Only a submit looks at the state or changes the run. A note moves no clock.
+  if wanted == 'D' then load_state(SUBMIT_FIELDS) else Run.refuse_unknown(field('schema')) end
   if wanted ~= '' then load_attempts({ attempt }) end
   if wanted == 'D' then
     local answer = submit_one(attempt, 'a', '', '', 'i', body)
@@ -30,7 +31,6 @@ return run(function()
   local record = redis.call('HGET', ROLLOUTS, task)
   -- A call that is sent again finds the new record, and has the same effect.
   if record ~= old and record ~= new then return { 'changed' } end
-  flush()
   redis.call('HSET', ROLLOUTS, task, new)
   if attempt ~= '' then
     if held == '' then

@@ -24,7 +24,7 @@ return run(function()
     flush()
     return epoch .. ' 0 0 1'
   end
-  refuse_admission()
+  Run.refuse_admission()
   local answer_tail = ' ' .. state.version .. ' ' .. state.step_next .. ' 0'
   if state.epoch:match('%.(%w+)$') == token then return state.epoch .. answer_tail end
   refuse_old_token(token)

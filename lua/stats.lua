@@ -49,7 +49,7 @@ return run(function()
     in_running = RUNNING, dead = DEAD, rejected = REJECTED }) do
     add('n_' .. name, redis.call('ZCARD', set_key))
   end
-  local leases = is_admission() and OWNER_LEASES or SESSIONS
+  local leases = Run.is_admission() and OWNER_LEASES or SESSIONS
   add('n_sessions', redis.call('ZCARD', leases))
   add('n_lapsed', count_silent(leases))
   add('n_quarantined', Quarantine.count())

@@ -9,7 +9,7 @@ local KIND = { 'field', 'kind', 'stored', 'tasks', 'given', 'admission' }
 
 local function load_admission()
   load_state(ADMISSION_FIELDS)
-  if not is_admission() then fail('CONFIG', unpack(KIND)) end
+  if not Run.is_admission() then fail('CONFIG', unpack(KIND)) end
 end
 
 -- Reads the report that begins at argument `from`.

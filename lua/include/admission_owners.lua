@@ -47,7 +47,7 @@ end
 
 -- The running rollouts that the owners report; 0 in a run of tasks. audit, repair and recover_commit add them to the running tasks.
 local function admission_running()
-  return is_admission() and sum_of(live_owners(), 'running') or 0
+  return Run.is_admission() and sum_of(live_owners(), 'running') or 0
 end
 
 -- Names the run's history: its epoch, and the number of recoveries so far. A report of an earlier history says nothing about this one.

@@ -9,7 +9,7 @@ local function recomputed()
   for step = version, step_next - 1 do
     accepted = accepted + math.max(b, redis.call('ZCARD', key('batch:' .. int_text(step))))
   end
-  if is_admission() then accepted = num('accepted') end -- its owners count the rollouts; no set holds them
+  if Run.is_admission() then accepted = num('accepted') end -- its owners count the rollouts; no set holds them
   return {
     running = redis.call('ZCARD', RUNNING) + admission_running(), accepted = accepted, open_size = open_size,
     held = Samples.most() and Samples.count() or num('held'),

@@ -21,11 +21,19 @@ local function num(name)
   return value and value ~= '' and value + 0 or 0
 end
 
--- Whether the run only counts rollouts that processes of another system hold: it has no tasks.
-local function is_admission() return field('admission') == '1' end
+local Run = {}
 
-local function refuse_admission()
-  if is_admission() then fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks') end
+-- Refuses a run that is missing, or that has another schema.
+Run.refuse_unknown = function(schema)
+  if schema and schema ~= '1' then fail('SCHEMA', 'stored', schema, 'known', 1) end
+  if not schema then fail('NORUN') end
+end
+
+-- Whether the run only counts rollouts that processes of another system hold: it has no tasks.
+Run.is_admission = function() return field('admission') == '1' end
+
+Run.refuse_admission = function()
+  if Run.is_admission() then fail('CONFIG', 'field', 'kind', 'stored', 'admission', 'given', 'tasks') end
 end
 
 local function set(name, value)

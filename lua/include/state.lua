@@ -39,10 +39,8 @@ local function load_state(names, may_be_missing)
     fields[name] = got[i] or defaults[name] or false
   end
   state = fields
-  if state.schema ~= '1' then
-    if state.schema then fail('SCHEMA', 'stored', state.schema, 'known', 1) end
-    if not may_be_missing then fail('NORUN') end
-  elseif not state.max_concurrent_rollouts then
+  if state.schema or not may_be_missing then Run.refuse_unknown(state.schema) end
+  if state.schema and not state.max_concurrent_rollouts then
     state.max_concurrent_rollouts = int_text(batch_size())
   end
   if state.halted == '' then state.halted = false end

@@ -124,6 +124,15 @@ def test_what_is_said_beside_the_state_leaves_what_the_controller_has(lab: Lab) 
     assert lab.command("HGET", lab.key(HELD), attempt) is None
 
 
+def test_a_start_leaves_the_state_as_it_is(lab: Lab) -> None:
+    """A note comes with nearly every request to a gateway; it needs nothing of the state but the schema."""
+    attempt = held_one(lab)
+    before = lab.command("HGETALL", lab.key("state"))
+    lab.pass_ms(1000)
+    assert noted(lab, attempt, "H", held="has it", heard="1").word == "noted"
+    assert lab.command("HGETALL", lab.key("state")) == before
+
+
 def given(lab: Lab, *attempts: str) -> list[bytes]:
     return lab.call(gateway.note_given, "c", ", 1]", dict.fromkeys(attempts, "has it"))
 

@@ -957,14 +957,14 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "join.lua": {
         "a_worker_serves_an_admission_run": (
-            "  refuse_admission()\n", "", "told_that_an_admission_run_has_no_tasks",
+            "  Run.refuse_admission()\n", "", "told_that_an_admission_run_has_no_tasks",
         ),
         "session_numbers_are_used_again": ("bump('session_seq', 1)", "set('session_seq', 1)", WALK),
         "nobody_looks_at_a_lease": ("due_at(now + lease)", "", WALK),
     },
     "configure.lua": {
         "a_config_changes_during_a_recovery": ("refuse_while_recovering()", "", "and_of_admission_is_refused", WALK),
-        "the_config_of_an_admission_run_changes": ("refuse_admission()", "", "and_of_admission_is_refused"),
+        "the_config_of_an_admission_run_changes": ("Run.refuse_admission()", "", "and_of_admission_is_refused"),
         "a_config_is_only_compared": ("Config.change(FIRST_ARG, true)", "Config.change(FIRST_ARG, false)", "configure_changes", WALK),
     },
     "include/config_change.lua": {
@@ -997,7 +997,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "if state.supply == 'more' then set('supply', 'interrupted') end", "", "gone_is_not_waited_for", WALK,
         ),
         "finish_during_a_recovery": ("refuse_while_recovering()", "", "during_a_recovery", WALK),
-        "finish_of_an_admission_run": ("refuse_admission()", "", "and_for_admission"),
+        "finish_of_an_admission_run": ("Run.refuse_admission()", "", "and_for_admission"),
     },
     "prioritise.lua": {
         "a_new_priority_leaves_the_place": (
