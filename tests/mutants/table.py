@@ -746,7 +746,7 @@ FAULTS: dict[str, dict[str, tuple[str, ...]]] = {
             "= got[i] or defaults[name] or false", "= got[i]", "no_script_needs_a_field",
         ),
         "missing_hot_fields_have_no_default": (
-            "got[10] or DEFAULTS.on_stale", "got[10]", "no_script_needs_a_field",
+            "got[13] or DEFAULTS.events_maxlen", "got[13]", "no_script_needs_a_field",
         ),
         "no_concurrency_without_one": (
             "state.max_concurrent_rollouts = int_text(batch_size())", "local _", "no_script_needs_a_field",
