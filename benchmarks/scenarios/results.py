@@ -18,7 +18,7 @@ KIB, MIB = 1024, 1024 * 1024
 #: How many bytes are written while other clients are watched.
 WRITTEN = 256 * MIB
 #: Size of a result -> how many in a repetition (in a quick run a quarter).
-SIZES = {16 * KIB: 1000, 256 * KIB: 160, MIB: 48, 16 * MIB: 6}
+SIZES = {16 * KIB: 1000, 64 * KIB: 500, 256 * KIB: 160, MIB: 48, 16 * MIB: 6}
 
 
 def cases(lab: Lab) -> list[Case]:
