@@ -50,11 +50,13 @@ class Cursor:
         of: the list: `workers` or `slots`.
         row: the place in it.
         is_open: whether the selected row is shown with all that is known.
+        from_list: whether the run was opened from the list of all runs.
     """
 
     of: str = "workers"
     row: int = 0
     is_open: bool = False
+    from_list: bool = False
 
 
 def picture(
@@ -86,7 +88,8 @@ def picture(
     if cursor.is_open:
         parts.append(_detail(explanation, cursor))
     parts.append(_last(timeline, lines))
-    parts.append(Text("q quit   tab list   ↑ ↓ select   enter details", style="dim"))
+    back = "   esc back" if cursor.from_list else ""
+    parts.append(Text(f"q quit{back}   tab list   ↑ ↓ select   enter details", style="dim"))
     return Group(*parts)
 
 

@@ -10,14 +10,17 @@ import re
 import select
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from broker import Policy, RunConfig, Task, Trainer, Worker
+from broker.cli.commands import watch
 from broker.cli.commands.watch import EVENTS_BEFORE, MOST_PAGES, move, watch_run
 from broker.cli.output import Output
 from broker.cli.picture import Cursor, picture
@@ -282,7 +285,7 @@ def test_q_ends_it_on_a_terminal(embedded: EmbeddedServer, argv: tuple[str, ...]
             if argv == ("watch",):
                 os.write(terminal, b"\r")
                 read_until(terminal, "last transitions")
-                os.write(terminal, b"q")
+                os.write(terminal, b"\x1b")
                 read_until(terminal, "enter open")
             os.write(terminal, b"q")
             with suppress(OSError):  # the other end is closed
@@ -329,3 +332,29 @@ def test_json_has_rates_and_who_holds_what(lab: Lab, watcher: Watcher, monkeypat
         watch_run(watcher.operator, lab.run, 1.0, Output(as_json=True, stdout=stream))
     seen = json.loads(stream.getvalue())
     assert {"stats", "sessions", "held", "results_per_s", "progress", "waste"} <= seen.keys()
+
+
+def test_escape_goes_from_a_run_back_to_the_list_and_q_quits_from_both(
+    lab: Lab, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+):
+    stream = io.StringIO()
+    console = Console(file=stream, width=60, height=40, force_terminal=True)
+    left = iter(("enter", "enter", "escape", "escape", "enter", "quit"))  # details, out of them, out of the run
+    seen: list[str] = []
+
+    def key(_seconds: float) -> str:
+        seen.append(stream.getvalue())
+        return next(left)
+
+    @contextmanager
+    def keys() -> Generator[Callable[[float], str]]:
+        yield key
+
+    monkeypatch.setattr("broker.cli.keyboard.keys", keys)
+    output = Output()
+    monkeypatch.setattr(output, "_terminal", lambda: console)
+    assert watch.run(Namespace(run=None, url=lab.url, interval=0.5), output) == 0
+    assert next(left, None) is None
+    assert "esc back" not in seen[0]
+    assert all("q quit   esc back" in screen[len(before) :] for before, screen in pairwise(seen[:4]))
+    assert "enter open" in seen[4][len(seen[3]) :]

@@ -36,7 +36,7 @@ def configure(parser: ArgumentParser) -> None:
     options.add_examples(
         parser,
         "  broker watch math-7b               q quits, arrows select, enter shows details\n"
-        "  broker watch                       all runs; enter opens one\n"
+        "  broker watch                       all runs; enter opens one, esc goes back\n"
         "  broker watch math-7b --json        one object a look: numbers, rates, who holds what",
     )
 
@@ -78,8 +78,10 @@ def watch_run(operator: Operator, run: str, interval_s: float, output: Output) -
     return EXIT_OK
 
 
-def _picture_of(operator: Operator, run: str, interval_s: float, console: Console, history: History) -> None:
-    """Shows the picture on a terminal until q."""
+def _picture_of(
+    operator: Operator, run: str, interval_s: float, console: Console, history: History, *, from_list: bool = False
+) -> bool:
+    """Shows the picture on a terminal until q; True: escape was pressed, and the list of all runs comes again."""
     from rich.live import Live
 
     from broker.cli.keyboard import keys
@@ -87,7 +89,7 @@ def _picture_of(operator: Operator, run: str, interval_s: float, console: Consol
     from broker.inspection.events import Follower
     from broker.inspection.timeline import Timeline
 
-    cursor, timeline = Cursor(), Timeline()
+    cursor, timeline = Cursor(from_list=from_list), Timeline()
     follower = Follower.of_the_last(operator.transport.command, run, EVENTS_BEFORE)
     with Live(console=console, auto_refresh=False, screen=True) as live, keys() as key:
         while True:
@@ -101,7 +103,9 @@ def _picture_of(operator: Operator, run: str, interval_s: float, console: Consol
                 live.update(shown, refresh=True)
                 pressed = key(left_s)
                 if pressed == "quit":
-                    return
+                    return False
+                if pressed == "escape" and from_list and not cursor.is_open:
+                    return True
                 move(cursor, pressed, len(explanation.sessions if cursor.of == "workers" else explanation.held))
 
 
@@ -129,7 +133,8 @@ def _watch_all(namespace: Namespace, output: Output) -> int:
                     output.json(stats) if output.as_json else output.line(_line(stats))
                 time.sleep(namespace.interval)
         while (opened := _chosen(operator, histories, console, namespace.interval)) is not None:
-            _picture_of(operator, opened, namespace.interval, console, histories[opened])
+            if not _picture_of(operator, opened, namespace.interval, console, histories[opened], from_list=True):
+                break
     return EXIT_OK
 
 
