@@ -27,7 +27,7 @@ class Described:
         label: the name of the label that tells its numbers apart; empty: there is one.
     """
 
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "summary"]
     about: str
     label: str = ""
 
@@ -68,7 +68,7 @@ METRICS: Final[dict[str, Described]] = {
         "of",
     ),
     "generation_seconds": Described(
-        "gauge", "for how long attempts were held whose results were accepted, since the run began", "quantile"
+        "summary", "for how long attempts were held whose results were accepted, since the run began", "quantile"
     ),
     "paused": Described("gauge", "1: no task is handed out, until somebody resumes the run"),
     "draining": Described("gauge", "1: what is started is finished, and no task is started"),

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from broker import RunConfig, Task, Trainer, Worker
+from broker.inspection import metrics
 from broker.inspection.metrics import METRICS, metrics_of
 from broker.local_server.embedded import EmbeddedServer
 from tests.child import Child
@@ -70,6 +71,21 @@ def test_rules_and_board_ask_for_what_there_is(url: str) -> None:
             for label, values in labels.items():
                 assert label == METRICS[name].label, expression
                 assert all((name, value) in there for value in values), expression
+
+
+@needs_prometheus
+def test_promtool_finds_no_fault_in_the_metrics(url: str) -> None:
+    with Trainer(url, "linted", RunConfig(consumer_batch_size=1)) as trainer, Worker(url, "linted") as worker:
+        trainer.enqueue([Task(id="t")])
+        (attempt,) = worker.claim(timeout=10)
+        time.sleep(0.002)  # a length of 0 is left out
+        worker.submit(attempt, {})
+        text = metrics.prometheus([trainer.stats()])
+    assert "quantile=" in text
+    checked = subprocess.run(
+        [str(PROMTOOL), "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_every_alert_has_a_case_in_which_it_alone_fires() -> None:
