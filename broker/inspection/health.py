@@ -40,7 +40,7 @@ def worker_health(explanation: Explanation, worker: str, max_silence_s: float | 
     if not rows:
         return Health(False, None, f"worker {worker} is not connected to run {run}: it has not joined, or it has left")
     newest = max(rows, key=lambda row: row.deadline_ms - row.lease_ms)
-    silent_s = max(0, explanation.now_ms - newest.deadline_ms + newest.lease_ms) / 1000
+    silent_s = newest.silent_s(explanation.now_ms)
     limit_s = newest.lease_ms / 1000 if max_silence_s is None else max_silence_s
     held = count(sum(row.held for row in rows), "slot")
     told = f"worker {worker} gave its last sign of life {duration(silent_s)} ago, and holds {held}"

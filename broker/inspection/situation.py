@@ -106,7 +106,7 @@ def _idle(explanation: Explanation, idle: str) -> Situation:
 
 def _trainer(stats: Stats, idle: str) -> str:
     """The sentence where the workers wait for the trainer."""
-    return f"No: {idle}. They wait for the trainer. {batch_progress(stats)}{trainer_silent(stats)}"
+    return f"No: {idle}. Workers wait for the trainer. {batch_progress(stats)}{trainer_silent(stats)}"
 
 
 def _of_processes(stats: Stats) -> Situation:
@@ -181,7 +181,7 @@ def _with_stale_weights(explanation: Explanation) -> str:
         return ""
     return (
         f" The weights of {told} of {count(looked_at, 'worker')} looked at were too old at the last claim:"
-        f" the run is at version {explanation.stats.version}. They get work again once they have loaded newer weights."
+        f" the run is at version {explanation.stats.version}. Workers get work again once they have loaded newer weights."
     )
 
 

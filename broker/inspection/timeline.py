@@ -90,14 +90,12 @@ class WorkerSeen:
 
     Attributes:
         session: its id.
-        last_ms: its last claim or result.
         done: accepted results.
         failed: attempts that failed, had a fault of their worker, or expired.
         has_left: the session has ended.
     """
 
     session: str
-    last_ms: int = 0
     done: int = 0
     failed: int = 0
     has_left: bool = False
@@ -261,7 +259,6 @@ class Timeline:
 
     def _worker(self, session: str) -> WorkerSeen:
         seen = self.workers.get(session) or WorkerSeen(session)
-        seen.last_ms = self._at_ms
         self.workers[session] = seen
         self.workers.move_to_end(session)
         if len(self.workers) > WORKERS_KEPT:

@@ -151,6 +151,10 @@ class SessionRow:
     reason: str | None = None
     lease_ms: int = 0
 
+    def silent_s(self, now_ms: int) -> float:
+        """How long ago its last sign of life was, in seconds."""
+        return max(0, now_ms - self.deadline_ms + self.lease_ms) / 1000
+
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:

@@ -158,7 +158,7 @@ def _workers(found: Explanation, timeline: Timeline) -> dict[str, Any]:
                 "silent": row.deadline_ms <= found.now_ms,
                 "lease_left_s": round((row.deadline_ms - found.now_ms) / 1000, 1),
                 "oldest_held_s": round((found.now_ms - since_ms) / 1000, 1) if since_ms else None,
-                "last_s": round((found.now_ms - seen.last_ms) / 1000, 1) if seen else None,
+                "silent_s": round(row.silent_s(found.now_ms), 1),
                 "done": seen.done if seen else 0,
                 "failed": seen.failed if seen else 0,
                 "reason": row.reason,

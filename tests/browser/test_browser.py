@@ -164,7 +164,7 @@ def _paused(url: str) -> Generator[None]:
         (_straggler, ("A straggler: worker slow-one has held task gsm8k/0 for", "times the median")),
         (_all_failing, ("halted", "CUDA error: device-side assert triggered", "broken", "Mend the cause")),
         (_weights_too_old, ("weights stale", "were too old at the last claim", "loaded newer weights")),
-        (_trainer_dead, ("They wait for the trainer", "since its last sign of life")),
+        (_trainer_dead, ("Workers wait for the trainer", "since its last sign of life")),
         (_paused, ("paused", "The run is paused")),
     ],
     ids=["no_worker", "straggler", "all_failing", "weights_too_old", "trainer_dead", "paused"],

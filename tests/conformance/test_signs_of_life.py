@@ -15,8 +15,10 @@ from broker.connections.sync import run_blocking
 from broker.errors import Fenced
 from broker.inspection.explanation import Explanation, explain
 from broker.inspection.health import trainer_health, worker_health
+from broker.inspection.timeline import Timeline
 from broker.protocol import trainer as trainer_calls
 from broker.trainer import pulse
+from broker.web.snapshot import snapshot
 from tests.conformance.lab import Lab, tasks
 from tests.servers import ServerUnderTest, real_kinds
 from tests.waiting import wait_until
@@ -127,6 +129,9 @@ def test_a_worker_is_alive_for_its_lease_after_each_sign(lab: Lab):
     assert (found.ok, found.silent_s) == (False, 31)
     assert found.sentence == "worker w1 gave its last sign of life 31 s ago, and holds 1 slot; 30 s are allowed"
     assert {row.session.partition("~")[0] for row in explained().sessions} == {"w1"}
+    # On the page too, where its last claim is older.
+    (shown,) = snapshot(explained(), Timeline())["workers"]["rows"]
+    assert (shown["worker"], shown["silent_s"]) == ("w1", 31)
     worker.close()
     assert worker_health(explained(), "w1").sentence.startswith("worker w1 is not connected")
 

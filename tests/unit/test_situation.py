@@ -55,7 +55,7 @@ RUNNING = {"running": 2, "held": 2}
         ("paused", "hold nothing. The run is paused: nothing more", {"workers": 2, "pending": 9, "paused": "paused"}),
         ("recovering", "A recovery to version 3 has begun", {"workers": 2, "pending": 9, "recovering": 3}),
         ("draining", "The run is draining", {"workers": 2, "pending": 9, "paused": "draining"}),
-        ("weights_stale", "the run is at version 5. They get work again once", {"workers": 2, "pending": 9, "told": "weights_stale"}),
+        ("weights_stale", "the run is at version 5. Workers get work again once", {"workers": 2, "pending": 9, "told": "weights_stale"}),
         ("idle", "though tasks may be handed out.", {"workers": 2, "pending": 9}),
         ("idle", "the next claims take back 4 slots.", {"workers": 2, "pending": 9, "silent": 1, "lost": 4}),
         ("idle", "the next claims take back 4 slots.", {"workers": 2, "running": 2, "silent": 1, "lost": 4}),

@@ -160,7 +160,7 @@ function runPage() {
     { title: "the oldest for", number: true, cell: (row) => duration(row.oldest_held_s) },
     { title: "done", number: true, cell: (row) => count(row.done) },
     { title: "failed", number: true, cell: (row) => (row.failed ? `${count(row.failed)} (${Math.round((100 * row.failed) / (row.failed + row.done))}%)` : "0") },
-    { title: "last sign", number: true, cell: (row) => (row.last_s === null ? "" : `${duration(row.last_s)} ago`) },
+    { title: "last sign", number: true, cell: (row) => `${duration(row.silent_s)} ago` },
     { title: "lease", number: true, cell: (row) => (row.lease_left_s > 0 ? duration(row.lease_left_s) : "passed") },
   ], (row) => row.session, "No worker is connected.");
   const stragglers = keyedTable("Attempts that are held for the longest time", [

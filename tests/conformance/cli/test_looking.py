@@ -124,7 +124,7 @@ def test_explain_begins_with_whether_work_is_going_on(broker: Any, url: str, tra
         assert first()[2] == (
             "  No: 1 worker is connected and holds nothing."
             " The weights of 1 of 1 worker looked at were too old at the last claim: the run is at version 5."
-            " They get work again once they have loaded newer weights."
+            " Workers get work again once they have loaded newer weights."
         )
 
 
