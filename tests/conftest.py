@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.connections import server_info
 from tests.conformance.lab import Lab
 from tests.mutants.mutant import install_from_environment
 from tests.servers import FAKE, ServerKind, ServerUnderTest, server_kinds
@@ -78,6 +79,12 @@ def _sockets() -> set[str]:
 
 def _threads() -> set[threading.Thread]:
     return set(threading.enumerate())
+
+
+@pytest.fixture(autouse=True)
+def _warns_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each server is warned of once, and a server of another test may have had the port of this one."""
+    monkeypatch.setattr(server_info, "_warned", set())
 
 
 @pytest.fixture(autouse=True)

@@ -181,7 +181,8 @@ def _with_stale_weights(explanation: Explanation) -> str:
         return ""
     return (
         f" The weights of {told} of {count(looked_at, 'worker')} looked at were too old at the last claim:"
-        f" the run is at version {explanation.stats.version}. Workers get work again once they have loaded newer weights."
+        f" the run is at version {explanation.stats.version}."
+        " Workers get work again once they have loaded newer weights."
     )
 
 

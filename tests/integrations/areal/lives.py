@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -64,7 +65,8 @@ class Life:
     def send(self, number: int) -> None:
         """Sends it a signal, if it is alive."""
         if not self.said("dead"):
-            os.kill(self.said("life")[0]["life"], number)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself just now
+                os.kill(self.said("life")[0]["life"], number)
 
     def kill(self) -> None:
         """Kills it, and waits for its end."""
