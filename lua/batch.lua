@@ -18,7 +18,7 @@ return run(function()
   if step >= num('step_next') and count == 0 and state.finished then fail('FINISHED', 'step', int_text(step)) end -- it will not be sealed
   if step > num('step_next') then fail('EARLY', 'step', int_text(step), 'step_next', state.step_next) end
   if step < num('step_next') then
-    size, digest, at = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+) ?(%d*)$')
+    size, digest, at = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+) ?(%d*)')
     if not size then fail('GONE', 'step', int_text(step)) end
     sealed = 1
   end

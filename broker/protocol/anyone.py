@@ -120,7 +120,8 @@ def _rollout_row(task: str, parts: Sequence[bytes], payload: bytes, later: Seque
             claims, _, random, version, _, session, at, took, used, _ = record.decode().split(",")
             attempt = f"{task}#{k}.{claims}.{random}"
             claimed_ms = int(at)
-            submitted_at = (claimed_ms + int(took)) / 1000 if took else None
+            # A release that measured no lengths left how the attempt before ended, or nothing.
+            submitted_at = (claimed_ms + int(took)) / 1000 if took.isdecimal() else None
             sample = Sample(
                 attempt, k, None, int(version), int(used), worker_of(session), "", claimed_ms / 1000, submitted_at
             )

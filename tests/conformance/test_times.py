@@ -55,7 +55,8 @@ def test_a_batch_of_a_filter_has_the_time_when_it_was_sealed(lab: Lab):
     assert {rollout.queued_s for rollout in batch} == {3.0}
 
 
-def test_times_that_an_earlier_release_did_not_store_are_none(lab: Lab):
+@pytest.mark.parametrize("stored", ["", "expired"], ids=["at once", "after an attempt that expired"])
+def test_times_that_an_earlier_release_did_not_store_are_none(lab: Lab, stored: str):
     trainer, worker = lab.trainer(consumer_batch_size=1), lab.worker()
     trainer.enqueue(tasks(1))
     (attempt,) = worker.claim(1)
@@ -65,7 +66,7 @@ def test_times_that_an_earlier_release_did_not_store_are_none(lab: Lab):
     lab.command("HSET", lab.key("batches"), "0", f"{size} {digest}")
     head, _, slot = lab.command("HGET", lab.key("tasks"), attempt.task).decode().partition(";")
     words = slot.split(",")
-    words[7] = ""
+    words[7] = stored
     lab.command("HSET", lab.key("tasks"), attempt.task, f"{head};{','.join(words)}")
     (rollout,) = lab.trainer(reopen=True).next_batch(timeout=5)
     (sample,) = rollout.samples
