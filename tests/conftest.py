@@ -82,9 +82,9 @@ def _threads() -> set[threading.Thread]:
 
 
 @pytest.fixture(autouse=True)
-def _warns_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def _warns_anew() -> None:
     """Each server is warned of once, and a server of another test may have had the port of this one."""
-    monkeypatch.setattr(server_info, "_warned", set())
+    server_info._warned.clear()
 
 
 @pytest.fixture(autouse=True)
