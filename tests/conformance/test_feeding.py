@@ -286,8 +286,8 @@ def test_a_recovery_stops_the_feeder_and_the_next_one_goes_on(lab: Lab):
     time.sleep(0.2)
     assert (trainer.cursor, lab.stat("n_pending"), lab.call(anyone.stats)["supply"]) == (2, 2, "interrupted")
     trainer.feed(tasks(3))
-    wait_until(lambda: lab.stat("n_pending") == 3, "the rest")
-    assert trainer.cursor == 3
+    wait_until(lambda: trainer.cursor == 3, "the rest, and the answer about it")
+    assert lab.stat("n_pending") == 3
 
 
 @FLAVOURS
