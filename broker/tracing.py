@@ -173,11 +173,17 @@ class _Spans:
         if span is None:
             yield
             return
+        with self._inside(span, lambda error: not isinstance(error, Reject)):  # a verdict is no error
+            yield
+
+    @contextmanager
+    def _inside(self, span: Span, is_error: Callable[[BaseException], bool]) -> Generator[None]:
+        """The block is the span's: the span tells of what the block raises, if that is an error, and ends with it."""
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield
         except BaseException as error:
-            if not isinstance(error, Reject):  # a verdict is no error
+            if is_error(error):
                 span.record_exception(error)
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise
@@ -279,15 +285,8 @@ class _Spans:
         if span is None:
             yield _Request(None)
             return
-        try:
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                yield _Request(span)
-        except Exception as error:
-            span.record_exception(error)
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            raise
-        finally:
-            self._end_span(span)
+        with self._inside(span, lambda error: isinstance(error, Exception)):  # a cancellation is none
+            yield _Request(span)
 
     @_never_raises(cast("Span | None", None))
     def _begin_request(self, method: str, route: str, traceparent: str) -> Span | None:

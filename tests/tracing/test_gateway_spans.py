@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
 
 import pytest
 
@@ -11,8 +10,7 @@ pytest.importorskip("opentelemetry.sdk", reason="pip install -e '.[otel]'")
 pytest.importorskip("starlette", reason="the extra `gateway` is not installed")
 pytest.importorskip("httpx", reason="the extra `gateway` is not installed")
 
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
@@ -21,34 +19,14 @@ from broker import RunConfig, Task, Trainer
 from broker.integrations.agent_lightning.application import application
 from broker.integrations.agent_lightning.gateway import Gateway
 from broker.integrations.http_server.serving import Listener
-from broker.local_server.embedded import EmbeddedServer
 from tests.integrations.agent_lightning.wire import aget, apost, atask
 from tests.integrations.agent_lightning_1.models import fake_model
 from tests.integrations.agent_lightning_1.serving import QUICK, gateway
+from tests.tracing.finished import named
 
 #: What an agent that is traced sends; its trace is the first part, its span the second.
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADER = f"00-{TRACE}-{SPAN}-01"
-
-
-@pytest.fixture(scope="module")
-def url() -> Generator[str]:
-    server = EmbeddedServer(port=0)
-    yield server.url
-    server.stop()
-
-
-@pytest.fixture
-def exporter() -> Generator[InMemorySpanExporter]:
-    made, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(made))
-    broker.tracing.install(provider)
-    yield made
-    broker.tracing.uninstall()
-
-
-def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
-    return [span for span in exporter.get_finished_spans() if span.name == name]
 
 
 def traceparent(span: ReadableSpan) -> str:

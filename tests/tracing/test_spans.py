@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -13,38 +12,17 @@ pytest.importorskip("opentelemetry.sdk", reason="pip install -e '.[otel]'")
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
 import broker.tracing
 from broker import Reject, RunConfig, Task, Trainer, Worker, aio
-from broker.local_server.embedded import EmbeddedServer
 from broker.values import spans
 from tests.child import Child
 from tests.threads import InThread
+from tests.tracing.finished import named
 from tests.tracing.traced import BATCH, STEPS
-
-
-@pytest.fixture(scope="module")
-def url() -> Generator[str]:
-    server = EmbeddedServer(port=0)
-    yield server.url
-    server.stop()
-
-
-@pytest.fixture
-def exporter() -> Generator[InMemorySpanExporter]:
-    made, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(made))
-    broker.tracing.install(provider)
-    yield made
-    broker.tracing.uninstall()
-
-
-def named(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
-    return [span for span in exporter.get_finished_spans() if span.name == name]
 
 
 @pytest.mark.processes
