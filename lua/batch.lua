@@ -18,11 +18,10 @@ return run(function()
   if step >= num('step_next') and count == 0 and state.finished then fail('FINISHED', 'step', int_text(step)) end -- it will not be sealed
   if step > num('step_next') then fail('EARLY', 'step', int_text(step), 'step_next', state.step_next) end
   if step < num('step_next') then
-    size, digest, at = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+) ?(%d*)')
-    if not size then fail('GONE', 'step', int_text(step)) end
+    size, digest, at = Stored.sealed(step)
     sealed = 1
   end
-  local answer = { tonumber(size), sealed, digest, tonumber(at) or 0 }
+  local answer = { tonumber(size), sealed, digest, tonumber(at) }
   if count == 0 then return answer end
   local ids = redis.call('ZRANGE', key('batch:' .. int_text(step)), offset, offset + count - 1)
   local rows = rows_of(ids, {})

@@ -16,9 +16,8 @@ local FIELDS = gate_and({ 'open_size', 'recheck', 'supply', 'streak', 'awaited' 
 
 -- Answers a take of a batch that was sealed before: its size, its digest and when it was sealed.
 local function sealed_already(step)
-  local size, digest, at = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+) ?(%d*)')
-  if not size then fail('GONE', 'step', int_text(step)) end
-  return table.concat({ size, 1, 0, 0, 0, digest, at ~= '' and at or 0, 0, 0, 0 }, ' ')
+  local size, digest, at = Stored.sealed(step)
+  return table.concat({ size, 1, 0, 0, 0, digest, at, 0, 0, 0 }, ' ')
 end
 
 local function check_wanted(step, n)

@@ -34,6 +34,13 @@ local function rows_of(ids, known)
   return rows, starts
 end
 
+-- Of a sealed batch: its size, its digest and when it was sealed (0: nobody noted it), as texts. Fails if nothing is stored of it.
+Stored.sealed = function(step)
+  local size, digest, at = (redis.call('HGET', BATCHES, int_text(step)) or ''):match('^(%d+) (%w+) ?(%d*)')
+  if not size then fail('GONE', 'step', int_text(step)) end
+  return size, digest, at ~= '' and at or '0'
+end
+
 -- The ids of the first members of a batch, which are given with their scores.
 local function first_ids(members, most)
   local ids = {}
